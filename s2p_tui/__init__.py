@@ -1,0 +1,1 @@
+"""Bring PyTorch checkpoints into Equinox models."""

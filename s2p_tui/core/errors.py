@@ -1,0 +1,83 @@
+"""Every error a user can cause, and what each one means to a shell.
+
+    S2PError                      exit
+    ├── UsageError                2     the request itself makes no sense
+    ├── AlignmentError            3     rows are missing, mismatched or doubtful
+    ├── InputError                4     a file cannot be read, or must not be trusted
+    │   └── AmbiguousStateDictError     several state dicts in one checkpoint
+    ├── TransformError            4     a transform does not apply to these shapes
+    ├── OutputError               5     the result cannot be written
+    └── Cancelled                 130   the user stopped it
+
+Each holds one line that names the thing and the reason, and a `hint`: the way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class S2PError(Exception):
+    """Base of all errors this package raises on purpose.
+
+    Attributes:
+        message: What is wrong, in one line, naming the thing.
+        hint: What to do about it, or an empty string.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class UsageError(S2PError):
+    exit_code = 2
+
+
+class AlignmentError(S2PError):
+    """Rows stand in the way of a conversion.
+
+    Attributes:
+        problems: One `(leaf key path, reason)` per row, in leaf order.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, problems: Sequence[tuple[str, str]] = (), hint: str = ""):
+        super().__init__(message, hint)
+        self.problems = tuple(problems)
+
+
+class InputError(S2PError):
+    exit_code = 4
+
+
+class AmbiguousStateDictError(InputError):
+    """A checkpoint holds several state dicts.
+
+    Attributes:
+        choices: The `--key` of each candidate and its number of tensors.
+    """
+
+    def __init__(self, message: str, choices: Sequence[tuple[str, int]], hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.choices = tuple(choices)
+
+
+class TransformError(S2PError):
+    exit_code = 4
+
+
+class OutputError(S2PError):
+    exit_code = 5
+
+
+class Cancelled(S2PError):
+    exit_code = 130

@@ -1,0 +1,216 @@
+"""Mapping files: an alignment on disk, replayable without the terminal app.
+
+JSON: `{"format": "s2p-mapping", "version": 1, "source": …, "target": …, "rows": […], "bench": […]}`.
+`source` and `target` hold the file's name and size and the digest of its names, shapes and dtypes.
+A row holds `path`, then `sources` (state-dict keys) and, if it is not a plain copy, `transform`
+(entries given by their place in `sources`); or `"gap": true`; and `why`, `by`, `trusted`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping as AbstractMapping
+from dataclasses import dataclass
+from typing import Any, cast, get_args
+
+from s2p_tui.core.alignment import Alignment, Author, Row
+from s2p_tui.core.errors import AlignmentError, InputError
+from s2p_tui.core.pytree import Skeleton
+from s2p_tui.core.state_dict import StateDict
+from s2p_tui.core.transform import Take, from_json, shape_of, show, to_json
+
+FORMAT = "s2p-mapping"
+VERSION = 1
+_DIFFERENCES_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """What identifies one end of a mapping: file name, size in bytes, digest of its description."""
+
+    file: str
+    size: int
+    digest: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """A mapping file's content.
+
+    Attributes:
+        source: The checkpoint it was made for.
+        target: The skeleton it was made for.
+        rows: Leaf key path and row, in leaf order.
+        bench: Keys no row uses.
+    """
+
+    source: End
+    target: End
+    rows: tuple[tuple[str, Row], ...]
+    bench: tuple[str, ...]
+
+
+def to_text(mapping: Mapping) -> str:
+    """The mapping file's content, one row a line."""
+    head = {"format": FORMAT, "version": VERSION}
+    for name, end, unit in (
+        ("source", mapping.source, "entries"),
+        ("target", mapping.target, "leaves"),
+    ):
+        head[name] = {"file": end.file, "size": end.size, unit: end.count, "digest": end.digest}
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
+    rows = ",\n".join("  " + json.dumps(_row_to_json(path, row)) for path, row in mapping.rows)
+    return "\n".join(
+        ["{", *lines, ' "rows": [', rows, " ],", f' "bench": {json.dumps(mapping.bench)}', "}", ""]
+    )
+
+
+def _row_to_json(path: str, row: Row) -> dict[str, Any]:
+    node: dict[str, Any] = {"path": path, "sources": list(row.keys)}
+    if row.source is not None and not isinstance(row.source, Take):
+        node["transform"] = to_json(row.source, row.keys)
+    for name in ("gap", "fixed", "trusted"):
+        if getattr(row, name):
+            node[name] = True
+    return node | {"by": row.by} | ({"why": row.why} if row.why else {})
+
+
+def from_text(text: str, name: str) -> Mapping:
+    """Inverse of `to_text`.
+
+    Args:
+        text: The file's content.
+        name: What to call the file in messages.
+
+    Raises:
+        InputError: It is not a mapping file, or of a version not known here.
+    """
+    try:
+        data = _object(json.loads(text))
+        if data.get("format") != FORMAT:
+            raise InputError('it has no "format": "s2p-mapping"')
+        if data.get("version") != VERSION:
+            raise InputError(f"it is of version {data.get('version')!r}, this reads {VERSION}")
+        rows = tuple(_row_from_json(_object(node)) for node in _array(data["rows"]))
+        bench = tuple(_string(key) for key in _array(data["bench"]))
+        return Mapping(
+            _end(_object(data["source"]), "entries"),
+            _end(_object(data["target"]), "leaves"),
+            rows,
+            bench,
+        )
+    except (ValueError, KeyError, RecursionError, InputError) as error:
+        reason = error.message if isinstance(error, InputError) else f"{error!s}"
+        raise InputError(
+            f"{name} is not a usable mapping file: {reason}.",
+            "Save one with ctrl+s in the app or with convert --save-mapping.",
+        ) from None
+
+
+def _end(node: AbstractMapping[str, Any], unit: str) -> End:
+    size, count = node["size"], node[unit]
+    if not isinstance(size, int) or not isinstance(count, int):
+        raise InputError("a size or count is not a whole number")
+    return End(_string(node["file"]), size, _string(node["digest"]), count)
+
+
+def _row_from_json(node: AbstractMapping[str, Any]) -> tuple[str, Row]:
+    sources = [_string(key) for key in _array(node["sources"])]
+    by = node.get("by", "user")
+    if by not in get_args(Author):
+        raise InputError(f"{by!r} is not an author")
+    if "transform" in node:
+        source = from_json(node["transform"], sources)
+    else:
+        source = Take(sources[0]) if len(sources) == 1 else None
+        if len(sources) > 1:
+            raise InputError(f"row {node['path']!r} has several sources and no transform")
+    gap = node.get("gap") is True
+    if gap and source is not None:
+        raise InputError(f"row {node['path']!r} is a gap and has sources")
+    row = Row(
+        source,
+        gap,
+        cast("Author", by),
+        _string(node.get("why", "")),
+        node.get("trusted") is True,
+        node.get("fixed") is True,
+    )
+    return _string(node["path"]), row
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(f"expected an object, got {type(value).__name__}")
+    return cast("dict[str, Any]", value)
+
+
+def _array(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise InputError(f"expected a list, got {type(value).__name__}")
+    return cast("list[Any]", value)
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"expected a string, got {type(value).__name__}")
+    return value
+
+
+def replay(mapping: Mapping, state_dict: StateDict, skeleton: Skeleton) -> Alignment:
+    """The alignment a mapping stands for, over files with the same names, shapes and dtypes.
+
+    Raises:
+        AlignmentError: Either end is not what the mapping was made for; the differences are listed.
+    """
+    problems: list[tuple[str, str]] = []
+    for unit, made_for, digest, count in (
+        ("checkpoint", mapping.source, state_dict.digest, len(state_dict)),
+        ("skeleton", mapping.target, skeleton.digest, len(skeleton)),
+    ):
+        if made_for.digest != digest:
+            problems.append(
+                (unit, f"made for {made_for.file} ({made_for.count}), this one has {count}")
+            )
+    paths = {path for path, _ in mapping.rows}
+    problems += [(leaf.path, "not in the mapping") for leaf in skeleton if leaf.path not in paths]
+    problems += [(path, "not in the skeleton") for path, _ in mapping.rows if path not in skeleton]
+    for path, row in mapping.rows:
+        problems += [
+            (path, f"its source {key} is not in the checkpoint")
+            for key in row.keys
+            if key not in state_dict
+        ]
+    if not problems and [path for path, _ in mapping.rows] != [leaf.path for leaf in skeleton]:
+        problems.append(("skeleton", "its leaves come in another order"))
+    if problems and not _only_names_apart(problems):
+        problems += _shape_differences(mapping, state_dict, skeleton)
+    if problems:
+        raise AlignmentError(
+            "The mapping was made for other files.",
+            problems[:_DIFFERENCES_SHOWN],
+            "Use the files it names, or align these anew and save a new mapping.",
+        )
+    rows = tuple(row for _, row in mapping.rows)
+    used = {key for row in rows for key in row.keys}
+    bench = tuple(entry.key for entry in state_dict if entry.key not in used)
+    return Alignment(rows, bench)
+
+
+def _only_names_apart(problems: list[tuple[str, str]]) -> bool:
+    return any(where not in ("checkpoint", "skeleton") for where, _ in problems)
+
+
+def _shape_differences(
+    mapping: Mapping, state_dict: StateDict, skeleton: Skeleton
+) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for path, row in mapping.rows:
+        if row.source is None:
+            continue
+        leaf = skeleton[skeleton.position(path)]
+        shape = shape_of(row.source, state_dict.shape)
+        if shape != leaf.shape:
+            found.append((path, f"expected {show(leaf.shape)}, its source gives {show(shape)}"))
+    return found

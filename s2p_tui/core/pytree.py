@@ -1,0 +1,79 @@
+"""The JAX side: the leaves of the target pytree, without their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from types import MappingProxyType
+from typing import Any, Literal
+
+from s2p_tui.core.dtypes import dtype_named
+from s2p_tui.core.state_dict import digest_of
+
+LeafKind = Literal["array", "scalar"]
+_NO_CONFIG: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One leaf that Equinox writes to a file.
+
+    Attributes:
+        path: Its key path (`jax.tree_util.keystr`), state leaves by their `StateIndex` marker.
+        shape: Its shape; `()` for a scalar.
+        dtype: Its dtype's name; what Equinox stores for a Python scalar (float64, int64, …).
+        kind: An array, or a Python scalar such as `Dropout.p`.
+        owner: Qualified name of the module class that holds it, if known.
+        config: The owner's static fields that are plain values.
+        has_value: Whether the skeleton holds its numbers, so that a gap can keep them.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    kind: LeafKind = "array"
+    owner: str | None = None
+    config: Mapping[str, Any] = field(default_factory=lambda: _NO_CONFIG, hash=False)
+    has_value: bool = True
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * dtype_named(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """The leaves of a pytree in flatten order."""
+
+    leaves: tuple[Leaf, ...]
+    _position: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        position = {leaf.path: i for i, leaf in enumerate(self.leaves)}
+        object.__setattr__(self, "_position", position)
+
+    def __len__(self) -> int:
+        return len(self.leaves)
+
+    def __iter__(self) -> Iterator[Leaf]:
+        return iter(self.leaves)
+
+    def __getitem__(self, position: int) -> Leaf:
+        return self.leaves[position]
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._position
+
+    def position(self, path: str) -> int:
+        """Place of the leaf in flatten order, counted from 0."""
+        return self._position[path]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(leaf.nbytes for leaf in self.leaves)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over key paths, shapes and dtypes in order; not over the numbers."""
+        return digest_of((leaf.path, leaf.shape, leaf.dtype) for leaf in self.leaves)

@@ -1,0 +1,305 @@
+"""What is done to entries on their way into a leaf: a small expression over whole tensors.
+
+An expression is a tree of frozen nodes whose ends are entries (`Take`) or constants. It knows its
+shape (`shape_of`), its entries (`keys_of`), its JSON form for mapping files (`to_json`,
+`from_json`) and its words for people (`describe`). Its numbers are computed region by region, in
+bounded memory, by `s2p_tui.streaming.evaluate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from math import prod
+from typing import Any, cast
+
+from s2p_tui.core.errors import InputError, TransformError
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """A whole entry of the state dict."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A tensor filled with one number."""
+
+    value: float
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Permute:
+    """Axes reordered: axis i of the result is axis `axes[i]` of the operand (`numpy.transpose`)."""
+
+    of: Expr
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """The order of elements reversed along `axes` (`numpy.flip`)."""
+
+    of: Expr
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reshape:
+    """The same elements in row-major order under another shape (`numpy.reshape`)."""
+
+    of: Expr
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The part `start:stop` along one axis."""
+
+    of: Expr
+    axis: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Equal shapes put side by side along a new axis (`numpy.stack`)."""
+
+    of: tuple[Expr, ...]
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
+class Concat:
+    """Shapes joined along an existing axis (`numpy.concatenate`)."""
+
+    of: tuple[Expr, ...]
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Equal shapes added element by element."""
+
+    of: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Every element multiplied by one number."""
+
+    of: Expr
+    factor: float
+
+
+Expr = Take | Constant | Permute | Flip | Reshape | Split | Stack | Concat | Sum | Scale
+
+_OPS: dict[str, type[Any]] = {
+    kind.__name__.lower(): kind
+    for kind in (Constant, Permute, Flip, Reshape, Split, Stack, Concat, Sum, Scale)
+}
+
+
+def operands(expr: Expr) -> tuple[Expr, ...]:
+    """The expressions directly under this one."""
+    match expr:
+        case Take() | Constant():
+            return ()
+        case Stack() | Concat() | Sum():
+            return expr.of
+        case _:
+            return (expr.of,)
+
+
+def keys_of(expr: Expr) -> tuple[str, ...]:
+    """The keys of all entries the expression reads, each once, in order of first use."""
+    if isinstance(expr, Take):
+        return (expr.key,)
+    return tuple(dict.fromkeys(_iter_keys(expr)))
+
+
+def _iter_keys(expr: Expr) -> Iterator[str]:
+    if isinstance(expr, Take):
+        yield expr.key
+    for operand in operands(expr):
+        yield from _iter_keys(operand)
+
+
+def rename(expr: Expr, names: Mapping[str, str]) -> Expr:
+    """The same expression over other entries; keys missing from `names` stay."""
+    match expr:
+        case Take(key):
+            return Take(names.get(key, key))
+        case Constant():
+            return expr
+        case Stack() | Concat() | Sum():
+            return replace(expr, of=tuple(rename(operand, names) for operand in expr.of))
+        case _:
+            return replace(expr, of=rename(expr.of, names))
+
+
+def shape_of(expr: Expr, entry_shape: Callable[[str], Shape]) -> Shape:
+    """Shape of the result.
+
+    Args:
+        expr: The expression.
+        entry_shape: Gives the shape of the entry of that key.
+
+    Raises:
+        TransformError: A step does not apply to the shape it meets.
+    """
+    match expr:
+        case Take(key):
+            return entry_shape(key)
+        case Constant(_, shape):
+            return shape
+        case Permute(of, axes):
+            shape = shape_of(of, entry_shape)
+            if sorted(axes) != list(range(len(shape))):
+                raise TransformError(f"permute{axes} does not reorder the axes of {show(shape)}.")
+            return tuple(shape[axis] for axis in axes)
+        case Flip(of, axes):
+            shape = shape_of(of, entry_shape)
+            if len(set(axes)) != len(axes) or not all(0 <= axis < len(shape) for axis in axes):
+                raise TransformError(f"flip{axes} names axes that {show(shape)} does not have.")
+            return shape
+        case Reshape(of, shape):
+            before = shape_of(of, entry_shape)
+            if prod(before) != prod(shape) or any(size < 0 for size in shape):
+                raise TransformError(f"{show(before)} cannot be reshaped to {show(shape)}.")
+            return shape
+        case Split(of, axis, start, stop):
+            shape = shape_of(of, entry_shape)
+            if not 0 <= axis < len(shape) or not 0 <= start <= stop <= shape[axis]:
+                raise TransformError(
+                    f"split {start}:{stop} on axis {axis} lies outside {show(shape)}."
+                )
+            return (*shape[:axis], stop - start, *shape[axis + 1 :])
+        case Stack(of, axis):
+            shape = _same_shape(expr, [shape_of(operand, entry_shape) for operand in of])
+            if not 0 <= axis <= len(shape):
+                raise TransformError(f"stack on axis {axis} does not apply to {show(shape)}.")
+            return (*shape[:axis], len(of), *shape[axis:])
+        case Concat(of, axis):
+            shapes = [shape_of(operand, entry_shape) for operand in of]
+            if not shapes or not all(0 <= axis < len(shape) for shape in shapes):
+                raise TransformError(f"concat on axis {axis} does not apply to {_list(shapes)}.")
+            rest = _same_shape(expr, [(*s[:axis], *s[axis + 1 :]) for s in shapes])
+            return (*rest[:axis], sum(shape[axis] for shape in shapes), *rest[axis:])
+        case Sum(of):
+            return _same_shape(expr, [shape_of(operand, entry_shape) for operand in of])
+        case Scale(of):
+            return shape_of(of, entry_shape)
+
+
+def _same_shape(expr: Expr, shapes: Sequence[Shape]) -> Shape:
+    if not shapes or any(shape != shapes[0] for shape in shapes):
+        raise TransformError(
+            f"{type(expr).__name__.lower()} needs operands of one shape, got {_list(shapes)}."
+        )
+    return shapes[0]
+
+
+def _list(shapes: Sequence[Shape]) -> str:
+    return ", ".join(map(show, shapes)) or "none"
+
+
+def show(shape: Shape) -> str:
+    """A shape as people read it: `64×3×7×7`, `()` for no axes."""
+    return "×".join(map(str, shape)) if shape else "()"
+
+
+def describe(expr: Expr) -> str:
+    """The steps in words, innermost first, without the entries' names; empty for a plain copy."""
+    match expr:
+        case Take():
+            return ""
+        case Constant(value):
+            return f"constant {value:g}"
+        case Permute(of, axes):
+            step = f"permute axes to ({', '.join(map(str, axes))})"
+        case Flip(of, axes):
+            step = f"flip axes {', '.join(map(str, axes))}"
+        case Reshape(of, shape):
+            step = f"reshape to {show(shape)}"
+        case Split(of, axis, start, stop):
+            step = f"take {start}:{stop} of axis {axis}"
+        case Scale(of, factor):
+            step = f"multiply by {factor:g}"
+        case Stack(of, axis):
+            return _describe_many(of, f"stack {len(of)} on axis {axis}")
+        case Concat(of, axis):
+            return _describe_many(of, f"concatenate {len(of)} on axis {axis}")
+        case Sum(of):
+            return _describe_many(of, f"add {len(of)}")
+    inner = describe(of)
+    return f"{inner}, {step}" if inner else step
+
+
+def _describe_many(of: tuple[Expr, ...], step: str) -> str:
+    inner = tuple(dict.fromkeys(filter(None, map(describe, of))))
+    return f"each: {' | '.join(inner)}; then {step}" if inner else step
+
+
+def to_json(expr: Expr, sources: Sequence[str]) -> Any:
+    """The expression as JSON values, entries given by their place in `sources`."""
+    if isinstance(expr, Take):
+        return sources.index(expr.key)
+    node: dict[str, Any] = {"op": type(expr).__name__.lower()}
+    for attribute in fields(expr):
+        value = getattr(expr, attribute.name)
+        if attribute.name == "of":
+            single = not isinstance(value, tuple)
+            of = [to_json(operand, sources) for operand in operands(expr)]
+            node["of"] = of[0] if single else of
+        else:
+            node[attribute.name] = list(value) if isinstance(value, tuple) else value
+    return node
+
+
+def from_json(node: Any, sources: Sequence[str]) -> Expr:
+    """Inverse of `to_json`.
+
+    Raises:
+        InputError: The JSON is not such an expression.
+    """
+    if isinstance(node, int) and not isinstance(node, bool):
+        if 0 <= node < len(sources):
+            return Take(sources[node])
+        raise InputError(f"a transform refers to source {node}, the row has {len(sources)}.")
+    if not isinstance(node, dict):
+        raise InputError(f"{node!r} is not a transform.")
+    step = cast("dict[str, Any]", dict(cast("dict[str, Any]", node)))
+    kind = _OPS.get(step.pop("op", None))
+    if kind is None or set(step) != {attribute.name for attribute in fields(kind)}:
+        raise InputError(f"{node!r} is not a transform. Known: {', '.join(_OPS)}.")
+    for name, value in step.items():
+        if name == "of":
+            many = kind in (Stack, Concat, Sum)
+            if many and not isinstance(value, list):
+                raise InputError(f"{node['op']} takes a list of operands.")
+            step[name] = (
+                tuple(from_json(operand, sources) for operand in value)
+                if many
+                else from_json(value, sources)
+            )
+        elif name in ("axes", "shape"):
+            if not isinstance(value, list) or not all(_is_int(v) for v in cast("list[Any]", value)):
+                raise InputError(f"{node['op']}: {name} must be a list of whole numbers.")
+            step[name] = tuple(cast("list[int]", value))
+        elif name in ("axis", "start", "stop"):
+            if not _is_int(value):
+                raise InputError(f"{node['op']}: {name} must be a whole number.")
+        elif not isinstance(value, int | float):
+            raise InputError(f"{node['op']}: {name} must be a number.")
+    return kind(**step)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

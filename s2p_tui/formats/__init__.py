@@ -1,0 +1,1 @@
+"""Checkpoint and skeleton files in, `.eqx` and `.safetensors` files out; one module a format."""

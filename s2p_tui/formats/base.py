@@ -1,0 +1,117 @@
+"""What every reader hands over: a description of the tensors, and a way to read parts of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from s2p_tui.core.dtypes import dtype_named
+from s2p_tui.core.state_dict import StateDict
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Region = tuple[tuple[int, int], ...]
+"""A box in a tensor: `(start, stop)` per axis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Where a tensor's elements lie in a file, little-endian.
+
+    Attributes:
+        file: The file.
+        offset: Byte at which the first element starts.
+        shape: Shape of the tensor.
+        strides: Elements from one index to the next, per axis, never negative.
+        dtype: The dtype's name.
+    """
+
+    file: Path
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether the elements lie in row-major order without holes."""
+        expected = 1
+        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if size != 1 and stride != expected:
+                return prod(self.shape) == 0
+            expected *= size
+        return True
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * dtype_named(self.dtype).itemsize
+
+
+def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides, in elements, of a contiguous row-major tensor."""
+    strides = [1] * len(shape)
+    for axis in range(len(shape) - 2, -1, -1):
+        strides[axis] = strides[axis + 1] * shape[axis + 1]
+    return tuple(strides)
+
+
+class Tensors(Protocol):
+    """The numbers behind the names: an open checkpoint, a state dict in memory, kept values."""
+
+    def read(self, name: str, region: Region) -> NDArray[np.generic]:
+        """The elements of a region, in the stored dtype, maybe not contiguous.
+
+        Raises:
+            InputError: The file has been truncated or removed meanwhile.
+        """
+        ...
+
+    def extent(self, name: str) -> Extent | None:
+        """Where the tensor lies in a file, or None if it is in memory."""
+        ...
+
+    def descriptor(self, extent: Extent) -> int:
+        """An open file descriptor of the extent's file."""
+        ...
+
+    def check_unchanged(self) -> None:
+        """Make sure that no file changed since it was opened.
+
+        Raises:
+            InputError: One did.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the files. Reading afterwards is an error."""
+        ...
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint.
+
+    Attributes:
+        label: What to call it: the file's name.
+        files: All files it consists of; empty for a state dict in memory.
+        size: Their bytes together.
+        state_dict: Its entries.
+        tensors: Their numbers.
+        key: Where in the file the state dict was found, dotted; empty at the top.
+        notes: What the user should know, e.g. which items are not tensors.
+    """
+
+    label: str
+    files: tuple[Path, ...]
+    size: int
+    state_dict: StateDict
+    tensors: Tensors
+    key: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+
+FileKind = Literal["torch", "torch-legacy", "safetensors", "sharded", "skeleton", "eqx", "mapping"]

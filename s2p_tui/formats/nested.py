@@ -1,0 +1,94 @@
+"""Finding the state dict in whatever a training script saved around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+from s2p_tui.core.errors import AmbiguousStateDictError, InputError
+
+_NOT_WEIGHTS = ("optim", "sched", "scaler", "callback", "loops", "rng", "hyper")
+_MAX_DEPTH = 8
+
+
+def find_state_dict(
+    value: Any, is_tensor: Callable[[Any], bool], key: str | None, label: str
+) -> tuple[str, dict[str, Any], tuple[str, ...]]:
+    """The state dict in a value: a mapping from names to tensors, at the top or nested.
+
+    Args:
+        value: What a file or a caller holds.
+        is_tensor: Tells tensors from other values.
+        key: Dotted place of the state dict, or None to look for it.
+        label: What to call the value in messages.
+
+    Returns:
+        Its dotted place (empty at the top), its tensors, and the names of its other items.
+
+    Raises:
+        AmbiguousStateDictError: Several candidates and no `key`.
+        InputError: No candidate, or nothing at `key`.
+    """
+    found = dict(_candidates(value, is_tensor))
+    if key is not None:
+        if key.strip(".") not in found:
+            raise InputError(
+                f"{label} has no state dict at --key {key!r}.",
+                f"It has: {_choices(found)}.",
+            )
+        key = key.strip(".")
+    else:
+        likely = {place: state for place, state in found.items() if not _unlikely(place)}
+        top = likely.get("")
+        if top is not None and len(likely) > 1 and len(_tensors(top, is_tensor)) * 2 >= len(top):
+            likely = {"": top}
+        if not likely:
+            raise InputError(
+                f"{label} holds no state dict: no mapping from names to tensors was found.",
+                "Save model.state_dict() with torch.save.",
+            )
+        if len(likely) > 1:
+            raise AmbiguousStateDictError(
+                f"{label} holds several state dicts: {_choices(likely)}.",
+                [(place, len(_tensors(state, is_tensor))) for place, state in likely.items()],
+                "Choose one with --key.",
+            )
+        key = next(iter(likely))
+    state = found[key]
+    tensors = _tensors(state, is_tensor)
+    return key, tensors, tuple(str(name) for name in state if name not in tensors)
+
+
+def _tensors(state: Mapping[Any, Any], is_tensor: Callable[[Any], bool]) -> dict[str, Any]:
+    return {k: v for k, v in state.items() if isinstance(k, str) and is_tensor(v)}
+
+
+def _choices(found: Mapping[str, Mapping[Any, Any]]) -> str:
+    shown = [f"{place or '.'} ({len(state)} items)" for place, state in list(found.items())[:20]]
+    return ", ".join(shown) or "none"
+
+
+def _unlikely(place: str) -> bool:
+    return any(
+        part.isdigit() or part.lower().startswith(_NOT_WEIGHTS) for part in place.split(".") if part
+    )
+
+
+def _candidates(
+    value: Any, is_tensor: Callable[[Any], bool]
+) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    seen: set[int] = set()
+    queue: list[tuple[str, Any, int]] = [("", value, 0)]
+    while queue:
+        place, node, depth = queue.pop(0)
+        if not isinstance(node, Mapping) or id(node) in seen or depth > _MAX_DEPTH:
+            continue
+        seen.add(id(node))
+        items = cast("Mapping[Any, Any]", node)
+        if _tensors(items, is_tensor):
+            yield place, items
+        queue.extend(
+            (f"{place}.{name}" if place else str(name), child, depth + 1)
+            for name, child in items.items()
+            if isinstance(child, Mapping)
+        )

@@ -1,0 +1,198 @@
+"""Unpickling that cannot run anything.
+
+A pickle is a program for a stack machine. This machine knows the opcodes that build plain data and
+no others, and the only names it resolves are the ones in a table the caller gives, each bound to a
+constructor of ours. No module is imported and no attribute looked up on the pickle's behalf.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+Constructor = Callable[..., Any]
+
+
+class BlockedGlobalError(Exception):
+    """The pickle wants a name that is not in the table."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+class BadPickleError(Exception):
+    """The bytes are not a pickle this machine understands."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """A resolved name: what it is called and what stands in for it when it is called."""
+
+    name: str
+    construct: Constructor
+
+
+_PUSH = frozenset(
+    ["NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"]
+)
+_CONSTANTS: Mapping[str, object] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+
+
+class _Mark:
+    pass
+
+
+_MARK = _Mark()
+
+
+class PickleMachine:
+    """Reads one pickle at a time from a stream.
+
+    Args:
+        table: Dotted names (`module.attribute`) and what stands in for each when it is called.
+        persistent: Turns a persistent id into a value.
+    """
+
+    def __init__(self, table: Mapping[str, Constructor], persistent: Callable[[Any], Any]) -> None:
+        self._known = {name: Known(name, construct) for name, construct in table.items()}
+        self._persistent = persistent
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+
+    def load(self, stream: BinaryIO) -> Any:
+        """The value of the pickle at the stream's position, which is left behind its STOP.
+
+        Raises:
+            BlockedGlobalError: It wants a name outside the table.
+            BadPickleError: It is malformed, or uses opcodes no checkpoint needs.
+        """
+        self._stack = []
+        self._memo = {}
+        try:
+            for opcode, argument, _ in pickletools.genops(stream):
+                if opcode.name == "STOP":
+                    return self._stack.pop()
+                self._step(opcode.name, argument)
+        except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as e:
+            raise BadPickleError(str(e) or type(e).__name__) from None
+        raise BadPickleError("it has no end")
+
+    def _step(self, name: str, argument: Any) -> None:
+        stack = self._stack
+        if name in _PUSH:
+            stack.append(_CONSTANTS.get(name, argument))
+            return
+        match name:
+            case "BINGET" | "LONG_BINGET" | "GET":
+                stack.append(self._memo[int(argument)])
+            case "BINPUT" | "LONG_BINPUT" | "PUT":
+                self._memo[int(argument)] = stack[-1]
+            case "MEMOIZE":
+                self._memo[len(self._memo)] = stack[-1]
+            case "MARK":
+                stack.append(_MARK)
+            case "EMPTY_TUPLE":
+                stack.append(())
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                count = int(name[-1])
+                stack[-count:] = [tuple(stack[-count:])]
+            case "TUPLE":
+                stack.append(tuple(self._pop_mark()))
+            case "EMPTY_LIST":
+                stack.append([])
+            case "LIST":
+                stack.append(self._pop_mark())
+            case "EMPTY_DICT":
+                stack.append({})
+            case "DICT":
+                stack.append(_paired(self._pop_mark()))
+            case "EMPTY_SET":
+                stack.append(set())
+            case "FROZENSET":
+                stack.append(frozenset(self._pop_mark()))
+            case "APPEND":
+                item = stack.pop()
+                self._fill(stack[-1], list, "append", item)
+            case "APPENDS":
+                items = self._pop_mark()
+                self._fill(stack[-1], list, "extend", items)
+            case "SETITEM":
+                value, key = stack.pop(), stack.pop()
+                self._fill(stack[-1], dict, "update", {key: value})
+            case "SETITEMS":
+                items = self._pop_mark()
+                self._fill(stack[-1], dict, "update", _paired(items))
+            case "ADDITEMS":
+                items = self._pop_mark()
+                self._fill(stack[-1], set, "update", items)
+            case "GLOBAL" | "INST":
+                known = self._resolve(*str(argument).split(" ", 1))
+                if name == "INST":
+                    stack.append(known.construct(*self._pop_mark()))
+                else:
+                    stack.append(known)
+            case "STACK_GLOBAL":
+                attribute, module = stack.pop(), stack.pop()
+                stack.append(self._resolve(module, attribute))
+            case "REDUCE" | "NEWOBJ":
+                arguments, function = stack.pop(), stack.pop()
+                stack.append(_call(function, arguments))
+            case "BUILD":
+                stack.pop()
+            case "PERSID":
+                stack.append(self._persistent(argument))
+            case "BINPERSID":
+                stack.append(self._persistent(stack.pop()))
+            case "POP":
+                stack.pop()
+            case "POP_MARK":
+                self._pop_mark()
+            case "PROTO" | "FRAME":
+                pass
+            case _:
+                raise BadPickleError(f"opcode {name} has no place in a checkpoint")
+
+    def _pop_mark(self) -> list[Any]:
+        stack = self._stack
+        start = len(stack) - 1
+        while stack[start] is not _MARK:
+            start -= 1
+            if start < 0:
+                raise BadPickleError("a mark is missing")
+        items = stack[start + 1 :]
+        del stack[start:]
+        return items
+
+    def _resolve(self, module: Any, attribute: Any) -> Known:
+        name = f"{module}.{attribute}"
+        try:
+            return self._known[name]
+        except KeyError:
+            raise BlockedGlobalError(name) from None
+
+    @staticmethod
+    def _fill(container: Any, kind: type, method: str, items: Any) -> None:
+        if type(container) is kind:
+            getattr(container, method)(items)
+        elif not isinstance(container, Opaque):
+            raise BadPickleError(f"{type(container).__name__} is not a {kind.__name__}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opaque:
+    """A value that is of no interest here, such as an optimizer's settings."""
+
+    name: str
+
+
+def _paired(items: Sequence[Any]) -> dict[Any, Any]:
+    return dict(zip(items[::2], items[1::2], strict=True))
+
+
+def _call(function: Any, arguments: Any) -> Any:
+    if not isinstance(function, Known) or type(arguments) is not tuple:
+        raise BadPickleError(f"{type(function).__name__} is called like a function")
+    return function.construct(*arguments)

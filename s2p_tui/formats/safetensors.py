@@ -1,0 +1,144 @@
+"""`.safetensors` files: the header read strictly, the layout of one to be written.
+
+Format: 8 bytes of header length, a JSON header of `name → {dtype, shape, data_offsets}`, then the
+tensors without holes (https://github.com/huggingface/safetensors, "Format").
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import Any, cast
+
+from s2p_tui.core.dtypes import BY_SAFETENSORS, DType, dtype_named
+from s2p_tui.core.errors import InputError, UsageError
+from s2p_tui.core.state_dict import Entry, StateDict
+from s2p_tui.formats.base import Checkpoint, Extent, row_major
+from s2p_tui.formats.tensors import FileTensors
+
+_LENGTH = struct.Struct("<Q")
+MAX_HEADER = 100_000_000
+"""Bytes; the limit of the safetensors library itself."""
+
+
+class _DuplicateError(ValueError):
+    pass
+
+
+def open_safetensors(path: Path, key: str | None = None) -> Checkpoint:
+    """Describe a `.safetensors` file. Reads its header only.
+
+    Args:
+        path: The file.
+        key: Must be empty or None: these files do not nest.
+
+    Raises:
+        InputError: The header is damaged, lies about the data or names a tensor twice.
+    """
+    if key:
+        raise InputError(
+            f"{path} is a .safetensors file, which holds one state dict.", "Leave --key out."
+        )
+    size = path.stat().st_size
+    header, start = _read_header(path, size)
+    entries: list[Entry] = []
+    extents: dict[str, Extent] = {}
+    ranges: list[tuple[int, int, str]] = []
+    for name, value in header.items():
+        if name == "__metadata__":
+            continue
+        dtype, shape, begin, end = _tensor(path, name, value)
+        if end - begin != (prod(shape) * dtype.bits + 7) // 8 or start + end > size:
+            raise _damaged(path, f"{name}: bytes {begin:,} to {end:,} do not hold {list(shape)}")
+        ranges.append((begin, end, name))
+        entries.append(Entry(name, shape, dtype.name))
+        extents[name] = Extent(path, start + begin, shape, row_major(shape), dtype.name)
+    _check_ranges(path, sorted(ranges), size - start)
+    return Checkpoint(path.name, (path,), size, StateDict(tuple(entries)), FileTensors(extents))
+
+
+def _damaged(path: Path, reason: str) -> InputError:
+    return InputError(
+        f"{path} is not a sound .safetensors file: {reason}.", "Copy or download it again."
+    )
+
+
+def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
+    with path.open("rb") as stream:
+        prefix = stream.read(_LENGTH.size)
+        length = _LENGTH.unpack(prefix)[0] if len(prefix) == _LENGTH.size else 0
+        if not 2 <= length <= min(MAX_HEADER, size - _LENGTH.size):
+            raise _damaged(path, f"its header claims {length:,} bytes of {size:,}")
+        text = stream.read(length)
+    try:
+        header = json.loads(text, object_pairs_hook=_without_duplicates)
+    except _DuplicateError as error:
+        raise _damaged(path, f"the header names {error} twice") from None
+    except (ValueError, RecursionError):
+        raise _damaged(path, "its header is not JSON") from None
+    if not isinstance(header, dict):
+        raise _damaged(path, "its header is not a JSON object")
+    return cast("dict[str, Any]", header), _LENGTH.size + length
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise _DuplicateError(next(name for name in names if names.count(name) > 1))
+    return result
+
+
+def _tensor(path: Path, name: str, value: Any) -> tuple[DType, tuple[int, ...], int, int]:
+    try:
+        dtype = BY_SAFETENSORS[value["dtype"]]
+        shape, (begin, end) = tuple(value["shape"]), value["data_offsets"]
+    except (KeyError, TypeError, ValueError):
+        raise _damaged(path, f"the header describes {name} in a way not known here") from None
+    numbers = (*shape, begin, end)
+    if not all(type(number) is int and 0 <= number < 2**62 for number in numbers) or begin > end:
+        raise _damaged(path, f"{name} has sizes or offsets that are not whole numbers")
+    return dtype, shape, begin, end
+
+
+def _check_ranges(path: Path, ranges: list[tuple[int, int, str]], available: int) -> None:
+    position = 0
+    for begin, end, name in ranges:
+        if begin != position:
+            raise _damaged(path, f"{name} starts at {begin:,}, not where the last tensor ended")
+        position = end
+    if position != available:
+        raise _damaged(path, f"its tensors end at {position:,} of {available:,} bytes")
+
+
+def header_for(tensors: Sequence[tuple[str, tuple[int, ...], str]]) -> bytes:
+    """Length and header of a file that holds these tensors in this order, 8-byte aligned.
+
+    Args:
+        tensors: Name, shape and dtype of each.
+
+    Raises:
+        UsageError: A dtype has no code in the format.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "jax"}}
+    position = 0
+    for name, shape, dtype in tensors:
+        kind = dtype_named(dtype)
+        if kind.safetensors is None:
+            raise UsageError(
+                f"{name} is {dtype}, which .safetensors files cannot hold.",
+                "Write an .eqx file.",
+            )
+        nbytes = prod(shape) * kind.itemsize
+        header[name] = {
+            "dtype": kind.safetensors,
+            "shape": list(shape),
+            "data_offsets": [position, position + nbytes],
+        }
+        position += nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return _LENGTH.pack(len(text)) + text

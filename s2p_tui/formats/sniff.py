@@ -1,0 +1,66 @@
+"""What a file is, told from its first bytes; suffixes are not trusted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from s2p_tui.core.errors import InputError
+from s2p_tui.formats.base import FileKind
+
+_HEAD = 512
+_NAMED: tuple[tuple[bytes, str], ...] = (
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras, perhaps)"),
+    (b"GGUF", "a GGUF file"),
+    (b"\x1f\x8b", "a gzip file; unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "a zstandard file; unpack it first"),
+    (b"version https://git-lfs", "a git-lfs pointer; run git lfs pull"),
+    (b"<!DOCTYPE", "a web page, not the download it should be"),
+    (b"<html", "a web page, not the download it should be"),
+)
+
+
+def sniff(path: Path) -> FileKind:
+    """Which of the known kinds the file is. Reads its first 512 bytes.
+
+    Raises:
+        InputError: It is missing, a folder, empty, unreadable or none of them.
+    """
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder, a file was expected.", "Pass a file in it.")
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist.", "Check the path for typing errors.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
+    if not head:
+        raise InputError(f"{path} is empty.", "Copy or download it again.")
+    kind = _kind(head)
+    if kind is None:
+        named = next((words for magic, words in _NAMED if head.startswith(magic)), None)
+        raise InputError(
+            f"{path} is {named or 'neither a checkpoint nor a skeleton'}.",
+            "Known: torch.save files, .safetensors, *.index.json, skeleton files, .eqx.",
+        )
+    return kind
+
+
+def _kind(head: bytes) -> FileKind | None:
+    if head.startswith(b"PK\x03\x04") or head.startswith(b"PK\x05\x06"):
+        return "torch"
+    if head.startswith(b"\x93NUMPY"):
+        return "eqx"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40:
+        return "safetensors"
+    if head[:1] == b"\x80" and head[1] <= 5:
+        return "torch-legacy"
+    text = head.lstrip()
+    if text.startswith(b"{"):
+        if b'"s2p-skeleton"' in head:
+            return "skeleton"
+        if b'"s2p-mapping"' in head:
+            return "mapping"
+        if b'"weight_map"' in head or b'"metadata"' in head:
+            return "sharded"
+    return None

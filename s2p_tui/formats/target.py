@@ -1,0 +1,196 @@
+"""Skeleton files and plain `.eqx` files: the target's leaves, read without importing JAX.
+
+A skeleton file is one line of JSON (`{"format": "s2p-skeleton", "version": 1, "leaves": […]}`) and
+then the leaves that have a value, as Equinox writes them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from s2p_tui.core.dtypes import BY_NAME, numpy_dtype
+from s2p_tui.core.errors import InputError
+from s2p_tui.core.pytree import Leaf, Skeleton
+from s2p_tui.formats.base import Extent, Tensors, row_major
+from s2p_tui.formats.npy import Record, iter_records
+from s2p_tui.formats.sniff import sniff
+from s2p_tui.formats.tensors import FileTensors
+
+FORMAT = "s2p-skeleton"
+VERSION = 1
+_MAX_HEAD = 1 << 28
+
+
+@dataclass(frozen=True)
+class Target:
+    """An opened skeleton.
+
+    Attributes:
+        label: What to call it.
+        files: The file it was read from; empty for a pytree in memory.
+        size: Bytes of the file.
+        skeleton: Its leaves.
+        values: The values it holds, by key path.
+    """
+
+    label: str
+    files: tuple[Path, ...]
+    size: int
+    skeleton: Skeleton
+    values: Tensors
+
+
+def open_target(path: str | Path) -> Target:
+    """Describe a skeleton file or a plain `.eqx`. Reads headers only.
+
+    Raises:
+        InputError: It is missing, damaged, or neither of the two.
+    """
+    path = Path(path)
+    kind = sniff(path)
+    try:
+        if kind == "skeleton":
+            return _open_skeleton(path)
+        if kind == "eqx":
+            return _open_plain(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
+    raise InputError(
+        f"{path} is a {kind} file, a skeleton was expected.",
+        "Make one with: s2p-tui skeleton pkg.module:factory -o model_skeleton.eqx",
+    )
+
+
+def head_line(leaves: Iterable[Leaf]) -> bytes:
+    """The first line of a skeleton file, newline included."""
+    nodes = [
+        {
+            "path": leaf.path,
+            "shape": leaf.shape,
+            "dtype": leaf.dtype,
+            "kind": leaf.kind,
+            "owner": leaf.owner,
+            "config": dict(leaf.config),
+            "value": leaf.has_value,
+        }
+        for leaf in leaves
+    ]
+    head = {"format": FORMAT, "version": VERSION, "leaves": nodes}
+    return json.dumps(head, separators=(",", ":")).encode() + b"\n"
+
+
+def _open_skeleton(path: Path) -> Target:
+    with path.open("rb") as stream:
+        line = stream.readline(_MAX_HEAD)
+        leaves = _leaves(path, line)
+        records = list(iter_records(stream.fileno(), len(line), path))
+    held = [leaf for leaf in leaves if leaf.has_value]
+    if len(records) != len(held):
+        raise InputError(
+            f"{path} describes {len(held)} values and holds {len(records)}.",
+            "Write the skeleton again with s2p-tui skeleton.",
+        )
+    problems = [
+        f"{leaf.path} is {list(leaf.shape)} {leaf.dtype}, its value {list(record.shape)}"
+        for leaf, record in zip(held, records, strict=True)
+        if leaf.shape != record.shape or not _is_stored_as(leaf.dtype, record.descr)
+    ]
+    if problems:
+        raise InputError(f"{path} contradicts itself: {'; '.join(problems[:5])}.")
+    return _target(path, leaves, held, records)
+
+
+def _open_plain(path: Path) -> Target:
+    with path.open("rb") as stream:
+        records = list(iter_records(stream.fileno(), 0, path))
+    leaves = [
+        Leaf(f"[{number}]", record.shape, _dtype_of(path, number, record))
+        for number, record in enumerate(records)
+    ]
+    return _target(path, leaves, leaves, records)
+
+
+def _target(
+    path: Path, leaves: Sequence[Leaf], held: Sequence[Leaf], records: Sequence[Record]
+) -> Target:
+    extents = {
+        leaf.path: Extent(
+            path,
+            record.data,
+            record.shape,
+            row_major(record.shape[::-1])[::-1]
+            if record.fortran_order
+            else row_major(record.shape),
+            leaf.dtype,
+        )
+        for leaf, record in zip(held, records, strict=True)
+    }
+    values = FileTensors(extents)
+    return Target(path.name, (path,), path.stat().st_size, Skeleton(tuple(leaves)), values)
+
+
+def _is_stored_as(dtype: str, descr: str) -> bool:
+    stored = np.dtype(descr)
+    expected = numpy_dtype(dtype)
+    return stored == expected or (stored.kind == "V" and stored.itemsize == expected.itemsize)
+
+
+def _dtype_of(path: Path, number: int, record: Record) -> str:
+    dtype = np.dtype(record.descr)
+    if dtype.kind == "V" and dtype.itemsize == 2:
+        return "bfloat16"
+    if dtype.name in BY_NAME and dtype.newbyteorder("<") == dtype:
+        return dtype.name
+    raise InputError(
+        f"{path}: record {number} is of type {record.descr}, which could be any of several.",
+        "Use a skeleton file, which names the dtypes: s2p-tui skeleton pkg.module:factory.",
+    )
+
+
+def _leaves(path: Path, line: bytes) -> tuple[Leaf, ...]:
+    try:
+        head = json.loads(line)
+        if head["format"] != FORMAT or head["version"] != VERSION:
+            raise InputError(
+                f"{path} is a skeleton of version {head['version']!r}, this reads {VERSION}.",
+                "Write it again with this version of s2p-tui.",
+            )
+        leaves = tuple(_leaf(node) for node in head["leaves"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{path} is a damaged skeleton file ({type(error).__name__}: {error}).",
+            "Write it again with s2p-tui skeleton.",
+        ) from None
+    if len({leaf.path for leaf in leaves}) != len(leaves):
+        raise InputError(f"{path} is a damaged skeleton file: two leaves share one path.")
+    return leaves
+
+
+def _leaf(node: Any) -> Leaf:
+    shape = tuple(node["shape"])
+    kind = node["kind"]
+    owner, config = node.get("owner"), node.get("config", {})
+    if not all(type(size) is int and 0 <= size < 2**62 for size in shape):
+        raise ValueError(f"shape {shape!r}")
+    if kind not in ("array", "scalar") or node["dtype"] not in BY_NAME:
+        raise ValueError(f"kind {kind!r}, dtype {node['dtype']!r}")
+    if not isinstance(node["path"], str) or not isinstance(owner, str | None):
+        raise TypeError("path and owner must be strings")
+    if not isinstance(config, dict):
+        raise TypeError("config must be an object")
+    has_value = node["value"] is True
+    return Leaf(
+        node["path"],
+        shape,
+        node["dtype"],
+        kind,
+        owner,
+        cast("dict[str, Any]", config),
+        has_value,
+    )

@@ -1,0 +1,161 @@
+"""Reading regions of tensors, from files with few large reads or from arrays in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from s2p_tui.core.dtypes import numpy_dtype
+from s2p_tui.core.errors import InputError
+from s2p_tui.formats.base import Extent, Region
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_MAX_WASTE = 2
+
+
+class FileTensors:
+    """Tensors that lie in files. Descriptors are opened on first use and kept until `close`."""
+
+    def __init__(self, extents: Mapping[str, Extent]) -> None:
+        self._extents = extents
+        self._descriptors: dict[Path, int] = {}
+        self._states: dict[Path, tuple[int, int, int]] = {
+            file: _state(os.stat(file)) for file in {extent.file for extent in extents.values()}
+        }
+
+    def extent(self, name: str) -> Extent | None:
+        return self._extents.get(name)
+
+    def descriptor(self, extent: Extent) -> int:
+        file = extent.file
+        if file not in self._descriptors:
+            try:
+                self._descriptors[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise InputError(f"{file} can no longer be read: {error.strerror}.") from None
+        return self._descriptors[file]
+
+    def read(self, name: str, region: Region) -> NDArray[np.generic]:
+        extent = self._extents[name]
+        return _read_region(self.descriptor(extent), extent, region)
+
+    def check_unchanged(self) -> None:
+        for file, state in self._states.items():
+            try:
+                now = _state(os.stat(file))
+            except OSError as error:
+                raise InputError(f"{file} can no longer be read: {error.strerror}.") from None
+            if now != state:
+                raise InputError(
+                    f"{file} was changed while it was open.",
+                    "Wait until nothing writes to it, then start again.",
+                )
+
+    def close(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+
+class ArrayTensors:
+    """Tensors that are NumPy arrays in memory; regions are views, never copies."""
+
+    def __init__(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        self._arrays = arrays
+
+    def extent(self, name: str) -> Extent | None:
+        return None
+
+    def descriptor(self, extent: Extent) -> int:
+        raise KeyError(extent.file)
+
+    def read(self, name: str, region: Region) -> NDArray[np.generic]:
+        return self._arrays[name][tuple(slice(start, stop) for start, stop in region)]
+
+    def check_unchanged(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+def _state(stat: os.stat_result) -> tuple[int, int, int]:
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def pread_into(descriptor: int, buffer: memoryview, position: int, file: Path) -> None:
+    """Fill the buffer from a position in the file.
+
+    Raises:
+        InputError: The file ends before the buffer is full.
+    """
+    filled = 0
+    while filled < len(buffer):
+        count = os.preadv(descriptor, [buffer[filled:]], position + filled)
+        if count == 0:
+            raise InputError(
+                f"{file} ends before byte {position + len(buffer):,}: it was cut short.",
+                "Copy or download it again.",
+            )
+        filled += count
+
+
+def _read_region(descriptor: int, extent: Extent, region: Region) -> NDArray[np.generic]:
+    """Read the elements of a region with as few reads as waste little.
+
+    Axes are ordered by stride. The inner ones are read as one span as long as at least half of it is
+    wanted; over the outer ones it loops. So contiguous parts take one read, columns of a
+    wide matrix take one read a row, and a transposed tensor takes one read too.
+    """
+    dtype = numpy_dtype(extent.dtype)
+    sizes = tuple(stop - start for start, stop in region)
+    if prod(sizes) == 0:
+        return np.empty(sizes, dtype)
+    first = sum(start * stride for (start, _), stride in zip(region, extent.strides, strict=True))
+    position = extent.offset + first * dtype.itemsize
+    axes = [axis for axis, size in enumerate(sizes) if size > 1 and extent.strides[axis] > 0]
+    axes.sort(key=lambda axis: extent.strides[axis], reverse=True)
+    inner = len(axes)
+    span = wanted = 1
+    while inner:
+        axis = axes[inner - 1]
+        wider = span + (sizes[axis] - 1) * extent.strides[axis]
+        if wider > _MAX_WASTE * wanted * sizes[axis]:
+            break
+        inner, span, wanted = inner - 1, wider, wanted * sizes[axis]
+    outer_axes, inner_axes = axes[:inner], axes[inner:]
+    inner_sizes = [sizes[axis] for axis in inner_axes]
+    inner_strides = [extent.strides[axis] * dtype.itemsize for axis in inner_axes]
+    spans = np.empty((prod(sizes[axis] for axis in outer_axes), span), dtype)
+    buffer = memoryview(spans.reshape(-1).view(np.uint8))
+    length = span * dtype.itemsize
+    for row, outer in enumerate(_offsets(outer_axes, sizes, extent.strides)):
+        into = buffer[row * length : (row + 1) * length]
+        pread_into(descriptor, into, position + outer * dtype.itemsize, extent.file)
+    table = np.lib.stride_tricks.as_strided(
+        spans,
+        (len(spans), *inner_sizes),
+        (spans.strides[0], *inner_strides),
+    ).reshape([sizes[axis] for axis in axes])
+    return _in_axis_order(table, axes, sizes)
+
+
+def _offsets(axes: list[int], sizes: tuple[int, ...], strides: tuple[int, ...]) -> Iterator[int]:
+    for index in product(*(range(sizes[axis]) for axis in axes)):
+        yield sum(i * strides[axis] for i, axis in zip(index, axes, strict=True))
+
+
+def _in_axis_order(
+    table: NDArray[np.generic], axes: list[int], sizes: tuple[int, ...]
+) -> NDArray[np.generic]:
+    """Put axes sorted by stride back in order; broadcast those that were dropped."""
+    ordered = table.transpose([axes.index(axis) for axis in sorted(axes)])
+    index = tuple(slice(None) if axis in axes else None for axis in range(len(sizes)))
+    return np.broadcast_to(ordered[index], sizes)

@@ -1,0 +1,339 @@
+"""The one mutable object: a checkpoint, a skeleton, and the alignment between them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from s2p_tui.core import mapping as mapping_file
+from s2p_tui.core.alignment import Alignment, Edit, Row, SetRows, in_order
+from s2p_tui.core.errors import InputError, UsageError
+from s2p_tui.core.find import parse_query
+from s2p_tui.core.fit import Fit, Verdict, judge
+from s2p_tui.core.history import History
+from s2p_tui.core.mapping import End, Mapping
+from s2p_tui.core.plan import FileFormat, Plan, make_plan
+from s2p_tui.formats.base import Checkpoint
+from s2p_tui.formats.registry import open_checkpoint
+from s2p_tui.formats.target import Target, open_target
+from s2p_tui.streaming.atomic import written_atomically
+from s2p_tui.streaming.convert import DEFAULT_CHUNK, Written, verify_file, write_file
+from s2p_tui.streaming.job import Job
+
+Listener = Callable[[range], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What a conversion left on the disk.
+
+    Attributes:
+        written: The output.
+        mapping: The mapping file saved beside it, if any.
+    """
+
+    written: Written
+    mapping: Path | None
+
+
+class Session:
+    """An open pair of files and the edits made so far.
+
+    Positions count leaves first, then benched entries: `0 … len(rows) + len(bench) - 1`.
+
+    Attributes:
+        checkpoint: The torch side.
+        target: The JAX side.
+        alignment: The current alignment; replaced by every edit, never changed.
+        history: The edits made and undone.
+        counts: Rows per fit.
+        blocking: Rows that stand in the way of a conversion.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, target: Target, alignment: Alignment | None = None
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.target = target
+        self.history = History()
+        self.alignment = alignment or in_order(checkpoint.state_dict, target.skeleton)
+        self._verdicts = [self._judge(position) for position in range(len(self.alignment.rows))]
+        self.counts = Counter(verdict.fit for verdict in self._verdicts)
+        self.blocking = sum(verdict.blocks for verdict in self._verdicts)
+        self._listeners: list[Listener] = []
+
+    @classmethod
+    def open(
+        cls,
+        model: str | Path,
+        skeleton: str | Path,
+        *,
+        key: str | None = None,
+        like: str | None = None,
+        mapping: str | Path | None = None,
+    ) -> Session:
+        """Open both ends. Reads no tensor data.
+
+        Args:
+            model: The checkpoint: file, index of shards, or folder that holds one.
+            skeleton: A skeleton file, a plain `.eqx`, or `pkg.module:factory` (runs its code).
+            key: Dotted place of the state dict in a nested checkpoint.
+            like: `pkg.module:factory` that names the leaves of a plain `.eqx`.
+            mapping: A mapping file to start from; else strictly by order.
+
+        Raises:
+            S2PError: Anything wrong with one of them, in one line.
+        """
+        checkpoint = open_checkpoint(model, key)
+        target = open_any_target(skeleton, like)
+        session = cls(checkpoint, target)
+        if mapping is not None:
+            session.start_from(load_mapping(mapping))
+        return session
+
+    def close(self) -> None:
+        """Close the files."""
+        self.checkpoint.tensors.close()
+        self.target.values.close()
+
+    def subscribe(self, listener: Listener) -> None:
+        """Have the listener called with the rows that may have changed, after each edit."""
+        self._listeners.append(listener)
+
+    def __len__(self) -> int:
+        return len(self.alignment.rows) + len(self.alignment.bench)
+
+    def row(self, position: int) -> Row | None:
+        """The row at a position, None for a benched entry."""
+        rows = self.alignment.rows
+        return rows[position] if position < len(rows) else None
+
+    def benched(self, position: int) -> str | None:
+        """The benched key at a position, None for a row."""
+        number = position - len(self.alignment.rows)
+        return self.alignment.bench[number] if number >= 0 else None
+
+    def verdict(self, position: int) -> Verdict | None:
+        """The fit of the row at a position, None for a benched entry."""
+        return self._verdicts[position] if position < len(self._verdicts) else None
+
+    def edit(self, edit: Edit) -> range:
+        """Make an edit; returns the rows that may have changed, empty if nothing did."""
+        self.alignment, changed = self.history.make(self.alignment, edit)
+        return self._after(changed)
+
+    def undo(self) -> range:
+        """Take back the last edit."""
+        self.alignment, changed = self.history.undo(self.alignment)
+        return self._after(changed)
+
+    def redo(self) -> range:
+        """Make the last undone edit again."""
+        self.alignment, changed = self.history.redo(self.alignment)
+        return self._after(changed)
+
+    def start_from(self, mapping: Mapping) -> None:
+        """Take over a mapping's alignment as one edit.
+
+        Raises:
+            AlignmentError: It was made for other files; the differences are listed.
+        """
+        wanted = mapping_file.replay(mapping, self.checkpoint.state_dict, self.target.skeleton)
+        self.edit(SetRows(tuple(enumerate(wanted.rows))))
+
+    def find(self, query: str) -> list[int]:
+        """Positions that match every word of a query: names, shapes (`10x10`), statuses."""
+        matches = parse_query(query, self.checkpoint.state_dict)
+        found: list[int] = []
+        for position in range(len(self)):
+            row, verdict = self.row(position), self.verdict(position)
+            leaf = self.target.skeleton[position] if row is not None else None
+            fit = verdict.fit if verdict is not None else None
+            if matches(leaf, row, self.benched(position) or "", fit):
+                found.append(position)
+        return found
+
+    def next_blocking(self, position: int, step: Literal[1, -1]) -> int | None:
+        """The nearest row after (or before) a position that stands in the way, going round."""
+        count = len(self._verdicts)
+        for distance in range(1, count + 1):
+            candidate = (min(position, count) + step * distance) % count
+            if self._verdicts[candidate].blocks:
+                return candidate
+        return None
+
+    def problems(self) -> Iterator[tuple[int, str]]:
+        """Rows that stand in the way of a conversion, with the reason."""
+        for position, verdict in enumerate(self._verdicts):
+            if verdict.blocks:
+                yield position, verdict.why
+
+    def plan(self, dtype: str | None = None, file_format: FileFormat = "eqx") -> Plan:
+        """The alignment as instructions; see `make_plan` for what it raises."""
+        return make_plan(
+            self.checkpoint.state_dict,
+            self.target.skeleton,
+            self.alignment,
+            dtype=dtype,
+            file_format=file_format,
+        )
+
+    def convert(
+        self,
+        output: str | Path,
+        *,
+        dtype: str | None = None,
+        chunk_bytes: int = DEFAULT_CHUNK,
+        verify: bool = True,
+        mapping: str | Path | None = None,
+        job: Job | None = None,
+    ) -> Converted:
+        """Write the output, then the mapping file. Blocks; meant for a worker thread.
+
+        Args:
+            output: The file. `.safetensors` writes that format, anything else `.eqx`; without
+                a suffix it gets `.eqx`, as Equinox itself would look for.
+            dtype: Write real floating-point leaves in this dtype, not in the skeleton's.
+            chunk_bytes: Memory to stay within, about.
+            verify: Read the file back and compare it with its sources.
+            mapping: Save the alignment there.
+            job: Progress and cancellation.
+
+        Raises:
+            S2PError: Rows do not line up, the output cannot be written, or it was cancelled.
+        """
+        path = output_path(output)
+        alignment = self.alignment
+        plan = self.plan(dtype, format_of(path))
+        written = write_file(
+            plan,
+            self.checkpoint,
+            self.target,
+            path,
+            chunk_bytes=chunk_bytes,
+            verify=verify,
+            job=job,
+        )
+        if mapping is not None:
+            self.save_mapping(mapping, alignment)
+        return Converted(written, None if mapping is None else Path(mapping))
+
+    def verify(
+        self, output: str | Path, *, dtype: str | None = None, job: Job | None = None
+    ) -> int:
+        """Compare an existing file with its sources; returns its size in bytes.
+
+        Raises:
+            S2PError: It differs, or something cannot be read.
+        """
+        path = Path(output)
+        plan = self.plan(dtype, format_of(path))
+        if not path.is_file():
+            raise InputError(f"{path} does not exist or is no file.", "Give the converted file.")
+        return verify_file(plan, self.checkpoint, self.target, path, job=job)
+
+    def save_mapping(self, path: str | Path, alignment: Alignment | None = None) -> None:
+        """Save an alignment (by default the current one) as a mapping file.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        alignment = alignment or self.alignment
+        skeleton, state_dict = self.target.skeleton, self.checkpoint.state_dict
+        paths = (leaf.path for leaf in skeleton)
+        mapping = Mapping(
+            End(self.checkpoint.label, self.checkpoint.size, state_dict.digest, len(state_dict)),
+            End(self.target.label, self.target.size, skeleton.digest, len(skeleton)),
+            tuple(zip(paths, alignment.rows, strict=True)),
+            alignment.bench,
+        )
+        with written_atomically(Path(path)) as stream:
+            stream.write(mapping_file.to_text(mapping).encode())
+
+    def _judge(self, position: int) -> Verdict:
+        leaf, row = self.target.skeleton[position], self.alignment.rows[position]
+        return judge(leaf, row, self.checkpoint.state_dict)
+
+    def _after(self, changed: range) -> range:
+        for position in changed:
+            old, new = self._verdicts[position], self._judge(position)
+            if new != old:
+                self.counts[old.fit] -= 1
+                self.counts[new.fit] += 1
+                self.blocking += new.blocks - old.blocks
+                self._verdicts[position] = new
+        if changed:
+            for listener in self._listeners:
+                listener(changed)
+        return changed
+
+
+def open_any_target(skeleton: str | Path, like: str | None = None) -> Target:
+    """Open a skeleton given as a file or as `pkg.module:factory`.
+
+    Raises:
+        S2PError: It cannot be opened, or `like` names other leaves.
+    """
+    from_code = not Path(skeleton).exists() and ":" in str(skeleton)
+    if not from_code:
+        target = open_target(skeleton)
+        return target if like is None else _named_like(target, like)
+    if like is not None:
+        raise UsageError("--like goes with a plain .eqx file, not with a factory.")
+    from s2p_tui.skeleton import call_factory, target_of
+
+    return target_of(call_factory(str(skeleton)), str(skeleton))
+
+
+def _named_like(target: Target, like: str) -> Target:
+    from s2p_tui.skeleton import call_factory, rename_leaves
+
+    return rename_leaves(target, call_factory(like, abstract=True), like)
+
+
+def load_mapping(path: str | Path) -> Mapping:
+    """Read a mapping file.
+
+    Raises:
+        InputError: It cannot be read, or is not one.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"{path} cannot be read: {reason}.", "Give a mapping file.") from None
+    return mapping_file.from_text(text, str(path))
+
+
+def output_path(output: str | Path) -> Path:
+    """The path to write: `.eqx` is added where there is no suffix, as Equinox does on loading."""
+    path = Path(output)
+    return path if path.suffix else path.with_suffix(".eqx")
+
+
+def default_output(model: str | Path) -> Path:
+    """`model.eqx` in the current folder for any `model.*`."""
+    name = Path(model).name.removesuffix(".index.json")
+    stem = Path(name).stem if Path(name).suffix else name
+    return Path(f"{stem or 'model'}.eqx")
+
+
+def default_mapping(output: Path) -> Path:
+    """`model.mapping.json` beside `model.eqx`."""
+    return output.with_name(f"{output.stem}.mapping.json")
+
+
+def format_of(path: Path) -> FileFormat:
+    """The file format a name asks for."""
+    return "safetensors" if path.suffix == ".safetensors" else "eqx"
+
+
+def status_line(session: Session) -> str:
+    """Rows per fit in words, worst first: `2 mismatched · 1 doubtful · 119 exact`."""
+    order = (Fit.MISMATCHED, Fit.DOUBTFUL, Fit.GAP, Fit.TRANSFORMED, Fit.EXACT)
+    parts = [f"{session.counts[fit]} {fit.value}" for fit in order if session.counts[fit]]
+    return " · ".join(parts) or "no leaves"

@@ -1,0 +1,334 @@
+"""From a pytree or the user's factory to leaves, and to skeleton files. Imports JAX and Equinox."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import equinox as eqx
+import jax
+import jax.tree_util as jtu
+import numpy as np
+
+from s2p_tui.core.dtypes import BY_NAME
+from s2p_tui.core.errors import InputError, UsageError
+from s2p_tui.core.pytree import Leaf, Skeleton
+from s2p_tui.formats.target import Target, head_line
+from s2p_tui.formats.tensors import ArrayTensors, FileTensors
+from s2p_tui.streaming.atomic import written_atomically
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_Path = tuple[Any, ...]
+_SCALARS = (bool, int, float, complex, np.generic)
+
+
+def save_skeleton(path: str | Path, pytree: Any, *, values: bool = True) -> None:
+    """Write a skeleton file for a pytree.
+
+    Args:
+        path: The file; an existing one is replaced.
+        pytree: A module, `(model, state)`, any pytree, or an abstract one
+            (`equinox.filter_eval_shape`). A module that still holds the initial values of its
+            `StateIndex`es is taken as `(model, state)`.
+        values: Store the arrays, so that a gap can keep them. Python scalars are always stored.
+
+    Raises:
+        UsageError: A leaf cannot be saved to a file at all, such as a `jax.random.key`.
+        OutputError: The file cannot be written.
+    """
+    leaves = list(_iter_leaves(_with_state_apart(pytree)))
+    with written_atomically(Path(path)) as stream:
+        stream.write(head_line(_described(leaf, value, values) for leaf, value in leaves))
+        for leaf, value in leaves:
+            if _described(leaf, value, values).has_value:
+                eqx.tree_serialise_leaves(stream, value)
+
+
+def target_of(pytree: Any, label: str) -> Target:
+    """The leaves of a pytree in memory, and their values where it has them.
+
+    Raises:
+        UsageError: A leaf cannot be saved to a file at all.
+    """
+    leaves = list(_iter_leaves(_with_state_apart(pytree)))
+    described = tuple(_described(leaf, value, True) for leaf, value in leaves)
+    arrays = {
+        leaf.path: _array(value)
+        for leaf, (_, value) in zip(described, leaves, strict=True)
+        if leaf.has_value
+    }
+    return Target(label, (), 0, Skeleton(described), ArrayTensors(arrays))
+
+
+def rename_leaves(target: Target, like: Any, label: str) -> Target:
+    """A target read from a plain `.eqx`, its leaves named after those of a pytree like it.
+
+    Raises:
+        InputError: Number, shapes or dtypes of the leaves differ.
+    """
+    described = [leaf for leaf, _ in _iter_leaves(_with_state_apart(like))]
+    found = [(leaf.shape, leaf.dtype) for leaf in target.skeleton]
+    if found != [(leaf.shape, leaf.dtype) for leaf in described]:
+        first = next(
+            (n for n, (a, b) in enumerate(zip(target.skeleton, described, strict=False))
+             if (a.shape, a.dtype) != (b.shape, b.dtype)),
+            min(len(found), len(described)),
+        )  # fmt: skip
+        raise InputError(
+            f"{target.label} has {len(found)} leaves and {label} {len(described)}; "
+            f"leaf {first} is the first that differs in shape or dtype.",
+            "Give the factory that made the file.",
+        )
+    extents = {
+        leaf.path: extent
+        for old, leaf in zip(target.skeleton, described, strict=True)
+        if (extent := target.values.extent(old.path)) is not None
+    }
+    skeleton = Skeleton(tuple(replace(leaf, has_value=True) for leaf in described))
+    return replace(target, skeleton=skeleton, values=FileTensors(extents))
+
+
+def call_factory(
+    spec: str, kwargs: Mapping[str, Any] | None = None, *, abstract: bool = False
+) -> Any:
+    """The pytree that `pkg.module:factory` or `file.py:factory` makes. Runs the user's code.
+
+    A required argument named `key` that is not in `kwargs` gets `jax.random.PRNGKey(0)`. A name
+    that is not callable is taken as the pytree itself.
+
+    Args:
+        spec: Where the factory is.
+        kwargs: Its arguments.
+        abstract: Make shapes only (`equinox.filter_eval_shape`), allocating nothing.
+
+    Raises:
+        UsageError: There is no such module or name.
+        InputError: The factory raised an exception.
+    """
+    factory = _import(spec)
+    if not callable(factory) or isinstance(factory, eqx.Module):
+        return factory
+    arguments = dict(kwargs or {})
+    if "key" not in arguments and _needs_key(factory):
+        arguments["key"] = jax.random.PRNGKey(0)
+    try:
+        if abstract:
+            return eqx.filter_eval_shape(factory, **arguments)
+        return factory(**arguments)
+    except Exception as error:
+        raise InputError(
+            f"{spec} raised {type(error).__name__}: {_first_line(error)}",
+            "Call it yourself in Python to see the traceback.",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
+
+
+def _needs_key(factory: Callable[..., Any]) -> bool:
+    try:
+        parameter = inspect.signature(factory).parameters.get("key")
+    except (TypeError, ValueError):
+        return False
+    return parameter is not None and parameter.default is parameter.empty
+
+
+def _import(spec: str) -> Any:
+    where, _, name = spec.rpartition(":")
+    try:
+        if where.endswith(".py"):
+            module = _import_file(Path(where))
+        else:
+            if os.getcwd() not in sys.path:
+                sys.path.insert(0, os.getcwd())
+            module = importlib.import_module(where)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"{where} cannot be imported: {type(error).__name__}: {_first_line(error)}",
+            "Give pkg.module:factory, importable from here, or file.py:factory.",
+        ) from error
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise UsageError(f"{where} has no {name!r}.", "Check the name after the colon.")
+        found = getattr(found, part)
+    return found
+
+
+def _import_file(path: Path) -> Any:
+    loaded = importlib.util.spec_from_file_location(path.stem, path)
+    if not path.is_file() or loaded is None or loaded.loader is None:
+        raise UsageError(f"{path} does not exist.", "Give file.py:factory.")
+    module = importlib.util.module_from_spec(loaded)
+    sys.modules.setdefault(path.stem, module)
+    sys.path.insert(0, str(path.parent.resolve()))
+    loaded.loader.exec_module(module)
+    return module
+
+
+def _with_state_apart(pytree: Any) -> Any:
+    """Turn a module with state still inside into `(model, state)`, leaving the original alone."""
+    indices = [node for node in jtu.tree_leaves(pytree, is_leaf=_is_index) if _is_index(node)]
+    if not any(jtu.tree_leaves(index.init) for index in indices):
+        return pytree
+    fresh = jtu.tree_map(lambda leaf: leaf, pytree)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jtu.tree_leaves(fresh)):
+        return eqx.filter_eval_shape(lambda m: eqx.nn.make_with_state(lambda: m)(), fresh)
+    return eqx.nn.make_with_state(lambda: fresh)()
+
+
+def _is_index(node: Any) -> bool:
+    return isinstance(node, eqx.nn.StateIndex)
+
+
+def _is_state(node: Any) -> bool:
+    return isinstance(node, eqx.nn.State)
+
+
+def _iter_leaves(tree: Any) -> list[tuple[Leaf, Any]]:
+    """Every leaf Equinox saves, with its value, in flatten order."""
+    indices = {
+        index.marker: path
+        for path, index in jtu.tree_flatten_with_path(tree, is_leaf=_is_index)[0]
+        if _is_index(index)
+    }
+    owners = _Owners(tree)
+    found: list[tuple[Leaf, Any]] = []
+    problems: list[str] = []
+    for path, node in jtu.tree_flatten_with_path(tree, is_leaf=_is_state)[0]:
+        if _is_state(node):
+            items = _state_items(node, path, indices)
+        else:
+            items = [(jtu.keystr(path), path, node)]
+        for name, place, value in items:
+            if not _is_saved(value):
+                continue
+            dtype = _dtype_name(value)
+            if dtype is None:
+                problems.append(f"{name} is {getattr(value, 'dtype', type(value).__name__)}")
+                continue
+            kind = "scalar" if isinstance(value, _SCALARS) else "array"
+            owner, config = owners.of(place)
+            found.append((Leaf(name, np.shape(value), dtype, kind, owner, config), value))
+    if problems:
+        raise UsageError(
+            f"Equinox cannot save these leaves: {'; '.join(problems[:5])}.",
+            "Leave jax.random.key leaves out of the model, or use jax.random.PRNGKey.",
+        )
+    return found
+
+
+def _state_items(
+    state: Any, prefix: _Path, indices: Mapping[Any, _Path]
+) -> list[tuple[str, _Path, Any]]:
+    """Name, place of the index, and value of each leaf of a State, by its index's key path."""
+    values, markers = state.tree_flatten()
+    items: list[tuple[str, _Path, Any]] = []
+    for marker, value in zip(markers, values, strict=True):
+        place = indices.get(marker, ())
+        if place:
+            name = jtu.keystr(place[_shared_root(place, prefix) :])
+        else:
+            name = "." + str(marker).partition(".")[2]
+        for inner, leaf in jtu.tree_flatten_with_path(value)[0]:
+            items.append((jtu.keystr(prefix) + name + jtu.keystr(inner), place, leaf))
+    return items
+
+
+def _shared_root(place: _Path, prefix: _Path) -> int:
+    """How many leading keys only say which element of the `(model, state)` tuple it is."""
+    return len(prefix) if len(prefix) and isinstance(place[0], jtu.SequenceKey) else 0
+
+
+class _Owners:
+    """Finds the module that holds a leaf, by walking key paths from the root."""
+
+    def __init__(self, tree: Any) -> None:
+        self._nodes: dict[_Path, Any] = {(): tree}
+        self._described: dict[int, tuple[str | None, Mapping[str, Any]]] = {}
+
+    def of(self, path: _Path) -> tuple[str | None, Mapping[str, Any]]:
+        """Class name and plain static fields of the innermost module above the path."""
+        for length in range(len(path) - 1, -1, -1):
+            node = self._node(path[:length])
+            if isinstance(node, eqx.Module) or (is_dataclass(node) and not isinstance(node, type)):
+                if id(node) not in self._described:
+                    self._described[id(node)] = _class_name(type(node)), _config(node)
+                return self._described[id(node)]
+        return None, {}
+
+    def _node(self, path: _Path) -> Any:
+        if path not in self._nodes:
+            self._nodes[path] = _child(self._node(path[:-1]), path[-1])
+        return self._nodes[path]
+
+
+def _child(node: Any, key: Any) -> Any:
+    match key:
+        case jtu.GetAttrKey(name=name):
+            return getattr(node, name, None)
+        case jtu.SequenceKey(idx=index):
+            return node[index] if isinstance(node, list | tuple) else None
+        case jtu.DictKey(key=name):
+            return cast("Any", node).get(name) if isinstance(node, Mapping) else None
+        case _:
+            return None
+
+
+def _class_name(cls: type) -> str:
+    """The class's name as one writes it; a subclass of an Equinox layer counts as that layer."""
+    for base in cls.__mro__:
+        if base.__module__.startswith("equinox.nn") and hasattr(eqx.nn, base.__name__):
+            return f"equinox.nn.{base.__name__}"
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _config(node: Any) -> Mapping[str, Any]:
+    plain: dict[str, Any] = {}
+    for attribute in fields(node):
+        value = getattr(node, attribute.name, None)
+        if attribute.metadata.get("static") and _is_plain(value):
+            plain[attribute.name] = value
+    return plain
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, cast("list[Any]", value)))
+    return isinstance(value, bool | int | float | str | None)
+
+
+def _is_saved(value: Any) -> bool:
+    return isinstance(value, jax.ShapeDtypeStruct) or eqx.is_array_like(value)
+
+
+def _dtype_name(value: Any) -> str | None:
+    """The dtype Equinox stores a leaf in, or None if it cannot be stored or read back in place."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        dtype = np.asarray(value).dtype
+    if isinstance(dtype, np.dtype) and not dtype.isnative:
+        return None
+    name = str(dtype)
+    return name if name in BY_NAME else None
+
+
+def _array(value: Any) -> NDArray[np.generic]:
+    return np.asarray(value)
+
+
+def _described(leaf: Leaf, value: Any, keep: bool) -> Leaf:
+    has_value = not isinstance(value, jax.ShapeDtypeStruct) and (keep or leaf.kind == "scalar")
+    return replace(leaf, has_value=has_value)

@@ -1,0 +1,132 @@
+"""One conversion from start to end: check, write, sync, verify, give it its name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from s2p_tui.core.errors import OutputError
+from s2p_tui.core.plan import Plan
+from s2p_tui.formats.base import Checkpoint
+from s2p_tui.formats.target import Target
+from s2p_tui.streaming.atomic import AtomicFile
+from s2p_tui.streaming.contents import CastLoss, Contents
+from s2p_tui.streaming.job import Job
+from s2p_tui.streaming.layout import Layout, lay_out
+from s2p_tui.streaming.verify import verify_layout
+from s2p_tui.streaming.write import write_layout
+
+DEFAULT_CHUNK = 64 << 20
+SMALLEST_CHUNK = 1 << 12
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A finished conversion.
+
+    Attributes:
+        path: The file.
+        size: Its bytes.
+        seconds: Time from start to rename.
+        verified: Whether it was read back and compared.
+        losses: Leaves whose numbers did not all survive a cast, by key path.
+    """
+
+    path: Path
+    size: int
+    seconds: float
+    verified: bool
+    losses: dict[str, CastLoss]
+
+
+def write_file(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    target: Target,
+    path: Path,
+    *,
+    chunk_bytes: int = DEFAULT_CHUNK,
+    verify: bool = True,
+    job: Job | None = None,
+) -> Written:
+    """Carry out a plan. The file appears under its name only when it is complete and verified.
+
+    Args:
+        plan: What to write.
+        checkpoint: Source of rows; its tensor data is read.
+        target: Source of kept values.
+        path: The output; an existing file is replaced.
+        chunk_bytes: Memory to stay within, about.
+        verify: Read the file back and compare it with its sources.
+        job: Told of progress; asked whether to stop.
+
+    Raises:
+        OutputError: The target cannot be written, lacks space, or is one of the sources.
+        InputError: A source changed meanwhile.
+        AlignmentError: A whole number does not fit its leaf's dtype.
+        Cancelled: Someone cancelled the job; nothing is left behind.
+    """
+    job = job or Job()
+    started = time.monotonic()
+    layout = lay_out(plan, target)
+    job.total = layout.size
+    _check_target(path, checkpoint, target, layout)
+    contents = Contents(checkpoint, target, max(chunk_bytes, SMALLEST_CHUNK))
+    with AtomicFile(path) as file:
+        job.check()
+        losses = write_layout(layout, contents, file.descriptor, file.target, job)
+        job.phase = "syncing"
+        file.sync()
+        if verify:
+            verify_layout(plan, layout, contents, file.temporary, job)
+        checkpoint.tensors.check_unchanged()
+        target.values.check_unchanged()
+        job.check()
+        file.commit()
+    job.phase = "done"
+    return Written(path, layout.size, time.monotonic() - started, verify, losses)
+
+
+def verify_file(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    target: Target,
+    path: Path,
+    *,
+    chunk_bytes: int = DEFAULT_CHUNK,
+    job: Job | None = None,
+) -> int:
+    """Compare an existing file with its sources.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        OutputError: It differs from what the plan says; the leaves are named.
+        InputError: It or a source cannot be read.
+    """
+    job = job or Job()
+    layout = lay_out(plan, target)
+    job.total = layout.size
+    contents = Contents(checkpoint, target, max(chunk_bytes, SMALLEST_CHUNK))
+    verify_layout(plan, layout, contents, path, job)
+    return layout.size
+
+
+def _check_target(path: Path, checkpoint: Checkpoint, target: Target, layout: Layout) -> None:
+    folder = Path(os.path.realpath(path)).parent
+    for source in (*checkpoint.files, *target.files):
+        if path.exists() and path.samefile(source):
+            raise OutputError(
+                f"{path} is one of the files to convert from.", "Choose another name with -o."
+            )
+    if folder.is_dir():
+        free = shutil.disk_usage(folder).free
+        if free < layout.size:
+            raise OutputError(
+                f"{path} needs {layout.size:,} bytes, {folder} has {free:,} free.",
+                "Free some space or choose another disk.",
+            )

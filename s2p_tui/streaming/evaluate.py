@@ -1,0 +1,175 @@
+"""The numbers of an expression, one region at a time: a region of the result asks its operands for
+the regions it is made of, so that memory depends on the region, not on the tensors.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from s2p_tui.core.dtypes import dtype_named
+from s2p_tui.core.fit import same_but_ones
+from s2p_tui.core.state_dict import StateDict
+from s2p_tui.core.transform import (
+    Concat,
+    Constant,
+    Expr,
+    Flip,
+    Permute,
+    Reshape,
+    Scale,
+    Shape,
+    Split,
+    Stack,
+    Sum,
+    Take,
+    shape_of,
+)
+from s2p_tui.formats.base import Region, Tensors
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Array = "NDArray[Any]"
+
+
+class Evaluator:
+    """Computes regions of expressions over the entries of one state dict.
+
+    Args:
+        state_dict: Gives the entries' shapes.
+        tensors: Gives their numbers.
+    """
+
+    def __init__(self, state_dict: StateDict, tensors: Tensors) -> None:
+        self._state_dict = state_dict
+        self._tensors = tensors
+
+    def shape(self, expr: Expr) -> Shape:
+        return shape_of(expr, self._state_dict.shape)
+
+    def region(self, expr: Expr, region: Region) -> NDArray[Any]:
+        """The elements of a region of the result; reads the tensor data it needs.
+
+        The dtype is that of the entry, or for sums and products at least float32.
+        """
+        match expr:
+            case Take(key):
+                return self._tensors.read(key, region)
+            case Constant(value):
+                return np.full([stop - start for start, stop in region], value)
+            case Permute(of, axes):
+                inner = tuple(region[axes.index(axis)] for axis in range(len(axes)))
+                return self.region(of, inner).transpose(axes)
+            case Flip(of, axes):
+                sizes = self.shape(of)
+                inner = tuple(
+                    (sizes[axis] - stop, sizes[axis] - start) if axis in axes else (start, stop)
+                    for axis, (start, stop) in enumerate(region)
+                )
+                return np.flip(self.region(of, inner), axes)
+            case Split(of, axis, first, _):
+                start, stop = region[axis]
+                inner = (*region[:axis], (start + first, stop + first), *region[axis + 1 :])
+                return self.region(of, inner)
+            case Stack(of, axis):
+                inner = (*region[:axis], *region[axis + 1 :])
+                parts = [self.region(of[i], inner) for i in range(*region[axis])]
+                return np.stack(parts, axis) if parts else self._empty(region)
+            case Concat(of, axis):
+                return self._concat(of, axis, region)
+            case Sum(of):
+                first, *rest = [_computable(self.region(operand, region)) for operand in of]
+                return sum(rest, start=first)
+            case Scale(of, factor):
+                return _computable(self.region(of, region)) * factor
+            case Reshape(of, shape):
+                return self._reshape(of, shape, region)
+
+    def _empty(self, region: Region) -> NDArray[Any]:
+        return np.empty([stop - start for start, stop in region], np.float32)
+
+    def _concat(self, of: tuple[Expr, ...], axis: int, region: Region) -> NDArray[Any]:
+        start, stop = region[axis]
+        parts: list[NDArray[Any]] = []
+        position = 0
+        for operand in of:
+            size = self.shape(operand)[axis]
+            low, high = max(start, position), min(stop, position + size)
+            if low < high:
+                inner = (low - position, high - position)
+                parts.append(self.region(operand, (*region[:axis], inner, *region[axis + 1 :])))
+            position += size
+        return np.concatenate(parts, axis) if parts else self._empty(region)
+
+    def _reshape(self, of: Expr, shape: Shape, region: Region) -> NDArray[Any]:
+        before = self.shape(of)
+        sizes = tuple(stop - start for start, stop in region)
+        if same_but_ones(before, shape):
+            kept = iter(part for part, size in zip(region, shape, strict=True) if size != 1)
+            inner = tuple((0, 1) if size == 1 else next(kept) for size in before)
+            if prod(sizes) == 0:
+                return self._empty(region)
+            return self.region(of, inner).reshape(sizes)
+        runs = [self._flat(of, before, start, stop) for start, stop in flat_runs(shape, region)]
+        return np.concatenate(runs).reshape(sizes) if runs else self._empty(region)
+
+    def _flat(self, of: Expr, shape: Shape, start: int, stop: int) -> NDArray[Any]:
+        """The elements `start:stop` of an expression in row-major order."""
+        parts = [self.region(of, box).reshape(-1) for box in boxes(shape, start, stop)]
+        return np.concatenate(parts)
+
+
+def _computable(array: NDArray[Any]) -> NDArray[Any]:
+    """The array in a dtype that additions and products lose little in."""
+    dtype = dtype_named(str(array.dtype))
+    return array.astype(np.float32) if dtype.kind == "float" and dtype.bits < 32 else array
+
+
+def flat_runs(shape: Shape, region: Region) -> list[tuple[int, int]]:
+    """The region as ranges of row-major element numbers, ascending, each as long as possible."""
+    if any(stop <= start for start, stop in region):
+        return []
+    inner = len(shape)
+    run = 1
+    while inner and region[inner - 1] == (0, shape[inner - 1]):
+        inner -= 1
+        run *= shape[inner]
+    starts = np.zeros(1, np.int64)
+    step = run
+    if inner:
+        inner -= 1
+        low, high = region[inner]
+        starts = starts + low * step
+        step, run = step * shape[inner], run * (high - low)
+    for axis in range(inner - 1, -1, -1):
+        low, high = region[axis]
+        starts = (np.arange(low, high)[:, None] * step + starts[None, :]).reshape(-1)
+        step *= shape[axis]
+    return [(start, start + run) for start in starts.tolist()]
+
+
+def boxes(shape: Shape, start: int, stop: int) -> list[Region]:
+    """The row-major range `start:stop` as boxes, in order; at most `2 * len(shape) - 1` of them."""
+    if start >= stop:
+        return []
+    if not shape:
+        return [()]
+    row = prod(shape[1:])
+    first, last = start // row, (stop - 1) // row
+    rest = shape[1:]
+    whole = tuple((0, size) for size in rest)
+    if first == last:
+        return [((first, first + 1), *box) for box in boxes(rest, start % row, stop - first * row)]
+    found: list[Region] = []
+    if start % row:
+        found += [((first, first + 1), *box) for box in boxes(rest, start % row, row)]
+        first += 1
+    end = stop // row
+    if end > first:
+        found.append(((first, end), *whole))
+    if stop % row:
+        found += [((end, end + 1), *box) for box in boxes(rest, 0, stop % row)]
+    return found

@@ -1,0 +1,156 @@
+"""Reading a written file back and comparing every leaf with its source, bit by bit."""
+
+from __future__ import annotations
+
+import os
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from s2p_tui.core.dtypes import numpy_dtype
+from s2p_tui.core.errors import OutputError
+from s2p_tui.core.plan import Plan
+from s2p_tui.core.transform import Shape
+from s2p_tui.formats.base import Region
+from s2p_tui.formats.npy import Record, iter_records
+from s2p_tui.formats.safetensors import open_safetensors
+from s2p_tui.formats.tensors import pread_into
+from s2p_tui.streaming.contents import Contents
+from s2p_tui.streaming.evaluate import flat_runs
+from s2p_tui.streaming.job import Job
+from s2p_tui.streaming.layout import Layout, Piece
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_COMPARE = 1 << 20
+_SHOWN = 10
+
+
+def verify_layout(plan: Plan, layout: Layout, contents: Contents, file: Path, job: Job) -> None:
+    """Compare a file with what the plan says should be in it, leaf by leaf.
+
+    Reads the whole file and the whole source. Checks that the records are exactly those of the
+    leaves, in order, with nothing behind the last, and that every element is equal bit by bit
+    to the source's after the row's transform and cast.
+
+    Raises:
+        OutputError: It differs; the leaves are named.
+        InputError: A source was cut short meanwhile.
+        Cancelled: Someone cancelled the job.
+    """
+    job.phase = "verifying"
+    problems: list[str] = []
+    with file.open("rb") as stream:
+        descriptor = stream.fileno()
+        size = os.fstat(descriptor).st_size
+        if size != layout.size:
+            problems.append(f"it has {size:,} bytes, {layout.size:,} were expected")
+        elif plan.format == "eqx":
+            problems += _record_problems(layout, descriptor, file)
+        else:
+            problems += _header_problems(layout, file)
+        if not problems:
+            for piece in layout.pieces:
+                job.check()
+                job.leaf = piece.instruction.leaf.path
+                if not _is_equal(piece, contents, descriptor, file, job):
+                    problems.append(f"{job.leaf} differs from its source")
+    if problems:
+        more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise OutputError(
+            f"{file.name} is not what the alignment says: {'; '.join(problems[:_SHOWN])}{more}.",
+            "Convert again; if it happens again the disk or memory may be faulty.",
+        )
+
+
+def _record_problems(layout: Layout, descriptor: int, file: Path) -> list[str]:
+    records = list(iter_records(descriptor, 0, file))
+    problems: list[str] = []
+    for piece, record in zip_longest(layout.pieces, records):
+        if piece is None or record is None:
+            problems.append(f"{len(layout.pieces)} leaves, but {len(records)} records")
+            break
+        if not _describes(record, piece):
+            problems.append(f"the record of {piece.instruction.leaf.path} is of another kind")
+    return problems
+
+
+def _describes(record: Record, piece: Piece) -> bool:
+    instruction = piece.instruction
+    descr = np.lib.format.dtype_to_descr(numpy_dtype(instruction.dtype))
+    return (
+        record.shape == instruction.leaf.shape
+        and np.dtype(record.descr) == np.dtype(descr)
+        and record.fortran_order == piece.column_major
+        and record.data == piece.data
+        and record.stop == piece.stop
+    )
+
+
+def _header_problems(layout: Layout, file: Path) -> list[str]:
+    written = open_safetensors(file)
+    expected = {
+        piece.instruction.leaf.path: (
+            piece.instruction.leaf.shape,
+            piece.instruction.dtype,
+            piece.data,
+        )
+        for piece in layout.pieces
+    }
+    found: dict[str, tuple[Shape, str, int]] = {}
+    for entry in written.state_dict:
+        extent = written.tensors.extent(entry.key)
+        offset = -1 if extent is None else extent.offset
+        found[entry.key] = (entry.shape, entry.dtype, offset)
+    differing = [path for path in expected.keys() | found.keys()
+                 if expected.get(path) != found.get(path)]  # fmt: skip
+    return [f"{path} is described otherwise" for path in sorted(differing)]
+
+
+def _is_equal(piece: Piece, contents: Contents, descriptor: int, file: Path, job: Job) -> bool:
+    runs = contents.runs(piece)
+    if runs is None:
+        return all(
+            _region_is_equal(descriptor, piece.data, shape, region, array, file, job)
+            for shape, region, array in contents.regions(piece)
+        )
+    size = min(_COMPARE, max(1, piece.nbytes))
+    ours, theirs = np.empty(size, np.uint8), np.empty(size, np.uint8)
+    position = piece.data
+    for run in runs:
+        source = run.tensors.descriptor(run.extent)
+        for start in range(0, run.nbytes, _COMPARE):
+            job.check()
+            count = min(_COMPARE, run.nbytes - start)
+            pread_into(descriptor, memoryview(ours)[:count], position, file)
+            pread_into(source, memoryview(theirs)[:count], run.start + start, run.extent.file)
+            if not np.array_equal(ours[:count], theirs[:count]):
+                return False
+            position += count
+            job.verified += count
+    return position == piece.stop
+
+
+def _region_is_equal(
+    descriptor: int,
+    start: int,
+    shape: Shape,
+    region: Region,
+    array: NDArray[Any],
+    file: Path,
+    job: Job,
+) -> bool:
+    job.check()
+    expected = array.reshape(-1).view(np.uint8)
+    written = np.empty_like(expected)
+    into = memoryview(written)
+    done = 0
+    for low, high in flat_runs(shape, region):
+        length = (high - low) * array.itemsize
+        pread_into(descriptor, into[done : done + length], start + low * array.itemsize, file)
+        done += length
+    job.verified += array.nbytes
+    return np.array_equal(expected, written)

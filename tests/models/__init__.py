@@ -1,0 +1,1 @@
+"""Equinox models that the tests convert checkpoints into."""
