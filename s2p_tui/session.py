@@ -15,6 +15,7 @@ from s2p_tui.core.find import parse_query
 from s2p_tui.core.fit import Fit, Verdict, judge
 from s2p_tui.core.history import History
 from s2p_tui.core.mapping import End, Mapping
+from s2p_tui.core.names import format_of, output_path
 from s2p_tui.core.plan import FileFormat, Plan, make_plan
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.registry import open_checkpoint
@@ -307,29 +308,6 @@ def load_mapping(path: str | Path) -> Mapping:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"{path} cannot be read: {reason}.", "Give a mapping file.") from None
     return mapping_file.from_text(text, str(path))
-
-
-def output_path(output: str | Path) -> Path:
-    """The path to write: `.eqx` is added where there is no suffix, as Equinox does on loading."""
-    path = Path(output)
-    return path if path.suffix else path.with_suffix(".eqx")
-
-
-def default_output(model: str | Path) -> Path:
-    """`model.eqx` in the current folder for any `model.*`."""
-    name = Path(model).name.removesuffix(".index.json")
-    stem = Path(name).stem if Path(name).suffix else name
-    return Path(f"{stem or 'model'}.eqx")
-
-
-def default_mapping(output: Path) -> Path:
-    """`model.mapping.json` beside `model.eqx`."""
-    return output.with_name(f"{output.stem}.mapping.json")
-
-
-def format_of(path: Path) -> FileFormat:
-    """The file format a name asks for."""
-    return "safetensors" if path.suffix == ".safetensors" else "eqx"
 
 
 def status_line(session: Session) -> str:

@@ -7,14 +7,14 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import equinox as eqx
+import equinox
 import jax
-import jax.tree_util as jtu
+import jax.tree_util
 import numpy as np
 
 from s2p_tui.core.dtypes import BY_NAME
@@ -27,12 +27,16 @@ from s2p_tui.streaming.atomic import written_atomically
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+eqx: Any = equinox
+jtu: Any = jax.tree_util
 _Path = tuple[Any, ...]
 _SCALARS = (bool, int, float, complex, np.generic)
 
 
-def save_skeleton(path: str | Path, pytree: Any, *, values: bool = True) -> None:
+def save_skeleton(path: str | Path, pytree: Any, *, values: bool = True) -> Skeleton:
     """Write a skeleton file for a pytree.
+
+    It holds the leaves' descriptions and, as Equinox writes them, their values.
 
     Args:
         path: The file; an existing one is replaced.
@@ -41,16 +45,21 @@ def save_skeleton(path: str | Path, pytree: Any, *, values: bool = True) -> None
             `StateIndex`es is taken as `(model, state)`.
         values: Store the arrays, so that a gap can keep them. Python scalars are always stored.
 
+    Returns:
+        The leaves, as described in the file.
+
     Raises:
         UsageError: A leaf cannot be saved to a file at all, such as a `jax.random.key`.
         OutputError: The file cannot be written.
     """
     leaves = list(_iter_leaves(_with_state_apart(pytree)))
+    described = tuple(_described(leaf, value, values) for leaf, value in leaves)
     with written_atomically(Path(path)) as stream:
-        stream.write(head_line(_described(leaf, value, values) for leaf, value in leaves))
-        for leaf, value in leaves:
-            if _described(leaf, value, values).has_value:
+        stream.write(head_line(described))
+        for leaf, (_, value) in zip(described, leaves, strict=True):
+            if leaf.has_value:
                 eqx.tree_serialise_leaves(stream, value)
+    return Skeleton(described)
 
 
 def target_of(pytree: Any, label: str) -> Target:
@@ -183,10 +192,15 @@ def _with_state_apart(pytree: Any) -> Any:
     indices = [node for node in jtu.tree_leaves(pytree, is_leaf=_is_index) if _is_index(node)]
     if not any(jtu.tree_leaves(index.init) for index in indices):
         return pytree
-    fresh = jtu.tree_map(lambda leaf: leaf, pytree)
-    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jtu.tree_leaves(fresh)):
-        return eqx.filter_eval_shape(lambda m: eqx.nn.make_with_state(lambda: m)(), fresh)
-    return eqx.nn.make_with_state(lambda: fresh)()
+    leaves, structure = jtu.tree_flatten(pytree)
+    fresh = jtu.tree_unflatten(structure, leaves)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
+        return eqx.filter_eval_shape(_split_state, fresh)
+    return _split_state(fresh)
+
+
+def _split_state(model: Any) -> Any:
+    return eqx.nn.make_with_state(lambda: model)()
 
 
 def _is_index(node: Any) -> bool:
@@ -219,7 +233,7 @@ def _iter_leaves(tree: Any) -> list[tuple[Leaf, Any]]:
             if dtype is None:
                 problems.append(f"{name} is {getattr(value, 'dtype', type(value).__name__)}")
                 continue
-            kind = "scalar" if isinstance(value, _SCALARS) else "array"
+            kind = "scalar" if _is_scalar(value) else "array"
             owner, config = owners.of(place)
             found.append((Leaf(name, np.shape(value), dtype, kind, owner, config), value))
     if problems:
@@ -263,9 +277,9 @@ class _Owners:
         """Class name and plain static fields of the innermost module above the path."""
         for length in range(len(path) - 1, -1, -1):
             node = self._node(path[:length])
-            if isinstance(node, eqx.Module) or (is_dataclass(node) and not isinstance(node, type)):
+            if is_dataclass(node) and not isinstance(node, type):
                 if id(node) not in self._described:
-                    self._described[id(node)] = _class_name(type(node)), _config(node)
+                    self._described[id(node)] = _class_name(node.__class__), _config(node)
                 return self._described[id(node)]
         return None, {}
 
@@ -276,18 +290,16 @@ class _Owners:
 
 
 def _child(node: Any, key: Any) -> Any:
-    match key:
-        case jtu.GetAttrKey(name=name):
-            return getattr(node, name, None)
-        case jtu.SequenceKey(idx=index):
-            return node[index] if isinstance(node, list | tuple) else None
-        case jtu.DictKey(key=name):
-            return cast("Any", node).get(name) if isinstance(node, Mapping) else None
-        case _:
-            return None
+    if isinstance(key, jtu.GetAttrKey):
+        return getattr(node, key.name, None)
+    if isinstance(key, jtu.SequenceKey) and isinstance(node, list | tuple):
+        return cast("Sequence[Any]", node)[key.idx]
+    if isinstance(key, jtu.DictKey) and isinstance(node, Mapping):
+        return cast("Mapping[Any, Any]", node).get(key.key)
+    return None
 
 
-def _class_name(cls: type) -> str:
+def _class_name(cls: type[Any]) -> str:
     """The class's name as one writes it; a subclass of an Equinox layer counts as that layer."""
     for base in cls.__mro__:
         if base.__module__.startswith("equinox.nn") and hasattr(eqx.nn, base.__name__):
@@ -310,16 +322,20 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, bool | int | float | str | None)
 
 
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, _SCALARS)
+
+
 def _is_saved(value: Any) -> bool:
     return isinstance(value, jax.ShapeDtypeStruct) or eqx.is_array_like(value)
 
 
 def _dtype_name(value: Any) -> str | None:
     """The dtype Equinox stores a leaf in, or None if it cannot be stored or read back in place."""
-    dtype = getattr(value, "dtype", None)
+    dtype: Any = getattr(value, "dtype", None)
     if dtype is None:
         dtype = np.asarray(value).dtype
-    if isinstance(dtype, np.dtype) and not dtype.isnative:
+    if not getattr(dtype, "isnative", True):
         return None
     name = str(dtype)
     return name if name in BY_NAME else None

@@ -43,6 +43,7 @@ class Row:
 
     @property
     def keys(self) -> tuple[str, ...]:
+        """Keys of the entries the row takes, each once."""
         return keys_of(self.source) if self.source is not None else ()
 
 
@@ -134,8 +135,24 @@ class Trust:
     trusted: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Several:
+    """Make edits one after the other, as one step of the history."""
+
+    edits: tuple[Edit, ...]
+
+
 Edit = (
-    Swap | MoveBlock | MoveTo | OpenGap | CloseGap | SendToBench | PlaceFromBench | SetRows | Trust
+    Swap
+    | MoveBlock
+    | MoveTo
+    | OpenGap
+    | CloseGap
+    | SendToBench
+    | PlaceFromBench
+    | SetRows
+    | Trust
+    | Several
 )
 
 
@@ -164,6 +181,11 @@ def apply(alignment: Alignment, edit: Edit) -> Alignment:
         IndexError: The edit names a row that does not exist.
         KeyError: The edit takes an entry from the bench that is not there.
     """
+    new = _applied(alignment, edit)
+    return alignment if new == alignment else new
+
+
+def _applied(alignment: Alignment, edit: Edit) -> Alignment:
     match edit:
         case Swap(first, second):
             return _swap(alignment, first, second)
@@ -185,6 +207,10 @@ def apply(alignment: Alignment, edit: Edit) -> Alignment:
             return _changed(
                 alignment, rows, lambda row: replace(row, trusted=trusted) if row.source else row
             )
+        case Several(edits):
+            for part in edits:
+                alignment = apply(alignment, part)
+            return alignment
 
 
 def _moved(row: Row) -> Row:
@@ -243,10 +269,8 @@ def _move_to(alignment: Alignment, start: int, to: int) -> Alignment:
         rows[start], rows[to] = rows[to], _moved(picked)
         return replace(alignment, rows=tuple(rows))
     contents = [rows[i] for i in path]
-    if start < to:
-        contents = [*contents[1:], contents[0]]
-    else:
-        contents = [contents[-1], *contents[:-1]]
+    turn = 1 if start < to else -1
+    contents = [*contents[turn:], *contents[:turn]]
     _flow(rows, path, contents)
     return replace(alignment, rows=tuple(rows))
 

@@ -45,6 +45,7 @@ class DType:
 
     @property
     def is_floating(self) -> bool:
+        """Whether it is real or complex floating point."""
         return self.kind in ("float", "complex")
 
 
@@ -88,10 +89,6 @@ BY_NAME = {dtype.name: dtype for dtype in _TABLE}
 BY_SAFETENSORS = {dtype.safetensors: dtype for dtype in _TABLE if dtype.safetensors}
 BY_TORCH_STORAGE = {dtype.torch_storage: dtype for dtype in _TABLE if dtype.torch_storage}
 
-_NUMPY_OWN = frozenset(
-    ["bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "complex64", "complex128"]
-)
-
 
 def dtype_named(name: str) -> DType:
     """The type of that name.
@@ -122,7 +119,7 @@ def numpy_dtype(name: str) -> np.dtype:
             f"{name} tensors cannot be converted: NumPy and JAX have no such element type.",
             "Save the checkpoint in another dtype first, e.g. tensor.float().",
         )
-    if name in _NUMPY_OWN:
+    if hasattr(np, name):
         return np.dtype(name).newbyteorder("<")
     import ml_dtypes
 

@@ -7,7 +7,7 @@
     │   └── AmbiguousStateDictError     several state dicts in one checkpoint
     ├── TransformError            4     a transform does not apply to these shapes
     ├── OutputError               5     the result cannot be written
-    └── Cancelled                 130   the user stopped it
+    └── CancelledError            130   the user stopped it
 
 Each holds one line that names the thing and the reason, and a `hint`: the way out.
 """
@@ -15,7 +15,6 @@ Each holds one line that names the thing and the reason, and a `hint`: the way o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 
 class S2PError(Exception):
@@ -26,7 +25,7 @@ class S2PError(Exception):
         hint: What to do about it, or an empty string.
     """
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -38,6 +37,8 @@ class S2PError(Exception):
 
 
 class UsageError(S2PError):
+    """The request itself makes no sense, whatever the files hold."""
+
     exit_code = 2
 
 
@@ -56,6 +57,8 @@ class AlignmentError(S2PError):
 
 
 class InputError(S2PError):
+    """A file cannot be read, is not what it should be, or must not be trusted."""
+
     exit_code = 4
 
 
@@ -72,12 +75,20 @@ class AmbiguousStateDictError(InputError):
 
 
 class TransformError(S2PError):
+    """A transform does not apply to the shapes it is given."""
+
     exit_code = 4
 
 
 class OutputError(S2PError):
+    """The result cannot be written, or is not what it should be."""
+
     exit_code = 5
 
 
-class Cancelled(S2PError):
-    exit_code = 130
+class CancelledError(S2PError):
+    """The user or a signal stopped it; nothing was written."""
+
+    def __init__(self, message: str, *, signal_number: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

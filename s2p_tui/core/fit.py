@@ -15,6 +15,8 @@ from s2p_tui.core.transform import Expr, Reshape, Shape, Take, describe, shape_o
 
 
 class Fit(StrEnum):
+    """How good a row is, best first, gaps aside."""
+
     EXACT = "exact"
     TRANSFORMED = "transformed"
     DOUBTFUL = "doubtful"

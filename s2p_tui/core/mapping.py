@@ -1,9 +1,9 @@
 """Mapping files: an alignment on disk, replayable without the terminal app.
 
-JSON: `{"format": "s2p-mapping", "version": 1, "source": …, "target": …, "rows": […], "bench": […]}`.
-`source` and `target` hold the file's name and size and the digest of its names, shapes and dtypes.
-A row holds `path`, then `sources` (state-dict keys) and, if it is not a plain copy, `transform`
-(entries given by their place in `sources`); or `"gap": true`; and `why`, `by`, `trusted`.
+JSON: `{"format": "s2p-mapping", "version": 1, "source", "target", "rows", "bench"}`. `source` and
+`target` hold the file's name and size and the digest of its names, shapes and dtypes. A row holds
+`path`, then `sources` (state-dict keys) and, if it is not a plain copy, `transform` (entries given
+by their place in `sources`); or `"gap": true`; and `why`, `by`, `trusted`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping as AbstractMapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, cast, get_args
 
 from s2p_tui.core.alignment import Alignment, Author, Row
-from s2p_tui.core.errors import AlignmentError, InputError
+from s2p_tui.core.errors import AlignmentError, InputError, TransformError
 from s2p_tui.core.pytree import Skeleton
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Take, from_json, shape_of, show, to_json
+from s2p_tui.core.untrusted import MalformedError, list_of, object_of, size_of, string_of
 
 FORMAT = "s2p-mapping"
 VERSION = 1
@@ -53,7 +55,7 @@ class Mapping:
 
 def to_text(mapping: Mapping) -> str:
     """The mapping file's content, one row a line."""
-    head = {"format": FORMAT, "version": VERSION}
+    head: dict[str, Any] = {"format": FORMAT, "version": VERSION}
     for name, end, unit in (
         ("source", mapping.source, "entries"),
         ("target", mapping.target, "leaves"),
@@ -87,75 +89,54 @@ def from_text(text: str, name: str) -> Mapping:
         InputError: It is not a mapping file, or of a version not known here.
     """
     try:
-        data = _object(json.loads(text))
+        data = object_of(json.loads(text))
         if data.get("format") != FORMAT:
-            raise InputError('it has no "format": "s2p-mapping"')
+            raise MalformedError('it has no "format": "s2p-mapping"')
         if data.get("version") != VERSION:
-            raise InputError(f"it is of version {data.get('version')!r}, this reads {VERSION}")
-        rows = tuple(_row_from_json(_object(node)) for node in _array(data["rows"]))
-        bench = tuple(_string(key) for key in _array(data["bench"]))
+            raise MalformedError(f"it is of version {data.get('version')!r}, this reads {VERSION}")
+        rows = tuple(_row_from_json(object_of(node)) for node in list_of(data["rows"]))
+        bench = tuple(string_of(key) for key in list_of(data["bench"]))
         return Mapping(
-            _end(_object(data["source"]), "entries"),
-            _end(_object(data["target"]), "leaves"),
+            _end(object_of(data["source"]), "entries"),
+            _end(object_of(data["target"]), "leaves"),
             rows,
             bench,
         )
-    except (ValueError, KeyError, RecursionError, InputError) as error:
-        reason = error.message if isinstance(error, InputError) else f"{error!s}"
+    except (ValueError, KeyError, RecursionError) as error:
         raise InputError(
-            f"{name} is not a usable mapping file: {reason}.",
+            f"{name} is not a usable mapping file: {error}.",
             "Save one with ctrl+s in the app or with convert --save-mapping.",
         ) from None
 
 
 def _end(node: AbstractMapping[str, Any], unit: str) -> End:
-    size, count = node["size"], node[unit]
-    if not isinstance(size, int) or not isinstance(count, int):
-        raise InputError("a size or count is not a whole number")
-    return End(_string(node["file"]), size, _string(node["digest"]), count)
+    file, digest = string_of(node["file"]), string_of(node["digest"])
+    return End(file, size_of(node["size"]), digest, size_of(node[unit]))
 
 
 def _row_from_json(node: AbstractMapping[str, Any]) -> tuple[str, Row]:
-    sources = [_string(key) for key in _array(node["sources"])]
+    sources = [string_of(key) for key in list_of(node["sources"])]
     by = node.get("by", "user")
     if by not in get_args(Author):
-        raise InputError(f"{by!r} is not an author")
+        raise MalformedError(f"{by!r} is not an author")
     if "transform" in node:
         source = from_json(node["transform"], sources)
     else:
         source = Take(sources[0]) if len(sources) == 1 else None
         if len(sources) > 1:
-            raise InputError(f"row {node['path']!r} has several sources and no transform")
+            raise MalformedError(f"row {node['path']!r} has several sources and no transform")
     gap = node.get("gap") is True
     if gap and source is not None:
-        raise InputError(f"row {node['path']!r} is a gap and has sources")
+        raise MalformedError(f"row {node['path']!r} is a gap and has sources")
     row = Row(
         source,
         gap,
         cast("Author", by),
-        _string(node.get("why", "")),
+        string_of(node.get("why", "")),
         node.get("trusted") is True,
         node.get("fixed") is True,
     )
-    return _string(node["path"]), row
-
-
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError(f"expected an object, got {type(value).__name__}")
-    return cast("dict[str, Any]", value)
-
-
-def _array(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise InputError(f"expected a list, got {type(value).__name__}")
-    return cast("list[Any]", value)
-
-
-def _string(value: Any) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"expected a string, got {type(value).__name__}")
-    return value
+    return string_of(node["path"]), row
 
 
 def replay(mapping: Mapping, state_dict: StateDict, skeleton: Skeleton) -> Alignment:
@@ -164,28 +145,16 @@ def replay(mapping: Mapping, state_dict: StateDict, skeleton: Skeleton) -> Align
     Raises:
         AlignmentError: Either end is not what the mapping was made for; the differences are listed.
     """
-    problems: list[tuple[str, str]] = []
-    for unit, made_for, digest, count in (
-        ("checkpoint", mapping.source, state_dict.digest, len(state_dict)),
-        ("skeleton", mapping.target, skeleton.digest, len(skeleton)),
-    ):
-        if made_for.digest != digest:
-            problems.append(
-                (unit, f"made for {made_for.file} ({made_for.count}), this one has {count}")
-            )
+    problems = [
+        *_end_problems("checkpoint", mapping.source, state_dict.digest, len(state_dict)),
+        *_end_problems("skeleton", mapping.target, skeleton.digest, len(skeleton)),
+    ]
     paths = {path for path, _ in mapping.rows}
     problems += [(leaf.path, "not in the mapping") for leaf in skeleton if leaf.path not in paths]
-    problems += [(path, "not in the skeleton") for path, _ in mapping.rows if path not in skeleton]
     for path, row in mapping.rows:
-        problems += [
-            (path, f"its source {key} is not in the checkpoint")
-            for key in row.keys
-            if key not in state_dict
-        ]
+        problems += [(path, why) for why in _row_problems(path, row, state_dict, skeleton)]
     if not problems and [path for path, _ in mapping.rows] != [leaf.path for leaf in skeleton]:
-        problems.append(("skeleton", "its leaves come in another order"))
-    if problems and not _only_names_apart(problems):
-        problems += _shape_differences(mapping, state_dict, skeleton)
+        problems.append(("skeleton", "a leaf is named twice in the mapping"))
     if problems:
         raise AlignmentError(
             "The mapping was made for other files.",
@@ -198,19 +167,23 @@ def replay(mapping: Mapping, state_dict: StateDict, skeleton: Skeleton) -> Align
     return Alignment(rows, bench)
 
 
-def _only_names_apart(problems: list[tuple[str, str]]) -> bool:
-    return any(where not in ("checkpoint", "skeleton") for where, _ in problems)
+def _end_problems(unit: str, made_for: End, digest: str, count: int) -> list[tuple[str, str]]:
+    if made_for.digest == digest:
+        return []
+    return [(unit, f"made for {made_for.file} with {made_for.count}, this one has {count}")]
 
 
-def _shape_differences(
-    mapping: Mapping, state_dict: StateDict, skeleton: Skeleton
-) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    for path, row in mapping.rows:
-        if row.source is None:
-            continue
-        leaf = skeleton[skeleton.position(path)]
+def _row_problems(path: str, row: Row, state_dict: StateDict, skeleton: Skeleton) -> list[str]:
+    if path not in skeleton:
+        return ["not in the skeleton"]
+    missing = [key for key in row.keys if key not in state_dict]
+    if missing or row.source is None:
+        return [f"its source {key} is not in the checkpoint" for key in missing]
+    leaf = skeleton[skeleton.position(path)]
+    try:
         shape = shape_of(row.source, state_dict.shape)
-        if shape != leaf.shape:
-            found.append((path, f"expected {show(leaf.shape)}, its source gives {show(shape)}"))
-    return found
+    except TransformError as error:
+        return [error.message]
+    if prod(shape) == prod(leaf.shape):
+        return []
+    return [f"expected {show(leaf.shape)}, its source gives {show(shape)}"]

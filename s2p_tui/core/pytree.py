@@ -39,6 +39,7 @@ class Leaf:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of its elements."""
         return prod(self.shape) * dtype_named(self.dtype).itemsize
 
 
@@ -71,6 +72,7 @@ class Skeleton:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all elements together."""
         return sum(leaf.nbytes for leaf in self.leaves)
 
     @property

@@ -61,10 +61,12 @@ class StateDict:
         return self._position[key]
 
     def shape(self, key: str) -> tuple[int, ...]:
+        """Shape of the entry of that key."""
         return self[key].shape
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all elements together, tied tensors counted each time."""
         return sum(entry.nbytes for entry in self.entries)
 
     @property

@@ -11,9 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import prod
-from typing import Any, cast
+from typing import Any
 
-from s2p_tui.core.errors import InputError, TransformError
+from s2p_tui.core.errors import TransformError
+from s2p_tui.core.untrusted import (
+    MalformedError,
+    list_of,
+    object_of,
+    size_of,
+    sizes_of,
+    string_of,
+)
 
 Shape = tuple[int, ...]
 
@@ -243,7 +251,8 @@ def describe(expr: Expr) -> str:
 
 
 def _describe_many(of: tuple[Expr, ...], step: str) -> str:
-    inner = tuple(dict.fromkeys(filter(None, map(describe, of))))
+    described = (describe(operand) for operand in of)
+    inner = list(dict.fromkeys(words for words in described if words))
     return f"each: {' | '.join(inner)}; then {step}" if inner else step
 
 
@@ -253,13 +262,11 @@ def to_json(expr: Expr, sources: Sequence[str]) -> Any:
         return sources.index(expr.key)
     node: dict[str, Any] = {"op": type(expr).__name__.lower()}
     for attribute in fields(expr):
-        value = getattr(expr, attribute.name)
         if attribute.name == "of":
-            single = not isinstance(value, tuple)
             of = [to_json(operand, sources) for operand in operands(expr)]
-            node["of"] = of[0] if single else of
+            node["of"] = of if isinstance(expr, Stack | Concat | Sum) else of[0]
         else:
-            node[attribute.name] = list(value) if isinstance(value, tuple) else value
+            node[attribute.name] = getattr(expr, attribute.name)
     return node
 
 
@@ -267,39 +274,30 @@ def from_json(node: Any, sources: Sequence[str]) -> Expr:
     """Inverse of `to_json`.
 
     Raises:
-        InputError: The JSON is not such an expression.
+        MalformedError: The JSON is not such an expression.
     """
-    if isinstance(node, int) and not isinstance(node, bool):
+    if type(node) is int:
         if 0 <= node < len(sources):
             return Take(sources[node])
-        raise InputError(f"a transform refers to source {node}, the row has {len(sources)}.")
-    if not isinstance(node, dict):
-        raise InputError(f"{node!r} is not a transform.")
-    step = cast("dict[str, Any]", dict(cast("dict[str, Any]", node)))
-    kind = _OPS.get(step.pop("op", None))
+        raise MalformedError(f"a transform refers to source {node}, the row has {len(sources)}")
+    step = dict(object_of(node))
+    kind = _OPS.get(string_of(step.pop("op", None)))
     if kind is None or set(step) != {attribute.name for attribute in fields(kind)}:
-        raise InputError(f"{node!r} is not a transform. Known: {', '.join(_OPS)}.")
-    for name, value in step.items():
-        if name == "of":
-            many = kind in (Stack, Concat, Sum)
-            if many and not isinstance(value, list):
-                raise InputError(f"{node['op']} takes a list of operands.")
-            step[name] = (
-                tuple(from_json(operand, sources) for operand in value)
-                if many
-                else from_json(value, sources)
-            )
-        elif name in ("axes", "shape"):
-            if not isinstance(value, list) or not all(_is_int(v) for v in cast("list[Any]", value)):
-                raise InputError(f"{node['op']}: {name} must be a list of whole numbers.")
-            step[name] = tuple(cast("list[int]", value))
-        elif name in ("axis", "start", "stop"):
-            if not _is_int(value):
-                raise InputError(f"{node['op']}: {name} must be a whole number.")
-        elif not isinstance(value, int | float):
-            raise InputError(f"{node['op']}: {name} must be a number.")
-    return kind(**step)
+        raise MalformedError(f"{node!r} is not a transform; known are {', '.join(_OPS)}")
+    return kind(**{name: _argument(kind, name, step[name], sources) for name in step})
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _argument(kind: type[Any], name: str, value: Any, sources: Sequence[str]) -> Any:
+    match name:
+        case "of" if kind in (Stack, Concat, Sum):
+            return tuple(from_json(operand, sources) for operand in list_of(value))
+        case "of":
+            return from_json(value, sources)
+        case "axes" | "shape":
+            return sizes_of(value)
+        case "axis" | "start" | "stop":
+            return size_of(value)
+        case _ if type(value) in (int, float):
+            return value
+        case _:
+            raise MalformedError(f"{kind.__name__.lower()}: {name} must be a number")

@@ -48,6 +48,7 @@ class Extent:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of its elements, were they stored contiguously."""
         return prod(self.shape) * dtype_named(self.dtype).itemsize
 
 

@@ -81,14 +81,13 @@ def _candidates(
     queue: list[tuple[str, Any, int]] = [("", value, 0)]
     while queue:
         place, node, depth = queue.pop(0)
-        if not isinstance(node, Mapping) or id(node) in seen or depth > _MAX_DEPTH:
+        if not isinstance(node, Mapping) or depth > _MAX_DEPTH:
             continue
-        seen.add(id(node))
         items = cast("Mapping[Any, Any]", node)
+        if id(items) in seen:
+            continue
+        seen.add(id(items))
         if _tensors(items, is_tensor):
             yield place, items
-        queue.extend(
-            (f"{place}.{name}" if place else str(name), child, depth + 1)
-            for name, child in items.items()
-            if isinstance(child, Mapping)
-        )
+        for name, child in items.items():
+            queue.append((f"{place}.{name}" if place else str(name), child, depth + 1))

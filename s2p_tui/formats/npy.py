@@ -48,6 +48,7 @@ class Record:
 
     @property
     def itemsize(self) -> int:
+        """Bytes of one element."""
         return np.dtype(self.descr).itemsize
 
 

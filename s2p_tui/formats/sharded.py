@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
 
 from s2p_tui.core.errors import InputError
 from s2p_tui.core.state_dict import Entry, StateDict
+from s2p_tui.core.untrusted import MalformedError, object_of, string_of
 from s2p_tui.formats.base import Checkpoint, Extent
 from s2p_tui.formats.safetensors import open_safetensors
 from s2p_tui.formats.sniff import sniff
@@ -87,12 +87,11 @@ def find_index(folder: Path) -> Path:
 
 def _read_weight_map(path: Path) -> dict[str, str]:
     try:
-        index = json.loads(path.read_bytes())
-        weight_map = cast("Any", index)["weight_map"]
-        pairs = cast("dict[str, str]", dict(weight_map))
-        if not pairs or not all(isinstance(file, str) for file in pairs.values()):
-            raise ValueError
-    except (ValueError, KeyError, TypeError, RecursionError):
+        weight_map = object_of(object_of(json.loads(path.read_bytes()))["weight_map"])
+        pairs = {entry: string_of(file) for entry, file in weight_map.items()}
+        if not pairs:
+            raise MalformedError("empty")
+    except (ValueError, KeyError, RecursionError):
         raise InputError(
             f"{path} is not an index of a sharded checkpoint: it has no usable weight_map.",
             "Pass the *.index.json that lies beside the shards.",

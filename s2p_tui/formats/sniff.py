@@ -47,7 +47,7 @@ def sniff(path: Path) -> FileKind:
 
 
 def _kind(head: bytes) -> FileKind | None:
-    if head.startswith(b"PK\x03\x04") or head.startswith(b"PK\x05\x06"):
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "torch"
     if head.startswith(b"\x93NUMPY"):
         return "eqx"

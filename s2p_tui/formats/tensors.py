@@ -13,7 +13,7 @@ import numpy as np
 
 from s2p_tui.core.dtypes import numpy_dtype
 from s2p_tui.core.errors import InputError
-from s2p_tui.formats.base import Extent, Region
+from s2p_tui.formats.base import Extent, Region, Tensors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _MAX_WASTE = 2
 
 
-class FileTensors:
+class FileTensors(Tensors):
     """Tensors that lie in files. Descriptors are opened on first use and kept until `close`."""
 
     def __init__(self, extents: Mapping[str, Extent]) -> None:
@@ -64,7 +64,7 @@ class FileTensors:
             os.close(self._descriptors.popitem()[1])
 
 
-class ArrayTensors:
+class ArrayTensors(Tensors):
     """Tensors that are NumPy arrays in memory; regions are views, never copies."""
 
     def __init__(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
@@ -110,8 +110,8 @@ def pread_into(descriptor: int, buffer: memoryview, position: int, file: Path) -
 def _read_region(descriptor: int, extent: Extent, region: Region) -> NDArray[np.generic]:
     """Read the elements of a region with as few reads as waste little.
 
-    Axes are ordered by stride. The inner ones are read as one span as long as at least half of it is
-    wanted; over the outer ones it loops. So contiguous parts take one read, columns of a
+    Axes are ordered by stride. The inner ones are read as one span as long as at least half of it
+    is wanted; over the outer ones it loops. So contiguous parts take one read, columns of a
     wide matrix take one read a row, and a transposed tensor takes one read too.
     """
     dtype = numpy_dtype(extent.dtype)
@@ -134,7 +134,7 @@ def _read_region(descriptor: int, extent: Extent, region: Region) -> NDArray[np.
     inner_sizes = [sizes[axis] for axis in inner_axes]
     inner_strides = [extent.strides[axis] * dtype.itemsize for axis in inner_axes]
     spans = np.empty((prod(sizes[axis] for axis in outer_axes), span), dtype)
-    buffer = memoryview(spans.reshape(-1).view(np.uint8))
+    buffer = spans.reshape(-1).view(np.uint8).data
     length = span * dtype.itemsize
     for row, outer in enumerate(_offsets(outer_axes, sizes, extent.strides)):
         into = buffer[row * length : (row + 1) * length]

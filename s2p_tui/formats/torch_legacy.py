@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from s2p_tui.core.dtypes import BY_NAME
 from s2p_tui.core.errors import InputError
@@ -40,7 +41,7 @@ def open_torch_legacy(path: Path, key: str | None = None) -> Checkpoint:
                 "Pass the file that torch.save(model.state_dict(), file) wrote.",
             )
         system = load_pickle(path, stream)
-        if not isinstance(system, dict) or system.get("little_endian") is not True:
+        if not isinstance(system, dict) or ("little_endian", True) not in system.items():
             raise InputError(f"{path} was written on a big-endian machine.")
         itemsizes: dict[str, int] = {}
 
@@ -51,17 +52,19 @@ def open_torch_legacy(path: Path, key: str | None = None) -> Checkpoint:
 
         value = load_pickle(path, stream, storage_of)
         keys = load_pickle(path, stream)
-        storages = _places(path, stream, keys, itemsizes)
+        if not isinstance(keys, list):
+            raise InputError(f"{path} is damaged: it has no list of storages.")
+        storages = _places(path, stream, cast("list[Any]", keys), itemsizes)
     return checkpoint_of(path, value, storages, key)
 
 
 def _places(
-    path: Path, stream: BinaryIO, keys: Any, itemsizes: dict[str, int]
+    path: Path, stream: BinaryIO, keys: Iterable[Any], itemsizes: dict[str, int]
 ) -> dict[str, StoragePlace]:
     end = os.fstat(stream.fileno()).st_size
     position = stream.tell()
     places: dict[str, StoragePlace] = {}
-    for key in keys if isinstance(keys, list) else ():
+    for key in keys:
         header = os.pread(stream.fileno(), _NUMEL.size, position)
         numel = _NUMEL.unpack(header)[0] if len(header) == _NUMEL.size else -1
         nbytes = numel * itemsizes.get(key, 1)

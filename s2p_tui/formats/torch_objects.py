@@ -8,16 +8,15 @@ plain containers of settings that training scripts save beside the weights; the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 from s2p_tui.core.dtypes import BY_NAME, BY_TORCH_STORAGE
 from s2p_tui.core.errors import InputError
-from s2p_tui.formats.pickle_machine import BadPickleError, Constructor, Opaque
-
-_LARGEST = 2**62
+from s2p_tui.core.untrusted import is_size, size_of, sizes_of, string_of
+from s2p_tui.formats.pickle_machine import BadPickleError, Constructor, Known, Opaque
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +58,27 @@ class TensorRef:
 
 
 def persistent_storage(persistent_id: Any) -> StorageRef:
-    """The storage a persistent id `("storage", class, key, location, numel[, view])` names."""
-    if not isinstance(persistent_id, tuple) or len(persistent_id) not in (5, 6):
+    """The storage a persistent id `("storage", class, key, location, numel[, view])` names.
+
+    Raises:
+        BadPickleError: It is not of that form.
+    """
+    parts = cast("tuple[Any, ...]", persistent_id if isinstance(persistent_id, tuple) else ())
+    if len(parts) not in (5, 6) or parts[0] != "storage":
         raise BadPickleError("a storage is not described as torch does")
-    tag, kind, key, _, numel, *view = persistent_id
-    if tag != "storage" or not isinstance(key, str) or not _is_size(numel):
-        raise BadPickleError("a storage is not described as torch does")
-    dtype = _storage_dtype(kind)
+    key, numel, view = string_of(parts[2]), size_of(parts[4]), (*parts[5:], None)[0]
+    dtype = _storage_dtype(parts[1])
     itemsize = BY_NAME[dtype].itemsize if dtype else 1
-    if view and view[0] is not None:
-        _, start, size = view[0]
-        if not (_is_size(start) and _is_size(size) and start + size <= numel):
-            raise BadPickleError("a storage view lies outside its storage")
-        return StorageRef(key, dtype, size * itemsize, start * itemsize)
-    return StorageRef(key, dtype, numel * itemsize)
+    if view is None:
+        return StorageRef(key, dtype, numel * itemsize)
+    start, size = size_of(view[1]), size_of(view[2])
+    if start + size > numel:
+        raise BadPickleError("a storage view lies outside its storage")
+    return StorageRef(key, dtype, size * itemsize, start * itemsize)
 
 
 def _storage_dtype(kind: Any) -> str | None:
-    reference = getattr(kind, "construct", None)
+    reference = kind.construct if isinstance(kind, Known) else None
     if not isinstance(reference, _StorageClass):
         raise BadPickleError("a storage has no storage class")
     return reference.dtype
@@ -98,22 +100,11 @@ class _TorchDType:
         raise BadPickleError("a dtype is called")
 
 
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LARGEST
-
-
-def _sizes(values: Any) -> tuple[int, ...]:
-    sizes = tuple(values)
-    if not all(map(_is_size, sizes)):
-        raise BadPickleError(f"sizes {sizes!r} are not whole numbers of at least 0")
-    return sizes
-
-
 def _tensor(
     storage: Any, offset: Any, size: Any, stride: Any, dtype: str | None, metadata: Any
 ) -> TensorRef:
-    shape, strides = _sizes(size), _sizes(stride)
-    if not isinstance(storage, StorageRef) or not _is_size(offset) or len(shape) != len(strides):
+    shape, strides = sizes_of(size), sizes_of(stride)
+    if not isinstance(storage, StorageRef) or not is_size(offset) or len(shape) != len(strides):
         raise BadPickleError("a tensor is not described as torch does")
     name = dtype or storage.dtype
     if name is None:
@@ -123,22 +114,37 @@ def _tensor(
         if (last + 1) * BY_NAME[name].itemsize > storage.nbytes:
             raise BadPickleError(f"a tensor of shape {shape} lies outside its storage")
     problem = ""
-    if isinstance(metadata, dict) and ("conj" in metadata or "neg" in metadata):
+    if isinstance(metadata, dict) and metadata:
         problem = "is a lazily conjugated or negated view; call .resolve_conj().resolve_neg()"
     return TensorRef(storage, offset, shape, strides, name, problem)
 
 
-def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> TensorRef:
-    return _tensor(storage, offset, size, stride, None, _[2] if len(_) > 2 else None)
+def _rebuild_tensor(
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    _grad: Any = None,
+    _hooks: Any = None,
+    metadata: Any = None,
+) -> TensorRef:
+    return _tensor(storage, offset, size, stride, None, metadata)
 
 
 def _rebuild_tensor_v3(
-    storage: Any, offset: Any, size: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, *_: Any
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    _grad: Any,
+    _hooks: Any,
+    dtype: Any,
+    metadata: Any = None,
 ) -> TensorRef:
-    reference = getattr(dtype, "construct", None)
+    reference = dtype.construct if isinstance(dtype, Known) else None
     if not isinstance(reference, _TorchDType):
         raise BadPickleError("a tensor has no dtype")
-    return _tensor(storage, offset, size, stride, reference.name, _[0] if _ else None)
+    return _tensor(storage, offset, size, stride, reference.name, metadata)
 
 
 def _rebuild_parameter(data: Any, *_: Any) -> Any:
@@ -146,10 +152,9 @@ def _rebuild_parameter(data: Any, *_: Any) -> Any:
 
 
 def _rebuild_from_type(function: Any, _type: Any, arguments: Any, _state: Any) -> Any:
-    construct = getattr(function, "construct", None)
-    if construct not in (_rebuild_tensor, _rebuild_tensor_v3, _rebuild_parameter):
+    if not isinstance(function, Known) or function.construct not in _REBUILD.values():
         raise BadPickleError("a tensor subclass is rebuilt in an unknown way")
-    return construct(*arguments)
+    return function.construct(*arguments)
 
 
 def _unusable(problem: str) -> Constructor:
@@ -174,7 +179,46 @@ def _size(values: Any = ()) -> tuple[Any, ...]:
     return tuple(values)
 
 
-_OPAQUE = ["torch.device", "torch.Tensor", "torch.nn.parameter.Parameter", "torch.Generator", "torch.serialization._get_layout", "torch.per_tensor_affine", "torch.per_tensor_symmetric", "torch.per_channel_affine", "torch.per_channel_symmetric", "torch.per_channel_affine_float_qparams", "collections.Counter", "collections.defaultdict", "_codecs.encode", "builtins.bytearray", "builtins.complex", "argparse.Namespace", "datetime.datetime", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype", "pathlib.PosixPath", "pathlib._local.PosixPath"]
+_REBUILD: Mapping[str, Constructor] = {
+    "_rebuild_tensor": _rebuild_tensor,
+    "_rebuild_tensor_v2": _rebuild_tensor,
+    "_rebuild_tensor_v3": _rebuild_tensor_v3,
+    "_rebuild_parameter": _rebuild_parameter,
+    "_rebuild_parameter_with_state": _rebuild_parameter,
+    "_rebuild_qtensor": _unusable("is quantised; call .dequantize()"),
+    "_rebuild_sparse_tensor": _unusable("is sparse; call .to_dense()"),
+    "_rebuild_sparse_csr_tensor": _unusable("is sparse; call .to_dense()"),
+    "_rebuild_nested_tensor": _unusable("is a nested tensor; call .to_padded_tensor()"),
+    "_rebuild_meta_tensor_no_storage": _unusable("is on the meta device and holds no numbers"),
+    "_rebuild_device_tensor_from_numpy": _unusable("lives on an XLA device; call .cpu()"),
+    "_rebuild_device_tensor_from_cpu_tensor": _unusable("lives on a device; call .cpu()"),
+    "_rebuild_wrapper_subclass": _unusable("is a tensor subclass that wraps others"),
+}
+
+_OPAQUE = (
+    "_codecs.encode",
+    "argparse.Namespace",
+    "builtins.bytearray",
+    "builtins.complex",
+    "collections.Counter",
+    "collections.defaultdict",
+    "datetime.datetime",
+    "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray.scalar",
+    "numpy.dtype",
+    "pathlib.PosixPath",
+    "pathlib._local.PosixPath",
+    "torch.Generator",
+    "torch.Tensor",
+    "torch.device",
+    "torch.nn.parameter.Parameter",
+    "torch.per_channel_affine",
+    "torch.per_channel_affine_float_qparams",
+    "torch.per_channel_symmetric",
+    "torch.per_tensor_affine",
+    "torch.per_tensor_symmetric",
+    "torch.serialization._get_layout",
+)
 
 
 def _torch_table() -> dict[str, Constructor]:
@@ -188,22 +232,7 @@ def _torch_table() -> dict[str, Constructor]:
     for storage in ("QInt8Storage", "QUInt8Storage", "QUInt4x2Storage", "QUInt2x4Storage"):
         table[f"torch.{storage}"] = _StorageClass("uint8")
     table["torch.QInt32Storage"] = _StorageClass("int32")
-    rebuild: dict[str, Callable[..., Any]] = {
-        "_rebuild_tensor": _rebuild_tensor,
-        "_rebuild_tensor_v2": _rebuild_tensor,
-        "_rebuild_tensor_v3": _rebuild_tensor_v3,
-        "_rebuild_parameter": _rebuild_parameter,
-        "_rebuild_parameter_with_state": _rebuild_parameter,
-        "_rebuild_qtensor": _unusable("is quantised; call .dequantize()"),
-        "_rebuild_sparse_tensor": _unusable("is sparse; call .to_dense()"),
-        "_rebuild_sparse_csr_tensor": _unusable("is sparse; call .to_dense()"),
-        "_rebuild_nested_tensor": _unusable("is a nested tensor; call .to_padded_tensor()"),
-        "_rebuild_meta_tensor_no_storage": _unusable("is on the meta device and holds no numbers"),
-        "_rebuild_device_tensor_from_numpy": _unusable("lives on an XLA device; call .cpu()"),
-        "_rebuild_device_tensor_from_cpu_tensor": _unusable("lives on a device; call .cpu()"),
-        "_rebuild_wrapper_subclass": _unusable("is a tensor subclass that wraps others"),
-    }
-    table |= {f"torch._utils.{name}": construct for name, construct in rebuild.items()}
+    table |= {f"torch._utils.{name}": construct for name, construct in _REBUILD.items()}
     table["torch._tensor._rebuild_from_type_v2"] = _rebuild_from_type
     table["collections.OrderedDict"] = _ordered_dict
     table["builtins.set"] = table["__builtin__.set"] = _opaque("set")

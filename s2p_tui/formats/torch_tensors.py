@@ -1,4 +1,4 @@
-"""From the pickled description of tensors to entries and byte ranges; shared by both torch formats."""
+"""From pickled descriptions of tensors to entries and byte ranges, for both torch formats."""
 
 from __future__ import annotations
 

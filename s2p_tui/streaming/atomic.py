@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -80,7 +80,7 @@ class AtomicFile:
 
 
 @contextlib.contextmanager
-def written_atomically(target: Path) -> Iterator[BinaryIO]:
+def written_atomically(target: Path) -> Generator[BinaryIO]:
     """A stream whose bytes become the target when the block ends without an exception.
 
     Raises:

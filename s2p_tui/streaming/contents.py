@@ -159,8 +159,9 @@ def _may_lose(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
     """Whether the target's finite numbers do not reach as far as the source's."""
     import ml_dtypes
 
+    finfo: Any = ml_dtypes.finfo
     try:
-        reach = (float(ml_dtypes.finfo(source).max), float(ml_dtypes.finfo(target).max))
+        reach = (float(finfo(source).max), float(finfo(target).max))
     except ValueError:
         return True
     return reach[0] > reach[1]

@@ -67,7 +67,7 @@ def write_file(
         OutputError: The target cannot be written, lacks space, or is one of the sources.
         InputError: A source changed meanwhile.
         AlignmentError: A whole number does not fit its leaf's dtype.
-        Cancelled: Someone cancelled the job; nothing is left behind.
+        CancelledError: Someone cancelled the job; nothing is left behind.
     """
     job = job or Job()
     started = time.monotonic()

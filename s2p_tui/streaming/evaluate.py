@@ -48,6 +48,7 @@ class Evaluator:
         self._tensors = tensors
 
     def shape(self, expr: Expr) -> Shape:
+        """Shape of an expression's result."""
         return shape_of(expr, self._state_dict.shape)
 
     def region(self, expr: Expr, region: Region) -> NDArray[Any]:

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Literal
 
-from s2p_tui.core.errors import Cancelled
+from s2p_tui.core.errors import CancelledError
 
 Phase = Literal["writing", "syncing", "verifying", "done"]
 
@@ -38,13 +38,14 @@ class Job:
 
     @property
     def is_cancelled(self) -> bool:
+        """Whether someone asked the worker to stop."""
         return self._cancel.is_set()
 
     def check(self) -> None:
         """Stop here if someone asked for it.
 
         Raises:
-            Cancelled: `cancel` was called.
+            CancelledError: `cancel` was called.
         """
         if self._cancel.is_set():
-            raise Cancelled("Cancelled; nothing was written.")
+            raise CancelledError("Cancelled; nothing was written.")

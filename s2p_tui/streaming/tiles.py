@@ -45,10 +45,10 @@ def tiles(shape: Shape, fast: frozenset[int], limit: int) -> Iterator[Region]:
 
 
 def _tile_sizes(shape: Shape, fast: frozenset[int], limit: int) -> list[int]:
-    sizes = [1] * len(shape)
-    growing = [axis for axis in sorted(fast, reverse=True) if shape[axis] > 1]
+    sizes: list[int] = [1] * len(shape)
+    growing: list[int] = [axis for axis in sorted(fast, reverse=True) if shape[axis] > 1]
     while growing and prod(sizes) * 2 <= limit:
-        axis = min(growing, key=lambda axis: (sizes[axis], -axis))
+        axis = min(growing, key=lambda candidate: (sizes[candidate], -candidate))
         sizes[axis] = min(sizes[axis] * 2, shape[axis])
         growing = [axis for axis in growing if sizes[axis] < shape[axis]]
     for axis in range(len(shape) - 1, -1, -1):
@@ -60,7 +60,7 @@ def _tile_sizes(shape: Shape, fast: frozenset[int], limit: int) -> list[int]:
 def fast_axes(expr: Expr, entry_shape: EntryShape) -> frozenset[int]:
     """The axes of the result along which it, or an entry it reads, is contiguous."""
     shape = shape_of(expr, entry_shape)
-    own = {len(shape) - 1} if shape else set[int]()
+    own: set[int] = {len(shape) - 1} if shape else set()
     return frozenset(own | _source_axes(expr, entry_shape))
 
 

@@ -39,7 +39,7 @@ def verify_layout(plan: Plan, layout: Layout, contents: Contents, file: Path, jo
     Raises:
         OutputError: It differs; the leaves are named.
         InputError: A source was cut short meanwhile.
-        Cancelled: Someone cancelled the job.
+        CancelledError: Someone cancelled the job.
     """
     job.phase = "verifying"
     problems: list[str] = []
@@ -125,8 +125,8 @@ def _is_equal(piece: Piece, contents: Contents, descriptor: int, file: Path, job
         for start in range(0, run.nbytes, _COMPARE):
             job.check()
             count = min(_COMPARE, run.nbytes - start)
-            pread_into(descriptor, memoryview(ours)[:count], position, file)
-            pread_into(source, memoryview(theirs)[:count], run.start + start, run.extent.file)
+            pread_into(descriptor, ours.data[:count], position, file)
+            pread_into(source, theirs.data[:count], run.start + start, run.extent.file)
             if not np.array_equal(ours[:count], theirs[:count]):
                 return False
             position += count
@@ -146,7 +146,7 @@ def _region_is_equal(
     job.check()
     expected = array.reshape(-1).view(np.uint8)
     written = np.empty_like(expected)
-    into = memoryview(written)
+    into = written.data
     done = 0
     for low, high in flat_runs(shape, region):
         length = (high - low) * array.itemsize

@@ -43,7 +43,7 @@ def write_layout(
     Raises:
         OutputError: The disk is full, or another error of the output.
         InputError: A source was cut short or removed meanwhile.
-        Cancelled: Someone cancelled the job.
+        CancelledError: Someone cancelled the job.
     """
     losses: dict[str, CastLoss] = {}
     try:
@@ -83,7 +83,7 @@ def _write_region(
     descriptor: int, start: int, shape: Shape, region: Region, array: NDArray[Any]
 ) -> None:
     itemsize = array.itemsize
-    buffer = memoryview(array.reshape(-1).view(np.uint8))
+    buffer = array.reshape(-1).view(np.uint8).data
     done = 0
     for low, high in flat_runs(shape, region):
         length = (high - low) * itemsize

@@ -1,0 +1,181 @@
+"""What the command line prints: a progress bar on stderr, a summary or JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+from s2p_tui.core.errors import AlignmentError, CancelledError, S2PError
+from s2p_tui.core.fit import Fit
+from s2p_tui.core.printable import printable
+from s2p_tui.session import Converted, Session
+from s2p_tui.streaming.job import Job
+
+T = TypeVar("T")
+_POLL_SECONDS = 0.08
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run_with_progress(work: Callable[[Job], T]) -> T:
+    """Run work in a thread, with a progress bar on stderr if that is a terminal.
+
+    SIGINT, SIGTERM and SIGHUP cancel it; it has cleaned up by the time this returns.
+
+    Raises:
+        S2PError: What the work raised, or that a signal stopped it.
+    """
+    job = Job()
+    outcome: list[T | BaseException] = []
+    received: list[int] = []
+
+    def target() -> None:
+        try:
+            outcome.append(work(job))
+        except BaseException as error:
+            outcome.append(error)
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        job.cancel()
+
+    previous = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+    thread = threading.Thread(target=target, name="conversion", daemon=True)
+    try:
+        thread.start()
+        if sys.stderr.isatty():
+            _show_progress(thread, job)
+        while thread.is_alive():
+            thread.join(_POLL_SECONDS)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    result = outcome[0]
+    if received and isinstance(result, S2PError):
+        raise CancelledError("Cancelled; nothing was written.", signal_number=received[0])
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def _show_progress(thread: threading.Thread, job: Job) -> None:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:<9}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(job.phase, total=None)
+        phase = job.phase
+        while thread.is_alive():
+            thread.join(_POLL_SECONDS)
+            if job.phase != phase:
+                phase = job.phase
+                progress.reset(task)
+            done = job.verified if phase == "verifying" else job.written
+            progress.update(task, description=phase, completed=done, total=job.total or None)
+
+
+class ConvertReport:
+    """What `convert` tells at the end, as text or as one JSON object.
+
+    Attributes:
+        path: The output asked for.
+        session: The pair of files, once open.
+        converted: What was written, if it was.
+        error: What stopped it, if anything did.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.session: Session | None = None
+        self.converted: Converted | None = None
+        self.error: S2PError | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """The exit status it amounts to."""
+        return self.error.exit_code if self.error is not None else 0
+
+    def as_text(self) -> str:
+        """A few lines: what was written, from which rows, and what was left over or lost."""
+        session, converted = self.session, self.converted
+        assert session is not None
+        assert converted is not None
+        written = converted.written
+        counts = ", ".join(f"{session.counts[fit]} {fit.value}" for fit in Fit)
+        checked = "verified" if written.verified else "not verified"
+        lines = [
+            f"{written.path}: {written.size:,} bytes in {written.seconds:.2f} s, {checked}",
+            f"rows: {counts}",
+        ]
+        bench = session.alignment.bench
+        if bench:
+            lines.append(f"unused entries: {len(bench)} ({', '.join(bench[:5])}, …)")
+        lines += [
+            f"{path}: {loss.overflowed:,} numbers became infinite, {loss.new_nan:,} not a number"
+            for path, loss in written.losses.items()
+        ]
+        if converted.mapping is not None:
+            lines.append(f"mapping: {converted.mapping}")
+        return "\n".join(map(printable, lines))
+
+    def as_json(self) -> str:
+        """The object DESIGN describes: status, rows per fit, what stands in the way, the result."""
+        session, converted = self.session, self.converted
+        written = converted.written if converted is not None else None
+        rows = {fit.value: session.counts[fit] if session is not None else 0 for fit in Fit}
+        if self.error is None:
+            status = "done"
+        else:
+            status = "refused" if isinstance(self.error, AlignmentError) else "failed"
+        mapping = converted.mapping if converted is not None else None
+        report = {
+            "status": status,
+            "output": str(self.path),
+            "rows": rows,
+            "doubtful": self._rows(Fit.DOUBTFUL),
+            "mismatched": self._rows(Fit.MISMATCHED),
+            "unused": list(session.alignment.bench) if session is not None else [],
+            "mapping": str(mapping) if mapping is not None else None,
+            "bytes": written.size if written is not None else 0,
+            "seconds": round(written.seconds, 3) if written is not None else 0.0,
+            "verified": written.verified if written is not None else False,
+            "lost": {
+                path: {"overflowed": loss.overflowed, "new_nan": loss.new_nan}
+                for path, loss in (written.losses if written is not None else {}).items()
+            },
+            "error": str(self.error) if self.error is not None else None,
+        }
+        return json.dumps(report)
+
+    def _rows(self, fit: Fit) -> list[dict[str, Any]]:
+        session = self.session
+        if session is None:
+            return []
+        return [
+            {
+                "path": leaf.path,
+                "sources": list(session.alignment.rows[position].keys),
+                "why": verdict.why,
+            }
+            for position, leaf in enumerate(session.target.skeleton)
+            if (verdict := session.verdict(position)) is not None and verdict.fit is fit
+        ]

@@ -1,0 +1,30 @@
+"""How output files are called, and what their names ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from s2p_tui.core.plan import FileFormat
+
+
+def output_path(output: str | Path) -> Path:
+    """The path to write: `.eqx` is added where there is no suffix, as Equinox does on loading."""
+    path = Path(output)
+    return path if path.suffix else path.with_suffix(".eqx")
+
+
+def default_output(model: str | Path) -> Path:
+    """`model.eqx` in the current folder for any `model.*`."""
+    name = Path(model).name.removesuffix(".index.json")
+    stem = Path(name).stem if Path(name).suffix else name
+    return Path(f"{stem or 'model'}.eqx")
+
+
+def default_mapping(output: Path) -> Path:
+    """`model.mapping.json` beside `model.eqx`."""
+    return output.with_name(f"{output.stem}.mapping.json")
+
+
+def format_of(path: Path) -> FileFormat:
+    """The file format a name asks for."""
+    return "safetensors" if path.suffix == ".safetensors" else "eqx"

@@ -1,0 +1,137 @@
+"""Listing what a file holds, without reading tensor data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from s2p_tui.core.printable import printable
+from s2p_tui.core.transform import describe as in_words
+from s2p_tui.core.transform import show
+from s2p_tui.formats.registry import READERS, open_checkpoint
+from s2p_tui.formats.sniff import sniff
+from s2p_tui.formats.target import open_target
+from s2p_tui.session import load_mapping
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A file's content as a table.
+
+    Attributes:
+        title: One line about the whole.
+        columns: Names of the columns.
+        rows: The cells, as text.
+        data: The same as JSON values.
+        notes: What else the user should know.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    data: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    def as_lines(self) -> Iterator[str]:
+        """The table with aligned columns, names as inert text."""
+        table = [self.columns, *(tuple(map(printable, row)) for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        yield printable(self.title)
+        for row in table:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            yield "  ".join(cells).rstrip()
+        yield from map(printable, self.notes)
+
+    def as_json(self) -> str:
+        """One JSON object."""
+        return json.dumps(self.data)
+
+
+def describe(path: Path, key: str | None = None) -> Listing:
+    """List a checkpoint, skeleton, `.eqx` or mapping file.
+
+    Args:
+        path: The file, or the folder of a sharded checkpoint.
+        key: Dotted place of the state dict in a nested checkpoint.
+
+    Raises:
+        S2PError: It cannot be read, or is none of these.
+    """
+    kind = "sharded" if path.is_dir() else sniff(path)
+    if kind in READERS:
+        return _checkpoint(path, kind, key)
+    if kind == "mapping":
+        return _mapping(path)
+    return _target(path, kind)
+
+
+def _checkpoint(path: Path, kind: str, key: str | None) -> Listing:
+    checkpoint = open_checkpoint(path, key)
+    entries = checkpoint.state_dict.entries
+    place = f", state dict at {checkpoint.key!r}" if checkpoint.key else ""
+    title = f"{path}: {kind}, {len(entries)} entries, {checkpoint.size:,} bytes{place}"
+    rows = [(entry.key, show(entry.shape), entry.dtype) for entry in entries]
+    data = {
+        "file": str(path),
+        "kind": kind,
+        "key": checkpoint.key,
+        "entries": [
+            {"key": entry.key, "shape": entry.shape, "dtype": entry.dtype} for entry in entries
+        ],
+        "notes": checkpoint.notes,
+    }
+    return Listing(title, ("key", "shape", "dtype"), rows, data, checkpoint.notes)
+
+
+def _target(path: Path, kind: str) -> Listing:
+    target = open_target(path)
+    leaves = target.skeleton.leaves
+    title = f"{path}: {kind}, {len(leaves)} leaves, {target.size:,} bytes"
+    rows = [
+        (
+            leaf.path,
+            show(leaf.shape),
+            leaf.dtype,
+            leaf.kind if leaf.has_value else f"{leaf.kind}, no value",
+            leaf.owner or "",
+        )
+        for leaf in leaves
+    ]
+    data = {
+        "file": str(path),
+        "kind": kind,
+        "leaves": [
+            {
+                "path": leaf.path,
+                "shape": leaf.shape,
+                "dtype": leaf.dtype,
+                "kind": leaf.kind,
+                "owner": leaf.owner,
+                "config": dict(leaf.config),
+                "value": leaf.has_value,
+            }
+            for leaf in leaves
+        ],
+    }
+    return Listing(title, ("path", "shape", "dtype", "kind", "owner"), rows, data)
+
+
+def _mapping(path: Path) -> Listing:
+    mapping = load_mapping(path)
+    title = f"{path}: mapping of {mapping.source.file} to {mapping.target.file}"
+    rows = [
+        (
+            leaf,
+            "(gap)" if row.gap else ", ".join(row.keys) or "(nothing yet)",
+            in_words(row.source) if row.source is not None else "",
+            row.by,
+            row.why,
+        )
+        for leaf, row in mapping.rows
+    ]
+    notes = (f"unused: {', '.join(mapping.bench)}",) if mapping.bench else ()
+    data = json.loads(path.read_text(encoding="utf-8"))
+    return Listing(title, ("path", "sources", "transform", "by", "why"), rows, data, notes)
