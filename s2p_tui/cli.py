@@ -23,7 +23,13 @@ _HELP = """Bring a PyTorch checkpoint into an Equinox model.
 keyboard, converted with one key. The commands do the same without it.
 """
 
-app = App(name="s2p-tui", help=_HELP, help_format="markdown", version_flags=["--version"])
+app = App(
+    name="s2p-tui",
+    help=_HELP,
+    help_format="markdown",
+    version_flags=["--version"],
+    result_action="return_value",
+)
 
 Model = Annotated[
     Path,
@@ -294,7 +300,7 @@ def run(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit status. Errors a user can cause become one line each."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     try:
-        return app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        return app(arguments, exit_on_error=False, print_error=False) or 0
     except CycloptsError as error:
         _narrate(f"{error}".strip(), "s2p-tui --help shows how it is used.")
         return UsageError.exit_code

@@ -297,7 +297,7 @@ def _argument(kind: type[Any], name: str, value: Any, sources: Sequence[str]) ->
             return sizes_of(value)
         case "axis" | "start" | "stop":
             return size_of(value)
-        case _ if type(value) in (int, float):
+        case _ if type(value) is float or (type(value) is int and abs(value) < 2**63):
             return value
         case _:
             raise MalformedError(f"{kind.__name__.lower()}: {name} must be a number")

@@ -38,7 +38,9 @@ def find_state_dict(
             )
         key = key.strip(".")
     else:
-        likely = {place: state for place, state in found.items() if not _unlikely(place)}
+        distinct = {id(state): place for place, state in reversed(found.items())}
+        likely = {place: found[place] for place in reversed(distinct.values())}
+        likely = {place: state for place, state in likely.items() if not _unlikely(place)}
         top = likely.get("")
         if top is not None and len(likely) > 1 and len(_tensors(top, is_tensor)) * 2 >= len(top):
             likely = {"": top}
@@ -84,10 +86,10 @@ def _candidates(
         if not isinstance(node, Mapping) or depth > _MAX_DEPTH:
             continue
         items = cast("Mapping[Any, Any]", node)
+        if _tensors(items, is_tensor):
+            yield place, items
         if id(items) in seen:
             continue
         seen.add(id(items))
-        if _tensors(items, is_tensor):
-            yield place, items
         for name, child in items.items():
             queue.append((f"{place}.{name}" if place else str(name), child, depth + 1))

@@ -141,7 +141,8 @@ def _cast(
         cast = np.ascontiguousarray(array.astype(dtype)).reshape(array.shape)
     source, target = dtype_named(str(array.dtype)), dtype_named(piece.instruction.dtype)
     if not target.is_floating:
-        if not np.array_equal(cast.astype(array.dtype), array):
+        same = np.array_equal(cast.astype(array.dtype), array)
+        if not same or not np.array_equal(cast < 0, array < 0):
             raise AlignmentError(
                 f"{piece.instruction.leaf.path}: its {source.name} numbers do not fit "
                 f"{target.name}.",

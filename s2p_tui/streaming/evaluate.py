@@ -4,6 +4,7 @@ the regions it is made of, so that memory depends on the region, not on the tens
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,8 @@ class Evaluator:
     def region(self, expr: Expr, region: Region) -> NDArray[Any]:
         """The elements of a region of the result; reads the tensor data it needs.
 
-        The dtype is that of the entry, or for sums and products at least float32.
+        The dtype is that of the entry, or for sums, products and entries of
+        several dtypes joined one that holds them all: float32, int64 or wider.
         """
         match expr:
             case Take(key):
@@ -78,7 +80,7 @@ class Evaluator:
             case Stack(of, axis):
                 inner = (*region[:axis], *region[axis + 1 :])
                 parts = [self.region(of[i], inner) for i in range(*region[axis])]
-                return np.stack(parts, axis) if parts else self._empty(region)
+                return np.stack(_alike(parts), axis) if parts else self._empty(region)
             case Concat(of, axis):
                 return self._concat(of, axis, region)
             case Sum(of):
@@ -103,7 +105,7 @@ class Evaluator:
                 inner = (low - position, high - position)
                 parts.append(self.region(operand, (*region[:axis], inner, *region[axis + 1 :])))
             position += size
-        return np.concatenate(parts, axis) if parts else self._empty(region)
+        return np.concatenate(_alike(parts), axis) if parts else self._empty(region)
 
     def _reshape(self, of: Expr, shape: Shape, region: Region) -> NDArray[Any]:
         before = self.shape(of)
@@ -115,18 +117,29 @@ class Evaluator:
                 return self._empty(region)
             return self.region(of, inner).reshape(sizes)
         runs = [self._flat(of, before, start, stop) for start, stop in flat_runs(shape, region)]
-        return np.concatenate(runs).reshape(sizes) if runs else self._empty(region)
+        return np.concatenate(_alike(runs)).reshape(sizes) if runs else self._empty(region)
 
     def _flat(self, of: Expr, shape: Shape, start: int, stop: int) -> NDArray[Any]:
         """The elements `start:stop` of an expression in row-major order."""
         parts = [self.region(of, box).reshape(-1) for box in boxes(shape, start, stop)]
-        return np.concatenate(parts)
+        return np.concatenate(_alike(parts))
 
 
 def _computable(array: NDArray[Any]) -> NDArray[Any]:
     """The array in a dtype that additions and products lose little in."""
     dtype = dtype_named(str(array.dtype))
-    return array.astype(np.float32) if dtype.kind == "float" and dtype.bits < 32 else array
+    if dtype.kind == "float" and dtype.bits < 32:
+        return array.astype(np.float32)
+    if dtype.kind in ("bool", "int", "uint") and dtype.bits < 64:
+        return array.astype(np.int64)
+    return array
+
+
+def _alike(arrays: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
+    """The arrays as they are if of one dtype, else in dtypes NumPy can join."""
+    if all(array.dtype == arrays[0].dtype for array in arrays):
+        return arrays
+    return [_computable(array) for array in arrays]
 
 
 def flat_runs(shape: Shape, region: Region) -> list[tuple[int, int]]:

@@ -1,0 +1,1 @@
+"""Everything that is drawn: widgets, screens, and the pure functions behind them."""

@@ -1,0 +1,98 @@
+"""Signs on the screen. Every state has its own shape: colour is never the only difference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from s2p_tui.core.fit import Fit
+
+
+@dataclass(frozen=True)
+class Glyphs:
+    """One set of signs, each one cell wide, the ellipsis aside.
+
+    Attributes:
+        fits: A sign for each fit.
+        cursor: The row the cursor is on.
+        picked: The entry that is being moved.
+        marked: A marked row.
+        match: A row that `/` found.
+        nothing: In place of an entry where there is none.
+        ellipsis: Where a name was cut.
+        times: Between the sizes of a shape.
+        dot: Between facts on one line.
+        arrow: From an entry to its leaf.
+        across: Horizontal line of the frame.
+        down: Vertical line of the frame.
+        corners: Top left, top middle, top right, tee left, tee right, bottom left, bottom right.
+    """
+
+    fits: Mapping[Fit, str]
+    cursor: str
+    picked: str
+    marked: str
+    match: str
+    nothing: str
+    ellipsis: str
+    times: str
+    dot: str
+    arrow: str
+    across: str
+    down: str
+    corners: str
+
+    @property
+    def is_ascii(self) -> bool:
+        """Whether nothing beyond ASCII may be shown."""
+        return self.dot.isascii()
+
+    def plain(self, text: str) -> str:
+        """Words of this program's own in this set of signs."""
+        if not self.is_ascii:
+            return text
+        return text.translate({ord("×"): "x", ord("·"): "-", ord("…"): "..", ord("→"): ">"})
+
+
+UNICODE = Glyphs(
+    {
+        Fit.EXACT: "✓",
+        Fit.TRANSFORMED: "≈",
+        Fit.DOUBTFUL: "?",
+        Fit.MISMATCHED: "✗",
+        Fit.GAP: "·",
+    },
+    cursor="▸",
+    picked="↕",
+    marked="●",
+    match="›",
+    nothing="—",
+    ellipsis="…",
+    times="×",
+    dot="·",
+    arrow="→",
+    across="─",
+    down="│",
+    corners="┌┬┐├┤└┘",
+)
+ASCII = Glyphs(
+    {
+        Fit.EXACT: "=",
+        Fit.TRANSFORMED: "~",
+        Fit.DOUBTFUL: "?",
+        Fit.MISMATCHED: "x",
+        Fit.GAP: ".",
+    },
+    cursor=">",
+    picked="^",
+    marked="*",
+    match="/",
+    nothing="-",
+    ellipsis="..",
+    times="x",
+    dot="-",
+    arrow=">",
+    across="-",
+    down="|",
+    corners="+++++++",
+)

@@ -1,0 +1,119 @@
+"""The key table: bindings, footer and help screen are all made from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from s2p_tui.tui.cursor import Mode
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One line of the table.
+
+    Attributes:
+        keys: Textual's names of the keys, joined with commas.
+        action: What they do on the main screen.
+        shown: The keys as people read them; empty hides the line in the help.
+        does: What they do, in words.
+    """
+
+    keys: str
+    action: str
+    shown: str = ""
+    does: str = ""
+
+
+GROUPS: dict[str, tuple[Key, ...]] = {
+    "Go": (
+        Key("down,j", "go(1)", "↓ ↑  j k", "one row down, up"),
+        Key("up,k", "go(-1)"),
+        Key("pagedown,ctrl+f", "page(2)", "PgDn PgUp  ctrl+f ctrl+b", "one page"),
+        Key("pageup,ctrl+b", "page(-2)"),
+        Key("ctrl+d", "page(1)", "ctrl+d ctrl+u", "half a page"),
+        Key("ctrl+u", "page(-1)"),
+        Key("home,g", "first", "g  Home", "first row"),
+        Key("end,G", "last_or_typed", "G  End", "last row, or the row whose number was typed"),
+        Key("n", "next(1)", "n N", "next, previous row that blocks; while a find is on: match"),
+        Key("N", "next(-1)"),
+        Key("slash", "find", "/", "find by name, shape (10x10) or status (doubtful)"),
+        Key("enter", "enter", "0-9 Enter", "go to the row of that number"),
+    ),
+    "Mark": (
+        Key("space", "mark", "Space", "mark the row and go down"),
+        Key("v", "range", "v", "start a range of marks; v again ends it"),
+        Key("escape", "escape", "Esc", "drop what is in hand, end the find, clear the marks"),
+    ),
+    "Arrange": (
+        Key(
+            "J,shift+down,alt+down", "shift(1)", "J K  shift+↓ ↑", "move the entry or marked block"
+        ),
+        Key("K,shift+up,alt+up", "shift(-1)"),
+        Key("m", "pick", "m", "pick up the entry; then go, or type a row number, and"),
+        Key("", "", "  Enter", "put it there: those between shift by one"),
+        Key("x", "swap", "  x", "swap it with the entry there"),
+        Key("s", "gap", "s", "gap: the leaf keeps the skeleton's value; again: no gap"),
+        Key("delete,backspace", "bench", "Del", "send the entry to the bench"),
+        Key("y", "trust", "y", "trust a doubtful row; again: no longer"),
+        Key("u,ctrl+z", "undo", "u  ctrl+z", "undo"),
+        Key("ctrl+y,ctrl+r", "redo", "ctrl+y  ctrl+r", "redo"),
+    ),
+    "Finish": (
+        Key("c", "convert", "c", "convert"),
+        Key("ctrl+s", "save", "ctrl+s", "save the mapping"),
+        Key("d", "details", "d", "details on and off"),
+        Key("question_mark", "help", "?", "this help"),
+        Key("q", "app.ask_quit", "q  ctrl+q", "quit"),
+    ),
+}
+
+_HINTS: dict[Mode, tuple[tuple[str, str], ...]] = {
+    "normal": (
+        ("?", "help"),
+        ("q", "quit"),
+        ("c", "convert"),
+        ("J/K", "move"),
+        ("m", "pick up"),
+        ("s", "gap"),
+        ("u", "undo"),
+        ("n", "next problem"),
+        ("/", "find"),
+        ("space", "mark"),
+        ("y", "trust"),
+        ("Del", "bench"),
+        ("d", "details"),
+    ),
+    "picked": (
+        ("Enter", "put here"),
+        ("x", "swap"),
+        ("Esc", "cancel"),
+        ("0-9", "row number"),
+        ("Del", "bench"),
+    ),
+    "range": (
+        ("v", "end range"),
+        ("J/K", "move"),
+        ("s", "gap"),
+        ("Del", "bench"),
+        ("Esc", "cancel"),
+    ),
+    "find": (
+        ("n/N", "next match"),
+        ("/", "find again"),
+        ("Esc", "end find"),
+        ("J/K", "move"),
+        ("m", "pick up"),
+        ("?", "help"),
+    ),
+}
+
+
+def hints(mode: Mode, width: int) -> list[tuple[str, str]]:
+    """The most useful keys now, as many as fit into `width` cells, two between each."""
+    kept: list[tuple[str, str]] = []
+    for key, words in _HINTS[mode]:
+        width -= len(key) + len(words) + 3
+        if width < 0:
+            break
+        kept.append((key, words))
+    return kept

@@ -1,0 +1,104 @@
+"""What to write, and where."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Button, Input, Label, RadioButton, RadioSet
+
+from s2p_tui.tui.text import inert
+
+_DTYPES = (None, "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to write.
+
+    Attributes:
+        output: The file.
+        dtype: Dtype of the floating-point leaves; None for the skeleton's.
+    """
+
+    output: Path
+    dtype: str | None = None
+
+
+def remark(name: str) -> str:
+    """What there is to know about an output name before it is written to."""
+    from s2p_tui.core.names import output_path
+
+    if not name.strip():
+        return "Give the file a name."
+    path = output_path(name.strip())
+    if path.is_dir():
+        return f"{inert(str(path))} is a folder."
+    if not path.parent.is_dir():
+        return f"There is no folder {inert(str(path.parent))}."
+    if path.exists():
+        return f"{inert(str(path))} exists and will be replaced."
+    if path != Path(name.strip()):
+        return f"Will be written as {inert(str(path))}."
+    return ""
+
+
+class ConvertForm(ModalScreen[Order | None]):
+    """Asks for the output's name and dtype; Enter in the name converts."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "cancel", show=False),
+        Binding("down", "app.focus_next", show=False),
+        Binding("up", "app.focus_previous", show=False),
+    ]
+
+    def __init__(self, order: Order) -> None:
+        super().__init__()
+        self._order = order
+        given = order.dtype
+        self._dtypes = _DTYPES if given in _DTYPES else (*_DTYPES, given)
+
+    def compose(self) -> ComposeResult:
+        """The form in a box."""
+        with VerticalScroll(classes="box", can_focus=False) as box:
+            box.border_title = "Convert"
+            box.border_subtitle = "Tab next  Enter convert  Esc cancel"
+            yield Label("Output (.eqx or .safetensors)")
+            yield Input(str(self._order.output), id="output", compact=True)
+            yield Label("", id="remark")
+            yield Label("Floating-point numbers")
+            with RadioSet(id="dtype", compact=True):
+                for dtype in self._dtypes:
+                    yield RadioButton(dtype or "as in the skeleton", dtype == self._order.dtype)
+            with Horizontal(id="buttons"):
+                yield Button("Convert", variant="primary", id="convert", compact=True)
+                yield Button("Cancel", id="cancel", compact=True)
+
+    @on(Input.Changed)
+    def warn(self, event: Input.Changed) -> None:
+        """Say what would happen to a file of this name."""
+        self.query_one("#remark", Label).update(Content(remark(event.value)))
+
+    @on(Input.Submitted)
+    @on(Button.Pressed, "#convert")
+    def accept(self) -> None:
+        """Convert, unless the name cannot be written to."""
+        name = self.query_one(Input).value.strip()
+        if not name or os.path.isdir(name):
+            self.query_one(Input).focus()
+            return
+        pressed = self.query_one(RadioSet).pressed_index
+        self.dismiss(Order(Path(name), self._dtypes[max(0, pressed)]))
+
+    @on(Button.Pressed, "#cancel")
+    def action_cancel(self) -> None:
+        """Close without converting."""
+        self.dismiss(None)

@@ -1,0 +1,68 @@
+"""The key table."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from s2p_tui.tui.glyphs import ASCII, Glyphs
+from s2p_tui.tui.keys import GROUPS
+
+_SHOWN = 28
+_SIGNS = (
+    ("exact", "the same shape and dtype"),
+    ("transformed", "fits after the steps shown in the details"),
+    ("doubtful", "the right size, maybe the wrong elements: look, then y"),
+    ("mismatched", "cannot fit, or has no entry yet"),
+    ("gap", "keeps the skeleton's value"),
+)
+
+
+def help_text(glyphs: Glyphs) -> Content:
+    """The table of keys and signs, one line each."""
+    parts: list[Content | tuple[str, str]] = []
+    for title, group in GROUPS.items():
+        parts.append((f"{title}\n", "bold"))
+        for key in group:
+            if key.shown:
+                shown = key.shown
+                if glyphs is ASCII:
+                    shown = shown.replace("↓ ↑", "down up")
+                parts.append((f"  {shown:<{_SHOWN}}{key.does}\n", ""))
+    parts.append(("Signs\n", "bold"))
+    for fit, sign in glyphs.fits.items():
+        parts.append((f"  {sign} {fit:<{_SHOWN - 2}}{dict(_SIGNS)[fit]}\n", ""))
+    return Content.assemble(*parts)
+
+
+class Help(ModalScreen[None]):
+    """Scrollable; any of the usual keys closes it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,question_mark,enter", "dismiss", show=False),
+        Binding("j", "scroll(1)", show=False),
+        Binding("k", "scroll(-1)", show=False),
+        Binding("space,ctrl+f", "scroll(10)", show=False),
+        Binding("ctrl+b", "scroll(-10)", show=False),
+    ]
+
+    def __init__(self, glyphs: Glyphs) -> None:
+        super().__init__()
+        self._glyphs = glyphs
+
+    def compose(self) -> ComposeResult:
+        """The table in a box."""
+        with VerticalScroll(classes="box") as box:
+            box.border_title = "Keys"
+            box.border_subtitle = "Esc closes"
+            yield Static(help_text(self._glyphs))
+
+    def action_scroll(self, lines: int) -> None:
+        """Scroll the table."""
+        self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)

@@ -1,0 +1,108 @@
+"""A conversion while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Button, Label, ProgressBar
+
+from s2p_tui.core.errors import OutputError, S2PError
+from s2p_tui.tui.pace import Pace
+from s2p_tui.tui.screens.convert import Order
+from s2p_tui.tui.text import inert, shorten
+
+if TYPE_CHECKING:
+    from s2p_tui.session import Session
+
+_POLLS_PER_SECOND = 12
+
+
+class Progress(ModalScreen["Converted | S2PError"]):
+    """Runs a conversion in a thread, polls its job, and hands on what became of it.
+
+    Args:
+        session: What to convert.
+        order: What to write where.
+        mapping: Where to save the mapping.
+        chunk_bytes: Memory to stay within, about.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,ctrl+c", "cancel", show=False)]
+
+    def __init__(self, session: Session, order: Order, *, mapping: Path, chunk_bytes: int) -> None:
+        super().__init__()
+        from s2p_tui.streaming.job import Job
+
+        self.job = Job()
+        self._session = session
+        self._order = order
+        self._mapping = mapping
+        self._chunk_bytes = chunk_bytes
+        self._pace = Pace()
+
+    def compose(self) -> ComposeResult:
+        """Bar and figures in a box."""
+        with VerticalScroll(classes="box", can_focus=False) as box:
+            box.border_title = "Converting"
+            box.border_subtitle = "Esc cancels"
+            yield Label("", id="phase")
+            yield ProgressBar(total=None, show_eta=False, id="bar")
+            yield Label("", id="figures")
+            yield Label("", id="leaf")
+            yield Button("Cancel", id="cancel", compact=True)
+
+    def on_mount(self) -> None:
+        """Start."""
+        self.set_interval(1 / _POLLS_PER_SECOND, self.poll)
+        self._run_conversion()
+
+    def poll(self) -> None:
+        """Show how far the job is."""
+        job = self.job
+        reading = self._pace.read(job, time.monotonic())
+        phase = "cancelling" if job.is_cancelled else reading.phase
+        self.query_one("#phase", Label).update(Content(phase))
+        if reading.total:
+            self.query_one("#bar", ProgressBar).update(total=reading.total, progress=reading.done)
+        self.query_one("#figures", Label).update(Content(reading.figures))
+        leaf = shorten(inert(job.leaf), max(1, self.query_one("#leaf").size.width))
+        self.query_one("#leaf", Label).update(Content(leaf))
+
+    @on(Button.Pressed)
+    def action_cancel(self) -> None:
+        """Ask the job to stop; the screen closes when it has."""
+        self.job.cancel()
+        self.poll()
+
+    def on_unmount(self) -> None:
+        """Do not go on behind the back of an app that ends."""
+        self.job.cancel()
+
+    @work
+    async def _run_conversion(self) -> None:
+        try:
+            converted = await asyncio.to_thread(
+                self._session.convert,
+                self._order.output,
+                dtype=self._order.dtype,
+                chunk_bytes=self._chunk_bytes,
+                mapping=self._mapping,
+                job=self.job,
+            )
+        except S2PError as error:
+            self.dismiss(error)
+        except Exception as error:
+            # The user's edits are worth more than a traceback: keep the app alive, name the bug.
+            words = f"{type(error).__name__}: {error}"
+            self.dismiss(OutputError(f"Unexpected {words}.", "Please report this."))
+        else:
+            self.dismiss(converted)

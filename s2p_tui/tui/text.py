@@ -1,0 +1,79 @@
+"""Names from files as they may appear on a terminal: inert, and exactly as wide as asked."""
+
+from __future__ import annotations
+
+from rich.cells import cell_len, get_character_cell_size, set_cell_size
+
+
+def inert(text: str, *, ascii_only: bool = False) -> str:
+    r"""The text with everything that could steer a terminal spelled out: `\x1b`, `\n`, `\u202e`.
+
+    Args:
+        text: Anything, maybe from a hostile file.
+        ascii_only: Spell out everything beyond ASCII as well.
+    """
+    if text.isprintable() and (not ascii_only or text.isascii()):
+        return text
+    return "".join(
+        char if char.isprintable() and (not ascii_only or char.isascii()) else _spelled(char)
+        for char in text
+    )
+
+
+def _spelled(char: str) -> str:
+    short = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(char)
+    if short is not None:
+        return short
+    code = ord(char)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def shorten(text: str, width: int, *, ellipsis: str = "…") -> str:
+    """The text in at most `width` cells, cut in the middle so that most of its tail stays."""
+    if cell_len(text) <= width:
+        return text
+    room = width - cell_len(ellipsis)
+    if room < 2:
+        return _tail(text, width)
+    head = _head(text, room // 3)
+    return f"{head}{ellipsis}{_tail(text, room - cell_len(head))}"
+
+
+def fit(text: str, width: int, *, ellipsis: str = "…", right: bool = False) -> str:
+    """The text in exactly `width` cells: shortened in the middle, or padded."""
+    if width <= 0:
+        return ""
+    short = shorten(text, width, ellipsis=ellipsis)
+    missing = width - cell_len(short)
+    if missing < 0:
+        return set_cell_size(short, width)
+    return " " * missing + short if right else short + " " * missing
+
+
+def clip(text: str, width: int, *, ellipsis: str = "…") -> str:
+    """The text in at most `width` cells, cut at its end: for sentences, not for names."""
+    if cell_len(text) <= width:
+        return text
+    if width <= cell_len(ellipsis):
+        return _head(text, max(0, width))
+    return _head(text, width - cell_len(ellipsis)) + ellipsis
+
+
+def _head(text: str, width: int) -> str:
+    used = 0
+    for position, char in enumerate(text):
+        used += get_character_cell_size(char)
+        if used > width:
+            return text[:position]
+    return text
+
+
+def _tail(text: str, width: int) -> str:
+    used = 0
+    for position in range(len(text) - 1, -1, -1):
+        used += get_character_cell_size(text[position])
+        if used > width:
+            return text[position + 1 :]
+    return text

@@ -1,0 +1,141 @@
+"""What the screen says about a session, as plain text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
+
+from s2p_tui.core.fit import Fit
+from s2p_tui.core.transform import show
+from s2p_tui.tui.glyphs import Glyphs
+from s2p_tui.tui.moves import name_at
+from s2p_tui.tui.text import clip, inert
+
+if TYPE_CHECKING:
+    from s2p_tui.core.alignment import Author
+    from s2p_tui.session import Session
+    from s2p_tui.tui.cursor import Cursor
+
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
+_WORST_FIRST = (Fit.MISMATCHED, Fit.DOUBTFUL, Fit.GAP, Fit.TRANSFORMED, Fit.EXACT)
+_AUTHORS: dict[Author, str] = {
+    "order": "by order",
+    "user": "by you",
+    "matcher": "by the matcher",
+    "claude": "by Claude",
+    "rule": "by a rule",
+}
+
+
+def size_in_words(count: float) -> str:
+    """Bytes in decimal units: `44.7 MB`."""
+    unit = 0
+    while count >= 1000 and unit < len(_UNITS) - 1:
+        count /= 1000
+        unit += 1
+    return f"{count:.0f} {_UNITS[unit]}" if not unit else f"{count:.1f} {_UNITS[unit]}"
+
+
+def many(count: int, word: str, plural: str = "") -> str:
+    """`1 leaf`, `2 leaves`."""
+    return f"{count:,} {word if count == 1 else plural or word + 's'}"
+
+
+def titles(session: Session) -> tuple[str, str]:
+    """Headings of the two sides."""
+    checkpoint, target = session.checkpoint, session.target
+    size = size_in_words(checkpoint.size or checkpoint.state_dict.nbytes)
+    entries = many(len(checkpoint.state_dict), "entry", "entries")
+    name = f"{checkpoint.label}:{checkpoint.key}" if checkpoint.key else checkpoint.label
+    leaves = many(len(target.skeleton), "leaf", "leaves")
+    return f"{inert(name)} · {entries} · {size}", f"{inert(target.label)} · {leaves}"
+
+
+def tally(session: Session, glyphs: Glyphs) -> str:
+    """Rows per fit with their signs, bench and edits: `✗2 ?1 ✓119  bench 3  edits 5`."""
+    counts = [
+        f"{glyphs.fits[fit]}{session.counts[fit]:,}" for fit in _WORST_FIRST if session.counts[fit]
+    ]
+    parts = [" ".join(counts)] if counts else []
+    if session.alignment.bench:
+        parts.append(f"bench {len(session.alignment.bench):,}")
+    if len(session.history):
+        parts.append(f"edits {len(session.history):,}")
+    return "  ".join(parts)
+
+
+def situation(session: Session) -> str:
+    """Whether it can be converted, in a sentence."""
+    if not session.blocking:
+        return "Every row lines up: c converts."
+    return f"{many(session.blocking, 'row')} of {len(session.alignment.rows):,} to line up."
+
+
+def blocked(session: Session, position: int) -> str:
+    """Why the row at a position stands in the way, and how many others do."""
+    verdict = session.verdict(position)
+    why = verdict.why if verdict is not None else ""
+    others = session.blocking - 1
+    if verdict is not None and verdict.fit is Fit.DOUBTFUL:
+        why += " (y trusts it)"
+    more = f" And {many(others, 'other row')}." if others else ""
+    return f"Row {position + 1}: {inert(why)}.{more}"
+
+
+def in_hand(session: Session, cursor: Cursor) -> str:
+    """What is picked up, being marked, searched for or typed; empty if nothing is."""
+    typed = f" to row {cursor.typed}" if cursor.typed else ""
+    if cursor.picked is not None:
+        return f"Picked up {inert(name_at(session, cursor.picked))}{typed}"
+    if typed:
+        return f"Go{typed}: Enter"
+    if cursor.anchor is not None:
+        return f"Marking {many(len(cursor.marked()), 'row')}"
+    if cursor.query:
+        found = many(len(cursor.matches), "match", "matches")
+        return f"/{inert(cursor.query)}: {found}"
+    if cursor.marks:
+        return f"{many(len(cursor.marks), 'row')} marked"
+    return ""
+
+
+def details(session: Session, position: int, glyphs: Glyphs) -> list[str]:
+    """Four lines about a position: the entries, the leaf, the fit, and who decided it."""
+    if not len(session):
+        return ["There are no leaves and no entries."]
+    row, verdict = session.row(position), session.verdict(position)
+    key = session.benched(position)
+    if row is None or verdict is None:
+        entry = _entry(session, key or "")
+        return [entry, "On the bench: no leaf takes it. m picks it up.", "", ""]
+    leaf = session.target.skeleton[position]
+    owner = f"  {inert(leaf.owner)}" if leaf.owner else ""
+    kind = "  Python scalar" if leaf.kind == "scalar" else ""
+    shape = f"{show(leaf.shape)} {leaf.dtype}"
+    entries = f" {glyphs.dot} ".join(_entry(session, key) for key in row.keys[:4])
+    if len(row.keys) > 4:
+        entries += f" {glyphs.dot} and {len(row.keys) - 4} more"
+    why = f": {inert(verdict.why)}" if verdict.why else ""
+    decided = _AUTHORS[row.by] + (", trusted" if row.trusted else "")
+    decided += f": {inert(row.why)}" if row.why and row.why != verdict.why else ""
+    return [
+        entries or glyphs.nothing,
+        f"{glyphs.arrow} {inert(leaf.path)}  {shape}{kind}{owner}",
+        f"{glyphs.fits[verdict.fit]} {verdict.fit}{why}",
+        f"row {position + 1:,}, {decided}",
+    ]
+
+
+def _entry(session: Session, key: str) -> str:
+    entry = session.checkpoint.state_dict[key]
+    return f"{inert(key)}  {show(entry.shape)} {entry.dtype}"
+
+
+def left_and_right(text: str, style: str, counts: str, room: int) -> tuple[tuple[str, str], ...]:
+    """A sentence and, at the right end where there is room for both, the counts."""
+    spare = room - cell_len(text) - cell_len(counts)
+    if spare < 2:
+        short = clip(text, room)
+        return ((short, style),)
+    return ((text, style), (" " * spare, ""), (counts, ""))

@@ -1,0 +1,1 @@
+"""Part of the tests of s2p_tui."""

@@ -1,0 +1,40 @@
+"""Help answers without the heavy packages, and the first frame needs Textual alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "jax", "equinox", "anthropic", "numpy", "textual")
+
+
+def _loaded(code: str) -> set[str]:
+    probe = f"{code}\nimport sys; print(*(m for m in {HEAVY!r} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split()) if done.stdout.strip() else set()
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["convert"], ["skeleton"], ["inspect"], ["verify"], ["demo"]]
+)
+def test_help_loads_nothing_heavy(command: list[str]) -> None:
+    arguments = [*command, "--help"]
+    assert _loaded(f"from s2p_tui.cli import run; assert run({arguments!r}) == 0") == set()
+
+
+def test_root_loads_nothing_heavy() -> None:
+    assert _loaded("import s2p_tui") == set()
+
+
+def test_app_loads_textual_alone() -> None:
+    assert _loaded("import s2p_tui.app") == {"textual"}
+
+
+def test_reading_files_loads_neither_torch_nor_jax() -> None:
+    assert _loaded("import s2p_tui.session") == {"numpy"}
+
+
+def test_the_probe_can_fail() -> None:
+    assert "jax" in _loaded("import s2p_tui.skeleton")
