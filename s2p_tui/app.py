@@ -23,13 +23,17 @@ from s2p_tui.tui.screens.workspace import Workspace
 from s2p_tui.tui.threads import in_thread
 
 if TYPE_CHECKING:
-    from s2p_tui.session import Session
+    from s2p_tui.session import Converted, Session
+
+    ConvertedApp = App[Converted | None]
+else:
+    ConvertedApp = App
 
 _SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 _DEFAULT_CHUNK = 64 << 20
 
 
-class S2PApp(App["Converted | None"]):
+class S2PApp(ConvertedApp):
     """Opens a session and shows it. `run()` returns the last conversion, or None.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -278,7 +279,7 @@ def open_any_target(skeleton: str | Path, like: str | None = None) -> Target:
     Raises:
         S2PError: It cannot be opened, or `like` names other leaves.
     """
-    from_code = not Path(skeleton).exists() and ":" in str(skeleton)
+    from_code = not os.path.exists(skeleton) and ":" in str(skeleton)
     if not from_code:
         target = open_target(skeleton)
         return target if like is None else _named_like(target, like)

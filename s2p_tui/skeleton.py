@@ -140,7 +140,7 @@ def call_factory(
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0]
 
 
@@ -163,7 +163,7 @@ def _import(spec: str) -> Any:
             module = importlib.import_module(where)
     except UsageError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(
             f"{where} cannot be imported: {type(error).__name__}: {_first_line(error)}",
             "Give pkg.module:factory, importable from here, or file.py:factory.",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from s2p_tui.core.layers import constant_for
 from s2p_tui.core.pytree import Skeleton
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Expr, Take, keys_of
@@ -30,8 +31,8 @@ class Row:
         by: Who decided it.
         why: The reason, in words.
         trusted: The user takes a doubtful row for right.
-        fixed: A gap the list flows around even when entries are moved past it one by one:
-            a Python scalar such as `Dropout.p`, which no checkpoint holds.
+        fixed: No entry belongs here: a Python scalar such as `Dropout.p`, or a leaf whose layer's
+            rule says what it holds. Entries are moved past it even one by one.
     """
 
     source: Expr | None = None
@@ -40,6 +41,11 @@ class Row:
     why: str = ""
     trusted: bool = False
     fixed: bool = False
+
+    @property
+    def stays(self) -> bool:
+        """Whether entries flow around the row instead of through it."""
+        return self.gap or self.fixed
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -159,12 +165,16 @@ Edit = (
 def in_order(state_dict: StateDict, skeleton: Skeleton) -> Alignment:
     """Strictly by order: the n-th entry feeds the n-th array leaf. Reads no tensor data.
 
-    Python scalar leaves are gaps; entries left over go to the bench; leaves left over stay empty.
+    Leaves no entry belongs to are skipped: Python scalars are gaps, and what a layer's rule fills
+    is filled. Entries left over go to the bench; leaves left over stay empty.
     """
     keys = iter(entry.key for entry in state_dict)
     rows: list[Row] = []
     for leaf in skeleton:
-        if leaf.kind == "scalar":
+        if constant := constant_for(leaf):
+            source, why = constant
+            rows.append(Row(source, by="rule", fixed=True, why=why))
+        elif leaf.kind == "scalar":
             rows.append(
                 Row(gap=True, by="rule", fixed=True, why="a Python scalar is never in a state dict")
             )
@@ -264,8 +274,8 @@ def _move_to(alignment: Alignment, start: int, to: int) -> Alignment:
     if start == to or picked.source is None:
         return alignment
     low, high = min(start, to), max(start, to)
-    path = [i for i in range(low, high + 1) if i in (start, to) or not rows[i].gap]
-    if rows[to].gap:
+    path = [i for i in range(low, high + 1) if i in (start, to) or not rows[i].stays]
+    if rows[to].stays:
         rows[start], rows[to] = rows[to], _moved(picked)
         return replace(alignment, rows=tuple(rows))
     contents = [rows[i] for i in path]
@@ -281,7 +291,7 @@ def _flow_down(
     """Push contents from `row` on down by one, around gaps, to the first empty row or the bench."""
     carried = incoming
     for i in range(row, len(rows)):
-        if rows[i].gap and i != row:
+        if rows[i].stays and i != row:
             continue
         displaced = rows[i]
         if carried is not None:
@@ -309,7 +319,7 @@ def _close_gap(alignment: Alignment, row: int) -> Alignment:
     rows = list(alignment.rows)
     if not rows[row].gap:
         return alignment
-    path = [row, *(i for i in range(row + 1, len(rows)) if not rows[i].gap)]
+    path = [row, *(i for i in range(row + 1, len(rows)) if not rows[i].stays)]
     bench = alignment.bench
     last = EMPTY
     if bench:

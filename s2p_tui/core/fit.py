@@ -8,7 +8,8 @@ from math import prod
 
 from s2p_tui.core.alignment import Row
 from s2p_tui.core.dtypes import DType, dtype_named
-from s2p_tui.core.errors import S2PError
+from s2p_tui.core.errors import TransformError
+from s2p_tui.core.layers import as_layer_needs, rule_for
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Expr, Reshape, Shape, Take, describe, shape_of, show
@@ -49,17 +50,22 @@ def same_but_ones(first: Shape, second: Shape) -> bool:
 
 
 def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
-    """How well the row's source fits its leaf, from shapes and dtypes. Reads no tensor data."""
+    """How well what a row takes fits its leaf, by shapes, dtypes and the layer's rule.
+
+    Reads no tensor data.
+    """
     source = row.source
-    if isinstance(source, Take) and row.source is not None:
-        entry = state_dict[source.key]
-        if entry.shape == leaf.shape and entry.dtype == leaf.dtype and leaf.kind == "array":
-            return _EXACT
     if source is None:
         return _judge_gap(leaf, row)
+    rule = rule_for(leaf)
+    if isinstance(source, Take) and rule is None:
+        entry = state_dict[source.key]
+        if entry.shape == leaf.shape and entry.dtype == leaf.dtype:
+            return _EXACT
     try:
-        shape = shape_of(source, state_dict.shape)
-    except S2PError as error:
+        made = as_taken(source, leaf, state_dict)
+        shape = shape_of(made, state_dict.shape)
+    except TransformError as error:
         return Verdict(Fit.MISMATCHED, error.message, blocks=True)
     if prod(shape) != prod(leaf.shape):
         return Verdict(
@@ -68,8 +74,16 @@ def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
             f"got {show(shape)} ({prod(shape):,})",
             blocks=True,
         )
-    notes = [words] if (words := describe(source)) else []
+    notes: list[str] = []
     doubts: list[str] = []
+    if words := describe(made):
+        notes.append(words)
+    if rule is not None and made is not source:
+        notes[-1] += f": {rule.why}"
+    elif rule is not None and isinstance(source, Take):
+        doubts.append(f"{source.key} is not what the layer's PyTorch twin has here: {rule.why}")
+    elif row.by == "rule" and row.why:
+        notes[-1] += f": {row.why}"
     if shape != leaf.shape:
         words = f"reshape {show(shape)} to {show(leaf.shape)}"
         if same_but_ones(shape, leaf.shape):
@@ -85,8 +99,7 @@ def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
     if doubts:
         why = "; ".join(dict.fromkeys((*doubts, *notes)))
         return Verdict(Fit.DOUBTFUL, why, blocks=not row.trusted)
-    why = "; ".join(dict.fromkeys(notes))
-    return Verdict(Fit.TRANSFORMED, why) if notes else _EXACT
+    return Verdict(Fit.TRANSFORMED, "; ".join(dict.fromkeys(notes))) if notes else _EXACT
 
 
 def _judge_gap(leaf: Leaf, row: Row) -> Verdict:
@@ -112,8 +125,16 @@ def _judge_cast(source: DType, target: DType) -> Verdict | None:
     return Verdict(Fit.DOUBTFUL, f"{words} changes what the numbers are")
 
 
-def landing(source: Expr, leaf: Leaf, state_dict: StateDict) -> Expr:
-    """The source with the last reshape to the leaf's shape written out, if it needs one."""
-    if shape_of(source, state_dict.shape) == leaf.shape:
+def as_taken(source: Expr, leaf: Leaf, state_dict: StateDict) -> Expr:
+    """What a row's source stands for: a plain entry is taken as the leaf's layer needs it."""
+    if not isinstance(source, Take):
         return source
-    return Reshape(source, leaf.shape)
+    return as_layer_needs(leaf, source.key, state_dict.shape(source.key)) or source
+
+
+def landing(source: Expr, leaf: Leaf, state_dict: StateDict) -> Expr:
+    """All that is done to a row's source on its way into the leaf, the last reshape included."""
+    made = as_taken(source, leaf, state_dict)
+    if shape_of(made, state_dict.shape) == leaf.shape:
+        return made
+    return Reshape(made, leaf.shape)

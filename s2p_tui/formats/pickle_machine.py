@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 Constructor = Callable[..., Any]
 
@@ -82,8 +82,10 @@ class PickleMachine:
                 if opcode.name == "STOP":
                     return self._stack.pop()
                 self._step(opcode.name, argument)
-        except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as e:
-            raise BadPickleError(str(e) or type(e).__name__) from None
+        except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+            raise BadPickleError(str(error) or type(error).__name__) from None
+        except (OverflowError, MemoryError, RecursionError):
+            raise BadPickleError("it claims more than there can be") from None
         raise BadPickleError("it has no end")
 
     def _step(self, name: str, argument: Any) -> None:
@@ -118,7 +120,7 @@ class PickleMachine:
             case "EMPTY_SET":
                 stack.append(set())
             case "FROZENSET":
-                stack.append(frozenset(self._pop_mark()))
+                stack.append(frozenset(map(hashable, self._pop_mark())))
             case "APPEND":
                 item = stack.pop()
                 self._fill(stack[-1], list, "append", item)
@@ -127,12 +129,12 @@ class PickleMachine:
                 self._fill(stack[-1], list, "extend", items)
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
-                self._fill(stack[-1], dict, "update", {key: value})
+                self._fill(stack[-1], dict, "update", _paired([key, value]))
             case "SETITEMS":
                 items = self._pop_mark()
                 self._fill(stack[-1], dict, "update", _paired(items))
             case "ADDITEMS":
-                items = self._pop_mark()
+                items = list(map(hashable, self._pop_mark()))
                 self._fill(stack[-1], set, "update", items)
             case "GLOBAL" | "INST":
                 known = self._resolve(*str(argument).split(" ", 1))
@@ -173,6 +175,8 @@ class PickleMachine:
         return items
 
     def _resolve(self, module: Any, attribute: Any) -> Known:
+        if type(module) is not str or type(attribute) is not str:
+            raise BadPickleError("a name is not a string")
         name = f"{module}.{attribute}"
         try:
             return self._known[name]
@@ -195,7 +199,17 @@ class Opaque:
 
 
 def _paired(items: Sequence[Any]) -> dict[Any, Any]:
-    return dict(zip(items[::2], items[1::2], strict=True))
+    return dict(zip(map(hashable, items[::2]), items[1::2], strict=True))
+
+
+def hashable(key: Any) -> Any:
+    """The key, unless it is a container of containers: hashing those can take forever."""
+    if isinstance(key, tuple | frozenset):
+        parts = cast("tuple[Any, ...]", key)
+        if any(isinstance(part, tuple | frozenset) for part in parts):
+            raise BadPickleError("a key is nested")
+        return parts
+    return key
 
 
 def _call(function: Any, arguments: Any) -> Any:

@@ -16,16 +16,13 @@ from typing import Any, cast
 from s2p_tui.core.dtypes import BY_SAFETENSORS, DType, dtype_named
 from s2p_tui.core.errors import InputError, UsageError
 from s2p_tui.core.state_dict import Entry, StateDict
+from s2p_tui.core.untrusted import MOST_AXES, DuplicateNameError, without_duplicates
 from s2p_tui.formats.base import Checkpoint, Extent, row_major
 from s2p_tui.formats.tensors import FileTensors
 
 _LENGTH = struct.Struct("<Q")
 MAX_HEADER = 100_000_000
 """Bytes; the limit of the safetensors library itself."""
-
-
-class _DuplicateError(ValueError):
-    pass
 
 
 def open_safetensors(path: Path, key: str | None = None) -> Checkpoint:
@@ -74,8 +71,8 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
             raise _damaged(path, f"its header claims {length:,} bytes of {size:,}")
         text = stream.read(length)
     try:
-        header = json.loads(text, object_pairs_hook=_without_duplicates)
-    except _DuplicateError as error:
+        header = json.loads(text, object_pairs_hook=without_duplicates)
+    except DuplicateNameError as error:
         raise _damaged(path, f"the header names {error} twice") from None
     except (ValueError, RecursionError):
         raise _damaged(path, "its header is not JSON") from None
@@ -84,20 +81,14 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
     return cast("dict[str, Any]", header), _LENGTH.size + length
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise _DuplicateError(next(name for name in names if names.count(name) > 1))
-    return result
-
-
 def _tensor(path: Path, name: str, value: Any) -> tuple[DType, tuple[int, ...], int, int]:
     try:
         dtype = BY_SAFETENSORS[value["dtype"]]
         shape, (begin, end) = tuple(value["shape"]), value["data_offsets"]
     except (KeyError, TypeError, ValueError):
         raise _damaged(path, f"the header describes {name} in a way not known here") from None
+    if len(shape) > MOST_AXES:
+        raise _damaged(path, f"{name} has {len(shape)} axes, NumPy {MOST_AXES} at most")
     numbers = (*shape, begin, end)
     if not all(type(number) is int and 0 <= number < 2**62 for number in numbers) or begin > end:
         raise _damaged(path, f"{name} has sizes or offsets that are not whole numbers")

@@ -7,7 +7,13 @@ from pathlib import Path
 
 from s2p_tui.core.errors import InputError
 from s2p_tui.core.state_dict import Entry, StateDict
-from s2p_tui.core.untrusted import MalformedError, object_of, string_of
+from s2p_tui.core.untrusted import (
+    DuplicateNameError,
+    MalformedError,
+    object_of,
+    string_of,
+    without_duplicates,
+)
 from s2p_tui.formats.base import Checkpoint, Extent
 from s2p_tui.formats.safetensors import open_safetensors
 from s2p_tui.formats.sniff import sniff
@@ -87,10 +93,15 @@ def find_index(folder: Path) -> Path:
 
 def _read_weight_map(path: Path) -> dict[str, str]:
     try:
-        weight_map = object_of(object_of(json.loads(path.read_bytes()))["weight_map"])
+        index = json.loads(path.read_bytes(), object_pairs_hook=without_duplicates)
+        weight_map = object_of(object_of(index)["weight_map"])
         pairs = {entry: string_of(file) for entry, file in weight_map.items()}
         if not pairs:
             raise MalformedError("empty")
+    except DuplicateNameError as error:
+        raise InputError(
+            f"{path} is refused: it names {error} twice.", "Download it again."
+        ) from None
     except (ValueError, KeyError, RecursionError):
         raise InputError(
             f"{path} is not an index of a sharded checkpoint: it has no usable weight_map.",

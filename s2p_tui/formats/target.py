@@ -17,12 +17,14 @@ import numpy as np
 from s2p_tui.core.dtypes import BY_NAME, numpy_dtype
 from s2p_tui.core.errors import InputError
 from s2p_tui.core.pytree import Leaf, Skeleton
+from s2p_tui.core.untrusted import sizes_of
 from s2p_tui.formats.base import Extent, Tensors, row_major
 from s2p_tui.formats.npy import Record, iter_records
 from s2p_tui.formats.sniff import sniff
 from s2p_tui.formats.tensors import FileTensors
 
 FORMAT = "s2p-skeleton"
+_PLAIN = [name for name, dtype in BY_NAME.items() if dtype.loads_in_equinox and name != "bfloat16"]
 VERSION = 1
 _MAX_HEAD = 1 << 28
 
@@ -136,17 +138,16 @@ def _target(
 
 
 def _is_stored_as(dtype: str, descr: str) -> bool:
-    stored = np.dtype(descr)
     expected = numpy_dtype(dtype)
-    return stored == expected or (stored.kind == "V" and stored.itemsize == expected.itemsize)
+    return descr in (expected.str, f"|V{expected.itemsize}")
 
 
 def _dtype_of(path: Path, number: int, record: Record) -> str:
-    dtype = np.dtype(record.descr)
-    if dtype.kind == "V" and dtype.itemsize == 2:
+    if record.descr[1:] == "V2":
         return "bfloat16"
-    if dtype.name in BY_NAME and dtype.newbyteorder("<") == dtype:
-        return dtype.name
+    for name in _PLAIN:
+        if numpy_dtype(name).str == record.descr:
+            return name
     raise InputError(
         f"{path}: record {number} is of type {record.descr}, which could be any of several.",
         "Use a skeleton file, which names the dtypes: s2p-tui skeleton pkg.module:factory.",
@@ -173,15 +174,14 @@ def _leaves(path: Path, line: bytes) -> tuple[Leaf, ...]:
 
 
 def _leaf(node: Any) -> Leaf:
-    shape = tuple(node["shape"])
+    shape = sizes_of(node["shape"])
     kind = node["kind"]
     owner, config = node.get("owner"), node.get("config", {})
-    if not all(type(size) is int and 0 <= size < 2**62 for size in shape):
-        raise ValueError(f"shape {shape!r}")
     if kind not in ("array", "scalar") or node["dtype"] not in BY_NAME:
         raise ValueError(f"kind {kind!r}, dtype {node['dtype']!r}")
     if not isinstance(node["path"], str) or not isinstance(owner, str | None):
         raise TypeError("path and owner must be strings")
+    node["path"].encode()
     if not isinstance(config, dict):
         raise TypeError("config must be an object")
     has_value = node["value"] is True

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from itertools import product
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -136,20 +135,22 @@ def _read_region(descriptor: int, extent: Extent, region: Region) -> NDArray[np.
     spans = np.empty((prod(sizes[axis] for axis in outer_axes), span), dtype)
     buffer = spans.reshape(-1).view(np.uint8).data
     length = span * dtype.itemsize
-    for row, outer in enumerate(_offsets(outer_axes, sizes, extent.strides)):
+    steps = [(sizes[axis], extent.strides[axis] * dtype.itemsize) for axis in outer_axes]
+    for row, offset in enumerate(_offsets(steps)):
         into = buffer[row * length : (row + 1) * length]
-        pread_into(descriptor, into, position + outer * dtype.itemsize, extent.file)
-    table = np.lib.stride_tricks.as_strided(
-        spans,
-        (len(spans), *inner_sizes),
-        (spans.strides[0], *inner_strides),
+        pread_into(descriptor, into, position + offset, extent.file)
+    table: NDArray[np.generic] = np.ndarray(
+        (len(spans), *inner_sizes), dtype, buffer, 0, (length, *inner_strides)
     ).reshape([sizes[axis] for axis in axes])
     return _in_axis_order(table, axes, sizes)
 
 
-def _offsets(axes: list[int], sizes: tuple[int, ...], strides: tuple[int, ...]) -> Iterator[int]:
-    for index in product(*(range(sizes[axis]) for axis in axes)):
-        yield sum(i * strides[axis] for i, axis in zip(index, axes, strict=True))
+def _offsets(steps: list[tuple[int, int]]) -> list[int]:
+    """Where each index of some axes lies, the last axis running fastest, from size and stride."""
+    offsets = np.zeros(1, np.int64)
+    for size, stride in steps:
+        offsets = (offsets[:, None] + np.arange(size) * stride).reshape(-1)
+    return offsets.tolist()
 
 
 def _in_axis_order(

@@ -16,7 +16,7 @@ from typing import Any, cast
 from s2p_tui.core.dtypes import BY_NAME, BY_TORCH_STORAGE
 from s2p_tui.core.errors import InputError
 from s2p_tui.core.untrusted import is_size, size_of, sizes_of, string_of
-from s2p_tui.formats.pickle_machine import BadPickleError, Constructor, Known, Opaque
+from s2p_tui.formats.pickle_machine import BadPickleError, Constructor, Known, Opaque, hashable
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ def _opaque(name: str) -> Constructor:
 
 
 def _ordered_dict(items: Iterable[Any] = ()) -> dict[Any, Any]:
-    return dict(items)
+    return {hashable(key): value for key, value in items}
 
 
 def _size(values: Any = ()) -> tuple[Any, ...]:

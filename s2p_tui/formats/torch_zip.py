@@ -38,7 +38,8 @@ def open_torch_zip(path: Path, key: str | None = None) -> Checkpoint:
             if len(members) != len(archive.infolist()):
                 raise InputError(f"{path} is refused: two files in the archive share one name.")
             root = _root(path, members)
-            _check_byte_order(path, archive, members.get(f"{root}byteorder"))
+            if f"{root}byteorder" in members:
+                _check_byte_order(path, stream, members[f"{root}byteorder"])
             head = members[f"{root}data.pkl"]
             _place(path, stream, head)
             if head.file_size > _MAX_PICKLE:
@@ -74,8 +75,9 @@ def _root(path: Path, members: dict[str, zipfile.ZipInfo]) -> str:
     return root
 
 
-def _check_byte_order(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo | None) -> None:
-    if info is not None and info.file_size < 16 and archive.read(info) == b"big":
+def _check_byte_order(path: Path, stream: io.BufferedReader, info: zipfile.ZipInfo) -> None:
+    place = _place(path, stream, info)
+    if os.pread(stream.fileno(), min(place.nbytes, 16), place.start) == b"big":
         raise InputError(
             f"{path} was written on a big-endian machine.",
             "Load and save it again on a little-endian one.",

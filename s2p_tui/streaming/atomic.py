@@ -32,7 +32,7 @@ class AtomicFile:
 
     def __init__(self, target: Path) -> None:
         self.target = Path(os.path.realpath(target))
-        if self.target.is_dir():
+        if os.path.isdir(self.target):
             raise OutputError(f"{target} is a folder.", "Give the name of a file with -o.")
         name = f".{self.target.name}.{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
         self.temporary = self.target.with_name(name)

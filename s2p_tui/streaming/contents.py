@@ -6,8 +6,11 @@ Both the writer and the verification ask here, so that they agree on what should
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from math import prod
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -24,7 +27,9 @@ from s2p_tui.streaming.tiles import fast_axes, runs_of, tiles
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_Item = TypeVar("_Item")
 _BUFFERS_PER_CHUNK = 4
+_CACHE_LINE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +120,11 @@ class Contents:
         dtypes = [source.entries[key].dtype for key in keys_of(source.expr)]
         widest = max([dtype.itemsize, *(dtype_named(name).itemsize for name in dtypes)])
         limit = max(1, self.chunk_bytes // _BUFFERS_PER_CHUNK // widest)
-        for region in tiles(source.shape, fast, limit):
-            array = evaluator.region(source.expr, region)
-            yield source.shape, region, _cast(array, dtype, piece, loss)
+        found = (
+            (source.shape, region, _cast(evaluator.region(source.expr, region), dtype, piece, loss))
+            for region in tiles(source.shape, fast, limit)
+        )
+        return found if prod(source.shape) <= limit else _one_ahead(found)
 
     def _source(self, piece: Piece) -> _Source:
         leaf, expr = piece.instruction.leaf, piece.instruction.source
@@ -132,13 +139,23 @@ class Contents:
         return _Source(expr, self._kept, self._kept_tensors, shape)
 
 
+def _one_ahead(items: Iterator[_Item]) -> Iterator[_Item]:
+    """The items, each made in a thread while the one before it is in use."""
+    with ThreadPoolExecutor(1) as worker:
+        ahead = worker.submit(next, items, None)
+        while (item := ahead.result()) is not None:
+            ahead = worker.submit(next, items, None)
+            yield item
+            del item
+
+
 def _cast(
     array: NDArray[Any], dtype: np.dtype[Any], piece: Piece, loss: CastLoss | None
 ) -> NDArray[Any]:
     if array.dtype == dtype:
-        return np.ascontiguousarray(array).reshape(array.shape)
+        return _contiguous(array)
     with np.errstate(all="ignore"):
-        cast = np.ascontiguousarray(array.astype(dtype)).reshape(array.shape)
+        cast = _contiguous(array.astype(dtype, order="K"))
     source, target = dtype_named(str(array.dtype)), dtype_named(piece.instruction.dtype)
     if not target.is_floating:
         same = np.array_equal(cast.astype(array.dtype), array)
@@ -156,13 +173,29 @@ def _cast(
     return cast
 
 
+def _contiguous(array: NDArray[Any]) -> NDArray[Any]:
+    """The array in row-major order, a cache line's width of the last axis at a time.
+
+    NumPy copies row by row; where the source runs along another axis, that fetches each of its
+    cache lines once per element.
+    """
+    if array.flags.c_contiguous or abs(array.strides[-1]) < _CACHE_LINE:
+        return np.ascontiguousarray(array).reshape(array.shape)
+    found = np.empty(array.shape, array.dtype)
+    width = _CACHE_LINE // array.itemsize
+    for start in range(0, array.shape[-1], width):
+        found[..., start : start + width] = array[..., start : start + width]
+    return found
+
+
+@cache
 def _may_lose(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
-    """Whether the target's finite numbers do not reach as far as the source's."""
+    """Whether a number of the source can become infinite, or NaN, in the target."""
     import ml_dtypes
 
     finfo: Any = ml_dtypes.finfo
-    try:
-        reach = (float(finfo(source).max), float(finfo(target).max))
-    except ValueError:
-        return True
-    return reach[0] > reach[1]
+    with np.errstate(all="ignore"):
+        probes = np.array([float(finfo(source).max), -1.0, np.inf]).astype(source)
+        cast = probes.astype(target)
+    became_nan = np.isnan(cast) & ~np.isnan(probes)
+    return bool(np.any(np.isfinite(probes) != np.isfinite(cast)) or np.any(became_nan))

@@ -116,10 +116,17 @@ def verify_file(
     return layout.size
 
 
+def _is_same_file(path: Path, source: Path) -> bool:
+    try:
+        return path.samefile(source)
+    except OSError:
+        return False
+
+
 def _check_target(path: Path, checkpoint: Checkpoint, target: Target, layout: Layout) -> None:
     folder = Path(os.path.realpath(path)).parent
     for source in (*checkpoint.files, *target.files):
-        if path.exists() and path.samefile(source):
+        if _is_same_file(path, source):
             raise OutputError(
                 f"{path} is one of the files to convert from.", "Choose another name with -o."
             )

@@ -25,7 +25,7 @@ from s2p_tui.streaming.layout import Layout, Piece
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_COMPARE = 1 << 20
+_COMPARE = 1 << 18
 _SHOWN = 10
 
 
@@ -43,6 +43,7 @@ def verify_layout(plan: Plan, layout: Layout, contents: Contents, file: Path, jo
     """
     job.phase = "verifying"
     problems: list[str] = []
+    buffers = np.empty((2, _COMPARE), np.uint8)
     with file.open("rb") as stream:
         descriptor = stream.fileno()
         size = os.fstat(descriptor).st_size
@@ -56,7 +57,7 @@ def verify_layout(plan: Plan, layout: Layout, contents: Contents, file: Path, jo
             for piece in layout.pieces:
                 job.check()
                 job.leaf = piece.instruction.leaf.path
-                if not _is_equal(piece, contents, descriptor, file, job):
+                if not _is_equal(piece, contents, descriptor, file, buffers, job):
                     problems.append(f"{job.leaf} differs from its source")
     if problems:
         more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
@@ -80,10 +81,10 @@ def _record_problems(layout: Layout, descriptor: int, file: Path) -> list[str]:
 
 def _describes(record: Record, piece: Piece) -> bool:
     instruction = piece.instruction
-    descr = np.lib.format.dtype_to_descr(numpy_dtype(instruction.dtype))
+    descr = numpy_dtype(instruction.dtype).str
     return (
         record.shape == instruction.leaf.shape
-        and np.dtype(record.descr) == np.dtype(descr)
+        and record.descr == descr
         and record.fortran_order == piece.column_major
         and record.data == piece.data
         and record.stop == piece.stop
@@ -110,15 +111,21 @@ def _header_problems(layout: Layout, file: Path) -> list[str]:
     return [f"{path} is described otherwise" for path in sorted(differing)]
 
 
-def _is_equal(piece: Piece, contents: Contents, descriptor: int, file: Path, job: Job) -> bool:
+def _is_equal(
+    piece: Piece,
+    contents: Contents,
+    descriptor: int,
+    file: Path,
+    buffers: NDArray[np.uint8],
+    job: Job,
+) -> bool:
     runs = contents.runs(piece)
     if runs is None:
         return all(
             _region_is_equal(descriptor, piece.data, shape, region, array, file, job)
             for shape, region, array in contents.regions(piece)
         )
-    size = min(_COMPARE, max(1, piece.nbytes))
-    ours, theirs = np.empty(size, np.uint8), np.empty(size, np.uint8)
+    ours, theirs = buffers
     position = piece.data
     for run in runs:
         source = run.tensors.descriptor(run.extent)

@@ -13,9 +13,9 @@ def snippet(path: Path, leaf_paths: Sequence[str]) -> str:
         path: The converted file.
         leaf_paths: Key paths of the skeleton; `[0]…` and `[1]…` mean `(model, state)`.
     """
-    name = str(path)
+    name = _quoted(str(path))
     if path.suffix == ".safetensors":
-        return f"from safetensors.flax import load_file\n\nleaves = load_file({name!r})"
+        return f"from safetensors.flax import load_file\n\nleaves = load_file({name})"
     if _is_model_and_state(leaf_paths):
         made, like = "model, state", "eqx.nn.make_with_state(Model)(...)"
     else:
@@ -23,8 +23,13 @@ def snippet(path: Path, leaf_paths: Sequence[str]) -> str:
     return (
         "import equinox as eqx\n\n"
         f"like = {like}\n"
-        f"{made} = eqx.tree_deserialise_leaves({name!r}, like)"
+        f"{made} = eqx.tree_deserialise_leaves({name}, like)"
     )
+
+
+def _quoted(name: str) -> str:
+    plain = name.isprintable() and not set(name) & {'"', "\\"}
+    return f'"{name}"' if plain else repr(name)
 
 
 def _is_model_and_state(paths: Sequence[str]) -> bool:

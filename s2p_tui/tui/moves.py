@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Step = Literal[1, -1]
 
 
-class Impossible(Exception):
+class Impossible(Exception):  # noqa: N818
     """An edit that makes no sense where the cursor is; its text says why."""
 
 
@@ -107,7 +107,7 @@ def _runs(positions: Iterable[int]) -> Iterable[tuple[int, int]]:
         yield start, stop
 
 
-def _one(edits: list[Edit]) -> Edit:
+def _one(edits: Sequence[Edit]) -> Edit:
     return edits[0] if len(edits) == 1 else Several(tuple(edits))
 
 

@@ -75,5 +75,13 @@ def _tail(text: str, width: int) -> str:
     for position in range(len(text) - 1, -1, -1):
         used += get_character_cell_size(text[position])
         if used > width:
-            return text[position + 1 :]
+            return _without_orphans(text[position + 1 :])
     return text
+
+
+def _without_orphans(text: str) -> str:
+    """The text without combining characters at its start, which would join what is before it."""
+    start = 0
+    while start < len(text) and not get_character_cell_size(text[start]):
+        start += 1
+    return text[start:]

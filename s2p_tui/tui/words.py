@@ -42,14 +42,14 @@ def many(count: int, word: str, plural: str = "") -> str:
     return f"{count:,} {word if count == 1 else plural or word + 's'}"
 
 
-def titles(session: Session) -> tuple[str, str]:
-    """Headings of the two sides."""
+def titles(session: Session) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Headings of the two sides: a name, then facts."""
     checkpoint, target = session.checkpoint, session.target
     size = size_in_words(checkpoint.size or checkpoint.state_dict.nbytes)
     entries = many(len(checkpoint.state_dict), "entry", "entries")
     name = f"{checkpoint.label}:{checkpoint.key}" if checkpoint.key else checkpoint.label
     leaves = many(len(target.skeleton), "leaf", "leaves")
-    return f"{inert(name)} · {entries} · {size}", f"{inert(target.label)} · {leaves}"
+    return (name, entries, size), (target.label, leaves)
 
 
 def tally(session: Session, glyphs: Glyphs) -> str:

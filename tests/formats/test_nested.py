@@ -35,6 +35,7 @@ def trained() -> dict[str, Any]:
 FOUND: list[tuple[str, Any]] = [
     ("model", {"model": STATE, "epoch": 3}),
     ("state_dict", {"state_dict": STATE, "hyper_parameters": {"w": torch.ones(1)}}),
+    ("model", {"model": STATE, "optimizer": {"momentum": torch.ones(2)}}),
     ("a.b.c", {"a": {"b": {"c": STATE}}}),
     ("", {**STATE, "epoch": 3}),
     ("", {**STATE, "extra": {"deep": torch.ones(1)}}),
@@ -81,7 +82,9 @@ def test_even_an_unlikely_place_can_be_asked_for(tmp_path: Path) -> None:
     assert {entry.key for entry in checkpoint.state_dict} == {"step", "exp_avg", "exp_avg_sq"}
 
 
-@pytest.mark.parametrize("value", [{}, {"epoch": 3}, [torch.ones(2)], 3, torch.ones(2), {1: STATE["w"]}])
+@pytest.mark.parametrize(
+    "value", [{}, {"epoch": 3}, [torch.ones(2)], 3, torch.ones(2), {1: STATE["w"]}]
+)
 def test_no_state_dict_at_all(tmp_path: Path, value: Any) -> None:
     path = SAVE["zip"](value, tmp_path / "model.pt")
     with pytest.raises(InputError, match="holds no state dict"):

@@ -79,7 +79,9 @@ def test_all_disagreements_are_named_together(tmp_path: Path) -> None:
     assert f"a of {file} is not in the index" in caught.value.message
 
 
-@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "sub/x.safetensors", ".."])
+@pytest.mark.parametrize(
+    "name", ["../secret.safetensors", "/etc/passwd", "sub/x.safetensors", ".."]
+)
 def test_an_index_that_points_outside_its_folder(tmp_path: Path, name: str) -> None:
     inner = tmp_path / "set"
     (inner / "sub").mkdir(parents=True)

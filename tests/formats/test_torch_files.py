@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,19 @@ def test_opening_reads_no_tensor_data(tmp_path: Path, monkeypatch: pytest.Monkey
     checkpoint = open_checkpoint(path)
     with pytest.raises(pytest.fail.Exception):
         read(checkpoint, "big")
+    checkpoint.tensors.close()
+
+
+def test_a_transposed_tensor_takes_one_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = torch.arange(60.0).reshape(3, 4, 5).permute(2, 0, 1)
+    checkpoint = open_checkpoint(SAVE["zip"]({"view": view}, tmp_path / "model.pt"))
+    reads: list[int] = []
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda *a: reads.append(a[2]) or real(*a))
+    assert array_bytes(read(checkpoint, "view")) == array_bytes(view.numpy())
+    assert len(reads) == 1
     checkpoint.tensors.close()
 
 

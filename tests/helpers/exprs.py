@@ -47,9 +47,7 @@ def cases(draw: st.DrawFn, steps: int = 4) -> Case:
 
 
 @st.composite
-def _ends(
-    draw: st.DrawFn, shape: Shape, arrays: dict[str, np.ndarray]
-) -> tuple[Expr, np.ndarray]:
+def _ends(draw: st.DrawFn, shape: Shape, arrays: dict[str, np.ndarray]) -> tuple[Expr, np.ndarray]:
     """An entry (new or known) or a constant of that shape."""
     if draw(st.integers(0, 5)) == 0:
         value = draw(st.integers(-4, 4)) / 2
@@ -127,7 +125,10 @@ def factorings(draw: st.DrawFn, size: int) -> Shape:
 def regions(shape: Shape) -> st.SearchStrategy[Region]:
     """Any box in a shape, empty ones included."""
     return st.tuples(
-        *(st.tuples(*[st.integers(0, size)] * 2).map(lambda ends: tuple(sorted(ends))) for size in shape)
+        *(
+            st.tuples(*[st.integers(0, size)] * 2).map(lambda ends: tuple(sorted(ends)))
+            for size in shape
+        )
     )
 
 

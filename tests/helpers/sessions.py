@@ -54,5 +54,3 @@ def _letter(row: Row) -> str:
     if row.source is not None:
         return "".join(row.keys)
     return ("=" if row.fixed else "-") if row.gap else "_"
-
-

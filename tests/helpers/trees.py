@@ -42,9 +42,7 @@ def random_array(dtype: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 @st.composite
 def jax_arrays(draw: st.DrawFn) -> jax.Array:
-    return jnp.asarray(
-        random_array(draw(st.sampled_from(JAX_DTYPES)), draw(shapes), draw(seeds))
-    )
+    return jnp.asarray(random_array(draw(st.sampled_from(JAX_DTYPES)), draw(shapes), draw(seeds)))
 
 
 @st.composite

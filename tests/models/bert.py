@@ -138,9 +138,7 @@ class Bert(eqx.Module):
         return jnp.tanh(self.pooler(hidden[0]))
 
 
-def mean_pooled_embedding(
-    model: Bert, input_ids: Array, attention_mask: Array
-) -> Array:
+def mean_pooled_embedding(model: Bert, input_ids: Array, attention_mask: Array) -> Array:
     """Embed one sequence: the mean over its tokens, scaled to unit length.
 
     input_ids and attention_mask (length,) as ``Bert`` takes; returns (width,).

@@ -44,9 +44,7 @@ def tokenize(sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     Returns input_ids and attention_mask, both (sentences, length) int32.
     """
     folder = minilm_folder()
-    limits = json.loads(
-        (folder / "sentence_bert_config.json").read_text(encoding="utf-8")
-    )
+    limits = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(limits["max_seq_length"])
     tokenizer.enable_padding()
@@ -62,9 +60,7 @@ def _reference_model() -> "SentenceTransformer":
     os.environ["HF_HUB_OFFLINE"] = "1"
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformer(
-        str(minilm_folder()), device="cpu", local_files_only=True
-    )
+    return SentenceTransformer(str(minilm_folder()), device="cpu", local_files_only=True)
 
 
 def reference_embeddings(sentences: Sequence[str]) -> np.ndarray:

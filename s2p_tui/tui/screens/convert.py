@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +14,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, RadioButton, RadioSet
 
+from s2p_tui.core.names import output_path
 from s2p_tui.tui.text import inert
 
 _DTYPES = (None, "float32", "bfloat16", "float16")
@@ -33,10 +33,13 @@ class Order:
     dtype: str | None = None
 
 
-def remark(name: str) -> str:
-    """What there is to know about an output name before it is written to."""
-    from s2p_tui.core.names import output_path
+def _typable(path: Path) -> str:
+    """The name as one could type it: bytes that are no text, and control characters, become `_`."""
+    return "".join(char if char.isprintable() else "_" for char in str(path))
 
+
+def obstacle(name: str) -> str:
+    """Why nothing can be written under an output name; empty if something can."""
     if not name.strip():
         return "Give the file a name."
     path = output_path(name.strip())
@@ -44,11 +47,32 @@ def remark(name: str) -> str:
         return f"{inert(str(path))} is a folder."
     if not path.parent.is_dir():
         return f"There is no folder {inert(str(path.parent))}."
+    return ""
+
+
+def remark(name: str) -> str:
+    """What there is to know about an output name before it is written to."""
+    if stop := obstacle(name):
+        return stop
+    path = output_path(name.strip())
     if path.exists():
         return f"{inert(str(path))} exists and will be replaced."
     if path != Path(name.strip()):
         return f"Will be written as {inert(str(path))}."
     return ""
+
+
+class Choice(RadioButton):
+    """A radio button whose state is a sign, not a colour."""
+
+    BUTTON_LEFT = "("
+    BUTTON_INNER = " "
+    BUTTON_RIGHT = ")"
+
+    def watch_value(self) -> None:
+        """Show the state."""
+        self.BUTTON_INNER = "x" if self.value else " "  # pyright: ignore[reportConstantRedefinition]
+        super().watch_value()
 
 
 class ConvertForm(ModalScreen[Order | None]):
@@ -72,12 +96,12 @@ class ConvertForm(ModalScreen[Order | None]):
             box.border_title = "Convert"
             box.border_subtitle = "Tab next  Enter convert  Esc cancel"
             yield Label("Output (.eqx or .safetensors)")
-            yield Input(str(self._order.output), id="output", compact=True)
+            yield Input(_typable(self._order.output), id="output", compact=True)
             yield Label("", id="remark")
             yield Label("Floating-point numbers")
             with RadioSet(id="dtype", compact=True):
                 for dtype in self._dtypes:
-                    yield RadioButton(dtype or "as in the skeleton", dtype == self._order.dtype)
+                    yield Choice(dtype or "as in the skeleton", dtype == self._order.dtype)
             with Horizontal(id="buttons"):
                 yield Button("Convert", variant="primary", id="convert", compact=True)
                 yield Button("Cancel", id="cancel", compact=True)
@@ -92,7 +116,7 @@ class ConvertForm(ModalScreen[Order | None]):
     def accept(self) -> None:
         """Convert, unless the name cannot be written to."""
         name = self.query_one(Input).value.strip()
-        if not name or os.path.isdir(name):
+        if obstacle(name):
             self.query_one(Input).focus()
             return
         pressed = self.query_one(RadioSet).pressed_index

@@ -14,11 +14,11 @@ from textual.widgets import Static
 from s2p_tui.tui.glyphs import ASCII, Glyphs
 from s2p_tui.tui.keys import GROUPS
 
-_SHOWN = 28
+_SHOWN = 27
 _SIGNS = (
     ("exact", "the same shape and dtype"),
-    ("transformed", "fits after the steps shown in the details"),
-    ("doubtful", "the right size, maybe the wrong elements: look, then y"),
+    ("transformed", "fits after the steps in the details"),
+    ("doubtful", "right size, maybe mixed elements: look"),
     ("mismatched", "cannot fit, or has no entry yet"),
     ("gap", "keeps the skeleton's value"),
 )

@@ -21,12 +21,16 @@ from s2p_tui.tui.screens.convert import Order
 from s2p_tui.tui.text import inert, shorten
 
 if TYPE_CHECKING:
-    from s2p_tui.session import Session
+    from s2p_tui.session import Converted, Session
+
+    OutcomeScreen = ModalScreen[Converted | S2PError]
+else:
+    OutcomeScreen = ModalScreen
 
 _POLLS_PER_SECOND = 12
 
 
-class Progress(ModalScreen["Converted | S2PError"]):
+class Progress(OutcomeScreen):
     """Runs a conversion in a thread, polls its job, and hands on what became of it.
 
     Args:

@@ -13,6 +13,7 @@ from textual.widgets import Static
 
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.loading import snippet
+from s2p_tui.tui.screens.running import app_of
 from s2p_tui.tui.text import inert
 from s2p_tui.tui.words import many, size_in_words
 
@@ -69,5 +70,5 @@ class Result(ModalScreen[None]):
 
     def action_copy(self) -> None:
         """Put the code on the terminal's clipboard."""
-        self.app.copy_to_clipboard(self._snippet)
+        app_of(self).copy_to_clipboard(self._snippet)
         self.query_one(".box").border_subtitle = "copied  Enter go on  q quit"

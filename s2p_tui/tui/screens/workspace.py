@@ -10,30 +10,29 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.containers import Vertical
 from textual.screen import Screen
-from textual.widgets import Input
 
 from s2p_tui.core.errors import S2PError
+from s2p_tui.core.names import default_mapping
 from s2p_tui.tui import moves, words
 from s2p_tui.tui.cursor import Cursor
 from s2p_tui.tui.glyphs import Glyphs
-from s2p_tui.tui.keys import GROUPS, hints
+from s2p_tui.tui.keys import GROUPS
 from s2p_tui.tui.moves import Impossible, Move, Step
 from s2p_tui.tui.screens.convert import ConvertForm, Order
 from s2p_tui.tui.screens.help import Help
 from s2p_tui.tui.screens.progress import Progress
 from s2p_tui.tui.screens.result import Result
+from s2p_tui.tui.screens.running import app_of
 from s2p_tui.tui.text import inert
 from s2p_tui.tui.widgets.alignment_view import AlignmentView
-from s2p_tui.tui.widgets.frame import rule, top_line
-from s2p_tui.tui.widgets.lines import Lines, Part
+from s2p_tui.tui.widgets.find_bar import FindBar
+from s2p_tui.tui.widgets.lines import Part
+from s2p_tui.tui.widgets.panels import Details, Divider, Heading, Hints, Status
 
 if TYPE_CHECKING:
     from s2p_tui.session import Converted, Session
-
-_DETAILS = 4
-_LIVE_FIND_LIMIT = 20_000
-_FIND_DELAY = 0.2
 
 
 class Workspace(Screen[None]):
@@ -46,9 +45,9 @@ class Workspace(Screen[None]):
         converted: The last successful conversion.
     """
 
-    AUTO_FOCUS = None
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (60, "-wide")]
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-short"), (16, "-tall")]
+    AUTO_FOCUS = ""
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (60, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (16, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
             Binding(key.keys, key.action, key.does, show=False)
@@ -79,17 +78,19 @@ class Workspace(Screen[None]):
         self._chunk_bytes = chunk_bytes
         self._saved = session.alignment
         self._message: Part = ("", "")
-        self._last_query = ""
 
     def compose(self) -> ComposeResult:
         """The frame from top to bottom."""
-        yield Lines(id="top")
-        yield AlignmentView(self.session, self.cursor, self._glyphs, id="view")
-        yield Lines(id="rule")
-        yield Lines(_DETAILS, id="details")
-        yield Lines(id="status")
-        yield Input(placeholder="name, 10x10 or doubtful", id="find", compact=True)
-        yield Lines(id="bottom")
+        yield Heading(id="top")
+        # The frame's sides belong to containers: a line's own border would be sent with the line.
+        with Vertical(id="list", classes="sides"):
+            yield AlignmentView(self.session, self.cursor, self._glyphs, id="view")
+        yield Divider(id="rule")
+        with Vertical(id="about", classes="sides"):
+            yield Details()
+            yield Status(id="status")
+        yield FindBar(len(self.session))
+        yield Hints(id="bottom")
 
     @property
     def view(self) -> AlignmentView:
@@ -227,42 +228,24 @@ class Workspace(Screen[None]):
 
     def action_help(self) -> None:
         """Show the key table."""
-        self.app.push_screen(Help(self._glyphs))
+        app_of(self).push_screen(Help(self._glyphs))
 
     def action_find(self) -> None:
         """Open the input line."""
-        field = self.query_one("#find", Input)
-        field.value = self.cursor.query
-        field.add_class("-open")
-        field.focus()
+        self.query_one(FindBar).open(self.cursor.query)
         self._say()
 
-    @on(Input.Changed, "#find")
-    def find_live(self, event: Input.Changed) -> None:
-        """Show matches while typing; in long lists, once typing pauses."""
-        if not event.input.has_class("-open"):
-            return
-        if len(self.session) <= _LIVE_FIND_LIMIT:
-            self._find(event.value)
-        else:
-            self.set_timer(_FIND_DELAY, lambda: self._find_if_still(event.value))
+    @on(FindBar.Searched)
+    def searched(self, event: FindBar.Searched) -> None:
+        """Show matches while typing."""
+        self._find(event.query)
 
-    @on(Input.Submitted, "#find")
-    def find_now(self, event: Input.Submitted) -> None:
-        """Keep the matches and go to the next one; an empty line repeats the last search."""
-        query = event.value.strip() or self._last_query
-        self._find(query)
-        self._last_query = query
-        self._close_find()
-        here = self.cursor.position
-        if query and not self.cursor.is_match(here):
+    @on(FindBar.Closed)
+    def find_closed(self, event: FindBar.Closed) -> None:
+        """Keep the matches and go to the next one, unless the search was given up."""
+        self._find(event.query)
+        if event.query and not self.cursor.is_match(self.cursor.position):
             self.action_next(1)
-
-    def key_escape(self) -> None:
-        """End the find from within the input line."""
-        if self.query_one("#find", Input).has_focus:
-            self.cursor.query, self.cursor.matches = "", ()
-            self._close_find()
 
     def action_save(self) -> None:
         """Save the mapping."""
@@ -287,12 +270,12 @@ class Workspace(Screen[None]):
 
     @work(exclusive=True)
     async def _convert(self) -> None:
-        order = await self.app.push_screen_wait(ConvertForm(self.order))
+        order = await app_of(self).push_screen_wait(ConvertForm(self.order))
         if order is None:
             return
         self.order = order
         alignment, path = self.session.alignment, self._mapping_path(order.output)
-        outcome = await self.app.push_screen_wait(
+        outcome = await app_of(self).push_screen_wait(
             Progress(self.session, order, mapping=path, chunk_bytes=self._chunk_bytes)
         )
         if isinstance(outcome, S2PError):
@@ -301,7 +284,7 @@ class Workspace(Screen[None]):
         self.converted, self._saved = outcome, alignment
         name = os.path.basename(outcome.written.path)
         self._say(inert(f"Converted: {name}"), "lines--good")
-        await self.app.push_screen_wait(Result(self.session, outcome, self._glyphs))
+        await app_of(self).push_screen_wait(Result(self.session, outcome, self._glyphs))
 
     @on(AlignmentView.Pressed)
     def pressed(self, event: AlignmentView.Pressed) -> None:
@@ -309,8 +292,6 @@ class Workspace(Screen[None]):
         self._go(event.position)
 
     def _mapping_path(self, output: Path) -> Path:
-        from s2p_tui.core.names import default_mapping
-
         return self._mapping or default_mapping(output)
 
     def _go(self, position: int) -> None:
@@ -363,20 +344,9 @@ class Workspace(Screen[None]):
         self.view.go(position)
 
     def _find(self, query: str) -> None:
-        self.cursor.query = query.strip()
-        self.cursor.matches = tuple(self.session.find(query)) if query.strip() else ()
-        self.view.redraw()
-        self._say()
-
-    def _find_if_still(self, query: str) -> None:
-        field = self.query_one("#find", Input)
-        if field.has_class("-open") and field.value == query:
-            self._find(query)
-
-    def _close_find(self) -> None:
-        field = self.query_one("#find", Input)
-        field.remove_class("-open")
-        self.set_focus(None)
+        if query != self.cursor.query:
+            self.cursor.query = query
+            self.cursor.matches = tuple(self.session.find(query)) if query else ()
         self.view.redraw()
         self._say()
 
@@ -388,40 +358,11 @@ class Workspace(Screen[None]):
         if not self.is_mounted:
             return
         session, cursor, glyphs = self.session, self.cursor, self._glyphs
-        width = self.size.width
-        framed = self.has_class("-wide")
-        border = 1 if framed else 0
-        top = top_line(glyphs, words.titles(session), self.view.columns.left + border + 1, width)
-        self.query_one("#top", Lines).set_line(0, (top, ""))
-        title = "" if self.has_class("-no-details") else "details"
-        self.query_one("#rule", Lines).set_line(
-            0, (rule(glyphs, title, glyphs.corners[3:5], width), "")
+        side = 1 if self.has_class("-wide") else 0
+        self.query_one(Heading).show(session, glyphs, self.view.columns.left + side + 1)
+        self.query_one(Divider).show(
+            glyphs, *([] if self.has_class("-no-details") else ["details"])
         )
-        pane = self.query_one("#details", Lines)
-        for number, line in enumerate(words.details(session, cursor.position, glyphs)):
-            pane.set_line(number, (glyphs.plain(line), "" if number < 3 else "lines--muted"))
-        self._show_status()
-        self._show_hints(width)
-
-    def _show_status(self) -> None:
-        session, cursor, glyphs = self.session, self.cursor, self._glyphs
-        hand = words.in_hand(session, cursor)
-        text, style = self._message
-        if hand:
-            text = f"{hand}  {text}".rstrip() if text else hand
-            style = style or "lines--strong"
-        if not text:
-            text, style = words.situation(session), "lines--muted"
-        status = self.query_one("#status", Lines)
-        room = max(0, status.size.width - 1)
-        status.set_line(0, *words.left_and_right(text, style, words.tally(session, glyphs), room))
-
-    def _show_hints(self, width: int) -> None:
-        glyphs = self._glyphs
-        parts: list[Part] = [(f"{glyphs.corners[5]} ", "")]
-        used = 3
-        for key, does in hints(self.cursor.mode, width - 4):
-            parts += [(key, "lines--strong"), (f" {does}  ", "lines--muted")]
-            used += len(key) + len(does) + 3
-        parts.append((glyphs.across * max(0, width - used) + glyphs.corners[6], ""))
-        self.query_one("#bottom", Lines).set_line(0, *parts)
+        self.query_one(Details).show(session, cursor, glyphs)
+        self.query_one(Status).show(session, cursor, glyphs, self._message)
+        self.query_one(Hints).show(cursor, glyphs)

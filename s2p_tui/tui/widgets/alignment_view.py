@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
@@ -77,7 +77,12 @@ class AlignmentView(ScrollView, can_focus=False):
     def columns(self) -> Columns:
         """The current layout of a line."""
         shape, dtype = self._needs
-        return lay_out_columns(self.size.width, len(self.session.alignment.rows), shape, dtype)
+        return lay_out_columns(self._width, len(self.session.alignment.rows), shape, dtype)
+
+    @property
+    def _width(self) -> int:
+        """Cells of a line, the scrollbar aside."""
+        return self.scrollable_content_region.width
 
     @cached_property
     def _needs(self) -> tuple[int, int]:
@@ -102,10 +107,10 @@ class AlignmentView(ScrollView, can_focus=False):
         after = self.cursor.position
         if self.cursor.anchor is not None:
             low, high = sorted((before, after))
-            self.refresh_lines(low, high - low + 1)
+            self._redraw_lines(low, high + 1)
         elif after != before:
-            self.refresh_line(before)
-            self.refresh_line(after)
+            self._redraw_lines(before, before + 1)
+            self._redraw_lines(after, after + 1)
         self._show_cursor()
 
     def redraw(self) -> None:
@@ -131,7 +136,7 @@ class AlignmentView(ScrollView, can_focus=False):
 
     def render_line(self, y: int) -> Strip:
         """One row, exactly as wide as the widget."""
-        width = self.size.width
+        width = self._width
         position = y + self.scroll_offset.y
         if position >= len(self.session):
             return Strip.blank(width, self._style())
@@ -229,14 +234,16 @@ class AlignmentView(ScrollView, can_focus=False):
 
     def _rows_changed(self, changed: range) -> None:
         self._resize()
+        self._redraw_lines(changed.start, changed.stop)
+        rows = len(self.session.alignment.rows)
+        self._redraw_lines(rows, max(rows, self.scroll_offset.y) + self.size.height)
+
+    def _redraw_lines(self, start: int, stop: int) -> None:
+        """Draw the visible ones of some positions again, the scrollbar beside them aside."""
         top = self.scroll_offset.y
-        bottom = top + self.size.height
-        first, last = max(changed.start, top), min(changed.stop, bottom)
+        first, last = max(start, top), min(stop, top + self.size.height)
         if first < last:
-            self.refresh_lines(first, last - first)
-        bench = max(len(self.session.alignment.rows), top)
-        if bench < bottom:
-            self.refresh_lines(bench, bottom - bench)
+            self.refresh(Region(0, first - top, self._width, last - first))
 
     def _resize(self) -> None:
         size = Size(0, len(self.session))

@@ -1,0 +1,120 @@
+"""Equinox layers whose leaves are not simply the PyTorch twin's tensors.
+
+Shapes alone cannot tell: a transposed convolution's kernel has the right number of elements and is
+wrong, and batch normalisation keeps counters no checkpoint holds. Each rule below says what a leaf
+of such a layer is made of. Measured by comparing forwards, torch 2.13 and equinox 0.13.8.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from s2p_tui.core.pytree import Leaf
+from s2p_tui.core.transform import Constant, Expr, Flip, Permute, Reshape, Shape, Take
+
+_FORGOTTEN = 2.0**-40
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What one leaf of a layer is made of.
+
+    Attributes:
+        owners: The layer classes it holds for.
+        role: How the leaf's key path ends.
+        make: Gives the expression, from the leaf and the entry put on it; None if it does not
+            apply to that entry. The entry is None for leaves that take none.
+        why: The reason, for people.
+    """
+
+    owners: frozenset[str]
+    role: str
+    make: Callable[[Leaf, str | None, Shape], Expr | None]
+    why: str
+
+
+def _conv_transpose(leaf: Leaf, key: str | None, shape: Shape) -> Expr | None:
+    """Torch (in, out/g, *k) → Equinox (out, in/g, *k) with every spatial axis flipped."""
+    groups = leaf.config.get("groups", 1)
+    if key is None or len(leaf.shape) < 3 or not isinstance(groups, int) or groups < 1:
+        return None
+    out, in_per_group, *kernel = leaf.shape
+    if out % groups or shape != (in_per_group * groups, out // groups, *kernel):
+        return None
+    spatial = range(len(kernel))
+    expr: Expr = Take(key)
+    if groups == 1:
+        if any(size > 1 for size in kernel):
+            expr = Flip(expr, tuple(axis + 2 for axis in spatial))
+        return Permute(expr, (1, 0, *(axis + 2 for axis in spatial)))
+    expr = Reshape(expr, (groups, in_per_group, out // groups, *kernel))
+    if any(size > 1 for size in kernel):
+        expr = Flip(expr, tuple(axis + 3 for axis in spatial))
+    return Reshape(Permute(expr, (0, 2, 1, *(axis + 3 for axis in spatial))), leaf.shape)
+
+
+def _not_the_first_time(leaf: Leaf, key: str | None, _shape: Shape) -> Expr | None:
+    return Constant(0.0, leaf.shape) if key is None else None
+
+
+def _long_ago(leaf: Leaf, key: str | None, _shape: Shape) -> Expr | None:
+    """A count so large that `momentum ** count` vanishes beside 1 in any float."""
+    momentum = leaf.config.get("momentum")
+    if key is not None or not isinstance(momentum, float) or not 0 < momentum < 1:
+        return None
+    return Constant(float(math.ceil(math.log(_FORGOTTEN) / math.log(momentum))), leaf.shape)
+
+
+def _in_nn(*names: str) -> frozenset[str]:
+    return frozenset(f"equinox.nn.{name}" for name in names)
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        _in_nn("ConvTranspose", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"),
+        ".weight",
+        _conv_transpose,
+        "ConvTranspose stores its kernel the other way round",
+    ),
+    Rule(
+        _in_nn("BatchNorm"),
+        ".ema_first_time_index",
+        _not_the_first_time,
+        "left True, the first training step would throw the running statistics away",
+    ),
+    Rule(
+        _in_nn("BatchNorm"),
+        ".batch_counter",
+        _long_ago,
+        "with a high count the running statistics are used as they are",
+    ),
+)
+
+_BY_OWNER: Mapping[str, tuple[Rule, ...]] = {
+    owner: tuple(rule for rule in RULES if owner in rule.owners)
+    for owner in {owner for rule in RULES for owner in rule.owners}
+}
+
+
+def rule_for(leaf: Leaf) -> Rule | None:
+    """The rule that says what the leaf is made of, if its layer has one."""
+    rules = _BY_OWNER.get(leaf.owner or "", ())
+    return next((rule for rule in rules if leaf.path.endswith(rule.role)), None)
+
+
+def constant_for(leaf: Leaf) -> tuple[Expr, str] | None:
+    """What a leaf is filled with that no entry feeds, and why; None if entries feed it."""
+    rule = rule_for(leaf)
+    expr = rule.make(leaf, None, ()) if rule is not None else None
+    return None if rule is None or expr is None else (expr, rule.why)
+
+
+def as_layer_needs(leaf: Leaf, key: str, shape: Shape) -> Expr | None:
+    """What the leaf is made of when an entry of that shape is put on it.
+
+    None if the leaf's rule, should it have one, does not apply to such an entry.
+    """
+    rule = rule_for(leaf)
+    return rule.make(leaf, key, shape) if rule is not None else None

@@ -1,0 +1,77 @@
+"""What stands around the list: headings, details, status and key hints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from s2p_tui.tui import words
+from s2p_tui.tui.cursor import Cursor
+from s2p_tui.tui.glyphs import Glyphs
+from s2p_tui.tui.keys import hints
+from s2p_tui.tui.widgets.frame import rule, top_line
+from s2p_tui.tui.widgets.lines import Lines, Part
+
+if TYPE_CHECKING:
+    from s2p_tui.session import Session
+
+_DETAILS = 4
+
+
+class Heading(Lines):
+    """The frame's top line."""
+
+    def show(self, session: Session, glyphs: Glyphs, middle: int) -> None:
+        """Name both sides; `middle` is the cell between them."""
+        line = top_line(glyphs, words.titles(session), middle, self.size.width)
+        self.set_line(0, (line, ""))
+
+
+class Divider(Lines):
+    """The line between list and details."""
+
+    def show(self, glyphs: Glyphs, *title: str) -> None:
+        """Draw it with a title, or without."""
+        self.set_line(0, (rule(glyphs, title, glyphs.corners[3:5], self.size.width), ""))
+
+
+class Details(Lines):
+    """All about the row under the cursor."""
+
+    def __init__(self) -> None:
+        super().__init__(_DETAILS, id="details")
+
+    def show(self, session: Session, cursor: Cursor, glyphs: Glyphs) -> None:
+        """Describe the cursor's row."""
+        for number, line in enumerate(words.details(session, cursor.position, glyphs)):
+            style = "lines--muted" if number == _DETAILS - 1 else ""
+            self.set_line(number, (f" {glyphs.plain(line)}", style))
+
+
+class Status(Lines):
+    """One line: what is in hand, what was just said, and the counts."""
+
+    def show(self, session: Session, cursor: Cursor, glyphs: Glyphs, message: Part) -> None:
+        """Say it; the situation if there is nothing else to say."""
+        said, style = message
+        if hand := words.in_hand(session, cursor):
+            said, style = f"{hand}  {said}".rstrip(), style or "lines--strong"
+        if not said:
+            said, style = words.situation(session), "lines--muted"
+        counts, room = words.tally(session, glyphs), max(0, self.size.width - 1)
+        said = glyphs.plain(f" {said}")
+        self.set_line(0, *words.left_and_right(said, style, counts, room))
+
+
+class Hints(Lines):
+    """The frame's bottom line: the keys that matter now."""
+
+    def show(self, cursor: Cursor, glyphs: Glyphs) -> None:
+        """Name as many keys as there is room for."""
+        width = self.size.width
+        parts: list[Part] = [(f"{glyphs.corners[5]} ", "")]
+        used = 3
+        for key, does in hints(cursor.mode, width - 4):
+            parts += [(key, "lines--strong"), (f" {does}  ", "lines--muted")]
+            used += len(key) + len(does) + 3
+        parts.append((glyphs.across * max(0, width - used) + glyphs.corners[6], ""))
+        self.set_line(0, *parts)

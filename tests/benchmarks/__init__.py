@@ -1,0 +1,1 @@
+"""Measurements against the budgets; none is a test. Run with `python -m tests.benchmarks`."""

@@ -1,0 +1,71 @@
+"""What runs in a process of its own: one JSON object on stdout, seconds without the start-up."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def convert(model: str, skeleton: str, mapping: str, output: str, verify: str) -> dict[str, Any]:
+    """Convert with this package; `mapping` may be empty. Peak is over the opened, idle session."""
+    from s2p_tui.session import Session
+
+    session = Session.open(model, skeleton, mapping=mapping or None)
+    idle = _reset_peak()
+    started = time.perf_counter()
+    session.convert(output, verify=verify == "verify")
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "peak": _status("VmHWM") - idle}
+
+
+def script(model: str, output: str) -> dict[str, Any]:
+    """What people write by hand: load all, make arrays of it, save the tree."""
+    import equinox as eqx
+    import torch
+    from safetensors.torch import load_file
+
+    eqx.tree_serialise_leaves(os.devnull, [torch.zeros(1).numpy()])
+    idle = _reset_peak()
+    started = time.perf_counter()
+    loaded = load_file(model) if model.endswith(".safetensors") else torch.load(model)
+    eqx.tree_serialise_leaves(output, [tensor.numpy() for tensor in loaded.values()])
+    with Path(output).open("rb") as stream:
+        os.fsync(stream.fileno())
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "peak": _status("VmHWM") - idle}
+
+
+def opened(model: str) -> dict[str, Any]:
+    """Read the list of entries."""
+    from s2p_tui.formats.registry import open_checkpoint
+
+    idle = _reset_peak()
+    started = time.perf_counter()
+    checkpoint = open_checkpoint(model)
+    seconds = time.perf_counter() - started
+    found = {"seconds": seconds, "peak": _status("VmHWM") - idle}
+    checkpoint.tensors.close()
+    return found
+
+
+def _reset_peak() -> int:
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise KeyError(field)
+
+
+if __name__ == "__main__":
+    actions = {"convert": convert, "script": script, "opened": opened}
+    print(json.dumps(actions[sys.argv[1]](*sys.argv[2:])))

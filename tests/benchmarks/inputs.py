@@ -1,0 +1,147 @@
+"""Checkpoints, skeletons and mappings of any size, written without holding them in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from s2p_tui.core.alignment import Row, SetRows
+from s2p_tui.core.dtypes import dtype_named
+from s2p_tui.core.pytree import Leaf
+from s2p_tui.core.transform import Concat, Expr, Flip, Permute, Shape, Split, Stack, Take
+from s2p_tui.formats.safetensors import header_for
+from s2p_tui.formats.target import head_line
+from s2p_tui.session import Session
+
+_BLOCK = 1 << 25
+
+Tensor = tuple[str, Shape, str]
+"""Name, shape and dtype."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A checkpoint and a skeleton; by order unless there is a mapping."""
+
+    model: Path
+    skeleton: Path
+    mapping: Path | None = None
+
+
+def equal_tensors(count: int, total: int, dtype: str = "float32") -> list[Tensor]:
+    """Matrices of together about `total` bytes, of rows of 256 or fewer elements."""
+    elements = total // count // dtype_named(dtype).itemsize
+    row = min(256, elements)
+    return [(f"layers.{n}.weight", (elements // row, row), dtype) for n in range(count)]
+
+
+def write_safetensors(path: Path, tensors: Sequence[Tensor]) -> Path:
+    """A checkpoint of moderate random numbers."""
+    with path.open("wb") as stream:
+        stream.write(header_for(tensors))
+        for _, shape, dtype in tensors:
+            for block in _blocks(shape, dtype):
+                stream.write(block)
+    return path
+
+
+def write_torch(path: Path, tensors: Sequence[Tensor]) -> Path:
+    """The same as `torch.save` writes it; holds it in memory meanwhile."""
+    import torch
+
+    state_dict: dict[str, torch.Tensor] = {}
+    for name, shape, dtype in tensors:
+        tensor = torch.empty(shape, dtype=getattr(torch, dtype))
+        flat, position = tensor.reshape(-1).view(torch.uint8).numpy(), 0
+        for block in _blocks(shape, dtype):
+            flat[position : position + len(block)] = np.frombuffer(block, np.uint8)
+            position += len(block)
+        state_dict[name] = tensor
+    torch.save(state_dict, path)
+    return path
+
+
+def write_skeleton(path: Path, leaves: Sequence[Tensor]) -> Path:
+    """A skeleton without values."""
+    path.write_bytes(head_line(Leaf(*leaf, has_value=False) for leaf in leaves))
+    return path
+
+
+def plain_pair(folder: Path, name: str, tensors: Sequence[Tensor], suffix: str) -> Pair:
+    """A checkpoint and the skeleton of the same shapes in the same order."""
+    write = write_torch if suffix == ".pt" else write_safetensors
+    model = write(folder / f"{name}{suffix}", tensors)
+    leaves = [(f".{key}", shape, dtype) for key, shape, dtype in tensors]
+    return Pair(model, write_skeleton(folder / f"{name}_skeleton.eqx", leaves))
+
+
+def transformed_pair(
+    folder: Path, name: str, tensors: Sequence[Tensor], rows: Sequence[tuple[Expr, Shape]]
+) -> Pair:
+    """A checkpoint, a float32 skeleton, and the mapping file that gives each leaf its source."""
+    leaves = [(f".leaf{n}", shape, "float32") for n, (_, shape) in enumerate(rows)]
+    pair = Pair(
+        write_safetensors(folder / f"{name}.safetensors", tensors),
+        write_skeleton(folder / f"{name}_skeleton.eqx", leaves),
+        folder / f"{name}.mapping.json",
+    )
+    session = Session.open(pair.model, pair.skeleton)
+    session.edit(SetRows(tuple((n, Row(expr)) for n, (expr, _) in enumerate(rows))))
+    session.save_mapping(folder / f"{name}.mapping.json")
+    session.close()
+    return pair
+
+
+def transforms(folder: Path, total: int) -> Iterator[tuple[str, Pair]]:
+    """One pair per transform, each with an output of about `total` bytes, made when asked for."""
+    width = 4096
+    height = total // 4 // width
+    table: list[Tensor] = [("table", (height, width), "float32")]
+    half: list[Tensor] = [("table", (height, width), "bfloat16")]
+    parts: list[Tensor] = [(f"expert.{n}", (height // 8, width), "float32") for n in range(8)]
+    kernels: list[Tensor] = [("kernel", (1024, total // 4 // 1024 // 9, 3, 3), "float32")]
+    takes = tuple(Take(key) for key, _, _ in parts)
+    turned = Permute(Take("table"), (1, 0))
+    quarter = width // 4
+    quarters = [
+        (Split(Take("table"), 1, n * quarter, (n + 1) * quarter), (height, quarter))
+        for n in range(4)
+    ]
+    swapped = Flip(Permute(Take("kernel"), (1, 0, 2, 3)), (2, 3))
+    first, second, *window = kernels[0][1]
+    cases: list[tuple[str, list[Tensor], list[tuple[Expr, Shape]]]] = [
+        ("cast bf16 to float32", half, [(Take("table"), (height, width))]),
+        (f"permute {height}×{width}", table, [(turned, (width, height))]),
+        ("split into 4 on axis 1", table, quarters),
+        ("stack 8 on axis 0", parts, [(Stack(takes, 0), (8, height // 8, width))]),
+        ("stack 8 on axis 1", parts, [(Stack(takes, 1), (height // 8, 8, width))]),
+        ("join 8 on axis 1", parts, [(Concat(takes, 1), (height // 8, 8 * width))]),
+        ("swap and flip 3×3 kernels", kernels, [(swapped, (second, first, *window))]),
+    ]
+    for number, (what, tensors, rows) in enumerate(cases):
+        yield what, transformed_pair(folder, f"transform{number}", tensors, rows)
+
+
+def _blocks(shape: Shape, dtype: str) -> Iterator[bytes]:
+    left = prod(shape) * dtype_named(dtype).itemsize
+    block = _random_block(dtype)
+    while left:
+        part = block[:left]
+        yield part
+        left -= len(part)
+
+
+_made: dict[str, bytes] = {}
+
+
+def _random_block(dtype: str) -> bytes:
+    if dtype not in _made:
+        numbers = np.random.default_rng(0).standard_normal(_BLOCK // 4, np.float32)
+        # The upper half of a float32 is a bfloat16 of about the same value.
+        raw = numbers.view(np.uint16)[1::2] if dtype == "bfloat16" else numbers
+        _made[dtype] = raw.tobytes()
+    return _made[dtype]

@@ -1,0 +1,165 @@
+"""Opening, failing, quitting, signals; and what is imported before the first frame."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from textual.widgets import Label, OptionList
+
+from s2p_tui.app import S2PApp
+from s2p_tui.core.errors import AmbiguousStateDictError, InputError
+from s2p_tui.session import Session
+from s2p_tui.tui.screens.confirm_quit import ConfirmQuit
+from s2p_tui.tui.screens.opening import Reading, WhichStateDict
+from s2p_tui.tui.screens.workspace import Workspace
+
+from .conftest import Opened, fitting, linears, until
+
+HEAVY = ("numpy", "torch", "jax", "equinox", "anthropic", "ml_dtypes")
+
+
+def app_for(open_session) -> S2PApp:
+    return S2PApp(
+        open_session,
+        model_label="a\x1bb.pt",
+        skeleton_label="sk.eqx",
+        output=Path("out.eqx"),
+    )
+
+
+def heavy_modules_after(code: str) -> str:
+    code += f"\nimport sys; print(*[m for m in {HEAVY!r} if m in sys.modules])"
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_app_imports_nothing_heavy() -> None:
+    assert heavy_modules_after("import s2p_tui.app") == ""
+
+
+def test_heavy_imports_would_be_noticed() -> None:
+    assert heavy_modules_after("import s2p_tui.app, s2p_tui.session") != ""
+
+
+async def test_says_what_it_reads_until_it_is_read() -> None:
+    go = threading.Event()
+
+    def slow(_: str | None) -> Session:
+        assert go.wait(20)
+        return fitting()
+
+    app = app_for(slow)
+    async with app.run_test() as pilot:
+        assert isinstance(app.screen, Reading)
+        assert str(app.screen.query_one(Label).content) == "reading a\\x1bb.pt and sk.eqx …"
+        go.set()
+        await until(pilot, lambda: isinstance(app.screen, Workspace))
+
+
+@pytest.mark.parametrize("key", ["q", "escape", "ctrl+c", "ctrl+q"])
+async def test_reading_can_be_left(key: str) -> None:
+    go = threading.Event()
+
+    def slow(_: str | None) -> Session:
+        go.wait(20)
+        return fitting()
+
+    app = app_for(slow)
+    async with app.run_test() as pilot:
+        await pilot.press(key)
+        await pilot.pause()
+        assert not app.is_running
+        go.set()
+    assert app.return_value is None
+
+
+async def test_unreadable_input_ends_the_app_with_its_exit_code() -> None:
+    error = InputError("It is broken.", "Mend it.")
+
+    def fail(_: str | None) -> Session:
+        raise error
+
+    app = app_for(fail)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: not app.is_running)
+    assert app.fatal is error
+    assert app.return_code == 4
+
+
+async def test_asks_which_state_dict() -> None:
+    asked: list[str | None] = []
+
+    def open_session(key: str | None) -> Session:
+        asked.append(key)
+        if key is None:
+            raise AmbiguousStateDictError("Several.", [("model[b]", 3), ("ema", 3)])
+        return fitting()
+
+    app = app_for(open_session)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: isinstance(app.screen, WhichStateDict))
+        shown = app.screen.query_one(OptionList).get_option_at_index(0).prompt
+        assert str(shown) == "model[b]  3 tensors"
+        await pilot.press("j", "enter")
+        await until(pilot, lambda: isinstance(app.screen, Workspace))
+    assert asked == [None, "ema"]
+
+
+async def test_not_choosing_a_state_dict_is_the_error() -> None:
+    def open_session(_: str | None) -> Session:
+        raise AmbiguousStateDictError("Several.", [("a", 3), ("b", 3)])
+
+    app = app_for(open_session)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: isinstance(app.screen, WhichStateDict))
+        await pilot.press("escape")
+        await until(pilot, lambda: not app.is_running)
+    assert isinstance(app.fatal, AmbiguousStateDictError)
+    assert app.return_code == 4
+
+
+@pytest.mark.parametrize("key", ["q", "ctrl+q", "ctrl+c"])
+async def test_quits_at_once_without_edits(opened: Opened, key: str) -> None:
+    async with opened(linears()) as (pilot, _):
+        await pilot.press(key)
+        await until(pilot, lambda: not pilot.app.is_running)
+    assert pilot.app.return_code == 0
+
+
+@pytest.mark.parametrize("key", ["q", "ctrl+q", "ctrl+c"])
+async def test_asks_before_edits_are_lost(opened: Opened, key: str, tmp_path: Path) -> None:
+    async with opened(linears(), output=tmp_path / "o.eqx") as (pilot, workspace):
+        await pilot.press("J", key)
+        await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmQuit))
+        await pilot.press("escape")
+        await until(pilot, lambda: pilot.app.screen is workspace)
+        await pilot.press(key)
+        await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmQuit))
+        await pilot.press("s")
+        await until(pilot, lambda: not pilot.app.is_running)
+    assert (tmp_path / "o.mapping.json").exists()
+
+
+@pytest.mark.parametrize("second", ["y", "ctrl+q", "ctrl+c"])
+async def test_quits_without_saving(opened: Opened, second: str, tmp_path: Path) -> None:
+    async with opened(linears(), output=tmp_path / "o.eqx") as (pilot, _):
+        await pilot.press("J", "q")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmQuit))
+        await pilot.press(second)
+        await until(pilot, lambda: not pilot.app.is_running)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+async def test_signals_end_it_cleanly(opened: Opened, number: signal.Signals) -> None:
+    async with opened(linears()) as (pilot, _):
+        os.kill(os.getpid(), number)
+        await until(pilot, lambda: not pilot.app.is_running)
+    assert pilot.app.return_code == 128 + number
