@@ -79,10 +79,11 @@ class S2PApp(ConvertedApp):
         self._chunk_bytes = chunk_bytes
         self._glyphs = ASCII if ascii_only else UNICODE
         self._workspace: Workspace | None = None
+        self.set_class(ascii_only, "-ascii")
 
     def get_default_screen(self) -> Reading:
         """The first frame."""
-        return Reading(*self._labels)
+        return Reading(self._glyphs, *self._labels)
 
     def on_mount(self) -> None:
         """Be told of signals, then start reading."""
@@ -112,7 +113,7 @@ class S2PApp(ConvertedApp):
             return
         workspace = self._workspace
         if workspace is not None and workspace.has_unsaved_edits:
-            answer = await self.push_screen_wait(ConfirmQuit())
+            answer = await self.push_screen_wait(ConfirmQuit(self._glyphs))
             if answer == "stay":
                 return
             if answer == "save":
@@ -135,7 +136,9 @@ class S2PApp(ConvertedApp):
             try:
                 session = await in_thread(lambda key=key: self._open_session(key))
             except AmbiguousStateDictError as error:
-                key = await self.push_screen_wait(WhichStateDict(self._labels[0], error.choices))
+                key = await self.push_screen_wait(
+                    WhichStateDict(self._glyphs, self._labels[0], error.choices)
+                )
                 if key is None:
                     self._fail(error)
                     return

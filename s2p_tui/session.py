@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from s2p_tui.core import mapping as mapping_file
 from s2p_tui.core.alignment import Alignment, Edit, Row, SetRows, in_order
-from s2p_tui.core.errors import InputError, UsageError
+from s2p_tui.core.errors import InputError, OutputError, UsageError
 from s2p_tui.core.find import parse_query
-from s2p_tui.core.fit import Fit, Verdict, judge
+from s2p_tui.core.fit import Fit, Verdict, as_taken, judge
 from s2p_tui.core.history import History
 from s2p_tui.core.mapping import End, Mapping
 from s2p_tui.core.names import format_of, output_path
 from s2p_tui.core.plan import FileFormat, Plan, make_plan
+from s2p_tui.core.pytree import Leaf
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.target import Target, open_target
@@ -207,6 +208,8 @@ class Session:
         Raises:
             S2PError: Rows do not line up, the output cannot be written, or it was cancelled.
         """
+        if Path(output).is_dir():
+            raise OutputError(f"{output} is a folder.", "Give the name of a file in it with -o.")
         path = output_path(output)
         alignment = self.alignment
         plan = self.plan(dtype, format_of(path))
@@ -245,15 +248,23 @@ class Session:
         """
         alignment = alignment or self.alignment
         skeleton, state_dict = self.target.skeleton, self.checkpoint.state_dict
-        paths = (leaf.path for leaf in skeleton)
+        rows = tuple(
+            (leaf.path, self._written_out(leaf, row))
+            for leaf, row in zip(skeleton, alignment.rows, strict=True)
+        )
         mapping = Mapping(
             End(self.checkpoint.label, self.checkpoint.size, state_dict.digest, len(state_dict)),
             End(self.target.label, self.target.size, skeleton.digest, len(skeleton)),
-            tuple(zip(paths, alignment.rows, strict=True)),
+            rows,
             alignment.bench,
         )
         with written_atomically(Path(path)) as stream:
             stream.write(mapping_file.to_text(mapping).encode())
+
+    def _written_out(self, leaf: Leaf, row: Row) -> Row:
+        """The row with what its layer's rule does spelled out, so that no rule is needed again."""
+        source = row.source and as_taken(row.source, leaf, self.checkpoint.state_dict)
+        return row if source is row.source else replace(row, source=source)
 
     def _judge(self, position: int) -> Verdict:
         leaf, row = self.target.skeleton[position], self.alignment.rows[position]

@@ -225,7 +225,9 @@ def _applied(alignment: Alignment, edit: Edit) -> Alignment:
 
 def _moved(row: Row) -> Row:
     """The row's content at another leaf: a user's act, and no longer vouched for."""
-    return replace(row, by="user", why="", trusted=False) if row.source is not None else row
+    if row.source is None and not row.fixed:
+        return row
+    return replace(row, by="user", why="", trusted=False, fixed=False)
 
 
 def _changed(
@@ -307,7 +309,7 @@ def _open_gap(alignment: Alignment, row: int) -> Alignment:
     if rows[row].gap:
         return alignment
     bench = alignment.bench
-    if rows[row].source is not None:
+    if rows[row].source is not None and not rows[row].fixed:
         bench = _flow_down(rows, bench, row, None)
     rows[row] = Row(gap=True, by="user")
     if bench is alignment.bench:
@@ -338,8 +340,6 @@ def _send_to_bench(alignment: Alignment, positions: tuple[int, ...]) -> Alignmen
         if rows[position].source is not None:
             sent.extend(rows[position].keys)
             rows[position] = Row(by="user")
-    if not sent:
-        return alignment
     return _with_bench(rows, (*alignment.bench, *sent))
 
 
@@ -349,7 +349,7 @@ def _place_from_bench(alignment: Alignment, key: str, row: int, shift: bool) -> 
     rows = list(alignment.rows)
     bench = tuple(other for other in alignment.bench if other != key)
     placed = Row(Take(key), by="user")
-    if rows[row].source is None:
+    if rows[row].source is None or rows[row].fixed:
         rows[row] = placed
     elif shift:
         bench = _flow_down(rows, bench, row, placed)

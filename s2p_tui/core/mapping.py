@@ -163,8 +163,9 @@ def replay(mapping: Mapping, state_dict: StateDict, skeleton: Skeleton) -> Align
         )
     rows = tuple(row for _, row in mapping.rows)
     used = {key for row in rows for key in row.keys}
-    bench = tuple(entry.key for entry in state_dict if entry.key not in used)
-    return Alignment(rows, bench)
+    known = (key for key in mapping.bench if key in state_dict)
+    order = dict.fromkeys((*known, *(entry.key for entry in state_dict)))
+    return Alignment(rows, tuple(key for key in order if key not in used))
 
 
 def _end_problems(unit: str, made_for: End, digest: str, count: int) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from typing import BinaryIO
 from s2p_tui.core.errors import OutputError
 
 _SUFFIX = ".s2p-partial"
+_NAME_KEPT = 50
 
 
 class AtomicFile:
@@ -34,7 +35,7 @@ class AtomicFile:
         self.target = Path(os.path.realpath(target))
         if os.path.isdir(self.target):
             raise OutputError(f"{target} is a folder.", "Give the name of a file with -o.")
-        name = f".{self.target.name}.{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
+        name = f".{self.target.name[:_NAME_KEPT]}.{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
         self.temporary = self.target.with_name(name)
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

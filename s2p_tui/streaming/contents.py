@@ -6,11 +6,9 @@ Both the writer and the verification ask here, so that they agree on what should
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from math import prod
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +25,6 @@ from s2p_tui.streaming.tiles import fast_axes, runs_of, tiles
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_Item = TypeVar("_Item")
 _BUFFERS_PER_CHUNK = 4
 _CACHE_LINE = 64
 
@@ -120,11 +117,11 @@ class Contents:
         dtypes = [source.entries[key].dtype for key in keys_of(source.expr)]
         widest = max([dtype.itemsize, *(dtype_named(name).itemsize for name in dtypes)])
         limit = max(1, self.chunk_bytes // _BUFFERS_PER_CHUNK // widest)
-        found = (
-            (source.shape, region, _cast(evaluator.region(source.expr, region), dtype, piece, loss))
-            for region in tiles(source.shape, fast, limit)
-        )
-        return found if prod(source.shape) <= limit else _one_ahead(found)
+        for region in tiles(source.shape, fast, limit):
+            # No name holds what was read while the next region is read.
+            array = _cast(evaluator.region(source.expr, region), dtype, piece, loss)
+            yield source.shape, region, array
+            del array
 
     def _source(self, piece: Piece) -> _Source:
         leaf, expr = piece.instruction.leaf, piece.instruction.source
@@ -137,16 +134,6 @@ class Contents:
             expr = Permute(expr, tuple(reversed(range(len(shape)))))
             shape = shape[::-1]
         return _Source(expr, self._kept, self._kept_tensors, shape)
-
-
-def _one_ahead(items: Iterator[_Item]) -> Iterator[_Item]:
-    """The items, each made in a thread while the one before it is in use."""
-    with ThreadPoolExecutor(1) as worker:
-        ahead = worker.submit(next, items, None)
-        while (item := ahead.result()) is not None:
-            ahead = worker.submit(next, items, None)
-            yield item
-            del item
 
 
 def _cast(

@@ -46,9 +46,11 @@ def tiles(shape: Shape, fast: frozenset[int], limit: int) -> Iterator[Region]:
 
 def _tile_sizes(shape: Shape, fast: frozenset[int], limit: int) -> list[int]:
     sizes: list[int] = [1] * len(shape)
+    last = len(shape) - 1
     growing: list[int] = [axis for axis in sorted(fast, reverse=True) if shape[axis] > 1]
     while growing and prod(sizes) * 2 <= limit:
-        axis = min(growing, key=lambda candidate: (sizes[candidate], -candidate))
+        # Short writes cost more than short reads, so the last axis may be twice as long.
+        axis = min(growing, key=lambda axis: (sizes[axis] // (1 + (axis == last)), -axis))
         sizes[axis] = min(sizes[axis] * 2, shape[axis])
         growing = [axis for axis in growing if sizes[axis] < shape[axis]]
     for axis in range(len(shape) - 1, -1, -1):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from s2p_tui.core.fit import Fit
+from s2p_tui.tui.text import inert
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,11 @@ class Glyphs:
         return self.dot.isascii()
 
     def plain(self, text: str) -> str:
-        """Words of this program's own in this set of signs."""
+        """Words of this program's own in this set of signs; names in them beyond it spelled out."""
         if not self.is_ascii:
             return text
-        return text.translate({ord("×"): "x", ord("·"): "-", ord("…"): "..", ord("→"): ">"})
+        own = {ord("×"): "x", ord("·"): "-", ord("…"): "..", ord("→"): ">"}
+        return inert(text.translate(own), ascii_only=True)
 
 
 UNICODE = Glyphs(

@@ -59,7 +59,7 @@ def shift(session: Session, cursor: Cursor, step: Step) -> Move:
     runs = list(_runs(chosen))
     moves = [(start, stop, _block_after(rows, start, stop, step)) for start, stop in runs]
     if not any(after for _, _, after in moves):
-        raise Impossible("A Python scalar stays where it is: nothing here can be moved.")
+        raise Impossible(f"This stays where it is: {rows[chosen[0]].why}.")
     if any(after == _EDGE for *_, after in moves):
         which = "last" if step > 0 else "first"
         raise Impossible(f"It is in the {which} row already.")
@@ -133,10 +133,9 @@ def place(session: Session, cursor: Cursor, *, swap: bool) -> Move:
         if key is not None:
             raise Impossible("It is on the bench already: go to a row.")
         return Move(SendToBench((picked,)), picked, said="Sent to the bench.")
-    if row.fixed and row.gap:
-        raise Impossible(
-            f"Row {to + 1} is a Python scalar, which takes nothing. If it should, press s on it."
-        )
+    if row.fixed:
+        way_out = " If it should, press s on it." if row.gap else ""
+        raise Impossible(f"Row {to + 1} takes no entry: {row.why}.{way_out}")
     if key is not None:
         return Move(PlaceFromBench(key, to, shift=not swap), to, said=said)
     if picked == to:
@@ -160,6 +159,9 @@ def toggle_gap(session: Session, cursor: Cursor) -> Move:
     rows = [(position, session.row(position)) for position in cursor.chosen()]
     if any(row is None for _, row in rows):
         raise Impossible("A gap belongs to a leaf; this entry is on the bench.")
+    for position, row in rows:
+        if row is not None and row.fixed and not row.gap:
+            raise Impossible(f"Row {position + 1} is filled by its layer's rule: {row.why}.")
     gaps = [position for position, row in rows if row is not None and row.gap]
     if len(gaps) == len(rows):
         return Move(_one([CloseGap(position) for position in gaps]), cursor.position)

@@ -132,10 +132,12 @@ def _entry(session: Session, key: str) -> str:
     return f"{inert(key)}  {show(entry.shape)} {entry.dtype}"
 
 
-def left_and_right(text: str, style: str, counts: str, room: int) -> tuple[tuple[str, str], ...]:
+def left_and_right(
+    text: str, style: str, counts: str, room: int, ellipsis: str
+) -> tuple[tuple[str, str], ...]:
     """A sentence and, at the right end where there is room for both, the counts."""
     spare = room - cell_len(text) - cell_len(counts)
     if spare < 2:
-        short = clip(text, room)
+        short = clip(text, room, ellipsis=ellipsis)
         return ((short, style),)
     return ((text, style), (" " * spare, ""), (counts, ""))

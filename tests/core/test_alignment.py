@@ -18,6 +18,7 @@ from s2p_tui.core.alignment import (
     Row,
     SendToBench,
     SetRows,
+    Several,
     Swap,
     Trust,
     apply,
@@ -58,6 +59,15 @@ EXAMPLES: list[tuple[str, str, Edit, str, str]] = [
     ("abc", "xy", PlaceFromBench("y", 1, shift=False), "ayc", "bx"),
     ("a-", "x", PlaceFromBench("x", 1), "ax", ""),
     ("a_", "x", PlaceFromBench("x", 1), "ax", ""),
+    ("a#bc", "", MoveBlock(0, 1, 1), "b#ac", ""),
+    ("a#bc", "", MoveTo(0, 2), "b#ac", ""),
+    ("a#bc", "", OpenGap(0), "-#ab", "c"),
+    ("a#bc", "", OpenGap(1), "a-bc", ""),
+    ("-#bc", "x", CloseGap(0), "b#cx", ""),
+    ("a#bc", "x", PlaceFromBench("x", 0), "x#ab", "c"),
+    ("a#bc", "x", PlaceFromBench("x", 1), "axbc", ""),
+    ("a#", "", SendToBench((1,)), "a_", ""),
+    ("abc", "", Several((Swap(0, 1), OpenGap(0))), "-ba", "c"),
     ("abc", "x", SetRows(((0, Row(Take("c"))),)), "cb_", "xa"),
     ("abc", "x", SetRows(((0, Row(Take("b"))), (1, Row(Take("a"))))), "bac", "x"),
     ("abc", "", SetRows(((1, Row(gap=True)),)), "a-c", "b"),
@@ -83,6 +93,8 @@ NO_EFFECT: list[tuple[str, Edit]] = [
     ("-_", SendToBench((0, 1))),
     ("ab", SetRows(((0, Row(Take("a"))),))),
     ("a_", Trust((1,))),
+    ("ab", Several((Swap(1, 1),))),
+    ("ab", Several(())),
 ]
 
 
@@ -143,7 +155,8 @@ def test_in_order_skips_scalars_and_benches_the_rest() -> None:
 
 
 KEYS = "abcdefgh"
-row_numbers = st.integers(0, len(KEYS) - 1)
+ROWS = 9
+row_numbers = st.integers(0, ROWS - 1)
 
 
 class Editing(RuleBasedStateMachine):
@@ -151,7 +164,7 @@ class Editing(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.alignment = lettered("ab=c-de_", "fgh")
+        self.alignment = lettered("ab=c#-de_", "fgh")
         self.history = History()
         self.past: list[Alignment] = [self.alignment]
         self.future: list[Alignment] = []
@@ -175,17 +188,21 @@ class Editing(RuleBasedStateMachine):
     @rule(start=row_numbers, length=st.integers(0, 4), steps=st.integers(-9, 9))
     def move_block(self, start: int, length: int, steps: int) -> None:
         fixed = [n for n, row in enumerate(self.alignment.rows) if row.fixed]
-        self.make(MoveBlock(start, min(start + length, len(KEYS)), steps))
+        self.make(MoveBlock(start, min(start + length, ROWS), steps))
         assert fixed == [n for n, row in enumerate(self.alignment.rows) if row.fixed]
 
     @rule(start=row_numbers, to=row_numbers)
     def move_to(self, start: int, to: int) -> None:
         before = self.alignment
         self.make(MoveTo(start, to))
-        if not before.rows[to].gap:
+        if not before.rows[to].stays:
             assert _gaps(before) == _gaps(self.alignment)
         if before.rows[start].source is not None:
             assert self.alignment.rows[to].source == before.rows[start].source
+
+    @rule(first=row_numbers, second=row_numbers, row=row_numbers)
+    def several(self, first: int, second: int, row: int) -> None:
+        self.make(Several((Swap(first, second), OpenGap(row))))
 
     @rule(row=row_numbers)
     def open_gap(self, row: int) -> None:
@@ -239,7 +256,7 @@ class Editing(RuleBasedStateMachine):
     @invariant()
     def holds(self) -> None:
         rows, bench = self.alignment.rows, self.alignment.bench
-        assert len(rows) == len(KEYS)
+        assert len(rows) == ROWS
         assert sorted((*bench, *(key for row in rows for key in row.keys))) == sorted(KEYS)
         assert not any(row.gap and row.source for row in rows)
         assert self.alignment == self.past[-1]

@@ -11,7 +11,7 @@ import torch
 from s2p_tui.core.alignment import Alignment, Row
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.state_dict import Entry, StateDict
-from s2p_tui.core.transform import Take
+from s2p_tui.core.transform import Constant, Take
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.target import Target
 from s2p_tui.formats.tensors import ArrayTensors
@@ -40,8 +40,12 @@ def open_pair(
 
 
 def lettered(text: str, bench: str = "") -> Alignment:
-    """An alignment in letters: `ab-_` takes a and b, then a gap, then nothing yet; `=` is fixed."""
+    """An alignment in letters: `ab-_` takes a and b, then a gap, then nothing yet.
+
+    `=` is a gap that stays, as for a Python scalar, `#` a constant that stays.
+    """
     special = {"-": Row(gap=True), "_": Row(), "=": Row(gap=True, by="rule", fixed=True)}
+    special["#"] = Row(Constant(1, ()), by="rule", fixed=True)
     return Alignment(tuple(special.get(c) or Row(Take(c)) for c in text), tuple(bench))
 
 
@@ -52,5 +56,5 @@ def letters(alignment: Alignment) -> tuple[str, str]:
 
 def _letter(row: Row) -> str:
     if row.source is not None:
-        return "".join(row.keys)
+        return "".join(row.keys) or "#"
     return ("=" if row.fixed else "-") if row.gap else "_"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -76,7 +75,8 @@ class Twin:
         needs: The transform the vocabulary lacks, where `truth` is None.
         fold: Leaves by hand from the state dict's arrays, where `truth` is None.
         blind: Why neither names nor shapes show the truth, where they do not.
-        train: Whether one training forward after the conversion is comparable too.
+        train: What to compare after one training forward, of `(model, state)` or of the module.
+        train_output: Whether the output of that forward is comparable too.
         tolerance: Largest allowed `max|Δ| / max|reference|` of the forwards.
         x64: Whether the Equinox side runs in JAX's 64-bit mode.
     """
@@ -94,9 +94,15 @@ class Twin:
     needs: str = ""
     fold: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] | None = None
     blind: str = ""
-    train: Callable[[Any, nn.Module | None], np.ndarray] | None = None
+    train: Callable[[Any], np.ndarray] | None = None
+    train_output: bool = True
     tolerance: float = 1e-4
     x64: bool = False
+
+    def eqx_shapes(self) -> Any:
+        """`make_eqx` with shapes and dtypes for arrays; initialises nothing."""
+        with self.precision():
+            return eqx.filter_eval_shape(self.make_eqx)
 
     def torch_forward(self, module: nn.Module) -> np.ndarray:
         """The output in eval mode, as float32 or wider."""
@@ -108,16 +114,19 @@ class Twin:
             return _as_float(_inference(self.eqx_call, tree, self.inputs))
 
     def torch_train_step(self, module: nn.Module) -> np.ndarray:
-        """Output of one training forward, and what `train` adds from the module."""
+        """What is comparable after one training forward of the module."""
         output = _torch_output(self, module.train())
-        assert self.train is not None
-        return np.concatenate([output.ravel(), self.train(None, module).ravel()])
+        return self._after_training(output, module)
 
     def eqx_train_step(self, tree: Any) -> np.ndarray:
-        """Output of one training forward, and what `train` adds from `(model, state)`."""
+        """What is comparable after one training forward of `(model, state)`."""
         output, state = _training(self.eqx_call, tree, self.inputs)
+        return self._after_training(_as_float(output), (tree[0], state))
+
+    def _after_training(self, output: np.ndarray, trained: Any) -> np.ndarray:
         assert self.train is not None
-        return np.concatenate([_as_float(output).ravel(), self.train((tree[0], state), None)])
+        parts = [output] if self.train_output else []
+        return np.concatenate([part.ravel() for part in (*parts, self.train(trained))])
 
     @contextlib.contextmanager
     def precision(self) -> Iterator[None]:
@@ -193,16 +202,6 @@ def twin(
         x64=x64,
         **more,
     )
-
-
-def made_abstract(twin: Twin) -> Any:
-    """Shapes and dtypes of the Equinox side; nothing is initialised."""
-    return eqx.filter_eval_shape(twin.make_eqx)
-
-
-def missing(twin: Twin, **changes: Any) -> Twin:
-    """The twin under another name, with changes."""
-    return dataclasses.replace(twin, **changes)
 
 
 def unused_by(truth: Truth, keys: Mapping[str, Any]) -> set[str]:

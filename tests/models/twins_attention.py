@@ -98,9 +98,7 @@ class TorchSeparate(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.query, self.key, self.value, self.dense = (
-            nn.Linear(_WIDTH, _WIDTH) for _ in range(4)
-        )
+        self.query, self.key, self.value, self.dense = (nn.Linear(_WIDTH, _WIDTH) for _ in range(4))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         heads = [

@@ -17,11 +17,11 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _TRACKED = "num_batches_tracked"
 
 
-def _running_mean(tree: Any, module: Any) -> np.ndarray:
-    """The running mean after a training forward; the variance is biased in Equinox only."""
-    if tree is None:
-        return module.running_mean.numpy()
-    norm, state = tree
+def _running_mean(trained: Any) -> np.ndarray:
+    """The running mean; the variance is biased in Equinox only, so it is not comparable."""
+    if isinstance(trained, nn.Module):
+        return trained.running_mean.numpy()
+    norm, state = trained
     index = norm.ema_state_index if norm.mode == "ema" else norm.batch_state_index
     return np.asarray(state.get(index)[0])
 
@@ -41,12 +41,9 @@ def _norm(
         unused=(_TRACKED,),
         steps=steps,
         state=True,
-        train=None if ema else _output_and_mean,
+        train=_running_mean,
+        train_output=not ema,
     )
-
-
-def _output_and_mean(tree: Any, module: Any) -> np.ndarray:
-    return _running_mean(tree, module).ravel()
 
 
 def _without(*keys: str) -> Callable[[nn.Module], Any]:

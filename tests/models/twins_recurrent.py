@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import torch
 from torch import nn
 
-from tests.models.twin import tokens, twin
+from tests.models.twin import normal, tokens, twin
 from tests.models.twins_rules import Leaves, gru_bias, lstm, recurrent, same, weight
 
 _IN, _HIDDEN, _LENGTH = 3, 4, 5
@@ -71,6 +71,22 @@ class BothWays(eqx.Module):
         return jnp.concatenate([self.forward(xs), self.backward(xs)], -1)
 
 
+class Deep(eqx.Module):
+    """A bidirectional LSTM on another."""
+
+    layers: list[BothWays]
+
+    def __init__(self, *, key: jax.Array) -> None:
+        keys = jax.random.split(key)
+        sizes = (_IN, 2 * _HIDDEN)
+        self.layers = [BothWays(size, key=k) for size, k in zip(sizes, keys, strict=True)]
+
+    def __call__(self, xs: jax.Array) -> jax.Array:
+        for layer in self.layers:
+            xs = layer(xs)
+        return xs
+
+
 class Tagger(eqx.Module):
     """Words to tags."""
 
@@ -99,10 +115,10 @@ class TorchTagger(nn.Module):
         return self.hidden2tag(self.lstm(self.word_embeddings(ids))[0])
 
 
-def _lstm_both(leaf: str, key: str) -> Leaves:
+def _lstm_both(leaf: str, key: str, layer: int = 0) -> Leaves:
     return {
-        **lstm(f"{leaf}.forward.cell", key, "_l0"),
-        **lstm(f"{leaf}.backward.cell", key, "_l0_reverse"),
+        **lstm(f"{leaf}.forward.cell", key, f"_l{layer}"),
+        **lstm(f"{leaf}.backward.cell", key, f"_l{layer}_reverse"),
     }
 
 
@@ -111,9 +127,8 @@ RECURRENT = (
         "gru_cell",
         lambda: nn.GRUCell(_IN, _HIDDEN),
         lambda key: eqx.nn.GRUCell(_IN, _HIDDEN, key=key),
-        (2, _IN),
+        (normal(1, 2, _IN), normal(2, 2, _HIDDEN)),
         {**recurrent("", ""), **gru_bias("", "", _HIDDEN)},
-        eqx_call=lambda cell, x: cell(x, jnp.zeros(_HIDDEN)),
     ),
     twin(
         "gru",
@@ -143,10 +158,10 @@ RECURRENT = (
         "lstm_cell",
         lambda: nn.LSTMCell(_IN, _HIDDEN),
         lambda key: eqx.nn.LSTMCell(_IN, _HIDDEN, key=key),
-        (2, _IN),
+        (normal(1, 2, _IN), normal(2, 2, _HIDDEN), normal(3, 2, _HIDDEN)),
         lstm("", ""),
-        torch_call=_output,
-        eqx_call=lambda cell, x: cell(x, (jnp.zeros(_HIDDEN), jnp.zeros(_HIDDEN)))[0],
+        torch_call=lambda cell, x, h, c: cell(x, (h, c))[0],
+        eqx_call=lambda cell, x, h, c: cell(x, (h, c))[0],
     ),
     twin(
         "lstm",
@@ -178,6 +193,14 @@ RECURRENT = (
         lambda key: BothWays(_IN, key=key),
         (2, _LENGTH, _IN),
         _lstm_both("", ""),
+        torch_call=_output,
+    ),
+    twin(
+        "lstm_two_layers_bidirectional",
+        lambda: nn.LSTM(_IN, _HIDDEN, 2, batch_first=True, bidirectional=True),
+        lambda key: Deep(key=key),
+        (2, _LENGTH, _IN),
+        {**_lstm_both(".layers[0]", ""), **_lstm_both(".layers[1]", "", 1)},
         torch_call=_output,
     ),
     twin(

@@ -117,7 +117,7 @@ def attention(leaf: str, key: str, width: int, *, biases: bool = True) -> Leaves
 
 
 def norm_ema(leaf: str, key: str, *, affine: bool = True) -> Leaves:
-    """A BatchNorm with `mode="ema"` in a `(model, state)` pair; `leaf` is its place in the model."""
+    """A BatchNorm with `mode="ema"` in a `(model, state)`; `leaf` is its place in the model."""
     dot = f"{key}." if key else ""
     return {
         **(same(f"[0]{leaf}", key) if affine else {}),

@@ -16,7 +16,7 @@ from s2p_tui.tui.text import clip, fit, inert, shorten
 from s2p_tui.tui.widgets.frame import rule, top_line
 from s2p_tui.tui.widgets.lines import Lines
 
-from .conftest import Opened, linears, make_session
+from .conftest import Opened, fitting, linears, make_session
 
 HOSTILE = [
     "esc\x1b[31mred",
@@ -94,9 +94,16 @@ def test_frame_leaves_facts_out_before_it_shortens_the_name() -> None:
     assert top_line(UNICODE, titles, 15, 40) == "┌ model.pt ────┬ m.eqx · 12 leaves ────┐"
 
 
-@pytest.mark.parametrize("size", [(120, 40), (80, 24), (40, 10), (20, 6)])
-@pytest.mark.parametrize("ascii_only", [False, True])
-@pytest.mark.parametrize("no_color", [False, True])
+@pytest.mark.parametrize(
+    ("size", "ascii_only", "no_color"),
+    [
+        ((120, 40), False, False),
+        ((120, 40), True, True),
+        ((80, 24), False, True),
+        ((40, 10), True, False),
+        ((20, 6), False, False),
+    ],
+)
 async def test_hostile_names_are_drawn_as_inert_text(
     opened: Opened,
     monkeypatch: pytest.MonkeyPatch,
@@ -119,8 +126,22 @@ async def test_hostile_names_are_drawn_as_inert_text(
                 assert all(segment.style is not None for segment in strip)
         for lines in workspace.query(Lines):
             assert all(text.isprintable() for text in lines.texts)
+            assert all(text.isascii() or not ascii_only for text in lines.texts)
         await pilot.press("m", "question_mark", "escape", "escape", "u", "n")
         assert not pilot.app._exception
+
+
+@pytest.mark.parametrize("pressed", ["", "m 1", "slash x", "question_mark", "c", "J q"])
+@pytest.mark.parametrize("size", [(80, 24), (50, 12)])
+async def test_ascii_means_the_whole_screen(
+    opened: Opened, pressed: str, size: tuple[int, int]
+) -> None:
+    async with opened(fitting(40), size=size, ascii_only=True) as (pilot, _):
+        await pilot.press(*pressed.split())
+        await pilot.pause()
+        screen = pilot.app.screen
+        for strip in screen._compositor.render_strips(screen.size):
+            assert strip.text.isascii(), strip.text
 
 
 async def test_signs_differ_by_shape(opened: Opened) -> None:

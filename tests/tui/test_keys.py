@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+from s2p_tui.core.alignment import Row, SetRows
 from s2p_tui.core.fit import Fit
+from s2p_tui.core.transform import Constant
 from s2p_tui.tui.glyphs import UNICODE
 from s2p_tui.tui.keys import GROUPS
 from s2p_tui.tui.screens.help import Help, help_text
@@ -158,6 +160,27 @@ async def test_what_cannot_be_done_says_why(opened: Opened, pressed: str, reason
         before = workspace.session.alignment
         await pilot.press(*pressed.split())
         assert workspace.session.alignment is before
+        assert reason in status(workspace)
+
+
+@pytest.mark.parametrize(
+    ("pressed", "reason"),
+    [
+        ("2 enter J", "stays where it is: torch calls it different"),
+        ("2 enter s", "filled by its layer's rule"),
+        ("2 enter m", "nothing to pick up"),
+        ("2 enter delete", "nothing to send"),
+        ("m j enter", "Row 2 takes no entry: torch calls it different"),
+    ],
+)
+async def test_row_that_a_layer_rule_fills_stays(opened: Opened, pressed: str, reason: str) -> None:
+    session = fitting(3)
+    made = Row(Constant(1.0, (2, 2)), by="rule", why="torch calls it different", fixed=True)
+    session.edit(SetRows(((1, made),)))
+    async with opened(session) as (pilot, workspace):
+        before = session.alignment
+        await pilot.press("g", *pressed.split())
+        assert session.alignment is before
         assert reason in status(workspace)
 
 

@@ -6,9 +6,11 @@ from typing import ClassVar, Literal
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Label
+
+from s2p_tui.tui.glyphs import Glyphs
+from s2p_tui.tui.widgets.box import Box
 
 Answer = Literal["save", "quit", "stay"]
 
@@ -22,10 +24,13 @@ class ConfirmQuit(ModalScreen[Answer]):
         Binding("n,escape", "dismiss('stay')", show=False),
     ]
 
+    def __init__(self, glyphs: Glyphs) -> None:
+        super().__init__()
+        self._glyphs = glyphs
+
     def compose(self) -> ComposeResult:
         """The question in a box."""
-        with Vertical(classes="box") as box:
-            box.border_title = "Quit?"
+        with Box(self._glyphs, "Quit?", ""):
             yield Label("Your edits are not saved.\n")
             yield Label("s    save the mapping and quit")
             yield Label("y    quit without saving")

@@ -9,13 +9,15 @@ from typing import ClassVar
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import Horizontal
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, RadioButton, RadioSet
 
 from s2p_tui.core.names import output_path
+from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.text import inert
+from s2p_tui.tui.widgets.box import Box
 
 _DTYPES = (None, "float32", "bfloat16", "float16")
 
@@ -84,17 +86,16 @@ class ConvertForm(ModalScreen[Order | None]):
         Binding("up", "app.focus_previous", show=False),
     ]
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, glyphs: Glyphs) -> None:
         super().__init__()
+        self._glyphs = glyphs
         self._order = order
         given = order.dtype
         self._dtypes = _DTYPES if given in _DTYPES else (*_DTYPES, given)
 
     def compose(self) -> ComposeResult:
         """The form in a box."""
-        with VerticalScroll(classes="box", can_focus=False) as box:
-            box.border_title = "Convert"
-            box.border_subtitle = "Tab next  Enter convert  Esc cancel"
+        with Box(self._glyphs, "Convert", "Tab next  Enter convert  Esc cancel"):
             yield Label("Output (.eqx or .safetensors)")
             yield Input(_typable(self._order.output), id="output", compact=True)
             yield Label("", id="remark")
@@ -109,7 +110,7 @@ class ConvertForm(ModalScreen[Order | None]):
     @on(Input.Changed)
     def warn(self, event: Input.Changed) -> None:
         """Say what would happen to a file of this name."""
-        self.query_one("#remark", Label).update(Content(remark(event.value)))
+        self.query_one("#remark", Label).update(Content(self._glyphs.plain(remark(event.value))))
 
     @on(Input.Submitted)
     @on(Button.Pressed, "#convert")

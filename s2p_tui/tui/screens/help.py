@@ -6,13 +6,13 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from s2p_tui.tui.glyphs import ASCII, Glyphs
 from s2p_tui.tui.keys import GROUPS
+from s2p_tui.tui.widgets.box import Box
 
 _SHOWN = 27
 _SIGNS = (
@@ -58,11 +58,9 @@ class Help(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """The table in a box."""
-        with VerticalScroll(classes="box") as box:
-            box.border_title = "Keys"
-            box.border_subtitle = "Esc closes"
+        with Box(self._glyphs, "Keys", "Esc closes", can_focus=True):
             yield Static(help_text(self._glyphs))
 
     def action_scroll(self, lines: int) -> None:
         """Scroll the table."""
-        self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
+        self.query_one(Box).scroll_relative(y=lines, animate=False)

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Label, ProgressBar
 
 from s2p_tui.core.errors import OutputError, S2PError
+from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.pace import Pace
 from s2p_tui.tui.screens.convert import Order
 from s2p_tui.tui.text import inert, shorten
+from s2p_tui.tui.widgets.box import Box
 
 if TYPE_CHECKING:
     from s2p_tui.session import Converted, Session
@@ -36,13 +37,22 @@ class Progress(OutcomeScreen):
     Args:
         session: What to convert.
         order: What to write where.
+        glyphs: The signs to draw with.
         mapping: Where to save the mapping.
         chunk_bytes: Memory to stay within, about.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,ctrl+c", "cancel", show=False)]
 
-    def __init__(self, session: Session, order: Order, *, mapping: Path, chunk_bytes: int) -> None:
+    def __init__(
+        self,
+        session: Session,
+        order: Order,
+        glyphs: Glyphs,
+        *,
+        mapping: Path,
+        chunk_bytes: int,
+    ) -> None:
         super().__init__()
         from s2p_tui.streaming.job import Job
 
@@ -51,13 +61,12 @@ class Progress(OutcomeScreen):
         self._order = order
         self._mapping = mapping
         self._chunk_bytes = chunk_bytes
+        self._glyphs = glyphs
         self._pace = Pace()
 
     def compose(self) -> ComposeResult:
         """Bar and figures in a box."""
-        with VerticalScroll(classes="box", can_focus=False) as box:
-            box.border_title = "Converting"
-            box.border_subtitle = "Esc cancels"
+        with Box(self._glyphs, "Converting", "Esc cancels"):
             yield Label("", id="phase")
             yield ProgressBar(total=None, show_eta=False, id="bar")
             yield Label("", id="figures")
@@ -77,8 +86,10 @@ class Progress(OutcomeScreen):
         self.query_one("#phase", Label).update(Content(phase))
         if reading.total:
             self.query_one("#bar", ProgressBar).update(total=reading.total, progress=reading.done)
-        self.query_one("#figures", Label).update(Content(reading.figures))
-        leaf = shorten(inert(job.leaf), max(1, self.query_one("#leaf").size.width))
+        self.query_one("#figures", Label).update(Content(self._glyphs.plain(reading.figures)))
+        name = self._glyphs.plain(inert(job.leaf))
+        room = max(1, self.query_one("#leaf").size.width)
+        leaf = shorten(name, room, ellipsis=self._glyphs.ellipsis)
         self.query_one("#leaf", Label).update(Content(leaf))
 
     @on(Button.Pressed)

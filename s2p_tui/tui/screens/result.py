@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.loading import snippet
-from s2p_tui.tui.screens.running import app_of
+from s2p_tui.tui.running import app_of
 from s2p_tui.tui.text import inert
+from s2p_tui.tui.widgets.box import Box
 from s2p_tui.tui.words import many, size_in_words
 
 if TYPE_CHECKING:
@@ -62,13 +62,12 @@ class Result(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """Facts and snippet in a box."""
-        with VerticalScroll(classes="box") as box:
-            box.border_title = "Converted"
-            box.border_subtitle = "y copy the code  Enter go on  q quit"
-            yield Static(Content("\n".join(self._lines)), id="facts")
+        with Box(self._glyphs, "Converted", "y copy the code  Enter go on  q quit", can_focus=True):
+            facts = "\n".join(map(self._glyphs.plain, self._lines))
+            yield Static(Content(facts), id="facts")
             yield Static(Content(self._snippet), id="snippet")
 
     def action_copy(self) -> None:
         """Put the code on the terminal's clipboard."""
         app_of(self).copy_to_clipboard(self._snippet)
-        self.query_one(".box").border_subtitle = "copied  Enter go on  q quit"
+        self.query_one(Box).border_subtitle = "copied  Enter go on  q quit"

@@ -20,11 +20,11 @@ from s2p_tui.tui.cursor import Cursor
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.keys import GROUPS
 from s2p_tui.tui.moves import Impossible, Move, Step
+from s2p_tui.tui.running import app_of
 from s2p_tui.tui.screens.convert import ConvertForm, Order
 from s2p_tui.tui.screens.help import Help
 from s2p_tui.tui.screens.progress import Progress
 from s2p_tui.tui.screens.result import Result
-from s2p_tui.tui.screens.running import app_of
 from s2p_tui.tui.text import inert
 from s2p_tui.tui.widgets.alignment_view import AlignmentView
 from s2p_tui.tui.widgets.find_bar import FindBar
@@ -270,13 +270,19 @@ class Workspace(Screen[None]):
 
     @work(exclusive=True)
     async def _convert(self) -> None:
-        order = await app_of(self).push_screen_wait(ConvertForm(self.order))
+        order = await app_of(self).push_screen_wait(ConvertForm(self.order, self._glyphs))
         if order is None:
             return
         self.order = order
         alignment, path = self.session.alignment, self._mapping_path(order.output)
         outcome = await app_of(self).push_screen_wait(
-            Progress(self.session, order, mapping=path, chunk_bytes=self._chunk_bytes)
+            Progress(
+                self.session,
+                order,
+                self._glyphs,
+                mapping=path,
+                chunk_bytes=self._chunk_bytes,
+            )
         )
         if isinstance(outcome, S2PError):
             self._say(inert(str(outcome)), "lines--bad")

@@ -18,6 +18,7 @@ from s2p_tui.tui.columns import Columns, lay_out_columns, widest
 from s2p_tui.tui.cursor import Cursor
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.text import fit, inert
+from s2p_tui.tui.widgets.box import draw_plainly
 
 if TYPE_CHECKING:
     from s2p_tui.core.alignment import Row
@@ -93,6 +94,7 @@ class AlignmentView(ScrollView, can_focus=False):
 
     def on_mount(self) -> None:
         """Take the session's length."""
+        draw_plainly(self, self._glyphs)
         self._resize()
 
     def on_resize(self) -> None:

@@ -10,6 +10,7 @@ from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
 
+from s2p_tui.tui.running import app_of
 from s2p_tui.tui.text import clip
 
 Part = tuple[str, str]
@@ -72,8 +73,9 @@ class Lines(Widget, can_focus=False):
         width, base = self.size.width, self.visual_style.rich_style
         segments: list[Segment] = []
         left = width
+        ellipsis = ".." if app_of(self).has_class("-ascii") else "…"
         for text, name in self._lines[number]:
-            shown = clip(text, left)
+            shown = clip(text, left, ellipsis=ellipsis)
             style = base + self.get_component_rich_style(name, partial=True) if name else base
             segment = Segment(shown, style)
             segments.append(segment)

@@ -59,7 +59,7 @@ class Status(Lines):
             said, style = words.situation(session), "lines--muted"
         counts, room = words.tally(session, glyphs), max(0, self.size.width - 1)
         said = glyphs.plain(f" {said}")
-        self.set_line(0, *words.left_and_right(said, style, counts, room))
+        self.set_line(0, *words.left_and_right(said, style, counts, room, glyphs.ellipsis))
 
 
 class Hints(Lines):

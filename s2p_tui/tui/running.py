@@ -1,4 +1,4 @@
-"""The app a screen runs in, with a type."""
+"""The app that screens and widgets run in, with a type."""
 
 from __future__ import annotations
 

@@ -1,0 +1,42 @@
+"""The box of a modal screen."""
+
+from __future__ import annotations
+
+from textual.containers import VerticalScroll
+from textual.scrollbar import ScrollBarRender
+from textual.widget import Widget
+
+from s2p_tui.tui.glyphs import Glyphs
+
+
+class _PlainBar(ScrollBarRender):
+    """A scrollbar without the block characters that end its thumb."""
+
+    VERTICAL_BARS = [" "] * 8
+
+
+def draw_plainly(widget: Widget, glyphs: Glyphs) -> None:
+    """Have a scrollable widget's bar drawn in ASCII if that is the set of signs."""
+    if glyphs.is_ascii:
+        widget.vertical_scrollbar.renderer = _PlainBar  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class Box(VerticalScroll):
+    """A titled frame that scrolls what does not fit.
+
+    Args:
+        glyphs: The signs to draw with.
+        title: Words in the top line.
+        keys: The keys that work, in the bottom line.
+        can_focus: Whether the keys that scroll are its own.
+    """
+
+    def __init__(self, glyphs: Glyphs, title: str, keys: str, *, can_focus: bool = False) -> None:
+        super().__init__(classes="box", can_focus=can_focus)
+        self.border_title = title
+        self.border_subtitle = keys
+        self._glyphs = glyphs
+
+    def on_mount(self) -> None:
+        """Choose how the scrollbar looks."""
+        draw_plainly(self, self._glyphs)

@@ -1,0 +1,135 @@
+"""The whole program in a real terminal: keys in, a right file out."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+import torch
+
+from s2p_tui.demo import EqxNet, Pair, TorchNet, make_pair
+
+_PATIENCE = 30.0
+
+
+@dataclass
+class Terminal:
+    """A tmux server of its own with one window."""
+
+    socket: str
+
+    def _tmux(self, *arguments: str) -> str:
+        command = ["tmux", "-L", self.socket, "-f", "/dev/null", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def start(self, command: str, folder: Path, width: int = 120, height: int = 40) -> None:
+        size = ["-x", str(width), "-y", str(height)]
+        self._tmux("new-session", "-d", "-c", str(folder), *size, command)
+
+    def keys(self, *keys: str) -> None:
+        self._tmux("send-keys", *keys)
+
+    def screen(self) -> str:
+        return self._tmux("capture-pane", "-p")
+
+    def wait_for(self, text: str) -> str:
+        """The screen once it shows the text."""
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            screen = self.screen()
+            if text in screen:
+                return screen
+        pytest.fail(f"{text!r} did not appear; the screen shows:\n{self.screen()}")
+
+    def stop(self) -> None:
+        subprocess.run(["tmux", "-L", self.socket, "kill-server"], capture_output=True)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    assert shutil.which("tmux"), "this test needs tmux: apt-get install tmux"
+    terminal = Terminal(f"s2p-{tmp_path.name}")
+    yield terminal
+    terminal.stop()
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    return make_pair(tmp_path)
+
+
+def _program(pair: Pair) -> str:
+    arguments = f"{pair.model.name} {pair.skeleton.name} -o {pair.output.name}"
+    # GNU readline, where a test runner has loaded it, exports a size that is not this window's.
+    clean = "env -u LINES -u COLUMNS TERM=tmux-256color"
+    return f"{clean} {sys.executable} -m s2p_tui {arguments}; echo status $?; cat"
+
+
+def _forwards_differ_by(pair: Pair) -> float:
+    like = EqxNet(key=jax.random.PRNGKey(5))
+    model = eqx.tree_deserialise_leaves(pair.output, like)
+    network = TorchNet()
+    network.load_state_dict(torch.load(pair.model, weights_only=True))
+    x = np.linspace(-1, 1, 40, dtype=np.float32).reshape(4, 10)
+    with torch.no_grad():
+        expected = network(torch.tensor(x)).numpy()
+    return float(np.max(np.abs(np.asarray(jax.vmap(model)(x)) - expected)))
+
+
+def test_reversed_layers_are_put_right_and_converted(terminal: Terminal, pair: Pair) -> None:
+    terminal.start(_program(pair), pair.model.parent)
+    screen = terminal.wait_for(".lin3.bias")
+    assert screen.index("lin3.weight") < screen.index("lin1.weight")
+
+    # Rows 1 and 5 are exchanged, then 2 and 6: pick up, go there by number, swap.
+    terminal.keys("g", "m", "5", "x")
+    terminal.wait_for("edits 1")
+    terminal.keys("g", "j", "m", "6", "x")
+    terminal.wait_for("edits 2")
+    terminal.keys("c")
+    terminal.wait_for("Convert")
+    terminal.keys("Enter")
+    terminal.wait_for("tree_deserialise_leaves")
+    terminal.keys("Enter")
+    terminal.wait_for("edits 2")
+    terminal.keys("q")
+    screen = terminal.wait_for("status 0")
+    assert "model.eqx" in screen
+    assert _forwards_differ_by(pair) < 1e-6
+    assert (pair.output.parent / "model.mapping.json").exists()
+
+
+def test_a_closed_terminal_ends_the_program(terminal: Terminal, pair: Pair) -> None:
+    pid_file = pair.model.parent / "pid"
+    command = f"echo $$ > {pid_file}; exec {_program(pair).split(';')[0]}"
+    terminal.start(command, pair.model.parent)
+    terminal.wait_for(".lin3.bias")
+    process = Path("/proc") / pid_file.read_text().strip()
+    terminal.stop()
+    deadline = time.monotonic() + _PATIENCE
+    while process.exists() and time.monotonic() < deadline:
+        pass
+    assert not process.exists()
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 10)])
+def test_small_terminals_stay_usable(
+    terminal: Terminal, pair: Pair, width: int, height: int
+) -> None:
+    terminal.start(_program(pair), pair.model.parent, width, height)
+    screen = terminal.wait_for("lin3.bias")
+    assert len(screen.splitlines()) <= height
+    terminal.keys("J")
+    terminal.wait_for("✗")
+    terminal.keys("u")
+    terminal.keys("q")
+    terminal.wait_for("status 0")
