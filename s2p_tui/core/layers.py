@@ -100,7 +100,9 @@ _BY_OWNER: Mapping[str, tuple[Rule, ...]] = {
 
 def rule_for(leaf: Leaf) -> Rule | None:
     """The rule that says what the leaf is made of, if its layer has one."""
-    rules = _BY_OWNER.get(leaf.owner or "", ())
+    rules = _BY_OWNER.get(leaf.owner or "")
+    if rules is None:
+        return None
     return next((rule for rule in rules if leaf.path.endswith(rule.role)), None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -52,6 +53,7 @@ class Extent:
         return prod(self.shape) * dtype_named(self.dtype).itemsize
 
 
+@lru_cache(maxsize=4096)
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Strides, in elements, of a contiguous row-major tensor."""
     strides = [1] * len(shape)

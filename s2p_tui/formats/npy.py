@@ -10,9 +10,9 @@ import io
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import prod
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def header(shape: tuple[int, ...], dtype: str, column_major: bool = False) -> by
     np.lib.format.write_array_header_1_0(
         buffer,
         {
-            "descr": np.lib.format.dtype_to_descr(numpy_dtype(dtype)),
+            "descr": _descr(dtype),
             "fortran_order": column_major,
             "shape": shape,
         },
@@ -73,16 +73,27 @@ def header(shape: tuple[int, ...], dtype: str, column_major: bool = False) -> by
     return buffer.getvalue()
 
 
-def iter_records(descriptor: int, start: int, file: Path) -> Iterator[Record]:
+def iter_records(
+    descriptor: int, start: int, file: Path, likely: Iterable[tuple[tuple[int, ...], str]] = ()
+) -> Iterator[Record]:
     """The records from a position to the end of the file. Reads headers only.
+
+    Args:
+        descriptor: The file, open for reading.
+        start: Byte at which the first record starts.
+        file: Its name, for messages.
+        likely: Shape and dtype that each record probably has; saves time where it is right.
 
     Raises:
         InputError: A header is damaged, describes objects, or promises more than the file holds.
     """
     size = os.fstat(descriptor).st_size
     number = 0
+    guesses = iter(likely)
     while start < size:
-        record = _record_at(descriptor, start, file, number)
+        record = _guessed(descriptor, start, next(guesses, None))
+        if record is None:
+            record = _record_at(descriptor, start, file, number)
         if record.stop > size:
             raise InputError(
                 f"{file}: record {number} claims {record.stop - record.data:,} bytes of data, "
@@ -91,6 +102,31 @@ def iter_records(descriptor: int, start: int, file: Path) -> Iterator[Record]:
             )
         yield record
         start, number = record.stop, number + 1
+
+
+def _guessed(
+    descriptor: int, start: int, guess: tuple[tuple[int, ...], str] | None
+) -> Record | None:
+    """The record at a position if it has just the header that such an array has."""
+    if guess is None:
+        return None
+    head = header(*guess)
+    if os.pread(descriptor, len(head), start) != head:
+        return None
+    shape, dtype = guess
+    data = start + len(head)
+    return Record(start, data, data + size_in_bytes(shape, dtype), shape, _descr(dtype), False)
+
+
+@cache
+def _descr(dtype: str) -> str:
+    return str(np.lib.format.dtype_to_descr(numpy_dtype(dtype)))
+
+
+@lru_cache(maxsize=4096)
+def size_in_bytes(shape: tuple[int, ...], dtype: str) -> int:
+    """Bytes of the elements of such an array."""
+    return prod(shape) * numpy_dtype(dtype).itemsize
 
 
 def _record_at(descriptor: int, start: int, file: Path, number: int) -> Record:

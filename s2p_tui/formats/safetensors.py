@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,13 @@ from typing import Any, cast
 from s2p_tui.core.dtypes import BY_SAFETENSORS, DType, dtype_named
 from s2p_tui.core.errors import InputError, UsageError
 from s2p_tui.core.state_dict import Entry, StateDict
-from s2p_tui.core.untrusted import MOST_AXES, DuplicateNameError, without_duplicates
+from s2p_tui.core.untrusted import (
+    DuplicateNameError,
+    MalformedError,
+    is_size,
+    sizes_of,
+    without_duplicates,
+)
 from s2p_tui.formats.base import Checkpoint, Extent, row_major
 from s2p_tui.formats.tensors import FileTensors
 
@@ -84,15 +91,19 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
 def _tensor(path: Path, name: str, value: Any) -> tuple[DType, tuple[int, ...], int, int]:
     try:
         dtype = BY_SAFETENSORS[value["dtype"]]
-        shape, (begin, end) = tuple(value["shape"]), value["data_offsets"]
+        shape, (begin, end) = _shape(tuple(value["shape"])), value["data_offsets"]
+    except MalformedError as error:
+        raise _damaged(path, f"{name}: {error}") from None
     except (KeyError, TypeError, ValueError):
         raise _damaged(path, f"the header describes {name} in a way not known here") from None
-    if len(shape) > MOST_AXES:
-        raise _damaged(path, f"{name} has {len(shape)} axes, NumPy {MOST_AXES} at most")
-    numbers = (*shape, begin, end)
-    if not all(type(number) is int and 0 <= number < 2**62 for number in numbers) or begin > end:
-        raise _damaged(path, f"{name} has sizes or offsets that are not whole numbers")
+    if not (is_size(begin) and is_size(end) and begin <= end):
+        raise _damaged(path, f"{name} has offsets that are not whole numbers in order")
     return dtype, shape, begin, end
+
+
+@lru_cache(maxsize=4096)
+def _shape(sizes: tuple[Any, ...]) -> tuple[int, ...]:
+    return sizes_of(sizes)
 
 
 def _check_ranges(path: Path, ranges: list[tuple[int, int, str]], available: int) -> None:

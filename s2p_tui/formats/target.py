@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -89,8 +90,9 @@ def _open_skeleton(path: Path) -> Target:
     with path.open("rb") as stream:
         line = stream.readline(_MAX_HEAD)
         leaves = _leaves(path, line)
-        records = list(iter_records(stream.fileno(), len(line), path))
-    held = [leaf for leaf in leaves if leaf.has_value]
+        held = [leaf for leaf in leaves if leaf.has_value]
+        likely = ((leaf.shape, leaf.dtype) for leaf in held)
+        records = list(iter_records(stream.fileno(), len(line), path, likely))
     if len(records) != len(held):
         raise InputError(
             f"{path} describes {len(held)} values and holds {len(records)}.",
@@ -135,6 +137,7 @@ def _target(
     return Target(path.name, (path,), path.stat().st_size, Skeleton(tuple(leaves)), values)
 
 
+@cache
 def _is_stored_as(dtype: str, descr: str) -> bool:
     expected = numpy_dtype(dtype)
     return descr in (expected.str, f"|V{expected.itemsize}")
@@ -171,8 +174,13 @@ def _leaves(path: Path, line: bytes) -> tuple[Leaf, ...]:
     return leaves
 
 
+@lru_cache(maxsize=4096)
+def _shape(sizes: tuple[Any, ...]) -> tuple[int, ...]:
+    return sizes_of(sizes)
+
+
 def _leaf(node: Any) -> Leaf:
-    shape = sizes_of(node["shape"])
+    shape = _shape(tuple(node["shape"]))
     kind = node["kind"]
     owner, config = node.get("owner"), node.get("config", {})
     if kind not in ("array", "scalar") or node["dtype"] not in BY_NAME:

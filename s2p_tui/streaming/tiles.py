@@ -46,11 +46,9 @@ def tiles(shape: Shape, fast: frozenset[int], limit: int) -> Iterator[Region]:
 
 def _tile_sizes(shape: Shape, fast: frozenset[int], limit: int) -> list[int]:
     sizes: list[int] = [1] * len(shape)
-    last = len(shape) - 1
     growing: list[int] = [axis for axis in sorted(fast, reverse=True) if shape[axis] > 1]
     while growing and prod(sizes) * 2 <= limit:
-        # Short writes cost more than short reads, so the last axis may be twice as long.
-        axis = min(growing, key=lambda axis: (sizes[axis] // (1 + (axis == last)), -axis))
+        axis = min(growing, key=lambda candidate: (sizes[candidate], -candidate))
         sizes[axis] = min(sizes[axis] * 2, shape[axis])
         growing = [axis for axis in growing if sizes[axis] < shape[axis]]
     for axis in range(len(shape) - 1, -1, -1):

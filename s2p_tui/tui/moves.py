@@ -111,13 +111,14 @@ def _one(edits: Sequence[Edit]) -> Edit:
     return edits[0] if len(edits) == 1 else Several(tuple(edits))
 
 
-def pick_up(session: Session, cursor: Cursor) -> str:
-    """Take the entry under the cursor in hand; returns its first key."""
+def pick_up(session: Session, cursor: Cursor) -> None:
+    """Take the entry under the cursor in hand."""
     row = session.row(cursor.position)
     if row is not None and not row.keys:
         raise Impossible("There is nothing to pick up: no entry feeds this leaf.")
+    if cursor.position >= len(session):
+        raise Impossible("There is nothing here.")
     cursor.picked = cursor.position
-    return name_at(session, cursor.position)
 
 
 def place(session: Session, cursor: Cursor, *, swap: bool) -> Move:
@@ -210,6 +211,8 @@ def jump(session: Session, cursor: Cursor) -> int:
 
 def name_at(session: Session, position: int) -> str:
     """Key of the first entry at a position; empty if there is none."""
+    if position >= len(session):
+        return ""
     row = session.row(position)
     if row is None:
         return session.benched(position) or ""

@@ -15,13 +15,13 @@ from s2p_tui.tui.screens.help import Help, help_text
 from s2p_tui.tui.screens.workspace import Workspace
 from s2p_tui.tui.widgets.lines import Lines
 
-from .conftest import Opened, fitting, linears
+from .conftest import Opened, fitting, linears, make_session
 
 
 def keys(workspace: Workspace) -> list[str]:
-    """The key in each row, `-` for an empty row, `.` for a gap."""
+    """The key in each row, `-` for an empty row, `.` for a gap or a constant."""
     return [
-        row.keys[0] if row.keys else "." if row.gap else "-"
+        row.keys[0] if row.keys else "." if row.stays else "-"
         for row in workspace.session.alignment.rows
     ]
 
@@ -184,6 +184,15 @@ async def test_row_that_a_layer_rule_fills_stays(opened: Opened, pressed: str, r
         assert reason in status(workspace)
 
 
+async def test_marked_rows_around_a_fixed_row_keep_their_order_downwards(opened: Opened) -> None:
+    session = fitting(4)
+    session.edit(SetRows(((1, Row(Constant(1.0, (2, 2)), by="rule", why="so", fixed=True)),)))
+    async with opened(session) as (pilot, workspace):
+        await pilot.press("space", "j", "space", "J")
+        assert keys(workspace) == ["layer3", ".", "layer0", "layer2"]
+        assert workspace.cursor.marked() == [2, 3]
+
+
 async def test_marked_block_moves_and_stays_marked(opened: Opened) -> None:
     async with opened(fitting(5)) as (pilot, workspace):
         await pilot.press("space", "space", "J")
@@ -201,6 +210,15 @@ async def test_separate_marked_rows_move_as_one_edit(opened: Opened) -> None:
         assert workspace.cursor.marked() == [1, 3]
         await pilot.press("u")
         assert keys(workspace) == [f"layer{i}" for i in range(5)]
+
+
+async def test_marked_rows_around_a_scalar_keep_their_order(opened: Opened) -> None:
+    async with opened(linears()) as (pilot, workspace):
+        await pilot.press("4", "enter", "space", "j", "space", "K")
+        assert keys(workspace) == ["a", "b", "d", "e", ".", "c"]
+        assert workspace.cursor.marked() == [2, 3]
+        await pilot.press("J")
+        assert keys(workspace) == ["a", "b", "c", "d", ".", "e"]
 
 
 async def test_range_of_marks(opened: Opened) -> None:
@@ -419,3 +437,13 @@ async def test_click_moves_the_cursor(opened: Opened) -> None:
     async with opened(linears()) as (pilot, workspace):
         await pilot.click("#view", offset=(10, 3))
         assert workspace.cursor.position == 3
+
+
+async def test_nothing_at_all_can_be_looked_at(opened: Opened) -> None:
+    async with opened(make_session((), ())) as (pilot, workspace):
+        for group in GROUPS.values():
+            for key in group:
+                if key.keys and key.action not in ("app.ask_quit", "convert", "save"):
+                    await pilot.press(key.keys.split(",")[0], "escape")
+        assert pilot.app.screen is workspace
+        assert not len(workspace.session.history)
