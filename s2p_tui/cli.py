@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -112,7 +113,9 @@ def open_app(
     if ui.fatal is not None:
         raise ui.fatal
     if converted is not None:
-        print(converted.written.path)
+        # After a hang-up there is nobody left to tell.
+        with contextlib.suppress(OSError):
+            print(converted.written.path, flush=True)
     return ui.return_code or 0
 
 

@@ -103,7 +103,7 @@ def rename_leaves(target: Target, like: Any, label: str) -> Target:
         if (extent := target.values.extent(old.path)) is not None
     }
     skeleton = Skeleton(tuple(replace(leaf, has_value=True) for leaf in described))
-    return replace(target, skeleton=skeleton, values=FileTensors(extents))
+    return replace(target, skeleton=skeleton, values=FileTensors(extents.get, target.files))
 
 
 def call_factory(

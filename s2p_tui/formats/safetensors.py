@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
-from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any, cast
@@ -49,7 +48,7 @@ def open_safetensors(path: Path, key: str | None = None) -> Checkpoint:
     size = path.stat().st_size
     header, start = _read_header(path, size)
     entries: list[Entry] = []
-    extents: dict[str, Extent] = {}
+    offsets: dict[str, int] = {}
     ranges: list[tuple[int, int, str]] = []
     for name, value in header.items():
         if name == "__metadata__":
@@ -59,9 +58,17 @@ def open_safetensors(path: Path, key: str | None = None) -> Checkpoint:
             raise _damaged(path, f"{name}: bytes {begin:,} to {end:,} do not hold {list(shape)}")
         ranges.append((begin, end, name))
         entries.append(Entry(name, shape, dtype.name))
-        extents[name] = Extent(path, start + begin, shape, row_major(shape), dtype.name)
+        offsets[name] = start + begin
     _check_ranges(path, sorted(ranges), size - start)
-    return Checkpoint(path.name, (path,), size, StateDict(tuple(entries)), FileTensors(extents))
+    state_dict = StateDict(tuple(entries))
+
+    def extent(name: str) -> Extent | None:
+        if name not in offsets:
+            return None
+        entry = state_dict[name]
+        return Extent(path, offsets[name], entry.shape, row_major(entry.shape), entry.dtype)
+
+    return Checkpoint(path.name, (path,), size, state_dict, FileTensors(extent, (path,)))
 
 
 def _damaged(path: Path, reason: str) -> InputError:
@@ -78,7 +85,9 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
             raise _damaged(path, f"its header claims {length:,} bytes of {size:,}")
         text = stream.read(length)
     try:
-        header = json.loads(text, object_pairs_hook=without_duplicates)
+        header = json.loads(text)
+        if not _has_each_once(text, header):
+            header = json.loads(text, object_pairs_hook=without_duplicates)
     except DuplicateNameError as error:
         raise _damaged(path, f"the header names {error} twice") from None
     except (ValueError, RecursionError):
@@ -88,10 +97,23 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
     return cast("dict[str, Any]", header), _LENGTH.size + length
 
 
+def _has_each_once(text: bytes, header: Any) -> bool:
+    """Whether as many tensors are described as are left in the parsed header.
+
+    A repeated name or field leaves fewer. It may also say no where all is well: then a slower look
+    decides.
+    """
+    if not isinstance(header, dict) or text.count(b'"__metadata__"') > 1:
+        return False
+    expected = len(cast("dict[str, Any]", header)) - ("__metadata__" in header)
+    fields = (b'"dtype"', b'"shape"', b'"data_offsets"')
+    return all(text.count(field) == expected for field in fields)
+
+
 def _tensor(path: Path, name: str, value: Any) -> tuple[DType, tuple[int, ...], int, int]:
     try:
         dtype = BY_SAFETENSORS[value["dtype"]]
-        shape, (begin, end) = _shape(tuple(value["shape"])), value["data_offsets"]
+        shape, (begin, end) = sizes_of(value["shape"]), value["data_offsets"]
     except MalformedError as error:
         raise _damaged(path, f"{name}: {error}") from None
     except (KeyError, TypeError, ValueError):
@@ -99,11 +121,6 @@ def _tensor(path: Path, name: str, value: Any) -> tuple[DType, tuple[int, ...], 
     if not (is_size(begin) and is_size(end) and begin <= end):
         raise _damaged(path, f"{name} has offsets that are not whole numbers in order")
     return dtype, shape, begin, end
-
-
-@lru_cache(maxsize=4096)
-def _shape(sizes: tuple[Any, ...]) -> tuple[int, ...]:
-    return sizes_of(sizes)
 
 
 def _check_ranges(path: Path, ranges: list[tuple[int, int, str]], available: int) -> None:

@@ -69,7 +69,7 @@ def open_sharded(path: Path, key: str | None = None) -> Checkpoint:
         )
     size = sum(file.stat().st_size for file in files)
     return Checkpoint(
-        path.name, (path, *files), size, StateDict(tuple(entries)), FileTensors(extents)
+        path.name, (path, *files), size, StateDict(tuple(entries)), FileTensors(extents.get, files)
     )
 
 

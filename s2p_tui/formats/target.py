@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -121,20 +121,21 @@ def _open_plain(path: Path) -> Target:
 def _target(
     path: Path, leaves: Sequence[Leaf], held: Sequence[Leaf], records: Sequence[Record]
 ) -> Target:
-    extents = {
-        leaf.path: Extent(
-            path,
-            record.data,
-            record.shape,
-            row_major(record.shape[::-1])[::-1]
-            if record.fortran_order
-            else row_major(record.shape),
-            leaf.dtype,
-        )
-        for leaf, record in zip(held, records, strict=True)
-    }
-    values = FileTensors(extents)
-    return Target(path.name, (path,), path.stat().st_size, Skeleton(tuple(leaves)), values)
+    skeleton = Skeleton(tuple(leaves))
+    places = {leaf.path: record for leaf, record in zip(held, records, strict=True)}
+
+    def extent(leaf_path: str) -> Extent | None:
+        record = places.get(leaf_path)
+        if record is None:
+            return None
+        strides = row_major(record.shape)
+        if record.fortran_order:
+            strides = row_major(record.shape[::-1])[::-1]
+        dtype = skeleton[skeleton.position(leaf_path)].dtype
+        return Extent(path, record.data, record.shape, strides, dtype)
+
+    values = FileTensors(extent, (path,))
+    return Target(path.name, (path,), path.stat().st_size, skeleton, values)
 
 
 @cache
@@ -174,13 +175,8 @@ def _leaves(path: Path, line: bytes) -> tuple[Leaf, ...]:
     return leaves
 
 
-@lru_cache(maxsize=4096)
-def _shape(sizes: tuple[Any, ...]) -> tuple[int, ...]:
-    return sizes_of(sizes)
-
-
 def _leaf(node: Any) -> Leaf:
-    shape = _shape(tuple(node["shape"]))
+    shape = sizes_of(node["shape"])
     kind = node["kind"]
     owner, config = node.get("owner"), node.get("config", {})
     if kind not in ("array", "scalar") or node["dtype"] not in BY_NAME:

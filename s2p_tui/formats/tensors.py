@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,17 +21,20 @@ _MAX_WASTE = 2
 
 
 class FileTensors(Tensors):
-    """Tensors that lie in files. Descriptors are opened on first use and kept until `close`."""
+    """Tensors that lie in files. Descriptors are opened on first use and kept until `close`.
 
-    def __init__(self, extents: Mapping[str, Extent]) -> None:
-        self._extents = extents
+    Args:
+        extent: Says where a tensor lies, None if it is not there.
+        files: All files they lie in.
+    """
+
+    def __init__(self, extent: Callable[[str], Extent | None], files: Iterable[Path]) -> None:
+        self._extent = extent
         self._descriptors: dict[Path, int] = {}
-        self._states: dict[Path, tuple[int, int, int]] = {
-            file: _state(os.stat(file)) for file in {extent.file for extent in extents.values()}
-        }
+        self._states = {file: _state(os.stat(file)) for file in files}
 
     def extent(self, name: str) -> Extent | None:
-        return self._extents.get(name)
+        return self._extent(name)
 
     def descriptor(self, extent: Extent) -> int:
         file = extent.file
@@ -43,7 +46,9 @@ class FileTensors(Tensors):
         return self._descriptors[file]
 
     def read(self, name: str, region: Region) -> NDArray[np.generic]:
-        extent = self._extents[name]
+        extent = self._extent(name)
+        if extent is None:
+            raise KeyError(name)
         return _read_region(self.descriptor(extent), extent, region)
 
     def check_unchanged(self) -> None:

@@ -92,7 +92,7 @@ def checkpoint_of(
         (path,),
         path.stat().st_size,
         StateDict(tuple(entries)),
-        FileTensors(extents),
+        FileTensors(extents.get, (path,)),
         place,
         notes,
     )
