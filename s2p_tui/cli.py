@@ -68,7 +68,10 @@ def open_app(
     /,
     *,
     output: Output = None,
-    mapping: MappingFile = None,
+    mapping: Annotated[
+        Path | None,
+        Parameter(help="Start from this mapping file if it is there, and save to it."),
+    ] = None,
     key: Key = None,
     like: Like = None,
     dtype: Dtype = None,
@@ -95,9 +98,12 @@ def open_app(
     def open_session(chosen: str | None) -> Session:
         from s2p_tui.session import Session
 
-        return Session.open(
-            model, skeleton, key=key if chosen is None else chosen, like=like, mapping=mapping
-        )
+        start = mapping if mapping is not None and mapping.exists() else None
+        key_chosen = key if chosen is None else chosen
+        session = Session.open(model, skeleton, key=key_chosen, like=like, mapping=start)
+        if start is None:
+            session.require_kinship()
+        return session
 
     ui = S2PApp(
         open_session,
@@ -167,6 +173,8 @@ def convert(
                 "Give either --mapping FILE or --arrange order.",
             )
         session = Session.open(model, skeleton, key=key, like=like, mapping=mapping)
+        if mapping is None:
+            session.require_kinship()
         report.session = session
         report.converted = run_with_progress(
             lambda job: session.convert(

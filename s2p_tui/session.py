@@ -13,10 +13,11 @@ from typing import Literal
 
 from s2p_tui.core import mapping as mapping_file
 from s2p_tui.core.alignment import Alignment, Edit, Row, SetRows, in_order
-from s2p_tui.core.errors import InputError, OutputError, UsageError
+from s2p_tui.core.errors import InputError, OtherFilesError, OutputError, UsageError
 from s2p_tui.core.find import parse_query
 from s2p_tui.core.fit import Fit, Verdict, as_taken, judge
 from s2p_tui.core.history import History
+from s2p_tui.core.kinship import could_line_up
 from s2p_tui.core.mapping import End, Mapping
 from s2p_tui.core.names import format_of, output_path
 from s2p_tui.core.plan import FileFormat, Plan, make_plan
@@ -100,6 +101,21 @@ class Session:
             session.start_from(load_mapping(mapping))
         return session
 
+    def require_kinship(self) -> None:
+        """Make sure the two sides can be of one model at all, by sizes alone.
+
+        Raises:
+            OtherFilesError: No leaf could take anything from the checkpoint.
+        """
+        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
+        if not could_line_up(state_dict, skeleton):
+            raise OtherFilesError(
+                f"{self.target.label} describes another model than {self.checkpoint.label} holds: "
+                f"none of its {len(skeleton)} leaves is as large as any of the {len(state_dict)} "
+                "entries, or as several of one size together.",
+                hint="Check that skeleton and checkpoint belong together.",
+            )
+
     def close(self) -> None:
         """Close the files."""
         self.checkpoint.tensors.close()
@@ -145,7 +161,7 @@ class Session:
         """Take over a mapping's alignment as one edit.
 
         Raises:
-            AlignmentError: It was made for other files; the differences are listed.
+            OtherFilesError: It was made for other files; the differences are named.
         """
         wanted = mapping_file.replay(mapping, self.checkpoint.state_dict, self.target.skeleton)
         self.edit(SetRows(tuple(enumerate(wanted.rows))))

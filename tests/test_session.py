@@ -26,7 +26,7 @@ from s2p_tui.core.alignment import (
     Swap,
     Trust,
 )
-from s2p_tui.core.errors import AlignmentError, InputError, OutputError, S2PError
+from s2p_tui.core.errors import AlignmentError, InputError, OtherFilesError, OutputError, S2PError
 from s2p_tui.core.fit import Fit, judge
 from s2p_tui.core.transform import Permute, Stack, Take
 from s2p_tui.session import Session, load_mapping, status_line
@@ -200,7 +200,7 @@ def test_a_mapping_for_other_files_is_refused(session: Session, tmp_path: Path) 
     del other["d"]
     torch.save(other, tmp_path / "other.pt")
     save_skeleton(tmp_path / "other.eqx", TREE | {"more": 1.0})
-    with pytest.raises(AlignmentError, match="made for other files") as caught:
+    with pytest.raises(OtherFilesError, match="made for other files") as caught:
         Session.open(tmp_path / "other.pt", tmp_path / "other.eqx", mapping=tmp_path / "m.json")
     found = dict(caught.value.problems)
     assert found == {

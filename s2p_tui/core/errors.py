@@ -4,7 +4,8 @@
     ├── UsageError                2     the request itself makes no sense
     ├── AlignmentError            3     rows are missing, mismatched or doubtful
     ├── InputError                4     a file cannot be read, or must not be trusted
-    │   └── AmbiguousStateDictError     several state dicts in one checkpoint
+    │   ├── AmbiguousStateDictError     several state dicts in one checkpoint
+    │   └── OtherFilesError             files that do not belong together
     ├── TransformError            4     a transform does not apply to these shapes
     ├── OutputError               5     the result cannot be written
     └── CancelledError            130   the user stopped it
@@ -72,6 +73,18 @@ class AmbiguousStateDictError(InputError):
     def __init__(self, message: str, choices: Sequence[tuple[str, int]], hint: str = "") -> None:
         super().__init__(message, hint)
         self.choices = tuple(choices)
+
+
+class OtherFilesError(InputError):
+    """A mapping, skeleton and checkpoint that do not belong together.
+
+    Attributes:
+        problems: One `(where, difference)` each, `where` being a key path or a file's role.
+    """
+
+    def __init__(self, message: str, problems: Sequence[tuple[str, str]] = (), hint: str = ""):
+        super().__init__(message, hint)
+        self.problems = tuple(problems)
 
 
 class TransformError(S2PError):

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping as AbstractMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, cast, get_args
 
 from s2p_tui.core.alignment import Alignment, Author, Row
-from s2p_tui.core.errors import AlignmentError, InputError, TransformError
+from s2p_tui.core.errors import InputError, OtherFilesError, TransformError
 from s2p_tui.core.pytree import Skeleton
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Take, from_json, shape_of, show, to_json
@@ -23,7 +23,7 @@ from s2p_tui.core.untrusted import MalformedError, list_of, object_of, size_of, 
 
 FORMAT = "s2p-mapping"
 VERSION = 1
-_DIFFERENCES_SHOWN = 20
+_DIFFERENCES_SHOWN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,14 @@ class Mapping:
         target: The skeleton it was made for.
         rows: Leaf key path and row, in leaf order.
         bench: Keys no row uses.
+        name: What to call it in messages.
     """
 
     source: End
     target: End
     rows: tuple[tuple[str, Row], ...]
     bench: tuple[str, ...]
+    name: str = field(default="the mapping", compare=False)
 
 
 def to_text(mapping: Mapping) -> str:
@@ -101,6 +103,7 @@ def from_text(text: str, name: str) -> Mapping:
             _end(object_of(data["target"]), "leaves"),
             rows,
             bench,
+            name,
         )
     except (ValueError, KeyError, RecursionError) as error:
         raise InputError(
@@ -143,7 +146,7 @@ def replay(mapping: Mapping, state_dict: StateDict, skeleton: Skeleton) -> Align
     """The alignment a mapping stands for, over files with the same names, shapes and dtypes.
 
     Raises:
-        AlignmentError: Either end is not what the mapping was made for; the differences are listed.
+        OtherFilesError: Either end is not what the mapping was made for.
     """
     problems = [
         *_end_problems("checkpoint", mapping.source, state_dict.digest, len(state_dict)),
@@ -156,9 +159,11 @@ def replay(mapping: Mapping, state_dict: StateDict, skeleton: Skeleton) -> Align
     if not problems and [path for path, _ in mapping.rows] != [leaf.path for leaf in skeleton]:
         problems.append(("skeleton", "a leaf is named twice in the mapping"))
     if problems:
-        raise AlignmentError(
-            "The mapping was made for other files.",
-            problems[:_DIFFERENCES_SHOWN],
+        shown = "; ".join(f"{where}: {why}" for where, why in problems[:_DIFFERENCES_SHOWN])
+        more = len(problems) - _DIFFERENCES_SHOWN
+        raise OtherFilesError(
+            f"{mapping.name} was made for other files: {shown}{f'; and {more} more' * (more > 0)}.",
+            problems,
             "Use the files it names, or align these anew and save a new mapping.",
         )
     rows = tuple(row for _, row in mapping.rows)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2p_tui.core.alignment import Row
-from s2p_tui.core.errors import AlignmentError, InputError
+from s2p_tui.core.errors import InputError, OtherFilesError
 from s2p_tui.core.mapping import End, Mapping, from_text, replay, to_text
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.state_dict import Entry, StateDict
@@ -123,7 +123,7 @@ def test_replaying_gives_the_alignment() -> None:
 
 
 def differences(mapping: Mapping, entries: StateDict, leaves: Skeleton) -> dict[str, str]:
-    with pytest.raises(AlignmentError, match="made for other files") as caught:
+    with pytest.raises(OtherFilesError, match="made for other files") as caught:
         replay(mapping, entries, leaves)
     return dict(caught.value.problems)
 
