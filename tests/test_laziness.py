@@ -28,6 +28,12 @@ def test_root_loads_nothing_heavy() -> None:
     assert _loaded("import s2p_tui") == set()
 
 
+def test_public_names_load_on_first_use() -> None:
+    assert _loaded("import s2p_tui; assert set(s2p_tui.__all__) <= set(dir(s2p_tui))") == set()
+    assert _loaded("from s2p_tui import load_mapping") == {"numpy"}
+    assert "jax" in _loaded("from s2p_tui import save_skeleton")
+
+
 def test_app_loads_textual_alone() -> None:
     assert _loaded("import s2p_tui.app") == {"textual"}
 
