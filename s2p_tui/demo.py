@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import torch
 
-from s2p_tui.core.alignment import Row, SetRows
+from s2p_tui.core.alignment import Row
+from s2p_tui.core.edits import SetRows
 from s2p_tui.core.errors import OutputError
 from s2p_tui.core.transform import Take
 from s2p_tui.session import Session

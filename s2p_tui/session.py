@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from s2p_tui.core import mapping as mapping_file
-from s2p_tui.core.alignment import Alignment, Edit, Row, SetRows, in_order
+from s2p_tui.core.alignment import Alignment, Row, in_order
+from s2p_tui.core.edits import Edit, SetRows
 from s2p_tui.core.errors import InputError, OtherFilesError, OutputError, UsageError
 from s2p_tui.core.find import parse_query
 from s2p_tui.core.fit import Fit, Verdict, as_taken, judge

@@ -13,14 +13,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2p_tui.core.alignment import (
+from s2p_tui.core.alignment import Row
+from s2p_tui.core.edits import (
     CloseGap,
     Edit,
     MoveBlock,
     MoveTo,
     OpenGap,
     PlaceFromBench,
-    Row,
     SendToBench,
     SetRows,
     Swap,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from s2p_tui.core.alignment import Alignment, Edit, Row, apply
+from s2p_tui.core.alignment import Alignment, Row
+from s2p_tui.core.edits import Edit, apply
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from s2p_tui.core.alignment import (
+from s2p_tui.core.alignment import Row
+from s2p_tui.core.edits import (
     CloseGap,
     Edit,
     MoveBlock,
     MoveTo,
     OpenGap,
     PlaceFromBench,
-    Row,
     SendToBench,
     Several,
     Swap,

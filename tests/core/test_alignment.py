@@ -7,22 +7,20 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from s2p_tui.core.alignment import (
-    Alignment,
+from s2p_tui.core.alignment import Alignment, Row, in_order
+from s2p_tui.core.edits import (
     CloseGap,
     Edit,
     MoveBlock,
     MoveTo,
     OpenGap,
     PlaceFromBench,
-    Row,
     SendToBench,
     SetRows,
     Several,
     Swap,
     Trust,
     apply,
-    in_order,
 )
 from s2p_tui.core.history import History
 from s2p_tui.core.pytree import Leaf, Skeleton

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from s2p_tui.core.alignment import Alignment, OpenGap, Row, SendToBench, Swap
+from s2p_tui.core.alignment import Alignment, Row
+from s2p_tui.core.edits import OpenGap, SendToBench, Swap
 from s2p_tui.core.history import History
 from s2p_tui.core.transform import Take
 from tests.helpers.sessions import lettered, letters

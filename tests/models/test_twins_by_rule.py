@@ -8,7 +8,8 @@ import equinox as eqx
 import pytest
 import torch
 
-from s2p_tui.core.alignment import Row, SetRows
+from s2p_tui.core.alignment import Row
+from s2p_tui.core.edits import SetRows
 from s2p_tui.core.fit import Fit
 from s2p_tui.core.layers import rule_for
 from s2p_tui.core.transform import Constant, Take

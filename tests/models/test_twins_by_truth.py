@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from s2p_tui.core.alignment import Row, SetRows
+from s2p_tui.core.alignment import Row
+from s2p_tui.core.edits import SetRows
 from s2p_tui.session import Session
 from s2p_tui.skeleton import call_factory, save_skeleton, target_of
 from tests.models.twin import Truth, Twin, relative_error, unused_by

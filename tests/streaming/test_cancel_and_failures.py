@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from s2p_tui.core.alignment import Row, SetRows
+from s2p_tui.core.alignment import Row
+from s2p_tui.core.edits import SetRows
 from s2p_tui.core.errors import AlignmentError, CancelledError, InputError, OutputError
 from s2p_tui.core.transform import Permute, Take
 from s2p_tui.session import Session

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from s2p_tui.core.alignment import Row, SetRows
+from s2p_tui.core.alignment import Row
+from s2p_tui.core.edits import SetRows
 from s2p_tui.core.fit import Fit
 from s2p_tui.core.transform import Constant
 from s2p_tui.tui.glyphs import UNICODE
