@@ -13,14 +13,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from s2p_tui.session import Session, load_mapping
+    from s2p_tui.opening import load_mapping
+    from s2p_tui.session import Session
     from s2p_tui.skeleton import save_skeleton
 
 __all__ = ["Session", "load_mapping", "save_skeleton"]
 
 _HOMES = {
     "Session": "s2p_tui.session",
-    "load_mapping": "s2p_tui.session",
+    "load_mapping": "s2p_tui.opening",
     "save_skeleton": "s2p_tui.skeleton",
 }
 

@@ -140,6 +140,13 @@ def convert(
     save_mapping: Annotated[
         Path | None, Parameter(help="Save the alignment used as a mapping file.")
     ] = None,
+    trust: Annotated[
+        tuple[str, ...],
+        Parameter(negative="", help="Take this doubtful row, given by its leaf's path, for right."),
+    ] = (),
+    trust_all: Annotated[
+        bool, Parameter(negative="", help="Take every doubtful row for right.")
+    ] = False,
     key: Key = None,
     like: Like = None,
     dtype: Dtype = None,
@@ -176,6 +183,7 @@ def convert(
         if mapping is None:
             session.require_kinship()
         report.session = session
+        session.trust(None if trust_all else trust)
         report.converted = run_with_progress(
             lambda job: session.convert(
                 path,

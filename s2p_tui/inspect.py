@@ -14,7 +14,7 @@ from s2p_tui.core.transform import show
 from s2p_tui.formats.registry import READERS, open_checkpoint
 from s2p_tui.formats.sniff import sniff
 from s2p_tui.formats.target import open_target
-from s2p_tui.session import load_mapping
+from s2p_tui.opening import load_mapping
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from s2p_tui.core import mapping as mapping_file
 from s2p_tui.core.alignment import Alignment, Row, in_order
-from s2p_tui.core.edits import Edit, SetRows
+from s2p_tui.core.edits import Edit, SetRows, Trust
 from s2p_tui.core.errors import InputError, OtherFilesError, OutputError, UsageError
 from s2p_tui.core.find import parse_query
 from s2p_tui.core.fit import Fit, Verdict, as_taken, judge
@@ -25,7 +23,8 @@ from s2p_tui.core.plan import FileFormat, Plan, make_plan
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.registry import open_checkpoint
-from s2p_tui.formats.target import Target, open_target
+from s2p_tui.formats.target import Target
+from s2p_tui.opening import load_mapping, no_garbage_collection, open_any_target
 from s2p_tui.streaming.atomic import written_atomically
 from s2p_tui.streaming.convert import DEFAULT_CHUNK, Written, verify_file, write_file
 from s2p_tui.streaming.job import Job
@@ -94,7 +93,7 @@ class Session:
         Raises:
             S2PError: Anything wrong with one of them, in one line.
         """
-        with _no_garbage_collection():
+        with no_garbage_collection():
             checkpoint = open_checkpoint(model, key)
             target = open_any_target(skeleton, like)
             session = cls(checkpoint, target)
@@ -166,6 +165,29 @@ class Session:
         """
         wanted = mapping_file.replay(mapping, self.checkpoint.state_dict, self.target.skeleton)
         self.edit(SetRows(tuple(enumerate(wanted.rows))))
+
+    def trust(self, paths: Sequence[str] | None) -> None:
+        """Take doubtful rows for right, as one edit.
+
+        Args:
+            paths: The rows' leaf key paths; None for all that are doubtful.
+
+        Raises:
+            UsageError: A path is no leaf's, or its row is not doubtful.
+        """
+        doubtful = {
+            self.target.skeleton[position].path: position
+            for position, verdict in enumerate(self._verdicts)
+            if verdict.fit is Fit.DOUBTFUL
+        }
+        wrong = [path for path in paths or () if path not in doubtful]
+        if wrong:
+            raise UsageError(
+                f"These rows are not doubtful: {', '.join(wrong)}.",
+                f"Doubtful are: {', '.join(doubtful) or 'none'}.",
+            )
+        positions = doubtful.values() if paths is None else [doubtful[path] for path in paths]
+        self.edit(Trust(tuple(positions)))
 
     def find(self, query: str) -> list[int]:
         """Positions that match every word of a query: names, shapes (`10x10`), statuses."""
@@ -302,60 +324,3 @@ class Session:
             for listener in self._listeners:
                 listener(changed)
         return changed
-
-
-@contextlib.contextmanager
-def _no_garbage_collection() -> Generator[None]:
-    """Opening makes a million small objects and no garbage; looking for it takes half the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def open_any_target(skeleton: str | Path, like: str | None = None) -> Target:
-    """Open a skeleton given as a file or as `pkg.module:factory`.
-
-    Raises:
-        S2PError: It cannot be opened, or `like` names other leaves.
-    """
-    from_code = not os.path.exists(skeleton) and ":" in str(skeleton)
-    if not from_code:
-        target = open_target(skeleton)
-        return target if like is None else _named_like(target, like)
-    if like is not None:
-        raise UsageError("--like goes with a plain .eqx file, not with a factory.")
-    from s2p_tui.skeleton import call_factory, target_of
-
-    return target_of(call_factory(str(skeleton)), str(skeleton))
-
-
-def _named_like(target: Target, like: str) -> Target:
-    from s2p_tui.skeleton import call_factory, rename_leaves
-
-    return rename_leaves(target, call_factory(like, abstract=True), like)
-
-
-def load_mapping(path: str | Path) -> Mapping:
-    """Read a mapping file.
-
-    Raises:
-        InputError: It cannot be read, or is not one.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"{path} cannot be read: {reason}.", "Give a mapping file.") from None
-    return mapping_file.from_text(text, str(path))
-
-
-def status_line(session: Session) -> str:
-    """Rows per fit in words, worst first: `2 mismatched · 1 doubtful · 119 exact`."""
-    order = (Fit.MISMATCHED, Fit.DOUBTFUL, Fit.GAP, Fit.TRANSFORMED, Fit.EXACT)
-    parts = [f"{session.counts[fit]} {fit.value}" for fit in order if session.counts[fit]]
-    return " · ".join(parts) or "no leaves"

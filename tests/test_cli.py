@@ -142,6 +142,28 @@ def test_a_mapping_for_other_files_says_what_differs(
     assert ".lin1.bias: its source lin1.bias is not in the checkpoint" in err
 
 
+def test_doubtful_rows_wait_for_trust(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4)}, tmp_path / "m.pt")
+    save_skeleton(tmp_path / "sk.eqx", {"a": jnp.zeros((3, 2)), "b": jnp.zeros((2, 2))})
+    arguments = [str(tmp_path / "m.pt"), str(tmp_path / "sk.eqx"), "-o", str(tmp_path / "o.eqx")]
+    arguments += ["--arrange", "order", "--save-mapping", str(tmp_path / "m.json")]
+    assert run(["convert", *arguments]) == 3
+    assert (
+        "  ['a']: a: reshape 2×3 to 3×2 has the right size but may mix" in capsys.readouterr().err
+    )
+    assert run(["convert", *arguments, "--trust", "['a']"]) == 3
+    assert run(["convert", *arguments, "--trust", "['c']"]) == 2
+    assert "Doubtful are: ['a'], ['b']." in capsys.readouterr().err
+    assert run(["convert", *arguments, "--trust", "['a']", "--trust", "['b']"]) == 0
+    assert run(["convert", *arguments, "--trust-all"]) == 0
+    rows = json.loads((tmp_path / "m.json").read_text())["rows"]
+    assert [row["trusted"] for row in rows] == [True, True]
+    loaded = eqx.tree_deserialise_leaves(
+        tmp_path / "o.eqx", {"a": jnp.zeros((3, 2)), "b": jnp.zeros((2, 2))}
+    )
+    assert np.array_equal(loaded["a"], np.arange(6.0).reshape(3, 2))
+
+
 def _pickle_that_runs(canary: Path) -> bytes:
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:

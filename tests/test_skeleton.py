@@ -17,7 +17,7 @@ import pytest
 from s2p_tui.core.errors import InputError, UsageError
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.formats.target import open_target
-from s2p_tui.session import open_any_target
+from s2p_tui.opening import open_any_target
 from s2p_tui.skeleton import call_factory, save_skeleton, target_of
 from tests.helpers.trees import Net, net_with_state
 

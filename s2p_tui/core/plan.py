@@ -80,7 +80,7 @@ def make_plan(
         raise AlignmentError(
             f"{count} {'does' if len(problems) == 1 else 'do'} not line up.",
             problems,
-            "Line them up in the app, pass --mapping with a mapping file, or make a row a gap.",
+            "Line them up in the app, pass a --mapping, or --trust rows that are only doubtful.",
         )
     if file_format == "eqx":
         _refuse_unloadable(instructions)

@@ -1,0 +1,64 @@
+"""Opening the two ends of a conversion, and the mapping between them."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+from s2p_tui.core import mapping as mapping_file
+from s2p_tui.core.errors import InputError, UsageError
+from s2p_tui.core.mapping import Mapping
+from s2p_tui.formats.target import Target, open_target
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Generator[None]:
+    """Opening makes a million small objects and no garbage; looking for it takes half the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def open_any_target(skeleton: str | Path, like: str | None = None) -> Target:
+    """Open a skeleton given as a file or as `pkg.module:factory`.
+
+    Raises:
+        S2PError: It cannot be opened, or `like` names other leaves.
+    """
+    from_code = not os.path.exists(skeleton) and ":" in str(skeleton)
+    if not from_code:
+        target = open_target(skeleton)
+        return target if like is None else _named_like(target, like)
+    if like is not None:
+        raise UsageError("--like goes with a plain .eqx file, not with a factory.")
+    from s2p_tui.skeleton import call_factory, target_of
+
+    return target_of(call_factory(str(skeleton)), str(skeleton))
+
+
+def _named_like(target: Target, like: str) -> Target:
+    from s2p_tui.skeleton import call_factory, rename_leaves
+
+    return rename_leaves(target, call_factory(like, abstract=True), like)
+
+
+def load_mapping(path: str | Path) -> Mapping:
+    """Read a mapping file.
+
+    Raises:
+        InputError: It cannot be read, or is not one.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"{path} cannot be read: {reason}.", "Give a mapping file.") from None
+    return mapping_file.from_text(text, str(path))
