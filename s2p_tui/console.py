@@ -19,6 +19,7 @@ from s2p_tui.streaming.job import Job
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.08
+_UNUSED_SHOWN = 5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -128,7 +129,8 @@ class ConvertReport:
         ]
         bench = session.alignment.bench
         if bench:
-            lines.append(f"unused entries: {len(bench)} ({', '.join(bench[:5])}, …)")
+            more = ", …" if len(bench) > _UNUSED_SHOWN else ""
+            lines.append(f"unused entries: {len(bench)} ({', '.join(bench[:_UNUSED_SHOWN])}{more})")
         lines += [
             f"{path}: {loss.overflowed:,} numbers became infinite, {loss.new_nan:,} not a number"
             for path, loss in written.losses.items()
