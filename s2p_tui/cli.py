@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, validators
 
 from s2p_tui.core.errors import AlignmentError, CancelledError, S2PError, UsageError
 
@@ -56,7 +57,12 @@ Dtype = Annotated[
     Literal["float32", "bfloat16", "float16", "float64"] | None,
     Parameter(help="Dtype of floating-point leaves, in place of the skeleton's."),
 ]
-ChunkSize = Annotated[int, Parameter(help="Memory to stay within while converting, in MiB.")]
+ChunkSize = Annotated[
+    int,
+    Parameter(
+        help="Memory to stay within while converting, in MiB.", validator=validators.Number(gte=1)
+    ),
+]
 AsJson = Annotated[bool, Parameter(negative="", help="Print JSON on standard output.")]
 _MEBIBYTE = 1 << 20
 
@@ -168,16 +174,16 @@ def convert(
     s2p-tui convert model.safetensors mypkg.net:make --arrange order --json
     """
     from s2p_tui.console import ConvertReport, run_with_progress
-    from s2p_tui.core.names import default_output, output_path
+    from s2p_tui.core.names import default_output
     from s2p_tui.session import Session
 
-    path = output_path(output or default_output(model))
+    path = output or default_output(model)
     report = ConvertReport(path)
     try:
         if (mapping is None) == (arrange is None):
             raise UsageError(
-                "Say how to line up the two sides.",
-                "Give either --mapping FILE or --arrange order.",
+                "Say how to line up the two sides, in one way.",
+                "Give --mapping FILE or --arrange order.",
             )
         session = Session.open(model, skeleton, key=key, like=like, mapping=mapping)
         if mapping is None:
@@ -332,6 +338,9 @@ def run(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         _narrate("Cancelled.", "")
         return CancelledError.exit_code
+    except MemoryError:
+        _narrate("There is not enough memory.", "Close other programs, or give a --chunk-size.")
+        return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -353,4 +362,7 @@ def _narrate(message: str, hint: str, problems: tuple[tuple[str, str], ...] = ()
 
 def main() -> NoReturn:
     """Entry point of the `s2p-tui` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run())

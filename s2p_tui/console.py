@@ -131,6 +131,11 @@ class ConvertReport:
         if bench:
             more = ", …" if len(bench) > _UNUSED_SHOWN else ""
             lines.append(f"unused entries: {len(bench)} ({', '.join(bench[:_UNUSED_SHOWN])}{more})")
+        if all(leaf.path == f"[{n}]" for n, leaf in enumerate(session.target.skeleton)):
+            lines.append(
+                "note: the skeleton names no layer classes, so that transposed convolutions, LSTM, "
+                "GRU and batch normalisation were taken as they are; --like names them"
+            )
         lines += [
             f"{path}: {loss.overflowed:,} numbers became infinite, {loss.new_nan:,} not a number"
             for path, loss in written.losses.items()
@@ -151,7 +156,7 @@ class ConvertReport:
         mapping = converted.mapping if converted is not None else None
         report = {
             "status": status,
-            "output": str(self.path),
+            "output": str(written.path if written is not None else self.path),
             "rows": rows,
             "doubtful": self._rows(Fit.DOUBTFUL),
             "mismatched": self._rows(Fit.MISMATCHED),

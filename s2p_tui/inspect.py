@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s2p_tui.core.alignment import Row
 from s2p_tui.core.printable import printable
 from s2p_tui.core.transform import describe as in_words
 from s2p_tui.core.transform import show
@@ -119,13 +120,19 @@ def _target(path: Path, kind: str) -> Listing:
     return Listing(title, ("path", "shape", "dtype", "kind", "owner"), rows, data)
 
 
+def _taken(row: Row) -> str:
+    if row.source is None:
+        return "(gap)" if row.gap else "(nothing yet)"
+    return ", ".join(row.keys)
+
+
 def _mapping(path: Path) -> Listing:
     mapping = load_mapping(path)
     title = f"{path}: mapping of {mapping.source.file} to {mapping.target.file}"
     rows = [
         (
             leaf,
-            "(gap)" if row.gap else ", ".join(row.keys) or "(nothing yet)",
+            _taken(row),
             in_words(row.source) if row.source is not None else "",
             row.by,
             row.why,

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from s2p_tui.core import mapping as mapping_file
 from s2p_tui.core.alignment import Alignment, Row, in_order
 from s2p_tui.core.edits import Edit, SetRows, Trust
 from s2p_tui.core.errors import InputError, OtherFilesError, OutputError, UsageError
@@ -17,7 +16,7 @@ from s2p_tui.core.find import parse_query
 from s2p_tui.core.fit import Fit, Verdict, as_taken, judge
 from s2p_tui.core.history import History
 from s2p_tui.core.kinship import could_line_up
-from s2p_tui.core.mapping import End, Mapping
+from s2p_tui.core.mapping import End, Mapping, replay, to_text
 from s2p_tui.core.names import format_of, output_path
 from s2p_tui.core.plan import FileFormat, Plan, make_plan
 from s2p_tui.core.pytree import Leaf
@@ -26,7 +25,13 @@ from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.target import Target
 from s2p_tui.opening import load_mapping, no_garbage_collection, open_any_target
 from s2p_tui.streaming.atomic import written_atomically
-from s2p_tui.streaming.convert import DEFAULT_CHUNK, Written, verify_file, write_file
+from s2p_tui.streaming.convert import (
+    DEFAULT_CHUNK,
+    Written,
+    refuse_to_replace,
+    verify_file,
+    write_file,
+)
 from s2p_tui.streaming.job import Job
 
 Listener = Callable[[range], None]
@@ -70,6 +75,8 @@ class Session:
         self.counts = Counter(verdict.fit for verdict in self._verdicts)
         self.blocking = sum(verdict.blocks for verdict in self._verdicts)
         self._listeners: list[Listener] = []
+        self._sources = (*checkpoint.files, *target.files)
+        self._own_mappings: set[Path] = set()
 
     @classmethod
     def open(
@@ -96,9 +103,13 @@ class Session:
         with no_garbage_collection():
             checkpoint = open_checkpoint(model, key)
             target = open_any_target(skeleton, like)
-            session = cls(checkpoint, target)
+            alignment = None
+            if mapping is not None:
+                wanted = load_mapping(mapping)
+                alignment = replay(wanted, checkpoint.state_dict, target.skeleton)
+            session = cls(checkpoint, target, alignment)
         if mapping is not None:
-            session.start_from(load_mapping(mapping))
+            session._own_mappings.add(Path(mapping))
         return session
 
     def require_kinship(self) -> None:
@@ -163,7 +174,7 @@ class Session:
         Raises:
             OtherFilesError: It was made for other files; the differences are named.
         """
-        wanted = mapping_file.replay(mapping, self.checkpoint.state_dict, self.target.skeleton)
+        wanted = replay(mapping, self.checkpoint.state_dict, self.target.skeleton)
         self.edit(SetRows(tuple(enumerate(wanted.rows))))
 
     def trust(self, paths: Sequence[str] | None) -> None:
@@ -253,6 +264,14 @@ class Session:
         if os.path.isdir(output):
             raise OutputError(f"{output} is a folder.", "Give the name of a file in it with -o.")
         path = output_path(output)
+        refuse_to_replace(path, self._own_mappings)
+        if mapping is not None:
+            refuse_to_replace(Path(mapping), (*self._sources, path))
+            if not os.path.isdir(Path(mapping).parent):
+                raise OutputError(
+                    f"{mapping} cannot be written: its folder does not exist.",
+                    "Create the folder first.",
+                )
         alignment = self.alignment
         plan = self.plan(dtype, format_of(path))
         written = write_file(
@@ -285,9 +304,14 @@ class Session:
     def save_mapping(self, path: str | Path, alignment: Alignment | None = None) -> None:
         """Save an alignment (by default the current one) as a mapping file.
 
+        A file of that name that this session neither started from nor saved is kept under the same
+        name with `~` behind it.
+
         Raises:
-            OutputError: It cannot be written.
+            OutputError: It cannot be written, or would replace a source.
         """
+        path = Path(path)
+        refuse_to_replace(path, self._sources)
         alignment = alignment or self.alignment
         skeleton, state_dict = self.target.skeleton, self.checkpoint.state_dict
         rows = tuple(
@@ -300,8 +324,12 @@ class Session:
             rows,
             alignment.bench,
         )
-        with written_atomically(Path(path)) as stream:
-            stream.write(mapping_file.to_text(mapping).encode())
+        text = to_text(mapping).encode()
+        if os.path.isfile(path) and path not in self._own_mappings and path.read_bytes() != text:
+            os.replace(path, f"{path}~")
+        with written_atomically(path) as stream:
+            stream.write(text)
+        self._own_mappings.add(path)
 
     def _written_out(self, leaf: Leaf, row: Row) -> Row:
         """The row with what its layer's rule does spelled out, so that no rule is needed again."""

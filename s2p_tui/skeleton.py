@@ -6,9 +6,12 @@ import importlib
 import importlib.util
 import inspect
 import os
+import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -213,17 +216,16 @@ def _is_state(node: Any) -> bool:
 
 def _iter_leaves(tree: Any) -> list[tuple[Leaf, Any]]:
     """Every leaf Equinox saves, with its value, in flatten order."""
-    indices = {
-        index.marker: path
-        for path, index in jtu.tree_flatten_with_path(tree, is_leaf=_is_index)[0]
-        if _is_index(index)
-    }
     owners = _Owners(tree)
+    places: dict[Any, list[_Path]] = {}
+    for path, index in jtu.tree_flatten_with_path(tree, is_leaf=_is_index)[0]:
+        if _is_index(index):
+            places.setdefault(index.marker, []).append(path)
     found: list[tuple[Leaf, Any]] = []
     problems: list[str] = []
     for path, node in jtu.tree_flatten_with_path(tree, is_leaf=_is_state)[0]:
         if _is_state(node):
-            items = _state_items(node, path, indices)
+            items = _state_items(node, path, places, owners)
         else:
             items = [(jtu.keystr(path), path, node)]
         for name, place, value in items:
@@ -241,29 +243,59 @@ def _iter_leaves(tree: Any) -> list[tuple[Leaf, Any]]:
             f"Equinox cannot save these leaves: {'; '.join(problems[:5])}.",
             "Leave jax.random.key leaves out of the model, or use jax.random.PRNGKey.",
         )
+    return _with_names_apart(found)
+
+
+def _with_names_apart(leaves: list[tuple[Leaf, Any]]) -> list[tuple[Leaf, Any]]:
+    """Number the leaves whose key paths print alike, as keys of a user's own may."""
+    seen: Counter[str] = Counter()
+    found: list[tuple[Leaf, Any]] = []
+    for leaf, value in leaves:
+        seen[leaf.path] += 1
+        again = seen[leaf.path]
+        found.append((leaf if again == 1 else replace(leaf, path=f"{leaf.path}#{again}"), value))
     return found
 
 
 def _state_items(
-    state: Any, prefix: _Path, indices: Mapping[Any, _Path]
+    state: Any, prefix: _Path, places: Mapping[Any, list[_Path]], owners: _Owners
 ) -> list[tuple[str, _Path, Any]]:
     """Name, place of the index, and value of each leaf of a State, by its index's key path."""
     values, markers = state.tree_flatten()
     items: list[tuple[str, _Path, Any]] = []
     for marker, value in zip(markers, values, strict=True):
-        place = indices.get(marker, ())
+        place = _place_of(str(marker), prefix, places.get(marker, []), owners)
         if place:
-            name = jtu.keystr(place[_shared_root(place, prefix) :])
+            name = jtu.keystr(place[_shared(place, prefix) + 1 :])
         else:
-            name = "." + str(marker).partition(".")[2]
+            name = re.sub(r"^[^.\[]*", "", str(marker))
         for inner, leaf in jtu.tree_flatten_with_path(value)[0]:
             items.append((jtu.keystr(prefix) + name + jtu.keystr(inner), place, leaf))
     return items
 
 
-def _shared_root(place: _Path, prefix: _Path) -> int:
-    """How many leading keys only say which element of the `(model, state)` tuple it is."""
-    return len(prefix) if len(prefix) and isinstance(place[0], jtu.SequenceKey) else 0
+def _place_of(marker: str, prefix: _Path, places: list[_Path], owners: _Owners) -> _Path:
+    """The `StateIndex` a state's value belongs to: of those of that marker, the nearest.
+
+    Raises:
+        UsageError: Models of one class stand beside several states, and differ.
+    """
+    nearest = max((_shared(place, prefix) for place in places), default=0)
+    candidates = [place for place in places if _shared(place, prefix) == nearest]
+    if any(owners.of(place) != owners.of(candidates[0]) for place in candidates):
+        raise UsageError(
+            f"{jtu.keystr(prefix)} holds the state {marker}, which {len(candidates)} models of "
+            "the same class beside it could mean, and these differ.",
+            "Nest each model with its own state: {'a': (model, state), 'b': (model, state)}.",
+        )
+    return candidates[0] if candidates else ()
+
+
+def _shared(place: _Path, prefix: _Path) -> int:
+    """How many leading keys two paths have in common."""
+    return sum(
+        1 for _ in takewhile(lambda keys: keys[0] == keys[1], zip(place, prefix, strict=False))
+    )
 
 
 class _Owners:

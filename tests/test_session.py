@@ -172,13 +172,11 @@ def test_a_mapping_saved_is_a_mapping_replayed(session: Session, tmp_path: Path)
         tmp_path / "model.pt", tmp_path / "skeleton.eqx", mapping=tmp_path / "m.json"
     )
     assert again.alignment == session.alignment
-    assert len(again.history) == 1
+    assert len(again.history) == 0
     again.convert(tmp_path / "again.eqx")
     assert (tmp_path / "again.eqx").read_bytes() == (tmp_path / "out.eqx").read_bytes()
     again.save_mapping(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "m.json").read_bytes()
-    again.undo()
-    assert again.blocking == 2
     again.close()
 
 

@@ -12,7 +12,21 @@ from s2p_tui.core.errors import TransformError
 from s2p_tui.core.layers import as_layer_needs, rule_for
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.state_dict import StateDict
-from s2p_tui.core.transform import Expr, Reshape, Shape, Take, describe, shape_of, show
+from s2p_tui.core.transform import (
+    Concat,
+    Constant,
+    Expr,
+    Reshape,
+    Scale,
+    Shape,
+    Stack,
+    Sum,
+    Take,
+    describe,
+    nodes_of,
+    shape_of,
+    show,
+)
 
 
 class Fit(StrEnum):
@@ -81,15 +95,17 @@ def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
     if rule is not None and made is not source:
         notes[-1] += f": {rule.why}"
     elif rule is not None and isinstance(source, Take):
-        doubts.append(f"{source.key} is not what the layer's PyTorch twin has here: {rule.why}")
+        doubts.append(f"{source.key} alone is not what belongs here: {rule.why}")
     elif row.by == "rule" and row.why:
-        notes[-1] += f": {row.why}"
+        notes.append(row.why)
     if shape != leaf.shape:
         words = f"reshape {show(shape)} to {show(leaf.shape)}"
         if same_but_ones(shape, leaf.shape):
             notes.append(words)
         else:
             doubts.append(f"{words} has the right size but may mix the elements")
+    if lossy := _lossy_arithmetic(made, {state_dict[key].dtype for key in row.keys}):
+        return Verdict(Fit.MISMATCHED, lossy, blocks=True)
     for key in row.keys:
         cast = _judge_cast(dtype_named(state_dict[key].dtype), dtype_named(leaf.dtype))
         if cast is not None and cast.fit is Fit.MISMATCHED:
@@ -100,6 +116,20 @@ def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
         why = "; ".join(dict.fromkeys((*doubts, *notes)))
         return Verdict(Fit.DOUBTFUL, why, blocks=not row.trusted)
     return Verdict(Fit.TRANSFORMED, "; ".join(dict.fromkeys(notes))) if notes else _EXACT
+
+
+def _lossy_arithmetic(expr: Expr, dtypes: set[str]) -> str:
+    """Why an expression would not keep whole numbers exact; empty if it does or has none."""
+    whole = {name for name in dtypes if not dtype_named(name).is_floating}
+    kinds = {type(node) for node in nodes_of(expr)}
+    if not whole or not kinds & {Sum, Scale, Stack, Concat}:
+        return ""
+    names = ", ".join(sorted(dtypes))
+    if kinds & {Sum, Scale}:
+        return f"adding or scaling whole numbers ({names}) could overflow"
+    if len(dtypes) > 1 or Constant in kinds:
+        return f"joining {names} with other numbers would not keep whole numbers exact"
+    return ""
 
 
 def _judge_gap(leaf: Leaf, row: Row) -> Verdict:

@@ -15,6 +15,7 @@ from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.transform import Constant, Expr, Flip, Permute, Reshape, Shape, Take
 
 _FORGOTTEN = 2.0**-40
+_LARGEST_COUNT = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,8 @@ class Rule:
 def _conv_transpose(leaf: Leaf, key: str | None, shape: Shape) -> Expr | None:
     """Torch (in, out/g, *k) → Equinox (out, in/g, *k) with every spatial axis flipped."""
     groups = leaf.config.get("groups", 1)
-    if key is None or len(leaf.shape) < 3 or not isinstance(groups, int) or groups < 1:
+    axes = leaf.config.get("num_spatial_dims", len(leaf.shape) - 2) + 2
+    if key is None or len(leaf.shape) != axes or not isinstance(groups, int) or groups < 1:
         return None
     out, in_per_group, *kernel = leaf.shape
     if out % groups or shape != (in_per_group * groups, out // groups, *kernel):
@@ -64,7 +66,12 @@ def _long_ago(leaf: Leaf, key: str | None, _shape: Shape) -> Expr | None:
     momentum = leaf.config.get("momentum")
     if key is not None or not isinstance(momentum, float) or not 0 < momentum < 1:
         return None
-    return Constant(float(math.ceil(math.log(_FORGOTTEN) / math.log(momentum))), leaf.shape)
+    count = math.ceil(math.log(_FORGOTTEN) / math.log(momentum))
+    return Constant(float(count), leaf.shape) if count <= _LARGEST_COUNT else None
+
+
+def _never_one_entry(_leaf: Leaf, _key: str | None, _shape: Shape) -> Expr | None:
+    return None
 
 
 def _in_nn(*names: str) -> frozenset[str]:
@@ -77,6 +84,18 @@ RULES: tuple[Rule, ...] = (
         ".weight",
         _conv_transpose,
         "ConvTranspose stores its kernel the other way round",
+    ),
+    Rule(
+        _in_nn("LSTMCell"),
+        ".bias",
+        _never_one_entry,
+        "LSTMCell has one bias, the sum of PyTorch's bias_ih and bias_hh",
+    ),
+    Rule(
+        _in_nn("GRUCell"),
+        ".bias",
+        _never_one_entry,
+        "GRUCell's bias is bias_ih plus the first two thirds of bias_hh",
     ),
     Rule(
         _in_nn("BatchNorm"),

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping as AbstractMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, cast, get_args
 
 from s2p_tui.core.alignment import Alignment, Author, Row
 from s2p_tui.core.errors import InputError, OtherFilesError, TransformError
-from s2p_tui.core.pytree import Skeleton
+from s2p_tui.core.layers import as_layer_needs
+from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Take, from_json, shape_of, show, to_json
 from s2p_tui.core.untrusted import MalformedError, list_of, object_of, size_of, string_of
@@ -154,8 +155,10 @@ def replay(mapping: Mapping, state_dict: StateDict, skeleton: Skeleton) -> Align
     ]
     paths = {path for path, _ in mapping.rows}
     problems += [(leaf.path, "not in the mapping") for leaf in skeleton if leaf.path not in paths]
+    others = bool(problems)
     for path, row in mapping.rows:
-        problems += [(path, why) for why in _row_problems(path, row, state_dict, skeleton)]
+        found = _row_problems(path, row, state_dict, skeleton, sizes=others)
+        problems += [(path, why) for why in found]
     if not problems and [path for path, _ in mapping.rows] != [leaf.path for leaf in skeleton]:
         problems.append(("skeleton", "a leaf is named twice in the mapping"))
     if problems:
@@ -166,11 +169,26 @@ def replay(mapping: Mapping, state_dict: StateDict, skeleton: Skeleton) -> Align
             problems,
             "Use the files it names, or align these anew and save a new mapping.",
         )
-    rows = tuple(row for _, row in mapping.rows)
+    rows = tuple(
+        _without_rule(leaf, row, state_dict)
+        for leaf, (_, row) in zip(skeleton, mapping.rows, strict=True)
+    )
     used = {key for row in rows for key in row.keys}
     known = (key for key in mapping.bench if key in state_dict)
     order = dict.fromkeys((*known, *(entry.key for entry in state_dict)))
     return Alignment(rows, tuple(key for key in order if key not in used))
+
+
+def _without_rule(leaf: Leaf, row: Row, state_dict: StateDict) -> Row:
+    """The row as the user made it, where its source is only what the layer's rule makes of it.
+
+    So that an entry moved on to another layer does not take the rule along.
+    """
+    if row.source is None or isinstance(row.source, Take) or len(row.keys) != 1:
+        return row
+    (key,) = row.keys
+    ruled = as_layer_needs(leaf, key, state_dict.shape(key)) == row.source
+    return replace(row, source=Take(key)) if ruled else row
 
 
 def _end_problems(unit: str, made_for: End, digest: str, count: int) -> list[tuple[str, str]]:
@@ -179,11 +197,14 @@ def _end_problems(unit: str, made_for: End, digest: str, count: int) -> list[tup
     return [(unit, f"made for {made_for.file} with {made_for.count}, this one has {count}")]
 
 
-def _row_problems(path: str, row: Row, state_dict: StateDict, skeleton: Skeleton) -> list[str]:
+def _row_problems(
+    path: str, row: Row, state_dict: StateDict, skeleton: Skeleton, *, sizes: bool
+) -> list[str]:
     if path not in skeleton:
         return ["not in the skeleton"]
     missing = [key for key in row.keys if key not in state_dict]
-    if missing or row.source is None:
+    if missing or row.source is None or not sizes:
+        # Work in progress may hold rows that do not fit yet; files it was not made for may not.
         return [f"its source {key} is not in the checkpoint" for key in missing]
     leaf = skeleton[skeleton.position(path)]
     try:

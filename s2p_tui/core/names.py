@@ -10,7 +10,7 @@ from s2p_tui.core.plan import FileFormat
 def output_path(output: str | Path) -> Path:
     """The path to write: `.eqx` is added where there is no suffix, as Equinox does on loading."""
     path = Path(output)
-    return path if path.suffix else path.with_suffix(".eqx")
+    return path if path.suffix or not path.name else path.with_suffix(".eqx")
 
 
 def default_output(model: str | Path) -> Path:

@@ -125,18 +125,18 @@ def operands(expr: Expr) -> tuple[Expr, ...]:
             return (expr.of,)
 
 
+def nodes_of(expr: Expr) -> Iterator[Expr]:
+    """The expression and all under it."""
+    yield expr
+    for operand in operands(expr):
+        yield from nodes_of(operand)
+
+
 def keys_of(expr: Expr) -> tuple[str, ...]:
     """The keys of all entries the expression reads, each once, in order of first use."""
     if isinstance(expr, Take):
         return (expr.key,)
-    return tuple(dict.fromkeys(_iter_keys(expr)))
-
-
-def _iter_keys(expr: Expr) -> Iterator[str]:
-    if isinstance(expr, Take):
-        yield expr.key
-    for operand in operands(expr):
-        yield from _iter_keys(operand)
+    return tuple(dict.fromkeys(node.key for node in nodes_of(expr) if isinstance(node, Take)))
 
 
 def rename(expr: Expr, names: Mapping[str, str]) -> Expr:

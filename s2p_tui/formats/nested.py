@@ -29,7 +29,7 @@ def find_state_dict(
         AmbiguousStateDictError: Several candidates and no `key`.
         InputError: No candidate, or nothing at `key`.
     """
-    found = dict(_candidates(value, is_tensor))
+    found = _by_place(_candidates(value, is_tensor))
     if key is not None:
         if key.strip(".") not in found:
             raise InputError(
@@ -42,8 +42,10 @@ def find_state_dict(
         likely = {place: found[place] for place in reversed(distinct.values())}
         likely = {place: state for place, state in likely.items() if not _unlikely(place)}
         top = likely.get("")
-        if top is not None and len(likely) > 1 and len(_tensors(top, is_tensor)) * 2 >= len(top):
-            likely = {"": top}
+        if top is not None and len(likely) > 1:
+            counts = {place: len(_tensors(state, is_tensor)) for place, state in likely.items()}
+            if counts[""] * 2 > len(top) and counts[""] == max(counts.values()):
+                likely = {"": top}
         if not likely:
             raise InputError(
                 f"{label} holds no state dict: no mapping from names to tensors was found.",
@@ -58,7 +60,27 @@ def find_state_dict(
         key = next(iter(likely))
     state = found[key]
     tensors = _tensors(state, is_tensor)
-    return key, tensors, tuple(str(name) for name in state if name not in tensors)
+    return key, tensors, tuple(_shown(name) for name in state if name not in tensors)
+
+
+def _by_place(
+    candidates: Iterator[tuple[str, Mapping[Any, Any]]],
+) -> dict[str, Mapping[Any, Any]]:
+    """The candidates by place; those whose dotted places read alike are numbered."""
+    found: dict[str, Mapping[Any, Any]] = {}
+    for place, state in candidates:
+        name, number = place, 1
+        while name in found:
+            number += 1
+            name = f"{place}#{number}"
+        found[name] = state
+    return found
+
+
+def _shown(name: Any) -> str:
+    """A dictionary's key as text; anything but short text and small numbers by its type alone."""
+    short = isinstance(name, int) and abs(name) < 2**63
+    return str(name) if short or isinstance(name, str) else f"<{type(name).__name__}>"
 
 
 def _tensors(state: Mapping[Any, Any], is_tensor: Callable[[Any], bool]) -> dict[str, Any]:
@@ -92,4 +114,4 @@ def _candidates(
             continue
         seen.add(id(items))
         for name, child in items.items():
-            queue.append((f"{place}.{name}" if place else str(name), child, depth + 1))
+            queue.append((f"{place}.{_shown(name)}".removeprefix("."), child, depth + 1))

@@ -8,6 +8,7 @@ constructor of ours. No module is imported and no attribute looked up on the pic
 from __future__ import annotations
 
 import pickletools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
@@ -78,10 +79,13 @@ class PickleMachine:
         self._stack = []
         self._memo = {}
         try:
-            for opcode, argument, _ in pickletools.genops(stream):
-                if opcode.name == "STOP":
-                    return self._stack.pop()
-                self._step(opcode.name, argument)
+            # Odd escapes in old strings are the file's affair, not a warning to the user.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                for opcode, argument, _ in pickletools.genops(stream):
+                    if opcode.name == "STOP":
+                        return self._stack.pop()
+                    self._step(opcode.name, argument)
         except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
             raise BadPickleError(str(error) or type(error).__name__) from None
         except (OverflowError, MemoryError, RecursionError):

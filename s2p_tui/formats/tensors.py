@@ -90,8 +90,8 @@ class ArrayTensors(Tensors):
         return
 
 
-def _state(stat: os.stat_result) -> tuple[int, int, int]:
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+def _state(stat: os.stat_result) -> tuple[int, ...]:
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def pread_into(descriptor: int, buffer: memoryview, position: int, file: Path) -> None:

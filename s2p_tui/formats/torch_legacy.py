@@ -52,9 +52,12 @@ def open_torch_legacy(path: Path, key: str | None = None) -> Checkpoint:
 
         value = load_pickle(path, stream, storage_of)
         keys = load_pickle(path, stream)
-        if not isinstance(keys, list):
-            raise InputError(f"{path} is damaged: it has no list of storages.")
-        storages = _places(path, stream, cast("list[Any]", keys), itemsizes)
+        named = cast("list[Any]", keys if isinstance(keys, list) else [None])
+        if not all(isinstance(key, str) for key in named):
+            raise InputError(
+                f"{path} is damaged: it has no list of storages.", "Copy or download it again."
+            )
+        storages = _places(path, stream, named, itemsizes)
     return checkpoint_of(path, value, storages, key)
 
 

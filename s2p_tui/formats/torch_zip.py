@@ -51,7 +51,14 @@ def open_torch_zip(path: Path, key: str | None = None) -> Checkpoint:
                 for name, info in members.items()
                 if name.startswith(prefix)
             }
-    except (zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        struct.error,
+        NotImplementedError,
+        ValueError,
+        OverflowError,
+    ) as error:
         raise InputError(
             f"{path} is a damaged zip archive ({error}).",
             "It may be cut short: copy or download it again.",
@@ -77,10 +84,11 @@ def _root(path: Path, members: dict[str, zipfile.ZipInfo]) -> str:
 
 def _check_byte_order(path: Path, stream: io.BufferedReader, info: zipfile.ZipInfo) -> None:
     place = _place(path, stream, info)
-    if os.pread(stream.fileno(), min(place.nbytes, 16), place.start) == b"big":
+    order = os.pread(stream.fileno(), min(place.nbytes, 16), place.start)
+    if order != b"little":
         raise InputError(
-            f"{path} was written on a big-endian machine.",
-            "Load and save it again on a little-endian one.",
+            f"{path} was written on a big-endian machine, or its byte order is damaged.",
+            "Load and save it again on a little-endian machine.",
         )
 
 

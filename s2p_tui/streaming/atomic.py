@@ -28,13 +28,15 @@ class AtomicFile:
         descriptor: Open for reading and writing.
 
     Raises:
-        OutputError: The folder is missing or read-only, or the target is a folder.
+        OutputError: The folder is missing or read-only, or the target is no plain file.
     """
 
     def __init__(self, target: Path) -> None:
         self.target = Path(os.path.realpath(target))
         if os.path.isdir(self.target):
             raise OutputError(f"{target} is a folder.", "Give the name of a file with -o.")
+        if os.path.exists(self.target) and not os.path.isfile(self.target):
+            raise OutputError(f"{target} is a device or pipe.", "Give the name of a plain file.")
         name = f".{self.target.name[:_NAME_KEPT]}.{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
         self.temporary = self.target.with_name(name)
         try:

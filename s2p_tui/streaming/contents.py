@@ -120,6 +120,8 @@ class Contents:
         for region in tiles(source.shape, fast, limit):
             # No name holds what was read while the next region is read.
             array = _cast(evaluator.region(source.expr, region), dtype, piece, loss)
+            if loss is not None:
+                loss.overflowed += evaluator.take_overflowed()
             yield source.shape, region, array
             del array
 
@@ -152,7 +154,9 @@ def _cast(
                 f"{target.name}.",
                 hint="Give the leaf a wider dtype in the skeleton.",
             )
-    elif loss is not None and source.is_floating and _may_lose(array.dtype, dtype):
+    elif loss is not None and not source.is_floating:
+        loss.overflowed += int(np.count_nonzero(~np.isfinite(cast)))
+    elif loss is not None and _may_lose(array.dtype, dtype):
         finite = np.isfinite(array)
         nan = np.isnan(cast)
         loss.overflowed += int(np.count_nonzero(finite & ~np.isfinite(cast) & ~nan))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,10 +81,13 @@ def write_file(
         losses = write_layout(layout, contents, file.descriptor, file.target, job)
         job.phase = "syncing"
         file.sync()
-        if verify:
-            verify_layout(plan, layout, contents, file.temporary, job)
-        checkpoint.tensors.check_unchanged()
-        target.values.check_unchanged()
+        try:
+            if verify:
+                verify_layout(plan, layout, contents, file.temporary, job)
+        finally:
+            # A source that changed is the better explanation for what verification found.
+            checkpoint.tensors.check_unchanged()
+            target.values.check_unchanged()
         job.check()
         file.commit()
     job.phase = "done"
@@ -112,8 +116,26 @@ def verify_file(
     layout = lay_out(plan, target)
     job.total = layout.size
     contents = Contents(checkpoint, target, max(chunk_bytes, SMALLEST_CHUNK))
-    verify_layout(plan, layout, contents, path, job)
+    try:
+        verify_layout(plan, layout, contents, path, job)
+    except OutputError as error:
+        hint = "Check --model, --key, --skeleton, --mapping and --dtype, or convert again."
+        raise OutputError(error.message, hint) from None
     return layout.size
+
+
+def refuse_to_replace(path: Path, protected: Iterable[Path]) -> None:
+    """Make sure that writing a file would not destroy another that is still needed.
+
+    Raises:
+        OutputError: The path is one of the protected files, maybe under another name.
+    """
+    for file in protected:
+        if os.path.realpath(path) == os.path.realpath(file) or _is_same_file(path, file):
+            raise OutputError(
+                f"{path} is one of the files to convert from, or is to be written too ({file}).",
+                "Choose another name.",
+            )
 
 
 def _is_same_file(path: Path, source: Path) -> bool:
@@ -125,11 +147,7 @@ def _is_same_file(path: Path, source: Path) -> bool:
 
 def _check_target(path: Path, checkpoint: Checkpoint, target: Target, layout: Layout) -> None:
     folder = Path(os.path.realpath(path)).parent
-    for source in (*checkpoint.files, *target.files):
-        if _is_same_file(path, source):
-            raise OutputError(
-                f"{path} is one of the files to convert from.", "Choose another name with -o."
-            )
+    refuse_to_replace(path, (*checkpoint.files, *target.files))
     if folder.is_dir():
         free = shutil.disk_usage(folder).free
         if free < layout.size:

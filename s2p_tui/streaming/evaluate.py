@@ -5,6 +5,7 @@ the regions it is made of, so that memory depends on the region, not on the tens
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,12 @@ class Evaluator:
     def __init__(self, state_dict: StateDict, tensors: Tensors) -> None:
         self._state_dict = state_dict
         self._tensors = tensors
+        self._overflowed = 0
+
+    def take_overflowed(self) -> int:
+        """How many sums and products of finite numbers were not finite, since last asked."""
+        count, self._overflowed = self._overflowed, 0
+        return count
 
     def shape(self, expr: Expr) -> Shape:
         """Shape of an expression's result."""
@@ -84,12 +91,21 @@ class Evaluator:
             case Concat(of, axis):
                 return self._concat(of, axis, region)
             case Sum(of):
-                first, *rest = [_computable(self.region(operand, region)) for operand in of]
-                return sum(rest, start=first)
+                parts = [_computable(self.region(operand, region)) for operand in of]
+                return self._counted(reduce(_added, parts), parts)
             case Scale(of, factor):
-                return _computable(self.region(of, region)) * factor
+                part = _computable(self.region(of, region))
+                return self._counted(_scaled(part, factor), [part])
             case Reshape(of, shape):
                 return self._reshape(of, shape, region)
+
+    def _counted(self, result: NDArray[Any], parts: list[NDArray[Any]]) -> NDArray[Any]:
+        lost = ~np.isfinite(result)
+        if lost.any():
+            for part in parts:
+                lost &= np.isfinite(part)
+            self._overflowed += int(np.count_nonzero(lost))
+        return result
 
     def _empty(self, region: Region) -> NDArray[Any]:
         return np.empty([stop - start for start, stop in region], np.float32)
@@ -123,6 +139,16 @@ class Evaluator:
         """The elements `start:stop` of an expression in row-major order."""
         parts = [self.region(of, box).reshape(-1) for box in boxes(shape, start, stop)]
         return np.concatenate(_alike(parts))
+
+
+def _added(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
+    with np.errstate(all="ignore"):
+        return first + second
+
+
+def _scaled(array: NDArray[Any], factor: float) -> NDArray[Any]:
+    with np.errstate(all="ignore"):
+        return array * factor
 
 
 def _computable(array: NDArray[Any]) -> NDArray[Any]:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def snippet(path: Path, leaf_paths: Sequence[str]) -> str:
+def snippet(path: Path, leaf_paths: Sequence[str], dtype: str | None = None) -> str:
     """Python code that loads the file.
 
     Args:
         path: The converted file.
         leaf_paths: Key paths of the skeleton; `[0]…` and `[1]…` mean `(model, state)`.
+        dtype: The dtype floating-point leaves were written in, if not the skeleton's.
     """
     name = _quoted(str(path))
     if path.suffix == ".safetensors":
@@ -22,7 +23,7 @@ def snippet(path: Path, leaf_paths: Sequence[str]) -> str:
         made, like = "model", "Model(...)"
     return (
         "import equinox as eqx\n\n"
-        f"like = {like}\n"
+        f"like = {like}{f'  # with {dtype} leaves, as in the file' if dtype else ''}\n"
         f"{made} = eqx.tree_deserialise_leaves({name}, like)"
     )
 

@@ -18,8 +18,11 @@ from s2p_tui.core.edits import (
     Several,
     Swap,
     Trust,
+    apply,
 )
 from s2p_tui.core.fit import Fit
+from s2p_tui.tui.text import inert
+from s2p_tui.tui.words import many
 
 if TYPE_CHECKING:
     from s2p_tui.session import Session
@@ -165,11 +168,20 @@ def toggle_gap(session: Session, cursor: Cursor) -> Move:
             raise Impossible(f"Row {position + 1} is filled by its layer's rule: {row.why}.")
     gaps = [position for position, row in rows if row is not None and row.gap]
     if len(gaps) == len(rows):
-        return Move(_one([CloseGap(position) for position in gaps]), cursor.position)
-    opened: list[Edit] = [
-        OpenGap(position) for position, row in rows if row is not None and not row.gap
-    ]
-    return Move(_one(opened), cursor.position)
+        closed = _one([CloseGap(position) for position in gaps])
+        return Move(closed, cursor.position, said=_flowed(session, closed, "up"))
+    opened = _one([OpenGap(position) for position, row in rows if row and not row.gap])
+    return Move(opened, cursor.position, said=_flowed(session, opened, "down"))
+
+
+def _flowed(session: Session, edit: Edit, way: str) -> str:
+    """How far the entries below flowed, and which fell to the bench or came from it."""
+    before, after = session.alignment, apply(session.alignment, edit)
+    pairs = zip(before.rows, after.rows, strict=True)
+    moved = sum(1 for old, new in pairs if old is not new and new.source is not None)
+    fell = [key for key in after.bench if key not in before.bench]
+    said = f"{many(moved, 'entry', 'entries')} moved {way}" if moved else "Nothing else moved"
+    return f"{said}; {inert(', '.join(fell))} went to the bench." if fell else f"{said}."
 
 
 def to_bench(session: Session, cursor: Cursor) -> Move:

@@ -39,7 +39,7 @@ JUDGED: list[tuple[tuple[int, ...], str, Expr, Fit, bool, str]] = [
     ((2, 3), "float32", Flip(W, (5,)), Fit.MISMATCHED, True, "names axes that 2×3 does not have"),
     ((1, 3), "float32", Split(W, 0, 0, 1), Fit.TRANSFORMED, False, "take 0:1 of axis 0"),
     ((4, 3), "float32", Concat((W, Take("h")), 0), Fit.TRANSFORMED, False, "cast bfloat16"),
-    ((4, 3), "float32", Concat((W, Take("i")), 0), Fit.DOUBTFUL, True, "cast int64 to float32"),
+    ((4, 3), "float32", Concat((W, Take("i")), 0), Fit.MISMATCHED, True, "joining float32, int64"),
 ]
 
 

@@ -69,6 +69,32 @@ async def test_name_and_dtype_are_taken_from_the_form(opened: Opened, tmp_path: 
         assert "safetensors.flax" in snippet
 
 
+async def test_an_absolute_name_can_be_typed(opened: Opened, tmp_path: Path) -> None:
+    async with opened(fitting(), output=tmp_path / "x.eqx") as (pilot, workspace):
+        await pilot.press("c", "ctrl+u", "slash", *"no", "slash", *"x.eqx", "enter")
+        assert isinstance(pilot.app.screen, ConvertForm)
+        remark = str(pilot.app.screen.query_one("#remark").render())
+        assert "There is no folder /no." in remark
+        await pilot.press("escape")
+        assert pilot.app.screen is workspace
+
+
+async def test_keys_typed_on_after_c_do_not_change_what_is_converted(
+    opened: Opened, tmp_path: Path
+) -> None:
+    async with opened(fitting(), output=tmp_path / "x.eqx") as (pilot, workspace):
+        before = workspace.session.alignment
+        workspace.action_convert()
+        workspace.action_shift(1)
+        workspace.action_undo()
+        assert workspace.session.alignment is before
+        await until(pilot, lambda: isinstance(pilot.app.screen, ConvertForm))
+        await pilot.press("escape")
+        await until(pilot, lambda: pilot.app.screen is workspace)
+        await pilot.press("J")
+        assert workspace.session.alignment is not before
+
+
 async def test_cancelled_form_converts_nothing(opened: Opened, tmp_path: Path) -> None:
     async with opened(fitting(), output=tmp_path / "x.eqx") as (pilot, workspace):
         for cancel in (["escape"], ["tab", "tab", "tab", "enter"]):

@@ -53,11 +53,13 @@ class Result(ModalScreen[None]):
         Binding("q", "app.ask_quit", show=False),
     ]
 
-    def __init__(self, session: Session, converted: Converted, glyphs: Glyphs) -> None:
+    def __init__(
+        self, session: Session, converted: Converted, glyphs: Glyphs, dtype: str | None = None
+    ) -> None:
         super().__init__()
         self._lines = report(session, converted)
         paths = [leaf.path for leaf in session.target.skeleton]
-        self._snippet = snippet(converted.written.path, paths)
+        self._snippet = snippet(converted.written.path, paths, dtype)
         self._glyphs = glyphs
 
     def compose(self) -> ComposeResult:

@@ -61,6 +61,7 @@ class Workspace(Browser):
         self._mapping = mapping
         self._chunk_bytes = chunk_bytes
         self._saved = session.alignment
+        self._converting = False
 
     @property
     def has_unsaved_edits(self) -> bool:
@@ -143,11 +144,18 @@ class Workspace(Browser):
             if first is not None:
                 self.go_to(first)
                 self.say(words.blocked(self.session, first), "lines--bad")
-        else:
+        elif not self._converting:
+            self._converting = True
             self._convert()
 
     @work(exclusive=True)
     async def _convert(self) -> None:
+        try:
+            await self._ask_and_convert()
+        finally:
+            self._converting = False
+
+    async def _ask_and_convert(self) -> None:
         order = await app_of(self).push_screen_wait(ConvertForm(self.order, self._glyphs))
         if order is None:
             return
@@ -168,12 +176,17 @@ class Workspace(Browser):
         self.converted, self._saved = outcome, alignment
         name = os.path.basename(outcome.written.path)
         self.say(inert(f"Converted: {name}"), "lines--good")
-        await app_of(self).push_screen_wait(Result(self.session, outcome, self._glyphs))
+        await app_of(self).push_screen_wait(
+            Result(self.session, outcome, self._glyphs, order.dtype)
+        )
 
     def _mapping_path(self, output: Path) -> Path:
         return self._mapping or default_mapping(output)
 
     def _make(self, decide: Callable[[], Move]) -> None:
+        if self._converting:
+            # Keys typed on before the form is there must not change what it converts.
+            return
         try:
             move = decide()
         except Impossible as reason:
@@ -186,6 +199,8 @@ class Workspace(Browser):
         self.say(move.said)
 
     def _travel(self, change: Callable[[], range], done: str, none: str) -> None:
+        if self._converting:
+            return
         before = self.session.alignment
         changed = change()
         if self.session.alignment is before:
