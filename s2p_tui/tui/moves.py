@@ -221,16 +221,6 @@ def jump(session: Session, cursor: Cursor) -> int:
     return _typed_row(session, cursor)
 
 
-def name_at(session: Session, position: int) -> str:
-    """Key of the first entry at a position; empty if there is none."""
-    if position >= len(session):
-        return ""
-    row = session.row(position)
-    if row is None:
-        return session.benched(position) or ""
-    return row.keys[0] if row.keys else ""
-
-
 def _hands_free(cursor: Cursor) -> None:
     if cursor.picked is not None:
         raise Impossible("Put the picked-up entry down first: Enter, x or Esc.")

@@ -9,7 +9,6 @@ from rich.cells import cell_len
 from s2p_tui.core.fit import Fit
 from s2p_tui.core.transform import show
 from s2p_tui.tui.glyphs import Glyphs
-from s2p_tui.tui.moves import name_at
 from s2p_tui.tui.text import clip, inert
 
 if TYPE_CHECKING:
@@ -40,6 +39,16 @@ def size_in_words(count: float) -> str:
 def many(count: int, word: str, plural: str = "") -> str:
     """`1 leaf`, `2 leaves`."""
     return f"{count:,} {word if count == 1 else plural or word + 's'}"
+
+
+def name_at(session: Session, position: int) -> str:
+    """Key of the first entry at a position; empty if there is none."""
+    if position >= len(session):
+        return ""
+    row = session.row(position)
+    if row is None:
+        return session.benched(position) or ""
+    return row.keys[0] if row.keys else ""
 
 
 def titles(session: Session) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -13,6 +13,7 @@ from s2p_tui.core.edits import SetRows
 from s2p_tui.core.fit import Fit
 from s2p_tui.core.layers import rule_for
 from s2p_tui.core.transform import Constant, Take
+from s2p_tui.opening import load_mapping
 from s2p_tui.session import Session
 from s2p_tui.skeleton import save_skeleton
 from tests.models.twin import Twin, relative_error
@@ -74,7 +75,9 @@ def test_a_mapping_spells_out_what_a_rule_does(
     again = Session.open(*paths, mapping=tmp_path / "m.json")
     ruled = [n for n, leaf in enumerate(again.target.skeleton) if rule_for(leaf) is not None]
     assert ruled
-    assert not any(isinstance(again.alignment.rows[n].source, Take) for n in ruled)
+    saved = load_mapping(tmp_path / "m.json").rows
+    assert not any(isinstance(saved[n][1].source, Take) for n in ruled)
+    assert again.alignment.rows == session.alignment.rows
     again.convert(tmp_path / "again.eqx")
     assert (tmp_path / "again.eqx").read_bytes() == out.read_bytes()
 
