@@ -71,7 +71,10 @@ class Session:
         self.target = target
         self.history = History()
         self.alignment = alignment or in_order(checkpoint.state_dict, target.skeleton)
-        self._verdicts = [self._judge(position) for position in range(len(self.alignment.rows))]
+        self._verdicts = [
+            judge(leaf, row, checkpoint.state_dict)
+            for leaf, row in zip(target.skeleton, self.alignment.rows, strict=True)
+        ]
         self.counts = Counter(verdict.fit for verdict in self._verdicts)
         self.blocking = sum(verdict.blocks for verdict in self._verdicts)
         self._listeners: list[Listener] = []

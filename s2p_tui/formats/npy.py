@@ -11,10 +11,10 @@ import os
 import re
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from s2p_tui.core.untrusted import MOST_AXES
 
 _MAGIC = b"\x93NUMPY"
 _FIRST_READ = 256
+_AHEAD = 1 << 15
 _MAX_HEADER = 1 << 16
 _HEADER = re.compile(
     rb"\{'descr': '(?P<descr>[<|][biufcV]\d{1,2})', 'fortran_order': (?P<order>True|False), "
@@ -32,8 +33,7 @@ _HEADER = re.compile(
 """What NumPy writes for numbers. NumPy's own reader evaluates more, warns and raises at random."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One array in a file.
 
     Attributes:
@@ -90,8 +90,9 @@ def iter_records(
     size = os.fstat(descriptor).st_size
     number = 0
     guesses = iter(likely)
+    window = _Window(descriptor)
     while start < size:
-        record = _guessed(descriptor, start, next(guesses, None))
+        record = _guessed(window, start, next(guesses, None))
         if record is None:
             record = _record_at(descriptor, start, file, number)
         if record.stop > size:
@@ -104,14 +105,31 @@ def iter_records(
         start, number = record.stop, number + 1
 
 
+class _Window:
+    """Reads ahead a little, so that a file of many small records takes few reads."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._start = 0
+        self._bytes = b""
+
+    def holds(self, expected: bytes, start: int) -> bool:
+        """Whether these bytes stand at a position of the file."""
+        begin = start - self._start
+        if begin < 0 or begin + len(expected) > len(self._bytes):
+            self._bytes = os.pread(self._descriptor, max(_AHEAD, len(expected)), start)
+            self._start, begin = start, 0
+        return self._bytes.startswith(expected, begin)
+
+
 def _guessed(
-    descriptor: int, start: int, guess: tuple[tuple[int, ...], str] | None
+    window: _Window, start: int, guess: tuple[tuple[int, ...], str] | None
 ) -> Record | None:
     """The record at a position if it has just the header that such an array has."""
     if guess is None:
         return None
     head = header(*guess)
-    if os.pread(descriptor, len(head), start) != head:
+    if not window.holds(head, start):
         return None
     shape, dtype = guess
     data = start + len(head)
