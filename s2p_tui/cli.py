@@ -236,7 +236,8 @@ def skeleton(
     --------
     s2p-tui skeleton mypkg.net:make_resnet -o resnet_skeleton.eqx --kwargs '{"depth": 18}'
     """
-    from s2p_tui.skeleton import call_factory, save_skeleton
+    from s2p_tui.factory import call_factory
+    from s2p_tui.skeleton import save_skeleton
 
     pytree = call_factory(factory, _kwargs(kwargs), abstract=not values)
     saved = save_skeleton(output, pytree, values=values)

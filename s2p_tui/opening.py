@@ -38,13 +38,15 @@ def open_any_target(skeleton: str | Path, like: str | None = None) -> Target:
         return target if like is None else _named_like(target, like)
     if like is not None:
         raise UsageError("--like goes with a plain .eqx file, not with a factory.")
-    from s2p_tui.skeleton import call_factory, target_of
+    from s2p_tui.factory import call_factory
+    from s2p_tui.skeleton import target_of
 
     return target_of(call_factory(str(skeleton)), str(skeleton))
 
 
 def _named_like(target: Target, like: str) -> Target:
-    from s2p_tui.skeleton import call_factory, rename_leaves
+    from s2p_tui.factory import call_factory
+    from s2p_tui.skeleton import rename_leaves
 
     return rename_leaves(target, call_factory(like, abstract=True), like)
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import inspect
-import os
 import re
-import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -107,87 +102,6 @@ def rename_leaves(target: Target, like: Any, label: str) -> Target:
     }
     skeleton = Skeleton(tuple(replace(leaf, has_value=True) for leaf in described))
     return replace(target, skeleton=skeleton, values=FileTensors(extents.get, target.files))
-
-
-def call_factory(
-    spec: str, kwargs: Mapping[str, Any] | None = None, *, abstract: bool = False
-) -> Any:
-    """The pytree that `pkg.module:factory` or `file.py:factory` makes. Runs the user's code.
-
-    A required argument named `key` that is not in `kwargs` gets `jax.random.PRNGKey(0)`. A name
-    that is not callable is taken as the pytree itself.
-
-    Args:
-        spec: Where the factory is.
-        kwargs: Its arguments.
-        abstract: Make shapes only (`equinox.filter_eval_shape`), allocating nothing.
-
-    Raises:
-        UsageError: There is no such module or name.
-        InputError: The factory raised an exception.
-    """
-    factory = _import(spec)
-    if not callable(factory) or isinstance(factory, eqx.Module):
-        return factory
-    arguments = dict(kwargs or {})
-    if "key" not in arguments and _needs_key(factory):
-        arguments["key"] = jax.random.PRNGKey(0)
-    try:
-        if abstract:
-            return eqx.filter_eval_shape(factory, **arguments)
-        return factory(**arguments)
-    except Exception as error:
-        raise InputError(
-            f"{spec} raised {type(error).__name__}: {_first_line(error)}",
-            "Call it yourself in Python to see the traceback.",
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
-
-
-def _needs_key(factory: Callable[..., Any]) -> bool:
-    try:
-        parameter = inspect.signature(factory).parameters.get("key")
-    except (TypeError, ValueError):
-        return False
-    return parameter is not None and parameter.default is parameter.empty
-
-
-def _import(spec: str) -> Any:
-    where, _, name = spec.rpartition(":")
-    try:
-        if where.endswith(".py"):
-            module = _import_file(Path(where))
-        else:
-            if os.getcwd() not in sys.path:
-                sys.path.insert(0, os.getcwd())
-            module = importlib.import_module(where)
-    except UsageError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise UsageError(
-            f"{where} cannot be imported: {type(error).__name__}: {_first_line(error)}",
-            "Give pkg.module:factory, importable from here, or file.py:factory.",
-        ) from error
-    found: Any = module
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise UsageError(f"{where} has no {name!r}.", "Check the name after the colon.")
-        found = getattr(found, part)
-    return found
-
-
-def _import_file(path: Path) -> Any:
-    loaded = importlib.util.spec_from_file_location(path.stem, path)
-    if not path.is_file() or loaded is None or loaded.loader is None:
-        raise UsageError(f"{path} does not exist.", "Give file.py:factory.")
-    module = importlib.util.module_from_spec(loaded)
-    sys.modules.setdefault(path.stem, module)
-    sys.path.insert(0, str(path.parent.resolve()))
-    loaded.loader.exec_module(module)
-    return module
 
 
 def _with_state_apart(pytree: Any) -> Any:

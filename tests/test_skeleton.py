@@ -16,9 +16,10 @@ import pytest
 
 from s2p_tui.core.errors import InputError, UsageError
 from s2p_tui.core.pytree import Leaf
+from s2p_tui.factory import call_factory
 from s2p_tui.formats.target import open_target
 from s2p_tui.opening import open_any_target
-from s2p_tui.skeleton import call_factory, save_skeleton, target_of
+from s2p_tui.skeleton import save_skeleton, target_of
 from tests.helpers.trees import Net, net_with_state
 
 KEY = jax.random.PRNGKey(0)

@@ -14,8 +14,9 @@ import torch
 
 from s2p_tui.core.alignment import Row
 from s2p_tui.core.edits import SetRows
+from s2p_tui.factory import call_factory
 from s2p_tui.session import Session
-from s2p_tui.skeleton import call_factory, save_skeleton, target_of
+from s2p_tui.skeleton import save_skeleton, target_of
 from tests.models.twin import Truth, Twin, relative_error, unused_by
 from tests.models.twins import BY_NAME, TWINS
 
