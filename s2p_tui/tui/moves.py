@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Step = Literal[1, -1]
 
 
-class Impossible(Exception):  # noqa: N818
+class ImpossibleError(Exception):
     """An edit that makes no sense where the cursor is; its text says why."""
 
 
@@ -57,15 +57,15 @@ def shift(session: Session, cursor: Cursor, step: Step) -> Move:
     _hands_free(cursor)
     chosen = cursor.chosen()
     if any(session.row(position) is None for position in chosen):
-        raise Impossible("A benched entry has no neighbours: pick it up with m and place it.")
+        raise ImpossibleError("A benched entry has no neighbours: pick it up with m and place it.")
     rows = session.alignment.rows
     runs = list(_runs(chosen))
     moves = [(start, stop, _block_after(rows, start, stop, step)) for start, stop in runs]
     if not any(after for _, _, after in moves):
-        raise Impossible(f"This stays where it is: {rows[chosen[0]].why}.")
+        raise ImpossibleError(f"This stays where it is: {rows[chosen[0]].why}.")
     if any(after == _EDGE for *_, after in moves):
         which = "last" if step > 0 else "first"
-        raise Impossible(f"It is in the {which} row already.")
+        raise ImpossibleError(f"It is in the {which} row already.")
     moves = [move for move in moves if move[2]]
     edits = [MoveBlock(start, stop, step) for start, stop, _ in moves[::-step]]
     after = [position for *_, block in moves for position in block]
@@ -118,9 +118,9 @@ def pick_up(session: Session, cursor: Cursor) -> None:
     """Take the entry under the cursor in hand."""
     row = session.row(cursor.position)
     if row is not None and not row.keys:
-        raise Impossible("There is nothing to pick up: no entry feeds this leaf.")
+        raise ImpossibleError("There is nothing to pick up: no entry feeds this leaf.")
     if cursor.position >= len(session):
-        raise Impossible("There is nothing here.")
+        raise ImpossibleError("There is nothing here.")
     cursor.picked = cursor.position
 
 
@@ -128,22 +128,22 @@ def place(session: Session, cursor: Cursor, *, swap: bool) -> Move:
     """Put the picked-up entry at the typed row, or at the one under the cursor."""
     picked = cursor.picked
     if picked is None:
-        raise Impossible("Pick an entry up first, with m.")
+        raise ImpossibleError("Pick an entry up first, with m.")
     to = _typed_row(session, cursor)
     said = f"{'Swapped' if swap else 'Placed'} at row {to + 1}."
     key = session.benched(picked)
     row = session.row(to)
     if row is None:
         if key is not None:
-            raise Impossible("It is on the bench already: go to a row.")
+            raise ImpossibleError("It is on the bench already: go to a row.")
         return Move(SendToBench((picked,)), picked, said="Sent to the bench.")
     if row.fixed:
         way_out = " If it should, press s on it." if row.gap else ""
-        raise Impossible(f"Row {to + 1} takes no entry: {row.why}.{way_out}")
+        raise ImpossibleError(f"Row {to + 1} takes no entry: {row.why}.{way_out}")
     if key is not None:
         return Move(PlaceFromBench(key, to, shift=not swap), to, said=said)
     if picked == to:
-        raise Impossible("It is here already: go to another row, or press Esc.")
+        raise ImpossibleError("It is here already: go to another row, or press Esc.")
     return Move(Swap(picked, to) if swap else MoveTo(picked, to), to, said=said)
 
 
@@ -153,7 +153,7 @@ def _typed_row(session: Session, cursor: Cursor) -> int:
         return cursor.position
     count = len(session.alignment.rows)
     if not 0 <= typed < count:
-        raise Impossible(f"There is no row {typed + 1:,}: rows go from 1 to {count:,}.")
+        raise ImpossibleError(f"There is no row {typed + 1:,}: rows go from 1 to {count:,}.")
     return typed
 
 
@@ -162,10 +162,10 @@ def toggle_gap(session: Session, cursor: Cursor) -> Move:
     _hands_free(cursor)
     rows = [(position, session.row(position)) for position in cursor.chosen()]
     if any(row is None for _, row in rows):
-        raise Impossible("A gap belongs to a leaf; this entry is on the bench.")
+        raise ImpossibleError("A gap belongs to a leaf; this entry is on the bench.")
     for position, row in rows:
         if row is not None and row.fixed and not row.gap:
-            raise Impossible(f"Row {position + 1} is filled by its layer's rule: {row.why}.")
+            raise ImpossibleError(f"Row {position + 1} is filled by its layer's rule: {row.why}.")
     gaps = [position for position, row in rows if row is not None and row.gap]
     if len(gaps) == len(rows):
         closed = _one([CloseGap(position) for position in gaps])
@@ -191,8 +191,8 @@ def to_bench(session: Session, cursor: Cursor) -> Move:
     full = tuple(position for position, row in rows if row is not None and row.keys)
     if not full:
         if all(row is None for _, row in rows):
-            raise Impossible("It is on the bench already.")
-        raise Impossible("There is nothing to send to the bench: no entry feeds this leaf.")
+            raise ImpossibleError("It is on the bench already.")
+        raise ImpossibleError("There is nothing to send to the bench: no entry feeds this leaf.")
     count = len(full)
     said = "Sent to the bench." if count == 1 else f"Sent {count:,} entries to the bench."
     return Move(SendToBench(full), cursor.position, frozenset(), said)
@@ -209,7 +209,7 @@ def toggle_trust(session: Session, cursor: Cursor) -> Move:
     if not doubtful:
         verdict = session.verdict(cursor.position)
         what = f"this one is {verdict.fit}" if verdict is not None else "this is a benched entry"
-        raise Impossible(f"Only a doubtful row can be trusted; {what}.")
+        raise ImpossibleError(f"Only a doubtful row can be trusted; {what}.")
     trusted = not all(row.trusted for _, row in doubtful)
     said = "Trusted: it no longer stands in the way." if trusted else "No longer trusted."
     edit = Trust(tuple(position for position, _ in doubtful), trusted)
@@ -223,4 +223,4 @@ def jump(session: Session, cursor: Cursor) -> int:
 
 def _hands_free(cursor: Cursor) -> None:
     if cursor.picked is not None:
-        raise Impossible("Put the picked-up entry down first: Enter, x or Esc.")
+        raise ImpossibleError("Put the picked-up entry down first: Enter, x or Esc.")

@@ -12,7 +12,7 @@ from textual.screen import Screen
 from s2p_tui.tui import moves
 from s2p_tui.tui.cursor import Cursor
 from s2p_tui.tui.glyphs import Glyphs
-from s2p_tui.tui.moves import Impossible, Step
+from s2p_tui.tui.moves import ImpossibleError, Step
 from s2p_tui.tui.running import app_of
 from s2p_tui.tui.screens.help import Help
 from s2p_tui.tui.text import inert
@@ -163,7 +163,7 @@ class Browser(Screen[None]):
         """Go to the typed row."""
         try:
             position = moves.jump(self.session, self.cursor)
-        except Impossible as reason:
+        except ImpossibleError as reason:
             self.cursor.typed = ""
             self.say(str(reason), "lines--bad")
             return

@@ -15,7 +15,7 @@ from s2p_tui.core.names import default_mapping
 from s2p_tui.tui import moves, words
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.keys import GROUPS
-from s2p_tui.tui.moves import Impossible, Move, Step
+from s2p_tui.tui.moves import ImpossibleError, Move, Step
 from s2p_tui.tui.running import app_of
 from s2p_tui.tui.screens.browser import Browser
 from s2p_tui.tui.screens.convert import ConvertForm, Order
@@ -86,7 +86,7 @@ class Workspace(Browser):
         else:
             try:
                 moves.pick_up(self.session, self.cursor)
-            except Impossible as reason:
+            except ImpossibleError as reason:
                 self.say(str(reason), "lines--bad")
                 return
         self.view.redraw()
@@ -189,7 +189,7 @@ class Workspace(Browser):
             return
         try:
             move = decide()
-        except Impossible as reason:
+        except ImpossibleError as reason:
             self.cursor.typed = ""
             self.say(str(reason), "lines--bad")
             return
