@@ -23,7 +23,8 @@ from s2p_tui.tui.screens.workspace import Workspace
 from s2p_tui.tui.threads import in_thread
 
 if TYPE_CHECKING:
-    from s2p_tui.session import Converted, Session
+    from s2p_tui.saving import Converted
+    from s2p_tui.session import Session
 
     ConvertedApp = App[Converted | None]
 else:

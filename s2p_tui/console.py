@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from s2p_tui.core.errors import AlignmentError, CancelledError, S2PError
 from s2p_tui.core.fit import Fit
 from s2p_tui.core.printable import printable
-from s2p_tui.session import Converted, Session
+from s2p_tui.saving import Converted
+from s2p_tui.session import Session
 from s2p_tui.streaming.job import Job
 
 T = TypeVar("T")
@@ -142,6 +143,8 @@ class ConvertReport:
         ]
         if converted.mapping is not None:
             lines.append(f"mapping: {converted.mapping}")
+        if converted.report is not None:
+            lines.append(f"certificate: {converted.report}")
         return "\n".join(map(printable, lines))
 
     def as_json(self) -> str:
@@ -154,6 +157,7 @@ class ConvertReport:
         else:
             status = "refused" if isinstance(self.error, AlignmentError) else "failed"
         mapping = converted.mapping if converted is not None else None
+        certified = converted.report if converted is not None else None
         report = {
             "status": status,
             "output": str(written.path if written is not None else self.path),
@@ -162,6 +166,7 @@ class ConvertReport:
             "mismatched": self._rows(Fit.MISMATCHED),
             "unused": list(session.alignment.bench) if session is not None else [],
             "mapping": str(mapping) if mapping is not None else None,
+            "report": str(certified) if certified is not None else None,
             "bytes": written.size if written is not None else 0,
             "seconds": round(written.seconds, 3) if written is not None else 0.0,
             "verified": written.verified if written is not None else False,

@@ -11,10 +11,7 @@ import jax
 import numpy as np
 import torch
 
-from s2p_tui.core.alignment import Row
-from s2p_tui.core.edits import SetRows
 from s2p_tui.core.errors import OutputError
-from s2p_tui.core.transform import Take
 from s2p_tui.session import Session
 from s2p_tui.skeleton import save_skeleton
 
@@ -80,7 +77,7 @@ def make_pair(folder: Path) -> Pair:
 
 
 def convert_and_compare(pair: Pair) -> str:
-    """Line the pair up by name, convert it, and compare both forwards on the same input.
+    """Convert the pair as the matcher lines it up, and compare both forwards on the same input.
 
     Raises:
         OutputError: The outputs differ by more than 1e-5 of the largest.
@@ -88,11 +85,6 @@ def convert_and_compare(pair: Pair) -> str:
     session = Session.open(pair.model, pair.skeleton)
     order = ", ".join(entry.key for entry in session.checkpoint.state_dict)
     leaves = ", ".join(leaf.path for leaf in session.target.skeleton)
-    rows = tuple(
-        (position, Row(Take(leaf.path.removeprefix(".")), by="rule", why="same name"))
-        for position, leaf in enumerate(session.target.skeleton)
-    )
-    session.edit(SetRows(rows))
     written = session.convert(pair.output).written
     like = EqxNet(key=jax.random.PRNGKey(1))
     model = eqx.tree_deserialise_leaves(pair.output, like)

@@ -36,7 +36,7 @@ def call_factory(
         UsageError: There is no such module or name.
         InputError: The factory raised an exception.
     """
-    factory = _import(spec)
+    factory = import_object(spec)
     if not callable(factory) or isinstance(factory, eqx.Module):
         return factory
     arguments = dict(kwargs or {})
@@ -65,7 +65,12 @@ def _needs_key(factory: Callable[..., Any]) -> bool:
     return parameter is not None and parameter.default is parameter.empty
 
 
-def _import(spec: str) -> Any:
+def import_object(spec: str) -> Any:
+    """What `pkg.module:name` or `file.py:name` names. Runs the module's code.
+
+    Raises:
+        UsageError: There is no such module or name.
+    """
     where, _, name = spec.rpartition(":")
     try:
         if where.endswith(".py"):

@@ -9,8 +9,10 @@ from collections.abc import Generator
 from pathlib import Path
 
 from s2p_tui.core import mapping as mapping_file
-from s2p_tui.core.errors import InputError, UsageError
+from s2p_tui.core.errors import InputError, OtherFilesError, UsageError
+from s2p_tui.core.kinship import could_line_up
 from s2p_tui.core.mapping import Mapping
+from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.target import Target, open_target
 
 
@@ -49,6 +51,22 @@ def _named_like(target: Target, like: str) -> Target:
     from s2p_tui.skeleton import rename_leaves
 
     return rename_leaves(target, call_factory(like, abstract=True), like)
+
+
+def require_kinship(checkpoint: Checkpoint, target: Target) -> None:
+    """Make sure that two ends can be of one model at all, by sizes alone.
+
+    Raises:
+        OtherFilesError: No leaf could take anything from the checkpoint.
+    """
+    state_dict, skeleton = checkpoint.state_dict, target.skeleton
+    if not could_line_up(state_dict, skeleton):
+        raise OtherFilesError(
+            f"{target.label} describes another model than {checkpoint.label} holds: "
+            f"none of its {len(skeleton)} leaves is as large as any of the {len(state_dict)} "
+            "entries, or as several of one size together.",
+            hint="Check that skeleton and checkpoint belong together.",
+        )
 
 
 def load_mapping(path: str | Path) -> Mapping:

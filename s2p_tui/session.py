@@ -5,29 +5,28 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from s2p_tui.certificate import Certifier
 from s2p_tui.core.alignment import Alignment, Row, in_order
 from s2p_tui.core.edits import Edit, SetRows, Trust
-from s2p_tui.core.errors import InputError, OtherFilesError, OutputError, UsageError
+from s2p_tui.core.errors import InputError, OutputError, UsageError
+from s2p_tui.core.evidence import Evidence, as_suggested, weigh
 from s2p_tui.core.find import parse_query
-from s2p_tui.core.fit import Fit, Verdict, as_taken, judge
+from s2p_tui.core.fit import Fit, Verdict
 from s2p_tui.core.history import History
-from s2p_tui.core.kinship import could_line_up
-from s2p_tui.core.mapping import End, Mapping, replay, to_text
+from s2p_tui.core.mapping import Mapping, replay
 from s2p_tui.core.names import format_of, output_path
 from s2p_tui.core.plan import FileFormat, Plan, make_plan
-from s2p_tui.core.pytree import Leaf
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.target import Target
-from s2p_tui.opening import load_mapping, no_garbage_collection, open_any_target
-from s2p_tui.streaming.atomic import written_atomically
+from s2p_tui.opening import load_mapping, no_garbage_collection, open_any_target, require_kinship
+from s2p_tui.proposers.matcher import match
+from s2p_tui.saving import Converted, mapping_of, require_place, write_mapping
 from s2p_tui.streaming.convert import (
     DEFAULT_CHUNK,
-    Written,
     refuse_to_replace,
     verify_file,
     write_file,
@@ -35,19 +34,7 @@ from s2p_tui.streaming.convert import (
 from s2p_tui.streaming.job import Job
 
 Listener = Callable[[range], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Converted:
-    """What a conversion left on the disk.
-
-    Attributes:
-        written: The output.
-        mapping: The mapping file saved beside it, if any.
-    """
-
-    written: Written
-    mapping: Path | None
+Arrangement = Literal["auto", "order"]
 
 
 class Session:
@@ -62,19 +49,23 @@ class Session:
         history: The edits made and undone.
         counts: Rows per fit.
         blocking: Rows that stand in the way of a conversion.
+        evidence: What names and structure say; rows they speak against are doubtful.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, target: Target, alignment: Alignment | None = None
+        self,
+        checkpoint: Checkpoint,
+        target: Target,
+        alignment: Alignment | None = None,
+        *,
+        evidence: Evidence | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.target = target
+        self.evidence = evidence
         self.history = History()
         self.alignment = alignment or in_order(checkpoint.state_dict, target.skeleton)
-        self._verdicts = [
-            judge(leaf, row, checkpoint.state_dict)
-            for leaf, row in zip(target.skeleton, self.alignment.rows, strict=True)
-        ]
+        self._verdicts = [self._judge(position) for position in range(len(target.skeleton))]
         self.counts = Counter(verdict.fit for verdict in self._verdicts)
         self.blocking = sum(verdict.blocks for verdict in self._verdicts)
         self._listeners: list[Listener] = []
@@ -90,6 +81,7 @@ class Session:
         key: str | None = None,
         like: str | None = None,
         mapping: str | Path | None = None,
+        arrange: Arrangement = "auto",
     ) -> Session:
         """Open both ends. Reads no tensor data.
 
@@ -98,7 +90,9 @@ class Session:
             skeleton: A skeleton file, a plain `.eqx`, or `pkg.module:factory` (runs its code).
             key: Dotted place of the state dict in a nested checkpoint.
             like: `pkg.module:factory` that names the leaves of a plain `.eqx`.
-            mapping: A mapping file to start from; else strictly by order.
+            mapping: A mapping file to start from.
+            arrange: What to start from otherwise: the offline matcher's proposal, or strictly the
+                order of both sides.
 
         Raises:
             S2PError: Anything wrong with one of them, in one line.
@@ -106,14 +100,46 @@ class Session:
         with no_garbage_collection():
             checkpoint = open_checkpoint(model, key)
             target = open_any_target(skeleton, like)
-            alignment = None
-            if mapping is not None:
-                wanted = load_mapping(mapping)
-                alignment = replay(wanted, checkpoint.state_dict, target.skeleton)
-            session = cls(checkpoint, target, alignment)
+            wanted = load_mapping(mapping) if mapping is not None else None
+            session = cls.between(checkpoint, target, mapping=wanted, arrange=arrange)
         if mapping is not None:
             session._own_mappings.add(Path(mapping))
         return session
+
+    @classmethod
+    def between(
+        cls,
+        checkpoint: Checkpoint,
+        target: Target,
+        *,
+        mapping: Mapping | None = None,
+        arrange: Arrangement = "auto",
+    ) -> Session:
+        """A session on two open ends; see `open`. Reads no tensor data.
+
+        Raises:
+            OtherFilesError: The mapping was made for other files.
+        """
+        state_dict, leaves = checkpoint.state_dict, target.skeleton
+        evidence = match(state_dict, leaves)
+        if mapping is not None:
+            alignment = replay(mapping, state_dict, leaves)
+        elif arrange == "auto":
+            alignment = as_suggested(evidence, state_dict, leaves)
+        else:
+            alignment = in_order(state_dict, leaves)
+        return cls(checkpoint, target, alignment, evidence=evidence)
+
+    def match(self) -> range:
+        """Take over what the offline matcher proposes, as one edit.
+
+        Rows the user trusted or filled otherwise give way too; undo brings them back.
+        """
+        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
+        if self.evidence is None:
+            self.evidence = match(state_dict, skeleton)
+        wanted = as_suggested(self.evidence, state_dict, skeleton)
+        return self.edit(SetRows(tuple(enumerate(wanted.rows))))
 
     def require_kinship(self) -> None:
         """Make sure the two sides can be of one model at all, by sizes alone.
@@ -121,14 +147,7 @@ class Session:
         Raises:
             OtherFilesError: No leaf could take anything from the checkpoint.
         """
-        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
-        if not could_line_up(state_dict, skeleton):
-            raise OtherFilesError(
-                f"{self.target.label} describes another model than {self.checkpoint.label} holds: "
-                f"none of its {len(skeleton)} leaves is as large as any of the {len(state_dict)} "
-                "entries, or as several of one size together.",
-                hint="Check that skeleton and checkpoint belong together.",
-            )
+        require_kinship(self.checkpoint, self.target)
 
     def close(self) -> None:
         """Close the files."""
@@ -236,6 +255,7 @@ class Session:
             self.checkpoint.state_dict,
             self.target.skeleton,
             self.alignment,
+            evidence=self.evidence,
             dtype=dtype,
             file_format=file_format,
         )
@@ -248,6 +268,7 @@ class Session:
         chunk_bytes: int = DEFAULT_CHUNK,
         verify: bool = True,
         mapping: str | Path | None = None,
+        report: str | Path | None = None,
         job: Job | None = None,
     ) -> Converted:
         """Write the output, then the mapping file. Blocks; meant for a worker thread.
@@ -259,6 +280,7 @@ class Session:
             chunk_bytes: Memory to stay within, about.
             verify: Read the file back and compare it with its sources.
             mapping: Save the alignment there.
+            report: Write a certificate there, see `s2p_tui.certificate`; needs `verify`.
             job: Progress and cancellation.
 
         Raises:
@@ -268,13 +290,14 @@ class Session:
             raise OutputError(f"{output} is a folder.", "Give the name of a file in it with -o.")
         path = output_path(output)
         refuse_to_replace(path, self._own_mappings)
+        if report is not None and not verify:
+            raise UsageError(
+                "A report certifies what verification found, and none is asked for.",
+                "Leave out --no-verify or --report.",
+            )
         if mapping is not None:
-            refuse_to_replace(Path(mapping), (*self._sources, path))
-            if not os.path.isdir(Path(mapping).parent):
-                raise OutputError(
-                    f"{mapping} cannot be written: its folder does not exist.",
-                    "Create the folder first.",
-                )
+            require_place(Path(mapping), (*self._sources, path))
+        certifier = self._certifier(report, path, *([] if mapping is None else [Path(mapping)]))
         alignment = self.alignment
         plan = self.plan(dtype, format_of(path))
         written = write_file(
@@ -284,25 +307,53 @@ class Session:
             path,
             chunk_bytes=chunk_bytes,
             verify=verify,
+            readback=certifier and certifier.readback,
             job=job,
         )
         if mapping is not None:
             self.save_mapping(mapping, alignment)
-        return Converted(written, None if mapping is None else Path(mapping))
+        if certifier is not None:
+            certifier.write(path, plan, alignment)
+        return Converted(
+            written, *(None if file is None else Path(file) for file in (mapping, report))
+        )
 
     def verify(
-        self, output: str | Path, *, dtype: str | None = None, job: Job | None = None
+        self,
+        output: str | Path,
+        *,
+        dtype: str | None = None,
+        report: str | Path | None = None,
+        job: Job | None = None,
     ) -> int:
         """Compare an existing file with its sources; returns its size in bytes.
 
+        Args:
+            output: The file.
+            dtype: As it was converted with.
+            report: Write a certificate there, see `s2p_tui.certificate`.
+            job: Progress and cancellation.
+
         Raises:
-            S2PError: It differs, or something cannot be read.
+            S2PError: It differs, or something cannot be read or written.
         """
         path = Path(output)
+        alignment = self.alignment
         plan = self.plan(dtype, format_of(path))
         if not path.is_file():
             raise InputError(f"{path} does not exist or is no file.", "Give the converted file.")
-        return verify_file(plan, self.checkpoint, self.target, path, job=job)
+        certifier = self._certifier(report, path)
+        readback = certifier and certifier.readback
+        size = verify_file(plan, self.checkpoint, self.target, path, readback=readback, job=job)
+        if certifier is not None:
+            certifier.write(path, plan, alignment)
+        return size
+
+    def _certifier(self, report: str | Path | None, *outputs: Path) -> Certifier | None:
+        if report is None:
+            return None
+        require_place(Path(report), (*self._sources, *self._own_mappings, *outputs))
+        return Certifier(Path(report), self.checkpoint, self.target)
 
     def save_mapping(self, path: str | Path, alignment: Alignment | None = None) -> None:
         """Save an alignment (by default the current one) as a mapping file.
@@ -315,33 +366,14 @@ class Session:
         """
         path = Path(path)
         refuse_to_replace(path, self._sources)
-        alignment = alignment or self.alignment
-        skeleton, state_dict = self.target.skeleton, self.checkpoint.state_dict
-        rows = tuple(
-            (leaf.path, self._written_out(leaf, row))
-            for leaf, row in zip(skeleton, alignment.rows, strict=True)
-        )
-        mapping = Mapping(
-            End(self.checkpoint.label, self.checkpoint.size, state_dict.digest, len(state_dict)),
-            End(self.target.label, self.target.size, skeleton.digest, len(skeleton)),
-            rows,
-            alignment.bench,
-        )
-        text = to_text(mapping).encode()
-        if os.path.isfile(path) and path not in self._own_mappings and path.read_bytes() != text:
-            os.replace(path, f"{path}~")
-        with written_atomically(path) as stream:
-            stream.write(text)
+        content = mapping_of(self.checkpoint, self.target, alignment or self.alignment)
+        write_mapping(path, content, keep_old=path not in self._own_mappings)
         self._own_mappings.add(path)
 
-    def _written_out(self, leaf: Leaf, row: Row) -> Row:
-        """The row with what its layer's rule does spelled out, so that no rule is needed again."""
-        source = row.source and as_taken(row.source, leaf, self.checkpoint.state_dict)
-        return row if source is row.source else replace(row, source=source)
-
     def _judge(self, position: int) -> Verdict:
-        leaf, row = self.target.skeleton[position], self.alignment.rows[position]
-        return judge(leaf, row, self.checkpoint.state_dict)
+        row = self.alignment.rows[position]
+        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
+        return weigh(position, row, state_dict, skeleton, self.evidence)
 
     def _after(self, changed: range) -> range:
         for position in changed:

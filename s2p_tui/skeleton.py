@@ -50,7 +50,7 @@ def save_skeleton(path: str | Path, pytree: Any, *, values: bool = True) -> Skel
         UsageError: A leaf cannot be saved to a file at all, such as a `jax.random.key`.
         OutputError: The file cannot be written.
     """
-    leaves = list(_iter_leaves(_with_state_apart(pytree)))
+    leaves = list(_iter_leaves(with_state_apart(pytree)))
     described = tuple(_described(leaf, value, values) for leaf, value in leaves)
     with written_atomically(Path(path)) as stream:
         stream.write(head_line(described))
@@ -66,7 +66,7 @@ def target_of(pytree: Any, label: str) -> Target:
     Raises:
         UsageError: A leaf cannot be saved to a file at all.
     """
-    leaves = list(_iter_leaves(_with_state_apart(pytree)))
+    leaves = list(_iter_leaves(with_state_apart(pytree)))
     described = tuple(_described(leaf, value, True) for leaf, value in leaves)
     arrays = {
         leaf.path: _array(value)
@@ -82,7 +82,7 @@ def rename_leaves(target: Target, like: Any, label: str) -> Target:
     Raises:
         InputError: Number, shapes or dtypes of the leaves differ.
     """
-    described = [leaf for leaf, _ in _iter_leaves(_with_state_apart(like))]
+    described = [leaf for leaf, _ in _iter_leaves(with_state_apart(like))]
     found = [(leaf.shape, leaf.dtype) for leaf in target.skeleton]
     if found != [(leaf.shape, leaf.dtype) for leaf in described]:
         first = next(
@@ -104,7 +104,7 @@ def rename_leaves(target: Target, like: Any, label: str) -> Target:
     return replace(target, skeleton=skeleton, values=FileTensors(extents.get, target.files))
 
 
-def _with_state_apart(pytree: Any) -> Any:
+def with_state_apart(pytree: Any) -> Any:
     """Turn a module with state still inside into `(model, state)`, leaving the original alone."""
     indices = [node for node in jtu.tree_leaves(pytree, is_leaf=_is_index) if _is_index(node)]
     if not any(jtu.tree_leaves(index.init) for index in indices):

@@ -17,7 +17,7 @@ def _loaded(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["convert"], ["skeleton"], ["inspect"], ["verify"], ["demo"]]
+    "command", [[], ["convert"], ["skeleton"], ["inspect"], ["verify"], ["demo"], ["check"]]
 )
 def test_help_loads_nothing_heavy(command: list[str]) -> None:
     arguments = [*command, "--help"]

@@ -37,16 +37,21 @@ def test_sources_are_never_replaced(
     before = _contents(folder)
     name = str(folder / victim)
     options = ["-o", name] if option == "-o" else ["-o", str(pair.output), option, name]
-    assert _convert(pair, "--arrange", "order", *options) == 5
+    assert _convert(pair, "--arrange", "order", "--trust-all", *options) == 5
     assert "is one of the files to convert from" in capsys.readouterr().err
     assert _contents(folder) == before
 
 
 def test_output_and_mapping_are_never_one_file(pair: Pair) -> None:
     out, mapping = str(pair.output), str(pair.model.parent / "m.json")
-    assert _convert(pair, "--arrange", "order", "-o", out, "--save-mapping", out) == 5
+    assert (
+        _convert(pair, "--arrange", "order", "--trust-all", "-o", out, "--save-mapping", out) == 5
+    )
     assert not pair.output.exists()
-    assert _convert(pair, "--arrange", "order", "-o", out, "--save-mapping", mapping) == 0
+    assert (
+        _convert(pair, "--arrange", "order", "--trust-all", "-o", out, "--save-mapping", mapping)
+        == 0
+    )
     text = Path(mapping).read_text()
     assert _convert(pair, "--mapping", mapping, "-o", mapping) == 5
     assert Path(mapping).read_text() == text
@@ -77,13 +82,13 @@ def test_folders_are_no_outputs(pair: Pair, name: str, monkeypatch: pytest.Monke
     monkeypatch.chdir(pair.model.parent)
     (pair.model.parent / "folder").mkdir()
     before = sorted(pair.model.parent.iterdir())
-    assert _convert(pair, "--arrange", "order", "-o", name) == 5
+    assert _convert(pair, "--arrange", "order", "--trust-all", "-o", name) == 5
     assert sorted(pair.model.parent.iterdir()) == before
 
 
 def test_a_pipe_is_no_output(pair: Pair, capsys: pytest.CaptureFixture[str]) -> None:
     pipe = pair.model.parent / "pipe.eqx"
     os.mkfifo(pipe)
-    assert _convert(pair, "--arrange", "order", "-o", str(pipe)) == 5
+    assert _convert(pair, "--arrange", "order", "--trust-all", "-o", str(pipe)) == 5
     assert "is a device or pipe" in capsys.readouterr().err
     assert pipe.is_fifo()

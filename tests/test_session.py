@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -158,7 +159,10 @@ def test_converting_with_rows_in_the_way_lists_all(session: Session, tmp_path: P
 
 
 def line_up(session: Session) -> None:
-    session.edit(SetRows(((3, Row(Permute(Take("c"), (1, 0)), by="matcher", why="turned")),)))
+    turned = Row(Permute(Take("c"), (1, 0)), by="matcher", why="turned")
+    rows = [replace(row, by="user") if row.source else row for row in session.alignment.rows]
+    session.edit(SetRows(tuple(enumerate([*rows[:3], turned, *rows[4:]]))))
+    session.edit(Trust((3,)))
     session.edit(OpenGap(6))
     assert session.blocking == 0
 
@@ -244,7 +248,7 @@ def test_skeletons_that_are_not_there(tmp_path: Path, name: str) -> None:
 def test_two_entries_in_one_leaf(tmp_path: Path) -> None:
     save_skeleton(tmp_path / "stacked.eqx", [jnp.zeros((2, 2, 3))])
     stacked = Session.open(tmp_path / "model.pt", tmp_path / "stacked.eqx")
-    stacked.edit(SetRows(((0, Row(Stack((Take("b"), Take("a")), 0))),)))
+    stacked.edit(SetRows(((0, Row(Stack((Take("b"), Take("a")), 0), by="user")),)))
     assert stacked.verdict(0).fit is Fit.TRANSFORMED
     assert stacked.alignment.bench == ("c", "d", "e")
     stacked.convert(tmp_path / "out.eqx")

@@ -144,7 +144,9 @@ def _applied(alignment: Alignment, edit: Edit) -> Alignment:
             return _set_rows(alignment, rows)
         case Trust(rows, trusted):
             return _changed(
-                alignment, rows, lambda row: replace(row, trusted=trusted) if row.source else row
+                alignment,
+                rows,
+                lambda row: replace(row, trusted=trusted) if row.source or row.gap else row,
             )
         case Several(edits):
             for part in edits:

@@ -11,6 +11,7 @@ from s2p_tui.core.dtypes import DType, dtype_named
 from s2p_tui.core.errors import TransformError
 from s2p_tui.core.layers import as_layer_needs, rule_for
 from s2p_tui.core.pytree import Leaf
+from s2p_tui.core.ruled import departs_from_rule
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import (
     Concat,
@@ -79,6 +80,7 @@ def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
     try:
         made = as_taken(source, leaf, state_dict)
         shape = shape_of(made, state_dict.shape)
+        departs = rule is not None and departs_from_rule(leaf, source, state_dict.shape)
     except TransformError as error:
         return Verdict(Fit.MISMATCHED, error.message, blocks=True)
     if prod(shape) != prod(leaf.shape):
@@ -96,6 +98,8 @@ def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
         notes[-1] += f": {rule.why}"
     elif rule is not None and isinstance(source, Take):
         doubts.append(f"{source.key} alone is not what belongs here: {rule.why}")
+    elif rule is not None and departs:
+        doubts.append(f"this layer needs something else: {rule.why}")
     elif row.by == "rule" and row.why:
         notes.append(row.why)
     if shape != leaf.shape:

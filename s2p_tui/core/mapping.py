@@ -63,12 +63,17 @@ def to_text(mapping: Mapping) -> str:
         ("source", mapping.source, "entries"),
         ("target", mapping.target, "leaves"),
     ):
-        head[name] = {"file": end.file, "size": end.size, unit: end.count, "digest": end.digest}
+        head[name] = end_to_json(end, unit)
     lines = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
     rows = ",\n".join("  " + json.dumps(_row_to_json(path, row)) for path, row in mapping.rows)
     return "\n".join(
         ["{", *lines, ' "rows": [', rows, " ],", f' "bench": {json.dumps(mapping.bench)}', "}", ""]
     )
+
+
+def end_to_json(end: End, unit: str) -> dict[str, Any]:
+    """One end as JSON values, its items counted in entries or leaves."""
+    return {"file": end.file, "size": end.size, unit: end.count, "digest": end.digest}
 
 
 def _row_to_json(path: str, row: Row) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import Literal
 from s2p_tui.core.alignment import Alignment
 from s2p_tui.core.dtypes import dtype_named
 from s2p_tui.core.errors import AlignmentError, UsageError
-from s2p_tui.core.fit import judge, landing
+from s2p_tui.core.evidence import Evidence, weigh
+from s2p_tui.core.fit import landing
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Expr
@@ -33,10 +34,17 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All leaves in the order they are written."""
+    """All leaves in the order they are written.
+
+    Attributes:
+        instructions: One per leaf.
+        format: What they are written as.
+        dtype: What all real floating-point arrays are written in; None for the skeleton's dtypes.
+    """
 
     instructions: tuple[Instruction, ...]
     format: FileFormat
+    dtype: str | None = None
 
 
 def make_plan(
@@ -44,6 +52,7 @@ def make_plan(
     skeleton: Skeleton,
     alignment: Alignment,
     *,
+    evidence: Evidence | None = None,
     dtype: str | None = None,
     file_format: FileFormat = "eqx",
 ) -> Plan:
@@ -53,6 +62,7 @@ def make_plan(
         state_dict: The entries.
         skeleton: The leaves.
         alignment: One row per leaf.
+        evidence: What names and structure say, to doubt rows by.
         dtype: Write every real floating-point array leaf in this dtype, not in the skeleton's.
         file_format: What the plan will be written as.
 
@@ -67,8 +77,8 @@ def make_plan(
         )
     problems: list[tuple[str, str]] = []
     instructions: list[Instruction] = []
-    for leaf, row in zip(skeleton, alignment.rows, strict=True):
-        verdict = judge(leaf, row, state_dict)
+    for place, (leaf, row) in enumerate(zip(skeleton, alignment.rows, strict=True)):
+        verdict = weigh(place, row, state_dict, skeleton, evidence)
         if verdict.blocks:
             keys = ", ".join(row.keys)
             problems.append((leaf.path, f"{keys}: {verdict.why}" if keys else verdict.why))
@@ -84,7 +94,7 @@ def make_plan(
         )
     if file_format == "eqx":
         _refuse_unloadable(instructions)
-    return Plan(tuple(instructions), file_format)
+    return Plan(tuple(instructions), file_format, dtype)
 
 
 def _written_dtype(leaf: Leaf, dtype: str | None) -> str:

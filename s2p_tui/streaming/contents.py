@@ -50,6 +50,27 @@ class CastLoss:
         return bool(self.overflowed or self.new_nan)
 
 
+@dataclass(slots=True)
+class Rounding:
+    """How far a leaf's numbers moved when they were cast.
+
+    Attributes:
+        largest: The largest difference of a number from what was made of it, over those that are
+            finite on both sides; `CastLoss` counts the others.
+    """
+
+    largest: float = 0.0
+
+    def add(self, before: NDArray[Any], after: NDArray[Any]) -> None:
+        """Take account of an array and what its cast gave."""
+        wide = np.complex128 if np.iscomplexobj(before) or np.iscomplexobj(after) else np.float64
+        with np.errstate(all="ignore"):
+            moved = np.abs(after.astype(wide) - before.astype(wide))
+        finite = moved[np.isfinite(moved)]
+        if finite.size:
+            self.largest = max(self.largest, float(finite.max()))
+
+
 @dataclass(frozen=True, slots=True)
 class _Source:
     """An expression, what its keys stand for, and the shape it is laid out in."""
@@ -96,7 +117,7 @@ class Contents:
         return found
 
     def regions(
-        self, piece: Piece, loss: CastLoss | None = None
+        self, piece: Piece, loss: CastLoss | None = None, rounding: Rounding | None = None
     ) -> Iterator[tuple[Shape, Region, NDArray[Any]]]:
         """Every region of the leaf as it is laid out: whole shape, region, elements.
 
@@ -105,6 +126,7 @@ class Contents:
         Args:
             piece: The leaf.
             loss: Counts what the cast loses, if given.
+            rounding: Measures how far the cast moves the numbers, if given.
 
         Raises:
             AlignmentError: A whole number does not fit the target's dtype.
@@ -119,7 +141,11 @@ class Contents:
         limit = max(1, self.chunk_bytes // _BUFFERS_PER_CHUNK // widest)
         for region in tiles(source.shape, fast, limit):
             # No name holds what was read while the next region is read.
-            array = _cast(evaluator.region(source.expr, region), dtype, piece, loss)
+            uncast = evaluator.region(source.expr, region)
+            array = _cast(uncast, dtype, piece, loss)
+            if rounding is not None and uncast.dtype != dtype:
+                rounding.add(uncast, array)
+            del uncast
             if loss is not None:
                 loss.overflowed += evaluator.take_overflowed()
             yield source.shape, region, array

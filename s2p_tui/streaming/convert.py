@@ -17,6 +17,7 @@ from s2p_tui.streaming.atomic import AtomicFile
 from s2p_tui.streaming.contents import CastLoss, Contents
 from s2p_tui.streaming.job import Job
 from s2p_tui.streaming.layout import Layout, lay_out
+from s2p_tui.streaming.readback import Readback
 from s2p_tui.streaming.verify import verify_layout
 from s2p_tui.streaming.write import write_layout
 
@@ -51,6 +52,7 @@ def write_file(
     *,
     chunk_bytes: int = DEFAULT_CHUNK,
     verify: bool = True,
+    readback: Readback | None = None,
     job: Job | None = None,
 ) -> Written:
     """Carry out a plan. The file appears under its name only when it is complete and verified.
@@ -62,6 +64,7 @@ def write_file(
         path: The output; an existing file is replaced.
         chunk_bytes: Memory to stay within, about.
         verify: Read the file back and compare it with its sources.
+        readback: Takes down what verification reads.
         job: Told of progress; asked whether to stop.
 
     Raises:
@@ -83,7 +86,7 @@ def write_file(
         file.sync()
         try:
             if verify:
-                verify_layout(plan, layout, contents, file.temporary, job)
+                verify_layout(plan, layout, contents, file.temporary, job, readback)
         finally:
             # A source that changed is the better explanation for what verification found.
             checkpoint.tensors.check_unchanged()
@@ -101,6 +104,7 @@ def verify_file(
     path: Path,
     *,
     chunk_bytes: int = DEFAULT_CHUNK,
+    readback: Readback | None = None,
     job: Job | None = None,
 ) -> int:
     """Compare an existing file with its sources.
@@ -117,7 +121,7 @@ def verify_file(
     job.total = layout.size
     contents = Contents(checkpoint, target, max(chunk_bytes, SMALLEST_CHUNK))
     try:
-        verify_layout(plan, layout, contents, path, job)
+        verify_layout(plan, layout, contents, path, job, readback)
     except OutputError as error:
         hint = "Check --model, --key, --skeleton, --mapping and --dtype, or convert again."
         raise OutputError(error.message, hint) from None

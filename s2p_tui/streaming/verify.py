@@ -21,6 +21,7 @@ from s2p_tui.streaming.contents import Contents
 from s2p_tui.streaming.evaluate import flat_runs
 from s2p_tui.streaming.job import Job
 from s2p_tui.streaming.layout import Layout, Piece
+from s2p_tui.streaming.readback import LeafReadback, Readback
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,12 +30,27 @@ _COMPARE = 1 << 18
 _SHOWN = 10
 
 
-def verify_layout(plan: Plan, layout: Layout, contents: Contents, file: Path, job: Job) -> None:
+def verify_layout(
+    plan: Plan,
+    layout: Layout,
+    contents: Contents,
+    file: Path,
+    job: Job,
+    readback: Readback | None = None,
+) -> None:
     """Compare a file with what the plan says should be in it, leaf by leaf.
 
     Reads the whole file and the whole source. Checks that the records are exactly those of the
     leaves, in order, with nothing behind the last, and that every element is equal bit by bit
     to the source's after the row's transform and cast.
+
+    Args:
+        plan: What should be in the file.
+        layout: Where.
+        contents: Gives it.
+        file: The file.
+        job: Told of progress; asked whether to stop.
+        readback: Takes down what is read, leaf by leaf, if given.
 
     Raises:
         OutputError: It differs; the leaves are named.
@@ -54,10 +70,12 @@ def verify_layout(plan: Plan, layout: Layout, contents: Contents, file: Path, jo
         else:
             problems += _header_problems(layout, file)
         if not problems:
+            if readback is not None:
+                readback.start(descriptor, file, len(layout.head))
             for piece in layout.pieces:
                 job.check()
                 job.leaf = piece.instruction.leaf.path
-                if not _is_equal(piece, contents, descriptor, file, buffers, job):
+                if not _is_equal(piece, contents, descriptor, file, buffers, job, readback):
                     problems.append(f"{job.leaf} differs from its source")
     if problems:
         more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
@@ -118,13 +136,20 @@ def _is_equal(
     file: Path,
     buffers: NDArray[np.uint8],
     job: Job,
+    readback: Readback | None,
 ) -> bool:
+    leaf = readback.leaf(piece) if readback is not None else None
     runs = contents.runs(piece)
     if runs is None:
-        return all(
-            _region_is_equal(descriptor, piece.data, shape, region, array, file, job)
-            for shape, region, array in contents.regions(piece)
-        )
+        loss, rounding = (leaf.loss, leaf.rounding) if leaf is not None else (None, None)
+        covered = 0
+        for shape, region, array in contents.regions(piece, loss, rounding):
+            if not _region_is_equal(descriptor, piece.data, shape, region, array, file, job, leaf):
+                return False
+            covered += array.nbytes
+        if leaf is not None:
+            leaf.finish(job)
+        return covered == piece.nbytes
     ours, theirs = buffers
     position = piece.data
     for run in runs:
@@ -136,8 +161,12 @@ def _is_equal(
             pread_into(source, theirs.data[:count], run.start + start, run.extent.file)
             if not np.array_equal(ours[:count], theirs[:count]):
                 return False
+            if leaf is not None:
+                leaf.feed(ours.data[:count], position)
             position += count
             job.verified += count
+    if leaf is not None:
+        leaf.finish(job)
     return position == piece.stop
 
 
@@ -149,6 +178,7 @@ def _region_is_equal(
     array: NDArray[Any],
     file: Path,
     job: Job,
+    leaf: LeafReadback | None,
 ) -> bool:
     job.check()
     expected = array.reshape(-1).view(np.uint8)
@@ -157,7 +187,10 @@ def _region_is_equal(
     done = 0
     for low, high in flat_runs(shape, region):
         length = (high - low) * array.itemsize
-        pread_into(descriptor, into[done : done + length], start + low * array.itemsize, file)
+        position = start + low * array.itemsize
+        pread_into(descriptor, into[done : done + length], position, file)
+        if leaf is not None:
+            leaf.feed(into[done : done + length], position)
         done += length
     job.verified += array.nbytes
     return np.array_equal(expected, written)

@@ -21,8 +21,9 @@ from s2p_tui.core.edits import (
     apply,
 )
 from s2p_tui.core.fit import Fit
+from s2p_tui.core.transform import Take
 from s2p_tui.tui.text import inert
-from s2p_tui.tui.words import many
+from s2p_tui.tui.words import many, name_at
 
 if TYPE_CHECKING:
     from s2p_tui.session import Session
@@ -195,6 +196,8 @@ def to_bench(session: Session, cursor: Cursor) -> Move:
         raise ImpossibleError("There is nothing to send to the bench: no entry feeds this leaf.")
     count = len(full)
     said = "Sent to the bench." if count == 1 else f"Sent {count:,} entries to the bench."
+    if any(session.alignment.rows[row].source != Take(name_at(session, row)) for row in full):
+        said = f"Emptied {many(count, 'row')}."
     return Move(SendToBench(full), cursor.position, frozenset(), said)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from rich.cells import cell_len, get_character_cell_size, set_cell_size
 
+_WORDS_FROM = 8
+
 
 def inert(text: str, *, ascii_only: bool = False) -> str:
     r"""The text with everything that could steer a terminal spelled out: `\x1b`, `\n`, `\u202e`.
@@ -59,6 +61,22 @@ def clip(text: str, width: int, *, ellipsis: str = "…") -> str:
     if width <= cell_len(ellipsis):
         return _head(text, max(0, width))
     return _head(text, width - cell_len(ellipsis)) + ellipsis
+
+
+def wrap(text: str, width: int, most: int) -> list[str]:
+    """The text in lines of at most `width` cells, broken at spaces where there are any.
+
+    No more than `most` lines; what is left stays on the last, to be clipped. One line if `width`
+    is too small for words.
+    """
+    lines: list[str] = []
+    while len(lines) < most - 1 and width >= _WORDS_FROM and cell_len(text) > width:
+        head = _head(text, width)
+        space = head.rfind(" ") if text[len(head) : len(head) + 1] != " " else len(head)
+        cut = space if space > width // 3 else len(head)
+        lines.append(text[:cut].rstrip())
+        text = text[cut:].lstrip()
+    return [*lines, text]
 
 
 def _head(text: str, width: int) -> str:

@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 
 from s2p_tui.core.fit import Fit
-from s2p_tui.core.transform import show
+from s2p_tui.core.shares import parts_dropped
+from s2p_tui.core.transform import Take, show
 from s2p_tui.tui.glyphs import Glyphs
-from s2p_tui.tui.text import clip, inert
+from s2p_tui.tui.text import clip, inert, wrap
+from s2p_tui.tui.together import in_braces, together
 
 if TYPE_CHECKING:
-    from s2p_tui.core.alignment import Author
+    from s2p_tui.core.alignment import Alignment, Author
     from s2p_tui.session import Session
     from s2p_tui.tui.cursor import Cursor
 
+_MOST_KEYS = 64
+_MOST_LINES = 4
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _WORST_FIRST = (Fit.MISMATCHED, Fit.DOUBTFUL, Fit.GAP, Fit.TRANSFORMED, Fit.EXACT)
 _AUTHORS: dict[Author, str] = {
@@ -92,6 +96,15 @@ def blocked(session: Session, position: int) -> str:
     return f"Row {position + 1}: {inert(why)}.{more}"
 
 
+def after_edit(before: Alignment, after: Alignment, changed: range, said: str) -> str:
+    """What was done, and which entries other rows still share have lost a part by it."""
+    rows = slice(changed.start, changed.stop)
+    dropped = parts_dropped(before.rows[rows], after.rows[rows], after.bench)
+    if not dropped:
+        return said
+    return f"{said} A part of {inert(together(dropped))} feeds no row now.".lstrip()
+
+
 def in_hand(session: Session, cursor: Cursor) -> str:
     """What is picked up, being marked, searched for or typed; empty if nothing is."""
     typed = f" to row {cursor.typed}" if cursor.typed else ""
@@ -109,10 +122,13 @@ def in_hand(session: Session, cursor: Cursor) -> str:
     return ""
 
 
-def details(session: Session, position: int, glyphs: Glyphs) -> list[str]:
-    """Four lines about a position: the entries, the leaf, the fit, and who decided it."""
+def details(session: Session, position: int, glyphs: Glyphs, width: int = 0) -> list[str]:
+    """Lines about a position: the entries, the leaf, the fit, and who decided it.
+
+    Four, and a few more where several entries, or what is done to them, do not fit into `width`.
+    """
     if not len(session):
-        return ["There are no leaves and no entries."]
+        return ["There are no leaves and no entries.", "", "", ""]
     row, verdict = session.row(position), session.verdict(position)
     key = session.benched(position)
     if row is None or verdict is None:
@@ -122,16 +138,19 @@ def details(session: Session, position: int, glyphs: Glyphs) -> list[str]:
     owner = f"  {inert(leaf.owner)}" if leaf.owner else ""
     kind = "  Python scalar" if leaf.kind == "scalar" else ""
     shape = f"{show(leaf.shape)} {leaf.dtype}"
-    entries = f" {glyphs.dot} ".join(_entry(session, key) for key in row.keys[:4])
-    if len(row.keys) > 4:
-        entries += f" {glyphs.dot} and {len(row.keys) - 4} more"
+    entries = _entries(session, row.keys, glyphs, width)
     why = f": {inert(verdict.why)}" if verdict.why else ""
     decided = _AUTHORS[row.by] + (", trusted" if row.trusted else "")
-    decided += f": {inert(row.why)}" if row.why and row.why != verdict.why else ""
+    decided += f": {inert(row.why)}" if row.why and row.why not in verdict.why else ""
+    fit = f"{glyphs.fits[verdict.fit]} {verdict.fit}{why}"
+    # The list must not jump where one moves through rows as they come; but what the user is asked
+    # to trust must be readable.
+    is_plain = row.source is None or isinstance(row.source, Take)
+    is_short = is_plain and verdict.fit is not Fit.DOUBTFUL
     return [
-        entries or glyphs.nothing,
+        *(entries or [glyphs.nothing]),
         f"{glyphs.arrow} {inert(leaf.path)}  {shape}{kind}{owner}",
-        f"{glyphs.fits[verdict.fit]} {verdict.fit}{why}",
+        *([fit] if is_short else wrap(fit, width, _MOST_LINES)),
         f"row {position + 1:,}, {decided}",
     ]
 
@@ -139,6 +158,34 @@ def details(session: Session, position: int, glyphs: Glyphs) -> list[str]:
 def _entry(session: Session, key: str) -> str:
     entry = session.checkpoint.state_dict[key]
     return f"{inert(key)}  {show(entry.shape)} {entry.dtype}"
+
+
+def _entries(session: Session, keys: tuple[str, ...], glyphs: Glyphs, width: int) -> list[str]:
+    """Every key: in braces where they differ by a number, else one after the other."""
+    if len(keys) < 2:
+        return [_entry(session, key) for key in keys]
+    state_dict = session.checkpoint.state_dict
+    kinds = {(state_dict[key].shape, state_dict[key].dtype) for key in keys}
+    if len(kinds) > 1:
+        return _listed([_entry(session, key) for key in keys], f" {glyphs.dot} ", width)
+    shape, dtype = kinds.pop()
+    kind = f"{len(keys):,} of {show(shape)} {dtype}"
+    if name := in_braces(keys, glyphs.ellipsis):
+        return wrap(f"{inert(name)}  {kind}", width, _MOST_LINES)
+    return _listed([f"{kind}: {inert(keys[0])}", *map(inert, keys[1:])], ", ", width)
+
+
+def _listed(names: list[str], between: str, width: int) -> list[str]:
+    """Names one after the other in a few lines, and how many more there are."""
+    lines: list[str] = []
+    for count in range(1, len(names) + 1):
+        more = len(names) - count
+        rest = [f"and {more:,} more"] if more else []
+        longer = wrap(between.join([*names[:count], *rest]), width, _MOST_LINES)
+        if lines and (cell_len(longer[-1]) > max(width, _MOST_KEYS) or count > _MOST_KEYS):
+            break
+        lines = longer
+    return lines
 
 
 def left_and_right(

@@ -128,8 +128,8 @@ def test_moving_drops_the_trust_and_the_reason() -> None:
 def test_trust_is_given_and_taken_back() -> None:
     alignment = lettered("ab-")
     trusted = apply(alignment, Trust((0, 2)))
-    assert [row.trusted for row in trusted.rows] == [True, False, False]
-    assert apply(trusted, Trust((0,), trusted=False)) == alignment
+    assert [row.trusted for row in trusted.rows] == [True, False, True]
+    assert apply(trusted, Trust((0, 2), trusted=False)) == alignment
 
 
 def test_a_row_of_several_entries_goes_to_the_bench_whole() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -134,3 +135,28 @@ def regions(shape: Shape) -> st.SearchStrategy[Region]:
 
 def slices(region: Region) -> tuple[slice, ...]:
     return tuple(slice(start, stop) for start, stop in region)
+
+
+def by_numpy(expr: Expr, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What NumPy's own functions make of an expression over whole arrays."""
+    match expr:
+        case Take(key):
+            return arrays[key]
+        case Constant(value, shape):
+            return np.full(shape, value)
+        case Permute(of, axes):
+            return by_numpy(of, arrays).transpose(axes)
+        case Flip(of, axes):
+            return np.flip(by_numpy(of, arrays), axes)
+        case Reshape(of, shape):
+            return by_numpy(of, arrays).reshape(shape)
+        case Split(of, axis, start, stop):
+            return by_numpy(of, arrays).take(range(start, stop), axis)
+        case Stack(of, axis):
+            return np.stack([by_numpy(operand, arrays) for operand in of], axis)
+        case Concat(of, axis):
+            return np.concatenate([by_numpy(operand, arrays) for operand in of], axis)
+        case Sum(of):
+            return np.sum([by_numpy(operand, arrays) for operand in of], axis=0)
+        case Scale(of, factor):
+            return by_numpy(of, arrays) * factor

@@ -13,9 +13,10 @@ from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.state_dict import Entry, StateDict
 from s2p_tui.core.transform import Constant, Take
 from s2p_tui.formats.base import Checkpoint
-from s2p_tui.formats.target import Target
+from s2p_tui.formats.registry import open_checkpoint
+from s2p_tui.formats.target import Target, open_target
 from s2p_tui.formats.tensors import ArrayTensors
-from s2p_tui.session import Session
+from s2p_tui.session import Arrangement, Session
 from s2p_tui.skeleton import save_skeleton
 
 
@@ -31,12 +32,24 @@ def target_of(arrays: Mapping[str, np.ndarray]) -> Target:
 
 
 def open_pair(
-    folder: Path, tensors: Mapping[str, torch.Tensor], pytree: object, *, legacy: bool = False
+    folder: Path,
+    tensors: Mapping[str, torch.Tensor],
+    pytree: object,
+    *,
+    legacy: bool = False,
+    arrange: Arrangement | None = None,
 ) -> Session:
-    """The tensors as `model.pt` and the pytree as `skeleton.eqx` in the folder, opened."""
+    """The tensors as `model.pt` and the pytree as `skeleton.eqx` in the folder, opened.
+
+    Unless arranged, lined up by order and judged by shapes, dtypes and layers alone: names are no
+    evidence then.
+    """
     torch.save(dict(tensors), folder / "model.pt", _use_new_zipfile_serialization=not legacy)
     save_skeleton(folder / "skeleton.eqx", pytree)
-    return Session.open(folder / "model.pt", folder / "skeleton.eqx")
+    model, skeleton = folder / "model.pt", folder / "skeleton.eqx"
+    if arrange is None:
+        return Session(open_checkpoint(model), open_target(skeleton))
+    return Session.open(model, skeleton, arrange=arrange)
 
 
 def lettered(text: str, bench: str = "") -> Alignment:

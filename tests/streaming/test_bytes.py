@@ -23,6 +23,7 @@ from s2p_tui.core.edits import SetRows
 from s2p_tui.core.errors import UsageError
 from s2p_tui.core.transform import Constant, Flip, Permute, Reshape, Split, Stack, Take
 from s2p_tui.formats.registry import open_checkpoint
+from s2p_tui.formats.target import open_target
 from s2p_tui.session import Session
 from s2p_tui.skeleton import save_skeleton, target_of
 from tests.helpers.files import array_bytes, folder, save_legacy, save_safetensors, save_zip
@@ -113,7 +114,7 @@ def test_random_trees(conversion: Any, save: Any) -> None:
     with folder() as where:
         save(tensors, where / "model.pt")
         save_skeleton(where / "skeleton.eqx", tree)
-        session = Session.open(where / "model.pt", where / "skeleton.eqx")
+        session = Session(open_checkpoint(where / "model.pt"), open_target(where / "skeleton.eqx"))
         session.edit(
             SetRows(
                 tuple(
@@ -192,7 +193,9 @@ def test_chunk_sizes_and_transforms_give_the_same_bytes(
         jnp.zeros((3,), bool),
     ]
     save_skeleton(tmp_path / "skeleton.eqx", tree)
-    session = Session.open(tmp_path / "model.pt", tmp_path / "skeleton.eqx")
+    session = Session(
+        open_checkpoint(tmp_path / "model.pt"), open_target(tmp_path / "skeleton.eqx")
+    )
     halves = tuple(Split(Take("n"), 0, start, start + 4500) for start in (0, 4500))
     session.edit(
         SetRows(
@@ -236,7 +239,7 @@ def test_a_plain_eqx_as_the_skeleton(tmp_path: Path) -> None:
     tree = [jnp.zeros((2, 3), jnp.bfloat16), np.asfortranarray(np.eye(3)), 0.5, jnp.arange(4)]
     eqx.tree_serialise_leaves(tmp_path / "plain.eqx", tree)
     save_zip({"w": torch.ones(2, 3, dtype=torch.bfloat16)}, tmp_path / "model.pt")
-    session = Session.open(tmp_path / "model.pt", tmp_path / "plain.eqx")
+    session = Session(open_checkpoint(tmp_path / "model.pt"), open_target(tmp_path / "plain.eqx"))
     session.edit(SetRows(tuple((n, Row(gap=True)) for n in (1, 2, 3))))
     session.convert(tmp_path / "out.eqx")
     expected = [jnp.ones((2, 3), jnp.bfloat16), *tree[1:]]
@@ -261,7 +264,9 @@ def test_memory_stays_within_two_chunks(tmp_path: Path) -> None:
     weight = torch.arange(16 << 20, dtype=torch.float32).reshape(1024, 128, 128)
     save_zip({"w": weight}, tmp_path / "model.pt")
     save_skeleton(tmp_path / "skeleton.eqx", [jax.ShapeDtypeStruct((128, 1024, 128), "bfloat16")])
-    session = Session.open(tmp_path / "model.pt", tmp_path / "skeleton.eqx")
+    session = Session(
+        open_checkpoint(tmp_path / "model.pt"), open_target(tmp_path / "skeleton.eqx")
+    )
     session.edit(SetRows(((0, Row(Permute(Take("w"), (2, 0, 1)))),)))
     del weight
     tracemalloc.start()

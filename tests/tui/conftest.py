@@ -17,20 +17,27 @@ from s2p_tui.core.state_dict import Entry, StateDict
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.target import Target
 from s2p_tui.formats.tensors import ArrayTensors
-from s2p_tui.session import Session
+from s2p_tui.session import Arrangement, Session
 from s2p_tui.tui.screens.workspace import Workspace
 
 Opened = Callable[..., AbstractAsyncContextManager[tuple[Pilot[object], Workspace]]]
 
 
-def make_session(entries: Iterable[Entry], leaves: Iterable[Leaf]) -> Session:
+def make_session(
+    entries: Iterable[Entry], leaves: Iterable[Leaf], *, arrange: Arrangement | None = None
+) -> Session:
+    """A session in memory: unless arranged, by order, and names are no evidence.
+
+    Entries count up from 0, the skeleton's values are 0.
+    """
     entries, leaves = tuple(entries), tuple(leaves)
     arrays = {e.key: np.arange(np.prod(e.shape), dtype=e.dtype).reshape(e.shape) for e in entries}
     kept = {leaf.path: np.zeros(leaf.shape, leaf.dtype) for leaf in leaves}
-    return Session(
-        Checkpoint("model.pt", (), 4321, StateDict(entries), ArrayTensors(arrays)),
-        Target("model_skeleton.eqx", (), 99, Skeleton(leaves), ArrayTensors(kept)),
-    )
+    checkpoint = Checkpoint("model.pt", (), 4321, StateDict(entries), ArrayTensors(arrays))
+    target = Target("model_skeleton.eqx", (), 99, Skeleton(leaves), ArrayTensors(kept))
+    if arrange is None:
+        return Session(checkpoint, target)
+    return Session.between(checkpoint, target, arrange=arrange)
 
 
 def linears() -> Session:
@@ -53,6 +60,40 @@ def fitting(count: int = 4) -> Session:
     return make_session(
         (Entry(name, (2, 2), "float32") for name in names),
         (Leaf(f".{name}", (2, 2), "float32") for name in names),
+    )
+
+
+def reordered(arrange: Arrangement = "auto") -> Session:
+    """Layers last to first in the checkpoint, first to last in the skeleton."""
+    shapes = {"weight": (2, 2), "bias": (2,)}
+    owner = "equinox.nn.Linear"
+    return make_session(
+        (Entry(f"lin{n}.{k}", shapes[k], "float32") for n in (3, 2, 1) for k in shapes),
+        (
+            Leaf(f".lin{n}.{k}", shapes[k], "float32", owner=owner)
+            for n in (1, 2, 3)
+            for k in shapes
+        ),
+        arrange=arrange,
+    )
+
+
+def without_partner() -> Session:
+    """Row 2 is a leaf that nothing in the checkpoint corresponds to."""
+    owner = "equinox.nn.Linear"
+    return make_session(
+        [
+            Entry("lin1.weight", (2, 2), "float32"),
+            Entry("lin2.weight", (3, 2), "float32"),
+            Entry("lin2.bias", (3,), "float32"),
+        ],
+        [
+            Leaf(".lin1.weight", (2, 2), "float32", owner=owner),
+            Leaf(".lin1.bias", (2,), "float32", owner=owner),
+            Leaf(".lin2.weight", (3, 2), "float32", owner=owner),
+            Leaf(".lin2.bias", (3,), "float32", owner=owner),
+        ],
+        arrange="auto",
     )
 
 

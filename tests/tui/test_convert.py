@@ -11,7 +11,8 @@ import pytest
 from textual.widgets import Input, Static
 
 from s2p_tui.core.errors import OutputError
-from s2p_tui.session import Converted, Session
+from s2p_tui.saving import Converted
+from s2p_tui.session import Session
 from s2p_tui.streaming.contents import CastLoss
 from s2p_tui.streaming.convert import Written
 from s2p_tui.streaming.job import Job

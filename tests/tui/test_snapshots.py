@@ -10,8 +10,9 @@ from textual.pilot import Pilot
 from s2p_tui.session import Session
 from s2p_tui.tui.screens.workspace import Workspace
 
-from .conftest import fitting, linears, make_app, until
+from .conftest import fitting, linears, make_app, reordered, until, without_partner
 from .test_drawing import hostile
+from .test_transform import fused, many_keys, scanned, turned, turned_up
 
 SIZES = {"120x40": (120, 40), "80x24": (80, 24)}
 SCENES: dict[str, tuple[Callable[[], Session], str]] = {
@@ -25,6 +26,17 @@ SCENES: dict[str, tuple[Callable[[], Session], str]] = {
     "no_details": (linears, "d"),
     "scrolled": (lambda: fitting(60), "pagedown pagedown j"),
     "hostile": (hostile, "j j j"),
+    "transform": (turned, "t"),
+    "transform_none": (turned, "j t"),
+    "transform_number": (turned, "t 3 enter"),
+    "transform_rule": (turned_up, "t 2"),
+    "stacked": (scanned, "g space space space g t 1 enter"),
+    "split_list": (fused, "g space space space g t"),
+    "split": (fused, "g space space space g t 2 enter j"),
+    "many_keys": (many_keys, "G v g t 1 enter"),
+    "doubted_by_name": (lambda: reordered("order"), "y n n"),
+    "matched_again": (lambda: reordered("order"), "y a"),
+    "without_partner": (without_partner, ""),
     "help": (linears, "question_mark"),
     "quit": (linears, "J q"),
     "convert": (fitting, "c"),

@@ -18,7 +18,7 @@ _SHOWN = 27
 _SIGNS = (
     ("exact", "the same shape and dtype"),
     ("transformed", "fits after the steps in the details"),
-    ("doubtful", "right size, maybe mixed elements: look"),
+    ("doubtful", "fits, but may be wrong: look, y trusts it"),
     ("mismatched", "cannot fit, or has no entry yet"),
     ("gap", "keeps the skeleton's value"),
 )

@@ -22,7 +22,8 @@ from s2p_tui.tui.text import inert, shorten
 from s2p_tui.tui.widgets.box import Box
 
 if TYPE_CHECKING:
-    from s2p_tui.session import Converted, Session
+    from s2p_tui.saving import Converted
+    from s2p_tui.session import Session
 
     OutcomeScreen = ModalScreen[Converted | S2PError]
 else:

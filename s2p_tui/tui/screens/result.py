@@ -18,7 +18,8 @@ from s2p_tui.tui.widgets.box import Box
 from s2p_tui.tui.words import many, size_in_words
 
 if TYPE_CHECKING:
-    from s2p_tui.session import Converted, Session
+    from s2p_tui.saving import Converted
+    from s2p_tui.session import Session
 
 _SHOWN_LOSSES = 5
 

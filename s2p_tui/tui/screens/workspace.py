@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 
 from s2p_tui.core.errors import S2PError
 from s2p_tui.core.names import default_mapping
-from s2p_tui.tui import moves, words
+from s2p_tui.tui import choosing, moves, words
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.keys import GROUPS
 from s2p_tui.tui.moves import ImpossibleError, Move, Step
@@ -21,10 +21,13 @@ from s2p_tui.tui.screens.browser import Browser
 from s2p_tui.tui.screens.convert import ConvertForm, Order
 from s2p_tui.tui.screens.progress import Progress
 from s2p_tui.tui.screens.result import Result
+from s2p_tui.tui.screens.transform import ChooseTransform
 from s2p_tui.tui.text import inert
 
 if TYPE_CHECKING:
-    from s2p_tui.session import Converted, Session
+    from s2p_tui.saving import Converted
+    from s2p_tui.session import Session
+    from s2p_tui.tui.choosing import Option
 
 
 class Workspace(Browser):
@@ -118,6 +121,35 @@ class Workspace(Browser):
         """Trust on or off."""
         self._make(lambda: moves.toggle_trust(self.session, self.cursor))
 
+    def action_match(self) -> None:
+        """Line everything up as the offline matcher proposes, in one step."""
+        self._travel(
+            self.session.match,
+            "Lined up by names and structure; u takes it back.",
+            "Everything is as the matcher would have it.",
+        )
+
+    def action_transform(self) -> None:
+        """Choose what is done to entries on their way into this leaf."""
+        if self._converting:
+            return
+        try:
+            offered = choosing.offer(self.session, self.cursor)
+        except ImpossibleError as reason:
+            self.say(str(reason), "lines--bad")
+            return
+        self.cursor.typed = ""
+
+        def chosen(option: Option | None) -> None:
+            if option is None:
+                self.say()
+            elif option.is_current:
+                self.say("It is so already.")
+            else:
+                self._make(lambda: choosing.take(self.session, offered, option))
+
+        app_of(self).push_screen(ChooseTransform(self.session, offered, self._glyphs), chosen)
+
     def action_undo(self) -> None:
         """Take the last edit back."""
         self._travel(self.session.undo, "Undone.", "There is nothing to undo.")
@@ -193,10 +225,11 @@ class Workspace(Browser):
             self.cursor.typed = ""
             self.say(str(reason), "lines--bad")
             return
-        self.session.edit(move.edit)
+        before = self.session.alignment
+        changed = self.session.edit(move.edit)
         self.cursor.picked, self.cursor.typed = None, ""
         self._after_edit(move.position, move.marks)
-        self.say(move.said)
+        self.say(words.after_edit(before, self.session.alignment, changed, move.said))
 
     def _travel(self, change: Callable[[], range], done: str, none: str) -> None:
         if self._converting:

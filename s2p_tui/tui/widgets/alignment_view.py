@@ -18,12 +18,14 @@ from s2p_tui.tui.columns import Columns, lay_out_columns, widest
 from s2p_tui.tui.cursor import Cursor
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.text import fit, inert
+from s2p_tui.tui.together import part_taken, together
 from s2p_tui.tui.widgets.box import draw_plainly
 
 if TYPE_CHECKING:
     from s2p_tui.core.alignment import Row
     from s2p_tui.session import Session
 
+_MIXED = "mixed"
 _Side = tuple[str, str, str]
 
 
@@ -195,10 +197,13 @@ class AlignmentView(ScrollView, can_focus=False):
         if not keys:
             constant = describe(row.source) if row is not None and row.source is not None else ""
             return (constant or self._glyphs.nothing, "", "")
-        entry = self.session.checkpoint.state_dict[keys[0]]
-        if len(keys) == 1:
-            return (entry.key, self._shape(entry.shape), entry.dtype)
-        return (f"{entry.key} +{len(keys) - 1}", f"{len(keys)} entries", entry.dtype)
+        entries = [self.session.checkpoint.state_dict[key] for key in keys]
+        name = together(keys, self._glyphs.ellipsis)
+        if len(keys) == 1 and row is not None and row.source is not None:
+            name += part_taken(row.source)
+        shapes, dtypes = {entry.shape for entry in entries}, {entry.dtype for entry in entries}
+        shape = self._shape(shapes.pop()) if len(shapes) == 1 else _MIXED
+        return (name, shape, dtypes.pop() if len(dtypes) == 1 else _MIXED)
 
     def _shape(self, shape: Shape) -> str:
         return self._glyphs.plain(show(shape))

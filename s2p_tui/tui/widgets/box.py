@@ -7,6 +7,9 @@ from textual.scrollbar import ScrollBarRender
 from textual.widget import Widget
 
 from s2p_tui.tui.glyphs import Glyphs
+from s2p_tui.tui.text import clip
+
+_CORNERS = 6
 
 
 class _PlainBar(ScrollBarRender):
@@ -35,8 +38,14 @@ class Box(VerticalScroll):
         super().__init__(classes="box", can_focus=can_focus)
         self.border_title = title
         self.border_subtitle = keys
+        self._keys = keys
         self._glyphs = glyphs
 
     def on_mount(self) -> None:
         """Choose how the scrollbar looks."""
         draw_plainly(self, self._glyphs)
+
+    def on_resize(self) -> None:
+        """Cut the keys with this set of signs' own ellipsis where they do not fit."""
+        room = self.outer_size.width - _CORNERS
+        self.border_subtitle = clip(self._keys, room, ellipsis=self._glyphs.ellipsis)

@@ -37,6 +37,13 @@ class Lines(Widget, can_focus=False):
         """The lines without their styles, as they were set."""
         return ["".join(text for text, _ in line) for line in self._lines]
 
+    def set_height(self, height: int) -> None:
+        """Have that many lines; new ones are empty."""
+        if height != len(self._lines):
+            self._lines = [*self._lines[:height], *([()] * (height - len(self._lines)))]
+            self._shown.clear()
+            self.refresh(layout=True)
+
     def set_line(self, number: int, *parts: Part) -> None:
         """Replace a line; only the cells that differ are drawn again."""
         if self._lines[number] == parts:

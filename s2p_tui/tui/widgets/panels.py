@@ -42,8 +42,10 @@ class Details(Lines):
 
     def show(self, session: Session, cursor: Cursor, glyphs: Glyphs) -> None:
         """Describe the cursor's row."""
-        for number, line in enumerate(words.details(session, cursor.position, glyphs)):
-            style = "lines--muted" if number == _DETAILS - 1 else ""
+        lines = words.details(session, cursor.position, glyphs, self.size.width - 2)
+        self.set_height(len(lines))
+        for number, line in enumerate(lines):
+            style = "lines--muted" if number == len(lines) - 1 else ""
             self.set_line(number, (f" {glyphs.plain(line)}", style))
 
 

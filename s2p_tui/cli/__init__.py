@@ -1,0 +1,67 @@
+"""The command line: arguments in, a session or the app at work, an exit status out.
+
+Nothing heavy is imported before a command needs it, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from io import TextIOWrapper
+from typing import NoReturn
+
+from cyclopts import CycloptsError
+
+from s2p_tui.cli import comparison, conversion, files, opening
+from s2p_tui.cli.options import app
+from s2p_tui.core.errors import AlignmentError, CancelledError, S2PError, UsageError
+
+COMMANDS = (opening, conversion, files, comparison)
+"""The modules whose commands are added to the app by importing them."""
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit status. Errors a user can cause become one line each."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    try:
+        return app(arguments, exit_on_error=False, print_error=False) or 0
+    except CycloptsError as error:
+        _narrate(f"{error}".strip(), "s2p-tui --help shows how it is used.")
+        return UsageError.exit_code
+    except AlignmentError as error:
+        _narrate(error.message, error.hint, error.problems)
+        return error.exit_code
+    except S2PError as error:
+        _narrate(error.message, error.hint)
+        return error.exit_code
+    except KeyboardInterrupt:
+        _narrate("Cancelled.", "")
+        return CancelledError.exit_code
+    except MemoryError:
+        _narrate("There is not enough memory.", "Close other programs, or give a --chunk-size.")
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+_ROWS_SHOWN = 20
+
+
+def _narrate(message: str, hint: str, problems: tuple[tuple[str, str], ...] = ()) -> None:
+    from s2p_tui.core.printable import printable
+
+    lines = [f"s2p-tui: {message} {hint}".rstrip()]
+    lines += [f"  {where}: {why}" for where, why in problems[:_ROWS_SHOWN]]
+    if len(problems) > _ROWS_SHOWN:
+        lines.append(f"  and {len(problems) - _ROWS_SHOWN} more")
+    for line in lines:
+        print(printable(line), file=sys.stderr)
+
+
+def main() -> NoReturn:
+    """Entry point of the `s2p-tui` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(run())

@@ -1,0 +1,115 @@
+"""`s2p-tui check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter, validators
+
+from s2p_tui.cli.options import AsJson, Key, MappingFile, Trust, TrustAll, app, json_object
+from s2p_tui.core.errors import S2PError, UsageError
+
+
+@app.command
+def check(
+    *,
+    torch: Annotated[str, Parameter(help="pkg.module:factory or file.py:factory of the module.")],
+    jax: Annotated[
+        str, Parameter(help="pkg.module:factory of the Equinox module, or of (model, state).")
+    ],
+    mapping: MappingFile = None,
+    model: Annotated[
+        Path | None,
+        Parameter(help="The checkpoint; the weights torch's factory gives unless it is there."),
+    ] = None,
+    key: Key = None,
+    torch_kwargs: Annotated[
+        str, Parameter(help="The torch factory's arguments, a JSON object.")
+    ] = "{}",
+    jax_kwargs: Annotated[
+        str, Parameter(help="The JAX factory's arguments, a JSON object.")
+    ] = "{}",
+    trust: Trust = (),
+    trust_all: TrustAll = False,
+    shape: Annotated[
+        tuple[str, ...],
+        Parameter(negative="", help="Shape of one example, 3x32x32; once per argument."),
+    ] = (),
+    dtype: Annotated[
+        tuple[str, ...], Parameter(negative="", help="Dtype of all inputs, or once per argument.")
+    ] = ("float32",),
+    below: Annotated[
+        int,
+        Parameter(help="Whole numbers stay below this.", validator=validators.Number(gte=1)),
+    ] = 10,
+    batch: Annotated[
+        int,
+        Parameter(
+            help="Examples; 0 for one that torch gets without a batch axis.",
+            validator=validators.Number(gte=0),
+        ),
+    ] = 2,
+    seed: Annotated[int, Parameter(help="Of the random numbers.")] = 0,
+    sample_input: Annotated[
+        str | None,
+        Parameter(help="pkg.module:function that returns one example, an array or several."),
+    ] = None,
+    tolerance: Annotated[
+        float,
+        Parameter(
+            help="Largest difference, relative to the largest output.",
+            validator=validators.Number(gt=0),
+        ),
+    ] = 1e-4,
+    json: AsJson = False,
+) -> int:
+    """Run both models on the same input, after a conversion, and compare their outputs.
+
+    Makes both models by your own factories, converts the torch model's weights by the mapping
+    file, loads them with Equinox, and runs both forwards in inference mode, torch on a batch and
+    Equinox on one example at a time. Exit status 0: they agree; 6: they differ, and the first
+    module whose output differs is named.
+
+    Examples:
+    --------
+    s2p-tui check --torch mypkg.net_torch:make --jax mypkg.net:make --mapping model.mapping.json
+    --model model.pt --shape 3x32x32
+    """
+    from s2p_tui.check.inputs import random_examples, sample_examples
+    from s2p_tui.check.result import failed_as_json
+    from s2p_tui.check.run import Request
+    from s2p_tui.check.run import check as run_check
+
+    try:
+        if bool(shape) == (sample_input is not None):
+            raise UsageError(
+                "Say what to run the models on, in one way.",
+                "Give --shape 3x32x32, once per argument, or --sample-input pkg.module:function.",
+            )
+        if key is not None and model is None:
+            raise UsageError("--key goes with --model.", "Give the checkpoint it is a place in.")
+        if sample_input is not None:
+            examples = sample_examples(sample_input, batched=batch > 0)
+        else:
+            examples = random_examples(shape, dtype, batch=batch, seed=seed, below=below)
+        request = Request(
+            torch=torch,
+            jax=jax,
+            torch_kwargs=json_object("--torch-kwargs", torch_kwargs),
+            jax_kwargs=json_object("--jax-kwargs", jax_kwargs),
+            model=model,
+            key=key,
+            mapping=mapping,
+            trust=None if trust_all else trust,
+            tolerance=tolerance,
+            seed=seed,
+        )
+        result = run_check(request, examples)
+    except S2PError as error:
+        if not json:
+            raise
+        print(failed_as_json(error))
+        return error.exit_code
+    print(result.as_json() if json else result.as_text())
+    return result.exit_code

@@ -1,0 +1,115 @@
+"""`s2p-tui MODEL SKELETON` and `s2p-tui demo`: what opens the terminal app."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from s2p_tui.cli.options import (
+    MEBIBYTE,
+    ChunkSize,
+    Dtype,
+    Key,
+    Like,
+    Model,
+    Output,
+    Skeleton,
+    app,
+)
+from s2p_tui.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from s2p_tui.session import Session
+
+
+@app.default
+def open_app(
+    model: Model,
+    skeleton: Skeleton,
+    /,
+    *,
+    output: Output = None,
+    mapping: Annotated[
+        Path | None,
+        Parameter(help="Start from this mapping file if it is there, and save to it."),
+    ] = None,
+    key: Key = None,
+    like: Like = None,
+    dtype: Dtype = None,
+    chunk_size: ChunkSize = 64,
+    ascii_only: Annotated[
+        bool, Parameter(name="--ascii", negative="", help="Draw with ASCII characters only.")
+    ] = False,
+) -> int:
+    """Open the terminal app on a checkpoint and a skeleton."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError(
+            "The app needs a terminal, and this is none.",
+            "Use s2p-tui convert, which needs no terminal.",
+        )
+    if os.environ.get("TERM", "") in ("", "dumb", "unknown"):
+        raise UsageError(
+            f"The app needs a terminal that can move its cursor, TERM is "
+            f"{os.environ.get('TERM', '')!r}.",
+            "Set TERM (try TERM=xterm-256color), or use s2p-tui convert.",
+        )
+    from s2p_tui.app import S2PApp
+    from s2p_tui.core.names import default_output
+
+    def open_session(chosen: str | None) -> Session:
+        from s2p_tui.session import Session
+
+        start = mapping if mapping is not None and mapping.exists() else None
+        key_chosen = key if chosen is None else chosen
+        session = Session.open(model, skeleton, key=key_chosen, like=like, mapping=start)
+        if start is None:
+            session.require_kinship()
+        return session
+
+    ui = S2PApp(
+        open_session,
+        model_label=model.name,
+        skeleton_label=Path(skeleton).name,
+        output=output or default_output(model),
+        dtype=dtype,
+        mapping=mapping,
+        chunk_bytes=chunk_size * MEBIBYTE,
+        ascii_only=ascii_only,
+    )
+    converted = ui.run()
+    if ui.fatal is not None:
+        raise ui.fatal
+    if converted is not None:
+        # After a hang-up there is nobody left to tell.
+        with contextlib.suppress(OSError):
+            print(converted.written.path, flush=True)
+    return ui.return_code or 0
+
+
+@app.command
+def demo(
+    *,
+    headless: Annotated[
+        bool,
+        Parameter(negative="", help="Convert without the app and compare the two models' outputs."),
+    ] = False,
+    directory: Annotated[
+        Path | None, Parameter(help="Where to put the files; a temporary folder unless given.")
+    ] = None,
+) -> int:
+    """Make a small pair of models whose orders differ and open the app on it, lined up by name."""
+    import tempfile
+
+    from s2p_tui import demo as pair
+
+    folder = directory or Path(tempfile.mkdtemp(prefix="s2p-tui-demo-"))
+    files = pair.make_pair(folder)
+    if headless:
+        print(pair.convert_and_compare(files))
+        return 0
+    return open_app(files.model, str(files.skeleton), output=files.output)

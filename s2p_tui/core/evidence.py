@@ -1,0 +1,139 @@
+"""What names, structure and order say about which entry feeds which leaf.
+
+A proposer gathers it; judging a row weighs it. Evidence never changes an alignment by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from s2p_tui.core.alignment import EMPTY, Alignment, Row
+from s2p_tui.core.fit import Fit, Verdict, judge, landing
+from s2p_tui.core.layers import constant_for
+from s2p_tui.core.pytree import Skeleton
+from s2p_tui.core.state_dict import StateDict
+from s2p_tui.core.transform import Expr, Take, keys_of
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """What one leaf should take.
+
+    Attributes:
+        source: The expression that fills the leaf, or None if nothing in the checkpoint does.
+        certain: Whether the proposer vouches for it.
+        reason: Why, in words.
+        placed: Whether it is settled which entry belongs here, be its layout settled or not.
+    """
+
+    source: Expr | None
+    certain: bool
+    reason: str
+    placed: bool = False
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One suggestion per leaf, in leaf order; and why entries are left over.
+
+    Attributes:
+        suggestions: In leaf order.
+        left_over: Why no leaf takes an entry, by key.
+        claimed: The leaf an entry certainly belongs to, by key; its place in the skeleton.
+    """
+
+    suggestions: tuple[Suggestion, ...]
+    left_over: Mapping[str, str]
+    claimed: Mapping[str, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        claimed = {
+            key: place
+            for place, suggestion in enumerate(self.suggestions)
+            if (suggestion.certain or suggestion.placed) and suggestion.source is not None
+            for key in keys_of(suggestion.source)
+        }
+        object.__setattr__(self, "claimed", claimed)
+
+
+def as_suggested(evidence: Evidence, state_dict: StateDict, skeleton: Skeleton) -> Alignment:
+    """The alignment the evidence speaks for.
+
+    Leaves that nothing in the checkpoint feeds keep the skeleton's value, if it has one.
+    """
+    rows: list[Row] = []
+    for leaf, suggestion in zip(skeleton, evidence.suggestions, strict=True):
+        fixed = leaf.kind == "scalar" or constant_for(leaf) is not None
+        by = "rule" if fixed else "matcher"
+        if suggestion.source is not None:
+            rows.append(Row(suggestion.source, by=by, why=suggestion.reason, fixed=fixed))
+        elif leaf.has_value or fixed:
+            rows.append(Row(gap=True, by=by, why=suggestion.reason, fixed=fixed))
+        else:
+            rows.append(EMPTY)
+    used = {key for row in rows for key in row.keys}
+    return Alignment(tuple(rows), tuple(entry.key for entry in state_dict if entry.key not in used))
+
+
+def weigh(
+    place: int,
+    row: Row,
+    state_dict: StateDict,
+    skeleton: Skeleton,
+    evidence: Evidence | None,
+) -> Verdict:
+    """How well a row fits its leaf by shapes, dtypes and layer, and by the evidence.
+
+    Reads no tensor data.
+
+    Args:
+        place: The row's place.
+        row: The row.
+        state_dict: The entries.
+        skeleton: The leaves.
+        evidence: What is known of names and structure; without any, `judge` alone decides.
+    """
+    leaf = skeleton[place]
+    verdict = judge(leaf, row, state_dict)
+    if evidence is None or row.fixed or verdict.fit is Fit.MISMATCHED:
+        return verdict
+    doubt = _doubt(place, row, state_dict, skeleton, evidence)
+    if not doubt:
+        return verdict
+    why = doubt if verdict.fit is Fit.GAP or not verdict.why else f"{doubt}; {verdict.why}"
+    return Verdict(Fit.DOUBTFUL, why, blocks=not row.trusted)
+
+
+def _doubt(
+    place: int, row: Row, state_dict: StateDict, skeleton: Skeleton, evidence: Evidence
+) -> str:
+    """Why a row may be wrong although it fits; empty if nothing speaks against it.
+
+    What nothing speaks for is left to the user, so a row of theirs is not doubted for that.
+    """
+    suggestion = evidence.suggestions[place]
+    by_user = row.by == "user"
+    if row.source is None:
+        neutral = suggestion.certain and suggestion.source is None
+        return (
+            "" if by_user or neutral else f"{suggestion.reason}: it would keep the skeleton's value"
+        )
+    leaf = skeleton[place]
+    here = suggestion.source and landing(suggestion.source, leaf, state_dict)
+    if here is not None and set(row.keys) == set(keys_of(here)):
+        if landing(row.source, leaf, state_dict) == here:
+            return "" if suggestion.certain or by_user else suggestion.reason
+        picked = by_user and not isinstance(row.source, Take)
+        return (
+            "" if picked else f"the weight may have to be laid out otherwise: {suggestion.reason}"
+        )
+    if here is not None and (suggestion.certain or suggestion.placed):
+        keys = list(keys_of(here))
+        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+        return f"by name and structure {keys[0]}{more} belongs here"
+    claimed = next((key for key in row.keys if evidence.claimed.get(key, place) != place), None)
+    if claimed is not None:
+        path = skeleton[evidence.claimed[claimed]].path
+        return f"by name and structure {claimed} belongs to {path}"
+    return "" if by_user else "only the order speaks for it"

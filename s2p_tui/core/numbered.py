@@ -1,0 +1,19 @@
+"""Keys that differ by their numbers only, in the order of those numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_NUMBER = re.compile(r"([0-9]+)")
+
+
+def by_number(keys: Sequence[str]) -> tuple[str, ...]:
+    """`layers.2`, `layers.10` where names are sorted the other way round.
+
+    The keys as they are if they differ in more than their numbers: nothing tells their order then.
+    """
+    parts = {key: _NUMBER.split(key) for key in keys}
+    if len({tuple(words[::2]) for words in parts.values()}) != 1:
+        return tuple(keys)
+    return tuple(sorted(keys, key=lambda key: [int(number) for number in parts[key][1::2]]))

@@ -1,0 +1,1 @@
+"""What proposes alignments: the offline matcher."""

@@ -1,0 +1,5 @@
+"""The offline matcher: structure first, then names, then order; explained, and honest in doubt."""
+
+from s2p_tui.proposers.matcher.matcher import match
+
+__all__ = ["match"]

@@ -1,0 +1,273 @@
+"""Tree against tree: the largest parts of one structure first, names where structure is silent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from s2p_tui.core.ways import ways
+from s2p_tui.proposers.matcher.names import Learned, Matrix, likeness
+from s2p_tui.proposers.matcher.tree import Node, all_numbered, contains_better, overlap
+
+_KIN = 0.6
+_SURE = 10.0
+_NOTHING_LEARNED: Learned = {}
+_KNOWN_ELSEWHERE = 0.6
+"""How alike names must be to pair a tensor whose module has its partner elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two tensors that belong together.
+
+    Attributes:
+        target: Place of the leaf among the leaves of its scope.
+        source: Place of the tensor among those of its scope.
+        margin: By how much the names are worse with any two pairs exchanged; the least over all
+            modules the pair lies in.
+        how: What spoke for it.
+    """
+
+    target: int
+    source: int
+    margin: float
+    how: str
+
+
+@dataclass(slots=True)
+class Aligner:
+    """Aligns two trees.
+
+    Attributes:
+        fits: Whether a source fills a target by the rule of its layer; None if it has no rule.
+        learned: What is known of names that mean the same here, from a first look.
+        order: Whether the order of both sides says something.
+        out_last: For shapes that fit either way, whether leaves keep the output axis last.
+    """
+
+    fits: Callable[[Node, Node], bool | None]
+    learned: Learned = field(default_factory=lambda: _NOTHING_LEARNED)
+    order: bool = True
+    out_last: bool | None = None
+    seen: list[tuple[tuple[str, ...], tuple[str, ...], float]] = field(default_factory=list)
+    _known: dict[tuple[int, int], tuple[Pair, ...]] = field(default_factory=dict)
+
+    def align(self, target: Node, source: Node) -> tuple[Pair, ...]:
+        """The pairs of tensors under two nodes that correspond."""
+        known = self._known.get((target.form, source.form))
+        if known is None:
+            known = self._known[target.form, source.form] = _Scope(self, target, source).solve()
+        return known
+
+
+@dataclass(slots=True)
+class _Scope:
+    aligner: Aligner
+    target: Node
+    source: Node
+    pairs: list[Pair] = field(default_factory=list)
+    loose: tuple[list[Node], list[Node]] = field(default_factory=lambda: ([], []))
+    released: set[Node] = field(default_factory=set)
+
+    def solve(self) -> tuple[Pair, ...]:
+        fronts = _parts(self.target), _parts(self.source)
+        while True:
+            side, part = _largest(fronts)
+            if part is None or part.size == 1:
+                break
+            mine, others = fronts[side], fronts[1 - side]
+            equal = [other for other in others if other.mark == part.mark]
+            if equal:
+                same = [node for node in mine if node.mark == part.mark]
+                if self._match(side, same, equal, fronts):
+                    continue
+            else:
+                kin = [
+                    other
+                    for other in others
+                    if other.size > 1
+                    and overlap(part, other) >= _KIN
+                    and not contains_better(part, other, overlap(part, other))
+                ]
+                same = [node for node in mine if node.mark == part.mark]
+                if kin and self._match(side, same, kin, fronts):
+                    continue
+            for node in [node for node in mine if node.mark == part.mark]:
+                mine.remove(node)
+                mine.extend(node.children.values())
+        for side in (0, 1):
+            self.loose[side].extend(leaf for node in fronts[side] for leaf in node.leaves())
+        self._match_tensors()
+        return tuple(self.pairs)
+
+    def _match(
+        self, side: int, mine: list[Node], others: list[Node], fronts: tuple[list[Node], list[Node]]
+    ) -> bool:
+        targets, sources = (mine, others) if side == 0 else (others, mine)
+        found = list(self._assigned(targets, sources))
+        for target, source, margin, how in found:
+            fronts[0].remove(target)
+            fronts[1].remove(source)
+            self._take(target, source, margin, how, fronts)
+        return bool(found)
+
+    def _take(
+        self,
+        target: Node,
+        source: Node,
+        margin: float,
+        how: str,
+        fronts: tuple[list[Node], list[Node]],
+    ) -> None:
+        targets, sources = list(target.leaves()), list(source.leaves())
+        starts = self._start(0, targets[0]), self._start(1, sources[0])
+        taken: tuple[set[int], set[int]] = (set(), set())
+        for pair in self.aligner.align(target, source):
+            taken[0].add(pair.target)
+            taken[1].add(pair.source)
+            self.pairs.append(
+                Pair(
+                    pair.target + starts[0],
+                    pair.source + starts[1],
+                    min(margin, pair.margin),
+                    how if margin < pair.margin else pair.how,
+                )
+            )
+        for side, node in enumerate((target, source)):
+            released = list(_untaken(node, {node.start + n for n in taken[side]}))
+            fronts[side].extend(released)
+            self.released.update(leaf for part in released for leaf in part.leaves())
+
+    def _start(self, side: int, leaf: Node) -> int:
+        scope = self.source if side else self.target
+        return leaf.start - scope.start
+
+    def _assigned(
+        self, targets: Sequence[Node], sources: Sequence[Node]
+    ) -> Iterable[tuple[Node, Node, float, str]]:
+        if (
+            len(targets) == len(sources) > 1
+            and all_numbered(targets)
+            and all_numbered(sources)
+            and len({node.mark for node in (*targets, *sources)}) == 1
+        ):
+            for place, (target, source) in enumerate(zip(targets, sources, strict=True), 1):
+                yield target, source, _SURE, f"same place in its list, {place} of {len(targets)}"
+            return
+        matrix = self._likeness(targets, sources)
+        if matrix.shape == (1, 1):
+            self._learn(targets[0], sources[0], 1.0)
+            yield (
+                targets[0],
+                sources[0],
+                _SURE if targets[0].mark == sources[0].mark else 1.0 + matrix[0, 0],
+                "the only part of this structure",
+            )
+            return
+        for target, source, margin in assignment(matrix):
+            if margin > 0.4:
+                self._learn(targets[target], sources[source], 0.5)
+            yield targets[target], sources[source], margin, "the names agree best"
+
+    def _learn(self, target: Node, source: Node, weight: float) -> None:
+        self.aligner.seen.append(
+            (target.steps_below(self.target), source.steps_below(self.source), weight)
+        )
+
+    def _likeness(self, targets: Sequence[Node], sources: Sequence[Node]) -> Matrix:
+        scopes = self.target, self.source
+        return likeness(targets, sources, scopes, self.aligner.learned, order=self.aligner.order)
+
+    def _match_tensors(self) -> None:
+        groups: dict[int, tuple[list[Node], list[Node]]] = {}
+        for side in (0, 1):
+            for node in self.loose[side]:
+                groups.setdefault(node.mark, ([], []))[side].append(node)
+        for targets, sources in groups.values():
+            if not targets or not sources:
+                continue
+            matrix = self._likeness(targets, sources)
+            hints = np.zeros_like(matrix)
+            for i, target in enumerate(targets):
+                for j, source in enumerate(sources):
+                    matrix[i, j] -= self._misfit(source, target)
+                    hints[i, j] = self._hint(source, target)
+                    if {target, source} & self.released and matrix[i, j] < _KNOWN_ELSEWHERE:
+                        matrix[i, j] -= 5.0
+            alone = matrix.shape == (1, 1)
+            for i, j, margin in assignment(matrix, hints):
+                if matrix[i, j] <= -0.9:
+                    continue
+                if alone:
+                    margin = 1.0 + min(matrix[i, j], 0.0)
+                if margin > 0.4 or alone:
+                    self._learn(targets[i], sources[j], 1.0 if alone else 0.5)
+                self.pairs.append(
+                    Pair(
+                        self._start(0, targets[i]),
+                        self._start(1, sources[j]),
+                        margin,
+                        "the only entry of this size here" if alone else "the names agree best",
+                    )
+                )
+
+    def _misfit(self, source: Node, target: Node) -> float:
+        if (ruled := self.aligner.fits(target, source)) is not None:
+            return 0.0 if ruled else 0.5
+        return 0.0 if ways(source.shape, target.shape) else 5.0
+
+    def _hint(self, source: Node, target: Node) -> float:
+        """A little for a layout like that of the other weights: names may say otherwise."""
+        if self.aligner.out_last is None or len(source.shape) < 2:
+            return 0.0
+        possible = ways(source.shape, target.shape)
+        return 0.5 * any(way.out_last == self.aligner.out_last for way in possible)
+
+
+def _untaken(node: Node, taken: set[int]) -> Iterable[Node]:
+    """The largest parts of a node of which no tensor is taken."""
+    if not any(start in taken for start in range(node.start, node.start + node.size)):
+        yield node
+        return
+    for child in node.children.values():
+        yield from _untaken(child, taken)
+
+
+def _parts(node: Node) -> list[Node]:
+    return list(node.children.values()) if node.children else [node]
+
+
+def _largest(fronts: tuple[list[Node], list[Node]]) -> tuple[int, Node | None]:
+    best: tuple[int, Node | None] = 0, None
+    for side in (0, 1):
+        for node in fronts[side]:
+            if best[1] is None or node.size > best[1].size:
+                best = side, node
+    return best
+
+
+def assignment(matrix: Matrix, hints: Matrix | None = None) -> list[tuple[int, int, float]]:
+    """The best one-to-one assignment `(row, column, margin)`.
+
+    The margin is what the sum of scores loses at least when the row takes another column and the
+    one that had it takes the row's. Hints are added to the scores and never to a margin.
+    """
+    hinted = matrix if hints is None else matrix + hints
+    rows, columns = linear_sum_assignment(hinted, maximize=True)
+    chosen = matrix[rows, columns]
+    if len(rows) == 1 == matrix.size:
+        return [(0, 0, 1.0)]
+    square = matrix[np.ix_(rows, columns)]
+    swapped = chosen[:, None] + chosen[None, :] - square - square.T
+    np.fill_diagonal(swapped, np.inf)
+    margin = swapped.min(axis=1)
+    free_columns = np.setdiff1d(np.arange(matrix.shape[1]), columns)
+    if len(free_columns):
+        margin = np.minimum(margin, chosen - matrix[np.ix_(rows, free_columns)].max(axis=1))
+    free_rows = np.setdiff1d(np.arange(matrix.shape[0]), rows)
+    if len(free_rows):
+        margin = np.minimum(margin, chosen - matrix[np.ix_(free_rows, columns)].max(axis=0))
+    return list(zip(rows.tolist(), columns.tolist(), margin.tolist(), strict=True))

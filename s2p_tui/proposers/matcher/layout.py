@@ -1,0 +1,122 @@
+"""Which way round a weight goes in, where its shape alone does not tell."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from s2p_tui.core.transform import Expr, Shape
+from s2p_tui.proposers.matcher.pieces import Piece
+from s2p_tui.proposers.matcher.words import meanings, name_of
+
+Steps = tuple[str, ...]
+_AS_IT_IS = frozenset(("embed", "pos", "token", "class", "table", "norm", "relative", "register"))
+_UNANIMOUS = 0.9
+
+
+def _template(steps: Steps) -> Steps:
+    return tuple("#" if step.isdigit() else step for step in steps)
+
+
+def _classes(steps: Steps, shape: Shape) -> tuple[tuple[object, ...], ...]:
+    """What the leaf has in common with ever more leaves, the nearest first."""
+    template, last = _template(steps), steps[-1]
+    rank = len(shape)
+    return (
+        ("same leaf", template),
+        ("same module", steps[:-2], last),
+        ("same modules", template[:-2], last),
+        ("same layers", template[:-1][-1:], last, rank),
+        ("same rank", last, rank),
+        ("same name", last),
+    )
+
+
+class Orientation:
+    """Learns from weights that go in one way only how the others of their kind go in."""
+
+    def __init__(self) -> None:
+        self._votes: dict[tuple[object, ...], list[int]] = defaultdict(lambda: [0, 0])
+
+    def learn(self, pairs: Iterable[tuple[Steps, Shape, Piece]]) -> None:
+        """Count the weights whose shapes leave no choice."""
+        for steps, shape, piece in pairs:
+            if len(piece.member) < 2 or _as_it_is(steps):
+                continue
+            ways = {out_last for _, out_last in piece.layouts(shape)}
+            if len(ways) == 1:
+                (out_last,) = ways
+                for group in _classes(steps, shape):
+                    self._votes[group][out_last] += 1
+
+    @property
+    def common(self) -> bool | None:
+        """What most of all weights do, if nearly all do the same."""
+        votes = [0, 0]
+        for group, counts in self._votes.items():
+            if group[0] == "same name":
+                votes = [votes[0] + counts[0], votes[1] + counts[1]]
+        return _verdict(votes)
+
+    def choose(
+        self, steps: Steps, shape: Shape, piece: Piece, *, known_layer: bool
+    ) -> tuple[Expr, bool, str] | None:
+        """The layout of a piece for a leaf: the expression, whether it is settled, and by what.
+
+        None if no layout has the leaf's shape.
+        """
+        layouts = piece.layouts(shape)
+        if not layouts:
+            return None
+        if len({out_last for _, out_last in layouts}) == 1:
+            return layouts[0][0], _one_order(layouts, piece), ""
+        if _as_it_is(steps):
+            return _first(layouts, out_last=False), True, "tables keep their rows"
+        for group in _classes(steps, shape):
+            verdict = _verdict(self._votes.get(group, [0, 0]))
+            if verdict is not None:
+                return (
+                    _first(layouts, out_last=verdict),
+                    True,
+                    f"laid out like the {group[0]} with other sizes",
+                )
+        if known_layer:
+            return _first(layouts, out_last=False), True, "the layer keeps PyTorch's layout"
+        last = steps[-1]
+        if name_of(last).words[-1:] != ("weight",):
+            same = last in (piece.steps[-1] if piece.steps else "",)
+            return _first(layouts, out_last=False), same, "kept as it is under the same name"
+        return (
+            _first(layouts, out_last=last == "kernel"),
+            False,
+            "square, and nothing shows whether it is transposed",
+        )
+
+
+def _one_order(layouts: Sequence[tuple[Expr, bool]], piece: Piece) -> bool:
+    return len(layouts) == 1 or len(piece.member) > 2 or len(layouts) <= 2
+
+
+def _first(layouts: Sequence[tuple[Expr, bool]], *, out_last: bool) -> Expr:
+    return next(expr for expr, last in layouts if last == out_last)
+
+
+def _verdict(votes: Sequence[int]) -> bool | None:
+    total = sum(votes)
+    if not total or max(votes) < _UNANIMOUS * total:
+        return None
+    return votes[1] > votes[0]
+
+
+def _as_it_is(steps: Steps) -> bool:
+    words = meanings(steps[-2:])[0]
+    head = meanings(steps[-1:])[0]
+    return bool(_AS_IT_IS & set(head)) or (
+        "norm" in words
+        or (
+            bool(_AS_IT_IS & set(words))
+            and "proj" not in words
+            and "conv" not in words
+            and "patch" not in words
+        )
+    )

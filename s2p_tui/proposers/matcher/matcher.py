@@ -1,0 +1,237 @@
+"""Which entries feed which leaves, proposed from names, shapes, layers and order."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from s2p_tui.core.evidence import Evidence, Suggestion
+from s2p_tui.core.layers import as_layer_needs, constant_for, rule_for
+from s2p_tui.core.pytree import Leaf, Skeleton
+from s2p_tui.core.state_dict import StateDict
+from s2p_tui.core.transform import Take, keys_of
+from s2p_tui.proposers.matcher.align import Aligner, Pair
+from s2p_tui.proposers.matcher.layout import Orientation
+from s2p_tui.proposers.matcher.names import Learned
+from s2p_tui.proposers.matcher.pieces import Piece, entry_piece, with_views
+from s2p_tui.proposers.matcher.sequence import in_sequence, say_nothing
+from s2p_tui.proposers.matcher.tree import Node, tree_of
+from s2p_tui.proposers.matcher.words import meanings, steps_of_key, steps_of_path
+
+_CERTAIN = 0.3
+_NEUTRAL = frozenset((("equinox.nn.RMSNorm", "bias"),))
+"""Leaves no PyTorch twin has, which the skeleton's value leaves without effect."""
+_PARTS = ("weight_g", "weight_v", "weight_u", "weight_orig", "bias_ih", "bias_hh", "in_proj_")
+_STATISTICS = frozenset(("mean", "var"))
+
+
+def match(state_dict: StateDict, skeleton: Skeleton) -> Evidence:
+    """Propose an alignment. Reads names, shapes, dtypes and layers; no tensor data.
+
+    The same input gives the same proposal. What cannot be settled is proposed and not certain.
+    """
+    suggestions: dict[int, Suggestion] = {}
+    wanted: list[int] = []
+    for place, leaf in enumerate(skeleton):
+        if (constant := constant_for(leaf)) is not None:
+            suggestions[place] = Suggestion(constant[0], True, constant[1])
+        elif leaf.kind == "scalar":
+            reason = "a Python scalar is never in a state dict"
+            suggestions[place] = Suggestion(None, True, reason)
+        else:
+            wanted.append(place)
+    steps = {place: steps_of_path(skeleton[place].path) for place in wanted}
+    pieces, left_over = _pieces(state_dict, skeleton, steps)
+    if wanted and pieces:
+        _fill(suggestions, skeleton, steps, pieces)
+    used = {key for s in suggestions.values() if s.source for key in keys_of(s.source)}
+    left_over = {key: why for key, why in left_over.items() if key not in used}
+    for entry in state_dict:
+        if entry.key not in used:
+            left_over.setdefault(entry.key, "no leaf corresponds to it")
+    missing = Suggestion(None, False, "no entry corresponds to it")
+    for place, why in _losses(state_dict, suggestions, left_over).items():
+        suggestions[place] = replace(suggestions[place], certain=False, reason=why)
+    return Evidence(
+        tuple(suggestions.get(place, missing) for place in range(len(skeleton))), left_over
+    )
+
+
+def _losses(
+    state_dict: StateDict, suggestions: Mapping[int, Suggestion], left_over: Mapping[str, str]
+) -> dict[int, str]:
+    """Leaves of modules of which a weight or bias would be lost, and which.
+
+    Where names say nothing an entry left over may belong to any module.
+    """
+    used = {
+        key: place
+        for place, suggestion in suggestions.items()
+        if suggestion.source is not None
+        for key in keys_of(suggestion.source)
+    }
+    storages = {state_dict[key].storage for key in used} - {None}
+    lost = [key for key in left_over if state_dict[key].storage not in storages]
+    if say_nothing([steps_of_key(entry.key) for entry in state_dict], []):
+        why = f"{lost[0]} is left over, and nothing shows what it belongs to" if lost else ""
+        return {place: why for place in used.values() if why}
+    modules: dict[tuple[str, ...], str] = {}
+    for key in lost:
+        steps = steps_of_key(key)
+        if meanings(steps[-1:])[0][-1:] in (("weight",), ("bias",)):
+            modules[steps[:-1]] = key
+    return {
+        place: f"{modules[module]} of the same layer would be lost"
+        for key, place in used.items()
+        if (module := steps_of_key(key)[:-1]) in modules
+    }
+
+
+def _pieces(
+    state_dict: StateDict, skeleton: Skeleton, steps: Mapping[int, tuple[str, ...]]
+) -> tuple[list[Piece], dict[str, str]]:
+    roles = {role for path in steps.values() for role in meanings(path)[0][-1:]}
+    useless = frozenset(("count",)) if roles & _STATISTICS else _STATISTICS | {"count"}
+    left_over: dict[str, str] = {}
+    pieces: list[Piece] = []
+    for entry in state_dict:
+        path = steps_of_key(entry.key)
+        last = meanings(path)[0][-1:]
+        if last and last[0] in useless and last[0] not in roles:
+            left_over[entry.key] = "no leaf holds such a statistic"
+        else:
+            pieces.append(entry_piece(entry.key, path, entry.shape))
+    targets = [(path, skeleton[place].shape) for place, path in steps.items()]
+    return with_views(pieces, targets), left_over
+
+
+def _fill(
+    suggestions: dict[int, Suggestion],
+    skeleton: Skeleton,
+    steps: Mapping[int, tuple[str, ...]],
+    pieces: Sequence[Piece],
+) -> None:
+    target = tree_of((place, path, skeleton[place].shape) for place, path in steps.items())
+    source = tree_of((n, piece.steps, piece.shape) for n, piece in enumerate(pieces))
+    targets = [leaf.item for leaf in target.leaves()]
+    sources = [leaf.item for leaf in source.leaves()]
+    orientation = Orientation()
+
+    def told(pairs: Sequence[Pair]) -> list[tuple[int, Piece, Pair]]:
+        return [(targets[pair.target], pieces[sources[pair.source]], pair) for pair in pairs]
+
+    def learn(orientation: Orientation, found: Sequence[tuple[int, Piece, Pair]]) -> None:
+        orientation.learn(
+            (steps[place], skeleton[place].shape, piece)
+            for place, piece, pair in found
+            if pair.margin >= _CERTAIN
+        )
+
+    nameless = say_nothing([piece.steps for piece in pieces], list(steps.values()))
+    if nameless:
+        found = told(in_sequence(target, source))
+    else:
+        order = _orderly(pieces) and not _sorted_by_name(skeleton)
+        fits = _Fits(skeleton, pieces)
+        first = Aligner(fits, order=order)
+        found = told(first.align(target, source))
+        learn(orientation, found)
+        second = Aligner(fits, _learned(first), order=order, out_last=orientation.common)
+        found = told(second.align(target, source))
+        orientation = Orientation()
+    learn(orientation, found)
+    for place, piece, pair in found:
+        suggestion = _suggestion(skeleton[place], steps[place], piece, pair, orientation)
+        if suggestion is not None:
+            suggestions[place] = suggestion
+    _leave_out(suggestions, skeleton, steps)
+
+
+def _is_part(steps: tuple[str, ...]) -> bool:
+    """Whether a tensor is one of several that a layer makes its weight from."""
+    return "parametrizations" in steps or steps[-1].startswith(_PARTS)
+
+
+def _suggestion(
+    leaf: Leaf, steps: tuple[str, ...], piece: Piece, pair: Pair, orientation: Orientation
+) -> Suggestion | None:
+    sure = pair.margin >= _CERTAIN
+    if _is_part(piece.steps) and not _is_part(steps):
+        layouts = piece.layouts(leaf.shape)
+        return Suggestion(layouts[0][0], False, "only a part of a weight") if layouts else None
+    (member, *more) = piece.members
+    if isinstance(member, Take) and not more and rule_for(leaf) is not None:
+        fits = as_layer_needs(leaf, member.key, piece.shape) is not None
+        return Suggestion(member, sure and fits, pair.how)
+    known_layer = (leaf.owner or "").startswith("equinox.nn.")
+    chosen = orientation.choose(steps, leaf.shape, piece, known_layer=known_layer)
+    if chosen is None:
+        return None
+    expr, settled, why = chosen
+    return Suggestion(expr, sure and settled, f"{pair.how}; {why}" if why else pair.how, sure)
+
+
+def _leave_out(
+    suggestions: dict[int, Suggestion], skeleton: Skeleton, steps: Mapping[int, tuple[str, ...]]
+) -> None:
+    """Say why leaves have no partner; certain only where keeping the skeleton's value is right."""
+    modules: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for place, path in steps.items():
+        modules[path[:-1]].append(place)
+    for place, path in steps.items():
+        if place in suggestions:
+            continue
+        siblings = [suggestions[other] for other in modules[path[:-1]] if other in suggestions]
+        neutral = (skeleton[place].owner, path[-1]) in _NEUTRAL
+        certain = neutral and bool(siblings) and all(s.certain and s.source for s in siblings)
+        reason = (
+            "the layer this one comes from has no such entry"
+            if siblings
+            else "no entry corresponds to it"
+        )
+        suggestions[place] = Suggestion(None, certain, reason)
+
+
+class _Fits:
+    """Whether a piece can fill a leaf whose layer has a rule of its own."""
+
+    def __init__(self, skeleton: Skeleton, pieces: Sequence[Piece]) -> None:
+        self._skeleton, self._pieces = skeleton, pieces
+
+    def __call__(self, target: Node, source: Node) -> bool | None:
+        leaf, piece = self._skeleton[target.item], self._pieces[source.item]
+        member = piece.members[0]
+        if rule_for(leaf) is None or not isinstance(member, Take) or len(piece.members) > 1:
+            return None
+        return as_layer_needs(leaf, member.key, piece.shape) is not None
+
+
+def _learned(aligner: Aligner) -> Learned:
+    votes: dict[tuple[tuple[str, ...], tuple[str, ...]], float] = defaultdict(float)
+    total: dict[tuple[str, ...], float] = defaultdict(float)
+    for target, source, weight in aligner.seen:
+        votes[target, source] += weight
+        total[target] += weight
+    return {names: count / total[names[0]] for names, count in votes.items()}
+
+
+def _orderly(pieces: Sequence[Piece]) -> bool:
+    """Whether a checkpoint's entries stand in the order its numbered modules do."""
+    last: dict[tuple[str, ...], int] = {}
+    steps = falls = 0
+    for piece in pieces:
+        for level, step in enumerate(piece.steps):
+            if step.isdigit():
+                before = last.get(piece.steps[:level], -1)
+                steps += before != int(step)
+                falls += int(step) < before
+                last[piece.steps[:level]] = int(step)
+                break
+    return falls <= 0.05 * max(steps, 1)
+
+
+def _sorted_by_name(skeleton: Skeleton) -> bool:
+    """Whether the leaves come from dicts, which JAX sorts by key, so that order means nothing."""
+    paths = [leaf.path for leaf in skeleton]
+    return sum("['" in path for path in paths) > len(paths) / 2

@@ -1,0 +1,182 @@
+"""How alike the names of two groups of nodes are, as a matrix."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from rapidfuzz.distance import JaroWinkler
+
+from s2p_tui.proposers.matcher.tree import Node
+from s2p_tui.proposers.matcher.words import FAINT, meanings
+
+Learned = Mapping[tuple[tuple[str, ...], tuple[str, ...]], float]
+Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
+
+_NUMBERS, _ORDER, _RANK, _LEARNED = 0.6, 0.12, 0.35, 0.5
+_ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
+_CONFLICT = -2.0
+
+
+@lru_cache(maxsize=65536)
+def _alike(first: str, second: str) -> float:
+    """How alike two unknown words are: 1 the same, 0 not at all."""
+    if first == second:
+        return 1.0
+    short, long = sorted((first, second), key=len)
+    if len(short) >= 3 and long.startswith(short):
+        return 0.8
+    likeness = JaroWinkler.similarity(first, second)
+    return likeness * 0.8 if likeness > 0.88 and len(short) > 3 else 0.0
+
+
+def role_of(words: Sequence[str]) -> str:
+    """What a tensor is in its layer, by its last word: weight, bias, mean …; empty if unknown."""
+    return words[-1] if words and words[-1] in _ROLES else ""
+
+
+def likeness(
+    targets: Sequence[Node],
+    sources: Sequence[Node],
+    scopes: tuple[Node, Node],
+    learned: Learned,
+    *,
+    order: bool,
+) -> Matrix:
+    """How alike every target's name is to every source's, from their scopes down.
+
+    Words all of them have count for little; numbers count by their rank among the nodes.
+    """
+    steps = (
+        [node.steps_below(scopes[0]) for node in targets],
+        [node.steps_below(scopes[1]) for node in sources],
+    )
+    read = [[meanings(path) for path in side] for side in steps]
+    words = [[pair[0] for pair in side] for side in read]
+    common = [Counter(word for names in side for word in set(names)) for side in words]
+    weight: dict[str, float] = {}
+    for word in {*common[0], *common[1]}:
+        share = min(common[0][word] / len(targets), common[1][word] / len(sources))
+        share *= 1 - 1 / min(len(targets), len(sources))
+        weight[word] = (0.3 if word in FAINT else 1.0) * (1.08 - share)
+    vectors = [[Counter(names) for names in side] for side in words]
+    totals = [
+        [sum(weight[word] * count for word, count in names.items()) for names in side]
+        for side in vectors
+    ]
+    matrix = np.zeros((len(targets), len(sources)))
+    rows = _distinct(words[0])
+    columns = _distinct(words[1])
+    for names, row_numbers in rows.items():
+        i = row_numbers[0]
+        for others, column_numbers in columns.items():
+            j = column_numbers[0]
+            shared = _shared(vectors[0][i], vectors[1][j], weight)
+            total = totals[0][i] + totals[1][j]
+            score = 2 * shared / total if total else 0.0
+            roles = role_of(names), role_of(others)
+            if targets[0].size == 1 and roles[0] != roles[1] and all(roles):
+                score += _CONFLICT
+            matrix[np.ix_(row_numbers, column_numbers)] = score
+    matrix += _NUMBERS * _numbers([pair[1] for pair in read[0]], [pair[1] for pair in read[1]])
+    if order:
+        matrix += _ORDER * _nearness(
+            _ranks([n.place for n in targets]), _ranks([n.place for n in sources])
+        )
+    norms = [all("norm" in names for names in side) for side in words]
+    if all(norms) and len(targets) == len(sources) > 1:
+        slots = [
+            _ranks(
+                [
+                    (*_slot(names, numbers), node.place if order else 0)
+                    for names, numbers, node in zip(
+                        side_words, (pair[1] for pair in side_read), nodes, strict=True
+                    )
+                ]
+            )
+            for side_words, side_read, nodes in zip(words, read, (targets, sources), strict=True)
+        ]
+        matrix += _RANK * (slots[0][:, None] == slots[1][None, :])
+    if learned:
+        for i, path in enumerate(steps[0]):
+            for j, other in enumerate(steps[1]):
+                if bonus := learned.get((path, other)):
+                    matrix[i, j] += _LEARNED * bonus
+    return matrix
+
+
+def _distinct(names: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], list[int]]:
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for place, name in enumerate(names):
+        groups.setdefault(name, []).append(place)
+    return groups
+
+
+def _shared(first: Counter[str], second: Counter[str], weight: Mapping[str, float]) -> float:
+    total = 0.0
+    rest_first: list[str] = []
+    rest_second = [word for word in second if word not in first]
+    for word, count in first.items():
+        if word in second:
+            total += weight[word] * min(count, second[word])
+        else:
+            rest_first.append(word)
+    for word in rest_first:
+        best = max(rest_second, key=lambda other: _alike(word, other), default=None)
+        if best is not None and (alike := _alike(word, best)):
+            total += alike * min(weight[word], weight[best])
+            rest_second.remove(best)
+    return total
+
+
+def _ranks(values: Sequence[Any]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    ordered = {value: rank for rank, value in enumerate(sorted(set(values)))}
+    return np.array([ordered[value] for value in values])
+
+
+def _nearness(first: np.ndarray, second: np.ndarray) -> Matrix:
+    span = max(int(first.max()), int(second.max()), 1)
+    return 1 - np.abs(first[:, None] - second[None, :]) / span
+
+
+def _numbers(first: Sequence[tuple[int, ...]], second: Sequence[tuple[int, ...]]) -> Matrix:
+    lengths = {len(numbers) for numbers in (*first, *second)}
+    if lengths == {0}:
+        return np.zeros((len(first), len(second)))
+    if len(lengths) == 1:
+        (length,) = lengths
+        total = np.zeros((len(first), len(second)))
+        for column in range(length):
+            values = [n[column] for n in first], [n[column] for n in second]
+            if len(set(values[0])) == len(set(values[1])):
+                ranks = _ranks(values[0]), _ranks(values[1])
+            else:
+                ranks = np.array(values[0]), np.array(values[1])
+            near = _nearness(*ranks)
+            total += np.where(near == 1, 1.0, 0.5 * near)
+        return total / length
+    near = _nearness(_ranks(first), _ranks(second))
+    has = np.outer([bool(n) for n in first], [bool(n) for n in second])
+    return np.where(has, np.where(near == 1, 1.0, 0.5 * near), 0.3)
+
+
+def _slot(names: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[float, float, int]:
+    """Where in its block a normalisation stands, by its name: before or after attention, last."""
+    major = 0.3
+    if "final" in names:
+        major = 3
+    elif "mlp" in names:
+        major = 2
+    elif "cross" in names:
+        major = 1
+    elif "attn" in names or "in" in names:
+        major = 0
+    minor = 0.0 if "pre" in names or "in" in names else 1.0 if "post" in names else 0.5
+    if "attn" not in names and "mlp" not in names and "pre" in names:
+        major = 0
+    if "attn" not in names and "mlp" not in names and "post" in names:
+        major = 2.5
+    return (major, minor, numbers[-1] if numbers else 0)

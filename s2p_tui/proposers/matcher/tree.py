@@ -1,0 +1,140 @@
+"""Names as a tree of modules, with a fingerprint of the sizes under every node."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+from s2p_tui.core.transform import Shape
+
+_CLEARLY = 0.03
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """A module, or at the ends a tensor.
+
+    Attributes:
+        step: Its name in its parent.
+        parent: The module it is in.
+        children: What is in it, in the order of first appearance.
+        item: The place of the tensor in the list the tree was made of; -1 for modules.
+        shape: The tensor's shape.
+        size: Tensors under it.
+        print: How many tensors of each number of elements are under it.
+        form: Equal for nodes with the same names, shapes and order of tensors under them.
+        place: The first item under it.
+        start: Tensors before it, depth first.
+    """
+
+    step: str
+    parent: Node | None
+    children: dict[str, Node] = field(default_factory=dict)
+    item: int = -1
+    shape: Shape = ()
+    size: int = 0
+    print: Counter[int] = field(default_factory=Counter)
+    mark: int = 0
+    form: int = 0
+    place: int = 0
+    start: int = 0
+
+    def leaves(self) -> Iterator[Node]:
+        """All tensors under the node, depth first."""
+        if self.item >= 0:
+            yield self
+        for child in self.children.values():
+            yield from child.leaves()
+
+    def steps_below(self, scope: Node) -> tuple[str, ...]:
+        """The steps from a node above down to this one."""
+        steps: list[str] = []
+        node: Node | None = self
+        while node is not None and node is not scope:
+            steps.append(node.step)
+            node = node.parent
+        return tuple(reversed(steps))
+
+
+def _natural(node: Node) -> tuple[bool, int, int]:
+    return (not node.step.isdigit(), int(node.step) if node.step.isdigit() else 0, node.place)
+
+
+def tree_of(items: Iterable[tuple[int, tuple[str, ...], Shape]]) -> Node:
+    """The tree of tensors given as `(item, steps, shape)`. Children numbered are in that order."""
+    root = Node("", None)
+    for item, steps, shape in items:
+        node = root
+        for step in steps:
+            child = node.children.get(step)
+            if child is None:
+                child = node.children[step] = Node(step, node, place=item)
+            node = child
+        if node.item >= 0 or node.children:
+            end = Node("", node, item=item, shape=shape, place=item)
+            node.children[f"\0{item}"] = end
+            node = end
+        node.item, node.shape = item, shape
+    _finish(root)
+    _number(root, 0)
+    return root
+
+
+def _number(node: Node, start: int) -> int:
+    node.start = start
+    if node.item >= 0:
+        return start + 1
+    for child in node.children.values():
+        start = _number(child, start)
+    return start
+
+
+def _finish(node: Node) -> None:
+    for child in node.children.values():
+        _finish(child)
+    if node.item >= 0 and node.children:
+        own = Node("", node, item=node.item, shape=node.shape, place=node.item)
+        node.item = -1
+        node.children[""] = own
+        _finish(own)
+    if node.item >= 0:
+        node.size, node.print = 1, Counter({prod(node.shape): 1})
+        node.form = hash((node.step, node.shape))
+    else:
+        ordered = sorted(node.children.values(), key=_natural)
+        node.children = {child.step or f"\0{child.place}": child for child in ordered}
+        for child in ordered:
+            node.print.update(child.print)
+            node.size += child.size
+        node.place = min((child.place for child in ordered), default=0)
+        node.form = hash(tuple((child.step, child.form) for child in ordered))
+    node.mark = hash(frozenset(node.print.items()))
+
+
+def overlap(first: Node, second: Node) -> float:
+    """How much of two nodes' sizes is the same, 0 to 1 (Dice)."""
+    if first.mark == second.mark:
+        return 1.0
+    small, large = sorted((first.print, second.print), key=len)
+    common = sum(min(count, large[size]) for size, count in small.items() if size in large)
+    return 2 * common / (first.size + second.size)
+
+
+def contains_better(node: Node, other: Node, than: float) -> bool:
+    """Whether a node strictly inside this one has clearly more in common with another one."""
+    return any(
+        2 * child.size >= other.size
+        and (
+            overlap(child, other) > min(than + _CLEARLY, 0.9999)
+            or contains_better(child, other, than)
+        )
+        for child in node.children.values()
+        if child.size > 1
+    )
+
+
+def all_numbered(nodes: Sequence[Node]) -> bool:
+    """Whether all nodes are numbered children of one parent."""
+    return all(node.step.isdigit() and node.parent is nodes[0].parent for node in nodes)

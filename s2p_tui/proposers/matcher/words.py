@@ -1,0 +1,209 @@
+"""Names of modules and weights, taken apart into words, numbers and what they mean."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_PIECES = re.compile(r"[a-z]+\d+[a-z]+\d*[a-z]*|\d+[a-z]+|[a-z]+|\d+")
+
+_MEANINGS: dict[str, str] = {
+    "weight": "weight weights kernel scale gamma embedding w g alpha table",
+    "bias": "bias biases beta b offset",
+    "mean": "mean running_mean moving_mean",
+    "var": "var variance running_var moving_variance moving_var",
+    "count": "num_batches_tracked counter",
+    "query": "q query queries wq",
+    "key": "k key keys wk",
+    "value": "v value values val wv",
+    "qkv": "qkv wqkv",
+    "kv": "kv wkv",
+    "out": "o out output outputs",
+    "in": "in input inputs inner",
+    "norm": "norm ln bn gn rmsnorm layernorm layrnorm batchnorm groupnorm normalization norms",
+    "attn": "attn attention sa mha mhsa att",
+    "mlp": "mlp ffn ff ffw feedforward fc dense linear lin intermediate relu",
+    "embed": "emb embed embeds embeddings embedder wte tok",
+    "pos": "pos position positions positional wpe",
+    "conv": "conv convolution cnn",
+    "down": "down downsample downsamplers downsampler",
+    "up": "up upsample upsamplers upsampler",
+    "gate": "gate gating",
+    "shortcut": "shortcut skip residual identity",
+    "head": "head heads lm classifier cls logits logit score",
+    "enc": "encoder enc",
+    "dec": "decoder dec",
+    "cross": "cross",
+    "self": "self",
+    "pre": "pre before",
+    "post": "post after",
+    "final": "final last f",
+    "patch": "patch patchify patches",
+    "token": "token tokens",
+    "class": "class",
+    "vision": "vision visual image vit",
+    "text": "text textual language",
+    "reduce": "reduce squeeze",
+    "expand": "expand expansion expanded excite",
+    "depthwise": "depthwise dw dwconv",
+    "pointwise": "pointwise pw",
+    "project": "project pwl",
+    "proj": "proj projection einsum",
+    "block": "block blocks resblock resblocks layer layers h stack stacked module "
+    "modules stage stages unit units",
+    "router": "router",
+    "expert": "expert experts moe",
+    "stem": "stem",
+    "register": "register registers reg",
+    "gamma": "lambda ls",
+}
+_MEANING = {word: meaning for meaning, words in _MEANINGS.items() for word in words.split()}
+_WHOLE: dict[str, tuple[str, ...]] = {
+    "running_mean": ("mean",),
+    "running_var": ("var",),
+    "moving_mean": ("mean",),
+    "moving_variance": ("var",),
+    "num_batches_tracked": ("count",),
+    "wq": ("query", "proj"),
+    "wk": ("key", "proj"),
+    "wv": ("value", "proj"),
+    "wte": ("token", "embed"),
+    "wpe": ("pos", "embed"),
+    "wi": ("mlp", "in"),
+    "layernorm": ("norm",),
+    "layer_norm": ("norm",),
+    "group_norm": ("norm",),
+    "batch_norm": ("norm",),
+    "layernorms": ("norm",),
+    "feed_forward": ("mlp",),
+    "feedforward": ("mlp",),
+    "encdecattention": ("cross", "attn"),
+    "encdec_attention": ("cross", "attn"),
+    "encoder_attn": ("cross", "attn"),
+    "encoder_attention": ("cross", "attn"),
+    "crossattention": ("cross", "attn"),
+    "attn_vec_einsum": ("attn", "out", "proj"),
+    "dense_h_to_4h": ("mlp", "in"),
+    "dense_4h_to_h": ("mlp", "out"),
+    "fc_in": ("mlp", "in"),
+    "fc_out": ("mlp", "out"),
+    "c_fc": ("mlp", "in"),
+    "up_proj": ("mlp", "up", "in"),
+    "down_proj": ("mlp", "down", "out"),
+    "gate_proj": ("mlp", "gate"),
+    "intermediate": ("mlp", "in"),
+    "downsample": ("down", "shortcut"),
+}
+_NO_WORD = frozenset(("params", "batch_stats", "state", "self"))
+FAINT = frozenset(("weight", "block", "proj", "mlp", "conv", "in", "module"))
+"""Meanings that say little: most names have one of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """One step of a path.
+
+    Attributes:
+        text: As it is written.
+        words: What its words mean, in order.
+        numbers: The numbers in it, in order.
+    """
+
+    text: str
+    words: tuple[str, ...]
+    numbers: tuple[int, ...]
+
+
+@lru_cache(maxsize=65536)
+def name_of(text: str) -> Name:
+    """A step of a path taken apart."""
+    if text.isdigit():
+        return Name(text, (), (int(text),))
+    lower = _CAMEL.sub("_", text).lower().strip("_")
+    stem = lower.rstrip("0123456789").rstrip("_")
+    tail = lower[len(stem) :].strip("_")
+    numbers = (int(tail),) if tail.isdigit() else ()
+    if len(stem) == 1 and numbers:
+        return Name(text, (lower,), ())
+    if stem in _WHOLE or lower in _WHOLE:
+        return Name(text, _WHOLE.get(lower) or _WHOLE[stem], numbers)
+    words: list[str] = []
+    for whole, meaning in _WHOLE.items():
+        if len(whole) > 4 and "_" in whole and whole in stem:
+            words.extend(meaning)
+            stem = stem.replace(whole, "_")
+    found: list[int] = []
+    for piece in _PIECES.findall(stem):
+        if piece.isdigit():
+            found.append(int(piece))
+        elif piece in _WHOLE:
+            words.extend(_WHOLE[piece])
+        elif piece in _MEANING:
+            words.append(_MEANING[piece])
+        else:
+            words.extend(_halves(piece) or (piece,))
+    return Name(text, tuple(words), (*found, *numbers))
+
+
+def is_known(text: str) -> bool:
+    """Whether a step has a word of more than a letter whose meaning is known."""
+    lower = _CAMEL.sub("_", text).lower()
+    return any(len(piece) > 1 and piece in _MEANING for piece in _PIECES.findall(lower)) or any(
+        whole in lower for whole in _WHOLE
+    )
+
+
+def _halves(piece: str) -> tuple[str, str] | None:
+    """Two known words written as one, such as `prenorm`."""
+    for cut in range(3, len(piece) - 2):
+        if piece[:cut] in _MEANING and piece[cut:] in _MEANING:
+            return _MEANING[piece[:cut]], _MEANING[piece[cut:]]
+    return None
+
+
+_COLLECTIONS = frozenset(("params", "batch_stats"))
+"""Flax's trees of parameters and statistics, which mirror each other."""
+_STATISTICS = {"0": "running_mean", "1": "running_var"}
+"""Where batch normalisation keeps them in its state."""
+_STEP = re.compile(
+    r"\['([^']*)'\]|\[\"([^\"]*)\"\]|\[(\d+)\]|<\[0\]([^>]*)>|<flat index \d+>|([^.\[\]<>]+)"
+)
+
+
+def steps_of_path(path: str) -> tuple[str, ...]:
+    """The steps of a key path; state leaves stand where their marker does."""
+    path = path.replace("[<flat index 0>]", "")
+    if path.startswith("[1]<[0]"):
+        inner, _, rest = path[len("[1]<[0]") :].partition(">")
+        path = inner + rest
+    elif path.startswith(("[0].", "[1].", "[0]<")):
+        path = path[3:]
+    steps: list[str] = []
+    for match in _STEP.finditer(path):
+        text = "".join(match.groups(""))
+        steps.extend(part for part in re.split(r"[./]", text) if part and part != "~")
+    if len(steps) > 1 and steps[0] in _COLLECTIONS:
+        del steps[0]
+    if len(steps) > 1 and steps[-2].endswith("state_index") and steps[-1] in _STATISTICS:
+        steps[-2:] = [_STATISTICS[steps[-1]]]
+    return tuple(steps) or ("",)
+
+
+def steps_of_key(key: str) -> tuple[str, ...]:
+    """The steps of a state-dict key."""
+    return tuple(part for part in re.split(r"[./]", key) if part) or ("",)
+
+
+def meanings(steps: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Words and numbers of several steps, outermost first."""
+    words: list[str] = []
+    numbers: list[int] = []
+    for step in steps:
+        if step in _NO_WORD and step != "self":
+            continue
+        name = name_of(step)
+        words.extend(name.words)
+        numbers.extend(name.numbers)
+    return tuple(words), tuple(numbers)

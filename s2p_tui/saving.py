@@ -1,0 +1,88 @@
+"""What a conversion leaves on the disk, and where what goes beside the output may go."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from s2p_tui.core.alignment import Alignment, Row
+from s2p_tui.core.errors import OutputError
+from s2p_tui.core.fit import as_taken
+from s2p_tui.core.mapping import End, Mapping, to_text
+from s2p_tui.core.pytree import Leaf
+from s2p_tui.core.state_dict import StateDict
+from s2p_tui.formats.base import Checkpoint
+from s2p_tui.formats.target import Target
+from s2p_tui.streaming.atomic import written_atomically
+from s2p_tui.streaming.convert import Written, refuse_to_replace
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What a conversion left on the disk.
+
+    Attributes:
+        written: The output.
+        mapping: The mapping file saved beside it, if any.
+        report: The certificate written beside it, if any.
+    """
+
+    written: Written
+    mapping: Path | None
+    report: Path | None = None
+
+
+def require_place(path: Path, protected: Iterable[Path]) -> None:
+    """Make sure, before any work is done, that a file can be written beside the output.
+
+    Raises:
+        OutputError: It would replace a protected file, is a folder, or its folder is missing.
+    """
+    refuse_to_replace(path, protected)
+    if os.path.isdir(path):
+        raise OutputError(f"{path} cannot be written: it is a folder.", "Give the name of a file.")
+    if not os.path.isdir(path.parent):
+        raise OutputError(
+            f"{path} cannot be written: its folder does not exist.", "Create the folder first."
+        )
+
+
+def source_end(checkpoint: Checkpoint) -> End:
+    """What identifies the torch side."""
+    entries = checkpoint.state_dict
+    return End(checkpoint.label, checkpoint.size, entries.digest, len(entries))
+
+
+def target_end(target: Target) -> End:
+    """What identifies the JAX side."""
+    return End(target.label, target.size, target.skeleton.digest, len(target.skeleton))
+
+
+def mapping_of(checkpoint: Checkpoint, target: Target, alignment: Alignment) -> Mapping:
+    """An alignment as a mapping file's content, what layers' rules do spelled out."""
+    rows = tuple(
+        (leaf.path, _written_out(leaf, row, checkpoint.state_dict))
+        for leaf, row in zip(target.skeleton, alignment.rows, strict=True)
+    )
+    return Mapping(source_end(checkpoint), target_end(target), rows, alignment.bench)
+
+
+def write_mapping(path: Path, mapping: Mapping, *, keep_old: bool) -> None:
+    """Write a mapping file; another one there is kept, if wanted, with `~` behind its name.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    text = to_text(mapping).encode()
+    if keep_old and os.path.isfile(path) and path.read_bytes() != text:
+        os.replace(path, f"{path}~")
+    with written_atomically(path) as stream:
+        stream.write(text)
+
+
+def _written_out(leaf: Leaf, row: Row, state_dict: StateDict) -> Row:
+    """The row with what its layer's rule does spelled out, so that no rule is needed again."""
+    source = row.source and as_taken(row.source, leaf, state_dict)
+    return row if source is row.source else replace(row, source=source)

@@ -1,0 +1,271 @@
+"""What `t` offers where the cursor is, and the edit each choice amounts to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isfinite, prod
+from typing import TYPE_CHECKING
+
+from s2p_tui.core.alignment import Row
+from s2p_tui.core.choices import Choice, choices, why_none
+from s2p_tui.core.dtypes import dtype_named
+from s2p_tui.core.edits import apply
+from s2p_tui.core.errors import TransformError
+from s2p_tui.core.fit import Fit, Verdict, as_taken, judge, landing
+from s2p_tui.core.numbered import by_number
+from s2p_tui.core.pytree import Leaf
+from s2p_tui.core.shares import divisions, sharing
+from s2p_tui.core.state_dict import StateDict
+from s2p_tui.core.transform import Concat, Constant, Expr, Scale, Stack, describe, nodes_of, show
+from s2p_tui.tui.moves import ImpossibleError, Move
+from s2p_tui.tui.text import inert
+from s2p_tui.tui.together import together
+
+if TYPE_CHECKING:
+    from s2p_tui.session import Session
+    from s2p_tui.tui.cursor import Cursor
+
+Changes = tuple[tuple[int, Row], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One line of the list.
+
+    Attributes:
+        words: What is done.
+        verdict: How good the row, or the worst of the rows, would be.
+        changes: The rows' new contents; empty for what is there already.
+    """
+
+    words: str
+    verdict: Verdict
+    changes: Changes
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is what is there already."""
+        return not self.changes
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What can be chosen at a row.
+
+    Attributes:
+        position: The row.
+        entries: What would fill it, in words.
+        leaf: Its leaf.
+        options: Best first.
+        none: Why there are no options; empty if there are.
+        source: What the row takes now, if that could be multiplied.
+    """
+
+    position: int
+    entries: str
+    leaf: Leaf
+    options: tuple[Option, ...]
+    none: str
+    source: Expr | None
+
+
+def offer(session: Session, cursor: Cursor) -> Offer:
+    """What can be chosen for the cursor's leaf.
+
+    From the entry that is picked up; else from the marked entries together; else from the row's
+    own. One entry on the row, or picked up, can also be split over marked rows.
+
+    Raises:
+        ImpossibleError: There is no leaf here, or its layer's rule fills it.
+    """
+    position, state_dict = cursor.position, session.checkpoint.state_dict
+    row = session.row(position)
+    if row is None:
+        raise ImpossibleError("A benched entry has no leaf: mark it or pick it up, go to a row, t.")
+    if row.fixed:
+        way_out = " If it should, press s on it." if row.gap else ""
+        raise ImpossibleError(f"Row {position + 1} takes no entry: {row.why}.{way_out}")
+    leaf = session.target.skeleton[position]
+    marked = [mark for mark in cursor.marked() if mark != position or len(cursor.marked()) > 1]
+    held = row.keys if cursor.picked is None else _keys_at(session, cursor.picked)
+    keys = held
+    if marked and cursor.picked is None:
+        keys = tuple(dict.fromkeys(key for mark in marked for key in _keys_at(session, mark)))
+    own = cursor.picked in (None, position) and set(keys) == set(row.keys)
+    options = list(_divided(session, position, marked, held))
+    offered = _in_both_orders(leaf, keys, state_dict)
+    for choice in offered:
+        is_current = own and _lands_alike(session, leaf, row.source, choice.expr)
+        changes = () if is_current else ((position, Row(choice.expr, by="user")),)
+        options.append(Option(choice.words, choice.verdict, changes))
+    verdict = session.verdict(position)
+    fits = own and verdict is not None and row.source is not None and not _is_bad(verdict)
+    if fits and row.source is not None and not any(option.is_current for option in options):
+        words = describe(as_taken(row.source, leaf, state_dict))
+        options.append(Option(words or "as it is", verdict or judge(leaf, row, state_dict), ()))
+    none = "" if options else _why_none(session, leaf, marked, held, keys)
+    entries = _in_words(session, held if options and not offered else keys)
+    return Offer(position, entries, leaf, tuple(options), none, row.source if fits else None)
+
+
+def _in_both_orders(leaf: Leaf, keys: tuple[str, ...], state_dict: StateDict) -> tuple[Choice, ...]:
+    """The choices for entries as they are listed, and those by number first where that differs.
+
+    Files with sorted names list `layers.10` before `layers.2`; a stack in that order would load
+    and be wrong.
+    """
+    listed, numbered = choices(leaf, keys, state_dict), by_number(keys)
+    if numbered == keys:
+        return listed
+    joined = [
+        replace(choice, words=f"in list order: {choice.words}")
+        for choice in listed
+        if any(isinstance(node, Stack | Concat) for node in nodes_of(choice.expr))
+    ]
+    return (
+        *(
+            replace(choice, words=f"by number: {choice.words}") if joined else choice
+            for choice in choices(leaf, numbered, state_dict)
+        ),
+        *joined,
+    )
+
+
+def _in_words(session: Session, keys: tuple[str, ...]) -> str:
+    if not keys:
+        return "no entry"
+    shapes = {session.checkpoint.state_dict.shape(key) for key in keys}
+    return inert(together(keys)) + (f"  {show(shapes.pop())}" if len(shapes) == 1 else "")
+
+
+def _keys_at(session: Session, position: int) -> tuple[str, ...]:
+    row, benched = session.row(position), session.benched(position)
+    return row.keys if row is not None else (benched,) if benched is not None else ()
+
+
+def _is_bad(verdict: Verdict) -> bool:
+    return verdict.fit is Fit.MISMATCHED
+
+
+def _lands_alike(session: Session, leaf: Leaf, first: Expr | None, second: Expr) -> bool:
+    state_dict = session.checkpoint.state_dict
+    try:
+        return first is not None and landing(first, leaf, state_dict) == landing(
+            second, leaf, state_dict
+        )
+    except TransformError:
+        return False
+
+
+def _targets(session: Session, position: int, marked: Sequence[int], size: int) -> list[int]:
+    """The rows to split over: the marked ones, with the cursor's own if that makes the size."""
+    rows = [mark for mark in marked if session.row(mark) is not None]
+    skeleton = session.target.skeleton
+    if sum(prod(skeleton[row].shape) for row in rows) != size and position not in rows:
+        rows = sorted((*rows, position))
+    return rows
+
+
+def _divided(
+    session: Session, position: int, marked: Sequence[int], held: tuple[str, ...]
+) -> tuple[Option, ...]:
+    if not marked or len(held) != 1:
+        return ()
+    state_dict, skeleton = session.checkpoint.state_dict, session.target.skeleton
+    rows = _targets(session, position, marked, prod(state_dict.shape(held[0])))
+    if any(session.alignment.rows[row].fixed for row in rows):
+        return ()
+    return tuple(
+        Option(
+            division.words,
+            division.verdict,
+            tuple(
+                (row, Row(expr, by="user")) for row, expr in zip(rows, division.exprs, strict=True)
+            ),
+        )
+        for division in divisions([skeleton[row] for row in rows], held[0], state_dict)
+    )
+
+
+def _why_none(
+    session: Session,
+    leaf: Leaf,
+    marked: Sequence[int],
+    held: tuple[str, ...],
+    keys: tuple[str, ...],
+) -> str:
+    state_dict, skeleton = session.checkpoint.state_dict, session.target.skeleton
+    rows = [mark for mark in marked if session.row(mark) is not None]
+    if rows and len(held) == 1 and prod(state_dict.shape(held[0])) > prod(leaf.shape):
+        shape = state_dict.shape(held[0])
+        size = sum(prod(skeleton[row].shape) for row in rows)
+        return (
+            f"{inert(held[0])} ({show(shape)}: {prod(shape):,} elements) cannot be cut along an "
+            f"axis to fill the {len(rows)} marked rows ({size:,})."
+        )
+    return why_none(leaf, keys, state_dict)
+
+
+def scaled(session: Session, offered: Offer, text: str) -> Option:
+    """The row's source multiplied by the number in a text; an earlier factor is replaced.
+
+    Raises:
+        ImpossibleError: It is no number, or what the row takes cannot be multiplied.
+    """
+    source = offered.source
+    if source is None:
+        raise ImpossibleError("There is nothing here to multiply.")
+    factor = _number(text)
+    before = source.of if isinstance(source, Scale) else source
+    made = as_taken(before, offered.leaf, session.checkpoint.state_dict)
+    return _option(session, offered, before if factor == 1 else Scale(made, factor))
+
+
+def constant(session: Session, offered: Offer, text: str) -> Option:
+    """The leaf filled with the number in a text.
+
+    Raises:
+        ImpossibleError: It is no number, or the leaf's dtype cannot hold it.
+    """
+    value, dtype = _number(text), dtype_named(offered.leaf.dtype)
+    low, high = {
+        "bool": (0, 1),
+        "uint": (0, 2**dtype.bits - 1),
+        "int": (-(2 ** (dtype.bits - 1)), 2 ** (dtype.bits - 1) - 1),
+    }.get(dtype.kind, (value, value))
+    if not dtype.is_floating and (value != int(value) or not low <= value <= high):
+        raise ImpossibleError(f"A {dtype.name} leaf cannot hold {value:g}.")
+    return _option(session, offered, Constant(value, offered.leaf.shape))
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text.strip())
+    except ValueError:
+        raise ImpossibleError("Type a number, such as 0.5 or 1e-3.") from None
+    if not isfinite(value):
+        raise ImpossibleError("The number must be finite.")
+    return value
+
+
+def _option(session: Session, offered: Offer, expr: Expr) -> Option:
+    row = Row(expr, by="user")
+    verdict = judge(offered.leaf, row, session.checkpoint.state_dict)
+    if _is_bad(verdict):
+        raise ImpossibleError(f"{verdict.why[:1].upper()}{verdict.why[1:]}.")
+    return Option(describe(expr) or "as it is", verdict, ((offered.position, row),))
+
+
+def take(session: Session, offered: Offer, option: Option) -> Move:
+    """The edit of a choice; entries that lose their rows go to the bench."""
+    here = offered.position
+    edit = sharing(session.alignment, option.changes)
+    before, after = set(session.alignment.bench), apply(session.alignment, edit)
+    fell = [key for key in after.bench if key not in before]
+    said = f"Row {here + 1}: {option.words}."
+    if option.verdict.fit is Fit.DOUBTFUL:
+        said = f"Doubtful, y trusts it. {said}"
+    if fell:
+        said = f"{inert(together(fell))} went to the bench. {said}"
+    return Move(edit, here, frozenset(), said)
