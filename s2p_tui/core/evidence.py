@@ -13,7 +13,7 @@ from s2p_tui.core.fit import Fit, Verdict, judge, landing
 from s2p_tui.core.layers import constant_for
 from s2p_tui.core.pytree import Skeleton
 from s2p_tui.core.state_dict import StateDict
-from s2p_tui.core.transform import Expr, Take, keys_of
+from s2p_tui.core.transform import Expr, Take, describe, keys_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,8 @@ def _doubt(
         )
     if here is not None and (suggestion.certain or suggestion.placed):
         keys = list(keys_of(here))
+        if not keys:
+            return f"it should hold a {describe(here)}: {suggestion.reason}"
         more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
         return f"by name and structure {keys[0]}{more} belongs here"
     claimed = next((key for key in row.keys if evidence.claimed.get(key, place) != place), None)

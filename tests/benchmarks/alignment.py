@@ -16,12 +16,11 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from s2p_tui.proposers.base import Proposal, Suggestion
-
+from s2p_tui.core.evidence import Evidence, Suggestion
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.state_dict import Entry, StateDict
 from s2p_tui.core.transform import Constant, Expr, keys_of, rename
-from s2p_tui.proposers.matcher import match
+from s2p_tui.proposers.matcher.matcher import match
 from tests.benchmarks import alignment_scale
 from tests.benchmarks.alignment_pairs import Pair, read_pairs, same_effect, write
 
@@ -56,7 +55,7 @@ class Score:
         return Score(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
 
 
-def propose(pair: Pair) -> tuple[Proposal, float]:
+def propose(pair: Pair) -> tuple[Evidence, float]:
     """What the matcher proposes for a pair, and the seconds it took."""
     state_dict = StateDict(tuple(Entry(t.name, t.shape, t.dtype) for t in pair.source))
     skeleton = Skeleton(tuple(Leaf(t.name, t.shape, t.dtype) for t in pair.target))
@@ -65,7 +64,7 @@ def propose(pair: Pair) -> tuple[Proposal, float]:
     return proposal, time.perf_counter() - started
 
 
-def score(pair: Pair, proposal: Proposal, seconds: float) -> Score:
+def score(pair: Pair, proposal: Evidence, seconds: float) -> Score:
     """A proposal against the truth."""
     total = Score(models=1, seconds=seconds)
     columns = zip(pair.target, pair.truth, proposal.suggestions, strict=True)
@@ -94,7 +93,7 @@ def _entries(expr: Expr, pair: Pair) -> list[str]:
     return sorted(pair.tied[key] for key in keys_of(expr))
 
 
-def prediction(pair: Pair, proposal: Proposal) -> list[dict[str, Any]]:
+def prediction(pair: Pair, proposal: Evidence) -> list[dict[str, Any]]:
     """A proposal as JSON: per leaf its place, its sources' places, the transform, how sure, why."""
     places = {tensor.name: n for n, tensor in enumerate(pair.source)}
     return [

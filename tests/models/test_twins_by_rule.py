@@ -44,7 +44,7 @@ def session(twin: Twin, tmp_path: Path) -> Session:
         if ruled and session.alignment.rows[position].by == "rule":
             rows.append((position, session.alignment.rows[position]))
         elif truth is None:
-            rows.append((position, Row(gap=True)))
+            rows.append((position, Row(gap=True, by="user")))
         else:
             (key,) = Row(truth).keys if ruled else ("",)
             rows.append((position, Row(Take(key) if ruled else truth, by="user")))

@@ -43,7 +43,7 @@ def _arrange(session: Session, truth: Truth) -> None:
     skeleton = session.target.skeleton
     assert set(truth) == {leaf.path for leaf in skeleton}
     rows = [
-        Row(gap=True)
+        Row(gap=True, by="user")
         if (source := truth[leaf.path]) is None
         else Row(source, by="user", trusted=True)
         for leaf in skeleton

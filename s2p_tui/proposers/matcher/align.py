@@ -85,10 +85,12 @@ class _Scope:
                 if self._match(side, same, equal, fronts):
                     continue
             else:
+                elsewhere = {node.mark for node in mine}
                 kin = [
                     other
                     for other in others
                     if other.size > 1
+                    and other.mark not in elsewhere
                     and overlap(part, other) >= _KIN
                     and not contains_better(part, other, overlap(part, other))
                 ]
