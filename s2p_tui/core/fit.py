@@ -17,12 +17,15 @@ from s2p_tui.core.transform import (
     Concat,
     Constant,
     Expr,
+    Norm,
     Reshape,
     Scale,
     Shape,
+    SpectralNorm,
     Stack,
     Sum,
     Take,
+    WeightNorm,
     describe,
     nodes_of,
     shape_of,
@@ -122,15 +125,18 @@ def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
     return Verdict(Fit.TRANSFORMED, "; ".join(dict.fromkeys(notes))) if notes else _EXACT
 
 
+_COMPUTED = {Sum, Scale, Norm, WeightNorm, SpectralNorm}
+
+
 def _lossy_arithmetic(expr: Expr, dtypes: set[str]) -> str:
     """Why an expression would not keep whole numbers exact; empty if it does or has none."""
     whole = {name for name in dtypes if not dtype_named(name).is_floating}
     kinds = {type(node) for node in nodes_of(expr)}
-    if not whole or not kinds & {Sum, Scale, Stack, Concat}:
+    if not whole or not kinds & {*_COMPUTED, Stack, Concat}:
         return ""
     names = ", ".join(sorted(dtypes))
-    if kinds & {Sum, Scale}:
-        return f"adding or scaling whole numbers ({names}) could overflow"
+    if kinds & _COMPUTED:
+        return f"computing with whole numbers ({names}) could overflow"
     if len(dtypes) > 1 or Constant in kinds:
         return f"joining {names} with other numbers would not keep whole numbers exact"
     return ""

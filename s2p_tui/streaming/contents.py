@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BUFFERS_PER_CHUNK = 4
+_FOR_NORMS = 4 * 8
+"""Bytes of a chunk per element read for a norm: a few float64 buffers beside the others."""
 _CACHE_LINE = 64
 
 
@@ -133,12 +135,12 @@ class Contents:
             InputError: The source was cut short meanwhile.
         """
         source = self._source(piece)
-        evaluator = Evaluator(source.entries, source.tensors)
         dtype = numpy_dtype(piece.instruction.dtype)
         fast = fast_axes(source.expr, source.entries.shape)
         dtypes = [source.entries[key].dtype for key in keys_of(source.expr)]
         widest = max([dtype.itemsize, *(dtype_named(name).itemsize for name in dtypes)])
         limit = max(1, self.chunk_bytes // _BUFFERS_PER_CHUNK // widest)
+        evaluator = Evaluator(source.entries, source.tensors, self.chunk_bytes // _FOR_NORMS)
         for region in tiles(source.shape, fast, limit):
             # No name holds what was read while the next region is read.
             uncast = evaluator.region(source.expr, region)

@@ -15,21 +15,26 @@ from s2p_tui.core.dtypes import dtype_named
 from s2p_tui.core.fit import same_but_ones
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import (
+    Broadcast,
     Concat,
     Constant,
     Expr,
     Flip,
+    Norm,
     Permute,
     Reshape,
     Scale,
     Shape,
+    SpectralNorm,
     Split,
     Stack,
     Sum,
     Take,
+    WeightNorm,
     shape_of,
 )
 from s2p_tui.formats.base import Region, Tensors
+from s2p_tui.streaming.reduce import Reduced
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,12 +48,14 @@ class Evaluator:
     Args:
         state_dict: Gives the entries' shapes.
         tensors: Gives their numbers.
+        limit: Elements that norms, which need more than the region, read at once.
     """
 
-    def __init__(self, state_dict: StateDict, tensors: Tensors) -> None:
+    def __init__(self, state_dict: StateDict, tensors: Tensors, limit: int = 1 << 18) -> None:
         self._state_dict = state_dict
         self._tensors = tensors
         self._overflowed = 0
+        self._reduced = Reduced(self, limit)
 
     def take_overflowed(self) -> int:
         """How many sums and products of finite numbers were not finite, since last asked."""
@@ -62,8 +69,8 @@ class Evaluator:
     def region(self, expr: Expr, region: Region) -> NDArray[Any]:
         """The elements of a region of the result; reads the tensor data it needs.
 
-        The dtype is that of the entry, or for sums, products and entries of
-        several dtypes joined one that holds them all: float32, int64 or wider.
+        The dtype is that of the entry, or for sums, products, quotients and entries of
+        several dtypes joined one that holds them all: float32, int64 or wider; float64 for norms.
         """
         match expr:
             case Take(key):
@@ -98,6 +105,43 @@ class Evaluator:
                 return self._counted(_scaled(part, factor), [part])
             case Reshape(of, shape):
                 return self._reshape(of, shape, region)
+            case Broadcast(of, shape):
+                return self._broadcast(of, shape, region)
+            case Norm(of, axes):
+                found = self._reduced.norm(of, axes, region)
+                return found[tuple(slice(0, stop - start) for start, stop in region)]
+            case WeightNorm(of):
+                return self._weight_norm(of, region)
+            case SpectralNorm(of):
+                part = _computable(self.region(of[0], region))
+                sigma = part.dtype.type(self._reduced.sigma(expr))
+                return self._counted(_divided(part, sigma), [part])
+
+    def _broadcast(self, of: Expr, shape: Shape, region: Region) -> NDArray[Any]:
+        before = self.shape(of)
+        tail = region[len(shape) - len(before) :]
+        inner = tuple(
+            (0, min(1, stop - start)) if size == 1 else (start, stop)
+            for size, (start, stop) in zip(before, tail, strict=True)
+        )
+        sizes = [stop - start for start, stop in region]
+        return np.broadcast_to(self.region(of, inner), sizes)
+
+    def _weight_norm(self, of: tuple[Expr, ...], region: Region) -> NDArray[Any]:
+        sizes = self.shape(of[0])
+        part = _computable(self.region(of[1], region))
+        if not sizes:
+            sizes = (1,) * len(region)
+            magnitude: Expr = Reshape(of[0], sizes)
+        else:
+            magnitude = of[0]
+        inner = tuple(
+            (0, 1) if size == 1 else bounds for size, bounds in zip(sizes, region, strict=True)
+        )
+        axes = tuple(axis for axis, size in enumerate(sizes) if size == 1)
+        norm = self._reduced.norm(of[1], axes, inner)
+        factor = _divided(_computable(self.region(magnitude, inner)), norm).astype(part.dtype)
+        return self._counted(_scaled(part, factor), [part])
 
     def _counted(self, result: NDArray[Any], parts: list[NDArray[Any]]) -> NDArray[Any]:
         lost = ~np.isfinite(result)
@@ -146,7 +190,12 @@ def _added(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
         return first + second
 
 
-def _scaled(array: NDArray[Any], factor: float) -> NDArray[Any]:
+def _divided(array: NDArray[Any], divisor: NDArray[Any]) -> NDArray[Any]:
+    with np.errstate(all="ignore"):
+        return array / divisor
+
+
+def _scaled(array: NDArray[Any], factor: float | NDArray[Any]) -> NDArray[Any]:
     with np.errstate(all="ignore"):
         return array * factor
 

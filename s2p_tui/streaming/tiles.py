@@ -8,18 +8,22 @@ from math import prod
 
 from s2p_tui.core.fit import same_but_ones
 from s2p_tui.core.transform import (
+    Broadcast,
     Concat,
     Constant,
     Expr,
     Flip,
+    Norm,
     Permute,
     Reshape,
     Scale,
     Shape,
+    SpectralNorm,
     Split,
     Stack,
     Sum,
     Take,
+    WeightNorm,
     shape_of,
 )
 from s2p_tui.formats.base import Region
@@ -75,6 +79,17 @@ def _source_axes(expr: Expr, entry_shape: EntryShape) -> set[int]:
             return {position for position, axis in enumerate(axes) if axis in inner}
         case Flip(of) | Split(of) | Scale(of):
             return _source_axes(of, entry_shape)
+        case Norm(of, axes):
+            return _source_axes(of, entry_shape).difference(axes)
+        case Broadcast(of, shape):
+            before = shape_of(of, entry_shape)
+            added = len(shape) - len(before)
+            inner = _source_axes(of, entry_shape)
+            return {axis + added for axis in inner if before[axis] != 1}
+        case WeightNorm(of):
+            return _source_axes(of[1], entry_shape)
+        case SpectralNorm(of):
+            return _source_axes(of[0], entry_shape)
         case Sum(of) | Concat(of):
             return {axis for operand in of for axis in _source_axes(operand, entry_shape)}
         case Stack(of, axis):

@@ -10,18 +10,22 @@ import numpy as np
 from hypothesis import strategies as st
 
 from s2p_tui.core.transform import (
+    Broadcast,
     Concat,
     Constant,
     Expr,
     Flip,
+    Norm,
     Permute,
     Reshape,
     Scale,
     Shape,
+    SpectralNorm,
     Split,
     Stack,
     Sum,
     Take,
+    WeightNorm,
 )
 from s2p_tui.formats.base import Region
 
@@ -67,7 +71,7 @@ def _step(
     draw: st.DrawFn, expr: Expr, whole: np.ndarray, arrays: dict[str, np.ndarray]
 ) -> tuple[Expr, np.ndarray]:
     rank = whole.ndim
-    ops = ["reshape", "stack", "sum", "scale"]
+    ops = ["reshape", "stack", "sum", "scale", "broadcast"]
     ops += ["permute", "flip", "split", "concat", "ones"] * (rank > 0)
     match draw(st.sampled_from(ops)):
         case "permute":
@@ -91,6 +95,10 @@ def _step(
         case "scale":
             factor = draw(st.sampled_from([-1, 2, 0.5]))
             return Scale(expr, factor), whole * factor
+        case "broadcast":
+            front = draw(st.lists(st.integers(0, 2), max_size=1))
+            sizes = [draw(st.integers(0, 3)) if size == 1 else size for size in whole.shape]
+            return Broadcast(expr, (*front, *sizes)), np.broadcast_to(whole, (*front, *sizes))
         case "stack":
             others = draw(st.lists(_ends(whole.shape, arrays), max_size=2))
             axis = draw(st.integers(0, rank))
@@ -160,3 +168,15 @@ def by_numpy(expr: Expr, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
             return np.sum([by_numpy(operand, arrays) for operand in of], axis=0)
         case Scale(of, factor):
             return by_numpy(of, arrays) * factor
+        case Broadcast(of, shape):
+            return np.broadcast_to(by_numpy(of, arrays), shape)
+        case Norm(of, axes):
+            return np.linalg.vector_norm(by_numpy(of, arrays), axis=axes, keepdims=True)
+        case WeightNorm(of):
+            magnitude, direction = (by_numpy(operand, arrays) for operand in of)
+            axes = tuple(n for n, size in enumerate(magnitude.shape) if size == 1) or None
+            norm = np.linalg.vector_norm(direction, axis=axes, keepdims=True)
+            return magnitude * direction / norm
+        case SpectralNorm(of, axis):
+            weight, u, v = (by_numpy(operand, arrays) for operand in of)
+            return weight / (u @ np.moveaxis(weight, axis, 0).reshape(len(u), -1) @ v)
