@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 eqx: Any = equinox
 jtu: Any = jax.tree_util
 _Path = tuple[Any, ...]
+_WRAPPERS = (eqx.nn.WeightNorm, eqx.nn.SpectralNorm)
 _SCALARS = (bool, int, float, complex, np.generic)
 
 
@@ -220,12 +221,17 @@ class _Owners:
         self._described: dict[int, tuple[str | None, Mapping[str, Any]]] = {}
 
     def of(self, path: _Path) -> tuple[str | None, Mapping[str, Any]]:
-        """Class name and plain static fields of the innermost module above the path."""
+        """Class name and plain static fields of the innermost module above the path.
+
+        A layer within a `WeightNorm` or `SpectralNorm` also has that as its "wrapper", with its
+        "wrapper_axis"; and they have their "layer" and its fields as "layer_config".
+        """
         for length in range(len(path) - 1, -1, -1):
             node = self._node(path[:length])
             if is_dataclass(node) and not isinstance(node, type):
                 if id(node) not in self._described:
-                    self._described[id(node)] = _class_name(node.__class__), _config(node)
+                    around = self._node(path[: length - 1]) if length else None
+                    self._described[id(node)] = _class_name(node.__class__), _config(node, around)
                 return self._described[id(node)]
         return None, {}
 
@@ -253,12 +259,18 @@ def _class_name(cls: type[Any]) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _config(node: Any) -> Mapping[str, Any]:
+def _config(node: Any, around: Any = None) -> Mapping[str, Any]:
     plain: dict[str, Any] = {}
     for attribute in fields(node):
         value = getattr(node, attribute.name, None)
         if attribute.metadata.get("static") and _is_plain(value):
             plain[attribute.name] = value
+    layer: Any = getattr(node, "layer", None) if isinstance(node, _WRAPPERS) else None
+    if layer is not None:
+        plain["layer"], plain["layer_config"] = _class_name(layer.__class__), _config(layer)
+    if isinstance(around, _WRAPPERS) and getattr(around, "layer", None) is node:
+        plain["wrapper"] = _class_name(around.__class__)
+        plain["wrapper_axis"] = getattr(around, "axis", None)
     return plain
 
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 from math import prod
 
 from s2p_tui.core.alignment import Row
+from s2p_tui.core.composed import part_doubt
 from s2p_tui.core.dtypes import DType, dtype_named
 from s2p_tui.core.errors import TransformError
 from s2p_tui.core.layers import as_layer_needs, rule_for
@@ -76,14 +77,16 @@ def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
     if source is None:
         return _judge_gap(leaf, row)
     rule = rule_for(leaf)
-    if isinstance(source, Take) and rule is None:
+    parts = part_doubt(leaf, source, state_dict)
+    if isinstance(source, Take) and rule is None and parts is None:
         entry = state_dict[source.key]
         if entry.shape == leaf.shape and entry.dtype == leaf.dtype:
             return _EXACT
     try:
         made = as_taken(source, leaf, state_dict)
         shape = shape_of(made, state_dict.shape)
-        departs = rule is not None and departs_from_rule(leaf, source, state_dict.shape)
+        ruled = rule is not None and parts is None
+        departs = ruled and departs_from_rule(leaf, source, state_dict.shape)
     except TransformError as error:
         return Verdict(Fit.MISMATCHED, error.message, blocks=True)
     if prod(shape) != prod(leaf.shape):
@@ -97,9 +100,15 @@ def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
     doubts: list[str] = []
     if words := describe(made):
         notes.append(words)
-    if rule is not None and made is not source:
-        notes[-1] += f": {rule.why}"
-    elif rule is not None and isinstance(source, Take):
+    if parts:
+        doubts.append(parts)
+    if rule is not None and (made != source or parts == ""):
+        notes = [f"{'; '.join(notes)}: {rule.why}"]
+    elif (
+        rule is not None
+        and isinstance(source, Take)
+        and as_layer_needs(leaf, source.key, shape) is None
+    ):
         doubts.append(f"{source.key} alone is not what belongs here: {rule.why}")
     elif rule is not None and departs:
         doubts.append(f"this layer needs something else: {rule.why}")

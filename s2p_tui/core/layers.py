@@ -8,8 +8,9 @@ of such a layer is made of. Measured by comparing forwards, torch 2.13 and equin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.transform import Constant, Expr, Flip, Permute, Reshape, Shape, Take
@@ -74,13 +75,47 @@ def _never_one_entry(_leaf: Leaf, _key: str | None, _shape: Shape) -> Expr | Non
     return None
 
 
+def _magnitude(leaf: Leaf, key: str | None, shape: Shape) -> Expr | None:
+    """Torch's g, if it is taken along the axis of PyTorch's weight that Equinox takes it along."""
+    axis, layer = leaf.config.get("axis"), leaf.config.get("layer", "")
+    if key is None:
+        return None
+    if axis is None or math.prod(shape) == math.prod(leaf.shape) == 1:
+        return Take(key) if math.prod(shape) == math.prod(leaf.shape) == 1 else None
+    if layer in CONV_TRANSPOSE:
+        swapped = {0: 1, 1: 0}.get(axis)
+        if swapped is None or leaf.config.get("layer_config", {}).get("groups") != 1:
+            return None
+        axis = swapped
+    wide = [place for place, size in enumerate(shape) if size != 1]
+    return Take(key) if wide == [axis] and math.prod(shape) == math.prod(leaf.shape) else None
+
+
+def _right_singular(leaf: Leaf, key: str | None, shape: Shape) -> Expr | None:
+    """Torch's v runs over (in, *k), and so does Equinox's, where the kernel is flipped."""
+    if key is None or shape != leaf.shape:
+        return None
+    if leaf.config.get("layer", "") not in CONV_TRANSPOSE:
+        return Take(key)
+    layer = leaf.config.get("layer_config", {})
+    kernel = layer.get("kernel_size")
+    if layer.get("groups") != 1 or not isinstance(kernel, list | tuple):
+        return None
+    sizes = tuple(cast("Sequence[int]", kernel))
+    if math.prod(sizes) == 1:
+        return Take(key)
+    apart = Reshape(Take(key), (math.prod(shape) // math.prod(sizes), *sizes))
+    return Reshape(Flip(apart, tuple(range(1, len(sizes) + 1))), shape)
+
+
 def _in_nn(*names: str) -> frozenset[str]:
     return frozenset(f"equinox.nn.{name}" for name in names)
 
 
+CONV_TRANSPOSE = _in_nn("ConvTranspose", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
 RULES: tuple[Rule, ...] = (
     Rule(
-        _in_nn("ConvTranspose", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"),
+        CONV_TRANSPOSE,
         ".weight",
         _conv_transpose,
         "ConvTranspose stores its kernel the other way round",
@@ -96,6 +131,24 @@ RULES: tuple[Rule, ...] = (
         ".bias",
         _never_one_entry,
         "GRUCell's bias is bias_ih plus the first two thirds of bias_hh",
+    ),
+    Rule(
+        _in_nn("GRUCell"),
+        ".bias_n",
+        _never_one_entry,
+        "GRUCell's bias_n is the last third of bias_hh",
+    ),
+    Rule(
+        _in_nn("WeightNorm"),
+        ".g",
+        _magnitude,
+        "the norms are taken along another axis of the weight",
+    ),
+    Rule(
+        _in_nn("SpectralNorm"),
+        ".uv_index[1]",
+        _right_singular,
+        "v follows the kernel, which ConvTranspose stores the other way round",
     ),
     Rule(
         _in_nn("BatchNorm"),

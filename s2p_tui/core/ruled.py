@@ -11,8 +11,10 @@ from s2p_tui.core.transform import (
     Expr,
     Scale,
     Shape,
+    SpectralNorm,
     Stack,
     Take,
+    WeightNorm,
     keys_of,
     nodes_of,
     operands,
@@ -42,7 +44,7 @@ def departs_from_rule(leaf: Leaf, source: Expr, entry_shape: Callable[[str], Sha
     """Whether a written-out source differs from what the leaf's layer rule makes of its entry.
 
     A stack is looked into, as layers stacked for `jax.lax.scan` follow the rule one by one. A
-    source of several entries of one layer (a sum of biases) is not judged here.
+    source of several entries of one layer (a sum of biases) is not judged here, a fold of them is.
 
     Raises:
         TransformError: A step does not apply to the shape it meets.
@@ -60,7 +62,11 @@ def departs_from_rule(leaf: Leaf, source: Expr, entry_shape: Callable[[str], Sha
 
 
 def _departs(leaf: Leaf, source: Expr, entry_shape: Callable[[str], Shape]) -> bool:
-    if rule_for(leaf) is None or len(keys_of(source)) != 1:
+    keys = keys_of(source)
+    folds = [
+        keys_of(node) for node in nodes_of(source) if isinstance(node, WeightNorm | SpectralNorm)
+    ]
+    if rule_for(leaf) is None or (len(keys) != 1 and keys not in folds):
         return False
     return all(
         rule_applied(leaf, node, shape_of(node, entry_shape)) != source

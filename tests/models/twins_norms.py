@@ -12,9 +12,18 @@ import numpy as np
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
-from s2p_tui.core.transform import Expr, Flip, Permute, Reshape, Take
+from s2p_tui.core.transform import (
+    Expr,
+    Flip,
+    Norm,
+    Permute,
+    Reshape,
+    SpectralNorm,
+    Take,
+    WeightNorm,
+)
 from tests.models.twin import Twin, twin
-from tests.models.twins_rules import Leaves, conv_transpose, gaps, norm_batch
+from tests.models.twins_rules import Leaves, gaps, norm_batch
 
 Arrays = Mapping[str, np.ndarray]
 Make = Callable[[], nn.Module]
@@ -59,8 +68,11 @@ _KINDS: tuple[tuple[str, Make, Callable[[jax.Array], Any], tuple[int, ...]], ...
 )
 
 
-def _kernel(kind: str, key: str) -> Expr:
-    return conv_transpose(key, (3, 4, 3, 3)) if kind == "conv_transpose" else Take(key)
+def _turned(kind: str, weight: Expr) -> Expr:
+    """A weight as Equinox stores it."""
+    if kind != "conv_transpose":
+        return weight
+    return Permute(Flip(weight, (2, 3)), (1, 0, 2, 3))
 
 
 def _spectral_truth(kind: str, prefix: str, u: str, v: str) -> Leaves:
@@ -69,53 +81,50 @@ def _spectral_truth(kind: str, prefix: str, u: str, v: str) -> Leaves:
         right = Reshape(Flip(Reshape(right, (3, 3, 3)), (1, 2)), (27,))
     return {
         **gaps("[0].inference"),
-        "[0].layer.weight": _kernel(kind, prefix),
+        "[0].layer.weight": _turned(kind, Take(prefix)),
         "[0].layer.bias": Take("bias"),
         "[1].uv_index[0]": Take(u),
         "[1].uv_index[1]": right,
     }
 
 
+_SPECTRAL = {
+    "": (
+        parametrizations.spectral_norm,
+        "parametrizations.weight.original",
+        "parametrizations.weight.0._u",
+        "parametrizations.weight.0._v",
+    ),
+    "_old": (spectral_norm, "weight_orig", "weight_u", "weight_v"),
+}
+
+
 def _spectral() -> list[Twin]:
-    apis = (
-        ("", parametrizations.spectral_norm, "parametrizations.weight.original",
-         "parametrizations.weight.0._u", "parametrizations.weight.0._v"),
-        ("_old", spectral_norm, "weight_orig", "weight_u", "weight_v"),
-    )  # fmt: skip
     return [
         twin(
             f"spectral_norm_{kind}{suffix}",
             lambda api=api, make=make: api(make()),
             lambda key, like=like: eqx.nn.SpectralNorm(like(key), "weight", key=key),
             shape,
-            _spectral_truth(kind, original, u, v),
+            _spectral_truth(kind, *keys),
             steps=2,
             state=True,
         )
-        for suffix, api, original, u, v in apis
+        for suffix, (api, *keys) in _SPECTRAL.items()
         for kind, make, like, shape in _KINDS
     ]
 
 
-def _spectral_folded(kind: str, make: Make, like: Any, shape: Any) -> Twin:
-    prefix = "parametrizations.weight"
-
-    def fold(arrays: Arrays) -> Arrays:
-        whole, u, v = (arrays[f"{prefix}.{n}"] for n in ("original", "0._u", "0._v"))
-        matrix = np.moveaxis(whole, 1, 0) if kind == "conv_transpose" else whole
-        folded = whole / (u @ matrix.reshape(len(u), -1) @ v)
-        if kind == "conv_transpose":
-            folded = np.flip(np.moveaxis(folded, 1, 0), (2, 3))
-        return {".weight": folded, ".bias": arrays["bias"]}
-
+def _spectral_folded(kind: str, make: Make, like: Any, shape: Any, *, old: bool = False) -> Twin:
+    api, *keys = _SPECTRAL["_old" if old else ""]
+    of = tuple(map(Take, keys))
+    folded = SpectralNorm(of, 1 if kind == "conv_transpose" else 0)
     return twin(
-        f"spectral_norm_{kind}_folded",
-        lambda: parametrizations.spectral_norm(make()),
+        f"spectral_norm_{kind}_folded{'_old' if old else ''}",
+        lambda: api(make()),
         like,
         shape,
-        None,
-        needs="spectral_norm fold: W / (u · W v)",
-        fold=fold,
+        {".weight": _turned(kind, folded), ".bias": Take("bias")},
         steps=2,
     )
 
@@ -124,7 +133,7 @@ def _weight_truth(kind: str, g: str, v: str) -> Leaves:
     scale: Expr = Take(g)
     if kind == "conv_transpose":
         scale = Permute(scale, (1, 0, 2, 3))
-    return {".layer.weight": _kernel(kind, v), ".layer.bias": Take("bias"), ".g": scale}
+    return {".layer.weight": _turned(kind, Take(v)), ".layer.bias": Take("bias"), ".g": scale}
 
 
 _NEW_KEYS = ("parametrizations.weight.original0", "parametrizations.weight.original1")
@@ -151,27 +160,21 @@ def _weight() -> list[Twin]:
     ]
 
 
-def _weight_folded(kind: str, make: Make, like: Any, shape: Any, *, normed: bool = False) -> Twin:
-    def fold(arrays: Arrays) -> Arrays:
-        g, v = (arrays[key] for key in _NEW_KEYS)
-        folded = g * v / np.sqrt((v**2).sum(tuple(range(1, v.ndim)), keepdims=True))
-        if kind == "conv_transpose":
-            folded = np.flip(np.moveaxis(folded, 1, 0), (2, 3))
-        if normed:
-            norm = np.sqrt((folded**2).sum((1, 2, 3), keepdims=True))
-            return {".layer.weight": folded, ".layer.bias": arrays["bias"], ".g": norm}
-        return {".weight": folded, ".bias": arrays["bias"]}
-
-    end = "other_axis" if normed else "folded"
-    fold_words = "weight_norm fold: g · v / ‖v‖"
+def _weight_folded(
+    kind: str, make: Make, like: Any, shape: Any, *, old: bool = False, normed: bool = False
+) -> Twin:
+    api, keys = (_old_weight_norm, _OLD_KEYS) if old else (parametrizations.weight_norm, _NEW_KEYS)
+    folded = _turned(kind, WeightNorm(tuple(map(Take, keys))))
+    truth: Leaves = {".weight": folded, ".bias": Take("bias")}
+    if normed:
+        truth = {f".layer{path}": expr for path, expr in truth.items()}
+        truth[".g"] = Norm(folded, (1, 2, 3))
     return twin(
-        f"weight_norm_{kind}_{end}",
-        lambda: parametrizations.weight_norm(make()),
+        f"weight_norm_{kind}_{'other_axis' if normed else 'folded'}{'_old' if old else ''}",
+        lambda: api(make()),
         (lambda key: eqx.nn.WeightNorm(like(key))) if normed else like,
         shape,
-        None,
-        needs=f"{fold_words}, then its norm along axis 0" if normed else fold_words,
-        fold=fold,
+        truth,
     )
 
 
@@ -204,7 +207,7 @@ def _fold_norm(arrays: Arrays) -> Arrays:
 
 NORMS = (
     *_spectral(),
-    *(_spectral_folded(*kind) for kind in _KINDS),
+    *(_spectral_folded(*kind, old=old) for kind in _KINDS for old in (False, True)),
     *_weight(),
     twin(
         "weight_norm_linear_whole",
@@ -213,7 +216,7 @@ NORMS = (
         (2, 5),
         _weight_truth("linear", *_NEW_KEYS),
     ),
-    *(_weight_folded(*kind) for kind in _KINDS),
+    *(_weight_folded(*kind, old=old) for kind in _KINDS for old in (False, True)),
     _weight_folded(*_KINDS[2], normed=True),
     twin(
         "conv_norm_relu",

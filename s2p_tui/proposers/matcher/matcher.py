@@ -7,17 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from s2p_tui.core.evidence import Evidence, Suggestion
-from s2p_tui.core.layers import as_layer_needs, constant_for, rule_for
+from s2p_tui.core.layers import constant_for, rule_for
 from s2p_tui.core.pytree import Leaf, Skeleton
+from s2p_tui.core.ruled import rule_applied
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Take, keys_of
 from s2p_tui.proposers.matcher.align import Aligner, Pair
 from s2p_tui.proposers.matcher.layout import Orientation
 from s2p_tui.proposers.matcher.names import Learned
+from s2p_tui.proposers.matcher.parts import as_leaf_takes, made_of_parts, steps_of_leaf
 from s2p_tui.proposers.matcher.pieces import Piece, entry_piece, with_views
 from s2p_tui.proposers.matcher.sequence import in_sequence, say_nothing
 from s2p_tui.proposers.matcher.tree import Node, tree_of
-from s2p_tui.proposers.matcher.words import meanings, steps_of_key, steps_of_path
+from s2p_tui.proposers.matcher.words import meanings, steps_of_key
 
 _CERTAIN = 0.3
 _NEUTRAL = frozenset((("equinox.nn.RMSNorm", "bias"),))
@@ -41,10 +43,10 @@ def match(state_dict: StateDict, skeleton: Skeleton) -> Evidence:
             suggestions[place] = Suggestion(None, True, reason)
         else:
             wanted.append(place)
-    steps = {place: steps_of_path(skeleton[place].path) for place in wanted}
+    steps = {place: steps_of_leaf(skeleton[place]) for place in wanted}
     pieces, left_over = _pieces(state_dict, skeleton, steps)
     if wanted and pieces:
-        _fill(suggestions, skeleton, steps, pieces)
+        _fill(suggestions, state_dict, skeleton, steps, pieces)
     used = {key for s in suggestions.values() if s.source for key in keys_of(s.source)}
     left_over = {key: why for key, why in left_over.items() if key not in used}
     for entry in state_dict:
@@ -94,8 +96,10 @@ def _pieces(
     roles = {role for path in steps.values() for role in meanings(path)[0][-1:]}
     useless = frozenset(("count",)) if roles & _STATISTICS else _STATISTICS | {"count"}
     left_over: dict[str, str] = {}
-    pieces: list[Piece] = []
+    pieces, covered = made_of_parts(state_dict, skeleton)
     for entry in state_dict:
+        if entry.key in covered:
+            continue
         path = steps_of_key(entry.key)
         last = meanings(path)[0][-1:]
         if last and last[0] in useless and last[0] not in roles:
@@ -108,6 +112,7 @@ def _pieces(
 
 def _fill(
     suggestions: dict[int, Suggestion],
+    state_dict: StateDict,
     skeleton: Skeleton,
     steps: Mapping[int, tuple[str, ...]],
     pieces: Sequence[Piece],
@@ -142,7 +147,9 @@ def _fill(
         orientation = Orientation()
     learn(orientation, found)
     for place, piece, pair in found:
-        suggestion = _suggestion(skeleton[place], steps[place], piece, pair, orientation)
+        leaf = skeleton[place]
+        taken = as_leaf_takes(leaf, piece, state_dict)
+        suggestion = taken and _suggestion(leaf, steps[place], taken, pair, orientation)
         if suggestion is not None:
             suggestions[place] = suggestion
     _leave_out(suggestions, skeleton, steps)
@@ -161,9 +168,13 @@ def _suggestion(
         layouts = piece.layouts(leaf.shape)
         return Suggestion(layouts[0][0], False, "only a part of a weight") if layouts else None
     (member, *more) = piece.members
-    if isinstance(member, Take) and not more and rule_for(leaf) is not None:
-        fits = as_layer_needs(leaf, member.key, piece.shape) is not None
-        return Suggestion(member, sure and fits, pair.how)
+    if not more and rule_for(leaf) is not None:
+        turned = rule_applied(leaf, member, piece.shape)
+        final = piece.composite is not None and not isinstance(member, Take)
+        if isinstance(member, Take):
+            return Suggestion(member, sure and turned is not None, pair.how)
+        if turned is not None or (final and piece.shape == leaf.shape):
+            return Suggestion(turned or member, sure, pair.how)
     known_layer = (leaf.owner or "").startswith("equinox.nn.")
     chosen = orientation.choose(steps, leaf.shape, piece, known_layer=known_layer)
     if chosen is None:
@@ -202,9 +213,11 @@ class _Fits:
     def __call__(self, target: Node, source: Node) -> bool | None:
         leaf, piece = self._skeleton[target.item], self._pieces[source.item]
         member = piece.members[0]
-        if rule_for(leaf) is None or not isinstance(member, Take) or len(piece.members) > 1:
+        if rule_for(leaf) is None or len(piece.members) > 1:
             return None
-        return as_layer_needs(leaf, member.key, piece.shape) is not None
+        if piece.composite is not None and not isinstance(member, Take):
+            return piece.shape == leaf.shape or None
+        return rule_applied(leaf, member, piece.shape) is not None
 
 
 def _learned(aligner: Aligner) -> Learned:

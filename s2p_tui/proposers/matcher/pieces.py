@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from s2p_tui.core.composites import Composite
 from s2p_tui.core.transform import Concat, Expr, Reshape, Shape, Split, Stack, Take
 from s2p_tui.core.ways import Way, ways
 from s2p_tui.proposers.matcher.words import meanings
@@ -36,12 +37,14 @@ class Piece:
         shape: Its shape; several members are on a new first axis.
         members: The expressions it is put together from; one if it is an entry or a part of one.
         member: The shape of each of them.
+        composite: What its entries make together; what a leaf takes of it depends on its layer.
     """
 
     steps: tuple[str, ...]
     shape: Shape
     members: tuple[Expr, ...]
     member: Shape
+    composite: Composite | None = None
 
     def layouts(self, target: Shape) -> list[tuple[Expr, bool]]:
         """The expressions of the target's shape, the simplest first.

@@ -35,6 +35,8 @@ _MEANINGS: dict[str, str] = {
     "head": "head heads lm classifier cls logits logit score",
     "enc": "encoder enc",
     "dec": "decoder dec",
+    "forward": "forward fwd",
+    "backward": "backward bwd reverse reversed rev",
     "cross": "cross",
     "self": "self",
     "pre": "pre before",
