@@ -15,7 +15,7 @@ import jax
 import jax.tree_util
 import numpy as np
 
-from s2p_tui.core.dtypes import BY_NAME
+from s2p_tui.core.dtypes import BY_NAME, dtype_named
 from s2p_tui.core.errors import InputError, UsageError
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.formats.target import Target, head_line
@@ -29,6 +29,7 @@ eqx: Any = equinox
 jtu: Any = jax.tree_util
 _Path = tuple[Any, ...]
 _WRAPPERS = (eqx.nn.WeightNorm, eqx.nn.SpectralNorm)
+_FEW = 64
 _SCALARS = (bool, int, float, complex, np.generic)
 
 
@@ -305,4 +306,15 @@ def _array(value: Any) -> NDArray[np.generic]:
 
 def _described(leaf: Leaf, value: Any, keep: bool) -> Leaf:
     has_value = not isinstance(value, jax.ShapeDtypeStruct) and (keep or leaf.kind == "scalar")
-    return replace(leaf, has_value=has_value)
+    fill = _fill(_array(value)) if has_value and leaf.kind == "array" else None
+    return replace(leaf, has_value=has_value, fill=fill)
+
+
+def _fill(array: NDArray[Any]) -> float | None:
+    """The number all elements are, if they are; initial biases are 0, scales of norms 1."""
+    if not array.size or dtype_named(str(array.dtype)).kind != "float":
+        return None
+    first = array[(0,) * array.ndim]
+    few = array.reshape(-1)[:_FEW]
+    same = bool((few == first).all()) and bool((array == first).all())
+    return float(first) if same else None

@@ -27,6 +27,7 @@ class Leaf:
         owner: Qualified name of the module class that holds it, if known.
         config: The owner's static fields that are plain values.
         has_value: Whether the skeleton holds its numbers, so that a gap can keep them.
+        fill: The number that all its elements are in the skeleton, if it was found to be one.
     """
 
     path: str
@@ -36,6 +37,7 @@ class Leaf:
     owner: str | None = None
     config: Mapping[str, Any] = field(default_factory=lambda: _NO_CONFIG, hash=False)
     has_value: bool = True
+    fill: float | None = None
 
     @property
     def nbytes(self) -> int:

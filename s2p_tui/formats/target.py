@@ -80,6 +80,7 @@ def head_line(leaves: Iterable[Leaf]) -> bytes:
             "config": dict(leaf.config),
             "value": leaf.has_value,
         }
+        | ({} if leaf.fill is None else {"fill": leaf.fill})
         for leaf in leaves
     ]
     head = {"format": FORMAT, "version": VERSION, "leaves": nodes}
@@ -187,6 +188,9 @@ def _leaf(node: Any) -> Leaf:
     if not isinstance(config, dict):
         raise TypeError("config must be an object")
     has_value = node["value"] is True
+    fill = node.get("fill")
+    if not isinstance(fill, float | None):
+        raise TypeError("fill must be a number")
     return Leaf(
         node["path"],
         shape,
@@ -195,4 +199,5 @@ def _leaf(node: Any) -> Leaf:
         owner,
         cast("dict[str, Any]", config),
         has_value,
+        fill,
     )

@@ -19,7 +19,20 @@ from typing import Any
 from s2p_tui.core.evidence import Evidence, Suggestion
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.state_dict import Entry, StateDict
-from s2p_tui.core.transform import Constant, Expr, keys_of, rename
+from s2p_tui.core.transform import (
+    Concat,
+    Constant,
+    Expr,
+    Flip,
+    Permute,
+    Reshape,
+    Split,
+    Stack,
+    Take,
+    keys_of,
+    nodes_of,
+    rename,
+)
 from s2p_tui.proposers.matcher.matcher import match
 from tests.benchmarks import alignment_scale
 from tests.benchmarks.alignment_pairs import Pair, read_pairs, same_effect, write
@@ -70,7 +83,9 @@ def score(pair: Pair, proposal: Evidence, seconds: float) -> Score:
     columns = zip(pair.target, pair.truth, proposal.suggestions, strict=True)
     for leaf, truth, suggestion in columns:
         source = _from_checkpoint(suggestion)
-        if source is None or truth is None:
+        if _is_computed(suggestion):
+            exact = entries = False
+        elif source is None or truth is None:
             exact = entries = source is truth
         else:
             entries = _entries(source, pair) == _entries(truth, pair)
@@ -85,8 +100,17 @@ def score(pair: Pair, proposal: Evidence, seconds: float) -> Score:
     return replace(total, whole=int(total.exact == total.rows))
 
 
+_MOVES = Take | Permute | Flip | Reshape | Split | Stack | Concat
+"""What the text of a transform has words for: elements moved, none computed."""
+
+
 def _from_checkpoint(suggestion: Suggestion) -> Expr | None:
     return None if isinstance(suggestion.source, Constant) else suggestion.source
+
+
+def _is_computed(suggestion: Suggestion) -> bool:
+    source = _from_checkpoint(suggestion)
+    return source is not None and not all(isinstance(node, _MOVES) for node in nodes_of(source))
 
 
 def _entries(expr: Expr, pair: Pair) -> list[str]:
@@ -94,7 +118,10 @@ def _entries(expr: Expr, pair: Pair) -> list[str]:
 
 
 def prediction(pair: Pair, proposal: Evidence) -> list[dict[str, Any]]:
-    """A proposal as JSON: per leaf its place, its sources' places, the transform, how sure, why."""
+    """A proposal as JSON: per leaf its place, its sources' places, the transform, how sure, why.
+
+    Leaves whose numbers would be computed, which that form cannot say, are left out.
+    """
     places = {tensor.name: n for n, tensor in enumerate(pair.source)}
     return [
         {
@@ -105,6 +132,7 @@ def prediction(pair: Pair, proposal: Evidence) -> list[dict[str, Any]]:
             "reason": suggestion.reason,
         }
         for n, suggestion in enumerate(proposal.suggestions)
+        if not _is_computed(suggestion)
         for source in (_from_checkpoint(suggestion),)
     ]
 

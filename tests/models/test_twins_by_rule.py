@@ -26,6 +26,7 @@ RULED = [
     and twin.name.startswith(
         ("conv_transpose", "batch_norm", "spectral_norm_conv_transpose", "resnet", "u_net")
     )
+    and not twin.name.endswith(("_folded", "_folded_old"))
 ]
 
 

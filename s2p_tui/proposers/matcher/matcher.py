@@ -15,15 +15,13 @@ from s2p_tui.core.transform import Take, keys_of
 from s2p_tui.proposers.matcher.align import Aligner, Pair
 from s2p_tui.proposers.matcher.layout import Orientation
 from s2p_tui.proposers.matcher.names import Learned
-from s2p_tui.proposers.matcher.parts import as_leaf_takes, made_of_parts, steps_of_leaf
+from s2p_tui.proposers.matcher.parts import as_leaf_takes, made_of_parts, steps_of_leaves
 from s2p_tui.proposers.matcher.pieces import Piece, entry_piece, with_views
 from s2p_tui.proposers.matcher.sequence import in_sequence, say_nothing
 from s2p_tui.proposers.matcher.tree import Node, tree_of
 from s2p_tui.proposers.matcher.words import meanings, steps_of_key
 
 _CERTAIN = 0.3
-_NEUTRAL = frozenset((("equinox.nn.RMSNorm", "bias"),))
-"""Leaves no PyTorch twin has, which the skeleton's value leaves without effect."""
 _PARTS = ("weight_g", "weight_v", "weight_u", "weight_orig", "bias_ih", "bias_hh", "in_proj_")
 _STATISTICS = frozenset(("mean", "var"))
 
@@ -43,7 +41,7 @@ def match(state_dict: StateDict, skeleton: Skeleton) -> Evidence:
             suggestions[place] = Suggestion(None, True, reason)
         else:
             wanted.append(place)
-    steps = {place: steps_of_leaf(skeleton[place]) for place in wanted}
+    steps = steps_of_leaves(skeleton, wanted)
     pieces, left_over = _pieces(state_dict, skeleton, steps)
     if wanted and pieces:
         _fill(suggestions, state_dict, skeleton, steps, pieces)
@@ -194,14 +192,25 @@ def _leave_out(
         if place in suggestions:
             continue
         siblings = [suggestions[other] for other in modules[path[:-1]] if other in suggestions]
-        neutral = (skeleton[place].owner, path[-1]) in _NEUTRAL
+        neutral = _neutral(skeleton[place], path)
         certain = neutral and bool(siblings) and all(s.certain and s.source for s in siblings)
         reason = (
             "the layer this one comes from has no such entry"
             if siblings
             else "no entry corresponds to it"
         )
+        if certain:
+            reason += f", and {skeleton[place].fill:g}, which it holds, has no effect"
         suggestions[place] = Suggestion(None, certain, reason)
+
+
+def _neutral(leaf: Leaf, steps: tuple[str, ...]) -> bool:
+    """Whether a leaf's value in the skeleton is one that has no effect."""
+    last = meanings(steps[-1:])[0][-1:]
+    norm = (leaf.owner or "").endswith("Norm")
+    return (last == ("bias",) and leaf.fill == 0) or (
+        last == ("weight",) and leaf.fill == 1 and norm
+    )
 
 
 class _Fits:

@@ -9,23 +9,49 @@ from math import prod
 
 from s2p_tui.core.composed import composed
 from s2p_tui.core.composites import Composite, composites
+from s2p_tui.core.numbered import by_number
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Broadcast, Expr, Shape, Take, shape_of
-from s2p_tui.proposers.matcher.pieces import Piece
+from s2p_tui.proposers.matcher.pieces import Piece, parts_named
 from s2p_tui.proposers.matcher.words import steps_of_key, steps_of_path
 
 Steps = tuple[str, ...]
 _CELLS = ("equinox.nn.LSTMCell", "equinox.nn.GRUCell")
 _RECURRENT = re.compile(r"((?:weight|bias)_[ih]h)_l(\d+)(_reverse)?")
 _WRAPPERS = {"weight norm": "equinox.nn.WeightNorm", "spectral norm": "equinox.nn.SpectralNorm"}
+_PART_NAMES = frozenset(
+    ("weight_g", "weight_v", "weight_orig", "weight_u", "original0", "original1")
+)
+"""How modules name the parts that keep them as PyTorch does."""
 _PART_STEPS = {
     "weight norm": ("magnitude", "weight"),
     "spectral norm": ("weight", "left", "right"),
 }
 
 
-def steps_of_leaf(leaf: Leaf) -> Steps:
+def steps_of_leaves(skeleton: Skeleton, places: Sequence[int]) -> dict[int, Steps]:
+    """The steps of leaves by place; the members of a list named for its parts go by their names."""
+    steps = {place: _steps_of_leaf(skeleton[place]) for place in places}
+    lists: dict[Steps, set[str]] = defaultdict(set)
+    for path in steps.values():
+        for level in range(1, len(path)):
+            if path[level].isdigit() and parts_named(path[level - 1]):
+                lists[path[:level]].add(path[level])
+    for place, path in steps.items():
+        for level in range(1, len(path)):
+            if (members := lists.get(path[:level])) is not None:
+                parts = parts_named(path[level - 1])
+                if members == {"0"}:
+                    steps[place] = (*path[:level], *path[level + 1 :])
+                elif members == {str(number) for number in range(len(parts))}:
+                    part = parts[int(path[level])]
+                    steps[place] = (*path[: level - 1], part, *path[level + 1 :])
+                break
+    return steps
+
+
+def _steps_of_leaf(leaf: Leaf) -> Steps:
     """The steps of a leaf's key path, those of a normed layer as if it were a plain one."""
     steps = steps_of_path(leaf.path)
     match leaf.owner, steps:
@@ -67,6 +93,9 @@ def _of_composite(composite: Composite, state_dict: StateDict, skeleton: Skeleto
             )
             for step, key in zip(_PART_STEPS[composite.kind], composite.parts, strict=True)
         ]
+    own_names = {steps_of_key(key)[-1] for key in composite.parts} | _PART_NAMES
+    if own_names & {steps_of_path(leaf.path)[-1] for leaf in skeleton}:
+        return []
     folded = composite.folded(state_dict, transposed=False)
     if folded is None:
         return []
@@ -143,7 +172,8 @@ def _slopes(state_dict: StateDict, skeleton: Skeleton) -> list[Piece]:
         if alone and len(entry.shape) == 1:
             lists[steps[:-2]].append(entry.key)
     pieces: list[Piece] = []
-    for around, keys in lists.items():
+    for around, listed in lists.items():
+        keys = by_number(listed)
         shape = next((shape for _, shape in wanted if _fit(keys, shape, state_dict)), None)
         if shape is not None:
             members = tuple(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 from s2p_tui.core.composites import Composite
 from s2p_tui.core.transform import Concat, Expr, Reshape, Shape, Split, Stack, Take
 from s2p_tui.core.ways import Way, ways
-from s2p_tui.proposers.matcher.words import meanings
+from s2p_tui.proposers.matcher.words import FAINT, meanings
 
 _FUSED: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     (
@@ -25,7 +25,13 @@ _FUSED: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
 _TOGETHER: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("qkv", ("query", "key", "value")),
     ("kv", ("key", "value")),
+    ("gate_up", ("gate", "up")),
 )
+
+
+def parts_named(step: str) -> tuple[str, ...]:
+    """What a module or tensor of that name is made of: query, key and value of `qkv`."""
+    return next((parts for names, parts in _FUSED if step.lower() in names), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +143,9 @@ def _together(
     pieces: list[Piece], wanted: Counter[int], targets: Sequence[tuple[tuple[str, ...], Shape]]
 ) -> list[Piece]:
     words = {word for steps, _ in targets for word in meanings(steps)[0]}
+    names = {step.lower() for steps, _ in targets for step in steps}
     for name, parts in _TOGETHER:
-        if name not in words:
+        if name not in words and not any(step.startswith(name) for step in names):
             continue
         groups: dict[tuple[tuple[str, ...], ...], dict[str, Piece]] = defaultdict(dict)
         for piece in pieces:
@@ -146,7 +153,7 @@ def _together(
                 found = meanings((piece.steps[place],))[0]
                 word = next((w for w in found if w in parts), None)
                 if word is not None:
-                    rest = tuple(other for other in found if other != word)
+                    rest = tuple(other for other in found if other not in (word, *FAINT))
                     groups[piece.steps[:place], rest, piece.steps[place + 1 :]][word] = piece
                     break
         gone: set[int] = set()
@@ -197,17 +204,15 @@ def _stacked(pieces: list[Piece], wanted: Counter[int]) -> list[Piece]:
     """Families of equal modules as one, where the leaves hold them stacked."""
     depth = max((len(piece.steps) for piece in pieces), default=0)
     for level in range(depth - 1, -1, -1):
-        families: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Piece]] = defaultdict(list)
-        for piece in pieces:
-            if level < len(piece.steps) and piece.steps[level].isdigit():
-                families[piece.steps[:level], piece.steps[level + 1 :]].append(piece)
-        wholes = _wholes(families, wanted, level)
+        families = _families(pieces, level)
+        wholes = _wholes(families, wanted)
         if not wholes:
             continue
+        family_of = {id(piece): key for key in wholes for piece in families[key]}
         result: list[Piece] = []
         for piece in pieces:
-            key = (piece.steps[:level], piece.steps[level + 1 :])
-            if not (level < len(piece.steps) and piece.steps[level].isdigit() and key in wholes):
+            key = family_of.get(id(piece))
+            if key is None:
                 result.append(piece)
             elif families[key][0] is piece:
                 result.append(wholes[key])
@@ -215,40 +220,75 @@ def _stacked(pieces: list[Piece], wanted: Counter[int]) -> list[Piece]:
     return pieces
 
 
-_Key = tuple[tuple[str, ...], tuple[str, ...]]
+_Key = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+"""The steps before a number, after it, and the first number if not all of the list are taken."""
 
 
-def _wholes(
-    families: dict[_Key, list[Piece]], wanted: Counter[int], level: int
-) -> dict[_Key, Piece]:
+def _families(pieces: Sequence[Piece], level: int) -> dict[_Key, list[Piece]]:
+    """Pieces that differ by the number at a level alone, in order, runs of equal modules apart."""
+    lists: dict[tuple[str, ...], dict[int, list[Piece]]] = defaultdict(lambda: defaultdict(list))
+    for piece in pieces:
+        if level < len(piece.steps) and piece.steps[level].isdigit():
+            lists[piece.steps[:level]][int(piece.steps[level])].append(piece)
+    families: dict[_Key, list[Piece]] = {}
+    for head, modules in lists.items():
+        shapes: dict[tuple[str, ...], set[Shape]] = defaultdict(set)
+        for members in modules.values():
+            for piece in members:
+                shapes[piece.steps[level + 1 :]].add(piece.shape)
+        alike = all(len(found) == 1 for found in shapes.values())
+        runs = [sorted(modules)] if alike else _runs(modules, level)
+        for run in runs:
+            for number in run:
+                for piece in modules[number]:
+                    first = () if alike else (str(run[0]),)
+                    families.setdefault((head, piece.steps[level + 1 :], first), []).append(piece)
+    return families
+
+
+def _runs(modules: Mapping[int, Sequence[Piece]], level: int) -> list[list[int]]:
+    """Numbers of modules one after the other that hold the same."""
+    runs: list[list[int]] = []
+    before: set[tuple[tuple[str, ...], Shape]] | None = None
+    for number in sorted(modules):
+        holds = {(piece.steps[level + 1 :], piece.shape) for piece in modules[number]}
+        if holds == before:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+        before = holds
+    return runs
+
+
+def _wholes(families: Mapping[_Key, Sequence[Piece]], wanted: Counter[int]) -> dict[_Key, Piece]:
     """The families to be taken as one: those of which the stacked sizes are wanted more."""
-    outer = Counter(
-        (tuple("#" if step.isdigit() else step for step in key[0]), key[1]) for key in families
-    )
-    by_module: dict[tuple[str, ...], list[_Key]] = defaultdict(list)
-    for key in families:
-        by_module[key[0]].append(key)
+    outer = Counter(map(_template, families))
+    by_module: dict[tuple[tuple[str, ...], tuple[str, ...]], list[_Key]] = defaultdict(list)
+    for key, family in families.items():
+        if len(family) > 1:
+            by_module[key[0], key[2]].append(key)
     wholes: dict[_Key, Piece] = {}
     for keys in by_module.values():
-        alone = together = total = 0
+        alone = together = 0
         for key in keys:
-            family = families[key]
-            count, size = len(family), prod(family[0].shape)
-            if count < 2 or len({piece.shape for piece in family}) > 1:
-                continue
-            repeats = outer[tuple("#" if step.isdigit() else step for step in key[0]), key[1]]
-            total += 1
+            count, size, repeats = (
+                len(families[key]),
+                prod(families[key][0].shape),
+                outer[_template(key)],
+            )
             alone += wanted[size] >= count or (repeats > 1 and wanted[size * repeats] >= count)
             together += wanted[size * count] > 0 or wanted[size * count * repeats] > 0
-        if not total or together <= alone:
+        if together <= alone:
             continue
         for key in keys:
-            family = sorted(families[key], key=lambda piece: int(piece.steps[level]))
-            count = len(family)
-            if count < 2 or len({piece.shape for piece in family}) > 1:
-                continue
+            family = families[key]
             members = tuple(expr for piece in family for expr in piece.members)
-            wholes[key] = Piece(
-                (*key[0], *key[1]), (count, *family[0].shape), members, family[0].member
-            )
+            head, tail, first = key
+            shape = (len(family), *family[0].shape)
+            wholes[key] = Piece((*head, *first, *tail), shape, members, family[0].member)
     return wholes
+
+
+def _template(key: _Key) -> _Key:
+    head, tail, first = key
+    return tuple("#" if step.isdigit() else step for step in head), tail, first
