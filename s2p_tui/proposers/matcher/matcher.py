@@ -12,6 +12,7 @@ from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.ruled import rule_applied
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Take, keys_of
+from s2p_tui.proposers.matcher.absent import losses, without_partner
 from s2p_tui.proposers.matcher.align import Aligner, Pair
 from s2p_tui.proposers.matcher.layout import Orientation
 from s2p_tui.proposers.matcher.names import Learned
@@ -50,42 +51,10 @@ def match(state_dict: StateDict, skeleton: Skeleton) -> Evidence:
     for entry in state_dict:
         if entry.key not in used:
             left_over.setdefault(entry.key, "no leaf corresponds to it")
-    missing = Suggestion(None, False, "no entry corresponds to it")
-    for place, why in _losses(state_dict, suggestions, left_over).items():
+    suggestions |= without_partner(suggestions, skeleton, steps, state_dict, left_over)
+    for place, why in losses(state_dict, suggestions, left_over).items():
         suggestions[place] = replace(suggestions[place], certain=False, reason=why)
-    return Evidence(
-        tuple(suggestions.get(place, missing) for place in range(len(skeleton))), left_over
-    )
-
-
-def _losses(
-    state_dict: StateDict, suggestions: Mapping[int, Suggestion], left_over: Mapping[str, str]
-) -> dict[int, str]:
-    """Leaves of modules of which a weight or bias would be lost, and which.
-
-    Where names say nothing an entry left over may belong to any module.
-    """
-    used = {
-        key: place
-        for place, suggestion in suggestions.items()
-        if suggestion.source is not None
-        for key in keys_of(suggestion.source)
-    }
-    storages = {state_dict[key].storage for key in used} - {None}
-    lost = [key for key in left_over if state_dict[key].storage not in storages]
-    if say_nothing([steps_of_key(entry.key) for entry in state_dict], []):
-        why = f"{lost[0]} is left over, and nothing shows what it belongs to" if lost else ""
-        return {place: why for place in used.values() if why}
-    modules: dict[tuple[str, ...], str] = {}
-    for key in lost:
-        steps = steps_of_key(key)
-        if meanings(steps[-1:])[0][-1:] in (("weight",), ("bias",)):
-            modules[steps[:-1]] = key
-    return {
-        place: f"{modules[module]} of the same layer would be lost"
-        for key, place in used.items()
-        if (module := steps_of_key(key)[:-1]) in modules
-    }
+    return Evidence(tuple(suggestions[place] for place in range(len(skeleton))), left_over)
 
 
 def _pieces(
@@ -150,7 +119,6 @@ def _fill(
         suggestion = taken and _suggestion(leaf, steps[place], taken, pair, orientation)
         if suggestion is not None:
             suggestions[place] = suggestion
-    _leave_out(suggestions, skeleton, steps)
 
 
 def _is_part(steps: tuple[str, ...]) -> bool:
@@ -179,38 +147,6 @@ def _suggestion(
         return None
     expr, settled, why = chosen
     return Suggestion(expr, sure and settled, f"{pair.how}; {why}" if why else pair.how, sure)
-
-
-def _leave_out(
-    suggestions: dict[int, Suggestion], skeleton: Skeleton, steps: Mapping[int, tuple[str, ...]]
-) -> None:
-    """Say why leaves have no partner; certain only where keeping the skeleton's value is right."""
-    modules: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for place, path in steps.items():
-        modules[path[:-1]].append(place)
-    for place, path in steps.items():
-        if place in suggestions:
-            continue
-        siblings = [suggestions[other] for other in modules[path[:-1]] if other in suggestions]
-        neutral = _neutral(skeleton[place], path)
-        certain = neutral and bool(siblings) and all(s.certain and s.source for s in siblings)
-        reason = (
-            "the layer this one comes from has no such entry"
-            if siblings
-            else "no entry corresponds to it"
-        )
-        if certain:
-            reason += f", and {skeleton[place].fill:g}, which it holds, has no effect"
-        suggestions[place] = Suggestion(None, certain, reason)
-
-
-def _neutral(leaf: Leaf, steps: tuple[str, ...]) -> bool:
-    """Whether a leaf's value in the skeleton is one that has no effect."""
-    last = meanings(steps[-1:])[0][-1:]
-    norm = (leaf.owner or "").endswith("Norm")
-    return (last == ("bias",) and leaf.fill == 0) or (
-        last == ("weight",) and leaf.fill == 1 and norm
-    )
 
 
 class _Fits:

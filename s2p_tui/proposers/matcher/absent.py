@@ -1,0 +1,121 @@
+"""Leaves that nothing in the checkpoint feeds, and entries that no leaf takes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from math import prod
+
+from s2p_tui.core.evidence import Suggestion
+from s2p_tui.core.pytree import Leaf, Skeleton
+from s2p_tui.core.state_dict import StateDict
+from s2p_tui.core.transform import Constant, Take, keys_of
+from s2p_tui.proposers.matcher.sequence import say_nothing
+from s2p_tui.proposers.matcher.words import meanings, steps_of_key
+
+Steps = tuple[str, ...]
+_ADDS_ITS_BIAS = frozenset(
+    f"equinox.nn.{name}"
+    for name in (
+        *("Linear", "Conv", "Conv1d", "Conv2d", "Conv3d"),
+        *("ConvTranspose", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"),
+        *("LayerNorm", "GroupNorm", "RMSNorm", "BatchNorm", "LSTMCell", "GRUCell"),
+    )
+)
+_TABLES = frozenset(("embed", "head", "out", "token"))
+
+
+def without_partner(
+    suggestions: Mapping[int, Suggestion],
+    skeleton: Skeleton,
+    steps: Mapping[int, Steps],
+    state_dict: StateDict,
+    left_over: Mapping[str, str],
+) -> dict[int, Suggestion]:
+    """What becomes of the leaves that have no suggestion.
+
+    Certain only where what they get has no effect: where the rest of their layer is settled and
+    nothing of their size is left over that could be theirs.
+    """
+    modules: dict[Steps, list[Suggestion]] = defaultdict(list)
+    for place, path in steps.items():
+        if place in suggestions:
+            modules[path[:-1]].append(suggestions[place])
+    sizes = {prod(state_dict.shape(key)) for key in left_over}
+    found: dict[int, Suggestion] = {}
+    for place, path in steps.items():
+        if place in suggestions:
+            continue
+        leaf, siblings = skeleton[place], modules[path[:-1]]
+        settled = bool(siblings) and all(s.certain and s.source for s in siblings)
+        neutral = _neutral(leaf, path) if settled and prod(leaf.shape) not in sizes else None
+        found[place] = (
+            neutral or _shared(path, leaf, suggestions, state_dict) or _missing(bool(siblings))
+        )
+    return found
+
+
+def _missing(has_siblings: bool) -> Suggestion:
+    layer = "the layer this one comes from has no such entry"
+    return Suggestion(None, False, layer if has_siblings else "no entry corresponds to it")
+
+
+def _neutral(leaf: Leaf, steps: Steps) -> Suggestion | None:
+    """What leaves a layer computing as PyTorch's does that has no such parameter."""
+    last = meanings(steps[-1:])[0][-1:]
+    if last == ("weight",) and (leaf.owner or "").endswith("Norm") and leaf.fill == 1:
+        return Suggestion(None, True, "the layer this one comes from does not scale: stays 1")
+    if last != ("bias",) or leaf.owner not in _ADDS_ITS_BIAS:
+        return None
+    if leaf.fill == 0:
+        return Suggestion(None, True, "the layer this one comes from adds no bias: stays 0")
+    reason = "the layer this one comes from adds no bias"
+    return Suggestion(Constant(0.0, leaf.shape), True, reason)
+
+
+def _shared(
+    steps: Steps, leaf: Leaf, suggestions: Mapping[int, Suggestion], state_dict: StateDict
+) -> Suggestion | None:
+    """The one table of a checkpoint that keeps the embedding for the output layer too."""
+    if not _TABLES.intersection(meanings(steps)[0]):
+        return None
+    tables = {
+        suggestion.source
+        for suggestion in suggestions.values()
+        if isinstance(suggestion.source, Take)
+        and state_dict.shape(suggestion.source.key) == leaf.shape
+        and _TABLES.intersection(meanings(steps_of_key(suggestion.source.key))[0])
+    }
+    if len(leaf.shape) != 2 or len(tables) != 1:
+        return None
+    return Suggestion(tables.pop(), False, "the checkpoint may keep one table for both ends")
+
+
+def losses(
+    state_dict: StateDict, suggestions: Mapping[int, Suggestion], left_over: Mapping[str, str]
+) -> dict[int, str]:
+    """Leaves of modules of which a weight or bias would be lost, and which.
+
+    Where names say nothing an entry left over may belong to any module.
+    """
+    used = {
+        key: place
+        for place, suggestion in suggestions.items()
+        if suggestion.source is not None
+        for key in keys_of(suggestion.source)
+    }
+    storages = {state_dict[key].storage for key in used} - {None}
+    lost = [key for key in left_over if state_dict[key].storage not in storages]
+    if say_nothing([steps_of_key(entry.key) for entry in state_dict], []):
+        why = f"{lost[0]} is left over, and nothing shows what it belongs to" if lost else ""
+        return {place: why for place in used.values() if why}
+    modules: dict[tuple[str, ...], str] = {}
+    for key in lost:
+        steps = steps_of_key(key)
+        if meanings(steps[-1:])[0][-1:] in (("weight",), ("bias",)):
+            modules[steps[:-1]] = key
+    return {
+        place: f"{modules[module]} of the same layer would be lost"
+        for key, place in used.items()
+        if (module := steps_of_key(key)[:-1]) in modules
+    }
