@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from math import prod
 
@@ -22,6 +22,7 @@ _ADDS_ITS_BIAS = frozenset(
         *("LayerNorm", "GroupNorm", "RMSNorm", "BatchNorm", "LSTMCell", "GRUCell"),
     )
 )
+_MORE_THAN_CHANCE = 2
 _TABLES = frozenset(("embed", "head", "out", "token"))
 
 
@@ -89,6 +90,27 @@ def _shared(
     if len(leaf.shape) != 2 or len(tables) != 1:
         return None
     return Suggestion(tables.pop(), False, "the checkpoint may keep one table for both ends")
+
+
+def tied_again(state_dict: StateDict, wanted: Mapping[int, int]) -> dict[str, str]:
+    """Entries that are an earlier one again, and which; where there are more of them than leaves.
+
+    Args:
+        state_dict: The entries.
+        wanted: How many leaves there are by their number of elements.
+    """
+    sizes = Counter(prod(entry.shape) for entry in state_dict)
+    first: dict[object, str] = {}
+    again: dict[str, str] = {}
+    for entry in state_dict:
+        size = prod(entry.shape)
+        if entry.storage is None or size < _MORE_THAN_CHANCE:
+            continue
+        same = first.setdefault((entry.storage, entry.shape), entry.key)
+        if same != entry.key and sizes[size] > wanted.get(size, 0):
+            sizes[size] -= 1
+            again[entry.key] = same
+    return again
 
 
 def losses(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 
 from s2p_tui.core.evidence import Evidence, Suggestion
 from s2p_tui.core.layers import constant_for, rule_for
@@ -12,7 +13,7 @@ from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.ruled import rule_applied
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Take, keys_of
-from s2p_tui.proposers.matcher.absent import losses, without_partner
+from s2p_tui.proposers.matcher.absent import losses, tied_again, without_partner
 from s2p_tui.proposers.matcher.align import Aligner, Pair
 from s2p_tui.proposers.matcher.layout import Orientation
 from s2p_tui.proposers.matcher.names import Learned
@@ -64,8 +65,13 @@ def _pieces(
     useless = frozenset(("count",)) if roles & _STATISTICS else _STATISTICS | {"count"}
     left_over: dict[str, str] = {}
     pieces, covered = made_of_parts(state_dict, skeleton)
+    wanted = Counter(prod(skeleton[place].shape) for place in steps)
+    again = tied_again(state_dict, wanted)
     for entry in state_dict:
         if entry.key in covered:
+            continue
+        if entry.key in again:
+            left_over[entry.key] = f"the same tensor as {again[entry.key]}"
             continue
         path = steps_of_key(entry.key)
         last = meanings(path)[0][-1:]

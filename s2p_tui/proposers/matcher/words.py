@@ -99,6 +99,8 @@ _WHOLE: dict[str, tuple[str, ...]] = {
     "downsample": ("down", "shortcut"),
 }
 _NO_WORD = frozenset(("params", "batch_stats", "state", "self"))
+_TABLE = frozenset(("embedding", "table"))
+"""Words for a weight that as a module's name say which layer it is."""
 FAINT = frozenset(("weight", "block", "proj", "mlp", "conv", "in", "module"))
 """Meanings that say little: most names have one of them."""
 
@@ -202,10 +204,11 @@ def meanings(steps: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Words and numbers of several steps, outermost first."""
     words: list[str] = []
     numbers: list[int] = []
-    for step in steps:
+    for level, step in enumerate(steps, 1):
         if step in _NO_WORD and step != "self":
             continue
         name = name_of(step)
-        words.extend(name.words)
+        module = level < len(steps) and step.lower() in _TABLE
+        words.extend(("embed",) if module else name.words)
         numbers.extend(name.numbers)
     return tuple(words), tuple(numbers)
