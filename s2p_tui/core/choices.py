@@ -1,16 +1,20 @@
 """What could be done to entries so that they fill one leaf: the list to choose from.
 
-Best first: the entry as its layer needs it, the layout changes between the two shapes, the same
-with kernels flipped, parts of a larger entry; of several entries, stacked, joined or added.
+Best first: what it makes with the other parts of its layer, the entry as the leaf's layer needs it,
+the layout changes between the two shapes, the same with kernels flipped, parts of a larger entry;
+of several entries, stacked, joined or added.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 
 from s2p_tui.core.alignment import Row
+from s2p_tui.core.composed import composed
+from s2p_tui.core.composites import composites_of
 from s2p_tui.core.fit import Fit, Verdict, judge, landing, same_but_ones
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.ruled import rule_applied
@@ -26,6 +30,7 @@ from s2p_tui.core.transform import (
     Sum,
     Take,
     describe,
+    keys_of,
     show,
 )
 from s2p_tui.core.ways import Way, ways
@@ -63,8 +68,9 @@ def choices(leaf: Leaf, keys: Sequence[str], state_dict: StateDict) -> tuple[Cho
     """
     if not keys:
         return ()
-    offered = (
-        _of_one(leaf, keys[0], state_dict) if len(keys) == 1 else _of_many(leaf, keys, state_dict)
+    offered = chain(
+        _of_parts(leaf, keys, state_dict),
+        _of_one(leaf, keys[0], state_dict) if len(keys) == 1 else _of_many(leaf, keys, state_dict),
     )
     found: dict[Expr, Choice] = {}
     for expr, part in offered:
@@ -134,6 +140,21 @@ def _alike(first: Way, second: Way) -> bool:
 
 
 _Offer = tuple[Expr, str]
+
+
+def _of_parts(leaf: Leaf, keys: Sequence[str], state_dict: StateDict) -> Iterator[_Offer]:
+    """What an entry makes together with its companions, be they given or not."""
+    for composite in composites_of(keys, state_dict):
+        others = [part for part in composite.parts if part not in keys]
+        made = composed(leaf, composite, state_dict)
+        if made is None or (others and len(keys) > 1) or len(keys_of(made.expr)) == 1:
+            continue
+        words = f"with {' and '.join(others)}: " if others else ""
+        ruled = rule_applied(leaf, made.expr, made.shape)
+        if ruled is not None:
+            yield ruled, f"as its layer needs it, {words}" if words else "as its layer needs it: "
+        for way in ways(made.shape, leaf.shape):
+            yield way.of(made.expr, made.shape), words
 
 
 def _of_one(leaf: Leaf, key: str, state_dict: StateDict) -> Iterator[_Offer]:
