@@ -102,7 +102,7 @@ def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
         notes.append(words)
     if parts:
         doubts.append(parts)
-    if rule is not None and (made != source or parts == ""):
+    if rule is not None and (made != source or (parts == "" and not isinstance(source, Take))):
         notes = [f"{'; '.join(notes)}: {rule.why}"]
     elif (
         rule is not None
