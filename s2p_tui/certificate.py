@@ -1,8 +1,8 @@
 """Certificates: what verification found, leaf by leaf, as JSON beside the output.
 
 `{"format": "s2p-certificate", "version": 1, "verified": true, "source", "target", "output",
-"versions", "dtype", "leaves", "unused"}`. `source` and `target` identify both ends as a mapping
-file does. A leaf holds
+"versions", "dtype", "leaves", "unused", "parts_unused"}`. `source` and `target` identify both ends
+as a mapping file does; unused are entries no leaf takes, and what is left of others. A leaf holds
 
     path, shape, dtype      what it is, and the dtype it was written in
     sources, source_dtypes  the entries it was made from; of a gap, none, and the skeleton's dtype
@@ -30,6 +30,7 @@ from s2p_tui.core.mapping import end_to_json
 from s2p_tui.core.plan import Plan
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Take, describe, keys_of, to_json
+from s2p_tui.core.unused import parts_unused
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.target import Target
 from s2p_tui.saving import source_end, target_end
@@ -96,6 +97,7 @@ class Certifier:
             },
             "dtype": plan.dtype,
             "unused": list(alignment.bench),
+            "parts_unused": parts_unused(alignment.rows, checkpoint.state_dict),
         }
         lines = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
         leaves = ",\n".join(

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from s2p_tui.core.errors import AlignmentError, CancelledError, S2PError
 from s2p_tui.core.fit import Fit
 from s2p_tui.core.printable import printable
+from s2p_tui.core.unused import parts_unused
 from s2p_tui.saving import Converted
 from s2p_tui.session import Session
 from s2p_tui.streaming.job import Job
@@ -132,6 +133,8 @@ class ConvertReport:
         if bench:
             more = ", …" if len(bench) > _UNUSED_SHOWN else ""
             lines.append(f"unused entries: {len(bench)} ({', '.join(bench[:_UNUSED_SHOWN])}{more})")
+        parts = parts_unused(session.alignment.rows, session.checkpoint.state_dict)
+        lines += [f"unused of {key}: {words}" for key, words in parts.items()]
         if all(leaf.path == f"[{n}]" for n, leaf in enumerate(session.target.skeleton)):
             lines.append(
                 "note: the skeleton names no layer classes, so that transposed convolutions, LSTM, "
@@ -165,6 +168,11 @@ class ConvertReport:
             "doubtful": self._rows(Fit.DOUBTFUL),
             "mismatched": self._rows(Fit.MISMATCHED),
             "unused": list(session.alignment.bench) if session is not None else [],
+            "parts_unused": (
+                parts_unused(session.alignment.rows, session.checkpoint.state_dict)
+                if session is not None
+                else {}
+            ),
             "mapping": str(mapping) if mapping is not None else None,
             "report": str(certified) if certified is not None else None,
             "bytes": written.size if written is not None else 0,

@@ -119,6 +119,7 @@ def test_json_tells_what_was_done(pair: Pair, capsys: pytest.CaptureFixture[str]
         "doubtful": [],
         "mismatched": [],
         "unused": [],
+        "parts_unused": {},
         "mapping": str(kept),
         "report": None,
         "bytes": pair.output.stat().st_size,

@@ -119,6 +119,7 @@ def test_a_certificate_tells_what_is_in_the_file(
         "versions": found["versions"],
         "dtype": None,
         "unused": ["extra"],
+        "parts_unused": {},
     }
     assert found["versions"]["s2p-tui"] == version("s2p-tui")
     assert found["versions"]["numpy"] == np.__version__

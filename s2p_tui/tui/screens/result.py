@@ -10,6 +10,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from s2p_tui.core.unused import parts_unused
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.loading import snippet
 from s2p_tui.tui.running import app_of
@@ -35,6 +36,9 @@ def report(session: Session, converted: Converted) -> list[str]:
         lines.append(f"Mapping: {inert(str(converted.mapping))}")
     if unused := len(session.alignment.bench):
         lines.append(f"Not used: {many(unused, 'entry', 'entries')} on the bench.")
+    parts = parts_unused(session.alignment.rows, session.checkpoint.state_dict)
+    for key, left in list(parts.items())[:_SHOWN_LOSSES]:
+        lines.append(f"Not used of {inert(key)}: {left}.")
     losses = list(written.losses.items())
     for path, loss in losses[:_SHOWN_LOSSES]:
         lines.append(
