@@ -57,7 +57,8 @@ class CheckResult:
         jax: The JAX factory.
         examples: How many inputs both were run on.
         tolerance: Largest relative difference that counts as agreement.
-        outputs: Shape and difference of each array they return.
+        outputs: Shape and difference of each array they both return.
+        returned: How many arrays torch and Equinox return; the first of both are compared.
         modules: What was found inside, or why nothing could be; None if the outputs agree.
     """
 
@@ -66,6 +67,7 @@ class CheckResult:
     examples: int
     tolerance: float
     outputs: tuple[tuple[Shape, Difference], ...]
+    returned: tuple[int, int]
     modules: Modules | S2PError | None = None
 
     @property
@@ -94,6 +96,11 @@ class CheckResult:
             f"{self.torch} and {self.jax} {verdict}: {_words(self.worst)}, "
             f"tolerance {self.tolerance:.0e}, {number}"
         ]
+        if self.returned[0] != self.returned[1]:
+            lines.append(
+                f"torch returns {self.returned[0]} arrays and Equinox {self.returned[1]}: "
+                f"the first {min(self.returned)} of both compared"
+            )
         match self.modules:
             case Modules():
                 lines += _inside(self.modules, self.tolerance)
@@ -112,6 +119,7 @@ class CheckResult:
             "tolerance": self.tolerance,
             "examples": self.examples,
             "outputs": [{"shape": list(shape), **_numbers(apart)} for shape, apart in self.outputs],
+            "returned": {"torch": self.returned[0], "jax": self.returned[1]},
             "first_difference": _pair(inside.first) if inside is not None else None,
             "agreed_before": _pair(inside.before) if inside is not None else None,
             "modules_agreed": inside.agreed if inside is not None else None,

@@ -97,11 +97,15 @@ def _prefix(keys: set[str], expected: set[str]) -> str:
 def torch_forward(module: nn.Module, examples: Examples) -> list[NDArray[Any]]:
     """The arrays the module returns, the first axis counting the examples.
 
+    Floating-point arguments are given in the dtype of its parameters, if these have but one.
+
     Raises:
         InputError: It raised an exception.
     """
     hint = "Check --shape, --dtype and --batch, or call it yourself to see the traceback."
-    arguments = [_tensor(array, examples.batched) for array in examples.arrays]
+    floats = {tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()}
+    dtype = floats.pop() if len(floats) == 1 else None
+    arguments = [_tensor(array, examples.batched, dtype) for array in examples.arrays]
     with code_of("The torch model's forward", hint), torch.no_grad():
         found = arrays_in(module(*arguments))
     return found if examples.batched else [array[None] for array in found]
@@ -138,9 +142,9 @@ def torch_calls(module: nn.Module, examples: Examples) -> list[tuple[str, Call]]
     return calls
 
 
-def _tensor(array: NDArray[Any], batched: bool) -> torch.Tensor:
+def _tensor(array: NDArray[Any], batched: bool, floats: torch.dtype | None) -> torch.Tensor:
     array = array if batched else array[0]
     dtype = getattr(torch, str(array.dtype))
     if dtype == torch.bfloat16:
         array = array.astype("float32")
-    return torch_.tensor(array).to(dtype)
+    return torch_.tensor(array).to((dtype.is_floating_point and floats) or dtype)
