@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from s2p_tui.core.ways import ways
+from s2p_tui.proposers.matcher.assignment import assignment
 from s2p_tui.proposers.matcher.names import Learned, Matrix, likeness
-from s2p_tui.proposers.matcher.tree import Node, all_numbered, contains_better, overlap
+from s2p_tui.proposers.matcher.tree import Node, all_numbered, kin_of
 
-_KIN = 0.6
 _SURE = 10.0
 _NOTHING_LEARNED: Learned = {}
 _KNOWN_ELSEWHERE = 0.6
@@ -43,12 +43,14 @@ class Aligner:
 
     Attributes:
         fits: Whether a source fills a target by the rule of its layer; None if it has no rule.
+        turns: Whether the output axis can come last where a source fills a target.
         learned: What is known of names that mean the same here, from a first look.
         order: Whether the order of both sides says something.
         out_last: For shapes that fit either way, whether leaves keep the output axis last.
     """
 
     fits: Callable[[Node, Node], bool | None]
+    turns: Callable[[Node, Node], frozenset[bool]]
     learned: Learned = field(default_factory=lambda: _NOTHING_LEARNED)
     order: bool = True
     out_last: bool | None = None
@@ -85,15 +87,7 @@ class _Scope:
                 if self._match(side, same, equal, fronts):
                     continue
             else:
-                elsewhere = {node.mark for node in mine}
-                kin = [
-                    other
-                    for other in others
-                    if other.size > 1
-                    and other.mark not in elsewhere
-                    and overlap(part, other) >= _KIN
-                    and not contains_better(part, other, overlap(part, other))
-                ]
+                kin = kin_of(part, others, Counter(node.mark for node in mine))
                 same = [node for node in mine if node.mark == part.mark]
                 if kin and self._match(side, same, kin, fronts):
                     continue
@@ -225,8 +219,7 @@ class _Scope:
         """A little for a layout like that of the other weights: names may say otherwise."""
         if self.aligner.out_last is None or len(source.shape) < 2:
             return 0.0
-        possible = ways(source.shape, target.shape)
-        return 0.5 * any(way.out_last == self.aligner.out_last for way in possible)
+        return 0.5 * (self.aligner.out_last in self.aligner.turns(target, source))
 
 
 def _untaken(node: Node, taken: set[int]) -> Iterable[Node]:
@@ -239,6 +232,9 @@ def _untaken(node: Node, taken: set[int]) -> Iterable[Node]:
 
 
 def _parts(node: Node) -> list[Node]:
+    """What is in a node; a module that is all there is in it is only a wrapper."""
+    while len(node.children) == 1 and (only := next(iter(node.children.values()))).children:
+        node = only
     return list(node.children.values()) if node.children else [node]
 
 
@@ -249,27 +245,3 @@ def _largest(fronts: tuple[list[Node], list[Node]]) -> tuple[int, Node | None]:
             if best[1] is None or node.size > best[1].size:
                 best = side, node
     return best
-
-
-def assignment(matrix: Matrix, hints: Matrix | None = None) -> list[tuple[int, int, float]]:
-    """The best one-to-one assignment `(row, column, margin)`.
-
-    The margin is what the sum of scores loses at least when the row takes another column and the
-    one that had it takes the row's. Hints are added to the scores and never to a margin.
-    """
-    hinted = matrix if hints is None else matrix + hints
-    rows, columns = linear_sum_assignment(hinted, maximize=True)
-    chosen = matrix[rows, columns]
-    if len(rows) == 1 == matrix.size:
-        return [(0, 0, 1.0)]
-    square = matrix[np.ix_(rows, columns)]
-    swapped = chosen[:, None] + chosen[None, :] - square - square.T
-    np.fill_diagonal(swapped, np.inf)
-    margin = swapped.min(axis=1)
-    free_columns = np.setdiff1d(np.arange(matrix.shape[1]), columns)
-    if len(free_columns):
-        margin = np.minimum(margin, chosen - matrix[np.ix_(rows, free_columns)].max(axis=1))
-    free_rows = np.setdiff1d(np.arange(matrix.shape[0]), rows)
-    if len(free_rows):
-        margin = np.minimum(margin, chosen - matrix[np.ix_(free_rows, columns)].max(axis=0))
-    return list(zip(rows.tolist(), columns.tolist(), margin.tolist(), strict=True))

@@ -11,6 +11,8 @@ from s2p_tui.proposers.matcher.words import meanings, name_of
 
 Steps = tuple[str, ...]
 _AS_IT_IS = frozenset(("embed", "pos", "token", "class", "table", "norm", "relative", "register"))
+_NO_TABLE = frozenset(("kernel", "w"))
+"""What weights of dense layers and convolutions are called, and tables are not."""
 _UNANIMOUS = 0.9
 
 
@@ -41,7 +43,7 @@ class Orientation:
     def learn(self, pairs: Iterable[tuple[Steps, Shape, Piece]]) -> None:
         """Count the weights whose shapes leave no choice."""
         for steps, shape, piece in pairs:
-            if len(piece.member) < 2 or _as_it_is(steps):
+            if sum(size > 1 for size in piece.member) < 2 or _as_it_is(steps):
                 continue
             ways = {out_last for _, out_last in piece.layouts(shape)}
             if len(ways) == 1:
@@ -109,6 +111,8 @@ def _verdict(votes: Sequence[int]) -> bool | None:
 
 
 def _as_it_is(steps: Steps) -> bool:
+    if steps[-1] in _NO_TABLE:
+        return "norm" in meanings(steps[-2:-1])[0]
     words = meanings(steps[-2:])[0]
     head = meanings(steps[-1:])[0]
     return bool(_AS_IT_IS & set(head)) or (

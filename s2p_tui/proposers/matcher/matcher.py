@@ -18,8 +18,9 @@ from s2p_tui.proposers.matcher.align import Aligner, Pair
 from s2p_tui.proposers.matcher.layout import Orientation
 from s2p_tui.proposers.matcher.names import Learned
 from s2p_tui.proposers.matcher.parts import as_leaf_takes, made_of_parts, steps_of_leaves
-from s2p_tui.proposers.matcher.pieces import Piece, entry_piece, with_views
+from s2p_tui.proposers.matcher.pieces import Piece, entry_piece
 from s2p_tui.proposers.matcher.sequence import in_sequence, say_nothing
+from s2p_tui.proposers.matcher.stacks import with_views
 from s2p_tui.proposers.matcher.tree import Node, tree_of
 from s2p_tui.proposers.matcher.words import meanings, steps_of_key
 
@@ -112,10 +113,12 @@ def _fill(
     else:
         order = _orderly(pieces) and not _sorted_by_name(skeleton)
         fits = _Fits(skeleton, pieces)
-        first = Aligner(fits, order=order)
+        first = Aligner(fits, fits.turns, order=order)
         found = told(first.align(target, source))
         learn(orientation, found)
-        second = Aligner(fits, _learned(first), order=order, out_last=orientation.common)
+        second = Aligner(
+            fits, fits.turns, _learned(first), order=order, out_last=orientation.common
+        )
         found = told(second.align(target, source))
         orientation = Orientation()
     learn(orientation, found)
@@ -169,6 +172,11 @@ class _Fits:
         if piece.composite is not None and not isinstance(member, Take):
             return piece.shape == leaf.shape or None
         return rule_applied(leaf, member, piece.shape) is not None
+
+    def turns(self, target: Node, source: Node) -> frozenset[bool]:
+        """Whether the output axis can come last in a leaf that takes the piece."""
+        leaf, piece = self._skeleton[target.item], self._pieces[source.item]
+        return frozenset(out_last for _, out_last in piece.layouts(leaf.shape))
 
 
 def _learned(aligner: Aligner) -> Learned:

@@ -18,7 +18,8 @@ Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 
 _NUMBERS, _ORDER, _RANK, _LEARNED = 0.6, 0.12, 0.35, 0.5
 _ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
-_CONFLICT = -2.0
+_CONFLICT, _SAME_END = -2.0, 0.15
+_ENDS = {"embed", "head"}
 
 
 @lru_cache(maxsize=65536)
@@ -36,6 +37,13 @@ def _alike(first: str, second: str) -> float:
 def role_of(words: Sequence[str]) -> str:
     """What a tensor is in its layer, by its last word: weight, bias, mean …; empty if unknown."""
     return words[-1] if words and words[-1] in _ROLES else ""
+
+
+def _end(words: Sequence[str]) -> str:
+    """At which end of a model a tensor stands, if its name says that."""
+    if "embed" in words:
+        return "" if {"head", "out", "proj"} & {*words} else "embed"
+    return "head" if "head" in words else ""
 
 
 def likeness(
@@ -78,8 +86,12 @@ def likeness(
             total = totals[0][i] + totals[1][j]
             score = 2 * shared / total if total else 0.0
             roles = role_of(names), role_of(others)
-            if targets[0].size == 1 and roles[0] != roles[1] and all(roles):
-                score += _CONFLICT
+            ends = _end(names), _end(others)
+            if targets[0].size == 1:
+                if (roles[0] != roles[1] and all(roles)) or {*ends} == _ENDS:
+                    score += _CONFLICT
+                elif ends[0] and ends[0] == ends[1]:
+                    score += _SAME_END
             matrix[np.ix_(row_numbers, column_numbers)] = score
     matrix += _NUMBERS * _numbers([pair[1] for pair in read[0]], [pair[1] for pair in read[1]])
     if order:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
 from s2p_tui.core.composites import Composite
-from s2p_tui.core.transform import Concat, Expr, Reshape, Shape, Split, Stack, Take
+from s2p_tui.core.transform import Concat, Expr, Shape, Split, Stack, Take
 from s2p_tui.core.ways import Way, ways
-from s2p_tui.proposers.matcher.words import FAINT, meanings
+from s2p_tui.proposers.matcher.words import FAINT, meanings, name_of
 
 _FUSED: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     (
@@ -26,6 +26,7 @@ _TOGETHER: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("qkv", ("query", "key", "value")),
     ("kv", ("key", "value")),
     ("gate_up", ("gate", "up")),
+    ("gate", ("gate", "up")),
 )
 
 
@@ -87,10 +88,10 @@ def entry_piece(key: str, steps: tuple[str, ...], shape: Shape) -> Piece:
     return Piece(steps, shape, (Take(key),), shape)
 
 
-def with_views(
+def regrouped(
     pieces: Sequence[Piece], targets: Sequence[tuple[tuple[str, ...], Shape]]
 ) -> list[Piece]:
-    """The pieces with families stacked, fused ones parted and parts fused as the leaves want them.
+    """The pieces with fused ones parted and parts fused as the leaves want them.
 
     Args:
         pieces: One per entry.
@@ -98,8 +99,7 @@ def with_views(
     """
     wanted = Counter(prod(shape) for _, shape in targets)
     result = _parted(list(pieces), wanted, targets)
-    result = _together(result, wanted, targets)
-    return _stacked(_unstacked(result, wanted), wanted)
+    return _together(result, wanted, targets)
 
 
 def _parted(
@@ -147,6 +147,8 @@ def _together(
     for name, parts in _TOGETHER:
         if name not in words and not any(step.startswith(name) for step in names):
             continue
+        if not _in_one(parts, targets, words):
+            continue
         groups: dict[tuple[tuple[str, ...], ...], dict[str, Piece]] = defaultdict(dict)
         for piece in pieces:
             for place in range(len(piece.steps) - 1, -1, -1):
@@ -178,117 +180,10 @@ def _together(
     return pieces
 
 
-def _unstacked(pieces: list[Piece], wanted: Counter[int]) -> list[Piece]:
-    """Tensors stacked on their first axis, one by one, where the leaves come one by one."""
-    result: list[Piece] = []
-    for piece in pieces:
-        count = piece.shape[0] if len(piece.shape) >= 2 and len(piece.members) == 1 else 0
-        whole = prod(piece.shape)
-        if count < 2 or wanted[whole] or wanted[whole // count] < count:
-            result.append(piece)
-            continue
-        shape = piece.shape[1:]
-        result += [
-            Piece(
-                (*piece.steps[:-1], str(n), piece.steps[-1]),
-                shape,
-                (Reshape(Split(piece.members[0], 0, n, n + 1), shape),),
-                shape,
-            )
-            for n in range(count)
-        ]
-    return result
-
-
-def _stacked(pieces: list[Piece], wanted: Counter[int]) -> list[Piece]:
-    """Families of equal modules as one, where the leaves hold them stacked."""
-    depth = max((len(piece.steps) for piece in pieces), default=0)
-    for level in range(depth - 1, -1, -1):
-        families = _families(pieces, level)
-        wholes = _wholes(families, wanted)
-        if not wholes:
-            continue
-        family_of = {id(piece): key for key in wholes for piece in families[key]}
-        result: list[Piece] = []
-        for piece in pieces:
-            key = family_of.get(id(piece))
-            if key is None:
-                result.append(piece)
-            elif families[key][0] is piece:
-                result.append(wholes[key])
-        pieces = result
-    return pieces
-
-
-_Key = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
-"""The steps before a number, after it, and the first number if not all of the list are taken."""
-
-
-def _families(pieces: Sequence[Piece], level: int) -> dict[_Key, list[Piece]]:
-    """Pieces that differ by the number at a level alone, in order, runs of equal modules apart."""
-    lists: dict[tuple[str, ...], dict[int, list[Piece]]] = defaultdict(lambda: defaultdict(list))
-    for piece in pieces:
-        if level < len(piece.steps) and piece.steps[level].isdigit():
-            lists[piece.steps[:level]][int(piece.steps[level])].append(piece)
-    families: dict[_Key, list[Piece]] = {}
-    for head, modules in lists.items():
-        shapes: dict[tuple[str, ...], set[Shape]] = defaultdict(set)
-        for members in modules.values():
-            for piece in members:
-                shapes[piece.steps[level + 1 :]].add(piece.shape)
-        alike = all(len(found) == 1 for found in shapes.values())
-        runs = [sorted(modules)] if alike else _runs(modules, level)
-        for run in runs:
-            for number in run:
-                for piece in modules[number]:
-                    first = () if alike else (str(run[0]),)
-                    families.setdefault((head, piece.steps[level + 1 :], first), []).append(piece)
-    return families
-
-
-def _runs(modules: Mapping[int, Sequence[Piece]], level: int) -> list[list[int]]:
-    """Numbers of modules one after the other that hold the same."""
-    runs: list[list[int]] = []
-    before: set[tuple[tuple[str, ...], Shape]] | None = None
-    for number in sorted(modules):
-        holds = {(piece.steps[level + 1 :], piece.shape) for piece in modules[number]}
-        if holds == before:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-        before = holds
-    return runs
-
-
-def _wholes(families: Mapping[_Key, Sequence[Piece]], wanted: Counter[int]) -> dict[_Key, Piece]:
-    """The families to be taken as one: those of which the stacked sizes are wanted more."""
-    outer = Counter(map(_template, families))
-    by_module: dict[tuple[tuple[str, ...], tuple[str, ...]], list[_Key]] = defaultdict(list)
-    for key, family in families.items():
-        if len(family) > 1:
-            by_module[key[0], key[2]].append(key)
-    wholes: dict[_Key, Piece] = {}
-    for keys in by_module.values():
-        alone = together = 0
-        for key in keys:
-            count, size, repeats = (
-                len(families[key]),
-                prod(families[key][0].shape),
-                outer[_template(key)],
-            )
-            alone += wanted[size] >= count or (repeats > 1 and wanted[size * repeats] >= count)
-            together += wanted[size * count] > 0 or wanted[size * count * repeats] > 0
-        if together <= alone:
-            continue
-        for key in keys:
-            family = families[key]
-            members = tuple(expr for piece in family for expr in piece.members)
-            head, tail, first = key
-            shape = (len(family), *family[0].shape)
-            wholes[key] = Piece((*head, *first, *tail), shape, members, family[0].member)
-    return wholes
-
-
-def _template(key: _Key) -> _Key:
-    head, tail, first = key
-    return tuple("#" if step.isdigit() else step for step in head), tail, first
+def _in_one(
+    parts: tuple[str, ...], targets: Sequence[tuple[tuple[str, ...], Shape]], words: set[str]
+) -> bool:
+    """Whether the leaves have no name for one of the parts, or a name for several at once."""
+    return not words.issuperset(parts) or any(
+        {*parts} <= {*name_of(step).words} for steps, _ in targets for step in steps
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from math import prod
@@ -12,6 +13,8 @@ from s2p_tui.proposers.matcher.align import Pair
 from s2p_tui.proposers.matcher.tree import Node
 from s2p_tui.proposers.matcher.words import is_known, meanings, name_of
 
+_NUMBER = re.compile(r"[0-9]+")
+
 
 def say_nothing(steps: Sequence[tuple[str, ...]], targets: Sequence[tuple[str, ...]]) -> bool:
     """Whether names say nothing: they differ by numbers alone, or no word of theirs is known.
@@ -20,8 +23,7 @@ def say_nothing(steps: Sequence[tuple[str, ...]], targets: Sequence[tuple[str, .
         steps: The steps of the entries' names.
         targets: The steps of the leaves' names; words that occur there are known too.
     """
-    words = [meanings(path)[0] for path in steps]
-    if len(steps) > 2 and len(set(words)) == len({len(path) for path in steps}) == 1:
+    if len(steps) > 2 and len({_NUMBER.sub("#", ".".join(path)) for path in steps}) == 1:
         return True
     known = {word for path in targets for word in meanings(path)[0]}
     return not any(

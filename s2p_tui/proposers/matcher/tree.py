@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
 from s2p_tui.core.transform import Shape
 
-_CLEARLY = 0.03
+_CLEARLY, _KIN = 0.03, 0.6
 
 
 @dataclass(eq=False, slots=True)
@@ -133,6 +133,27 @@ def contains_better(node: Node, other: Node, than: float) -> bool:
         for child in node.children.values()
         if child.size > 1
     )
+
+
+def kin_of(part: Node, others: Sequence[Node], equals: Mapping[int, int]) -> list[Node]:
+    """The nodes a part has much in common with; none where the nearest of them is not its own.
+
+    Args:
+        part: The node that looks for its like.
+        others: Nodes of the other side.
+        equals: How many nodes of each mark are on the part's side: where there are as many as on
+            the other, each has its equal.
+    """
+    marks = Counter(other.mark for other in others)
+    near = {other: overlap(part, other) for other in others if other.size > 1}
+    near = {other: common for other, common in near.items() if common >= _KIN}
+    kin = [
+        other
+        for other, common in near.items()
+        if not 0 < marks[other.mark] <= equals.get(other.mark, 0)
+        and not contains_better(part, other, common)
+    ]
+    return kin if max(near.values(), default=0.0) in [near[other] for other in kin] else []
 
 
 def all_numbered(nodes: Sequence[Node]) -> bool:

@@ -32,7 +32,7 @@ _MEANINGS: dict[str, str] = {
     "up": "up upsample upsamplers upsampler",
     "gate": "gate gating",
     "shortcut": "shortcut skip residual identity",
-    "head": "head heads lm classifier cls logits logit score",
+    "head": "head heads classifier cls logits logit score",
     "enc": "encoder enc",
     "dec": "decoder dec",
     "forward": "forward fwd",
@@ -74,6 +74,8 @@ _WHOLE: dict[str, tuple[str, ...]] = {
     "wte": ("token", "embed"),
     "wpe": ("pos", "embed"),
     "wi": ("mlp", "in"),
+    "wi_0": ("mlp", "gate"),
+    "wi_1": ("mlp", "up", "in"),
     "layernorm": ("norm",),
     "layer_norm": ("norm",),
     "group_norm": ("norm",),
@@ -97,6 +99,10 @@ _WHOLE: dict[str, tuple[str, ...]] = {
     "gate_proj": ("mlp", "gate"),
     "intermediate": ("mlp", "in"),
     "downsample": ("down", "shortcut"),
+    "lm_head": ("head",),
+    "w1": ("mlp", "gate"),
+    "w2": ("mlp", "down", "out"),
+    "w3": ("mlp", "up", "in"),
 }
 _NO_WORD = frozenset(("params", "batch_stats", "state", "self"))
 _TABLE = frozenset(("embedding", "table"))
@@ -129,10 +135,12 @@ def name_of(text: str) -> Name:
     stem = lower.rstrip("0123456789").rstrip("_")
     tail = lower[len(stem) :].strip("_")
     numbers = (int(tail),) if tail.isdigit() else ()
+    if lower in _WHOLE:
+        return Name(text, _WHOLE[lower], () if len(stem) == 1 else numbers)
     if len(stem) == 1 and numbers:
         return Name(text, (lower,), ())
-    if stem in _WHOLE or lower in _WHOLE:
-        return Name(text, _WHOLE.get(lower) or _WHOLE[stem], numbers)
+    if stem in _WHOLE:
+        return Name(text, _WHOLE[stem], numbers)
     words: list[str] = []
     for whole, meaning in _WHOLE.items():
         if len(whole) > 4 and "_" in whole and whole in stem:
@@ -155,7 +163,7 @@ def is_known(text: str) -> bool:
     """Whether a step has a word of more than a letter whose meaning is known."""
     lower = _CAMEL.sub("_", text).lower()
     return any(len(piece) > 1 and piece in _MEANING for piece in _PIECES.findall(lower)) or any(
-        whole in lower for whole in _WHOLE
+        len(whole) > 2 and whole in lower for whole in _WHOLE
     )
 
 
@@ -171,6 +179,8 @@ _COLLECTIONS = frozenset(("params", "batch_stats"))
 """Flax's trees of parameters and statistics, which mirror each other."""
 _STATISTICS = {"0": "running_mean", "1": "running_var"}
 """Where batch normalisation keeps them in its state."""
+_AVERAGES = {"mean_ema": "running_mean", "var_ema": "running_var"}
+"""What Haiku's batch normalisation averages, each in a module of its own."""
 _STEP = re.compile(
     r"\['([^']*)'\]|\[\"([^\"]*)\"\]|\[(\d+)\]|<\[0\]([^>]*)>|<flat index \d+>|([^.\[\]<>]+)"
 )
@@ -192,6 +202,8 @@ def steps_of_path(path: str) -> tuple[str, ...]:
         del steps[0]
     if len(steps) > 1 and steps[-2].endswith("state_index") and steps[-1] in _STATISTICS:
         steps[-2:] = [_STATISTICS[steps[-1]]]
+    if len(steps) > 1 and steps[-1] == "average" and steps[-2] in _AVERAGES:
+        steps[-2:] = [_AVERAGES[steps[-2]]]
     return tuple(steps) or ("",)
 
 
