@@ -173,6 +173,7 @@ def test_json_of_agreement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         "status": "agree",
         "tolerance": 1e-4,
         "examples": 2,
+        "returned": {"torch": 1, "jax": 1},
         "first_difference": None,
         "agreed_before": None,
         "modules_agreed": None,
@@ -403,5 +404,21 @@ def test_files_of_other_models_are_refused(
 def test_rows_that_do_not_line_up_are_listed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert _check("lstm_cell", "--shape", "3", "--shape", "4", "--shape", "4") == 3
-    assert "1 of 3 rows does not line up." in capsys.readouterr().err
+    assert _check("dense_square", "--shape", "4") == 3
+    assert "1 of 2 rows does not line up." in capsys.readouterr().err
+
+
+def test_what_only_one_side_returns_is_told_and_not_compared(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sides = ["--torch", f"{TORCH}:lstm", "--jax", f"{JAX}:lstm", "--shape", "5x3"]
+    assert run(["check", *sides]) == 0
+    assert "torch returns 3 arrays and Equinox 1: the first 1 of both" in capsys.readouterr().out
+    assert run(["check", *sides, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["returned"] == {"torch": 3, "jax": 1}
+
+
+def test_torch_gets_numbers_in_its_own_precision() -> None:
+    sides = ["--torch", f"{TORCH}:bfloat16_to_float32", "--jax", f"{JAX}:bfloat16_to_float32"]
+    shape = "x".join(map(str, BY_NAME["bfloat16_to_float32"].inputs[0].shape[1:]))
+    assert run(["check", *sides, "--shape", shape, "--tolerance", "0.01"]) == 0

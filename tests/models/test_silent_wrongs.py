@@ -87,14 +87,22 @@ def test_no_order_and_no_names_make_a_wrong_file(twin: Twin, tmp_path: Path) -> 
     assert wrong == []
 
 
-def test_most_twins_need_no_help(tmp_path: Path) -> None:
+DOUBTED = {
+    "conv_hwio_square": "a square kernel whose orientation nothing shows",
+    "attention_biases_lost": "the biases of the checkpoint have no leaf",
+    "untied_one_key": "one table in the checkpoint for two leaves",
+    "conv_norm_folded": "a batch norm folded into a convolution needs its epsilon",
+    "experts_apart": "`w1` and `w2` fit either layer of an expert, turned or not",
+}
+
+
+@pytest.mark.parametrize("twin", SEEING, ids=lambda twin: twin.name)
+def test_a_twin_is_settled_unless_it_cannot_be(twin: Twin, tmp_path: Path) -> None:
     """So that refusing everything is no way to pass the test above."""
-    settled = 0
-    for twin in SEEING:
-        torch.save(twin.checkpoint(twin.make_torch()), tmp_path / "model.pt")
-        with twin.precision():
-            save_skeleton(tmp_path / "skeleton.eqx", twin.make_eqx())
-        session = Session.open(tmp_path / "model.pt", tmp_path / "skeleton.eqx")
-        settled += not session.blocking
-        session.close()
-    assert settled > 0.6 * len(SEEING)
+    torch.save(twin.checkpoint(twin.make_torch()), tmp_path / "model.pt")
+    with twin.precision():
+        save_skeleton(tmp_path / "skeleton.eqx", twin.make_eqx())
+    session = Session.open(tmp_path / "model.pt", tmp_path / "skeleton.eqx")
+    blocking = list(session.problems())
+    session.close()
+    assert bool(blocking) == (twin.name in DOUBTED), blocking

@@ -9,7 +9,7 @@ from math import prod
 
 from s2p_tui.core.transform import Shape
 
-_CLEARLY, _KIN = 0.03, 0.6
+_CLEARLY, _KIN, _MASS = 0.03, 0.6, 0.25
 
 
 @dataclass(eq=False, slots=True)
@@ -122,6 +122,13 @@ def overlap(first: Node, second: Node) -> float:
     return 2 * common / (first.size + second.size)
 
 
+def _mass(first: Node, second: Node) -> float:
+    """The same by elements instead of tensors: scales and biases alone make no two modules kin."""
+    common = sum(min(n, second.print[size]) * size for size, n in first.print.items())
+    whole = sum(n * size for node in (first, second) for size, n in node.print.items())
+    return 2 * common / whole if whole else 1.0
+
+
 def contains_better(node: Node, other: Node, than: float) -> bool:
     """Whether a node strictly inside this one has clearly more in common with another one."""
     return any(
@@ -146,7 +153,11 @@ def kin_of(part: Node, others: Sequence[Node], equals: Mapping[int, int]) -> lis
     """
     marks = Counter(other.mark for other in others)
     near = {other: overlap(part, other) for other in others if other.size > 1}
-    near = {other: common for other, common in near.items() if common >= _KIN}
+    near = {
+        other: common
+        for other, common in near.items()
+        if common >= _KIN and _mass(part, other) >= _MASS
+    }
     kin = [
         other
         for other, common in near.items()
