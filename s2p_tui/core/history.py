@@ -35,6 +35,11 @@ class History:
         """All edits in force, oldest first."""
         return tuple(change.edit for change in self._done)
 
+    @property
+    def undone(self) -> tuple[Edit, ...]:
+        """All edits that can be made again, the next one first."""
+        return tuple(change.edit for change in reversed(self._undone))
+
     def make(self, alignment: Alignment, edit: Edit) -> tuple[Alignment, range]:
         """Apply an edit and remember it; what was undone is forgotten.
 
