@@ -160,7 +160,9 @@ class S2PApp(ConvertedApp):
     async def _show(self, session: Session) -> None:
         opened_with = session.alignment
         self._journalled = await open_journal(session)
-        begun = await begin(self, session, self._journalled, self._resume, self._glyphs)
+        begun = await begin(
+            session, self._journalled, self._resume, self._glyphs, self.push_screen_wait
+        )
         if begun is None:
             self._leave()
             return

@@ -171,7 +171,7 @@ class Journal:
             self._file = None
             if not self._named:
                 self._new_path.unlink(missing_ok=True)
-        self._lock.release()
+        self._lock.release(remove=not self._path.exists())
 
     @property
     def _new_path(self) -> Path:

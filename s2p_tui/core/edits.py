@@ -246,6 +246,8 @@ def _open_gap(alignment: Alignment, row: int) -> Alignment:
     bench = alignment.bench
     if rows[row].source is not None and not rows[row].fixed:
         bench = _flow_down(rows, bench, row, None)
+    elif rows[row].keys:
+        bench = (*rows[row].keys, *bench)
     rows[row] = Row(gap=True, by="user")
     if bench is alignment.bench:
         return replace(alignment, rows=tuple(rows))
@@ -285,6 +287,7 @@ def _place_from_bench(alignment: Alignment, key: str, row: int, shift: bool) -> 
     bench = tuple(other for other in alignment.bench if other != key)
     placed = Row(Take(key), by="user")
     if rows[row].source is None or rows[row].fixed:
+        bench = (*rows[row].keys, *bench)
         rows[row] = placed
     elif shift:
         bench = _flow_down(rows, bench, row, placed)

@@ -129,7 +129,7 @@ def lines_of(content: bytes) -> Iterator[tuple[dict[str, Any], int, int]]:
         yield object_of(json.loads(text)), chain, start
 
 
-def readheader_of(content: bytes) -> Header | None:
+def read_header(content: bytes) -> Header | None:
     """What a journal is about; None if it does not even hold that.
 
     Raises:

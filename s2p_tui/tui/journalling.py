@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from s2p_tui.core.errors import S2PError
 from s2p_tui.tui.glyphs import Glyphs
-from s2p_tui.tui.screens.going_on import GoOn
+from s2p_tui.tui.screens.going_on import Answer, GoOn
 from s2p_tui.tui.threads import in_thread
 from s2p_tui.tui.words import many
 
 if TYPE_CHECKING:
-    from textual.app import App
-
     from s2p_tui.core.journal_replay import Replayed
     from s2p_tui.journal import Journal
     from s2p_tui.session import Session
@@ -52,7 +51,11 @@ async def open_journal(session: Session) -> Journalled:
 
 
 async def begin(
-    app: App[object], session: Session, opened: Journalled, resume: Resume, glyphs: Glyphs
+    session: Session,
+    opened: Journalled,
+    resume: Resume,
+    glyphs: Glyphs,
+    ask: Callable[[GoOn], Awaitable[Answer]],
 ) -> Journalled | None:
     """Go on with what the journal holds or start afresh, as the user has it; None to quit."""
     journal = opened.journal
@@ -62,7 +65,7 @@ async def begin(
     note = opened.note
     if found is not None and resume == "ask":
         labels = session.checkpoint.label, session.target.label
-        answer = await app.push_screen_wait(GoOn(glyphs, found, labels))
+        answer = await ask(GoOn(glyphs, found, labels))
         if answer == "quit":
             return None
         resume = answer

@@ -26,8 +26,8 @@ from s2p_tui.tui.screens.transform import ChooseTransform
 from s2p_tui.tui.text import inert
 
 if TYPE_CHECKING:
-    from s2p_tui.saving import Converted
     from s2p_tui.core.alignment import Alignment
+    from s2p_tui.saving import Converted
     from s2p_tui.session import Session
     from s2p_tui.tui.choosing import Option
 
