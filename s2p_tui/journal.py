@@ -68,9 +68,10 @@ class Journal:
         """
         folder = private_folder()
         files = tuple(os.path.abspath(file) for file in (*checkpoint.files, *target.files))
-        pair = pair_digest(checkpoint.state_dict, target.skeleton)
+        source, end = source_end(checkpoint), target_end(target)
+        pair = pair_digest(source, end, target.skeleton)
         program = version("s2p-tui")
-        header = Header(source_end(checkpoint), target_end(target), pair, files, program)
+        header = Header(source, end, pair, files, program)
         path = folder / f"{pair[:32]}.jsonl"
         journal = cls(path, Lock(path.with_suffix(".lock")), header, now)
         try:

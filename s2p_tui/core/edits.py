@@ -305,8 +305,7 @@ def _set_rows(alignment: Alignment, changes: tuple[tuple[int, Row], ...]) -> Ali
         if position not in touched and row.source is not None and taken.intersection(row.keys):
             rows[position] = Row(by="user")
     for position, row in changes:
-        if rows[position] != row:
-            rows[position] = row
+        rows[position] = row
     if tuple(rows) == alignment.rows:
         return alignment
     before = [key for row in alignment.rows for key in row.keys]

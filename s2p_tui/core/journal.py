@@ -21,7 +21,6 @@ from s2p_tui.core.edit_json import edit_to_json, rows_to_json
 from s2p_tui.core.edits import Edit
 from s2p_tui.core.mapping import End, end_from_json, end_to_json
 from s2p_tui.core.pytree import Skeleton
-from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.untrusted import MalformedError, list_of, object_of, size_of, string_of
 
 FORMAT = "s2p-journal"
@@ -52,13 +51,13 @@ class Header:
     before: int = 0
 
 
-def pair_digest(state_dict: StateDict, skeleton: Skeleton) -> str:
+def pair_digest(source: End, target: End, skeleton: Skeleton) -> str:
     """SHA-256 over all that alignments of two ends depend on; not over the numbers.
 
     Unlike the digest of a mapping file's end it tells layer classes and their settings apart: rows
     that a layer's rule filled are right for these alone.
     """
-    digest = hashlib.sha256(f"{state_dict.digest} {skeleton.digest}\n".encode())
+    digest = hashlib.sha256(f"{source.digest} {target.digest}\n".encode())
     for leaf in skeleton:
         config = json.dumps(dict(leaf.config), default=repr, sort_keys=True) if leaf.config else ""
         digest.update(f"{leaf.kind} {leaf.owner!r} {leaf.has_value} {config}\n".encode())

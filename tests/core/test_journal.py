@@ -38,10 +38,9 @@ START = lettered("ab=c#-de_", "fgh")
 ROWS = len(START.rows)
 ENTRIES = StateDict(tuple(Entry(key, (2, 3), "float32") for key in KEYS))
 LEAVES = Skeleton(tuple(Leaf(f".l{n}", (2, 3), "float32") for n in range(ROWS)))
-PAIR = pair_digest(ENTRIES, LEAVES)
-HEADER = Header(
-    End("model.pt", 1, ENTRIES.digest, 8), End("sk.eqx", 2, LEAVES.digest, 9), PAIR, (), "1.0"
-)
+ENDS = End("model.pt", 1, ENTRIES.digest, 8), End("sk.eqx", 2, LEAVES.digest, 9)
+PAIR = pair_digest(*ENDS, LEAVES)
+HEADER = Header(*ENDS, PAIR, (), "1.0")
 
 places = st.integers(0, ROWS - 1)
 keys = st.sampled_from(KEYS)
@@ -264,7 +263,7 @@ def test_layer_classes_and_their_settings_make_another_pair() -> None:
         replace(leaf, has_value=False),
         replace(leaf, kind="scalar"),
     ]
-    found = {pair_digest(ENTRIES, Skeleton((other, *LEAVES.leaves[1:]))) for other in others}
+    found = {pair_digest(*ENDS, Skeleton((other, *LEAVES.leaves[1:]))) for other in others}
     assert len(found | {PAIR}) == 6
 
 

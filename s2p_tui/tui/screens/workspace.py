@@ -24,6 +24,7 @@ from s2p_tui.tui.screens.progress import Progress
 from s2p_tui.tui.screens.result import Result
 from s2p_tui.tui.screens.transform import ChooseTransform
 from s2p_tui.tui.text import inert
+from s2p_tui.tui.widgets.lines import Part
 
 if TYPE_CHECKING:
     from s2p_tui.core.alignment import Alignment
@@ -71,11 +72,11 @@ class Workspace(Browser):
         self._saved = saved
         self._converting = False
 
-    def on_mount(self) -> None:
-        """Say what became of the journal, if there is something to say."""
-        if self._journalled.note:
-            style = "lines--bad" if self._journalled.bad else "lines--muted"
-            self.say(inert(self._journalled.note), style)
+    def first_words(self) -> Part:
+        """What became of the journal, if there is something to say, and what the files are like."""
+        notes, style = super().first_words()
+        said = [part for part in (inert(self._journalled.note), notes) if part]
+        return "; ".join(said), "lines--bad" if self._journalled.bad else style
 
     @property
     def has_unsaved_edits(self) -> bool:
