@@ -5,9 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +50,7 @@ def folder(state_home: Path) -> Path:
 
 
 @pytest.fixture
-def left(folder: Path) -> Iterator[Session]:
+def left(folder: Path) -> Session:
     """A session that made three edits and took one back."""
     session = session_of()
     journal = begun(session)
@@ -63,7 +60,7 @@ def left(folder: Path) -> Iterator[Session]:
     session.undo()
     journal.close()
     assert names(folder) == ["jsonl", "lock"]
-    yield session
+    return session
 
 
 def names(folder: Path) -> list[str]:
@@ -89,7 +86,8 @@ def test_a_session_is_gone_on_with_undo_and_redo_included(left: Session) -> None
     assert third.alignment == session_of().alignment
 
 
-def test_only_the_user_can_read_it(left: Session, folder: Path) -> None:
+@pytest.mark.usefixtures("left")
+def test_only_the_user_can_read_it(folder: Path) -> None:
     old = os.umask(0)
     try:
         folder.chmod(0o755)
@@ -100,9 +98,8 @@ def test_only_the_user_can_read_it(left: Session, folder: Path) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
 
 
-def test_starting_afresh_keeps_the_old_one_aside_at_the_first_edit(
-    left: Session, folder: Path
-) -> None:
+@pytest.mark.usefixtures("left")
+def test_starting_afresh_keeps_the_old_one_aside_at_the_first_edit(folder: Path) -> None:
     session = session_of()
     begun(session).close()
     assert names(folder) == ["jsonl", "lock"]
@@ -132,7 +129,8 @@ def test_what_was_all_undone_is_not_worth_keeping_aside(folder: Path) -> None:
     assert names(folder) == ["jsonl", "lock"]
 
 
-def test_a_damaged_one_is_kept_aside_and_said(left: Session, folder: Path) -> None:
+@pytest.mark.usefixtures("left")
+def test_a_damaged_one_is_kept_aside_and_said(folder: Path) -> None:
     path = next(folder.glob("*.jsonl"))
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -146,7 +144,8 @@ def test_a_damaged_one_is_kept_aside_and_said(left: Session, folder: Path) -> No
     journal.close()
 
 
-def test_one_of_another_pair_under_this_name_is_not_applied(left: Session, folder: Path) -> None:
+@pytest.mark.usefixtures("left")
+def test_one_of_another_pair_under_this_name_is_not_applied(folder: Path) -> None:
     other = session_of(name="x")
     begun(other).close()
     journal = begun(other)
@@ -160,7 +159,8 @@ def test_one_of_another_pair_under_this_name_is_not_applied(left: Session, folde
     journal.close()
 
 
-def test_a_torn_line_is_dropped_and_written_over(left: Session, folder: Path) -> None:
+@pytest.mark.usefixtures("left")
+def test_a_torn_line_is_dropped_and_written_over(folder: Path) -> None:
     path = next(folder.glob("*.jsonl"))
     path.write_bytes(path.read_bytes()[:-9])
     session = session_of()
@@ -173,7 +173,7 @@ def test_a_torn_line_is_dropped_and_written_over(left: Session, folder: Path) ->
     assert again.alignment == session.alignment
 
 
-def test_the_second_program_is_told_and_the_first_goes_on(folder: Path) -> None:
+def test_the_second_program_is_told_and_the_first_goes_on() -> None:
     session = session_of()
     journal = begun(session)
     with pytest.raises(S2PError, match="another s2p-tui is at work on the same pair"):
@@ -258,27 +258,3 @@ def test_old_ones_of_files_that_are_gone_are_cleared_away(folder: Path, tmp_path
     opened(session_of(), written + 91 * DAY).close()
     assert names(folder) == ["jsonl"] * 2 + ["lock"] * 2
     assert not any(b"gonee0" in path.read_bytes() for path in folder.glob("*.jsonl"))
-
-
-KILLED = """
-import os, signal, sys
-from tests.test_journal import begun, session_of
-from s2p_tui.core.edits import Swap
-session = session_of()
-journal = begun(session)
-for number in range(int(sys.argv[1])):
-    session.edit(Swap(number % 3, number % 3 + 1))
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-@pytest.mark.parametrize("edits", [0, 1, 7])
-def test_a_killed_program_has_written_every_edit(edits: int) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, str(edits)], capture_output=True)
-    assert done.returncode == -9, done.stderr
-    session, expected = session_of(), session_of()
-    for number in range(edits):
-        expected.edit(Swap(number % 3, number % 3 + 1))
-    if edits:
-        resumed(session).close()
-    assert session.alignment == expected.alignment
