@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Label
 
+from s2p_tui.cli import run
 from s2p_tui.core.alignment import Alignment
 from s2p_tui.journal import Journal
 from s2p_tui.session import Session
@@ -174,3 +176,42 @@ async def test_what_was_made_with_other_files_is_named(opened: Opened) -> None:
     async with asked(session) as pilot:
         first = str(pilot.app.screen.query(Label).first().content)
         assert first.endswith("They were made with model.pt and model_skeleton.eqx.")
+
+
+@pytest.mark.parametrize(
+    ("options", "resume"),
+    [
+        ([], "ask"),
+        (["--resume"], "go on"),
+        (["--fresh"], "afresh"),
+        (["--mapping", "new.json"], "ask"),
+        (["--mapping", "there.json"], "afresh"),
+        (["--mapping", "there.json", "--resume"], "go on"),
+    ],
+)
+def test_options_answer_beforehand(
+    options: list[str], resume: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[object] = []
+
+    class App:
+        fatal = return_code = None
+
+        def __init__(self, *_: object, **options: object) -> None:
+            given.append(options["resume"])
+
+        def run(self) -> None: ...
+
+    (tmp_path / "there.json").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("s2p_tui.app.S2PApp", App)
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    assert run(["model.pt", "skeleton.eqx", *options]) == 0
+    assert given == [resume]
+
+
+def test_resume_and_fresh_contradict_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["model.pt", "skeleton.eqx", "--resume", "--fresh"]) == 2
+    assert "contradict" in capsys.readouterr().err
