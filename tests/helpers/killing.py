@@ -26,7 +26,7 @@ from tests.benchmarks.inputs import equal_tensors, plain_pair
 
 _ROWS = 12
 _LATEST = 60.0
-_DRAWN = re.compile(rb"edits ([\d,]+)")
+_DRAWN = re.compile(rb"edits ([\d,]+)\x1b")
 _EDITS = {
     b"J": lambda session, cursor: moves.shift(session, cursor, 1),
     b"K": lambda session, cursor: moves.shift(session, cursor, -1),
