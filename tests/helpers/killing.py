@@ -106,6 +106,9 @@ class Program:
         self._process, self._master = pty.fork()
         if self._process == 0:
             os.environ |= {"TERM": "xterm-256color", "XDG_STATE_HOME": str(state_home)}
+            for name in ("LINES", "COLUMNS"):
+                # GNU readline, where a test runner has loaded it, exports another terminal's size.
+                os.environ.pop(name, None)
             os.execv(sys.executable, [sys.executable, "-m", "s2p_tui", *arguments])
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 110, 0, 0))
 
