@@ -8,8 +8,8 @@ import pty
 import random
 import re
 import select
-import signal
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -103,14 +103,16 @@ class Program:
 
     def __init__(self, *arguments: str, state_home: Path) -> None:
         self.output = b""
-        self._process, self._master = pty.fork()
-        if self._process == 0:
-            os.environ |= {"TERM": "xterm-256color", "XDG_STATE_HOME": str(state_home)}
-            for name in ("LINES", "COLUMNS"):
-                # GNU readline, where a test runner has loaded it, exports another terminal's size.
-                os.environ.pop(name, None)
-            os.execv(sys.executable, [sys.executable, "-m", "s2p_tui", *arguments])
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 110, 0, 0))
+        self._master, terminal = pty.openpty()
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 110, 0, 0))
+        # GNU readline, where a test runner has loaded it, exports another terminal's size.
+        env = {name: os.environ[name] for name in os.environ.keys() - {"LINES", "COLUMNS"}}
+        env |= {"TERM": "xterm-256color", "XDG_STATE_HOME": str(state_home)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "s2p_tui", *arguments],
+            stdin=terminal, stdout=terminal, stderr=terminal, env=env, start_new_session=True,
+        )  # fmt: skip
+        os.close(terminal)
 
     def send(self, keys: bytes) -> None:
         os.write(self._master, keys)
@@ -132,8 +134,8 @@ class Program:
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             self._read(left)
-        os.kill(self._process, signal.SIGKILL)
-        os.waitpid(self._process, 0)
+        self._process.kill()
+        self._process.wait()
         while self._read(0.0):
             pass
         os.close(self._master)
