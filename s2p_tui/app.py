@@ -15,6 +15,7 @@ from textual.binding import Binding, BindingType
 
 from s2p_tui.core.errors import AmbiguousStateDictError, S2PError
 from s2p_tui.tui.glyphs import ASCII, UNICODE
+from s2p_tui.tui.journalling import Journalled, Resume, begin, open_journal
 from s2p_tui.tui.screens.confirm_quit import ConfirmQuit
 from s2p_tui.tui.screens.convert import Order
 from s2p_tui.tui.screens.opening import Reading, WhichStateDict
@@ -46,6 +47,7 @@ class S2PApp(ConvertedApp):
         mapping: Where mappings are saved; None for beside the output.
         chunk_bytes: Memory a conversion stays within, about.
         ascii_only: Use no signs beyond ASCII.
+        resume: What to do with edits that an earlier session on the same pair left.
 
     Attributes:
         fatal: Why nothing could be opened; the app has ended then, with the error's exit code.
@@ -70,6 +72,7 @@ class S2PApp(ConvertedApp):
         mapping: Path | None = None,
         chunk_bytes: int = _DEFAULT_CHUNK,
         ascii_only: bool = False,
+        resume: Resume = "ask",
     ) -> None:
         super().__init__()
         self.fatal: S2PError | None = None
@@ -79,6 +82,8 @@ class S2PApp(ConvertedApp):
         self._mapping = mapping
         self._chunk_bytes = chunk_bytes
         self._glyphs = ASCII if ascii_only else UNICODE
+        self._resume: Resume = resume
+        self._journalled = Journalled(None)
         self._workspace: Workspace | None = None
         self.set_class(ascii_only, "-ascii")
 
@@ -96,7 +101,9 @@ class S2PApp(ConvertedApp):
         self.call_after_refresh(self._open)
 
     def on_unmount(self) -> None:
-        """Give the signals back."""
+        """Bring the journal to the disk and give the signals back."""
+        if self._journalled.journal is not None:
+            self._journalled.journal.close()
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
@@ -148,9 +155,23 @@ class S2PApp(ConvertedApp):
                 return
             else:
                 break
+        await self._show(session)
+
+    async def _show(self, session: Session) -> None:
+        opened_with = session.alignment
+        self._journalled = await open_journal(session)
+        begun = await begin(
+            session, self._journalled, self._resume, self._glyphs, self.push_screen_wait
+        )
+        if begun is None:
+            self._leave()
+            return
+        self._journalled = begun
         self._workspace = Workspace(
             session,
             self._order,
+            begun,
+            saved=opened_with,
             glyphs=self._glyphs,
             mapping=self._mapping,
             chunk_bytes=self._chunk_bytes,

@@ -16,6 +16,7 @@ from s2p_tui.core.evidence import Evidence, as_suggested, weigh
 from s2p_tui.core.find import parse_query
 from s2p_tui.core.fit import Fit, Verdict
 from s2p_tui.core.history import History
+from s2p_tui.core.journal import Step
 from s2p_tui.core.mapping import Mapping, replay
 from s2p_tui.core.names import format_of, output_path
 from s2p_tui.core.plan import FileFormat, Plan, make_plan
@@ -34,6 +35,8 @@ from s2p_tui.streaming.convert import (
 from s2p_tui.streaming.job import Job
 
 Listener = Callable[[range], None]
+Recorder = Callable[[Step, Alignment, range], None]
+"""Told of every step, of the alignment it made and of the rows that may have changed."""
 Arrangement = Literal["auto", "order"]
 
 
@@ -69,6 +72,7 @@ class Session:
         self.counts = Counter(verdict.fit for verdict in self._verdicts)
         self.blocking = sum(verdict.blocks for verdict in self._verdicts)
         self._listeners: list[Listener] = []
+        self._recorder: Recorder | None = None
         self._sources = (*checkpoint.files, *target.files)
         self._own_mappings: set[Path] = set()
 
@@ -158,6 +162,17 @@ class Session:
         """Have the listener called with the rows that may have changed, after each edit."""
         self._listeners.append(listener)
 
+    def record(self, recorder: Recorder) -> None:
+        """Have the recorder told of every step that changes something, before listeners are."""
+        self._recorder = recorder
+
+    def go_on(self, alignment: Alignment, history: History) -> None:
+        """Take over where an earlier session on the same pair was left, undo and redo included."""
+        before, self.alignment, self.history = self.alignment.rows, alignment, history
+        for position, row in enumerate(alignment.rows):
+            if row != before[position]:
+                self._judge_again(position)
+
     def __len__(self) -> int:
         return len(self.alignment.rows) + len(self.alignment.bench)
 
@@ -177,18 +192,15 @@ class Session:
 
     def edit(self, edit: Edit) -> range:
         """Make an edit; returns the rows that may have changed, empty if nothing did."""
-        self.alignment, changed = self.history.make(self.alignment, edit)
-        return self._after(changed)
+        return self._step(edit, *self.history.make(self.alignment, edit))
 
     def undo(self) -> range:
         """Take back the last edit."""
-        self.alignment, changed = self.history.undo(self.alignment)
-        return self._after(changed)
+        return self._step("undo", *self.history.undo(self.alignment))
 
     def redo(self) -> range:
         """Make the last undone edit again."""
-        self.alignment, changed = self.history.redo(self.alignment)
-        return self._after(changed)
+        return self._step("redo", *self.history.redo(self.alignment))
 
     def start_from(self, mapping: Mapping) -> None:
         """Take over a mapping's alignment as one edit.
@@ -375,14 +387,22 @@ class Session:
         state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
         return weigh(position, row, state_dict, skeleton, self.evidence)
 
-    def _after(self, changed: range) -> range:
+    def _judge_again(self, position: int) -> None:
+        old, new = self._verdicts[position], self._judge(position)
+        if new != old:
+            self.counts[old.fit] -= 1
+            self.counts[new.fit] += 1
+            self.blocking += new.blocks - old.blocks
+            self._verdicts[position] = new
+
+    def _step(self, step: Step, alignment: Alignment, changed: range) -> range:
+        if alignment is self.alignment:
+            return changed
+        self.alignment = alignment
+        if self._recorder is not None:
+            self._recorder(step, alignment, changed)
         for position in changed:
-            old, new = self._verdicts[position], self._judge(position)
-            if new != old:
-                self.counts[old.fit] -= 1
-                self.counts[new.fit] += 1
-                self.blocking += new.blocks - old.blocks
-                self._verdicts[position] = new
+            self._judge_again(position)
         if changed:
             for listener in self._listeners:
                 listener(changed)

@@ -45,8 +45,22 @@ def open_app(
     ascii_only: Annotated[
         bool, Parameter(name="--ascii", negative="", help="Draw with ASCII characters only.")
     ] = False,
+    resume: Annotated[
+        bool,
+        Parameter(negative="", help="Go on with an earlier session's edits without being asked."),
+    ] = False,
+    fresh: Annotated[
+        bool,
+        Parameter(negative="", help="Start afresh; an earlier session's edits are kept aside."),
+    ] = False,
 ) -> int:
-    """Open the terminal app on a checkpoint and a skeleton."""
+    """Open the terminal app on a checkpoint and a skeleton.
+
+    Every edit is journalled. Where an earlier session on the same pair left edits, it asks whether
+    to go on with them, unless --resume, --fresh or an existing mapping file answers.
+    """
+    if resume and fresh:
+        raise UsageError("--resume and --fresh contradict each other.", "Give one of them.")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError(
             "The app needs a terminal, and this is none.",
@@ -64,7 +78,7 @@ def open_app(
     def open_session(chosen: str | None) -> Session:
         from s2p_tui.session import Session
 
-        start = mapping if mapping is not None and mapping.exists() else None
+        start = mapping if _is_there(mapping) else None
         key_chosen = key if chosen is None else chosen
         session = Session.open(model, skeleton, key=key_chosen, like=like, mapping=start)
         if start is None:
@@ -80,6 +94,7 @@ def open_app(
         mapping=mapping,
         chunk_bytes=chunk_size * MEBIBYTE,
         ascii_only=ascii_only,
+        resume="go on" if resume else "afresh" if fresh or _is_there(mapping) else "ask",
     )
     converted = ui.run()
     if ui.fatal is not None:
@@ -89,6 +104,10 @@ def open_app(
         with contextlib.suppress(OSError):
             print(converted.written.path, flush=True)
     return ui.return_code or 0
+
+
+def _is_there(mapping: Path | None) -> bool:
+    return mapping is not None and mapping.exists()
 
 
 @app.command
@@ -112,4 +131,4 @@ def demo(
     if headless:
         print(pair.convert_and_compare(files))
         return 0
-    return open_app(files.model, str(files.skeleton), output=files.output)
+    return open_app(files.model, str(files.skeleton), output=files.output, fresh=True)

@@ -116,6 +116,10 @@ Edit = (
 def apply(alignment: Alignment, edit: Edit) -> Alignment:
     """The alignment after one edit. An edit that changes nothing returns the same object.
 
+    It depends on values alone, never on which rows are one object, so that a journal's edits read
+    from a file make what they made before. Whoever changes what an edit makes counts up
+    `s2p_tui.core.journal.VERSION`.
+
     Raises:
         IndexError: The edit names a row that does not exist.
         KeyError: The edit takes an entry from the bench that is not there.
@@ -172,7 +176,7 @@ def _changed(
 
 def _swap(alignment: Alignment, first: int, second: int) -> Alignment:
     rows = list(alignment.rows)
-    if first == second or rows[first] is rows[second]:
+    if first == second or rows[first] == rows[second]:
         return alignment
     rows[first], rows[second] = _moved(rows[second]), _moved(rows[first])
     return replace(alignment, rows=tuple(rows))
@@ -180,7 +184,7 @@ def _swap(alignment: Alignment, first: int, second: int) -> Alignment:
 
 def _flow(rows: list[Row], positions: Sequence[int], contents: Sequence[Row]) -> None:
     for position, content in zip(positions, contents, strict=True):
-        if rows[position] is not content:
+        if rows[position] != content:
             rows[position] = _moved(content)
 
 
@@ -242,6 +246,8 @@ def _open_gap(alignment: Alignment, row: int) -> Alignment:
     bench = alignment.bench
     if rows[row].source is not None and not rows[row].fixed:
         bench = _flow_down(rows, bench, row, None)
+    elif rows[row].keys:
+        bench = (*rows[row].keys, *bench)
     rows[row] = Row(gap=True, by="user")
     if bench is alignment.bench:
         return replace(alignment, rows=tuple(rows))
@@ -281,6 +287,7 @@ def _place_from_bench(alignment: Alignment, key: str, row: int, shift: bool) -> 
     bench = tuple(other for other in alignment.bench if other != key)
     placed = Row(Take(key), by="user")
     if rows[row].source is None or rows[row].fixed:
+        bench = (*rows[row].keys, *bench)
         rows[row] = placed
     elif shift:
         bench = _flow_down(rows, bench, row, placed)

@@ -35,6 +35,11 @@ class History:
         """All edits in force, oldest first."""
         return tuple(change.edit for change in self._done)
 
+    @property
+    def undone(self) -> tuple[Edit, ...]:
+        """All edits that can be made again, the next one first."""
+        return tuple(change.edit for change in reversed(self._undone))
+
     def make(self, alignment: Alignment, edit: Edit) -> tuple[Alignment, range]:
         """Apply an edit and remember it; what was undone is forgotten.
 
@@ -47,7 +52,7 @@ class History:
         change = _change(edit, alignment, new)
         self._done.append(change)
         self._undone.clear()
-        return new, range(change.start, change.start + len(change.before))
+        return _replaced(alignment, change, change.after, change.bench_after)
 
     def undo(self, alignment: Alignment) -> tuple[Alignment, range]:
         """Take the last edit back; the same alignment and no rows when there is none."""
@@ -68,11 +73,15 @@ class History:
 
 def _change(edit: Edit, old: Alignment, new: Alignment) -> Change:
     start, stop = 0, len(old.rows)
-    while start < stop and old.rows[start] is new.rows[start]:
+    while start < stop and _same(old.rows[start], new.rows[start]):
         start += 1
-    while stop > start and old.rows[stop - 1] is new.rows[stop - 1]:
+    while stop > start and _same(old.rows[stop - 1], new.rows[stop - 1]):
         stop -= 1
     return Change(edit, start, old.rows[start:stop], new.rows[start:stop], old.bench, new.bench)
+
+
+def _same(old: Row, new: Row) -> bool:
+    return old is new or old == new
 
 
 def _replaced(

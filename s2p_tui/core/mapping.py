@@ -105,8 +105,8 @@ def from_text(text: str, name: str) -> Mapping:
         rows = tuple(_row_from_json(object_of(node)) for node in list_of(data["rows"]))
         bench = tuple(string_of(key) for key in list_of(data["bench"]))
         return Mapping(
-            _end(object_of(data["source"]), "entries"),
-            _end(object_of(data["target"]), "leaves"),
+            end_from_json(object_of(data["source"]), "entries"),
+            end_from_json(object_of(data["target"]), "leaves"),
             rows,
             bench,
             name,
@@ -118,7 +118,13 @@ def from_text(text: str, name: str) -> Mapping:
         ) from None
 
 
-def _end(node: AbstractMapping[str, Any], unit: str) -> End:
+def end_from_json(node: AbstractMapping[str, Any], unit: str) -> End:
+    """Inverse of `end_to_json`.
+
+    Raises:
+        MalformedError: The JSON is not an end.
+        KeyError: Something is missing.
+    """
     file, digest = string_of(node["file"]), string_of(node["digest"])
     return End(file, size_of(node["size"]), digest, size_of(node[unit]))
 

@@ -32,6 +32,7 @@ class Terminal:
         self._process, self._master = pty.fork()
         if self._process == 0:
             os.environ |= {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
+            os.environ["XDG_STATE_HOME"] = str(pair.model.parent / "state")
             arguments = ["-m", "s2p_tui", str(pair.model), str(pair.skeleton)]
             os.execv(sys.executable, [sys.executable, *arguments])
         size = struct.pack("HHHH", *_SIZE, 0, 0)

@@ -125,6 +125,19 @@ def test_moving_drops_the_trust_and_the_reason() -> None:
     assert apply(alignment, Swap(0, 1)).rows[1] == Row(Take("a"), by="user")
 
 
+@pytest.mark.parametrize("edit", [Swap(0, 1), MoveBlock(0, 1, 1), MoveTo(0, 1), MoveTo(0, 2)])
+def test_an_edit_does_not_tell_one_object_from_its_equal(edit: Edit) -> None:
+    first, second, other = (Row(Take(key), by="matcher", trusted=True) for key in "aab")
+    same, equal = Alignment((first, first, other)), Alignment((first, second, other))
+    assert apply(same, edit) == apply(equal, edit)
+
+
+def test_a_gap_or_an_entry_in_place_of_a_fixed_one_sends_that_to_the_bench() -> None:
+    alignment = Alignment((Row(Take("a"), by="rule", fixed=True),), ("x",))
+    assert letters(apply(alignment, OpenGap(0))) == ("-", "ax")
+    assert letters(apply(alignment, PlaceFromBench("x", 0))) == ("x", "a")
+
+
 def test_trust_is_given_and_taken_back() -> None:
     alignment = lettered("ab-")
     trusted = apply(alignment, Trust((0, 2)))

@@ -67,8 +67,11 @@ class Browser(Screen[None]):
         if self.session.verdict(0) is not None and self.session.blocking:
             first = self.session.next_blocking(-1, 1)
             self.cursor.go(first or 0, len(self.session))
-        notes = "; ".join(self.session.checkpoint.notes)
-        self.say(inert(notes), "lines--muted")
+        self.say(*self.first_words())
+
+    def first_words(self) -> Part:
+        """What is said before the first key, and in which style."""
+        return inert("; ".join(self.session.checkpoint.notes)), "lines--muted"
 
     def on_resize(self) -> None:
         """Lay the words out anew."""

@@ -14,6 +14,7 @@ from s2p_tui.core.errors import S2PError
 from s2p_tui.core.names import default_mapping
 from s2p_tui.tui import choosing, moves, words
 from s2p_tui.tui.glyphs import Glyphs
+from s2p_tui.tui.journalling import Journalled
 from s2p_tui.tui.keys import GROUPS
 from s2p_tui.tui.moves import ImpossibleError, Move, Step
 from s2p_tui.tui.running import app_of
@@ -23,8 +24,10 @@ from s2p_tui.tui.screens.progress import Progress
 from s2p_tui.tui.screens.result import Result
 from s2p_tui.tui.screens.transform import ChooseTransform
 from s2p_tui.tui.text import inert
+from s2p_tui.tui.widgets.lines import Part
 
 if TYPE_CHECKING:
+    from s2p_tui.core.alignment import Alignment
     from s2p_tui.saving import Converted
     from s2p_tui.session import Session
     from s2p_tui.tui.choosing import Option
@@ -53,18 +56,27 @@ class Workspace(Browser):
         self,
         session: Session,
         order: Order,
+        journalled: Journalled,
         *,
+        saved: Alignment,
         glyphs: Glyphs,
         mapping: Path | None = None,
         chunk_bytes: int,
     ) -> None:
         super().__init__(session, glyphs)
+        self._journalled = journalled
         self.order = order
         self.converted: Converted | None = None
         self._mapping = mapping
         self._chunk_bytes = chunk_bytes
-        self._saved = session.alignment
+        self._saved = saved
         self._converting = False
+
+    def first_words(self) -> Part:
+        """What became of the journal, if there is something to say, and what the files are like."""
+        notes, style = super().first_words()
+        said = [part for part in (inert(self._journalled.note), notes) if part]
+        return "; ".join(said), "lines--bad" if self._journalled.bad else style
 
     @property
     def has_unsaved_edits(self) -> bool:
@@ -229,7 +241,7 @@ class Workspace(Browser):
         changed = self.session.edit(move.edit)
         self.cursor.picked, self.cursor.typed = None, ""
         self._after_edit(move.position, move.marks)
-        self.say(words.after_edit(before, self.session.alignment, changed, move.said))
+        self._tell(words.after_edit(before, self.session.alignment, changed, move.said))
 
     def _travel(self, change: Callable[[], range], done: str, none: str) -> None:
         if self._converting:
@@ -243,7 +255,15 @@ class Workspace(Browser):
         self.cursor.picked = None
         outside = changed and here not in changed
         self._after_edit(changed.start if outside else here, None)
-        self.say(done)
+        self._tell(done)
+
+    def _tell(self, done: str) -> None:
+        """Say what was done, unless it could not be journalled."""
+        journal = self._journalled.journal
+        if journal is not None and journal.trouble:
+            self.say(inert(journal.trouble), "lines--bad")
+        else:
+            self.say(done)
 
     def _after_edit(self, position: int, marks: frozenset[int] | None) -> None:
         had_marks = bool(self.cursor.marked())

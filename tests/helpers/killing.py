@@ -1,0 +1,216 @@
+"""The app in a terminal, killed while it is being edited in, and opened again."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import random
+import re
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from s2p_tui.core.mapping import to_text
+from s2p_tui.saving import mapping_of
+from s2p_tui.session import Session
+from s2p_tui.tui import moves
+from s2p_tui.tui.cursor import Cursor
+from s2p_tui.tui.moves import ImpossibleError
+from tests.benchmarks.inputs import equal_tensors, plain_pair
+
+_ROWS = 12
+_LATEST = 60.0
+_DRAWN = re.compile(rb"edits ([\d,]+)\x1b")
+_EDITS = {
+    b"J": lambda session, cursor: moves.shift(session, cursor, 1),
+    b"K": lambda session, cursor: moves.shift(session, cursor, -1),
+    b"s": moves.toggle_gap,
+    b"\x7f": moves.to_bench,
+    b"y": moves.toggle_trust,
+}
+_UNDO, _REDO, _MATCH, _SAVE = b"u", b"\x19", b"a", b"\x13"
+
+Step = tuple[int, bytes]
+"""A row, counted from 0, and the key pressed there."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one kill showed.
+
+    Attributes:
+        seen: Edits on the screen when the program was killed.
+        found: Edits there were when it was opened again.
+        sent: Edits there would have been, had it lived.
+        right: Whether the alignment was that of so many edits.
+    """
+
+    seen: int
+    found: int
+    sent: int
+    right: bool
+
+    @property
+    def kept(self) -> bool:
+        """Whether what was on the screen was there again, and nothing was made up."""
+        return self.right and self.seen <= self.found <= self.sent
+
+
+class Model:
+    """What the keys must come to, by the functions the app calls, in this process."""
+
+    def __init__(self, model: Path, skeleton: Path) -> None:
+        self._files = model, skeleton
+        self.steps: list[Step] = []
+        self.session = Session.open(model, skeleton)
+
+    @property
+    def edits(self) -> int:
+        return len(self.session.history)
+
+    def press(self, step: Step) -> None:
+        place, key = step
+        self.steps.append(step)
+        session, cursor = self.session, Cursor(position=place)
+        if key in _EDITS:
+            try:
+                session.edit(_EDITS[key](session, cursor).edit)
+            except ImpossibleError:
+                return
+        else:
+            {_UNDO: session.undo, _REDO: session.redo, _MATCH: session.match}[key]()
+
+    def back_to(self, count: int) -> Model:
+        """The model after its first steps."""
+        other = Model(*self._files)
+        for step in self.steps[:count]:
+            other.press(step)
+        return other
+
+    def as_saved(self) -> str:
+        session = self.session
+        return to_text(mapping_of(session.checkpoint, session.target, session.alignment))
+
+
+class Program:
+    """The app in a child process on a pseudo-terminal."""
+
+    def __init__(self, *arguments: str, state_home: Path) -> None:
+        self.output = b""
+        self._master, terminal = pty.openpty()
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 110, 0, 0))
+        # GNU readline, where a test runner has loaded it, exports another terminal's size.
+        env = {name: os.environ[name] for name in os.environ.keys() - {"LINES", "COLUMNS"}}
+        env |= {"TERM": "xterm-256color", "XDG_STATE_HOME": str(state_home)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "s2p_tui", *arguments],
+            stdin=terminal, stdout=terminal, stderr=terminal, env=env, start_new_session=True,
+        )  # fmt: skip
+        os.close(terminal)
+
+    def send(self, keys: bytes) -> None:
+        os.write(self._master, keys)
+
+    def until(self, text: bytes) -> None:
+        """Wait until the text has been drawn, then forget all that has been drawn."""
+        while text not in self.output:
+            if not self._read(_LATEST):
+                raise TimeoutError(f"{text!r} was not drawn, but {self.output[-2000:]!r}")
+        self.output = b""
+
+    def drawn(self, start: int) -> int:
+        """The number of edits drawn last."""
+        found = _DRAWN.findall(self.output)
+        return int(found[-1].replace(b",", b"")) if found else start
+
+    def kill_after(self, seconds: float) -> None:
+        """Read on for a while, then kill it, and read what it drew before."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self._read(left)
+        self._process.kill()
+        self._process.wait()
+        while self._read(0.0):
+            pass
+        os.close(self._master)
+
+    def _read(self, wait: float) -> bool:
+        if not select.select([self._master], [], [], wait)[0]:
+            return False
+        try:
+            self.output += os.read(self._master, 1 << 16)
+        except OSError:
+            return False
+        return True
+
+
+def kill_rounds(folder: Path, count: int, seed: int) -> list[Round]:
+    """Edit, kill, open again and compare, so many times on one pair."""
+    chance = random.Random(seed)
+    tensors = equal_tensors(_ROWS, _ROWS * 64)
+    pair = plain_pair(folder, "killed", tensors, ".safetensors")
+    output = folder / "killed.eqx"
+    model, done, at_kill = Model(pair.model, pair.skeleton), [], None
+    while True:
+        program = Program(
+            str(pair.model), str(pair.skeleton), "-o", str(output), "--resume",
+            state_home=folder / "state",
+        )  # fmt: skip
+        wait = 0.0
+        try:
+            program.until(b"layers.0.weight")
+            if at_kill is not None:
+                model, one = _compared(program, model, at_kill, output)
+                done.append(one)
+            if len(done) == count or (done and not done[-1].kept):
+                return done
+            for _ in range(chance.randint(0, 5)):
+                _press_and_wait(program, model, chance)
+            base, seen = len(model.steps), model.edits
+            program.output = b""
+            for _ in range(chance.randint(1, 8)):
+                step = (chance.randrange(_ROWS), chance.choice([*_EDITS]))
+                model.press(step)
+                program.send(_as_keys(step))
+            wait = chance.choice([0, chance.uniform(0, 0.05), chance.uniform(0, 0.3)])
+        finally:
+            program.kill_after(wait)
+        at_kill = base, program.drawn(seen)
+
+
+def _press_and_wait(program: Program, model: Model, chance: random.Random) -> None:
+    keys = [*_EDITS, *_EDITS, _MATCH] + [_UNDO, _REDO, _UNDO] * (model.edits > 1)
+    step = (chance.randrange(_ROWS), chance.choice(keys))
+    before = model.edits
+    model.press(step)
+    program.send(_as_keys(step))
+    if model.edits != before:
+        program.until(b"edits %d\x1b" % model.edits)
+
+
+def _as_keys(step: Step) -> bytes:
+    place, key = step
+    return b"%dG%s" % (place + 1, key)
+
+
+def _compared(
+    program: Program, model: Model, at_kill: tuple[int, int], output: Path
+) -> tuple[Model, Round]:
+    """The model brought to where the reopened program is, and how well that is."""
+    base, seen = at_kill
+    mapping = output.with_name("killed.mapping.json")
+    mapping.unlink(missing_ok=True)
+    program.send(_SAVE)
+    program.until(b"Mapping saved")
+    text, sent = mapping.read_text(), model.edits
+    for count in range(base, len(model.steps) + 1):
+        then = model.back_to(count)
+        if then.as_saved() == text and then.edits >= seen:
+            return then, Round(seen, then.edits, sent, right=True)
+    return model, Round(seen, 0, sent, right=False)
