@@ -118,8 +118,7 @@ class _Scope:
         how: str,
         fronts: tuple[list[Node], list[Node]],
     ) -> None:
-        targets, sources = list(target.leaves()), list(source.leaves())
-        starts = self._start(0, targets[0]), self._start(1, sources[0])
+        starts = self._start(0, target), self._start(1, source)
         taken: tuple[set[int], set[int]] = (set(), set())
         for pair in self.aligner.align(target, source):
             taken[0].add(pair.target)
@@ -133,13 +132,15 @@ class _Scope:
                 )
             )
         for side, node in enumerate((target, source)):
+            if len(taken[side]) == node.size:
+                continue
             released = list(_untaken(node, {node.start + n for n in taken[side]}))
             fronts[side].extend(released)
             self.released.update(leaf for part in released for leaf in part.leaves())
 
-    def _start(self, side: int, leaf: Node) -> int:
+    def _start(self, side: int, node: Node) -> int:
         scope = self.source if side else self.target
-        return leaf.start - scope.start
+        return node.start - scope.start
 
     def _assigned(
         self, targets: Sequence[Node], sources: Sequence[Node]

@@ -186,6 +186,10 @@ _STEP = re.compile(
 )
 
 
+_ENTRIES = 1 << 18
+"""Names remembered: those of the largest models, asked for again and again."""
+
+
 def steps_of_path(path: str) -> tuple[str, ...]:
     """The steps of a key path; state leaves stand where their marker does."""
     path = path.replace("[<flat index 0>]", "")
@@ -207,11 +211,13 @@ def steps_of_path(path: str) -> tuple[str, ...]:
     return tuple(steps) or ("",)
 
 
+@lru_cache(maxsize=_ENTRIES)
 def steps_of_key(key: str) -> tuple[str, ...]:
     """The steps of a state-dict key."""
     return tuple(part for part in re.split(r"[./]", key) if part) or ("",)
 
 
+@lru_cache(maxsize=_ENTRIES)
 def meanings(steps: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Words and numbers of several steps, outermost first."""
     words: list[str] = []
