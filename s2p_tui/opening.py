@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
-from collections.abc import Generator
 from pathlib import Path
 
 from s2p_tui.core import mapping as mapping_file
@@ -14,18 +11,6 @@ from s2p_tui.core.kinship import could_line_up
 from s2p_tui.core.mapping import Mapping
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.target import Target, open_target
-
-
-@contextlib.contextmanager
-def no_garbage_collection() -> Generator[None]:
-    """Opening makes a million small objects and no garbage; looking for it takes half the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def open_any_target(skeleton: str | Path, like: str | None = None) -> Target:

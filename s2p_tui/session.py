@@ -15,6 +15,7 @@ from s2p_tui.core.errors import InputError, OutputError, UsageError
 from s2p_tui.core.evidence import Evidence, as_suggested, weigh
 from s2p_tui.core.find import parse_query
 from s2p_tui.core.fit import Fit, Verdict
+from s2p_tui.core.garbage import no_garbage_collection
 from s2p_tui.core.history import History
 from s2p_tui.core.journal import Step
 from s2p_tui.core.mapping import Mapping, replay
@@ -23,7 +24,7 @@ from s2p_tui.core.plan import FileFormat, Plan, make_plan
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.target import Target
-from s2p_tui.opening import load_mapping, no_garbage_collection, open_any_target, require_kinship
+from s2p_tui.opening import load_mapping, open_any_target, require_kinship
 from s2p_tui.proposers.matcher import match
 from s2p_tui.saving import Converted, mapping_of, require_place, write_mapping
 from s2p_tui.streaming.convert import (

@@ -8,6 +8,7 @@ from dataclasses import replace
 from math import prod
 
 from s2p_tui.core.evidence import Evidence, Suggestion
+from s2p_tui.core.garbage import no_garbage_collection
 from s2p_tui.core.layers import constant_for, rule_for
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.ruled import rule_applied
@@ -29,6 +30,7 @@ _PARTS = ("weight_g", "weight_v", "weight_u", "weight_orig", "bias_ih", "bias_hh
 _STATISTICS = frozenset(("mean", "var"))
 
 
+@no_garbage_collection()
 def match(state_dict: StateDict, skeleton: Skeleton) -> Evidence:
     """Propose an alignment. Reads names, shapes, dtypes and layers; no tensor data.
 
