@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 
 from s2p_tui.core.composed import composed
@@ -65,11 +66,38 @@ def _steps_of_leaf(leaf: Leaf) -> Steps:
             return steps
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What of a skeleton the entries in parts are made for, each kind of leaf once."""
+
+    owners: frozenset[str | None]
+    names: frozenset[str]
+    norms: tuple[Leaf, ...]
+    cells: tuple[Leaf, ...]
+
+
+def _wanted(skeleton: Skeleton) -> _Wanted:
+    norms: dict[tuple[object, ...], Leaf] = {}
+    cells: dict[tuple[str, str], Leaf] = {}
+    for leaf in skeleton:
+        if leaf.owner == _WRAPPERS["weight norm"]:
+            groups = leaf.config.get("layer_config", {}).get("groups")
+            kind = (leaf.shape, leaf.config.get("axis"), leaf.config.get("layer"), groups)
+            norms.setdefault(kind, leaf)
+        elif leaf.owner in _CELLS:
+            cells.setdefault((leaf.owner, leaf.path.rpartition(".")[2]), leaf)
+    names = frozenset(steps_of_path(leaf.path)[-1] for leaf in skeleton)
+    owners = frozenset(leaf.owner for leaf in skeleton)
+    return _Wanted(owners, names, tuple(norms.values()), tuple(cells.values()))
+
+
 def made_of_parts(state_dict: StateDict, skeleton: Skeleton) -> tuple[list[Piece], set[str]]:
     """Pieces made of several entries, or named otherwise; and the keys of the entries in them."""
     pieces: list[Piece] = []
-    for composite in composites(state_dict):
-        pieces += _of_composite(composite, state_dict, skeleton)
+    found = composites(state_dict)
+    if found:
+        wanted = _wanted(skeleton)
+        pieces = [piece for one in found for piece in _of_composite(one, state_dict, wanted)]
     covered = {key for piece in pieces if piece.composite for key in piece.composite.parts}
     if any(leaf.owner in _CELLS for leaf in skeleton):
         pieces += _of_cells(state_dict, covered)
@@ -79,22 +107,22 @@ def made_of_parts(state_dict: StateDict, skeleton: Skeleton) -> tuple[list[Piece
     }
 
 
-def _of_composite(composite: Composite, state_dict: StateDict, skeleton: Skeleton) -> list[Piece]:
+def _of_composite(composite: Composite, state_dict: StateDict, wanted: _Wanted) -> list[Piece]:
     if composite.kind == "recurrent biases":
-        return _biases(composite, state_dict, skeleton)
+        return _biases(composite, state_dict, wanted)
     layer = steps_of_key(composite.layer) if composite.layer else ()
-    if any(leaf.owner == _WRAPPERS[composite.kind] for leaf in skeleton):
+    if _WRAPPERS[composite.kind] in wanted.owners:
         return [
             _piece(
                 (*layer, step),
-                _as_wanted(step, key, composite, state_dict, skeleton),
+                _as_wanted(step, key, composite, state_dict, wanted),
                 state_dict,
                 composite,
             )
             for step, key in zip(_PART_STEPS[composite.kind], composite.parts, strict=True)
         ]
     own_names = {steps_of_key(key)[-1] for key in composite.parts} | _PART_NAMES
-    if own_names & {steps_of_path(leaf.path)[-1] for leaf in skeleton}:
+    if own_names & wanted.names:
         return []
     folded = composite.folded(state_dict, transposed=False)
     if folded is None:
@@ -103,11 +131,10 @@ def _of_composite(composite: Composite, state_dict: StateDict, skeleton: Skeleto
 
 
 def _as_wanted(
-    step: str, key: str, composite: Composite, state_dict: StateDict, skeleton: Skeleton
+    step: str, key: str, composite: Composite, state_dict: StateDict, wanted: _Wanted
 ) -> Expr:
     """A part as it is, or the norms along another axis where all `WeightNorm`s want these."""
-    norms = [leaf for leaf in skeleton if leaf.owner == "equinox.nn.WeightNorm"]
-    made = [(leaf, composed(leaf, composite, state_dict)) for leaf in norms]
+    made = [(leaf, composed(leaf, composite, state_dict)) for leaf in wanted.norms]
     sizes = [(prod(leaf.shape), one) for leaf, one in made if one is not None]
     if step != "magnitude" or any(size == prod(state_dict.shape(key)) for size, _ in sizes):
         return Take(key)
@@ -119,10 +146,10 @@ def _piece(steps: Steps, expr: Expr, state_dict: StateDict, composite: Composite
     return Piece(steps, shape, (expr,), shape, composite)
 
 
-def _biases(composite: Composite, state_dict: StateDict, skeleton: Skeleton) -> list[Piece]:
+def _biases(composite: Composite, state_dict: StateDict, wanted: _Wanted) -> list[Piece]:
     found: dict[str, Piece] = {}
-    for leaf in skeleton:
-        if leaf.owner in _CELLS and (made := composed(leaf, composite, state_dict)) is not None:
+    for leaf in wanted.cells:
+        if (made := composed(leaf, composite, state_dict)) is not None:
             role = leaf.path.rpartition(".")[2]
             steps = (*_cell(composite.parts[0], state_dict), role)
             found.setdefault(role, _piece(steps, made.expr, state_dict, composite))
@@ -166,10 +193,9 @@ def _slopes(state_dict: StateDict, skeleton: Skeleton) -> list[Piece]:
     lists: dict[Steps, list[str]] = defaultdict(list)
     for entry in state_dict:
         steps = steps_of_key(entry.key)
-        alone = (
-            steps[-1] == "weight" and f"{entry.key.removesuffix('weight')}bias" not in state_dict
-        )
-        if alone and len(entry.shape) == 1:
+        numbered = len(steps) > 1 and steps[-1] == "weight" and steps[-2].isdigit()
+        bias = f"{entry.key.removesuffix('weight')}bias"
+        if numbered and len(entry.shape) == 1 and bias not in state_dict:
             lists[steps[:-2]].append(entry.key)
     pieces: list[Piece] = []
     for around, listed in lists.items():
