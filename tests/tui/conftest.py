@@ -80,7 +80,7 @@ def reordered(arrange: Arrangement = "auto") -> Session:
 
 def without_partner() -> Session:
     """Row 2 is a leaf that nothing in the checkpoint corresponds to."""
-    owner = "equinox.nn.Linear"
+    owner = "mynet.Linear"
     return make_session(
         [
             Entry("lin1.weight", (2, 2), "float32"),
