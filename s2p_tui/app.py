@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -12,13 +12,19 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import work
 from textual.app import App
 from textual.binding import Binding, BindingType
+from textual.screen import ModalScreen
+from textual.widgets import Input
 
 from s2p_tui.core.errors import AmbiguousStateDictError, S2PError
+from s2p_tui.streaming.atomic import remove_unfinished
+from s2p_tui.tui.bound import Bound
+from s2p_tui.tui.ending import Ending
 from s2p_tui.tui.glyphs import ASCII, UNICODE
 from s2p_tui.tui.journalling import Journalled, Resume, begin, open_journal
 from s2p_tui.tui.screens.confirm_quit import ConfirmQuit
 from s2p_tui.tui.screens.convert import Order
 from s2p_tui.tui.screens.opening import Reading, WhichStateDict
+from s2p_tui.tui.screens.palette import Palette
 from s2p_tui.tui.screens.progress import Progress
 from s2p_tui.tui.screens.workspace import Workspace
 from s2p_tui.tui.threads import in_thread
@@ -26,12 +32,12 @@ from s2p_tui.tui.threads import in_thread
 if TYPE_CHECKING:
     from s2p_tui.saving import Converted
     from s2p_tui.session import Session
+    from s2p_tui.streaming.job import Job
 
     ConvertedApp = App[Converted | None]
 else:
     ConvertedApp = App
 
-_SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 _DEFAULT_CHUNK = 64 << 20
 
 
@@ -48,8 +54,13 @@ class S2PApp(ConvertedApp):
         chunk_bytes: Memory a conversion stays within, about.
         ascii_only: Use no signs beyond ASCII.
         resume: What to do with edits that an earlier session on the same pair left.
+        bound: The keys of every action.
+        theme: Name of one of Textual's themes; None for what suits the terminal.
+        ending: How the program ends by a signal.
 
     Attributes:
+        bound: The keys of every action.
+        farewell: What to say once the terminal is the shell's again; maybe empty.
         fatal: Why nothing could be opened; the app has ended then, with the error's exit code.
     """
 
@@ -58,7 +69,7 @@ class S2PApp(ConvertedApp):
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+q", "ask_quit", show=False, priority=True),
-        Binding("ctrl+c", "ask_quit", show=False, system=True),
+        Binding("ctrl+c", "interrupt", show=False, priority=True),
     ]
 
     def __init__(
@@ -73,9 +84,19 @@ class S2PApp(ConvertedApp):
         chunk_bytes: int = _DEFAULT_CHUNK,
         ascii_only: bool = False,
         resume: Resume = "ask",
+        bound: Bound | None = None,
+        theme: str | None = None,
+        ending: Ending | None = None,
     ) -> None:
         super().__init__()
+        self.animation_level = "none"
+        self.bound = bound or Bound()
+        self.set_keymap(self.bound.keymap)
+        if theme is not None:
+            self.theme = theme
+        self._ending = ending or Ending()
         self.fatal: S2PError | None = None
+        self.farewell = ""
         self._open_session = open_session
         self._labels = model_label, skeleton_label
         self._order = Order(output, dtype)
@@ -91,23 +112,26 @@ class S2PApp(ConvertedApp):
         """The first frame."""
         return Reading(self._glyphs, *self._labels)
 
-    def on_mount(self) -> None:
-        """Be told of signals, then start reading."""
+    def on_load(self) -> None:
+        """Be told of signals, before the terminal is changed."""
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            # Outside the main thread, as in some test runners, there are no signals to handle.
-            with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
-                loop.add_signal_handler(number, self.end_by_signal, number)
+
+        def told(number: int) -> None:
+            self._stop_working()
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self.end_by_signal, number)
+
+        self._ending.watch(told, self._clear_up)
+
+    def on_mount(self) -> None:
+        """Start reading."""
         self.call_after_refresh(self._open)
 
     def on_unmount(self) -> None:
         """Bring the journal to the disk and give the signals back."""
         if self._journalled.journal is not None:
             self._journalled.journal.close()
-        loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
-                loop.remove_signal_handler(number)
+        self._ending.release()
 
     def end_by_signal(self, number: int) -> None:
         """End cleanly: stop a running conversion, restore the terminal, tell the shell."""
@@ -115,25 +139,69 @@ class S2PApp(ConvertedApp):
 
     @work
     async def action_ask_quit(self) -> None:
-        """Quit; ask first if edits would be lost."""
+        """Quit; ask first if that would stop a conversion or leave edits unsaved."""
         if isinstance(self.screen, ConfirmQuit):
+            self.screen.action_again()
+            return
+        workspace, job = self._workspace, self._job
+        unsaved = workspace is not None and workspace.has_unsaved_edits
+        if job is None and not unsaved:
             self._leave()
             return
-        workspace = self._workspace
-        if workspace is not None and workspace.has_unsaved_edits:
-            answer = await self.push_screen_wait(ConfirmQuit(self._glyphs))
-            if answer == "stay":
+        answer = await self.push_screen_wait(
+            ConfirmQuit(
+                self._glyphs, unsaved=unsaved, kept=self._journalled.keeps, converting=bool(job)
+            )
+        )
+        if answer == "stay":
+            return
+        if answer == "save" and workspace is not None:
+            workspace.action_save()
+            if workspace.has_unsaved_edits:
                 return
-            if answer == "save":
-                workspace.action_save()
-                if workspace.has_unsaved_edits:
-                    return
+        if answer == "quit" and unsaved and self._journalled.keeps:
+            self.farewell = "Edits not saved; opening the same pair again goes on with them."
         self._leave()
 
-    def _leave(self, return_code: int = 0) -> None:
+    def action_interrupt(self) -> None:
+        """What ctrl+c does: leaves what is open, and asks to quit where nothing is."""
+        screen = self.screen
+        if isinstance(screen, ConfirmQuit):
+            screen.action_again()
+        elif isinstance(screen, ModalScreen) or isinstance(self.focused, Input):
+            self.simulate_key("escape")
+        else:
+            self.action_ask_quit()
+
+    def action_palette(self) -> None:
+        """Show every action of the workspace, by name."""
+        workspace = self._workspace
+
+        async def chosen(action: str | None) -> None:
+            if action is not None and workspace is not None:
+                await workspace.run_action(action)
+
+        if workspace is not None and self.screen is workspace:
+            self.push_screen(Palette(self.bound, self._glyphs), chosen)
+
+    @property
+    def _job(self) -> Job | None:
+        """The conversion that runs."""
+        jobs = [screen.job for screen in self.screen_stack if isinstance(screen, Progress)]
+        return jobs[0] if jobs else None
+
+    def _stop_working(self) -> None:
+        if self._job is not None:
+            self._job.cancel()
+
+    def _clear_up(self) -> None:
+        """Leave nothing unfinished behind where the end cannot be waited for."""
         for screen in self.screen_stack:
             if isinstance(screen, Progress):
-                screen.job.cancel()
+                remove_unfinished(Path(os.path.realpath(screen.output)).parent)
+
+    def _leave(self, return_code: int = 0) -> None:
+        self._stop_working()
         converted = None if self._workspace is None else self._workspace.converted
         self.exit(converted, return_code=return_code)
 

@@ -212,14 +212,14 @@ class Session:
         """Make the last undone edit again."""
         return self._step("redo", *self.history.redo(self.alignment))
 
-    def start_from(self, mapping: Mapping) -> None:
-        """Take over a mapping's alignment as one edit.
+    def start_from(self, mapping: Mapping) -> range:
+        """Take over a mapping's alignment as one edit; returns the rows that may have changed.
 
         Raises:
             OtherFilesError: It was made for other files; the differences are named.
         """
         wanted = replay(mapping, self.checkpoint.state_dict, self.target.skeleton)
-        self.edit(SetRows(tuple(enumerate(wanted.rows))))
+        return self.edit(SetRows(tuple(enumerate(wanted.rows))))
 
     def trust(self, paths: Sequence[str] | None) -> None:
         """Take doubtful rows for right, as one edit.

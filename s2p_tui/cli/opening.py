@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from pathlib import Path
@@ -43,8 +42,17 @@ def open_app(
     dtype: Dtype = None,
     chunk_size: ChunkSize = 64,
     ascii_only: Annotated[
-        bool, Parameter(name="--ascii", negative="", help="Draw with ASCII characters only.")
-    ] = False,
+        bool | None,
+        Parameter(
+            name="--ascii",
+            negative="--no-ascii",
+            help="Draw with ASCII characters only; as the locale has it unless given.",
+        ),
+    ] = None,
+    mouse: Annotated[
+        bool | None,
+        Parameter(help="Whether clicks are for the app; without, the terminal selects text."),
+    ] = None,
     resume: Annotated[
         bool,
         Parameter(negative="", help="Go on with an earlier session's edits without being asked."),
@@ -72,8 +80,13 @@ def open_app(
             f"{os.environ.get('TERM', '')!r}.",
             "Set TERM (try TERM=xterm-256color), or use s2p-tui convert.",
         )
+    from s2p_tui.config import load_settings, locale_is_ascii, settings_file
+
+    settings = load_settings(settings_file())
+    _require_folder(mapping)
     from s2p_tui.app import S2PApp
     from s2p_tui.core.names import default_output
+    from s2p_tui.tui.ending import Ending
 
     def open_session(chosen: str | None) -> Session:
         from s2p_tui.session import Session
@@ -93,17 +106,32 @@ def open_app(
         dtype=dtype,
         mapping=mapping,
         chunk_bytes=chunk_size * MEBIBYTE,
-        ascii_only=ascii_only,
+        ascii_only=next(
+            one for one in (ascii_only, settings.ascii, locale_is_ascii()) if one is not None
+        ),
+        bound=settings.bound,
+        theme=settings.theme,
+        ending=Ending(os._exit),
         resume="go on" if resume else "afresh" if fresh or _is_there(mapping) else "ask",
     )
-    converted = ui.run()
+    converted = ui.run(mouse=settings.mouse if mouse is None else mouse)
     if ui.fatal is not None:
         raise ui.fatal
-    if converted is not None:
-        # After a hang-up there is nobody left to tell.
-        with contextlib.suppress(OSError):
+    # After a hang-up there is nobody left to tell.
+    if sys.stdout.isatty():
+        if converted is not None:
             print(converted.written.path, flush=True)
+        if ui.farewell:
+            print(ui.farewell, file=sys.stderr, flush=True)
     return ui.return_code or 0
+
+
+def _require_folder(mapping: Path | None) -> None:
+    """Refuse a name for a mapping under which none could be saved."""
+    if mapping is not None and not mapping.parent.is_dir():
+        raise UsageError(
+            f"There is no folder {mapping.parent} for the mapping file.", "Mend --mapping."
+        )
 
 
 def _is_there(mapping: Path | None) -> bool:

@@ -34,6 +34,11 @@ class Journalled:
     note: str = ""
     bad: bool = False
 
+    @property
+    def keeps(self) -> bool:
+        """Whether the next session on the pair could go on with every edit."""
+        return self.journal is not None and not self.journal.trouble
+
 
 async def open_journal(session: Session) -> Journalled:
     """The session's journal, or why there is none."""

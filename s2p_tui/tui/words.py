@@ -78,6 +78,14 @@ def tally(session: Session, glyphs: Glyphs) -> str:
     return "  ".join(parts)
 
 
+def place(session: Session, position: int) -> str:
+    """`3/122` for the third row, `bench 1/4` below the rows; empty where there is nothing."""
+    rows, bench = len(session.alignment.rows), len(session.alignment.bench)
+    if position < rows:
+        return f"{position + 1}/{rows}"
+    return f"bench {position - rows + 1}/{bench}" if bench else ""
+
+
 def situation(session: Session) -> str:
     """Whether it can be converted, in a sentence."""
     if not session.blocking:

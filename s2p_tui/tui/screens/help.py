@@ -10,8 +10,10 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from s2p_tui.tui.glyphs import ASCII, Glyphs
+from s2p_tui.tui.bound import Bound
+from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.keys import GROUPS
+from s2p_tui.tui.running import bound_of
 from s2p_tui.tui.widgets.box import Box
 
 _SHOWN = 27
@@ -24,17 +26,13 @@ _SIGNS = (
 )
 
 
-def help_text(glyphs: Glyphs) -> Content:
-    """The table of keys and signs, one line each."""
+def help_text(glyphs: Glyphs, bound: Bound | None = None) -> Content:
+    """The table of keys as they are bound, and of signs, one line each."""
     parts: list[Content | tuple[str, str]] = []
-    for title, group in GROUPS.items():
+    for title in GROUPS:
         parts.append((f"{title}\n", "bold"))
-        for key in group:
-            if key.shown:
-                shown = key.shown
-                if glyphs is ASCII:
-                    shown = shown.replace("↓ ↑", "down up")
-                parts.append((f"  {shown:<{_SHOWN}}{key.does}\n", ""))
+        for shown, does in (bound or Bound()).help_lines(title, ascii_only=glyphs.is_ascii):
+            parts.append((f"  {shown:<{_SHOWN - 1}} {does}\n", ""))
     parts.append(("Signs\n", "bold"))
     for fit, sign in glyphs.fits.items():
         parts.append((f"  {sign} {fit:<{_SHOWN - 2}}{dict(_SIGNS)[fit]}\n", ""))
@@ -45,7 +43,8 @@ class Help(ModalScreen[None]):
     """Scrollable; any of the usual keys closes it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,question_mark,enter", "dismiss", show=False),
+        Binding("escape,q,enter", "dismiss", show=False),
+        Binding("question_mark", "dismiss", show=False, id="help"),
         Binding("j", "scroll(1)", show=False),
         Binding("k", "scroll(-1)", show=False),
         Binding("space,ctrl+f", "scroll(10)", show=False),
@@ -59,7 +58,7 @@ class Help(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         """The table in a box."""
         with Box(self._glyphs, "Keys", "Esc closes", can_focus=True):
-            yield Static(help_text(self._glyphs))
+            yield Static(help_text(self._glyphs, bound_of(self)))
 
     def action_scroll(self, lines: int) -> None:
         """Scroll the table."""
