@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,11 +17,13 @@ from textual.screen import ModalScreen
 from textual.widgets import Input
 
 from s2p_tui.core.errors import AmbiguousStateDictError, S2PError
+from s2p_tui.core.names import default_mapping
 from s2p_tui.streaming.atomic import remove_unfinished
 from s2p_tui.tui.bound import Bound
 from s2p_tui.tui.ending import Ending
 from s2p_tui.tui.glyphs import ASCII, UNICODE
 from s2p_tui.tui.journalling import Journalled, Resume, begin, open_journal
+from s2p_tui.tui.offered import Offered, missing, offered, taken
 from s2p_tui.tui.screens.confirm_quit import ConfirmQuit
 from s2p_tui.tui.screens.convert import Order
 from s2p_tui.tui.screens.opening import Reading, WhichStateDict
@@ -51,6 +54,7 @@ class S2PApp(ConvertedApp):
         output: The file proposed for the conversion.
         dtype: The dtype proposed for it; None for the skeleton's.
         mapping: Where mappings are saved; None for beside the output.
+        has_mapping: Whether the session is opened with what is there already.
         chunk_bytes: Memory a conversion stays within, about.
         ascii_only: Use no signs beyond ASCII.
         resume: What to do with edits that an earlier session on the same pair left.
@@ -81,6 +85,7 @@ class S2PApp(ConvertedApp):
         output: Path,
         dtype: str | None = None,
         mapping: Path | None = None,
+        has_mapping: bool = False,
         chunk_bytes: int = _DEFAULT_CHUNK,
         ascii_only: bool = False,
         resume: Resume = "ask",
@@ -101,6 +106,7 @@ class S2PApp(ConvertedApp):
         self._labels = model_label, skeleton_label
         self._order = Order(output, dtype)
         self._mapping = mapping
+        self._has_mapping = has_mapping
         self._chunk_bytes = chunk_bytes
         self._glyphs = ASCII if ascii_only else UNICODE
         self._resume: Resume = resume
@@ -228,23 +234,43 @@ class S2PApp(ConvertedApp):
     async def _show(self, session: Session) -> None:
         opened_with = session.alignment
         self._journalled = await open_journal(session)
+        found = await self._mapping_of(session)
         begun = await begin(
-            session, self._journalled, self._resume, self._glyphs, self.push_screen_wait
+            session,
+            self._journalled,
+            self._resume,
+            found if isinstance(found, Offered) else None,
+            self._glyphs,
+            self.push_screen_wait,
         )
         if begun is None:
             self._leave()
             return
         self._journalled = begun
+        if isinstance(found, str):
+            note = "; ".join(part for part in (begun.note, found) if part)
+            self._journalled = replace(begun, note=note)
+        is_saved = isinstance(found, Offered) and found.alignment.rows == session.alignment.rows
+        saved = session.alignment if is_saved else opened_with
         self._workspace = Workspace(
             session,
             self._order,
-            begun,
-            saved=opened_with,
+            self._journalled,
+            saved=saved,
             glyphs=self._glyphs,
             mapping=self._mapping,
             chunk_bytes=self._chunk_bytes,
         )
         await self.push_screen(self._workspace)
+
+    async def _mapping_of(self, session: Session) -> Offered | str | None:
+        """The mapping file to start from, or what there is to say of it."""
+        path = self._mapping
+        if path is None:
+            if self._resume == "afresh":
+                return None
+            return await in_thread(lambda: offered(session, default_mapping(self._order.output)))
+        return taken(session, path) if self._has_mapping else missing(path)
 
     def _fail(self, error: S2PError) -> None:
         self.fatal = error

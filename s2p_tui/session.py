@@ -183,6 +183,11 @@ class Session:
             if row != before[position]:
                 self._judge_again(position)
 
+    def begin_with(self, alignment: Alignment, mapping: Path) -> None:
+        """Start from what a mapping file says, which saving may replace then."""
+        self.go_on(alignment, History())
+        self._own_mappings.add(mapping)
+
     def __len__(self) -> int:
         return len(self.alignment.rows) + len(self.alignment.bench)
 

@@ -65,7 +65,9 @@ def open_app(
     """Open the terminal app on a checkpoint and a skeleton.
 
     Every edit is journalled. Where an earlier session on the same pair left edits, it asks whether
-    to go on with them, unless --resume, --fresh or an existing mapping file answers.
+    to go on with them, unless --resume or --fresh answers; where a mapping file of the pair is
+    beside the output, whether to start from it. A --mapping file that is there answers too, unless
+    there are edits made since.
     """
     if resume and fresh:
         raise UsageError("--resume and --fresh contradict each other.", "Give one of them.")
@@ -112,7 +114,8 @@ def open_app(
         bound=settings.bound,
         theme=settings.theme,
         ending=Ending(os._exit),
-        resume="go on" if resume else "afresh" if fresh or _is_there(mapping) else "ask",
+        has_mapping=_is_there(mapping),
+        resume="go on" if resume else "afresh" if fresh else "ask",
     )
     converted = ui.run(mouse=settings.mouse if mouse is None else mouse)
     if ui.fatal is not None:

@@ -17,9 +17,8 @@ _RENAMED = {
 }
 _ARROWS = ("up", "down", "left", "right")
 _SPECIAL = frozenset(
-    [*_ARROWS, "home", "end", "pageup", "pagedown", "insert", "delete", "backspace", "enter"]
-    + ["escape", "tab", *(f"f{number}" for number in range(1, 25))]
-)
+    (*_ARROWS, "home", "end", "pageup", "pagedown", "insert", "delete", "backspace", "enter")
+) | {"escape", "tab", *(f"f{number}" for number in range(1, 25))}
 _SHOWN = {
     "pageup": "PgUp",
     "pagedown": "PgDn",
