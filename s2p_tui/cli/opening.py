@@ -82,6 +82,9 @@ def open_app(
             f"{os.environ.get('TERM', '')!r}.",
             "Set TERM (try TERM=xterm-256color), or use s2p-tui convert.",
         )
+    if not sys.stderr.isatty():
+        # Textual draws on standard error; where that goes to a file, the screen is still there.
+        sys.__stderr__ = sys.__stdout__
     from s2p_tui.config import load_settings, locale_is_ascii, settings_file
 
     settings = load_settings(settings_file())

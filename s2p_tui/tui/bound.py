@@ -57,21 +57,29 @@ class Bound:
             kept.append((key, words))
         return kept
 
-    def help_lines(self, group: str, *, ascii_only: bool = False) -> Iterator[tuple[str, str]]:
-        """Keys and what they do, one line each, as the help shows them."""
+    def help_lines(
+        self, group: str, *, ascii_only: bool = False, briefly: bool = False
+    ) -> Iterator[tuple[str, str]]:
+        """Keys and what they do, one line each, as the help shows them.
+
+        Args:
+            group: A title of the table.
+            ascii_only: Spell arrows out.
+            briefly: One key of each action only.
+        """
         table = GROUPS[group]
         for number, key in enumerate(table):
             if not key.shown:
                 continue
             end = next((n for n in range(number + 1, len(table)) if table[n].shown), len(table))
-            line = [key, *table[number + 1 : end]]
-            if not any(one.id in self.moved for one in line if one.keys):
-                shown = key.shown
-                if not key.keys:
-                    indent = " " * (len(shown) - len(shown.lstrip()))
-                    shown = indent + self._as_bound(shown.strip(), ascii_only=ascii_only)
-            else:
-                shown = "  ".join(self.shown(one, 2, ascii_only=ascii_only) for one in line)
+            line = [one for one in (key, *table[number + 1 : end]) if one.keys]
+            shown = key.shown
+            if not line:
+                indent = " " * (len(shown) - len(shown.lstrip()))
+                shown = indent + self._as_bound(shown.strip(), ascii_only=ascii_only)
+            elif briefly or any(one.id in self.moved for one in line):
+                most, between = (1, " ") if briefly else (2, "  ")
+                shown = between.join(self.shown(one, most, ascii_only=ascii_only) for one in line)
             if ascii_only:
                 shown = shown.replace("↓ ↑", "down up")
             yield shown, key.does

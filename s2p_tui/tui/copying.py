@@ -33,8 +33,8 @@ def copy(node: DOMNode, text: str) -> str:
         with os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8") as stream:
             stream.write(f"{text}\n")
     except OSError as error:
-        return f"Copied, if the terminal can; {inert(str(path))}: {error.strerror}."
-    return f"Copied, if the terminal can; else it is in {inert(_from_home(path))}"
+        return f"Copied by OSC 52 alone: {inert(str(path))}: {error.strerror}."
+    return f"Copied by OSC 52, and to {inert(_from_home(path))}"
 
 
 def _from_home(path: Path) -> str:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Label
@@ -60,12 +59,16 @@ class GoOn(ModalScreen[Answer]):
         """The question in a box."""
         keys = {"go on": "y", "mapping": "m", "afresh": "n", "quit": "Esc"}
         keys[next(iter(self._choices))] = "Enter"
-        with Box(self._glyphs, "Go on?", ""), Vertical():
+        with Box(self._glyphs, "Go on?", "", can_focus=True):
             for line in self._facts():
                 yield self._label(line)
             yield Label("")
             for answer, words in self._choices.items():
                 yield self._label(f"{keys[answer]:<7}{words}")
+
+    def on_resize(self) -> None:
+        """Where not all of it fits, show the answers."""
+        self.call_after_refresh(self.query_one(Box).scroll_end, animate=False)
 
     def _label(self, text: str) -> Label:
         return Label(Content(self._glyphs.plain(inert(text))))
@@ -86,14 +89,12 @@ class GoOn(ModalScreen[Answer]):
         if found is not None:
             choices["go on"] = "go on with the edits" if offered else "go on with them"
         if offered is not None:
-            kept = "; the edits are kept aside" if found else ""
-            choices["mapping"] = f"start from {offered.path.name}{kept}"
+            choices["mapping"] = f"start from {offered.path.name}"
             if found is not None and offered.saved > found.last:
                 choices = {"mapping": choices["mapping"], "go on": choices["go on"]}
         if offered is None or not offered.is_taken:
-            kept = "; they are kept aside" if found else ""
-            choices["afresh"] = f"start afresh{kept}"
-        choices["quit"] = "quit and leave everything as it is"
+            choices["afresh"] = "start afresh"
+        choices["quit"] = "quit, leaving all as it is"
         return choices
 
     def _facts(self) -> list[str]:
@@ -111,6 +112,8 @@ class GoOn(ModalScreen[Answer]):
         if offered is not None:
             whose = "is a mapping of it too" if found else "is a mapping of this pair"
             facts.append(f"{offered.path.name} {whose}, saved on {_when(offered.saved)}.")
+        if found is not None:
+            facts.append("If you do not go on with the edits, they are kept aside.")
         return facts
 
 

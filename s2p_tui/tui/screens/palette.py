@@ -97,13 +97,11 @@ class Palette(ModalScreen["str | None"]):
 
 
 def _ranked(keys: list[Key], query: str) -> list[Key]:
-    """Those whose words or name the query's letters are in, the best first."""
-    if not query:
-        return keys
+    """Those that every word of the query is in; where there are none, those like it, best first."""
+    texts = {key.id: f"{key.words} {key.id.replace('_', ' ')}".lower() for key in keys}
+    words = query.lower().split()
+    if found := [key for key in keys if all(word in texts[key.id] for word in words)]:
+        return found
     matcher = Matcher(query)
-    scores = {
-        key.id: max(matcher.match(key.words), matcher.match(key.id.replace("_", " ")))
-        for key in keys
-    }
-    found = [key for key in keys if scores[key.id] > 0]
-    return sorted(found, key=lambda key: -scores[key.id])
+    scores = {key.id: matcher.match(texts[key.id]) for key in keys}
+    return sorted((key for key in keys if scores[key.id]), key=lambda key: -scores[key.id])
