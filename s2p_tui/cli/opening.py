@@ -103,6 +103,7 @@ def open_app(
             session.require_kinship()
         return session
 
+    ending = Ending(os._exit)
     ui = S2PApp(
         open_session,
         model_label=model.name,
@@ -116,7 +117,7 @@ def open_app(
         ),
         bound=settings.bound,
         theme=settings.theme,
-        ending=Ending(os._exit),
+        ending=ending,
         has_mapping=_is_there(mapping),
         resume="go on" if resume else "afresh" if fresh else "ask",
     )
@@ -129,6 +130,7 @@ def open_app(
             print(converted.written.path, flush=True)
         if ui.farewell:
             print(ui.farewell, file=sys.stderr, flush=True)
+    ending.hasten()
     return ui.return_code or 0
 
 
