@@ -20,6 +20,7 @@ from s2p_tui.core.errors import AmbiguousStateDictError, S2PError
 from s2p_tui.core.names import default_mapping
 from s2p_tui.streaming.atomic import remove_unfinished
 from s2p_tui.tui.bound import Bound
+from s2p_tui.tui.colours import OWN_COLOURS
 from s2p_tui.tui.ending import Ending
 from s2p_tui.tui.glyphs import ASCII, UNICODE
 from s2p_tui.tui.journalling import Journalled, Resume, begin, open_journal
@@ -93,12 +94,14 @@ class S2PApp(ConvertedApp):
         theme: str | None = None,
         ending: Ending | None = None,
     ) -> None:
-        super().__init__()
+        # Textual would draw in shades of grey, which are colours to a terminal too.
+        is_colourless = "NO_COLOR" in os.environ
+        super().__init__(ansi_color=True if is_colourless else None)
         self.animation_level = "none"
         self.bound = bound or Bound()
         self.set_keymap(self.bound.keymap)
-        if theme is not None:
-            self.theme = theme
+        if is_colourless or theme is not None:
+            self.theme = OWN_COLOURS if is_colourless or theme is None else theme
         self._ending = ending or Ending()
         self.fatal: S2PError | None = None
         self.farewell = ""

@@ -91,6 +91,7 @@ def open_app(
     _require_folder(mapping)
     from s2p_tui.app import S2PApp
     from s2p_tui.core.names import default_output
+    from s2p_tui.tui.colours import suitable_theme
     from s2p_tui.tui.ending import Ending
 
     def open_session(chosen: str | None) -> Session:
@@ -116,7 +117,7 @@ def open_app(
             one for one in (ascii_only, settings.ascii, locale_is_ascii()) if one is not None
         ),
         bound=settings.bound,
-        theme=settings.theme,
+        theme=settings.theme or suitable_theme(),
         ending=ending,
         has_mapping=_is_there(mapping),
         resume="go on" if resume else "afresh" if fresh else "ask",
