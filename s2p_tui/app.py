@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import work
-from textual.app import App
+from textual.await_complete import AwaitComplete
 from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen
 from textual.widgets import Input
@@ -25,22 +25,23 @@ from s2p_tui.tui.ending import Ending
 from s2p_tui.tui.glyphs import ASCII, UNICODE
 from s2p_tui.tui.journalling import Journalled, Resume, begin, open_journal
 from s2p_tui.tui.offered import Offered, missing, offered, taken
-from s2p_tui.tui.screens.confirm_quit import ConfirmQuit
+from s2p_tui.tui.screens.confirm_quit import Answer, ConfirmQuit
 from s2p_tui.tui.screens.convert import Order
 from s2p_tui.tui.screens.opening import Reading, WhichStateDict
 from s2p_tui.tui.screens.palette import Palette
 from s2p_tui.tui.screens.progress import Progress
 from s2p_tui.tui.screens.workspace import Workspace
 from s2p_tui.tui.threads import in_thread
+from s2p_tui.tui.turns import KeysInTurn
 
 if TYPE_CHECKING:
     from s2p_tui.saving import Converted
     from s2p_tui.session import Session
     from s2p_tui.streaming.job import Job
 
-    ConvertedApp = App[Converted | None]
+    ConvertedApp = KeysInTurn[Converted | None]
 else:
-    ConvertedApp = App
+    ConvertedApp = KeysInTurn
 
 _DEFAULT_CHUNK = 64 << 20
 
@@ -146,31 +147,32 @@ class S2PApp(ConvertedApp):
         """End cleanly: stop a running conversion, restore the terminal, tell the shell."""
         self._leave(128 + number)
 
-    @work
-    async def action_ask_quit(self) -> None:
+    def action_ask_quit(self) -> None:
         """Quit; ask first if that would stop a conversion or leave edits unsaved."""
         if isinstance(self.screen, ConfirmQuit):
             self.screen.action_again()
             return
-        workspace, job = self._workspace, self._job
+        workspace, is_converting = self._workspace, self._job is not None
         unsaved = workspace is not None and workspace.has_unsaved_edits
-        if job is None and not unsaved:
-            self._leave()
-            return
-        answer = await self.push_screen_wait(
-            ConfirmQuit(
-                self._glyphs, unsaved=unsaved, kept=self._journalled.keeps, converting=bool(job)
+        kept = self._journalled.keeps
+
+        def answered(answer: Answer | None) -> None:
+            if answer == "save" and workspace is not None:
+                workspace.action_save()
+                if workspace.has_unsaved_edits:
+                    return
+            if answer == "quit" and unsaved and kept:
+                self.farewell = "Edits not saved; opening the same pair again goes on with them."
+            if answer in ("save", "quit"):
+                self._leave()
+
+        if is_converting or unsaved:
+            question = ConfirmQuit(
+                self._glyphs, unsaved=unsaved, kept=kept, converting=is_converting
             )
-        )
-        if answer == "stay":
-            return
-        if answer == "save" and workspace is not None:
-            workspace.action_save()
-            if workspace.has_unsaved_edits:
-                return
-        if answer == "quit" and unsaved and self._journalled.keeps:
-            self.farewell = "Edits not saved; opening the same pair again goes on with them."
-        self._leave()
+            self.push_screen(question, answered)
+        else:
+            self._leave()
 
     def action_interrupt(self) -> None:
         """What ctrl+c does: leaves what is open, and asks to quit where nothing is."""
@@ -192,6 +194,10 @@ class S2PApp(ConvertedApp):
 
         if workspace is not None and self.screen is workspace:
             self.push_screen(Palette(self.bound, self._glyphs), chosen)
+
+    def pop_screen(self) -> AwaitComplete:
+        """Close what lies over the workspace; a question answered twice does not close that."""
+        return AwaitComplete() if self.screen is self._workspace else super().pop_screen()
 
     @property
     def _job(self) -> Job | None:

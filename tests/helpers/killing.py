@@ -124,6 +124,13 @@ class Program:
                 raise TimeoutError(f"{text!r} was not drawn, but {self.output[-2000:]!r}")
         self.output = b""
 
+    def until_there(self, path: Path) -> None:
+        """Wait, reading on, until there is a file."""
+        deadline = time.monotonic() + _LATEST
+        while not path.exists():
+            assert time.monotonic() < deadline, f"no {path.name}, but {self.output[-2000:]!r}"
+            self._read(0.05)
+
     def drawn(self, start: int) -> int:
         """The number of edits drawn last."""
         found = _DRAWN.findall(self.output)
