@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import work
 from textual.await_complete import AwaitComplete
 from textual.binding import Binding, BindingType
+from textual.events import DescendantFocus
 from textual.screen import ModalScreen
 from textual.widgets import Input
 
@@ -142,6 +143,11 @@ class S2PApp(ConvertedApp):
         if self._journalled.journal is not None:
             self._journalled.journal.close()
         self._ending.release()
+
+    def on_descendant_focus(self, event: DescendantFocus) -> None:
+        """Blinking would keep a slow line busy."""
+        if isinstance(event.widget, Input):
+            event.widget.cursor_blink = False
 
     def end_by_signal(self, number: int) -> None:
         """End cleanly: stop a running conversion, restore the terminal, tell the shell."""

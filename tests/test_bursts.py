@@ -75,7 +75,7 @@ async def _one_by_one(pair: Pair, keys: list[str], output: Path) -> str:
     return output.read_text()
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [7])
 async def test_a_burst_comes_to_what_its_keys_do(seed: int, tmp_path: Path) -> None:
     pair = plain_pair(tmp_path, "burst", equal_tensors(_ROWS, _ROWS * 64), ".safetensors")
     keys = _mixed(seed)

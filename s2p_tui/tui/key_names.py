@@ -71,7 +71,8 @@ def _plain_key(key: str) -> str:
 def _character(name: str) -> str:
     """The character Textual has a name for; empty if there is none."""
     unicode = {short: long for long, short in _RENAMED.items()}.get(name, name)
-    for spelled in (unicode.replace("_", " "), unicode.replace("_", "-")):
+    words = unicode.replace("_", " ")
+    for spelled in (words, words.replace(" ", "-"), words.replace(" ", "-", 1)):
         try:
             return unicodedata.lookup(spelled.upper())
         except KeyError:

@@ -18,7 +18,7 @@ from s2p_tui.tui.text import wrap
 from s2p_tui.tui.widgets.box import Box
 
 _SHOWN = 26
-_SHOWN_BRIEFLY = 11
+_SHOWN_BRIEFLY = 13
 _BRIEF_BELOW = 68
 _MOST_LINES = 3
 _SIGNS = (

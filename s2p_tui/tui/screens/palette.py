@@ -56,7 +56,6 @@ class Palette(ModalScreen["str | None"]):
         """Show them all."""
         draw_plainly(self._list, self._glyphs)
         self._list.can_focus = False
-        self.query_one(Input).cursor_blink = False
         self._fill("")
 
     @property
