@@ -12,18 +12,20 @@ from textual.binding import Binding, BindingType
 
 from s2p_tui.core.errors import S2PError
 from s2p_tui.core.names import default_mapping
-from s2p_tui.tui import choosing, moves, words
+from s2p_tui.tui import choosing, moves, sources, words
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.journalling import Journalled
 from s2p_tui.tui.keys import GROUPS
 from s2p_tui.tui.moves import ImpossibleError, Move, Step
 from s2p_tui.tui.running import app_of
 from s2p_tui.tui.screens.browser import Browser
+from s2p_tui.tui.screens.choose_source import ChooseSource, Chosen
 from s2p_tui.tui.screens.convert import ConvertForm, Order
 from s2p_tui.tui.screens.progress import Progress
 from s2p_tui.tui.screens.result import Result
 from s2p_tui.tui.screens.review import Review
 from s2p_tui.tui.screens.transform import ChooseTransform
+from s2p_tui.tui.sources import Sources
 from s2p_tui.tui.text import inert
 from s2p_tui.tui.widgets.lines import Part
 
@@ -73,6 +75,7 @@ class Workspace(Browser):
         self._chunk_bytes = chunk_bytes
         self._saved = saved
         self._converting = False
+        self._sources = Sources(session)
 
     def first_words(self) -> Part:
         """What became of the journal, if there is something to say, and what the files are like."""
@@ -86,11 +89,32 @@ class Workspace(Browser):
         return self.session.alignment != self._saved
 
     def action_enter(self) -> None:
-        """Put down what was picked up, or go to the typed row."""
+        """Put down what was picked up, go to the typed row, or choose what belongs here."""
         if self.cursor.picked is not None:
             self._make(lambda: moves.place(self.session, self.cursor, swap=False))
         elif self.cursor.typed:
             self.jump()
+        elif not self._converting:
+            self._choose_source()
+
+    def _choose_source(self) -> None:
+        try:
+            offered = sources.offer(self.session, self.cursor.position, self._sources)
+        except ImpossibleError as reason:
+            self.say(str(reason), "lines--bad")
+            return
+
+        def chosen(choice: Chosen | None) -> None:
+            if choice is None:
+                self.say()
+                return
+            self._make(
+                lambda: sources.take(
+                    self.session, choice.option, swap=choice.swap, other=choice.holder
+                )
+            )
+
+        app_of(self).push_screen(ChooseSource(offered, self._glyphs), chosen)
 
     def action_swap(self) -> None:
         """Swap what was picked up with what is here."""
