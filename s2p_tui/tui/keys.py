@@ -37,6 +37,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key("n", "next(1)", "n N", "next, previous blocking row, or match"),
         Key("N", "next(-1)"),
         Key("slash", "find", "/", "find by name, 10x10 or doubtful"),
+        Key("i", "look", "i", "look: all about the row, and its numbers"),
         Key("", "", "0-9 Enter", "go to the row of that number"),
     ),
     "Mark": (
@@ -88,6 +89,8 @@ _HINTS: dict[Mode, tuple[tuple[str, str], ...]] = {
         ("space", "mark"),
         ("y", "trust"),
         ("Del", "bench"),
+        ("i", "look"),
+        ("L", "lift"),
         ("d", "details"),
     ),
     "picked": (

@@ -15,6 +15,7 @@ from s2p_tui.tui.running import app_of
 from s2p_tui.tui.screens.browser import Browser
 from s2p_tui.tui.screens.choose_source import ChooseSource, Chosen
 from s2p_tui.tui.screens.review import Review
+from s2p_tui.tui.screens.statistics import Look
 from s2p_tui.tui.sources import Sources
 from s2p_tui.tui.text import inert
 
@@ -116,6 +117,11 @@ class Proposing(Browser):
             else:
                 said.append(f"No sibling of {block.prefix} changes: {'; '.join(proposal.notes)}.")
         self.say(inert(" ".join(said)), "lines--good")
+
+    def action_look(self) -> None:
+        """Show all about the row here, and its tensors' own numbers."""
+        if self.cursor.position < len(self.session):
+            app_of(self).push_screen(Look(self.session, self.cursor.position, self._glyphs))
 
     def choose_source(self) -> None:
         """Choose the entry for this leaf, or the leaf for this benched entry, from a list."""
