@@ -155,10 +155,11 @@ def histogram(found: Statistics, width: int, glyphs: Glyphs) -> list[str]:
     step = (float(found.high) / len(bins)) - (float(found.low) / len(bins))
     starts = [_number(float(f"{found.low + step * n:.3g}")) for n in range(len(bins))]
     label = max(_LABEL, *map(len, starts))
-    room = max(_FEWEST_BAR, width - label - max(map(len, counts)) - 3)
+    last = max(map(len, counts))
+    room = max(_FEWEST_BAR, width - label - last - 2)
     block = "#" if glyphs.is_ascii else "█"
     return [
-        f"{start:>{label}} {block * _length(count, most, room):<{room}} {number:>{len(counts[0])}}"
+        f"{start:>{label}} {block * _length(count, most, room):<{room}} {number:>{last}}"
         for start, count, number in zip(starts, bins, counts, strict=True)
     ]
 

@@ -188,7 +188,7 @@ class ChooseSource(ModalScreen[Chosen | None]):
         if holder == self._offer.position:
             return "here"
         path = session.target.skeleton[holder].path
-        return self._glyphs.plain(f"in {inert(path)}")
+        return self._glyphs.plain(f"row {holder + 1} {inert(path)}")
 
     def _explain(self) -> None:
         """Say how good the row would be and why, and where the entry is now."""

@@ -213,10 +213,10 @@ class Review(ReviewScreen):
     def _show_status(self) -> None:
         said = review_words.consequences(self._session, self.reviewing)
         style = "lines--bad"
-        if not said:
-            said, style = "Nothing else changes.", "lines--muted"
-        elif not self.reviewing.outcome.accepted:
+        if not self.reviewing.outcome.accepted:
             said, style = "Nothing is accepted: Enter changes nothing.", "lines--muted"
+        elif not said:
+            said, style = "Nothing else changes.", "lines--muted"
         counts = review_words.summary(self.reviewing)
         status = self.query_one("#status", Lines)
         room = max(0, self.query_one("#about").size.width - 1)
