@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from s2p_tui.core.garbage import no_garbage_collection
 from s2p_tui.core.lift import Block, blocks_at, lift
 from s2p_tui.tui import sources, words
 from s2p_tui.tui.glyphs import Glyphs
@@ -22,6 +23,8 @@ from s2p_tui.tui.text import inert
 if TYPE_CHECKING:
     from s2p_tui.core.proposal import Proposal
     from s2p_tui.session import Session
+
+_LONG = 20_000
 
 
 class Proposing(Browser):
@@ -58,6 +61,7 @@ class Proposing(Browser):
             self.say(inert(" ".join((none, *proposal.notes))), "lines--good")
             return
         screen = Review(self.session, proposal, self._glyphs, can_widen=wider is not None)
+        here = self.cursor.position
 
         def decided(places: frozenset[int] | None) -> None:
             if screen.widened and wider is not None:
@@ -70,15 +74,27 @@ class Proposing(Browser):
                     f"{words.many(len(places), 'row')} changed; u takes it back.",
                     none,
                 )
+                if proposal.by == "user":
+                    self.view.go(here)
+                    self._show()
 
         app_of(self).push_screen(screen, decided)
 
     def action_match(self) -> None:
         """Review what the offline matcher would change."""
         if not self.is_busy:
-            self.review(
-                self.session.match_proposal(), "Everything is as the matcher would have it."
-            )
+            self._compare(self._match)
+
+    def _match(self) -> None:
+        self.review(self.session.match_proposal(), "Everything is as the matcher would have it.")
+
+    def _compare(self, propose: Callable[[], None]) -> None:
+        """Propose something; where that takes a while, say so first."""
+        if len(self.session) < _LONG:
+            propose()
+        else:
+            self.say("Comparing …")
+            self.call_after_refresh(propose)
 
     def action_lift(self) -> None:
         """Review what the arrangement of this block would make of its siblings.
@@ -95,19 +111,20 @@ class Proposing(Browser):
         if not blocks:
             self.say("This leaf is in no numbered block that has siblings.", "lines--bad")
             return
-        self._lift(blocks)
+        self._compare(partial(self._lift, blocks))
 
     def _lift(self, blocks: tuple[Block, ...]) -> None:
         session = self.session
         said: list[str] = []
         for number, block in enumerate(blocks):
-            proposal = lift(
-                session.checkpoint.state_dict,
-                session.target.skeleton,
-                session.alignment,
-                block,
-                session.evidence,
-            )
+            with no_garbage_collection():
+                proposal = lift(
+                    session.checkpoint.state_dict,
+                    session.target.skeleton,
+                    session.alignment,
+                    block,
+                    session.evidence,
+                )
             if proposal.hunks:
                 outer = blocks[number + 1 :]
                 self.review(proposal, "", wider=partial(self._lift, outer) if outer else None)
