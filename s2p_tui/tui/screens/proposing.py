@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from s2p_tui.core.proposal import Proposal
     from s2p_tui.session import Session
 
-_LONG = 20_000
-
 
 class Proposing(Browser):
     """Opens the screens that propose edits; making edits is the main screen's."""
@@ -83,18 +81,9 @@ class Proposing(Browser):
     def action_match(self) -> None:
         """Review what the offline matcher would change."""
         if not self.is_busy:
-            self._compare(self._match)
-
-    def _match(self) -> None:
-        self.review(self.session.match_proposal(), "Everything is as the matcher would have it.")
-
-    def _compare(self, propose: Callable[[], None]) -> None:
-        """Propose something; where that takes a while, say so first."""
-        if len(self.session) < _LONG:
-            propose()
-        else:
-            self.say("Comparing …")
-            self.call_after_refresh(propose)
+            self.review(
+                self.session.match_proposal(), "Everything is as the matcher would have it."
+            )
 
     def action_lift(self) -> None:
         """Review what the arrangement of this block would make of its siblings.
@@ -111,7 +100,7 @@ class Proposing(Browser):
         if not blocks:
             self.say("This leaf is in no numbered block that has siblings.", "lines--bad")
             return
-        self._compare(partial(self._lift, blocks))
+        self._lift(blocks)
 
     def _lift(self, blocks: tuple[Block, ...]) -> None:
         session = self.session
