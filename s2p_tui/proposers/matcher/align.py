@@ -150,14 +150,10 @@ class _Scope:
     def _assigned(
         self, targets: Sequence[Node], sources: Sequence[Node]
     ) -> Iterable[tuple[Node, Node, float, str]]:
-        if (
-            len(targets) == len(sources) > 1
-            and all_numbered(targets)
-            and all_numbered(sources)
-            and len({node.mark for node in (*targets, *sources)}) == 1
-        ):
-            for place, (target, source) in enumerate(zip(targets, sources, strict=True), 1):
-                yield target, source, _SURE, f"same place in its list, {place} of {len(targets)}"
+        if (listed := _same_places(targets, sources)) is not None:
+            for target, source, place, count in listed:
+                how = f"same place in its list, {place} of {count}"
+                yield target, source, _SURE, how
             return
         matrix = self._likeness(targets, sources)
         if matrix.shape == (1, 1):
@@ -249,6 +245,38 @@ class _Scope:
         if self.aligner.out_last is None or len(source.shape) < 2:
             return 0.0
         return 0.5 * (self.aligner.out_last in self.aligner.turns(target, source))
+
+
+def _same_places(
+    targets: Sequence[Node], sources: Sequence[Node]
+) -> list[tuple[Node, Node, int, int]] | None:
+    """Members of two lists of one length, by their places; None if they are not.
+
+    The rest of a list counts too: a member that is not complete keeps its place all the same.
+    """
+    lists = _list_of(targets), _list_of(sources)
+    if len(lists[0]) != len(lists[1]) or len(lists[0]) < 2:  # noqa: PLR2004
+        return None
+    taken = {*targets}, {*sources}
+    return [
+        (target, source, place, len(lists[0]))
+        for place, (target, source) in enumerate(zip(*lists, strict=True), 1)
+        if target in taken[0] and source in taken[1]
+    ]
+
+
+def _list_of(nodes: Sequence[Node]) -> list[Node]:
+    """The list that all nodes are members of; empty if it is none, or has members of other sizes."""
+    parent = nodes[0].parent
+    if parent is None or not all_numbered(nodes):
+        return []
+    members = [child for child in parent.children.values() if child.step.isdigit()]
+    of_their_size = [node for node in members if 2 * node.size > nodes[0].size]
+    return sorted(of_their_size if len(members) == len(of_their_size) else nodes, key=_number)
+
+
+def _number(node: Node) -> int:
+    return int(node.step)
 
 
 def _untaken(node: Node, taken: set[int]) -> Iterable[Node]:

@@ -155,6 +155,8 @@ def _nearness(first: np.ndarray, second: np.ndarray) -> Matrix:
 
 
 def _numbers(first: Sequence[tuple[int, ...]], second: Sequence[tuple[int, ...]]) -> Matrix:
+    if {len(n) for n in first} != {len(n) for n in second}:
+        first, second = _varying(first), _varying(second)
     lengths = {len(numbers) for numbers in (*first, *second)}
     if lengths == {0}:
         return np.zeros((len(first), len(second)))
@@ -173,6 +175,14 @@ def _numbers(first: Sequence[tuple[int, ...]], second: Sequence[tuple[int, ...]]
     near = _nearness(_ranks(first), _ranks(second))
     has = np.outer([bool(n) for n in first], [bool(n) for n in second])
     return np.where(has, np.where(near == 1, 1.0, 0.5 * near), 0.3)
+
+
+def _varying(numbers: Sequence[tuple[int, ...]]) -> Sequence[tuple[int, ...]]:
+    """The numbers without those that are the same for all."""
+    if len(numbers) < 2 or len({len(each) for each in numbers}) > 1:  # noqa: PLR2004
+        return numbers
+    columns = [column for column in zip(*numbers, strict=True) if len({*column}) > 1]
+    return list(zip(*columns, strict=True)) if columns else [()] * len(numbers)
 
 
 def _slot(names: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[float, float, int]:

@@ -1,0 +1,128 @@
+"""Pairs that do not do as the others of their kind do: where an entry is missing, another may be
+taken for it although the rest of the model says what belongs together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+from s2p_tui.proposers.matcher.words import meanings
+
+Steps = tuple[str, ...]
+_NUMBER = re.compile(r"\d+")
+_MAJORITY = 0.5
+_TOGETHER = 0.75
+_FEW = 3
+_LAYER = frozenset(("weight", "bias", "mean", "var"))
+
+
+def inconsistent(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+    """The pairs that others speak against, by their number, and what they say.
+
+    Args:
+        pairs: The steps of a leaf and of what it takes.
+    """
+    return _other_kind(pairs) | _other_module(pairs) | _other_layer(pairs)
+
+
+def _kind(steps: Steps) -> Steps:
+    """The steps with all numbers but those of the tensor and its own module left open."""
+    return (*(_NUMBER.sub("#", step) for step in steps[:-2]), *steps[-2:])
+
+
+def _other_kind(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+    """Pairs of which the same tensors of other blocks are paired otherwise."""
+    kinds = {n: (_kind(target), _kind(source)) for n, (target, source) in pairs.items()}
+    found: dict[int, str] = {}
+    for mine, theirs in ((0, 1), (1, 0)):
+        votes: dict[Steps, Counter[Steps]] = defaultdict(Counter)
+        for kind in kinds.values():
+            votes[kind[mine]][kind[theirs]] += 1
+        for n, kind in kinds.items():
+            counts = votes[kind[mine]]
+            total = counts.total()
+            if len(counts) > 1 and total >= _FEW:
+                best, most = counts.most_common(1)[0]
+                if best != kind[theirs] and most > _MAJORITY * total:
+                    found[n] = f"elsewhere {_text(kind[mine])} goes with {_text(best)}"
+    return found
+
+
+def _other_module(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+    """Pairs of two modules that each have all else in common with another one."""
+    together: Counter[tuple[Steps, Steps]] = Counter()
+    sizes: tuple[Counter[Steps], Counter[Steps]] = (Counter(), Counter())
+    around = {n: (_around(target), _around(source)) for n, (target, source) in pairs.items()}
+    for targets, sources in around.values():
+        sizes[0].update(targets)
+        sizes[1].update(sources)
+        together.update((target, source) for target in targets for source in sources)
+    partners = _partners(together, sizes)
+    found: dict[int, str] = {}
+    for n, sides in around.items() if partners[0] else ():
+        leaves = [
+            [
+                (module, other)
+                for module in reversed(sides[mine])
+                if (other := partners[mine].get(module)) is not None
+                and other not in sides[1 - mine]
+            ]
+            for mine in (0, 1)
+        ]
+        if all(leaves):
+            ((module, other), *_), _ = leaves
+            found[n] = f"the rest of {_text(module)} goes with {_text(other)}"
+    return found
+
+
+def _partners(
+    together: Counter[tuple[Steps, Steps]], sizes: tuple[Counter[Steps], Counter[Steps]]
+) -> tuple[dict[Steps, Steps], dict[Steps, Steps]]:
+    """Modules that have more in common with each other than with any other, and nearly all."""
+    best: tuple[dict[Steps, tuple[float, Steps]], ...] = ({}, {})
+    for pair, count in together.items():
+        common = 2 * count / (sizes[0][pair[0]] + sizes[1][pair[1]])
+        for mine, theirs in ((0, 1), (1, 0)):
+            if common > best[mine].get(pair[mine], (0.0, ()))[0]:
+                best[mine][pair[mine]] = common, pair[theirs]
+    partners: tuple[dict[Steps, Steps], dict[Steps, Steps]] = ({}, {})
+    for target, (common, source) in best[0].items():
+        few = min(sizes[0][target], sizes[1][source])
+        if _TOGETHER <= common < 1 and few >= _FEW and best[1][source][1] == target:
+            partners[0][target] = source
+            partners[1][source] = target
+    return partners
+
+
+def _around(steps: Steps) -> list[Steps]:
+    return [steps[:level] for level in range(1, len(steps))]
+
+
+def _other_layer(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+    """Weights and biases of one layer that come from different layers, or go to different ones."""
+    found: dict[int, str] = {}
+    for mine in (0, 1):
+        layers: dict[Steps, dict[int, Steps]] = defaultdict(dict)
+        roles: dict[Steps, list[str]] = defaultdict(list)
+        for n, sides in pairs.items():
+            both = [meanings(steps[-1:])[0] for steps in sides]
+            if both[0] == both[1] and len(both[0]) == 1 and both[0][0] in _LAYER:
+                layers[sides[mine][:-1]][n] = sides[1 - mine][:-1]
+                roles[sides[mine][:-1]].append(both[0][0])
+        for layer, parts in layers.items():
+            counts = Counter(parts.values())
+            if len({*roles[layer]}) < len(roles[layer]):
+                continue
+            if len(counts) < 2:  # noqa: PLR2004
+                continue
+            (best, most), (_, next_most) = counts.most_common(2)
+            for n, other in parts.items():
+                if other != best or most == next_most:
+                    found[n] = f"{_text(layer)} goes with more than one layer"
+    return found
+
+
+def _text(steps: Steps) -> str:
+    return ".".join(steps)
