@@ -11,7 +11,8 @@ import numpy as np
 from s2p_tui.core.ways import ways
 from s2p_tui.proposers.matcher.assignment import assignment
 from s2p_tui.proposers.matcher.names import Learned, Matrix, likeness
-from s2p_tui.proposers.matcher.tree import Node, all_numbered, kin_of
+from s2p_tui.proposers.matcher.tree import Node, kin_of
+from s2p_tui.proposers.matcher.words import Name, name_of
 
 _SURE = 10.0
 _NOTHING_LEARNED: Learned = {}
@@ -268,15 +269,18 @@ def _same_places(
 def _list_of(nodes: Sequence[Node]) -> list[Node]:
     """The list that all nodes are members of; empty if it is none, or has members of other sizes."""
     parent = nodes[0].parent
-    if parent is None or not all_numbered(nodes):
+    name = name_of(nodes[0].step)
+    if parent is None or len(name.numbers) != 1:
         return []
-    members = [child for child in parent.children.values() if child.step.isdigit()]
-    of_their_size = [node for node in members if 2 * node.size > nodes[0].size]
-    return sorted(of_their_size if len(members) == len(of_their_size) else nodes, key=_number)
+    members = [node for node in parent.children.values() if _alike(name, name_of(node.step))]
+    if not {*nodes} <= {*members}:
+        return []
+    complete = all(2 * node.size > nodes[0].size for node in members)
+    return sorted(members if complete else nodes, key=lambda node: name_of(node.step).numbers)
 
 
-def _number(node: Node) -> int:
-    return int(node.step)
+def _alike(first: Name, second: Name) -> bool:
+    return first.words == second.words and len(first.numbers) == len(second.numbers)
 
 
 def _untaken(node: Node, taken: set[int]) -> Iterable[Node]:
