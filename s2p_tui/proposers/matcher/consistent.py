@@ -15,6 +15,17 @@ _NUMBER = re.compile(r"\d+")
 _MAJORITY = 0.5
 _TOGETHER = 0.75
 _FEW = 3
+_OPPOSITE = tuple(
+    frozenset(words)
+    for words in (
+        ("enc", "dec"),
+        ("query", "key", "value"),
+        ("forward", "backward"),
+        ("vision", "text"),
+        ("cross", "self"),
+    )
+)
+_DENSE = frozenset(("mlp", "conv", "proj", "query", "key", "value", "qkv"))
 _LAYER = frozenset(("weight", "bias", "mean", "var"))
 
 
@@ -24,7 +35,23 @@ def inconsistent(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
     Args:
         pairs: The steps of a leaf and of what it takes.
     """
-    return _other_kind(pairs) | _other_module(pairs) | _other_layer(pairs)
+    return _other_kind(pairs) | _other_module(pairs) | _other_layer(pairs) | _opposites(pairs)
+
+
+def _opposites(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+    """Pairs whose names say that they are different things."""
+    found: dict[int, str] = {}
+    for n, sides in pairs.items():
+        words = [{*meanings(steps)[0]} for steps in sides]
+        layers = [{*meanings(steps[-2:-1])[0]} for steps in sides]
+        for several in _OPPOSITE:
+            mine, theirs = (several & found_words for found_words in words)
+            if mine and theirs and not mine & theirs:
+                found[n] = f"one is of the {min(theirs)}, the other of the {min(mine)}"
+        for one, other in (layers, layers[::-1]):
+            if "norm" in one and "norm" not in other and other & _DENSE:
+                found[n] = "one is of a normalisation, the other is not"
+    return found
 
 
 def _kind(steps: Steps) -> Steps:

@@ -165,8 +165,10 @@ def _numbers(first: Sequence[tuple[int, ...]], second: Sequence[tuple[int, ...]]
         for other, theirs in columns.items():
             if length and other:
                 numbers = [first[i] for i in mine], [second[j] for j in theirs]
-                same = length == other
-                near = _by_place(*numbers) if same else _near(*map(_ranks, numbers))
+                if length == other:
+                    near = _by_place(*numbers)
+                else:
+                    near = _UNEQUAL * _nearness(*map(_ranks, numbers))
                 matrix[np.ix_(mine, theirs)] = near
     return matrix
 
