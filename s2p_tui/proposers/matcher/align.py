@@ -270,10 +270,11 @@ def _list_of(nodes: Sequence[Node]) -> list[Node]:
     """The list that all nodes are members of; empty if it is none, or has members of other sizes."""
     parent = nodes[0].parent
     name = name_of(nodes[0].step)
-    if parent is None or len(name.numbers) != 1:
+    if parent is None or not name.numbers:
         return []
     members = [node for node in parent.children.values() if _alike(name, name_of(node.step))]
-    if not {*nodes} <= {*members}:
+    numbers = zip(*(name_of(node.step).numbers for node in members), strict=True)
+    if not {*nodes} <= {*members} or sum(len({*column}) > 1 for column in numbers) > 1:
         return []
     complete = all(2 * node.size > nodes[0].size for node in members)
     return sorted(members if complete else nodes, key=lambda node: name_of(node.step).numbers)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from functools import lru_cache
 
 from s2p_tui.proposers.matcher.words import meanings
 
@@ -40,23 +41,43 @@ def inconsistent(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
 
 def _opposites(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
     """Pairs whose names say that they are different things."""
+    known: dict[tuple[Steps, Steps], str] = {}
     found: dict[int, str] = {}
     for n, sides in pairs.items():
-        words = [{*meanings(steps)[0]} for steps in sides]
-        layers = [{*meanings(steps[-2:-1])[0]} for steps in sides]
-        for several in _OPPOSITE:
-            mine, theirs = (several & found_words for found_words in words)
-            if mine and theirs and not mine & theirs:
-                found[n] = f"one is of the {min(theirs)}, the other of the {min(mine)}"
-        for one, other in (layers, layers[::-1]):
-            if "norm" in one and "norm" not in other and other & _DENSE:
-                found[n] = "one is of a normalisation, the other is not"
+        names = _without_numbers(sides[0]), _without_numbers(sides[1])
+        why = known.get(names)
+        if why is None:
+            why = known[names] = _opposite(names)
+        if why:
+            found[n] = why
     return found
+
+
+def _opposite(sides: tuple[Steps, Steps]) -> str:
+    words = [{*meanings(steps)[0]} for steps in sides]
+    layers = [{*meanings(steps[-2:-1])[0]} for steps in sides]
+    for several in _OPPOSITE:
+        mine, theirs = (several & found for found in words)
+        if mine and theirs and not mine & theirs:
+            return f"one is of the {min(theirs)}, the other of the {min(mine)}"
+    for one, other in (layers, layers[::-1]):
+        if "norm" in one and "norm" not in other and other & _DENSE:
+            return "one is of a normalisation, the other is not"
+    return ""
+
+
+def _without_numbers(steps: Steps) -> Steps:
+    return tuple("#" if step.isdigit() else step for step in steps)
 
 
 def _kind(steps: Steps) -> Steps:
     """The steps with all numbers but those of the tensor and its own module left open."""
-    return (*(_NUMBER.sub("#", step) for step in steps[:-2]), *steps[-2:])
+    return (*(_open(step) for step in steps[:-2]), *steps[-2:])
+
+
+@lru_cache(maxsize=4096)
+def _open(step: str) -> str:
+    return _NUMBER.sub("#", step)
 
 
 def _other_kind(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
@@ -79,16 +100,24 @@ def _other_kind(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
 
 def _other_module(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
     """Pairs of two modules that each have all else in common with another one."""
+    layers: dict[tuple[Steps, Steps], list[int]] = defaultdict(list)
+    for n, (target, source) in pairs.items():
+        layers[target[:-1], source[:-1]].append(n)
     together: Counter[tuple[Steps, Steps]] = Counter()
     sizes: tuple[Counter[Steps], Counter[Steps]] = (Counter(), Counter())
-    around = {n: (_around(target), _around(source)) for n, (target, source) in pairs.items()}
-    for targets, sources in around.values():
-        sizes[0].update(targets)
-        sizes[1].update(sources)
-        together.update((target, source) for target in targets for source in sources)
+    around = {layer: (_around(layer[0]), _around(layer[1])) for layer in layers}
+    for layer, (targets, sources) in around.items():
+        count = len(layers[layer])
+        for module in targets:
+            sizes[0][module] += count
+        for module in sources:
+            sizes[1][module] += count
+        for target in targets:
+            for source in sources:
+                together[target, source] += count
     partners = _partners(together, sizes)
     found: dict[int, str] = {}
-    for n, sides in around.items() if partners[0] else ():
+    for layer, sides in around.items() if partners[0] else ():
         leaves = [
             [
                 (module, other)
@@ -100,7 +129,8 @@ def _other_module(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
         ]
         if all(leaves):
             ((module, other), *_), _ = leaves
-            found[n] = f"the rest of {_text(module)} goes with {_text(other)}"
+            why = f"the rest of {_text(module)} goes with {_text(other)}"
+            found.update(dict.fromkeys(layers[layer], why))
     return found
 
 
@@ -124,7 +154,7 @@ def _partners(
 
 
 def _around(steps: Steps) -> list[Steps]:
-    return [steps[:level] for level in range(1, len(steps))]
+    return [steps[:level] for level in range(1, len(steps) + 1)]
 
 
 def _other_layer(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:

@@ -18,7 +18,7 @@ Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 
 _NUMBERS, _ORDER, _RANK, _LEARNED = 0.6, 0.12, 0.35, 0.5
 _ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
-_CONFLICT, _SAME_END, _NO_NUMBER, _UNEQUAL = -2.0, 0.15, 0.3, 0.45
+_CONFLICT, _SAME_END, _NO_NUMBER, _UNEQUAL = -2.0, 0.15, 0.3, 0.2
 _ENDS = {"embed", "head"}
 
 
