@@ -180,7 +180,7 @@ class _Scope:
         matrix: Matrix,
         found: Sequence[tuple[int, int, float]],
     ) -> None:
-        """Remember by how much the nodes without partner lost: who is left is no surer than that."""
+        """Remember by how much nodes without partner lost: what is left is no surer than that."""
         for nodes, scores, axis in ((targets, matrix.T, 0), (sources, matrix, 1)):
             taken = {pair[axis] for pair in found}
             for n in set(range(len(nodes))) - taken:
@@ -256,7 +256,7 @@ def _same_places(
     The rest of a list counts too: a member that is not complete keeps its place all the same.
     """
     lists = _list_of(targets), _list_of(sources)
-    if len(lists[0]) != len(lists[1]) or len(lists[0]) < 2:  # noqa: PLR2004
+    if len(lists[0]) != len(lists[1]) or len(lists[0]) < 2:
         return None
     taken = {*targets}, {*sources}
     return [
@@ -267,7 +267,7 @@ def _same_places(
 
 
 def _list_of(nodes: Sequence[Node]) -> list[Node]:
-    """The list that all nodes are members of; empty if it is none, or has members of other sizes."""
+    """The list that all nodes are members of, or they alone if the others are much smaller."""
     parent = nodes[0].parent
     name = name_of(nodes[0].step)
     if parent is None or not name.numbers:

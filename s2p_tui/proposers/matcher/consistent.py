@@ -36,7 +36,8 @@ def inconsistent(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
     Args:
         pairs: The steps of a leaf and of what it takes.
     """
-    return _other_kind(pairs) | _other_module(pairs) | _other_layer(pairs) | _opposites(pairs)
+    found = _other_kind(pairs) | _other_number(pairs)
+    return found | _other_module(pairs) | _other_layer(pairs) | _opposites(pairs)
 
 
 def _opposites(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
@@ -96,6 +97,30 @@ def _other_kind(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
                 if best != kind[theirs] and most > _MAJORITY * total:
                     found[n] = f"elsewhere {_text(kind[mine])} goes with {_text(best)}"
     return found
+
+
+def _other_number(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+    """Pairs whose numbers are not as far apart as those of most pairs of the same names."""
+    apart: dict[tuple[Steps, Steps], dict[int, tuple[int, ...]]] = defaultdict(dict)
+    for n, sides in pairs.items():
+        numbers = [[number for step in steps[:-2] for number in _numbers(step)] for steps in sides]
+        if numbers[0] and len(numbers[0]) == len(numbers[1]):
+            names = _kind(sides[0])[:-2], _kind(sides[1])[:-2]
+            difference = (theirs - mine for mine, theirs in zip(*numbers, strict=True))
+            apart[names][n] = tuple(difference)
+    found: dict[int, str] = {}
+    for differences in apart.values():
+        counts = Counter(differences.values())
+        best, most = counts.most_common(1)[0]
+        if 1 < most < len(differences) and most > _MAJORITY * len(differences):
+            why = "the numbers of others like it are otherwise apart"
+            found.update({n: why for n, each in differences.items() if each != best})
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _numbers(step: str) -> tuple[int, ...]:
+    return tuple(map(int, _NUMBER.findall(step)))
 
 
 def _other_module(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
@@ -172,7 +197,7 @@ def _other_layer(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
             counts = Counter(parts.values())
             if len({*roles[layer]}) < len(roles[layer]):
                 continue
-            if len(counts) < 2:  # noqa: PLR2004
+            if len(counts) < 2:
                 continue
             (best, most), (_, next_most) = counts.most_common(2)
             for n, other in parts.items():

@@ -199,7 +199,7 @@ def _near(first: np.ndarray, second: np.ndarray) -> Matrix:
 
 def _varying(numbers: Sequence[tuple[int, ...]]) -> Sequence[tuple[int, ...]]:
     """The numbers without those that are the same for all."""
-    if len(numbers) < 2 or len({len(each) for each in numbers}) > 1:  # noqa: PLR2004
+    if len(numbers) < 2 or len({len(each) for each in numbers}) > 1:
         return numbers
     columns = [column for column in zip(*numbers, strict=True) if len({*column}) > 1]
     return list(zip(*columns, strict=True)) if columns else [()] * len(numbers)
