@@ -21,10 +21,12 @@ from s2p_tui.core.journal import Step
 from s2p_tui.core.mapping import Mapping, replay
 from s2p_tui.core.names import format_of, output_path
 from s2p_tui.core.plan import FileFormat, Plan, make_plan
+from s2p_tui.core.proposal import Proposal
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.target import Target
 from s2p_tui.opening import load_mapping, open_any_target, require_kinship
+from s2p_tui.proposers import offline
 from s2p_tui.proposers.matcher import match
 from s2p_tui.saving import Converted, mapping_of, require_place, write_mapping
 from s2p_tui.streaming.convert import (
@@ -145,6 +147,13 @@ class Session:
             self.evidence = match(state_dict, skeleton)
         wanted = as_suggested(self.evidence, state_dict, skeleton)
         return self.edit(SetRows(tuple(enumerate(wanted.rows))))
+
+    def match_proposal(self) -> Proposal:
+        """What the offline matcher would change. Reads no tensor data and changes nothing."""
+        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
+        if self.evidence is None:
+            self.evidence = match(state_dict, skeleton)
+        return offline.propose(self.evidence, state_dict, skeleton, self.alignment)
 
     def require_kinship(self) -> None:
         """Make sure the two sides can be of one model at all, by sizes alone.

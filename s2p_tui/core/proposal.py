@@ -1,0 +1,148 @@
+"""Proposals: changed rows with reasons and confidence, to be accepted whole, in part or not at all.
+
+The offline matcher and Claude both end in one, and only an accepted part becomes an edit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import groupby
+
+from s2p_tui.core.alignment import Alignment, Author, Row
+from s2p_tui.core.edits import Edit, SetRows
+from s2p_tui.core.pytree import Skeleton
+
+_BLOCK = re.compile(r".*?\[(?:\d+|'\d+')\]")
+
+
+class Confidence(StrEnum):
+    """How sure a proposer is of a row, best first."""
+
+    CERTAIN = "certain"
+    LIKELY = "likely"
+    UNSURE = "unsure"
+
+    @property
+    def rank(self) -> int:
+        """0 for the best."""
+        return list(Confidence).index(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One row as it is and as it is proposed.
+
+    Attributes:
+        place: The row's place.
+        old: What the row holds now.
+        new: What it would hold.
+        confidence: How sure the proposer is.
+        objection: What another proposer has instead, in words; empty where they agree or it has
+            no opinion.
+    """
+
+    place: int
+    old: Row
+    new: Row
+    confidence: Confidence
+    objection: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hunk:
+    """Changes that belong together, by place ascending.
+
+    Attributes:
+        title: What they are about: the block's key path.
+        reason: Why, in words.
+        changes: At least one.
+    """
+
+    title: str
+    reason: str
+    changes: tuple[Change, ...]
+
+    @property
+    def confidence(self) -> Confidence:
+        """The worst of its rows'."""
+        return max((change.confidence for change in self.changes), key=lambda worst: worst.rank)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a proposer would change.
+
+    Attributes:
+        by: The proposer.
+        hunks: In the order they are shown.
+        notes: What the user should know beside them: what was left out of an answer and why.
+    """
+
+    by: Author
+    hunks: tuple[Hunk, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def changes(self) -> Iterator[Change]:
+        """All changes, hunk by hunk."""
+        return (change for hunk in self.hunks for change in hunk.changes)
+
+    def accepted(self, places: Collection[int]) -> Edit:
+        """The one edit that accepting the changes at these places amounts to.
+
+        Entries they take from rows that are not accepted leave those rows empty.
+        """
+        taken = ((change.place, change.new) for change in self.changes if change.place in places)
+        return SetRows(tuple(sorted(taken, key=lambda change: change[0])))
+
+
+def same_source(old: Row, new: Row) -> bool:
+    """Whether two rows fill the leaf alike, whoever decided it and why."""
+    return old.source == new.source and old.gap == new.gap
+
+
+def proposed(
+    by: Author,
+    alignment: Alignment,
+    wanted: Iterable[tuple[int, Row]],
+    skeleton: Skeleton,
+    confidence: Mapping[int, Confidence],
+    notes: Iterable[str] = (),
+) -> Proposal:
+    """What of the wanted rows differs from an alignment, in hunks of one block of the tree each.
+
+    Args:
+        by: The proposer.
+        alignment: The rows as they are.
+        wanted: Places and the rows that should be there.
+        skeleton: The leaves.
+        confidence: By place; rows not in it are unsure.
+        notes: What to say beside the hunks.
+    """
+    changes = [
+        Change(place, alignment.rows[place], row, confidence.get(place, Confidence.UNSURE))
+        for place, row in sorted(wanted, key=lambda placed: placed[0])
+        if not same_source(alignment.rows[place], row)
+    ]
+    groups = groupby(changes, key=lambda change: block_of(skeleton[change.place].path))
+    hunks = tuple(_hunk(block, tuple(group)) for block, group in groups)
+    return Proposal(by, hunks, tuple(notes))
+
+
+def _hunk(block: str, changes: tuple[Change, ...]) -> Hunk:
+    reasons = Counter(change.new.why for change in changes if change.new.why)
+    return Hunk(block, reasons.most_common(1)[0][0] if reasons else "", changes)
+
+
+def block_of(path: str) -> str:
+    """The innermost numbered block a leaf is in, else its module: `.layers[3]` of
+    `.layers[3].attn.weight`, `.head` of `.head.weight`.
+    """
+    numbered = "".join(_BLOCK.findall(path))
+    if numbered and numbered != path:
+        return numbered
+    return path.rpartition(".")[0] or path.rpartition("[")[0] or path
