@@ -10,9 +10,9 @@ import numpy as np
 
 from s2p_tui.core.ways import ways
 from s2p_tui.proposers.matcher.assignment import assignment
+from s2p_tui.proposers.matcher.lists import same_places
 from s2p_tui.proposers.matcher.names import Learned, Matrix, likeness
 from s2p_tui.proposers.matcher.tree import Node, kin_of
-from s2p_tui.proposers.matcher.words import Name, name_of
 
 _SURE = 10.0
 _NOTHING_LEARNED: Learned = {}
@@ -151,7 +151,7 @@ class _Scope:
     def _assigned(
         self, targets: Sequence[Node], sources: Sequence[Node]
     ) -> Iterable[tuple[Node, Node, float, str]]:
-        if (listed := _same_places(targets, sources)) is not None:
+        if (listed := same_places(targets, sources)) is not None:
             for target, source, place, count in listed:
                 how = f"same place in its list, {place} of {count}"
                 yield target, source, _SURE, how
@@ -246,42 +246,6 @@ class _Scope:
         if self.aligner.out_last is None or len(source.shape) < 2:
             return 0.0
         return 0.5 * (self.aligner.out_last in self.aligner.turns(target, source))
-
-
-def _same_places(
-    targets: Sequence[Node], sources: Sequence[Node]
-) -> list[tuple[Node, Node, int, int]] | None:
-    """Members of two lists of one length, by their places; None if they are not.
-
-    The rest of a list counts too: a member that is not complete keeps its place all the same.
-    """
-    lists = _list_of(targets), _list_of(sources)
-    if len(lists[0]) != len(lists[1]) or len(lists[0]) < 2:
-        return None
-    taken = {*targets}, {*sources}
-    return [
-        (target, source, place, len(lists[0]))
-        for place, (target, source) in enumerate(zip(*lists, strict=True), 1)
-        if target in taken[0] and source in taken[1]
-    ]
-
-
-def _list_of(nodes: Sequence[Node]) -> list[Node]:
-    """The list that all nodes are members of, or they alone if the others are much smaller."""
-    parent = nodes[0].parent
-    name = name_of(nodes[0].step)
-    if parent is None or not name.numbers:
-        return []
-    members = [node for node in parent.children.values() if _alike(name, name_of(node.step))]
-    numbers = zip(*(name_of(node.step).numbers for node in members), strict=True)
-    if not {*nodes} <= {*members} or sum(len({*column}) > 1 for column in numbers) > 1:
-        return []
-    complete = all(2 * node.size > nodes[0].size for node in members)
-    return sorted(members if complete else nodes, key=lambda node: name_of(node.step).numbers)
-
-
-def _alike(first: Name, second: Name) -> bool:
-    return first.words == second.words and len(first.numbers) == len(second.numbers)
 
 
 def _untaken(node: Node, taken: set[int]) -> Iterable[Node]:
