@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from s2p_tui.demo import EqxNet, Pair, TorchNet, make_pair
+from s2p_tui.demo import Pair
+from tests.models.linears import EqxNet, TorchNet, make_pair
 
 _PATIENCE = 30.0
 
