@@ -13,7 +13,6 @@ from s2p_tui.core.fit import Fit
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.state_dict import Entry
 from s2p_tui.core.transform import Take
-from s2p_tui.demo import make_pair
 from s2p_tui.session import Session
 from s2p_tui.tui.glyphs import UNICODE
 from s2p_tui.tui.screens.convert import ConvertForm
@@ -21,6 +20,7 @@ from s2p_tui.tui.screens.result import Result
 from s2p_tui.tui.screens.review import Review
 from s2p_tui.tui.screens.workspace import Workspace
 from s2p_tui.tui.widgets.lines import Lines
+from tests.models.linears import make_pair
 
 from .conftest import Opened, make_session, reordered, until, without_partner
 from .test_keys import bench, footer, keys, status
