@@ -22,6 +22,7 @@ from s2p_tui.core.mapping import Mapping, replay
 from s2p_tui.core.names import format_of, output_path
 from s2p_tui.core.plan import FileFormat, Plan, make_plan
 from s2p_tui.core.proposal import Proposal
+from s2p_tui.core.verdicts import Verdicts
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.target import Target
@@ -41,6 +42,10 @@ Listener = Callable[[range], None]
 Recorder = Callable[[Step, Alignment, range], None]
 """Told of every step, of the alignment it made and of the rows that may have changed."""
 Arrangement = Literal["auto", "order"]
+_JUDGED_AT_ONCE = 500
+"""Rows that are judged when a session is made; others when somebody asks, or by and by."""
+_MATCHED_AT_ONCE = 2000
+"""Leaves that the matcher is done with before anybody notices."""
 
 
 class Session:
@@ -53,9 +58,9 @@ class Session:
         target: The JAX side.
         alignment: The current alignment; replaced by every edit, never changed.
         history: The edits made and undone.
-        counts: Rows per fit.
-        blocking: Rows that stand in the way of a conversion.
+        verdicts: What is known of the rows' fits; a row is judged when somebody asks.
         evidence: What names and structure say; rows they speak against are doubtful.
+        awaits_evidence: Whether the matcher has yet to say what it makes of the two ends.
     """
 
     def __init__(
@@ -71,9 +76,10 @@ class Session:
         self.evidence = evidence
         self.history = History()
         self.alignment = alignment or in_order(checkpoint.state_dict, target.skeleton)
-        self._verdicts = [self._judge(position) for position in range(len(target.skeleton))]
-        self.counts = Counter(verdict.fit for verdict in self._verdicts)
-        self.blocking = sum(verdict.blocks for verdict in self._verdicts)
+        self.verdicts = Verdicts(self._judge, len(target.skeleton))
+        self.verdicts.settle(_JUDGED_AT_ONCE)
+        self.awaits_evidence = False
+        self._is_guess = False
         self._listeners: list[Listener] = []
         self._recorder: Recorder | None = None
         self._sources = (*checkpoint.files, *target.files)
@@ -89,6 +95,7 @@ class Session:
         like: str | None = None,
         mapping: str | Path | None = None,
         arrange: Arrangement = "auto",
+        soon: bool = False,
     ) -> Session:
         """Open both ends. Reads no tensor data.
 
@@ -100,6 +107,7 @@ class Session:
             mapping: A mapping file to start from.
             arrange: What to start from otherwise: the offline matcher's proposal, or strictly the
                 order of both sides.
+            soon: With many leaves, leave the matcher for later: see `awaits_evidence`.
 
         Raises:
             S2PError: Anything wrong with one of them, in one line.
@@ -108,7 +116,7 @@ class Session:
             checkpoint = open_checkpoint(model, key)
             target = open_any_target(skeleton, like)
             wanted = load_mapping(mapping) if mapping is not None else None
-            session = cls.between(checkpoint, target, mapping=wanted, arrange=arrange)
+            session = cls.between(checkpoint, target, mapping=wanted, arrange=arrange, soon=soon)
         if mapping is not None:
             session._own_mappings.add(Path(mapping))
         return session
@@ -121,6 +129,7 @@ class Session:
         *,
         mapping: Mapping | None = None,
         arrange: Arrangement = "auto",
+        soon: bool = False,
     ) -> Session:
         """A session on two open ends; see `open`. Reads no tensor data.
 
@@ -128,14 +137,46 @@ class Session:
             OtherFilesError: The mapping was made for other files.
         """
         state_dict, leaves = checkpoint.state_dict, target.skeleton
-        evidence = match(state_dict, leaves)
+        later = soon and len(leaves) > _MATCHED_AT_ONCE
+        evidence = None if later else match(state_dict, leaves)
         if mapping is not None:
             alignment = replay(mapping, state_dict, leaves)
-        elif arrange == "auto":
+        elif arrange == "auto" and evidence is not None:
             alignment = as_suggested(evidence, state_dict, leaves)
         else:
             alignment = in_order(state_dict, leaves)
-        return cls(checkpoint, target, alignment, evidence=evidence)
+        session = cls(checkpoint, target, alignment, evidence=evidence)
+        session.awaits_evidence = later
+        session._is_guess = later and mapping is None and arrange == "auto"
+        return session
+
+    def gather_evidence(self) -> tuple[Evidence, Alignment]:
+        """What the offline matcher makes of both ends. Slow; changes nothing, for a thread."""
+        with no_garbage_collection():
+            evidence = match(self.checkpoint.state_dict, self.target.skeleton)
+            return evidence, as_suggested(
+                evidence, self.checkpoint.state_dict, self.target.skeleton
+            )
+
+    def take_evidence(self, evidence: Evidence, suggested: Alignment) -> bool:
+        """Weigh rows by what `gather_evidence` found from now on.
+
+        Returns:
+            Whether its alignment was taken over: an order nobody has touched yet is but a guess.
+        """
+        self.evidence, self.awaits_evidence = evidence, False
+        is_taken = self._is_guess and not self._is_touched
+        if is_taken:
+            self.alignment = suggested
+        everything = range(len(self.verdicts))
+        self.verdicts.forget(everything)
+        for listener in self._listeners:
+            listener(everything)
+        return is_taken
+
+    @property
+    def _is_touched(self) -> bool:
+        return bool(len(self.history) or self.history.undone)
 
     def match(self) -> range:
         """Take over what the offline matcher proposes, as one edit.
@@ -178,10 +219,9 @@ class Session:
 
     def go_on(self, alignment: Alignment, history: History) -> None:
         """Take over where an earlier session on the same pair was left, undo and redo included."""
-        before, self.alignment, self.history = self.alignment.rows, alignment, history
-        for position, row in enumerate(alignment.rows):
-            if row != before[position]:
-                self._judge_again(position)
+        self.alignment, self.history = alignment, history
+        self._is_guess = False
+        self.verdicts.forget(range(len(alignment.rows)))
 
     def __len__(self) -> int:
         return len(self.alignment.rows) + len(self.alignment.bench)
@@ -198,7 +238,19 @@ class Session:
 
     def verdict(self, position: int) -> Verdict | None:
         """The fit of the row at a position, None for a benched entry."""
-        return self._verdicts[position] if position < len(self._verdicts) else None
+        return self.verdicts.at(position) if position < len(self.verdicts) else None
+
+    @property
+    def counts(self) -> Counter[Fit]:
+        """Rows per fit."""
+        self.verdicts.settle()
+        return self.verdicts.counts
+
+    @property
+    def blocking(self) -> int:
+        """Rows that stand in the way of a conversion."""
+        self.verdicts.settle()
+        return self.verdicts.blocking
 
     def edit(self, edit: Edit) -> range:
         """Make an edit; returns the rows that may have changed, empty if nothing did."""
@@ -232,8 +284,8 @@ class Session:
         """
         doubtful = {
             self.target.skeleton[position].path: position
-            for position, verdict in enumerate(self._verdicts)
-            if verdict.fit is Fit.DOUBTFUL
+            for position in range(len(self.verdicts))
+            if self.verdicts.fit(position) is Fit.DOUBTFUL
         }
         wrong = [path for path in paths or () if path not in doubtful]
         if wrong:
@@ -244,32 +296,33 @@ class Session:
         positions = doubtful.values() if paths is None else [doubtful[path] for path in paths]
         self.edit(Trust(tuple(positions)))
 
-    def find(self, query: str) -> list[int]:
-        """Positions that match every word of a query: names, shapes (`10x10`), statuses."""
+    def find(self, query: str, within: range | None = None) -> list[int]:
+        """Positions that match every word of a query: names, shapes (`10x10`), statuses.
+
+        Args:
+            query: The words.
+            within: Look at these positions alone.
+        """
         matches = parse_query(query, self.checkpoint.state_dict)
         found: list[int] = []
-        for position in range(len(self)):
-            row, verdict = self.row(position), self.verdict(position)
+        for position in range(len(self)) if within is None else within:
+            row = self.row(position)
             leaf = self.target.skeleton[position] if row is not None else None
-            fit = verdict.fit if verdict is not None else None
+            fit = self.verdicts.fit(position) if row is not None else None
             if matches(leaf, row, self.benched(position) or "", fit):
                 found.append(position)
         return found
 
     def next_blocking(self, position: int, step: Literal[1, -1]) -> int | None:
         """The nearest row after (or before) a position that stands in the way, going round."""
-        count = len(self._verdicts)
-        for distance in range(1, count + 1):
-            candidate = (min(position, count) + step * distance) % count
-            if self._verdicts[candidate].blocks:
-                return candidate
-        return None
+        return self.verdicts.next_blocking(position, step)
 
     def problems(self) -> Iterator[tuple[int, str]]:
         """Rows that stand in the way of a conversion, with the reason."""
-        for position, verdict in enumerate(self._verdicts):
-            if verdict.blocks:
-                yield position, verdict.why
+        rest = range(len(self.verdicts))
+        while (found := self.verdicts.blocking_in(rest)) is not None:
+            rest = range(found + 1, len(self.verdicts))
+            yield found, self.verdicts.at(found).why
 
     def plan(self, dtype: str | None = None, file_format: FileFormat = "eqx") -> Plan:
         """The alignment as instructions; see `make_plan` for what it raises."""
@@ -397,22 +450,13 @@ class Session:
         state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
         return weigh(position, row, state_dict, skeleton, self.evidence)
 
-    def _judge_again(self, position: int) -> None:
-        old, new = self._verdicts[position], self._judge(position)
-        if new != old:
-            self.counts[old.fit] -= 1
-            self.counts[new.fit] += 1
-            self.blocking += new.blocks - old.blocks
-            self._verdicts[position] = new
-
     def _step(self, step: Step, alignment: Alignment, changed: range) -> range:
         if alignment is self.alignment:
             return changed
         self.alignment = alignment
         if self._recorder is not None:
             self._recorder(step, alignment, changed)
-        for position in changed:
-            self._judge_again(position)
+        self.verdicts.changed(changed)
         if changed:
             for listener in self._listeners:
                 listener(changed)

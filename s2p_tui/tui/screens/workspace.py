@@ -240,8 +240,12 @@ class Workspace(Browser):
         before = self.session.alignment
         changed = self.session.edit(move.edit)
         self.cursor.picked, self.cursor.typed = None, ""
-        self._after_edit(move.position, move.marks)
-        self._tell(words.after_edit(before, self.session.alignment, changed, move.said))
+        self._after_edit(move.position, move.marks, changed)
+        if move.reveals:
+            self.view.reveal(self.cursor.position)
+        after = self.session.alignment
+        said = move.said if isinstance(move.said, str) else move.said(before, after, changed)
+        self._tell(words.after_edit(before, after, changed, said))
 
     def _travel(self, change: Callable[[], range], done: str, none: str) -> None:
         if self._converting:
@@ -254,7 +258,7 @@ class Workspace(Browser):
         here = self.cursor.position
         self.cursor.picked = None
         outside = changed and here not in changed
-        self._after_edit(changed.start if outside else here, None)
+        self._after_edit(changed.start if outside else here, None, changed)
         self._tell(done)
 
     def _tell(self, done: str) -> None:
@@ -265,13 +269,13 @@ class Workspace(Browser):
         else:
             self.say(done)
 
-    def _after_edit(self, position: int, marks: frozenset[int] | None) -> None:
+    def _after_edit(self, position: int, marks: frozenset[int] | None, changed: range) -> None:
         had_marks = bool(self.cursor.marked())
         if marks is not None:
             self.cursor.mark_only(set(marks))
         self.cursor.forget_beyond(len(self.session))
-        if self.cursor.query:
-            self.cursor.matches = tuple(self.session.find(self.cursor.query))
-        if had_marks or self.cursor.query:
+        self._find_again(changed)
+        if had_marks or self.cursor.marks or self.cursor.query:
             self.view.redraw()
         self.view.go(position)
+        self._settling.begin()
