@@ -22,13 +22,14 @@ from s2p_tui.core.mapping import Mapping, replay
 from s2p_tui.core.names import format_of, output_path
 from s2p_tui.core.plan import FileFormat, Plan, make_plan
 from s2p_tui.core.proposal import Proposal
+from s2p_tui.core.pytree import Skeleton
+from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.verdicts import Verdicts
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.target import Target
 from s2p_tui.opening import load_mapping, open_any_target, require_kinship
 from s2p_tui.proposers import offline
-from s2p_tui.proposers.matcher import match
 from s2p_tui.saving import Converted, mapping_of, require_place, write_mapping
 from s2p_tui.streaming.convert import (
     DEFAULT_CHUNK,
@@ -138,7 +139,7 @@ class Session:
         """
         state_dict, leaves = checkpoint.state_dict, target.skeleton
         later = soon and len(leaves) > _MATCHED_AT_ONCE
-        evidence = None if later else match(state_dict, leaves)
+        evidence = None if later else _match(state_dict, leaves)
         if mapping is not None:
             alignment = replay(mapping, state_dict, leaves)
         elif arrange == "auto" and evidence is not None:
@@ -153,20 +154,24 @@ class Session:
     def gather_evidence(self) -> tuple[Evidence, Alignment]:
         """What the offline matcher makes of both ends. Slow; changes nothing, for a thread."""
         with no_garbage_collection():
-            evidence = match(self.checkpoint.state_dict, self.target.skeleton)
+            evidence = _match(self.checkpoint.state_dict, self.target.skeleton)
             return evidence, as_suggested(
                 evidence, self.checkpoint.state_dict, self.target.skeleton
             )
 
-    def take_evidence(self, evidence: Evidence, suggested: Alignment) -> bool:
+    def take_evidence(self, evidence: Evidence, suggested: Alignment | None) -> bool:
         """Weigh rows by what `gather_evidence` found from now on.
+
+        Args:
+            evidence: What it found.
+            suggested: The alignment it found; None to keep the present one in any case.
 
         Returns:
             Whether its alignment was taken over: an order nobody has touched yet is but a guess.
         """
         self.evidence, self.awaits_evidence = evidence, False
-        is_taken = self._is_guess and not self._is_touched
-        if is_taken:
+        is_taken = self._is_guess and not self._is_touched and suggested is not None
+        if is_taken and suggested is not None:
             self.alignment = suggested
         everything = range(len(self.verdicts))
         self.verdicts.forget(everything)
@@ -185,7 +190,7 @@ class Session:
         """
         state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
         if self.evidence is None:
-            self.evidence = match(state_dict, skeleton)
+            self.evidence = _match(state_dict, skeleton)
         wanted = as_suggested(self.evidence, state_dict, skeleton)
         return self.edit(SetRows(tuple(enumerate(wanted.rows))))
 
@@ -193,7 +198,7 @@ class Session:
         """What the offline matcher would change. Reads no tensor data and changes nothing."""
         state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
         if self.evidence is None:
-            self.evidence = match(state_dict, skeleton)
+            self.evidence = _match(state_dict, skeleton)
         return offline.propose(self.evidence, state_dict, skeleton, self.alignment)
 
     def require_kinship(self) -> None:
@@ -461,3 +466,10 @@ class Session:
             for listener in self._listeners:
                 listener(changed)
         return changed
+
+
+def _match(state_dict: StateDict, skeleton: Skeleton) -> Evidence:
+    # Its import takes longer than most matches.
+    from s2p_tui.proposers.matcher import match
+
+    return match(state_dict, skeleton)

@@ -88,7 +88,7 @@ def in_order(state_dict: StateDict, skeleton: Skeleton) -> Alignment:
     keys = iter(entry.key for entry in state_dict)
     rows: list[Row] = []
     for leaf in skeleton:
-        if constant := constant_for(leaf):
+        if leaf.owner is not None and (constant := constant_for(leaf)):
             source, why = constant
             rows.append(Row(source, by="rule", fixed=True, why=why))
         elif leaf.kind == "scalar":

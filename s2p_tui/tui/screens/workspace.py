@@ -12,10 +12,11 @@ from textual.binding import Binding, BindingType
 
 from s2p_tui.core.errors import S2PError
 from s2p_tui.core.names import default_mapping
-from s2p_tui.tui import choosing, moves, words
+from s2p_tui.tui import choosing, matching, moves, words
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.journalling import Journalled
 from s2p_tui.tui.keys import GROUPS
+from s2p_tui.tui.matching import match_meanwhile
 from s2p_tui.tui.moves import ImpossibleError, Move, Step
 from s2p_tui.tui.running import app_of
 from s2p_tui.tui.screens.browser import Browser
@@ -71,6 +72,22 @@ class Workspace(Browser):
         self._chunk_bytes = chunk_bytes
         self._saved = saved
         self._converting = False
+
+    def on_mount(self) -> None:
+        """Have the matcher at work if it has not had its say yet."""
+        if self.session.awaits_evidence:
+            self._match_meanwhile()
+
+    @work
+    async def _match_meanwhile(self) -> None:
+        is_taken = await match_meanwhile(self.session, self._journalled.journal)
+        self._settling.begin()
+        if is_taken:
+            self._saved = self.session.alignment
+            self.cursor.picked = None
+            self.cursor.forget_beyond(len(self.session))
+        self.view.redraw()
+        self.say(*((matching.TAKEN, "") if is_taken else (matching.OFFERED, "lines--strong")))
 
     def first_words(self) -> Part:
         """What became of the journal, if there is something to say, and what the files are like."""
@@ -135,6 +152,8 @@ class Workspace(Browser):
 
     def action_match(self) -> None:
         """Line everything up as the offline matcher proposes, in one step."""
+        if self._is_matching():
+            return
         self._travel(
             self.session.match,
             "Lined up by names and structure; u takes it back.",
@@ -183,6 +202,8 @@ class Workspace(Browser):
 
     def action_convert(self) -> None:
         """Convert, or go to the first row that stands in the way."""
+        if self._is_matching():
+            return
         if self.session.blocking:
             first = self.session.next_blocking(len(self.session.alignment.rows) - 1, 1)
             if first is not None:
@@ -223,6 +244,12 @@ class Workspace(Browser):
         await app_of(self).push_screen_wait(
             Result(self.session, outcome, self._glyphs, order.dtype)
         )
+
+    def _is_matching(self) -> bool:
+        """Say so if the matcher has yet to tell which rows are doubtful."""
+        if self.session.awaits_evidence:
+            self.say(matching.WAIT, "lines--bad")
+        return self.session.awaits_evidence
 
     def _mapping_path(self, output: Path) -> Path:
         return self._mapping or default_mapping(output)

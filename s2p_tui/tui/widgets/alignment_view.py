@@ -215,8 +215,10 @@ class AlignmentView(ScrollView, can_focus=False):
         else:
             style = self._style(worst.fit.value, *states)
             segments.append(Segment(f" {glyphs.fits[worst.fit]} ", style))
-        side = (folded.title(fold, glyphs), folded.rows_in_words(fold), "")
-        self._add_side(segments, side, columns, plain, muted)
+        self._add_side(segments, (folded.title(fold, glyphs), "", ""), columns, plain, muted)
+        if rest := columns.side - columns.name:
+            count = fit(folded.rows_in_words(fold), rest - 1, ellipsis=glyphs.ellipsis)
+            segments[-1] = Segment(f" {count}", muted)
         segments.append(Segment(" " * columns.spare, plain))
         return Strip(Segment.simplify(segments))
 
