@@ -74,6 +74,7 @@ class Journal:
         self._header = header
         self._now = now
         self._file: int | None = None
+        self._start: Alignment | None = None
         self._named = False
         self._size = self._chain = 0
         self._unwritten = b""
@@ -152,6 +153,10 @@ class Journal:
         """
         self.begin_with(self.prepare(alignment))
 
+    def start_later(self, alignment: Alignment) -> None:
+        """Begin anew, but with the first step, unless `begin_with` comes before it."""
+        self._start = alignment
+
     def prepare(self, alignment: Alignment) -> Beginning:
         """Write down another beginning, in any thread, without beginning with it yet.
 
@@ -179,6 +184,7 @@ class Journal:
         os.replace(beginning.path, self._new_path)
         if self._file is not None:
             os.close(self._file)
+        self._start = None
         self._file, self._size, self._chain = beginning.file, beginning.size, beginning.chain
 
     def record(self, step: Step, alignment: Alignment, changed: range) -> None:
@@ -189,6 +195,12 @@ class Journal:
             alignment: What came of it.
             changed: The rows that may have changed.
         """
+        if self._start is not None:
+            try:
+                self.start(self._start)
+            except OSError as error:
+                self.trouble = f"Edits are not journalled: {error.strerror}."
+                self._start = None
         if self._file is None:
             return
         line, self._chain = step_line(step, int(self._now()), alignment, changed, self._chain)

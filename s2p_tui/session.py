@@ -15,7 +15,7 @@ from s2p_tui.core.errors import InputError, OutputError, UsageError
 from s2p_tui.core.evidence import Evidence, as_suggested, weigh
 from s2p_tui.core.find import parse_query
 from s2p_tui.core.fit import Fit, Verdict
-from s2p_tui.core.garbage import no_garbage_collection
+from s2p_tui.core.garbage import keep_for_good, no_garbage_collection
 from s2p_tui.core.history import History
 from s2p_tui.core.journal import Step
 from s2p_tui.core.mapping import Mapping, replay
@@ -118,6 +118,8 @@ class Session:
             target = open_any_target(skeleton, like)
             wanted = load_mapping(mapping) if mapping is not None else None
             session = cls.between(checkpoint, target, mapping=wanted, arrange=arrange, soon=soon)
+            if session.awaits_evidence:
+                keep_for_good()
         if mapping is not None:
             session._own_mappings.add(Path(mapping))
         return session
