@@ -129,7 +129,7 @@ class AlignmentView(ScrollView, can_focus=False):
     def page(self, halves: int) -> None:
         """Move the cursor by half pages; the list scrolls along."""
         step = halves * max(1, self.size.height // 2)
-        self.scroll_to(y=self.scroll_offset.y + step, animate=False, immediate=True)
+        self._scroll(self.scroll_offset.y + step)
         self.go(self.cursor.beside(step))
 
     def toggle_fold(self) -> bool:
@@ -166,7 +166,7 @@ class AlignmentView(ScrollView, can_focus=False):
         top = self.scroll_offset.y
         if not top <= line < top + self.size.height:
             row = max(0, min(row, self.size.height // 2))
-            self.scroll_to(y=max(0, line - row), animate=False, immediate=True)
+            self._scroll(line - row)
         self.redraw()
         return True
 
@@ -363,8 +363,12 @@ class AlignmentView(ScrollView, can_focus=False):
         if self.virtual_size != size:
             self.virtual_size = size
 
+    def _scroll(self, line: int) -> None:
+        # Before the next layout there may be no scrollbar yet, which is no reason not to scroll.
+        self.scroll_to(y=max(0, line), animate=False, force=True, immediate=True)
+
     def _show_cursor(self) -> None:
         top, height = self.scroll_offset.y, self.size.height
         line = self._line_of(self.cursor.position)
         if height and not top <= line < top + height:
-            self.scroll_to(y=max(0, line - height // 2), animate=False, immediate=True)
+            self._scroll(line - height // 2)
