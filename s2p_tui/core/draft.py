@@ -35,10 +35,13 @@ class Draft:
         """Replace rows at ascending positions."""
         if not positions:
             return
-        mine = self.rows
-        for position, row in zip(positions, rows, strict=True):
-            mine[position] = row
-        self.touch(positions[0], positions[-1] + 1)
+        mine, start, stop = self.rows, positions[0], positions[-1] + 1
+        if stop - start == len(positions):
+            mine[start:stop] = rows
+        else:
+            for position, row in zip(positions, rows, strict=True):
+                mine[position] = row
+        self.touch(start, stop)
 
     def settle_bench(
         self, candidates: Iterable[str], lost: Iterable[str], gained: Iterable[str] = ()

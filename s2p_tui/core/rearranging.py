@@ -20,6 +20,16 @@ def _moved(row: Row) -> Row:
     return Row(row.source, row.gap, "user")
 
 
+def _all_moved(rows: Sequence[Row]) -> list[Row]:
+    """`_moved` of many, most of which have been moved before."""
+    return [
+        row
+        if row.by == "user" and not row.fixed and not row.trusted and not row.why
+        else _moved(row)
+        for row in rows
+    ]
+
+
 def swap(draft: Draft, first: int, second: int) -> None:
     """Exchange what two rows take."""
     one, other = draft.rows[first], draft.rows[second]
@@ -29,14 +39,16 @@ def swap(draft: Draft, first: int, second: int) -> None:
 
 
 def _flow(draft: Draft, positions: Sequence[int], contents: Sequence[Row]) -> None:
-    rows = draft.rows
-    draft.put_all(
-        positions,
-        [
-            rows[position] if rows[position] == content else _moved(content)
-            for position, content in zip(positions, contents, strict=True)
-        ],
-    )
+    there = [draft.rows[position] for position in positions]
+    flowed = _all_moved(contents)
+    # Rows are equal only if their sources are, which is quickly told of whole entries.
+    for number, (old, new) in enumerate(zip(there, contents, strict=True)):
+        one, other = old.source, new.source
+        if type(one) is Take and type(other) is Take and one.key != other.key:
+            continue
+        if old == new:
+            flowed[number] = old
+    draft.put_all(positions, flowed)
 
 
 def move_block(draft: Draft, start: int, stop: int, steps: int) -> None:
@@ -83,7 +95,7 @@ def _push(draft: Draft, start: int, stop: int, carried: list[Row]) -> list[Row]:
     last = next(islice(holes, len(carried) - 1, None), None)
     end = len(path) if last is None else last + 1
     flowing = [*carried, *(row for row in contents[:end] if row.source is not None)]
-    draft.put_all(path[:end], map(_moved, flowing[:end]))
+    draft.put_all(path[:end], _all_moved(flowing[:end]))
     return flowing[end:]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
+from operator import is_not
 from typing import TYPE_CHECKING, Literal
 
 from s2p_tui.core.alignment import Row
@@ -255,8 +256,9 @@ def _flowed(way: str) -> Said:
 
     def said(before: Alignment, after: Alignment, changed: range) -> str:
         rows = slice(changed.start, changed.stop)
-        pairs = zip(before.rows[rows], after.rows[rows], strict=True)
-        moved = sum(1 for old, new in pairs if old is not new and new.source is not None)
+        now = after.rows[rows]
+        new = compress(now, map(is_not, before.rows[rows], now))
+        moved = sum(1 for row in new if row.source is not None)
         benched = set(before.bench)
         fell = [key for key in after.bench if key not in benched]
         words = f"{many(moved, 'entry', 'entries')} moved {way}" if moved else "Nothing else moved"

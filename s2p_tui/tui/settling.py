@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from s2p_tui.session import Session
 
-AT_ONCE = 2000
+AT_ONCE = 500
 """Rows that are judged before the screen is drawn at all."""
 _A_LITTLE = 400
 _PAUSE = 0.005
