@@ -108,7 +108,8 @@ class Browser(Screen[None]):
         self.call_after_refresh(self._show)
 
     def _fit_overview(self) -> None:
-        self.query_one(Overview).fit_in(self.size.width, self.view.size.height)
+        if self.query_one(Overview).fit_in(self.size.width, self.view.size.height):
+            self.call_after_refresh(self._show)
 
     @on(AlignmentView.Pressed)
     def pressed(self, event: AlignmentView.Pressed) -> None:

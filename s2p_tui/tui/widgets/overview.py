@@ -23,7 +23,7 @@ _Cell = tuple[str, str]
 
 
 class Overview(Widget, can_focus=False):
-    """The worst fit of each part of all rows, folded or not; what lines up is a plain line."""
+    """The worst fit of each part of all rows, folded or not; what lines up is left blank."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "overview--doubtful",
@@ -47,11 +47,18 @@ class Overview(Widget, can_focus=False):
         self._session = session
         self._glyphs = glyphs
         self._cells: list[_Cell] = []
+        self.display = False
         session.subscribe(self.rows_changed)
 
-    def fit_in(self, width: int, height: int) -> None:
-        """Be there only beside a list that is longer than the screen, on a screen wide enough."""
+    def fit_in(self, width: int, height: int) -> bool:
+        """Be there only beside a list that is longer than the screen, on a screen wide enough.
+
+        Returns:
+            Whether it came or went.
+        """
+        before = self.display
         self.display = width >= _NARROW and len(self._session.verdicts) > height
+        return self.display != before
 
     def on_resize(self) -> None:
         """Divide the rows anew."""
@@ -95,6 +102,6 @@ class Overview(Widget, can_focus=False):
     def _cell(self, part: range) -> _Cell:
         worst = self._session.verdicts.worst(part) if part else None
         if worst is None or not worst.blocks:
-            return self._glyphs.down, "quiet"
+            return " ", "quiet"
         is_bad = worst.fit is Fit.MISMATCHED
         return self._glyphs.fits[worst.fit], "mismatched" if is_bad else "doubtful"
