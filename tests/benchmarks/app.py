@@ -92,9 +92,16 @@ class Terminal:
         while self.until_quiet()[1]:
             pass
 
-    def until_quiet(self) -> tuple[float, int]:
-        """When the last byte came, by `time.perf_counter`, and how many came."""
+    def until_quiet(self, first: float = _QUIET) -> tuple[float, int]:
+        """When the last byte came, by `time.perf_counter`, and how many came.
+
+        Args:
+            first: Seconds to wait for the first one at most.
+        """
         before, last = len(self.output), time.perf_counter()
+        if not self._read(first):
+            return last, 0
+        last = time.perf_counter()
         while self._read(_QUIET):
             last = time.perf_counter()
         return last, len(self.output) - before
@@ -173,7 +180,7 @@ def _bursts(terminal: Terminal, report: Report) -> None:
         result = Result(f"{_BURST} × {what} at once, to last byte", "≤ 9 s")
         sent = time.perf_counter()
         terminal.send(key * _BURST)
-        last, size = terminal.until_quiet()
+        last, size = terminal.until_quiet(_LATEST)
         result.seconds.append(last - sent)
         result.note = f"{size / _BURST:,.0f} bytes a key"
         report(result)

@@ -359,8 +359,15 @@ class AlignmentView(ScrollView, can_focus=False):
                 self.refresh(Region(first, y, last - first, 1))
 
     def _resize(self) -> None:
-        size = Size(0, self._lines)
-        if self.virtual_size != size:
+        before, size = self.virtual_size.height, Size(0, self._lines)
+        if before == size.height:
+            return
+        top = self.scroll_offset.y + self.size.height
+        if min(before, size.height) > self.size.height and top <= size.height:
+            # Only the scrollbar's thumb changes, where a new layout would draw everything again.
+            self.set_reactive(AlignmentView.virtual_size, size)  # pyright: ignore[reportArgumentType]
+            self.vertical_scrollbar.window_virtual_size = size.height
+        else:
             self.virtual_size = size
 
     def _scroll(self, line: int) -> None:
