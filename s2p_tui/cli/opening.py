@@ -80,7 +80,7 @@ def open_app(
 
         start = mapping if _is_there(mapping) else None
         key_chosen = key if chosen is None else chosen
-        session = Session.open(model, skeleton, key=key_chosen, like=like, mapping=start)
+        session = Session.open(model, skeleton, key=key_chosen, like=like, mapping=start, soon=True)
         if start is None:
             session.require_kinship()
         return session

@@ -79,7 +79,10 @@ async def begin(
         else:
             if resume == "go on":
                 note = note or "There were no edits to go on with."
-            await in_thread(lambda: journal.start(session.alignment))
+            if session.awaits_evidence:
+                journal.start_later(session.alignment)
+            else:
+                await in_thread(lambda: journal.start(session.alignment))
     except OSError as error:
         journal.close()
         return _without(error)

@@ -38,6 +38,9 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key("N", "next(-1)"),
         Key("slash", "find", "/", "find by name, 10x10 or doubtful"),
         Key("i", "look", "i", "look: all about the row, and its numbers"),
+        Key("tab", "fold", "Tab", "unfold a repeated block, or fold it"),
+        Key("shift+tab", "fold_around", "shift+Tab", "fold the block around this one"),
+        Key("F", "fold_all", "F", "unfold everything; again: fold everything"),
         Key("", "", "0-9 Enter", "go to the row of that number"),
     ),
     "Mark": (

@@ -12,10 +12,11 @@ from textual.binding import Binding, BindingType
 
 from s2p_tui.core.errors import S2PError
 from s2p_tui.core.names import default_mapping
-from s2p_tui.tui import choosing, moves, words
+from s2p_tui.tui import choosing, matching, moves, words
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.journalling import Journalled
 from s2p_tui.tui.keys import GROUPS
+from s2p_tui.tui.matching import match_meanwhile
 from s2p_tui.tui.moves import ImpossibleError, Move, Step
 from s2p_tui.tui.running import app_of
 from s2p_tui.tui.screens.convert import ConvertForm, Order
@@ -71,6 +72,24 @@ class Workspace(Proposing):
         self._chunk_bytes = chunk_bytes
         self._saved = saved
         self._converting = False
+
+    def on_mount(self) -> None:
+        """Have the matcher at work if it has not had its say yet."""
+        if self.session.awaits_evidence:
+            self._match_meanwhile()
+
+    @work
+    async def _match_meanwhile(self) -> None:
+        is_taken = await match_meanwhile(
+            self.session, self._journalled.journal, lambda: self.is_current
+        )
+        self._settling.begin()
+        if is_taken:
+            self._saved = self.session.alignment
+            self.cursor.picked = None
+            self.cursor.forget_beyond(len(self.session))
+        self.view.redraw()
+        self.say(*((matching.TAKEN, "") if is_taken else (matching.OFFERED, "lines--strong")))
 
     def first_words(self) -> Part:
         """What became of the journal, if there is something to say, and what the files are like."""
@@ -182,6 +201,8 @@ class Workspace(Proposing):
 
     def action_convert(self) -> None:
         """Convert, or go to the first row that stands in the way."""
+        if self.must_wait():
+            return
         if self.session.blocking:
             first = self.session.next_blocking(len(self.session.alignment.rows) - 1, 1)
             if first is not None:
@@ -223,6 +244,12 @@ class Workspace(Proposing):
             Result(self.session, outcome, self._glyphs, order.dtype)
         )
 
+    def must_wait(self) -> bool:
+        """Say so if the matcher has yet to tell which rows are doubtful."""
+        if self.session.awaits_evidence:
+            self.say(matching.WAIT, "lines--bad")
+        return self.session.awaits_evidence
+
     def _mapping_path(self, output: Path) -> Path:
         return self._mapping or default_mapping(output)
 
@@ -240,8 +267,12 @@ class Workspace(Proposing):
         before = self.session.alignment
         changed = self.session.edit(move.edit)
         self.cursor.picked, self.cursor.typed = None, ""
-        self._after_edit(move.position, move.marks)
-        self._tell(words.after_edit(before, self.session.alignment, changed, move.said))
+        self._after_edit(move.position, move.marks, changed)
+        if move.reveals:
+            self.view.reveal(self.cursor.position)
+        after = self.session.alignment
+        said = move.said if isinstance(move.said, str) else move.said(before, after, changed)
+        self._tell(words.after_edit(before, after, changed, said))
 
     def travel(self, change: Callable[[], range], done: str, none: str) -> None:
         """Change many rows; say `none` if nothing changed."""
@@ -255,7 +286,7 @@ class Workspace(Proposing):
         here = self.cursor.position
         self.cursor.picked = None
         outside = changed and here not in changed
-        self._after_edit(changed.start if outside else here, None)
+        self._after_edit(changed.start if outside else here, None, changed)
         self._tell(done)
 
     def _tell(self, done: str) -> None:
@@ -266,13 +297,13 @@ class Workspace(Proposing):
         else:
             self.say(done)
 
-    def _after_edit(self, position: int, marks: frozenset[int] | None) -> None:
+    def _after_edit(self, position: int, marks: frozenset[int] | None, changed: range) -> None:
         had_marks = bool(self.cursor.marked())
         if marks is not None:
             self.cursor.mark_only(set(marks))
         self.cursor.forget_beyond(len(self.session))
-        if self.cursor.query:
-            self.cursor.matches = tuple(self.session.find(self.cursor.query))
-        if had_marks or self.cursor.query:
+        self._find_again(changed)
+        if had_marks or self.cursor.marks or self.cursor.query:
             self.view.redraw()
         self.view.go(position)
+        self._settling.begin()
