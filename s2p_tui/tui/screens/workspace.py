@@ -22,12 +22,14 @@ from s2p_tui.tui.screens.browser import Browser
 from s2p_tui.tui.screens.convert import ConvertForm, Order
 from s2p_tui.tui.screens.progress import Progress
 from s2p_tui.tui.screens.result import Result
+from s2p_tui.tui.screens.review import Review
 from s2p_tui.tui.screens.transform import ChooseTransform
 from s2p_tui.tui.text import inert
 from s2p_tui.tui.widgets.lines import Part
 
 if TYPE_CHECKING:
     from s2p_tui.core.alignment import Alignment
+    from s2p_tui.core.proposal import Proposal
     from s2p_tui.saving import Converted
     from s2p_tui.session import Session
     from s2p_tui.tui.choosing import Option
@@ -134,12 +136,34 @@ class Workspace(Browser):
         self._make(lambda: moves.toggle_trust(self.session, self.cursor))
 
     def action_match(self) -> None:
-        """Line everything up as the offline matcher proposes, in one step."""
-        self._travel(
-            self.session.match,
-            "Lined up by names and structure; u takes it back.",
-            "Everything is as the matcher would have it.",
-        )
+        """Review what the offline matcher would change."""
+        if not self._converting:
+            self.review(
+                self.session.match_proposal(), "Everything is as the matcher would have it."
+            )
+
+    def review(self, proposal: Proposal, none: str) -> None:
+        """Have a proposal reviewed, and make what is accepted of it one edit.
+
+        Args:
+            proposal: Made for the alignment as it is.
+            none: What to say if it changes nothing.
+        """
+        if not proposal.hunks:
+            self.say(inert(" ".join((none, *proposal.notes))), "lines--good")
+            return
+
+        def decided(places: frozenset[int] | None) -> None:
+            if places is None:
+                self.say("Rejected: nothing was changed.")
+                return
+            self._travel(
+                lambda: self.session.edit(proposal.accepted(places)),
+                f"{words.many(len(places), 'row')} changed; u takes it back.",
+                none,
+            )
+
+        app_of(self).push_screen(Review(self.session, proposal, self._glyphs), decided)
 
     def action_transform(self) -> None:
         """Choose what is done to entries on their way into this leaf."""
