@@ -158,11 +158,11 @@ def proposed(
     ]
     groups = groupby(changes, key=lambda change: block_of(skeleton[change.place].path))
     hunks = tuple(_hunk(block, tuple(group)) for block, group in groups)
-    agreed, beside = _sharing(alignment, changes, {place for place, _ in wanted})
+    agreed, beside = rows_sharing(alignment, changes, {place for place, _ in wanted})
     return Proposal(by, hunks, tuple(notes), agreed, beside)
 
 
-def _sharing(
+def rows_sharing(
     alignment: Alignment, changes: Iterable[Change], wanted: Collection[int]
 ) -> tuple[tuple[Placed, ...], tuple[Placed, ...]]:
     """The rows that do not change but take entries the changes take, agreed ones first."""

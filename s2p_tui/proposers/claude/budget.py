@@ -43,4 +43,9 @@ class Budget:
 
 def estimate(*texts: str) -> int:
     """Tokens of some texts, rather too many than too few: one for every 2.5 bytes of UTF-8."""
-    return int(sum(len(text.encode()) for text in texts) / BYTES_PER_TOKEN) + 1
+    return estimate_of(sum(len(text.encode()) for text in texts))
+
+
+def estimate_of(size: int) -> int:
+    """Tokens of so many bytes."""
+    return int(size / BYTES_PER_TOKEN) + 1

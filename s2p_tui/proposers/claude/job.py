@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from s2p_tui.core.errors import CancelledError
+from s2p_tui.proposers.claude.budget import estimate_of
 
 
 class Asking:
@@ -40,6 +41,19 @@ class Asking:
     def elapsed(self) -> float:
         """Seconds since it began."""
         return time.monotonic() - self.started
+
+    @property
+    def words(self) -> str:
+        """How far it is, in a line."""
+        parts = [self.phase]
+        if self.requests > 1 and self.request:
+            parts.append(f"request {self.request} of {self.requests}")
+        if self.sent:
+            parts.append(f"{'' if self.counted else 'about '}{self.sent:,} tokens sent")
+        if self.received:
+            parts.append(f"about {estimate_of(self.received):,} received")
+        parts.append(f"{self.elapsed:.0f} s")
+        return ", ".join(parts)
 
     @property
     def is_cancelled(self) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 
 from s2p_tui.core.alignment import Row
 from s2p_tui.core.errors import TransformError
-from s2p_tui.core.evidence import Suggestion
+from s2p_tui.core.evidence import Suggestion, weigh
 from s2p_tui.core.fit import landing
-from s2p_tui.core.proposal import Change, Hunk, Proposal, block_of, same_source
+from s2p_tui.core.proposal import Change, Hunk, Proposal, block_of, rows_sharing, same_source
 from s2p_tui.core.transform import describe, keys_of
 from s2p_tui.proposers.base import Situation
 from s2p_tui.proposers.claude.question import Question
@@ -42,19 +42,43 @@ def proposal_of(
         changes = tuple(
             Change(place, rows[place], a.row, a.confidence, objection(situation, place, a.row))
             for place, a in members
-            if not same_source(rows[place], a.row)
+            if _matters(situation, place, a.row)
         )
         if changes:
             paths = [skeleton[change.place].path for change in changes]
             hunks.append(Hunk(title_of(paths), reasons.get(group, ""), changes))
     hunks.sort(key=lambda hunk: hunk.changes[0].place)
-    dropped = {p: why for p, why in found.problems.items() if p not in found.rows}
+    changed = [change for hunk in hunks for change in hunk.changes]
+    agreed, beside = rows_sharing(situation.alignment, changed, found.rows.keys())
+    said = (*notes, *_left_out(question, found), *_unchanged(len(found.rows) - len(changed)))
+    return Proposal("claude", tuple(hunks), said, agreed, beside)
+
+
+def _matters(situation: Situation, place: int, row: Row) -> bool:
+    """Whether a row differs from what is there, or takes the doubt from it."""
+    old = situation.alignment.rows[place]
+    if not same_source(old, row):
+        return True
+    state_dict, skeleton = situation.state_dict, situation.skeleton
+    before, after = (
+        weigh(place, one, state_dict, skeleton, situation.evidence).blocks for one in (old, row)
+    )
+    return before and not after
+
+
+def _left_out(question: Question, found: Found) -> Iterator[str]:
+    skeleton = question.situation.skeleton
+    dropped = {place: why for place, why in found.problems.items() if place not in found.rows}
     paths = {place: skeleton[place].path for place in dropped}
-    said = [f"Left out: {line}." for line in in_words(dropped, paths, _DROPPED_SHOWN)]
-    stray = [f"Ignored: {words}." for words in dict.fromkeys(found.stray)][:_STRAY_SHOWN]
-    same = len(found.rows) - sum(len(hunk.changes) for hunk in hunks)
-    agreed = [f"{same:,} rows stay as they are: Claude has the same."] if same else []
-    return Proposal("claude", tuple(hunks), (*notes, *said, *stray, *agreed))
+    yield from (f"Left out: {line}." for line in in_words(dropped, paths, _DROPPED_SHOWN))
+    stray = list(dict.fromkeys(found.stray))
+    yield from (f"Ignored: {words}." for words in stray[:_STRAY_SHOWN])
+
+
+def _unchanged(count: int) -> Iterator[str]:
+    if count:
+        rows = "1 row stays" if count == 1 else f"{count:,} rows stay"
+        yield f"{rows} as before: Claude has the same, and that settles nothing more."
 
 
 def title_of(paths: list[str]) -> str:

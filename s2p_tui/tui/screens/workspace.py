@@ -13,6 +13,7 @@ from textual.binding import Binding, BindingType
 from s2p_tui.core.errors import S2PError
 from s2p_tui.core.names import default_mapping
 from s2p_tui.tui import choosing, moves, words
+from s2p_tui.tui.claude import proposal_of_claude
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.journalling import Journalled
 from s2p_tui.tui.keys import GROUPS
@@ -141,6 +142,27 @@ class Workspace(Browser):
             self.review(
                 self.session.match_proposal(), "Everything is as the matcher would have it."
             )
+
+    def action_claude(self) -> None:
+        """Ask Claude about the rows that are not settled, and review what it proposes."""
+        if not self._converting:
+            self._converting = True
+            self.say("Writing the question …", "lines--muted")
+            self._ask_claude()
+
+    @work(exclusive=True)
+    async def _ask_claude(self) -> None:
+        try:
+            proposal = await proposal_of_claude(self, self.session, self._glyphs)
+        except S2PError as error:
+            self.say(inert(str(error)), "lines--bad")
+            return
+        finally:
+            self._converting = False
+        if proposal is None:
+            self.say("Nothing was sent to Claude.")
+        else:
+            self.review(proposal, "Claude proposes no change.")
 
     def review(self, proposal: Proposal, none: str) -> None:
         """Have a proposal reviewed, and make what is accepted of it one edit.
