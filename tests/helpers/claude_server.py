@@ -53,7 +53,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     script: Script
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         self._note()
         if self.path == "/v1/messages/count_tokens":
             if self.script.tokens is None:
@@ -63,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.script.next()(self)
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self._note()
         self.reply(200, {"data": self.script.models, "has_more": False})
 
@@ -230,3 +230,20 @@ def serving(script: Script):
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def connect(monkeypatch: Any, folder: Any, url: str, key: str = KEY) -> None:
+    """Have the SDK of this process ask that server with that key, and look for nothing else."""
+    monkeypatch.chdir(folder)
+    for name in (
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", key)
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", url)

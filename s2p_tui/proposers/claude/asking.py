@@ -74,7 +74,9 @@ class Claude:
         prompt = Prompt(request.context, request.leaves, keep)
         self._count(client, prompt)
         wanted = {item for line in request.asked for item in line.group.items}
-        problem = so_far.take(client.ask(prompt, self._model), wanted, 2 * number)
+        answered = client.ask(prompt, self._model)
+        self._job.phase = "checking the answer"
+        problem = so_far.take(answered, wanted, 2 * number)
         open_places = wanted - so_far.found.rows.keys()
         if not open_places:
             return
@@ -85,6 +87,7 @@ class Claude:
         prompt = Prompt(request.context, repair, keep)
         self._count(client, prompt)
         answered = client.ask(prompt, self._model)
+        self._job.phase = "checking the answer"
         problem = so_far.take(answered, open_places, 2 * number + 1)
         if problem and not so_far.found.rows.keys() & wanted:
             raise ProposerError(
@@ -117,7 +120,7 @@ class _SoFar:
     def __post_init__(self) -> None:
         question = self.question
         self.notes += question.notes
-        self._validator = Validator(question.situation, question.lines, question.asked)
+        self._validator = Validator(question.situation, question.lines)
 
     def take(self, text: str, wanted: Collection[int], number: int) -> str:
         """Take over what is possible of an answer; returns why it cannot be read at all, if so."""

@@ -164,7 +164,7 @@ class Client:
             self._job.check()
             if not isinstance(outcome, Failure):
                 return _text(outcome)
-            wait = max(outcome.after, _FIRST_WAIT * 2 ** (attempt - 1))
+            wait = outcome.after or _FIRST_WAIT * 2 ** (attempt - 1)
             too_long = wait > min(self._budget.longest_wait, deadline - time.monotonic())
             if not outcome.again or attempt == self._budget.attempts or too_long:
                 raise _last(outcome, attempt)

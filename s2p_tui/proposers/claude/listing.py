@@ -14,7 +14,7 @@ from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Shape
 from s2p_tui.proposers.claude.templates import Group, grouped
 
-_PLAIN = re.compile(r"[\w.\-/\[\]'{},]+", re.ASCII)
+_PLAIN = re.compile(r"[\w.*\-/\[\]'{},]+", re.ASCII)
 _LONGEST = 160
 
 

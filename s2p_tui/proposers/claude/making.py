@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from s2p_tui.core.alignment import Row
 from s2p_tui.core.choices import Choice, choices, why_none
+from s2p_tui.core.composites import composites_of
 from s2p_tui.core.errors import TransformError
 from s2p_tui.core.fit import Fit, judge, landing
 from s2p_tui.core.pytree import Leaf
@@ -77,12 +78,15 @@ class Maker:
 
     def _found(self, leaf: Leaf, keys: Sequence[str], how: str, part: tuple[int, int]) -> Expr:
         offered = choices(leaf, keys, self._state_dict)
+        # Entries that merely could be added up are not, unless that was said.
+        unasked = how == "auto" and not composites_of(keys, self._state_dict)
         fitting = [
             choice
             for choice in offered
             if set(keys_of(choice.expr)) == set(keys)
             and _part_of(choice.expr, self._state_dict) == part
             and _WANTED[how](self._done(leaf, choice))
+            and not (unasked and _WANTED["sum"](choice.expr))
         ]
         if fitting:
             return next((c for c in fitting if not c.doubtful), fitting[0]).expr

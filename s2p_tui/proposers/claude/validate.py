@@ -59,22 +59,13 @@ class Validator:
     Args:
         situation: What was asked about.
         lines: What was listed, by id.
-        asked: Places of all rows asked for, in whatever request.
     """
 
-    def __init__(
-        self, situation: Situation, lines: Mapping[str, Line], asked: Collection[int]
-    ) -> None:
+    def __init__(self, situation: Situation, lines: Mapping[str, Line]) -> None:
         self._situation = situation
         self._lines = lines
         self._maker = Maker(situation.state_dict)
         self._keys = [entry.key for entry in situation.state_dict]
-        asked = frozenset(asked)
-        self._settled = [
-            (place, row.source)
-            for place, row in enumerate(situation.alignment.rows)
-            if place not in asked and row.source is not None
-        ]
 
     def check(self, answer: Answer, wanted: Collection[int], found: Found, request: int) -> None:
         """Add what is possible of an answer, and why the rest is not, to what was found.
@@ -174,7 +165,8 @@ class Validator:
     ) -> Iterator[tuple[int, Accepted]]:
         """The rows of which no two read the same elements; of two that do neither is believed."""
         kept = ((place, a.row.source) for place, a in found.rows.items() if a.row.source)
-        used = Used([*self._settled, *kept])
+        # What settled rows take was never listed, so that no answer can name it.
+        used = Used(kept)
         for place, accepted in proposed.items():
             if accepted.row.source is not None:
                 used.add(place, accepted.row.source)
