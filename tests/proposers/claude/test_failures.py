@@ -167,7 +167,8 @@ def test_answer_that_takes_too_long_is_given_up(script: Script, ask: Ask) -> Non
     assert "Claude took longer than" in refusal(lambda: ask(budget=Budget(deadline=0.0)))
 
 
-def test_refused_connection(script: Script, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("script")
+def test_refused_connection(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setenv("ANTHROPIC_BASE_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
@@ -175,7 +176,8 @@ def test_refused_connection(script: Script, ask: Ask, monkeypatch: pytest.Monkey
     assert "127.0.0.1 refuses the connection." in said
 
 
-def test_unknown_name(script: Script, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("script")
+def test_unknown_name(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://claude.invalid")
     said = refusal(lambda: ask(budget=Budget(attempts=1)))
     assert "The name claude.invalid cannot be resolved." in said
@@ -244,8 +246,8 @@ def test_no_traceback_holds_the_key(script: Script, ask: Ask) -> None:
     assert KEY not in str(caught.value)
 
 
-def test_key_shows_itself_to_nobody(script: Script) -> None:
-    del script
+@pytest.mark.usefixtures("script")
+def test_key_shows_itself_to_nobody() -> None:
     secret = find_key()
     assert KEY not in f"{secret} {secret!r} {[secret]}"
     assert secret.scrub(f"key {KEY}!") == "key [key]!"

@@ -48,14 +48,26 @@ def situation(entries: Shapes, leaves: Shapes) -> Situation:
 
 def language_model() -> Situation:
     """1,100 entries: 122 layers of 9, and 2."""
-    parts = [("q", (64, 64)), ("k", (8, 64)), ("v", (8, 64)), ("o", (64, 64)), ("gate", (128, 64)),
-             ("up", (128, 64)), ("down", (64, 128)), ("norm1", (64,)), ("norm2", (64,))]  # fmt: skip
+    square, narrow = (64, 64), (8, 64)
+    parts = [("q", square), ("k", narrow), ("v", narrow), ("o", square)]
+    parts += [("gate", (128, 64)), ("up", (128, 64)), ("down", (64, 128))]
+    parts += [("norm1", (64,)), ("norm2", (64,))]
     entries = {
         f"model.layers.{n}.self_attn.{p}_proj.weight": s for n in range(122) for p, s in parts
     }
     leaves = {f".blocks[{n}].mixer.{p}er.kernel": s for n in range(122) for p, s in parts}
     ends: Shapes = {"model.embed.weight": (999, 64), "lm_head.weight": (999, 64)}
     return situation(ends | entries, {".table": (999, 64), ".out": (999, 64)} | leaves)
+
+
+VECTORS = {
+    "weight": "scale",
+    "bias": "shift",
+    "running_mean": "mu",
+    "running_var": "sigma",
+    "gamma": "layer_scale",
+    "beta": "gate",
+}
 
 
 def residual_network() -> Situation:
@@ -66,15 +78,12 @@ def residual_network() -> Situation:
         wide = 64 * 2**stage
         for block in range(depth):
             before = wide // 2 if block == 0 else wide * 2
-            for n, shape in enumerate(
-                [(wide, before, 1, 1), (wide, wide, 3, 3), (wide * 2, wide, 1, 1)], 1
-            ):
-                out = shape[0]
-                name, path = f"layer{stage}.{block}", f".stages[{stage - 1}].units[{block}]"
+            kernels = [(wide, before, 1, 1), (wide, wide, 3, 3), (wide * 2, wide, 1, 1)]
+            name, path = f"layer{stage}.{block}", f".stages[{stage - 1}].units[{block}]"
+            for n, shape in enumerate(kernels, 1):
                 entries[f"{name}.conv{n}.weight"] = leaves[f"{path}.c{n}.weight"] = shape
-                for torch_name, ours in (("weight", "scale"), ("bias", "shift"), ("running_mean", "mu"), ("running_var", "sigma"), ("gamma", "layer_scale"), ("beta", "gate")):  # fmt: skip
-                    entries[f"{name}.bn{n}.{torch_name}"] = (out,)
-                    leaves[f"{path}.n{n}.{ours}"] = (out,)
+                entries |= {f"{name}.bn{n}.{vector}": shape[:1] for vector in VECTORS}
+                leaves |= {f"{path}.n{n}.{vector}": shape[:1] for vector in VECTORS.values()}
     spare = 1100 - len(entries)
     entries |= {f"fc.{n}.weight": (n + 2, 64) for n in range(spare)}
     leaves |= {f".heads[{n}].weight": (n + 2, 64) for n in range(spare)}
@@ -221,7 +230,8 @@ def test_nothing_private_is_sent(
     assert len(bodies) == 4
     assert "first" in bodies[0]
     everything = "\n".join(bodies) + "\n".join(one.path for one in script.received)
-    for canary in ("13579", "24680", "11223", "44556", "778899", "canary", str(tmp_path), "test_requests", KEY):  # fmt: skip
+    numbers = ("13579", "24680", "11223", "44556", "778899")
+    for canary in (*numbers, "canary", str(tmp_path), "test_requests", KEY):
         assert canary not in everything
     heads = [name for one in script.received for name, v in one.headers.items() if KEY in v]
     assert set(heads) == {"authorization"}
