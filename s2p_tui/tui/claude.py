@@ -8,20 +8,17 @@ from s2p_tui.core.errors import S2PError
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.running import app_of
 from s2p_tui.tui.screens.ask_claude import AskClaude
+from s2p_tui.tui.screens.browser import Browser
 from s2p_tui.tui.screens.waiting import Waiting
 from s2p_tui.tui.threads import in_thread
 
 if TYPE_CHECKING:
-    from textual.screen import Screen
-
     from s2p_tui.core.proposal import Proposal
     from s2p_tui.proposers.claude.question import Question
     from s2p_tui.session import Session
 
 
-async def proposal_of_claude(
-    screen: Screen[None], session: Session, glyphs: Glyphs
-) -> Proposal | None:
+async def proposal_of_claude(screen: Browser, session: Session, glyphs: Glyphs) -> Proposal | None:
     """Show what would be sent, ask if the user agrees, and wait for the answer.
 
     Args:
@@ -46,6 +43,7 @@ async def proposal_of_claude(
         return question_about(session.situation, budget, everything=everything)
 
     asked = await in_thread(lambda: question(everything=False))
+    screen.say()
     if asked.requests:
         # Before the user reads a question that could not be sent.
         find_key()

@@ -19,7 +19,7 @@ from s2p_tui.proposers.claude.schema import INSTRUCTIONS, SCHEMA
 from s2p_tui.proposers.claude.secrets import Secret
 
 if TYPE_CHECKING:
-    from anthropic import Anthropic
+    from anthropic import Anthropic, Timeout
 
 T = TypeVar("T")
 _CONNECT_SECONDS = 15.0
@@ -98,22 +98,37 @@ class Client:
         import anthropic
 
         self._job.check()
+        # The user is told of retired models in this program's own words.
+        warnings.filterwarnings("ignore", r"The model '.*' is deprecated", DeprecationWarning)
         timeout = anthropic.Timeout(self._budget.silence, connect=_CONNECT_SECONDS)
-        http = anthropic.DefaultHttpxClient(
-            event_hooks={"request": [self._job.watch]}, timeout=timeout
-        )
-        try:
-            self._client = anthropic.Anthropic(
-                api_key=self._key.reveal(),
-                max_retries=0,
-                timeout=timeout,
-                http_client=http,
-                open_telemetry=False,
+        client = self._made(timeout)
+        if client is None:
+            raise ProposerError(
+                "The address to reach Claude at cannot be used.",
+                "Check ANTHROPIC_BASE_URL and the proxy settings.",
             )
+        try:
+            self._client = client
             yield self
         finally:
             self._client = None
-            http.close()
+            client.close()
+
+    def _made(self, timeout: Timeout) -> Anthropic | None:
+        """The SDK's client; None if the environment's addresses make no sense."""
+        import anthropic
+
+        hooks = {"request": [self._job.watch]}
+        try:
+            return anthropic.Anthropic(
+                api_key=self._key.reveal(),
+                max_retries=0,
+                timeout=timeout,
+                http_client=anthropic.DefaultHttpxClient(event_hooks=hooks, timeout=timeout),
+                open_telemetry=False,
+            )
+        except Exception:
+            return None
 
     def count(self, prompt: Prompt, model: str) -> int | None:
         """Input tokens by the service's own count; None if it does not say."""
@@ -181,10 +196,7 @@ class Client:
         assert client is not None
         address = str(client.base_url)
         try:
-            with warnings.catch_warnings():
-                # The user is told of retired models in this program's own words.
-                warnings.simplefilter("ignore")
-                return call(client)
+            return call(client)
         except (ProposerError, CancelledError) as error:
             told = error
         except anthropic.APIStatusError as error:

@@ -120,6 +120,9 @@ def unreachable(error: BaseException, address: str, seconds: float) -> Failure:
     host = urlsplit(address).hostname or address
     hint = "Check the network, the proxy settings and ANTHROPIC_BASE_URL."
     chain = list(_chain(error))
+    if any(type(cause).__name__ in ("UnsupportedProtocol", "InvalidURL") for cause in chain):
+        error = ProposerError("ANTHROPIC_BASE_URL is no address.", "It begins with https://.")
+        return Failure(error)
     if any("Timeout" in type(cause).__name__ for cause in chain):
         words = f"{host} did not answer within {seconds:.0f} s."
     elif any(isinstance(cause, socket.gaierror) for cause in chain) or _says(

@@ -75,6 +75,11 @@ class Question:
         return sum(request.tokens for request in self.requests)
 
     @property
+    def preamble(self) -> Sequence[str]:
+        """The lines that come before anything of these models is said."""
+        return INSTRUCTIONS.splitlines() if self.requests else ()
+
+    @property
     def shares_context(self) -> bool:
         """Whether several requests begin alike, so that it pays to keep the beginning."""
         return len(self.requests) > 1 and len({r.context for r in self.requests}) == 1

@@ -31,6 +31,16 @@ class Secret:
     def __reduce__(self) -> str:
         raise TypeError("a key is not to be stored")
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is none."""
+        return not self._value
+
+    @property
+    def can_be_sent(self) -> bool:
+        """Whether it can stand in a header: printable ASCII without spaces."""
+        return self._value.isascii() and self._value.isprintable() and " " not in self._value
+
     def reveal(self) -> str:
         """The key itself, for the one who sends it."""
         return self._value
@@ -50,22 +60,28 @@ def find_key(folder: Path | None = None) -> Secret:
     Raises:
         ProposerError: There is none, or it cannot be one.
     """
+    secret = _found(folder)
+    if secret.is_empty:
+        raise ProposerError(
+            f"There is no key to ask Claude with: {KEY_NAME} is not set.",
+            "Set it in the environment, or in a .env file here.",
+        )
+    if not secret.can_be_sent:
+        raise ProposerError(
+            f"{secret.source[:1].upper()}{secret.source[1:]} is no key: it holds white space or "
+            "other characters that no key has.",
+            "Copy it again, in one line.",
+        )
+    return secret
+
+
+def _found(folder: Path | None) -> Secret:
+    """What there is in place of a key; whoever raises an error about it does not hold it."""
     value, source = os.environ.get(KEY_NAME, "").strip(), f"the environment's {KEY_NAME}"
     if not value:
         file = _nearest(folder or Path.cwd())
         if file is not None:
             value, source = _read(file), f"{KEY_NAME} in {file}"
-    if not value:
-        raise ProposerError(
-            f"There is no key to ask Claude with: {KEY_NAME} is not set.",
-            "Set it in the environment, or in a .env file here.",
-        )
-    if not value.isascii() or not value.isprintable() or " " in value:
-        raise ProposerError(
-            f"{source[:1].upper()}{source[1:]} is no key: it holds white space or other characters "
-            "that no key has.",
-            "Copy it again, in one line.",
-        )
     return Secret(value, source)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -93,7 +93,7 @@ class AskClaude(ConsentScreen):
         self._name = name
         self._glyphs = glyphs
         self._text: list[str] = []
-        self._position = 0
+        self._position: int | None = None
         self._warning = ""
         self._said: Part = ("", "")
 
@@ -140,17 +140,17 @@ class AskClaude(ConsentScreen):
         """Ask about all rows."""
         self._say("Writing the question …")
         self.question = await in_thread(self._about_all)
-        self._position = 0
+        self._position = None
         self._say("Asks about all rows." if self.question.requests else "There are no rows to ask.")
         self._lay_out()
 
     def action_go(self, step: int) -> None:
         """Read on by lines."""
-        self._go(self._position + step)
+        self._go((self._position or 0) + step)
 
     def action_page(self, halves: int) -> None:
         """Read on by half pages."""
-        self._go(self._position + halves * self.query_one(LineList).half_page)
+        self._go((self._position or 0) + halves * self.query_one(LineList).half_page)
 
     def action_end(self, last: int) -> None:
         """Go to the first line, or to the last."""
@@ -194,11 +194,17 @@ class AskClaude(ConsentScreen):
         lines = self.query_one(LineList)
         room = max(1, lines.scrollable_content_region.width - 2)
         text = self.question.text.splitlines() if self.question.requests else _NOTHING
-        plain = (self._glyphs.plain(inert(line)) for line in text)
-        self._text = [part for line in plain for part in wrap(line, room, _MOST_WRAPPED)]
+        self._text = self._wrapped(text, room)
+        if self._position is None:
+            # What is said of the user's own models matters more than what comes before it.
+            self._position = len(self._wrapped(self.question.preamble, room)) + lines.half_page
         self._position = max(0, min(self._position, len(self._text) - 1))
         lines.show(len(self._text), self._position)
         self._show()
+
+    def _wrapped(self, text: Iterable[str], room: int) -> list[str]:
+        plain = (self._glyphs.plain(inert(line)) for line in text)
+        return [part for line in plain for part in wrap(line, room, _MOST_WRAPPED)]
 
     def _say(self, text: str) -> None:
         self._said = (text, "lines--muted")

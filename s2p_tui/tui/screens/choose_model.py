@@ -17,6 +17,7 @@ from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.text import inert
 from s2p_tui.tui.threads import in_thread
 from s2p_tui.tui.widgets.box import Box, draw_plainly
+from s2p_tui.tui.words import many
 
 if TYPE_CHECKING:
     from s2p_tui.proposers.claude.client import Listed
@@ -100,7 +101,7 @@ class ChooseModel(ModalScreen["str | None"]):
             if model.id not in self._names:
                 note = f", {model.note}" if model.note else ""
                 self._add(model.id, f"{model.id}  {model.name}{note}")
-        self._remark(f"{len(models)} models from Anthropic." if models else "")
+        self._remark(f"{many(len(models), 'model')} from Anthropic." if models else "")
 
     @on(OptionList.OptionSelected)
     def choose(self, event: OptionList.OptionSelected) -> None:

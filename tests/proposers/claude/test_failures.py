@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from s2p_tui.core.errors import CancelledError, ProposerError
+from s2p_tui.proposers.claude.asking import Claude
 from s2p_tui.proposers.claude.budget import Budget
 from s2p_tui.proposers.claude.job import Asking
+from s2p_tui.proposers.claude.question import question_about
 from s2p_tui.proposers.claude.secrets import find_key
+from s2p_tui.session import Session
 from tests.helpers.claude_server import (
     KEY,
     Play,
@@ -183,6 +186,28 @@ def test_unknown_name(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "The name claude.invalid cannot be resolved." in said
 
 
+@pytest.mark.usefixtures("script")
+@pytest.mark.parametrize("url", ["http://[", "claude", "ftp://claude", "http://a:b"])
+def test_address_that_is_none(ask: Ask, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", url)
+    said = refusal(lambda: ask(budget=Budget(attempts=1)))
+    assert "ANTHROPIC_BASE_URL" in said
+
+
+@pytest.mark.usefixtures("script")
+def test_proxy_that_is_none(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.setenv("ALL_PROXY", "nonsense://x")
+    assert "cannot be used. Check ANTHROPIC_BASE_URL and the proxy settings." in refusal(ask)
+
+
+def test_retired_model_can_be_asked(script: Script, session: Session) -> None:
+    script.plays = [says(WHOLE)]
+    budget = Budget.of(4)
+    claude = Claude(find_key(), "claude-sonnet-4-20250514", budget, Asking())
+    assert claude.answer(question_about(session.situation, budget)).hunks
+
+
 def test_no_key(script: Script, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     assert "ANTHROPIC_API_KEY is not set. Set it" in refusal(ask)
@@ -228,9 +253,16 @@ def test_key_that_is_none_is_not_shown_anywhere(
         monkeypatch.setattr("os.environ", {"ANTHROPIC_API_KEY": f"{KEY}\x00{KEY}"})
     with pytest.raises(ProposerError, match="is no key") as caught:
         ask()
-    shown = "".join(traceback.format_exception(caught.value))
-    assert KEY not in shown
+    assert not any(KEY in text for text in shown_of_package(caught.value))
     assert not script.received
+
+
+def shown_of_package(error: BaseException) -> list[str]:
+    """A traceback with this package's local variables, as some debuggers and loggers show it."""
+    frames = traceback.TracebackException.from_exception(error, capture_locals=True).stack
+    of_package = [frame for frame in frames if "/s2p_tui/" in frame.filename]
+    values = [value for frame in of_package for value in (frame.locals or {}).values()]
+    return [*traceback.StackSummary.from_list(of_package).format(), *values]
 
 
 def test_no_traceback_holds_the_key(script: Script, ask: Ask) -> None:
@@ -238,11 +270,9 @@ def test_no_traceback_holds_the_key(script: Script, ask: Ask) -> None:
     script.plays = [fails(401, "authentication_error", f"no such key: {KEY}")]
     with pytest.raises(ProposerError) as caught:
         ask()
-    frames = traceback.TracebackException.from_exception(caught.value, capture_locals=True).stack
-    of_package = [frame for frame in frames if "/s2p_tui/" in frame.filename]
-    assert len(of_package) == 3
-    assert KEY not in "".join(traceback.StackSummary.from_list(of_package).format())
-    assert not any(KEY in value for frame in of_package for value in (frame.locals or {}).values())
+    shown = shown_of_package(caught.value)
+    assert len(shown) > 3
+    assert not any(KEY in text for text in shown)
     assert KEY not in str(caught.value)
 
 
