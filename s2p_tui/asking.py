@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Generator
@@ -180,11 +181,19 @@ def _signs_of_life(job: Asking) -> Generator[Callable[[], None]]:
     if not sys.stderr.isatty():
         yield lambda: None
         return
-    from rich.console import Console
-    from rich.markup import escape
+    blank = ""
 
-    with Console(stderr=True).status("") as status:
-        yield lambda: status.update(escape(job.words))
+    def show() -> None:
+        nonlocal blank
+        words = printable(job.words)[: shutil.get_terminal_size().columns - 1]
+        sys.stderr.write(f"\r{blank}\r{words}")
+        sys.stderr.flush()
+        blank = " " * len(words)
+
+    try:
+        yield show
+    finally:
+        sys.stderr.write(f"\r{blank}\r")
 
 
 def _tell(line: str) -> None:

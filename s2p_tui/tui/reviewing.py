@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from s2p_tui.core.alignment import Alignment
+from s2p_tui.core.garbage import no_garbage_collection
 from s2p_tui.core.outcome import Outcome
 from s2p_tui.core.proposal import Change, Confidence, Hunk, Proposal
 
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """One line of the list: a note, a hunk's title, or a change.
 
     Attributes:
@@ -43,11 +42,12 @@ class Reviewing:
 
     def __init__(self, alignment: Alignment, proposal: Proposal) -> None:
         self.proposal = proposal
-        self.outcome = Outcome(alignment, proposal)
         self.only: Confidence | None = None
         self.position = 0
         self._taken = [len(hunk.changes) for hunk in proposal.hunks]
-        self.lines = self._shown()
+        with no_garbage_collection():
+            self.outcome = Outcome(alignment, proposal)
+            self.lines = self._shown()
         self.position = next((n for n, line in enumerate(self.lines) if line.change), 0)
 
     @cached_property

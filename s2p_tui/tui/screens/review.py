@@ -48,6 +48,11 @@ class Review(ReviewScreen):
         session: What the proposal was made for; it must not change meanwhile.
         proposal: At least one change.
         glyphs: The signs to draw with.
+        can_widen: Whether L closes this in favour of a wider proposal.
+
+    Attributes:
+        reviewing: What is accepted and where the cursor is.
+        widened: Whether it was closed for that.
     """
 
     AUTO_FOCUS = ""
@@ -61,6 +66,7 @@ class Review(ReviewScreen):
         Binding("a", "set_all(True)", show=False),
         Binding("r", "set_all(False)", show=False),
         Binding("f", "filter", show=False),
+        Binding("L", "widen", show=False),
         Binding("n,tab", "hunk(1)", show=False),
         Binding("N,shift+tab", "hunk(-1)", show=False),
         Binding("down,j", "go(1)", show=False),
@@ -73,8 +79,12 @@ class Review(ReviewScreen):
         Binding("end,G", "end(1)", show=False),
     ]
 
-    def __init__(self, session: Session, proposal: Proposal, glyphs: Glyphs) -> None:
+    def __init__(
+        self, session: Session, proposal: Proposal, glyphs: Glyphs, *, can_widen: bool = False
+    ) -> None:
         super().__init__()
+        self.widened = False
+        self._can_widen = can_widen
         self.reviewing = Reviewing(session.alignment, proposal)
         self._session = session
         self._glyphs = glyphs
@@ -107,6 +117,12 @@ class Review(ReviewScreen):
     def action_reject(self) -> None:
         """Close with nothing."""
         self.dismiss(None)
+
+    def action_widen(self) -> None:
+        """Close in favour of a wider proposal."""
+        if self._can_widen:
+            self.widened = True
+            self.dismiss(None)
 
     def action_toggle_here(self) -> None:
         """Accept or reject a row, or the hunk whose title this is, and go down from a row."""
@@ -197,10 +213,10 @@ class Review(ReviewScreen):
     def _show_status(self) -> None:
         said = review_words.consequences(self._session, self.reviewing)
         style = "lines--bad"
-        if not said:
-            said, style = "Nothing else changes.", "lines--muted"
-        elif not self.reviewing.outcome.accepted:
+        if not self.reviewing.outcome.accepted:
             said, style = "Nothing is accepted: Enter changes nothing.", "lines--muted"
+        elif not said:
+            said, style = "Nothing else changes.", "lines--muted"
         counts = review_words.summary(self.reviewing)
         status = self.query_one("#status", Lines)
         room = max(0, self.query_one("#about").size.width - 1)
@@ -212,7 +228,8 @@ class Review(ReviewScreen):
         glyphs, width = self._glyphs, self.size.width
         parts: list[Part] = [(f"{glyphs.corners[5]} ", "")]
         used = 3
-        for key, does in _KEYS:
+        keys = (*_KEYS[:2], ("L", "outer block"), *_KEYS[2:]) if self._can_widen else _KEYS
+        for key, does in keys:
             if used + len(key) + len(does) + 3 > width - 1:
                 break
             parts += [(key, "lines--strong"), (f" {does}  ", "lines--muted")]

@@ -13,30 +13,27 @@ from textual.binding import Binding, BindingType
 from s2p_tui.core.errors import S2PError
 from s2p_tui.core.names import default_mapping
 from s2p_tui.tui import choosing, moves, words
-from s2p_tui.tui.claude import proposal_of_claude
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.journalling import Journalled
 from s2p_tui.tui.keys import GROUPS
 from s2p_tui.tui.moves import ImpossibleError, Move, Step
 from s2p_tui.tui.running import app_of
-from s2p_tui.tui.screens.browser import Browser
+from s2p_tui.tui.screens.asking import Asking
 from s2p_tui.tui.screens.convert import ConvertForm, Order
 from s2p_tui.tui.screens.progress import Progress
 from s2p_tui.tui.screens.result import Result
-from s2p_tui.tui.screens.review import Review
 from s2p_tui.tui.screens.transform import ChooseTransform
 from s2p_tui.tui.text import inert
 from s2p_tui.tui.widgets.lines import Part
 
 if TYPE_CHECKING:
     from s2p_tui.core.alignment import Alignment
-    from s2p_tui.core.proposal import Proposal
     from s2p_tui.saving import Converted
     from s2p_tui.session import Session
     from s2p_tui.tui.choosing import Option
 
 
-class Workspace(Browser):
+class Workspace(Asking):
     """Where the alignment is made.
 
     Attributes:
@@ -82,20 +79,27 @@ class Workspace(Browser):
         return "; ".join(said), "lines--bad" if self._journalled.bad else style
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a conversion is asked for or runs, so that nothing may be changed."""
+        return self._converting or self.is_asking
+
+    @property
     def has_unsaved_edits(self) -> bool:
         """Whether the alignment differs from what was last saved, converted or opened."""
         return self.session.alignment != self._saved
 
     def action_enter(self) -> None:
-        """Put down what was picked up, or go to the typed row."""
+        """Put down what was picked up, go to the typed row, or choose what belongs here."""
         if self.cursor.picked is not None:
-            self._make(lambda: moves.place(self.session, self.cursor, swap=False))
+            self.make(lambda: moves.place(self.session, self.cursor, swap=False))
         elif self.cursor.typed:
             self.jump()
+        else:
+            self.choose_source()
 
     def action_swap(self) -> None:
         """Swap what was picked up with what is here."""
-        self._make(lambda: moves.place(self.session, self.cursor, swap=True))
+        self.make(lambda: moves.place(self.session, self.cursor, swap=True))
 
     def action_pick(self) -> None:
         """Pick up the entry here, or put it back."""
@@ -118,11 +122,11 @@ class Workspace(Browser):
 
     def action_shift(self, step: Step) -> None:
         """Move the entry or block by one row."""
-        self._make(lambda: moves.shift(self.session, self.cursor, step))
+        self.make(lambda: moves.shift(self.session, self.cursor, step))
 
     def action_gap(self) -> None:
         """Gaps on or off."""
-        self._make(lambda: moves.toggle_gap(self.session, self.cursor))
+        self.make(lambda: moves.toggle_gap(self.session, self.cursor))
 
     def action_bench(self) -> None:
         """Send to the bench; while a number is being typed, take back its last digit."""
@@ -130,66 +134,15 @@ class Workspace(Browser):
             self.cursor.typed = self.cursor.typed[:-1]
             self.say()
         else:
-            self._make(lambda: moves.to_bench(self.session, self.cursor))
+            self.make(lambda: moves.to_bench(self.session, self.cursor))
 
     def action_trust(self) -> None:
         """Trust on or off."""
-        self._make(lambda: moves.toggle_trust(self.session, self.cursor))
-
-    def action_match(self) -> None:
-        """Review what the offline matcher would change."""
-        if not self._converting:
-            self.review(
-                self.session.match_proposal(), "Everything is as the matcher would have it."
-            )
-
-    def action_claude(self) -> None:
-        """Ask Claude about the rows that are not settled, and review what it proposes."""
-        if not self._converting:
-            self._converting = True
-            self.say("Writing the question …", "lines--muted")
-            self._ask_claude()
-
-    @work(exclusive=True)
-    async def _ask_claude(self) -> None:
-        try:
-            proposal = await proposal_of_claude(self, self.session, self._glyphs)
-        except S2PError as error:
-            self.say(inert(str(error)), "lines--bad")
-            return
-        finally:
-            self._converting = False
-        if proposal is None:
-            self.say("Nothing was sent to Claude.")
-        else:
-            self.review(proposal, "Claude proposes no change.")
-
-    def review(self, proposal: Proposal, none: str) -> None:
-        """Have a proposal reviewed, and make what is accepted of it one edit.
-
-        Args:
-            proposal: Made for the alignment as it is.
-            none: What to say if it changes nothing.
-        """
-        if not proposal.hunks:
-            self.say(inert(" ".join((none, *proposal.notes))), "lines--good")
-            return
-
-        def decided(places: frozenset[int] | None) -> None:
-            if places is None:
-                self.say("Rejected: nothing was changed.")
-                return
-            self._travel(
-                lambda: self.session.edit(proposal.accepted(places)),
-                f"{words.many(len(places), 'row')} changed; u takes it back.",
-                none,
-            )
-
-        app_of(self).push_screen(Review(self.session, proposal, self._glyphs), decided)
+        self.make(lambda: moves.toggle_trust(self.session, self.cursor))
 
     def action_transform(self) -> None:
         """Choose what is done to entries on their way into this leaf."""
-        if self._converting:
+        if self.is_busy:
             return
         try:
             offered = choosing.offer(self.session, self.cursor)
@@ -204,17 +157,17 @@ class Workspace(Browser):
             elif option.is_current:
                 self.say("It is so already.")
             else:
-                self._make(lambda: choosing.take(self.session, offered, option))
+                self.make(lambda: choosing.take(self.session, offered, option))
 
         app_of(self).push_screen(ChooseTransform(self.session, offered, self._glyphs), chosen)
 
     def action_undo(self) -> None:
         """Take the last edit back."""
-        self._travel(self.session.undo, "Undone.", "There is nothing to undo.")
+        self.travel(self.session.undo, "Undone.", "There is nothing to undo.")
 
     def action_redo(self) -> None:
         """Make the last undone edit again."""
-        self._travel(self.session.redo, "Done again.", "There is nothing to redo.")
+        self.travel(self.session.redo, "Done again.", "There is nothing to redo.")
 
     def action_save(self) -> None:
         """Save the mapping."""
@@ -234,7 +187,7 @@ class Workspace(Browser):
             if first is not None:
                 self.go_to(first)
                 self.say(words.blocked(self.session, first), "lines--bad")
-        elif not self._converting:
+        elif not self.is_busy:
             self._converting = True
             self._convert()
 
@@ -273,8 +226,9 @@ class Workspace(Browser):
     def _mapping_path(self, output: Path) -> Path:
         return self._mapping or default_mapping(output)
 
-    def _make(self, decide: Callable[[], Move]) -> None:
-        if self._converting:
+    def make(self, decide: Callable[[], Move]) -> None:
+        """Make the edit that is decided on, or say why it is impossible."""
+        if self.is_busy:
             # Keys typed on before the form is there must not change what it converts.
             return
         try:
@@ -289,8 +243,9 @@ class Workspace(Browser):
         self._after_edit(move.position, move.marks)
         self._tell(words.after_edit(before, self.session.alignment, changed, move.said))
 
-    def _travel(self, change: Callable[[], range], done: str, none: str) -> None:
-        if self._converting:
+    def travel(self, change: Callable[[], range], done: str, none: str) -> None:
+        """Change many rows; say `none` if nothing changed."""
+        if self.is_busy:
             return
         before = self.session.alignment
         changed = change()
