@@ -77,11 +77,14 @@ class Pool:
                 names that are similar to the whole of it.
             first: Places that are suggested, best first.
         """
-        found = self._found(query)
+        asked = " ".join(spoken(query).split())
+        found = self._having(asked) if asked else None
+        wanted = spoken(name)
+        if found is not None and not found:
+            found, wanted = self._similar(asked), asked
         suggested = [place for place in first if found is None or place in found]
         listed = [Candidate(place, Tier.SUGGESTED) for place in suggested]
         seen = set(suggested)
-        wanted = spoken(query) if query.strip() and not found else spoken(name)
         for tier, places in self._tiers(shape):
             if len(listed) >= MOST:
                 break
@@ -108,16 +111,13 @@ class Pool:
         part, whole = (size, other) if self._whole else (other, size)
         return bool(part) and whole % part == 0 and 1 < whole // part <= _MOST_PARTS
 
-    def _found(self, query: str) -> set[int] | None:
-        """Places of the names a query is for; None if it is empty."""
-        words = spoken(query).split()
-        if not words:
-            return None
+    def _having(self, query: str) -> set[int]:
+        """Places of the names that have all words of a query."""
         names = self._names
         places: Iterable[int] = range(len(names))
-        for word in words:
+        for word in query.split():
             places = [place for place in places if word in names[place]]
-        return set(places) or self._similar(" ".join(words))
+        return set(places)
 
     def _similar(self, query: str) -> set[int]:
         from rapidfuzz import fuzz, process

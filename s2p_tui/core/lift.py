@@ -17,7 +17,7 @@ from typing import NamedTuple
 from s2p_tui.core.alignment import Alignment, Row
 from s2p_tui.core.evidence import Evidence, weigh
 from s2p_tui.core.fit import Fit, judge
-from s2p_tui.core.proposal import Confidence, Proposal, proposed, same_source
+from s2p_tui.core.proposal import Change, Confidence, Proposal, proposed, same_source
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Take, rename, show
@@ -67,8 +67,11 @@ class Slot(NamedTuple):
         return ""
 
     def named(self, steps: int) -> str:
-        """What the key so many numbers on would be called."""
-        return f"{self.before}{int(self.digits) + steps}{self.after}"
+        """What the key so many numbers on would be called, or why there cannot be one."""
+        number = int(self.digits) + steps
+        if number < 0:
+            return f"number before {self.before}0{self.after}"
+        return f"{self.before}{number}{self.after}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +240,7 @@ def _applied(
     """A sibling's rows, or why it is left as it is."""
     rows: dict[int, Row] = {}
     steps = sibling.number - block.number
+    why = f"as in {block.prefix}"
     whose: dict[str, str] = {}
     for pattern in patterns:
         path = sibling.prefix + pattern.rest
@@ -254,11 +258,9 @@ def _applied(
                 return {}, f"{name} would be taken twice"
             names[key] = name
         source = pattern.row.source and rename(pattern.row.source, names)
-        row = replace(
-            pattern.row, source=source, by="user", why=f"as in {block.prefix}", trusted=False
-        )
-        if why := _misfit(state_dict, skeleton, pattern, place, row, names):
-            return {}, why
+        row = Row(source, pattern.row.gap, by="user", why=why)
+        if misfit := _misfit(state_dict, skeleton, pattern, place, row, names):
+            return {}, misfit
         rows[place] = row
     return rows, ""
 
@@ -305,16 +307,14 @@ def _doubt(
 
 
 def _with_doubts(proposal: Proposal, doubts: dict[int, str]) -> Proposal:
-    hunks = tuple(
-        replace(
-            hunk,
-            changes=tuple(
-                replace(change, objection=doubts.get(change.place, "")) for change in hunk.changes
-            ),
-        )
-        for hunk in proposal.hunks
-    )
-    return replace(proposal, hunks=hunks)
+    def doubted(change: Change) -> Change:
+        why = doubts.get(change.place)
+        return replace(change, objection=why) if why else change
+
+    if not doubts:
+        return proposal
+    hunks = (replace(hunk, changes=tuple(map(doubted, hunk.changes))) for hunk in proposal.hunks)
+    return replace(proposal, hunks=tuple(hunks))
 
 
 def _summary(block: Block, count: int, differing: list[str]) -> list[str]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from string import ascii_letters, digits
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Input, Label
+from textual.widgets import Label
 
 from s2p_tui.core.transform import describe, keys_of, show
 from s2p_tui.tui.glyphs import Glyphs
@@ -18,11 +19,21 @@ from s2p_tui.tui.text import fit, inert
 from s2p_tui.tui.together import together
 from s2p_tui.tui.widgets.box import Box
 from s2p_tui.tui.widgets.line_list import LineList
-from s2p_tui.tui.widgets.lines import Part
+from s2p_tui.tui.widgets.lines import Lines, Part
 
 if TYPE_CHECKING:
     from s2p_tui.session import Session
 
+_CHARACTERS = {character: character for character in f"{ascii_letters}{digits}"} | {
+    "full_stop": ".",
+    "underscore": "_",
+    "minus": "-",
+    "slash": "/",
+    "colon": ":",
+    "left_square_bracket": "[",
+    "right_square_bracket": "]",
+    "space": " ",
+}
 _SHAPE = 16
 _DTYPE = 11
 _NAME_FROM = 16
@@ -51,15 +62,23 @@ class ChooseSource(ModalScreen[Chosen | None]):
         glyphs: The signs to draw with.
     """
 
-    AUTO_FOCUS = "Input"
+    AUTO_FOCUS = ""
     VERTICAL_BREAKPOINTS = [(0, "-short"), (16, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,ctrl+c", "dismiss(None)", show=False, priority=True),
-        Binding("ctrl+x", "take(True)", show=False, priority=True),
-        Binding("down,ctrl+n", "go(1)", show=False, priority=True),
-        Binding("up,ctrl+p", "go(-1)", show=False, priority=True),
-        Binding("pagedown,ctrl+f", "page(2)", show=False, priority=True),
-        Binding("pageup,ctrl+b", "page(-2)", show=False, priority=True),
+        Binding("escape,ctrl+c", "dismiss(None)", show=False),
+        Binding("enter", "take(False)", show=False),
+        Binding("ctrl+x", "take(True)", show=False),
+        Binding("down,ctrl+n", "go(1)", show=False),
+        Binding("up,ctrl+p", "go(-1)", show=False),
+        Binding("pagedown,ctrl+f", "page(2)", show=False),
+        Binding("pageup,ctrl+b", "page(-2)", show=False),
+        Binding("backspace,ctrl+h", "take_back", show=False),
+        Binding("ctrl+u,ctrl+w", "clear", show=False),
+        # Bound one by one, as what is typed before the list is drawn reaches its bindings alone.
+        *(
+            Binding(key, f"filter({character!r})", show=False)
+            for key, character in _CHARACTERS.items()
+        ),
     ]
 
     def __init__(self, offered: Offer, glyphs: Glyphs) -> None:
@@ -67,6 +86,7 @@ class ChooseSource(ModalScreen[Chosen | None]):
         self._offer = offered
         self._glyphs = glyphs
         self._at = 0
+        self._query = ""
 
     def compose(self) -> ComposeResult:
         """What is to be filled, the filter, the list, and all about the line under the cursor."""
@@ -74,30 +94,35 @@ class ChooseSource(ModalScreen[Chosen | None]):
         keys = "Enter takes  ctrl+x swaps  type to filter  Esc leaves"
         with Box(self._glyphs, title, keys):
             yield Label(Content(self._glyphs.plain(self._heading())), id="what")
-            yield Input(placeholder="part of a name", id="filter", compact=True)
+            yield Lines(id="filter")
             yield LineList(self._draw, self._glyphs, id="candidates")
             yield Label("", id="why")
 
     def on_mount(self) -> None:
         """Show all."""
-        self.query_one(Input).cursor_blink = False
         self._show()
 
     def on_resize(self) -> None:
         """Say it in the new width."""
         self.call_after_refresh(self._explain)
 
-    @on(Input.Changed)
-    def filter(self, event: Input.Changed) -> None:
-        """List what is typed, best first."""
-        self._offer.search(event.value)
-        self._at = 0
-        self._show()
+    def on_key(self, event: events.Key) -> None:
+        """Filter by characters that have no binding."""
+        if event.is_printable and event.character not in (None, *_CHARACTERS.values()):
+            event.stop()
+            self.action_filter(event.character or "")
 
-    @on(Input.Submitted)
-    def submitted(self) -> None:
-        """Take the line under the cursor."""
-        self.action_take(False)
+    def action_filter(self, character: str) -> None:
+        """Filter by one more character."""
+        self._search(self._query + character)
+
+    def action_take_back(self) -> None:
+        """Take back the last character of the filter."""
+        self._search(self._query[:-1])
+
+    def action_clear(self) -> None:
+        """Show all again."""
+        self._search("")
 
     @on(LineList.Pressed)
     def pressed(self, event: LineList.Pressed) -> None:
@@ -140,7 +165,19 @@ class ChooseSource(ModalScreen[Chosen | None]):
         self._list.go(self._at)
         self._explain()
 
+    def _search(self, query: str) -> None:
+        """List what is typed, best first."""
+        self._query = query
+        self._offer.search(query)
+        self._at = 0
+        if self.is_mounted:
+            self._show()
+
     def _show(self) -> None:
+        shown = self._glyphs.plain(inert(self._query))
+        hint = ("part of a name", "lines--muted")
+        prompt = self.query_one("#filter", Lines)
+        prompt.set_line(0, ("/ ", "lines--muted"), (shown, "lines--strong") if shown else hint)
         self._list.show(len(self._offer.listed), self._at)
         self._explain()
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from s2p_tui.core.garbage import no_garbage_collection
 from s2p_tui.core.lift import Block, blocks_at, lift
 from s2p_tui.tui import sources, words
 from s2p_tui.tui.glyphs import Glyphs
@@ -58,6 +59,7 @@ class Proposing(Browser):
             self.say(inert(" ".join((none, *proposal.notes))), "lines--good")
             return
         screen = Review(self.session, proposal, self._glyphs, can_widen=wider is not None)
+        here = self.cursor.position
 
         def decided(places: frozenset[int] | None) -> None:
             if screen.widened and wider is not None:
@@ -70,6 +72,9 @@ class Proposing(Browser):
                     f"{words.many(len(places), 'row')} changed; u takes it back.",
                     none,
                 )
+                if proposal.by == "user":
+                    self.view.go(here)
+                    self._show()
 
         app_of(self).push_screen(screen, decided)
 
@@ -101,13 +106,14 @@ class Proposing(Browser):
         session = self.session
         said: list[str] = []
         for number, block in enumerate(blocks):
-            proposal = lift(
-                session.checkpoint.state_dict,
-                session.target.skeleton,
-                session.alignment,
-                block,
-                session.evidence,
-            )
+            with no_garbage_collection():
+                proposal = lift(
+                    session.checkpoint.state_dict,
+                    session.target.skeleton,
+                    session.alignment,
+                    block,
+                    session.evidence,
+                )
             if proposal.hunks:
                 outer = blocks[number + 1 :]
                 self.review(proposal, "", wider=partial(self._lift, outer) if outer else None)

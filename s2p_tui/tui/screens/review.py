@@ -29,11 +29,11 @@ else:
 _KEYS = (
     ("Enter", "take"),
     ("Esc", "reject"),
-    ("space", "row or hunk on, off"),
+    ("space", "toggle"),
     ("h", "hunk"),
     ("a", "all"),
     ("r", "none"),
-    ("f", "by confidence"),
+    ("f", "filter"),
     ("n/N", "next hunk"),
 )
 _DETAILS = 5
