@@ -200,6 +200,8 @@ class AskClaude(ConsentScreen):
             self._position = len(self._wrapped(self.question.preamble, room)) + lines.half_page
         self._position = max(0, min(self._position, len(self._text) - 1))
         lines.show(len(self._text), self._position)
+        # A list that was shorter than its window cannot scroll before it is laid out again.
+        self.call_after_refresh(lines.go, self._position)
         self._show()
 
     def _wrapped(self, text: Iterable[str], room: int) -> list[str]:
