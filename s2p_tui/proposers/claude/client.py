@@ -15,6 +15,7 @@ from s2p_tui.proposers.claude import failures
 from s2p_tui.proposers.claude.budget import Budget, estimate
 from s2p_tui.proposers.claude.failures import Failure
 from s2p_tui.proposers.claude.job import Asking
+from s2p_tui.proposers.claude.received import Received, text_of
 from s2p_tui.proposers.claude.schema import INSTRUCTIONS, SCHEMA
 from s2p_tui.proposers.claude.secrets import Secret
 
@@ -178,7 +179,7 @@ class Client:
             )
             self._job.check()
             if not isinstance(outcome, Failure):
-                return _text(outcome)
+                return text_of(outcome)
             wait = outcome.after or _FIRST_WAIT * 2 ** (attempt - 1)
             too_long = wait > min(self._budget.longest_wait, deadline - time.monotonic())
             if not outcome.again or attempt == self._budget.attempts or too_long:
@@ -220,12 +221,12 @@ class Client:
             self._job.check()
         return Failure(told if isinstance(told, ProposerError) else failures.broken_off())
 
-    def _stream(self, client: Anthropic, prompt: Prompt, model: str, deadline: float) -> _Received:
+    def _stream(self, client: Anthropic, prompt: Prompt, model: str, deadline: float) -> Received:
         self._job.phase = "waiting for the answer to begin"
         stream = client.messages.create(
             **prompt.request(model), max_tokens=self._budget.output_tokens, stream=True
         )
-        received = _Received(self._budget.output_tokens)
+        received = Received(self._budget.output_tokens)
         with stream:
             if "text/event-stream" not in stream.response.headers.get("content-type", ""):
                 raise failures.not_the_api(str(client.base_url))
@@ -246,63 +247,6 @@ class Client:
         if not received.ended:
             raise failures.broken_off()
         return received
-
-
-class _Received:
-    """An answer while it comes in."""
-
-    def __init__(self, output_tokens: int) -> None:
-        self.output_tokens = output_tokens
-        self.parts: list[str] = []
-        self.size = 0
-        self.ended = False
-        self.stop_reason: str | None = None
-        self.refusal = ""
-
-    def take(self, event: Any) -> None:
-        """Add what an event brings."""
-        match event.type:
-            case "content_block_delta" if event.delta.type == "text_delta":
-                self.parts.append(event.delta.text)
-                self.size += len(event.delta.text)
-            case "message_delta":
-                self.stop_reason = event.delta.stop_reason or self.stop_reason
-                details = getattr(event.delta, "stop_details", None)
-                self.refusal = getattr(details, "explanation", None) or self.refusal
-            case "message_stop":
-                self.ended = True
-            case _:
-                pass
-
-
-def _text(received: _Received) -> str:
-    """The answer's text if it ended of its own accord.
-
-    Raises:
-        ProposerError: It did not.
-    """
-    match received.stop_reason:
-        case "refusal":
-            why = printable(" ".join(received.refusal.split()))[:200]
-            raise ProposerError(
-                f"Claude refuses to answer{f': {why}' if why else ''}.".replace("..", "."),
-                "Line the rows up by hand, or try another model.",
-            )
-        case "max_tokens":
-            raise ProposerError(
-                f"Claude's answer was cut off after {received.output_tokens:,} tokens.",
-                "Line up some rows by hand first, so that fewer have to be asked.",
-            )
-        case "model_context_window_exceeded":
-            raise ProposerError(
-                "The request is too large for this model.", "Choose a model with a longer context."
-            )
-        case _:
-            pass
-    text = "".join(received.parts)
-    if not text.strip():
-        raise ProposerError("Claude's answer is empty.", "Ask again.")
-    return text
 
 
 def _last(failure: Failure, attempts: int) -> ProposerError:
