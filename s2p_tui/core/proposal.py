@@ -85,9 +85,9 @@ class Proposal:
         by: The proposer.
         hunks: In the order they are shown.
         notes: What the user should know beside them: what was left out of an answer and why.
-        agreed: Rows the proposer would have as they are, of those that take entries which changes
-            take too: both halves of a tied weight.
-        beside: Rows it has no opinion on, of those that take entries which changes take too.
+        agreed: Rows the proposer would have as they are, of those that share entries with changes,
+            be it by way of other rows: both halves of a tied weight.
+        beside: Rows it has no opinion on, of those.
     """
 
     by: Author
@@ -113,12 +113,16 @@ class Proposal:
         )
         taken = {key for _, row in new for key in row.keys}
         whole = {key for _, row in new for key in row.keys if not takes_part_of(row, key)}
-        kept = [placed for placed in self.agreed if taken.intersection(placed[1].keys)]
-        for place, row in (*rejected, *self.beside):
-            shared = taken.intersection(row.keys)
-            only_parts = whole.isdisjoint(shared) and all(takes_part_of(row, key) for key in shared)
-            if shared and only_parts:
-                kept.append((place, row))
+        staying = [
+            *self.agreed,
+            *(
+                (place, row)
+                for place, row in (*rejected, *self.beside)
+                if whole.isdisjoint(row.keys)
+                and all(takes_part_of(row, key) for key in taken.intersection(row.keys))
+            ),
+        ]
+        kept = _sharing(staying, taken)
         return SetRows(tuple(sorted((*new, *kept), key=lambda placed: placed[0])))
 
 
@@ -163,18 +167,33 @@ def proposed(
 
 
 def rows_sharing(
-    alignment: Alignment, changes: Iterable[Change], wanted: Collection[int]
+    alignment: Alignment, changes: Iterable[Change], known: Collection[int]
 ) -> tuple[tuple[Placed, ...], tuple[Placed, ...]]:
-    """The rows that do not change but take entries the changes take, agreed ones first."""
+    """A proposal's `agreed` and `beside`.
+
+    Args:
+        alignment: The rows as they are.
+        changes: The proposal's.
+        known: Places of the rows the proposer has an opinion on.
+    """
+    changes = list(changes)
     changed = {change.place for change in changes}
-    taken = {key for change in changes for key in change.new.keys}
-    shared = [
-        (place, row)
-        for place, row in enumerate(alignment.rows)
-        if place not in changed and row.source is not None and not taken.isdisjoint(row.keys)
-    ]
-    agreed = tuple(placed for placed in shared if placed[0] in wanted)
-    return agreed, tuple(placed for placed in shared if placed[0] not in wanted)
+    shared = _sharing(
+        (placed for placed in enumerate(alignment.rows) if placed[0] not in changed),
+        {key for change in changes for row in (change.old, change.new) for key in row.keys},
+    )
+    agreed = tuple(placed for placed in shared if placed[0] in known)
+    return agreed, tuple(placed for placed in shared if placed[0] not in known)
+
+
+def _sharing(rows: Iterable[Placed], taken: Collection[str]) -> list[Placed]:
+    """The rows that take some of these entries, or entries that such rows take, and so on."""
+    reached, found, left = set(taken), list[Placed](), list(rows)
+    while more := [placed for placed in left if not reached.isdisjoint(placed[1].keys)]:
+        found += more
+        left = [placed for placed in left if reached.isdisjoint(placed[1].keys)]
+        reached.update(key for _, row in more for key in row.keys)
+    return found
 
 
 def _hunk(block: str, changes: tuple[Change, ...]) -> Hunk:

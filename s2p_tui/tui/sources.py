@@ -159,11 +159,10 @@ def offer(session: Session, position: int, sources: Sources) -> Offer:
     Raises:
         ImpossibleError: The leaf takes no entry.
     """
-    row = session.row(position)
-    if row is None:
-        key = session.benched(position)
-        if key is None:
-            raise ImpossibleError("There is nothing here.")
+    if position >= len(session):
+        raise ImpossibleError("There is nothing here.")
+    row, key = session.row(position), session.benched(position)
+    if row is None or key is not None:
         return Offer(session, sources.leaves, position, key)
     if row.fixed:
         way_out = " If it should, press s on it." if row.gap else ""

@@ -90,6 +90,17 @@ def test_tied_weights_stay_where_the_proposer_has_them_twice() -> None:
     before = with_bench((tied, Row(Take("b")), EMPTY, EMPTY, EMPTY))
     proposal = proposed("matcher", before, [(0, tied), (1, tied)], SKELETON, {})
     assert [change.place for change in proposal.changes] == [1]
+    assert Outcome(before, proposal).emptied == set()
     after = apply(before, proposal.accepted({1}))
     assert [row.source for row in after.rows[:2]] == [Take("a"), Take("a")]
     assert after.bench == ("c", "d", "e", "b")
+
+
+def test_rows_that_share_with_rows_that_stay_stay_too() -> None:
+    joined = Row(Concat((Take("d"), Take("a")), 0), by="matcher")
+    tied = Row(Take("a"), by="matcher")
+    before = with_bench((EMPTY, joined, tied, EMPTY, EMPTY))
+    wanted = (Row(Take("d"), by="matcher"), *before.rows[1:])
+    proposal = proposed("matcher", before, enumerate(wanted), SKELETON, {})
+    after = apply(before, proposal.accepted({0}))
+    assert all(same_source(*pair) for pair in zip(after.rows, wanted, strict=True))

@@ -41,7 +41,7 @@ class Look(ModalScreen[None]):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,i,enter,ctrl+c", "leave", show=False),
+        Binding("escape,q,i,enter,ctrl+c", "dismiss(None)", show=False),
         Binding("down,j", "scroll(1)", show=False),
         Binding("up,k", "scroll(-1)", show=False),
         Binding("pagedown,space,ctrl+f", "scroll(10)", show=False),
@@ -78,12 +78,8 @@ class Look(ModalScreen[None]):
 
     def on_unmount(self) -> None:
         """Read no more."""
-        self._stop()
-
-    def action_leave(self) -> None:
-        """Stop reading and close."""
-        self._stop()
-        self.dismiss(None)
+        if self.progress is not None:
+            self.progress.cancel()
 
     def action_scroll(self, lines: int) -> None:
         """Scroll the text."""
@@ -121,10 +117,6 @@ class Look(ModalScreen[None]):
     def _show(self) -> None:
         if self.is_mounted:
             self.query_one("#look", Static).update(Content(self.text))
-
-    def _stop(self) -> None:
-        if self.progress is not None:
-            self.progress.cancel()
 
     @work
     async def _read(self) -> None:
