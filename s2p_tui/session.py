@@ -30,6 +30,7 @@ from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.target import Target
 from s2p_tui.opening import load_mapping, open_any_target, require_kinship
 from s2p_tui.proposers import offline
+from s2p_tui.proposers.base import Situation
 from s2p_tui.saving import Converted, mapping_of, require_place, write_mapping
 from s2p_tui.streaming.convert import (
     DEFAULT_CHUNK,
@@ -191,6 +192,13 @@ class Session:
         if self.evidence is None:
             self.evidence = _match(state_dict, skeleton)
         return offline.propose(self.evidence, state_dict, skeleton, self.alignment)
+
+    @property
+    def situation(self) -> Situation:
+        """What a proposer is given."""
+        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
+        evidence = self.evidence or _match(state_dict, skeleton)
+        return Situation(state_dict, skeleton, self.alignment, evidence)
 
     def require_kinship(self) -> None:
         """Make sure the two sides can be of one model at all, by sizes alone.

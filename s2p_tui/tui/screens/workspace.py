@@ -19,9 +19,9 @@ from s2p_tui.tui.keys import GROUPS
 from s2p_tui.tui.matching import match_meanwhile
 from s2p_tui.tui.moves import ImpossibleError, Move, Step
 from s2p_tui.tui.running import app_of
+from s2p_tui.tui.screens.asking import Asking
 from s2p_tui.tui.screens.convert import ConvertForm, Order
 from s2p_tui.tui.screens.progress import Progress
-from s2p_tui.tui.screens.proposing import Proposing
 from s2p_tui.tui.screens.result import Result
 from s2p_tui.tui.screens.transform import ChooseTransform
 from s2p_tui.tui.text import inert
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from s2p_tui.tui.choosing import Option
 
 
-class Workspace(Proposing):
+class Workspace(Asking):
     """Where the alignment is made.
 
     Attributes:
@@ -100,7 +100,7 @@ class Workspace(Proposing):
     @property
     def is_busy(self) -> bool:
         """Whether a conversion is asked for or runs, so that nothing may be changed."""
-        return self._converting
+        return self._converting or self.is_asking
 
     @property
     def has_unsaved_edits(self) -> bool:
@@ -161,7 +161,7 @@ class Workspace(Proposing):
 
     def action_transform(self) -> None:
         """Choose what is done to entries on their way into this leaf."""
-        if self._converting:
+        if self.is_busy:
             return
         try:
             offered = choosing.offer(self.session, self.cursor)
@@ -208,7 +208,7 @@ class Workspace(Proposing):
             if first is not None:
                 self.go_to(first)
                 self.say(words.blocked(self.session, first), "lines--bad")
-        elif not self._converting:
+        elif not self.is_busy:
             self._converting = True
             self._convert()
 
@@ -255,7 +255,7 @@ class Workspace(Proposing):
 
     def make(self, decide: Callable[[], Move]) -> None:
         """Make the edit that is decided on, or say why it is impossible."""
-        if self._converting:
+        if self.is_busy:
             # Keys typed on before the form is there must not change what it converts.
             return
         try:
@@ -276,7 +276,7 @@ class Workspace(Proposing):
 
     def travel(self, change: Callable[[], range], done: str, none: str) -> None:
         """Change many rows; say `none` if nothing changed."""
-        if self._converting:
+        if self.is_busy:
             return
         before = self.session.alignment
         changed = change()
