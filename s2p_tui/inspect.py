@@ -12,9 +12,7 @@ from s2p_tui.core.alignment import Row
 from s2p_tui.core.printable import printable
 from s2p_tui.core.transform import describe as in_words
 from s2p_tui.core.transform import show
-from s2p_tui.formats.registry import READERS, open_checkpoint
-from s2p_tui.formats.sniff import sniff
-from s2p_tui.formats.target import open_target
+from s2p_tui.formats.registry import READERS, kind_of, open_checkpoint, open_target
 from s2p_tui.opening import load_mapping
 
 
@@ -52,16 +50,16 @@ class Listing:
 
 
 def describe(path: Path, key: str | None = None) -> Listing:
-    """List a checkpoint, skeleton, `.eqx` or mapping file.
+    """List a checkpoint, skeleton, `.eqx`, mapping file or chunk folder.
 
     Args:
-        path: The file, or the folder of a sharded checkpoint.
+        path: The file, or the folder of a sharded checkpoint or of chunks.
         key: Dotted place of the state dict in a nested checkpoint.
 
     Raises:
         S2PError: It cannot be read, or is none of these.
     """
-    kind = "sharded" if path.is_dir() else sniff(path)
+    kind = kind_of(path)
     if kind in READERS:
         return _checkpoint(path, kind, key)
     if kind == "mapping":
