@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Hashable, Mapping
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class MemoryTensors(Tensors):
         """The elements of a region, in their own dtype."""
         box = tuple(slice(start, stop) for start, stop in region)
         if name in self._arrays:
-            return self._arrays[name][box]
+            return self._arrays[name][(..., *box)]
         dtype = numpy_dtype(_torch_dtype(self._others[name]))
         part = self._others[name][box].resolve_conj().resolve_neg().cpu()
         return _viewed(part, str(dtype))
@@ -80,8 +80,7 @@ class MemoryTensors(Tensors):
             )
 
     def close(self) -> None:
-        """Let go of the tensors."""
-        self._arrays, self._others, self._versions = {}, {}, {}
+        """Nothing is open."""
 
 
 def checkpoint_in_memory(
@@ -180,7 +179,8 @@ def _problem_of(tensor: Any) -> str:
     torch: Any = sys.modules["torch"]
     if torch.nn.parameter.is_lazy(tensor):
         return "is not initialised yet; run the model once"
-    if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+    plain: Any = torch.Tensor.__torch_dispatch__
+    if getattr(cast("object", type(tensor)), "__torch_dispatch__", None) is not plain:
         return "is a tensor subclass that wraps others; convert it to a plain tensor"
     if tensor.is_meta:
         return "is on the meta device and holds no numbers"

@@ -99,11 +99,11 @@ def with_values(pytree: Any, values: Iterable[NDArray[Any] | None]) -> Any:
 
 
 def _filled(leaf: Any, value: NDArray[Any] | None) -> Any:
-    if value is None or isinstance(leaf, np.ndarray):
-        return leaf if value is None else value
-    if jax.dtypes.canonicalize_dtype(value.dtype) != value.dtype:
+    if value is None:
+        return leaf
+    if isinstance(leaf, np.ndarray) or jax.dtypes.canonicalize_dtype(value.dtype) != value.dtype:
         return value
-    return jax.numpy.asarray(value)
+    return cast("Any", jax.numpy).asarray(value)
 
 
 def rename_leaves(target: Target, like: Any, label: str) -> Target:
