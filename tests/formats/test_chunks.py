@@ -67,7 +67,7 @@ def test_any_state_dict_comes_back_bit_by_bit(
         for n, (key, (dtype, shape)) in enumerate(described.items())
     }
     if turned:
-        state = {key: tensor.permute(*reversed(range(tensor.ndim)))
+        state = {key: tensor.permute(tuple(reversed(range(tensor.ndim))))
                  for key, tensor in state.items()}  # fmt: skip
     with folder() as place:
         chunkify_state_dict(state, place, chunk_size=1)
@@ -178,7 +178,7 @@ def test_what_is_there_is_replaced_only_when_asked(tmp_path: Path) -> None:
     chunkify_state_dict({"w": torch.ones(1)}, tmp_path, overwrite=True)
     assert_holds(open_checkpoint(tmp_path), {"w": torch.ones(1)})
     (tmp_path / "state_dict/notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="not only chunks, and is left alone: notes.txt"):
+    with pytest.raises(OutputError, match=r"not only chunks, and is left alone: notes\.txt"):
         chunkify_state_dict(STATE, tmp_path, overwrite=True)
     assert (tmp_path / "state_dict/notes.txt").read_text() == "mine"
 
@@ -288,7 +288,7 @@ HARM: dict[str, tuple[Harm, str]] = {
     "cut short": (_cut, "claims 24 bytes of data, 23 are left"),
     "twice": (_again, "plain is there twice"),
     "version": (lambda _place, head: head.update(version=2), "of version 2"),
-    "other side": (lambda _place, head: head.update(holds="pytree"), "describes a state_dict"),
+    "other side": (lambda _place, head: head.update(holds="pytree"), "is the manifest of a pytree"),
     "no fields": (lambda _place, head: head.pop("fields"), "'fields' is missing"),
     "fields": (lambda _place, head: head.update(fields={}), "expected a list, got dict"),
     "field": (lambda _place, head: head.update(fields=[3]), "expected an object, got int"),
@@ -383,7 +383,7 @@ def test_strangers_in_the_folder_are_told_of(tmp_path: Path) -> None:
 def test_a_pickled_list_of_chunks_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "state_dict").mkdir()
     (tmp_path / "torch_fields.pkl").write_bytes(b"")
-    with pytest.raises(InputError, match="list is a pickle, .* s2p-tui chunk"):
+    with pytest.raises(InputError, match=r"list is a pickle, .* s2p-tui chunk"):
         open_checkpoint(tmp_path)
 
 
