@@ -112,19 +112,23 @@ class Three(eqx.Module):
         self.lin1 = self.lin2 = self.lin3 = layer
 
 
-def test_equal_shapes_in_reverse_are_right_by_name_and_refused_by_order(inside: Path) -> None:
-    state = {f"lin{n}.weight": torch.full((10, 10), float(n)) for n in (3, 2, 1)}
-    convert(from_memory=True, state_dict=state, pytree=Three())
-    loaded = eqx.tree_deserialise_leaves("model.eqx", Three())
-    assert [float(layer.weight[0, 0]) for layer in (loaded.lin1, loaded.lin2, loaded.lin3)] == [
-        1,
-        2,
-        3,
-    ]
+def three_arrays() -> dict[str, jax.Array]:
+    return {f"lin{n}": jnp.zeros((10, 10)) for n in (1, 2, 3)}
+
+
+@pytest.mark.parametrize(("make", "end"), [(Three, ".weight"), (three_arrays, "")])
+def test_equal_shapes_in_reverse_are_right_by_name_and_refused_by_order(
+    inside: Path, make: Any, end: str
+) -> None:
+    state = {f"lin{n}{end}": torch.full((10, 10), float(n)) for n in (3, 2, 1)}
+    convert(from_memory=True, state_dict=state, pytree=make())
+    loaded = eqx.tree_deserialise_leaves("model.eqx", make())
+    assert [float(leaf[0, 0]) for leaf in jax.tree_util.tree_leaves(loaded)] == [1, 2, 3]
     with pytest.raises(AlignmentError, match="2 of 3 rows do not line up") as caught:
-        convert(from_memory=True, state_dict=state, pytree=Three(), arrange="order",
+        convert(from_memory=True, state_dict=state, pytree=make(), arrange="order",
                 target_name="other.eqx")  # fmt: skip
-    assert ".lin1.weight: lin3.weight: " in str(caught.value)
+    assert f": lin3{end}: " in str(caught.value)
+    assert f": lin2{end}: " not in str(caught.value)
     assert not (inside / "other.eqx").exists()
 
 
