@@ -1,78 +1,66 @@
-"""Every example of the README's section for those who come from statedict2pytree runs."""
+"""The README's walk, done as it says: every command and every snippet, in a terminal too."""
 
 from __future__ import annotations
 
 import re
-import shlex
+import subprocess
+import sys
 from pathlib import Path
 
+import equinox as eqx
 import jax
-import pytest
 
-from s2p_tui import app, converter
 from s2p_tui.cli import run
+from s2p_tui.factory import call_factory
+from tests.helpers.terminal import CLEAN, Terminal
 
-README = Path(__file__).parents[1] / "README.md"
-
-
-def section() -> str:
-    found = re.search(r"^## Coming from statedict2pytree$(.*?)^## ", README.read_text(),
-                      re.MULTILINE | re.DOTALL)  # fmt: skip
-    assert found is not None
-    return found[1]
+README = (Path(__file__).parent.parent / "README.md").read_text()
+_BLOCK = re.compile(r"(?:<!-- (?P<note>[^>]*) -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
 
 
-def blocks() -> list[tuple[str, str]]:
-    return re.findall(r"^```(\w+)\n(.*?)^```$", section(), re.MULTILINE | re.DOTALL)
+def section(title: str) -> str:
+    """The text under a heading."""
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
-def test_every_example_runs_in_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_walk_of_five_minutes(
+    tmp_path: Path, terminal: Terminal, environment: dict[str, str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert [language for language, _ in blocks()] == ["python"] * 3 + ["bash", "python"]
-    names: dict[str, object] = {}
-    for language, text in blocks():
-        if language == "python":
-            exec(text, names)  # The README's own text.
+    ran = 0
+    for block in _BLOCK.finditer(section("Five minutes")):
+        text, ran = block["text"], ran + 1
+        if block["note"] == "in a terminal":
+            terminal.start(f"{CLEAN} PATH={environment['PATH']} {text.strip()}; cat", tmp_path)
+            terminal.wait_for("Every row lines up")
+            terminal.keys("c")
+            terminal.wait_for("Convert")
+            terminal.keys("Enter")
+            terminal.wait_for("Read back and compared with its sources: equal.")
+            terminal.keys("q")
+            terminal.wait_for("model.eqx")
+        elif block["note"] is not None:
+            (tmp_path / block["note"]).write_text(text)
         else:
-            for line in text.splitlines():
-                program, *arguments = shlex.split(line)
-                assert program == "s2p-tui"
-                assert run(arguments) == 0
-    out = capsys.readouterr().out
-    assert "model.eqx: " in out
-    assert "chunks, 4 entries" in out
-    assert "2 of 2 rows do not line up.\n  ['a']: " in out
-    assert (tmp_path / "again.eqx").read_bytes() == (tmp_path / "from_chunks.eqx").read_bytes()
-    network, filled = names["network"], names["model"]
-    for name in ("lin1", "lin2"):
-        expected = network[name].weight.detach().numpy()  # pyright: ignore[reportIndexIssue]
-        assert (jax.numpy.asarray(expected) == getattr(filled, name).weight).all()
+            program = ["bash", "-euo", "pipefail"] if block["kind"] == "bash" else [sys.executable]
+            subprocess.run([*program, "-c", text], cwd=tmp_path, env=environment, check=True)
+    assert ran == 6
+    like = call_factory(f"{tmp_path / 'net.py'}:Net", abstract=True)
+    first, second = (
+        eqx.tree_deserialise_leaves(tmp_path / name, like) for name in ("model.eqx", "again.eqx")
+    )
+    assert eqx.tree_equal(first, second)
+    assert float(jax.numpy.abs(first.up.weight).max()) > 0
 
 
-def test_the_table_names_what_there_is() -> None:
-    rows = [line for line in section().splitlines() if line.startswith("| ")]
-    assert len(rows) > 8
-    text = "\n".join(rows)
-    parameters = converter.convert.__annotations__.keys()
-    for name in re.findall(r"(\w+)=", text):
-        assert name in parameters, name
-    for name in re.findall(r"start_conversion_\w+|chunkify_\w+", text):
-        assert hasattr(app, name) or hasattr(converter, name), name
+def test_every_command_has_a_line_in_the_readme() -> None:
+    from s2p_tui.cli.options import app
+
+    commands = [name for name in app if not name.startswith("-")]
+    assert "convert" in commands
+    assert [name for name in commands if f"s2p-tui {name}" not in README] == []
 
 
-def test_the_arguments_are_those_of_the_ancestor_in_its_order() -> None:
-    import inspect
-
-    parameters = inspect.signature(converter.convert).parameters.values()
-    positional = {p.name: p.default for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
-    assert list(positional.items()) == [
-        ("from_memory", False), ("from_path", False), ("state_dict", None), ("pytree", None),
-        ("path_to_state_dict_object", None), ("path_to_pytree_object", None), ("chunkify", False),
-        ("path_to_state_dict_chunks", None), ("path_to_pytree_chunks", None),
-        ("arrange_with_anthropic", False), ("anthropic_model", "sonnet3.5"),
-        ("target_name", "model.eqx"), ("target_dir", "."),
-    ]  # fmt: skip
-    others = [p for p in parameters if p.name not in positional]
-    assert all(p.kind is p.KEYWORD_ONLY for p in others)
+def test_set_up_has_two_commands() -> None:
+    commands = re.findall(r"^python3 -m pip install.*$", README, re.MULTILINE)
+    assert len(commands) == 2
+    assert run(["--version"]) == 0

@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [conversion|memory|app …]`: measure, print a table, maybe a JSON file."""
+"""`python -m tests.benchmarks [PART …]`: measure, print a table, maybe a JSON file."""
 
 from __future__ import annotations
 
