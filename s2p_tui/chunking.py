@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from s2p_tui.core.errors import UsageError
 from s2p_tui.formats.registry import READERS, kind_of
@@ -138,5 +138,5 @@ def _is_torch(value: Any) -> bool:
     if is_torch_module(value):
         return True
     if isinstance(value, Mapping):
-        return any(map(_is_torch, value.values()))
+        return any(map(_is_torch, cast("Mapping[Any, Any]", value).values()))
     return is_tensor(value) and type(value).__module__.startswith("torch")

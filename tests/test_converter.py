@@ -33,13 +33,16 @@ from s2p_tui.core.errors import (
     OutputError,
     UsageError,
 )
-from s2p_tui.demo import EqxNet, TorchNet
 from s2p_tui.session import Session
 from s2p_tui.skeleton import save_skeleton
+from tests.models.linears import EqxNet, TorchNet
 
-OBJECTS = """
+ROOT = Path(__file__).parents[1]
+OBJECTS = f"""
+import sys
+sys.path.append({str(ROOT)!r})
 import jax, torch
-from s2p_tui.demo import EqxNet, TorchNet
+from tests.models.linears import EqxNet, TorchNet
 torch.manual_seed(0)
 network = TorchNet()
 weights = network.state_dict()

@@ -18,12 +18,14 @@ from s2p_tui.core.errors import UsageError
 from s2p_tui.tui.terminal import require_foreground, require_terminal
 from tests.helpers.killing import Program
 
+ROOT = Path(__file__).parents[1]
 SCRIPT = """
 import sys, torch, jax
+sys.path.append(sys.argv[2])
 from s2p_tui.app import start_conversion_from_paths, start_conversion_from_pytree_and_state_dict
 from s2p_tui.chunking import chunkify_pytree, chunkify_state_dict
 from s2p_tui.core.errors import S2PError
-from s2p_tui.demo import EqxNet, TorchNet
+from tests.models.linears import EqxNet, TorchNet
 from s2p_tui.skeleton import save_skeleton
 torch.manual_seed(0)
 network, model = TorchNet(), EqxNet(key=jax.random.PRNGKey(0))
@@ -58,7 +60,9 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.chdir(tmp_path)
 
     def start(how: str) -> Program:
-        programs.append(Program("script.py", how, state_home=tmp_path / "state", module=None))
+        programs.append(
+            Program("script.py", how, str(ROOT), state_home=tmp_path / "state", module=None)
+        )
         return programs[-1]
 
     yield start

@@ -21,7 +21,6 @@ from s2p_tui.chunking import chunkify_pytree, chunkify_state_dict
 from s2p_tui.cli import run
 from s2p_tui.core.dtypes import BY_NAME, numpy_dtype
 from s2p_tui.core.errors import InputError, OutputError, S2PError
-from s2p_tui.demo import EqxNet, Pair, make_pair
 from s2p_tui.formats.registry import open_checkpoint, open_target
 from s2p_tui.skeleton import target_of
 from tests.helpers.files import (
@@ -33,6 +32,7 @@ from tests.helpers.files import (
     random_tensor,
     tensor_bytes,
 )
+from tests.models.linears import EqxNet, Pair, make_pair
 
 SHARED = torch.arange(6.0).reshape(2, 3)
 STATE = {
@@ -462,13 +462,16 @@ def test_an_output_never_replaces_a_chunk(
         assert output.read_bytes() == before
 
 
-OBJECTS = """
+ROOT = Path(__file__).parents[2]
+OBJECTS = f"""
+import sys
+sys.path.append({str(ROOT)!r})
 import torch, jax, numpy as np
-from s2p_tui.demo import EqxNet, TorchNet
+from tests.models.linears import EqxNet, TorchNet
 def torch_side(): return TorchNet()
-state = {"w": torch.ones(2)}
+state = {{"w": torch.ones(2)}}
 def jax_side(key): return EqxNet(key=key)
-arrays = {"w": np.ones(3)}
+arrays = {{"w": np.ones(3)}}
 def broken(): raise ValueError("no weights here")
 """
 
