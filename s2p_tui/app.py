@@ -1,4 +1,7 @@
-"""The terminal app. Imports Textual only: everything heavy waits until the first frame is drawn."""
+"""The terminal app, and the calls that open it from Python.
+
+Imports Textual only: everything heavy waits until the first frame is drawn.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import contextlib
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import work
 from textual.app import App
@@ -21,9 +24,11 @@ from s2p_tui.tui.screens.convert import Order
 from s2p_tui.tui.screens.opening import Reading, WhichStateDict
 from s2p_tui.tui.screens.progress import Progress
 from s2p_tui.tui.screens.workspace import Workspace
+from s2p_tui.tui.terminal import require_foreground, require_terminal
 from s2p_tui.tui.threads import in_thread
 
 if TYPE_CHECKING:
+    from s2p_tui.report import Report
     from s2p_tui.saving import Converted
     from s2p_tui.session import Session
 
@@ -33,6 +38,7 @@ else:
 
 _SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 _DEFAULT_CHUNK = 64 << 20
+_BY_SIGNAL = 128
 
 
 class S2PApp(ConvertedApp):
@@ -181,3 +187,163 @@ class S2PApp(ConvertedApp):
     def _fail(self, error: S2PError) -> None:
         self.fatal = error
         self.exit(None, return_code=error.exit_code)
+
+
+def start_conversion_from_pytree_and_state_dict(
+    pytree: Any,
+    state_dict: Any,
+    *,
+    target_name: str = "model.eqx",
+    target_dir: str | Path = ".",
+    dtype: str | None = None,
+    mapping: str | Path | None = None,
+    key: str | None = None,
+    resume: Resume = "ask",
+    ascii_only: bool = False,
+) -> Report | None:
+    """Open the app on objects in memory; returns when the user quits.
+
+    Edits are journalled like those on files: the same names, shapes and dtypes are the same pair.
+
+    Args:
+        pytree: As for `s2p_tui.convert`: a module, `(model, state)`, any pytree, an abstract one.
+        state_dict: As for `s2p_tui.convert`; its tensors are viewed, not copied.
+        target_name: The file proposed for the conversion.
+        target_dir: Its folder.
+        dtype: The dtype proposed for it; None for the pytree's.
+        mapping: Where the mapping is saved; None for beside the output.
+        key: Dotted place of the state dict in a nested one; the app asks where several could be
+            meant.
+        resume: What to do with edits that an earlier session on the same pair left.
+        ascii_only: Use no signs beyond ASCII.
+
+    Returns:
+        What was converted last, or None if nothing was.
+
+    Raises:
+        UsageError: There is no terminal, or an event loop runs already; the message says what to
+            call instead.
+        S2PError: One side cannot be converted.
+    """
+
+    def open_session(chosen: str | None) -> Session:
+        from s2p_tui.memory import checkpoint_in_memory
+        from s2p_tui.objects import target_in_memory
+        from s2p_tui.session import Session
+
+        checkpoint = checkpoint_in_memory(state_dict, key=key if chosen is None else chosen)
+        return Session.between(checkpoint, target_in_memory(pytree))
+
+    return _start(
+        open_session,
+        "state dict in memory",
+        "pytree in memory",
+        Path(target_dir) / target_name,
+        dtype,
+        mapping,
+        resume,
+        ascii_only,
+        "s2p_tui.convert(from_memory=True, state_dict=…, pytree=…)",
+    )
+
+
+def start_conversion_from_paths(
+    pytree_path: str | Path,
+    state_dict_path: str | Path,
+    *,
+    target_name: str = "model.eqx",
+    target_dir: str | Path = ".",
+    dtype: str | None = None,
+    mapping: str | Path | None = None,
+    key: str | None = None,
+    like: str | None = None,
+    resume: Resume = "ask",
+    ascii_only: bool = False,
+) -> Report | None:
+    """Open the app on chunk folders, files or import paths; returns when the user quits.
+
+    Args:
+        pytree_path: A chunk folder, a skeleton file, an `.eqx`, or `pkg.module:object`.
+        state_dict_path: A chunk folder, a checkpoint, or `pkg.module:object`.
+        target_name: The file proposed for the conversion.
+        target_dir: Its folder.
+        dtype: The dtype proposed for it; None for the pytree's.
+        mapping: Where the mapping is saved; None for beside the output.
+        key: Dotted place of the state dict in a nested checkpoint.
+        like: `pkg.module:factory` that names the leaves of a plain `.eqx`.
+        resume: What to do with edits that an earlier session on the same pair left.
+        ascii_only: Use no signs beyond ASCII.
+
+    Returns:
+        What was converted last, or None if nothing was.
+
+    Raises:
+        UsageError: There is no terminal, or an event loop runs already; the message says what to
+            call instead. Or the two paths are the wrong way round.
+        S2PError: One side cannot be read.
+    """
+
+    def open_session(chosen: str | None) -> Session:
+        from s2p_tui.objects import pytree_at, require_order, state_dict_at
+        from s2p_tui.session import Session
+
+        require_order(pytree_path, state_dict_path)
+        checkpoint = state_dict_at(state_dict_path, key if chosen is None else chosen)
+        return Session.between(checkpoint, pytree_at(pytree_path, like))
+
+    return _start(
+        open_session,
+        str(state_dict_path),
+        str(pytree_path),
+        Path(target_dir) / target_name,
+        dtype,
+        mapping,
+        resume,
+        ascii_only,
+        "s2p_tui.convert(from_path=True, …)",
+    )
+
+
+def _start(
+    open_session: Callable[[str | None], Session],
+    model_label: str,
+    skeleton_label: str,
+    output: Path,
+    dtype: str | None,
+    mapping: str | Path | None,
+    resume: Resume,
+    ascii_only: bool,
+    way_out: str,
+) -> Report | None:
+    require_terminal(way_out)
+    require_foreground(way_out)
+    opened: list[Session] = []
+
+    def open_and_keep(chosen: str | None) -> Session:
+        session = open_session(chosen)
+        opened.append(session)
+        session.require_kinship()
+        return session
+
+    ui = S2PApp(
+        open_and_keep,
+        model_label=model_label,
+        skeleton_label=skeleton_label,
+        output=output,
+        dtype=dtype,
+        mapping=None if mapping is None else Path(mapping),
+        ascii_only=ascii_only,
+        resume=resume,
+    )
+    converted = ui.run()
+    for session in opened:
+        session.close()
+    if ui.fatal is not None:
+        raise ui.fatal
+    if ui.return_code and ui.return_code > _BY_SIGNAL:
+        signal.raise_signal(ui.return_code - _BY_SIGNAL)
+    if converted is None:
+        return None
+    from s2p_tui.report import report_of
+
+    return report_of(opened[-1], converted)

@@ -12,11 +12,11 @@ from typing import NoReturn
 
 from cyclopts import CycloptsError
 
-from s2p_tui.cli import comparison, conversion, files, opening
+from s2p_tui.cli import chunks, comparison, conversion, files, opening
 from s2p_tui.cli.options import app
 from s2p_tui.core.errors import AlignmentError, CancelledError, S2PError, UsageError
 
-COMMANDS = (opening, conversion, files, comparison)
+COMMANDS = (opening, conversion, files, chunks, comparison)
 """The modules whose commands are added to the app by importing them."""
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +20,7 @@ from s2p_tui.cli.options import (
     app,
 )
 from s2p_tui.core.errors import UsageError
+from s2p_tui.tui.terminal import require_terminal
 
 if TYPE_CHECKING:
     from s2p_tui.session import Session
@@ -61,17 +60,7 @@ def open_app(
     """
     if resume and fresh:
         raise UsageError("--resume and --fresh contradict each other.", "Give one of them.")
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError(
-            "The app needs a terminal, and this is none.",
-            "Use s2p-tui convert, which needs no terminal.",
-        )
-    if os.environ.get("TERM", "") in ("", "dumb", "unknown"):
-        raise UsageError(
-            f"The app needs a terminal that can move its cursor, TERM is "
-            f"{os.environ.get('TERM', '')!r}.",
-            "Set TERM (try TERM=xterm-256color), or use s2p-tui convert.",
-        )
+    require_terminal("s2p-tui convert, which needs no terminal")
     from s2p_tui.app import S2PApp
     from s2p_tui.core.names import default_output
 

@@ -71,21 +71,22 @@ def open_target(path: str | Path) -> Target:
 
 def head_line(leaves: Iterable[Leaf]) -> bytes:
     """The first line of a skeleton file, newline included."""
-    nodes = [
-        {
-            "path": leaf.path,
-            "shape": leaf.shape,
-            "dtype": leaf.dtype,
-            "kind": leaf.kind,
-            "owner": leaf.owner,
-            "config": dict(leaf.config),
-            "value": leaf.has_value,
-        }
-        | ({} if leaf.fill is None else {"fill": leaf.fill})
-        for leaf in leaves
-    ]
-    head = {"format": FORMAT, "version": VERSION, "leaves": nodes}
+    head = {"format": FORMAT, "version": VERSION, "leaves": [leaf_to_json(leaf) for leaf in leaves]}
     return json.dumps(head, separators=(",", ":")).encode() + b"\n"
+
+
+def leaf_to_json(leaf: Leaf) -> dict[str, Any]:
+    """What a skeleton file says of a leaf, as JSON values."""
+    node: dict[str, Any] = {
+        "path": leaf.path,
+        "shape": leaf.shape,
+        "dtype": leaf.dtype,
+        "kind": leaf.kind,
+        "owner": leaf.owner,
+        "config": dict(leaf.config),
+        "value": leaf.has_value,
+    }
+    return node if leaf.fill is None else node | {"fill": leaf.fill}
 
 
 def _open_skeleton(path: Path) -> Target:
@@ -166,7 +167,7 @@ def _leaves(path: Path, line: bytes) -> tuple[Leaf, ...]:
                 f"{path} is a skeleton of version {head['version']!r}, this reads {VERSION}.",
                 "Write it again with this version of s2p-tui.",
             )
-        leaves = tuple(_leaf(node) for node in head["leaves"])
+        leaves = tuple(leaf_from_json(node) for node in head["leaves"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path} is a damaged skeleton file ({type(error).__name__}: {error}).",
@@ -177,7 +178,12 @@ def _leaves(path: Path, line: bytes) -> tuple[Leaf, ...]:
     return leaves
 
 
-def _leaf(node: Any) -> Leaf:
+def leaf_from_json(node: Any) -> Leaf:
+    """Inverse of `leaf_to_json`.
+
+    Raises:
+        ValueError: The JSON is not a leaf; also as KeyError and TypeError.
+    """
     path, kind, sizes = node["path"], node["kind"], node["shape"]
     owner, config = node.get("owner"), node.get("config", {})
     if kind not in ("array", "scalar") or node["dtype"] not in BY_NAME:

@@ -103,20 +103,31 @@ class Model:
 
 
 class Program:
-    """The app in a child process on a pseudo-terminal."""
+    """The app, or a script that opens it, in a child process on a pseudo-terminal."""
 
-    def __init__(self, *arguments: str, state_home: Path) -> None:
+    def __init__(self, *arguments: str, state_home: Path, module: str | None = "s2p_tui") -> None:
         self.output = b""
         self._master, terminal = pty.openpty()
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 110, 0, 0))
         # GNU readline, where a test runner has loaded it, exports another terminal's size.
         env = {name: os.environ[name] for name in os.environ.keys() - {"LINES", "COLUMNS"}}
         env |= {"TERM": "xterm-256color", "XDG_STATE_HOME": str(state_home)}
+        what = [] if module is None else ["-m", module]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "s2p_tui", *arguments],
+            [sys.executable, *what, *arguments],
             stdin=terminal, stdout=terminal, stderr=terminal, env=env, start_new_session=True,
         )  # fmt: skip
         os.close(terminal)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ended(self) -> int:
+        """The exit status, once there is one; what is drawn until then is read."""
+        while self._read(_LATEST):
+            pass
+        return self._process.wait(_LATEST)
 
     def send(self, keys: bytes) -> None:
         os.write(self._master, keys)
