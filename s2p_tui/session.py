@@ -227,6 +227,20 @@ class Session:
         self._is_guess = False
         self.verdicts.forget(range(len(alignment.rows)))
 
+    def begin_with(self, alignment: Alignment, mapping: Path) -> None:
+        """Start from what a mapping file says, which saving may replace then."""
+        self.go_on(alignment, History())
+        self._own_mappings.add(mapping)
+
+    def begin_from(self, mapping: Path) -> None:
+        """Start from a mapping file, which saving may replace then.
+
+        Raises:
+            InputError: It cannot be read, or was made for other files.
+        """
+        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
+        self.begin_with(replay(load_mapping(mapping), state_dict, skeleton), mapping)
+
     def __len__(self) -> int:
         return len(self.alignment.rows) + len(self.alignment.bench)
 
@@ -268,14 +282,14 @@ class Session:
         """Make the last undone edit again."""
         return self._step("redo", *self.history.redo(self.alignment))
 
-    def start_from(self, mapping: Mapping) -> None:
-        """Take over a mapping's alignment as one edit.
+    def start_from(self, mapping: Mapping) -> range:
+        """Take over a mapping's alignment as one edit; returns the rows that may have changed.
 
         Raises:
             OtherFilesError: It was made for other files; the differences are named.
         """
         wanted = replay(mapping, self.checkpoint.state_dict, self.target.skeleton)
-        self.edit(SetRows(tuple(enumerate(wanted.rows))))
+        return self.edit(SetRows(tuple(enumerate(wanted.rows))))
 
     def trust(self, paths: Sequence[str] | None) -> None:
         """Take doubtful rows for right, as one edit.

@@ -2,6 +2,7 @@
 
     S2PError                      exit
     ├── UsageError                2     the request itself makes no sense
+    │   └── SettingsError               as does what the configuration file says
     ├── AlignmentError            3     rows are missing, mismatched or doubtful
     ├── InputError                4     a file cannot be read, or must not be trusted
     │   ├── AmbiguousStateDictError     several state dicts in one checkpoint
@@ -42,6 +43,18 @@ class UsageError(S2PError):
     """The request itself makes no sense, whatever the files hold."""
 
     exit_code = 2
+
+
+class SettingsError(UsageError):
+    """What the configuration file says makes no sense.
+
+    Attributes:
+        problems: One `(line, what is wrong with it)` each, in the file's order.
+    """
+
+    def __init__(self, message: str, problems: Sequence[tuple[str, str]] = (), hint: str = ""):
+        super().__init__(message, hint)
+        self.problems = tuple(problems)
 
 
 class AlignmentError(S2PError):

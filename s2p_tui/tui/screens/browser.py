@@ -11,7 +11,7 @@ from textual.screen import Screen
 
 from s2p_tui.core.folding import Folding
 from s2p_tui.core.folds import find_folds
-from s2p_tui.tui import moves
+from s2p_tui.tui import moves, words
 from s2p_tui.tui.cursor import Cursor
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.moves import ImpossibleError, Step
@@ -274,4 +274,5 @@ class Browser(Screen[None]):
         )
         self.query_one(Details).show(session, cursor, glyphs)
         self.query_one(Status).show(session, cursor, glyphs, self._message)
-        self.query_one(Hints).show(cursor, glyphs)
+        place = "" if self.view.columns.number else words.place(session, cursor.position)
+        self.query_one(Hints).show(cursor, glyphs, place)

@@ -13,14 +13,16 @@ from textual.binding import Binding, BindingType
 from s2p_tui.core.errors import S2PError
 from s2p_tui.core.names import default_mapping
 from s2p_tui.tui import choosing, matching, moves, words
+from s2p_tui.tui.copying import copy, row_text
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.journalling import Journalled
-from s2p_tui.tui.keys import GROUPS
+from s2p_tui.tui.keys import actions
 from s2p_tui.tui.matching import match_meanwhile
 from s2p_tui.tui.moves import ImpossibleError, Move, Step
 from s2p_tui.tui.running import app_of
 from s2p_tui.tui.screens.asking import Asking
 from s2p_tui.tui.screens.convert import ConvertForm, Order
+from s2p_tui.tui.screens.load_mapping import LoadMapping
 from s2p_tui.tui.screens.progress import Progress
 from s2p_tui.tui.screens.result import Result
 from s2p_tui.tui.screens.transform import ChooseTransform
@@ -29,6 +31,7 @@ from s2p_tui.tui.widgets.lines import Part
 
 if TYPE_CHECKING:
     from s2p_tui.core.alignment import Alignment
+    from s2p_tui.core.mapping import Mapping
     from s2p_tui.saving import Converted
     from s2p_tui.session import Session
     from s2p_tui.tui.choosing import Option
@@ -43,12 +46,7 @@ class Workspace(Asking):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(
-            Binding(key.keys, key.action, key.does, show=False)
-            for group in GROUPS.values()
-            for key in group
-            if key.keys
-        ),
+        *(Binding(key.keys, key.action, show=False, id=key.id) for key in actions()),
         *(Binding(digit, f"digit('{digit}')", show=False) for digit in "0123456789"),
         Binding("ctrl+c", "app.ask_quit", show=False),
     ]
@@ -198,6 +196,29 @@ class Workspace(Asking):
         else:
             self._saved = self.session.alignment
             self.say(inert(f"Mapping saved: {path}"), "lines--good")
+
+    def action_load_mapping(self) -> None:
+        """Take over the alignment of a mapping file, in one step."""
+        if self.is_busy or self.must_wait():
+            return
+
+        def loaded(mapping: Mapping | None) -> None:
+            if mapping is not None:
+                name = inert(os.path.basename(mapping.name))
+                self.travel(
+                    lambda: self.session.start_from(mapping),
+                    f"Loaded {name}; u takes it back.",
+                    f"Everything is as in {name}.",
+                )
+
+        proposed = self._mapping_path(self.order.output)
+        app_of(self).push_screen(LoadMapping(self.session, proposed, self._glyphs), loaded)
+
+    def action_copy(self) -> None:
+        """Copy the row's key and key path."""
+        text = row_text(self.session, self.cursor.position)
+        if text:
+            self.say(copy(self, text), "lines--good")
 
     def action_convert(self) -> None:
         """Convert, or go to the first row that stands in the way."""
