@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from cyclopts import CycloptsError
 
-from s2p_tui.cli import comparison, conversion, files, opening, settings
+from s2p_tui.cli import chunks, comparison, conversion, files, opening, settings
 from s2p_tui.cli.options import app
 from s2p_tui.core.errors import (
     AlignmentError,
@@ -22,7 +22,7 @@ from s2p_tui.core.errors import (
     UsageError,
 )
 
-COMMANDS = (opening, conversion, files, comparison, settings)
+COMMANDS = (opening, conversion, files, chunks, comparison, settings)
 """The modules whose commands are added to the app by importing them."""
 
 

@@ -71,27 +71,9 @@ def open_app(
     """
     if resume and fresh:
         raise UsageError("--resume and --fresh contradict each other.", "Give one of them.")
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError(
-            "The app needs a terminal, and this is none.",
-            "Use s2p-tui convert, which needs no terminal.",
-        )
-    if os.environ.get("TERM", "") in ("", "dumb", "unknown"):
-        raise UsageError(
-            f"The app needs a terminal that can move its cursor, TERM is "
-            f"{os.environ.get('TERM', '')!r}.",
-            "Set TERM (try TERM=xterm-256color), or use s2p-tui convert.",
-        )
-    if not sys.stderr.isatty():
-        # Textual draws on standard error; where that goes to a file, the screen is still there.
-        sys.__stderr__ = sys.__stdout__
-    from s2p_tui.config import load_settings, locale_is_ascii, settings_file
-
-    settings = load_settings(settings_file())
     _require_folder(mapping)
-    from s2p_tui.app import S2PApp
+    from s2p_tui.app import run_app
     from s2p_tui.core.names import default_output
-    from s2p_tui.tui.colours import suitable_theme
     from s2p_tui.tui.ending import Ending
 
     def open_session(chosen: str | None) -> Session:
@@ -99,32 +81,27 @@ def open_app(
 
         start = mapping if _is_there(mapping) else None
         key_chosen = key if chosen is None else chosen
-        session = Session.open(model, skeleton, key=key_chosen, like=like, mapping=start)
+        session = Session.open(model, skeleton, key=key_chosen, like=like, mapping=start, soon=True)
         if start is None:
             session.require_kinship()
         return session
 
     ending = Ending(os._exit)
-    ui = S2PApp(
+    ui, converted = run_app(
         open_session,
         model_label=model.name,
         skeleton_label=Path(skeleton).name,
         output=output or default_output(model),
+        way_out="s2p-tui convert, which needs no terminal",
         dtype=dtype,
         mapping=mapping,
-        chunk_bytes=chunk_size * MEBIBYTE,
-        ascii_only=next(
-            one for one in (ascii_only, settings.ascii, locale_is_ascii()) if one is not None
-        ),
-        bound=settings.bound,
-        theme=settings.theme or suitable_theme(),
-        ending=ending,
         has_mapping=_is_there(mapping),
+        chunk_bytes=chunk_size * MEBIBYTE,
+        ascii_only=ascii_only,
+        mouse=mouse,
         resume="go on" if resume else "afresh" if fresh else "ask",
+        ending=ending,
     )
-    converted = ui.run(mouse=settings.mouse if mouse is None else mouse)
-    if ui.fatal is not None:
-        raise ui.fatal
     # After a hang-up there is nobody left to tell.
     if sys.stdout.isatty():
         if converted is not None:

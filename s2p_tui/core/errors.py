@@ -9,6 +9,7 @@
     │   └── OtherFilesError             files that do not belong together
     ├── TransformError            4     a transform does not apply to these shapes
     ├── OutputError               5     the result cannot be written
+    ├── ProposerError             7     Claude cannot be asked, or its answer cannot be used
     └── CancelledError            130   the user stopped it
 
 Each holds one line that names the thing and the reason, and a `hint`: the way out.
@@ -110,6 +111,12 @@ class OutputError(S2PError):
     """The result cannot be written, or is not what it should be."""
 
     exit_code = 5
+
+
+class ProposerError(S2PError):
+    """Claude cannot be asked, or did not answer, or its answer cannot be used."""
+
+    exit_code = 7
 
 
 class CancelledError(S2PError):

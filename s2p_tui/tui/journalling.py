@@ -103,7 +103,10 @@ async def begin(
             await in_thread(lambda: _go_on(session, journal))
             note = f"Going on after {many(found.edits, 'edit')}; u undoes them."
         else:
-            await in_thread(lambda: journal.start(session.alignment))
+            if session.awaits_evidence:
+                journal.start_later(session.alignment)
+            else:
+                await in_thread(lambda: journal.start(session.alignment))
     except OSError as error:
         journal.close()
         return _without(error)

@@ -37,6 +37,7 @@ _EDITS = {
     b"y": moves.toggle_trust,
 }
 _UNDO, _REDO, _MATCH, _SAVE = b"u", b"\x19", b"a", b"\x13"
+_TAKE = b"\r"
 
 Step = tuple[int, bytes]
 """A row, counted from 0, and the key pressed there."""
@@ -85,8 +86,11 @@ class Model:
                 session.edit(_EDITS[key](session, cursor).edit)
             except ImpossibleError:
                 return
+        elif key == _MATCH:
+            proposal = session.match_proposal()
+            session.edit(proposal.accepted({change.place for change in proposal.changes}))
         else:
-            {_UNDO: session.undo, _REDO: session.redo, _MATCH: session.match}[key]()
+            {_UNDO: session.undo, _REDO: session.redo}[key]()
 
     def back_to(self, count: int) -> Model:
         """The model after its first steps."""
@@ -101,9 +105,15 @@ class Model:
 
 
 class Program:
-    """The app in a child process on a pseudo-terminal."""
+    """The app, or a script that opens it, in a child process on a pseudo-terminal."""
 
-    def __init__(self, *arguments: str, state_home: Path, stderr: BinaryIO | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        state_home: Path,
+        module: str | None = "s2p_tui",
+        stderr: BinaryIO | None = None,
+    ) -> None:
         self.output = b""
         self._open, self._stalled = True, False
         self._master, terminal = pty.openpty()
@@ -112,11 +122,22 @@ class Program:
         # GNU readline, where a test runner has loaded it, exports another terminal's size.
         env = {name: os.environ[name] for name in os.environ.keys() - {"LINES", "COLUMNS"}}
         env |= {"TERM": "xterm-256color", "XDG_STATE_HOME": str(state_home)}
+        what = [] if module is None else ["-m", module]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "s2p_tui", *arguments],
+            [sys.executable, *what, *arguments],
             stdin=terminal, stdout=terminal, stderr=stderr or terminal, env=env,
             start_new_session=True,
         )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ended(self) -> int:
+        """The exit status, once there is one; what is drawn until then is read."""
+        while self._read(_LATEST):
+            pass
+        return self._process.wait(_LATEST)
 
     def send(self, keys: bytes) -> None:
         os.write(self._master, keys)
@@ -252,7 +273,9 @@ def _press_and_wait(program: Program, model: Model, chance: random.Random) -> No
     step = (chance.randrange(_ROWS), chance.choice(keys))
     before = model.edits
     model.press(step)
-    program.send(_as_keys(step))
+    # Only a proposal that changes something opens the screen on which it is taken.
+    reviewed = step[1] == _MATCH and model.edits != before
+    program.send(_as_keys(step) + _TAKE * reviewed)
     if model.edits != before:
         program.until_redrawn(b"edits %d\x1b" % model.edits)
 

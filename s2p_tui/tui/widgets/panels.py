@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from s2p_tui.tui import words
+from s2p_tui.tui import folded, words
 from s2p_tui.tui.cursor import Cursor
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.running import bound_of
@@ -42,7 +42,11 @@ class Details(Lines):
 
     def show(self, session: Session, cursor: Cursor, glyphs: Glyphs) -> None:
         """Describe the cursor's row."""
-        lines = words.details(session, cursor.position, glyphs, self.size.width - 2)
+        fold = cursor.folding and cursor.folding.shut_at(cursor.position)
+        if fold:
+            lines = folded.details(session, fold, glyphs)
+        else:
+            lines = words.details(session, cursor.position, glyphs, self.size.width - 2)
         self.set_height(len(lines))
         for number, line in enumerate(lines):
             style = "lines--muted" if number == len(lines) - 1 else ""
