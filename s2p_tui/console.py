@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from s2p_tui.core.errors import AlignmentError, CancelledError, S2PError
 from s2p_tui.core.fit import Fit
-from s2p_tui.core.printable import printable
+from s2p_tui.core.printable import one_line
 from s2p_tui.core.unused import parts_unused
 from s2p_tui.saving import Converted
 from s2p_tui.session import Session
@@ -22,6 +22,7 @@ from s2p_tui.streaming.job import Job
 T = TypeVar("T")
 _POLL_SECONDS = 0.08
 _UNUSED_SHOWN = 5
+_LONGEST_LINE = 2000
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -148,7 +149,7 @@ class ConvertReport:
             lines.append(f"mapping: {converted.mapping}")
         if converted.report is not None:
             lines.append(f"certificate: {converted.report}")
-        return "\n".join(map(printable, lines))
+        return "\n".join(one_line(line, _LONGEST_LINE) for line in lines)
 
     def as_json(self) -> str:
         """The object DESIGN describes: status, rows per fit, what stands in the way, the result."""

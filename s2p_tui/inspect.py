@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from s2p_tui.core.alignment import Row
-from s2p_tui.core.printable import printable
+from s2p_tui.core.printable import one_line, printable
 from s2p_tui.core.transform import describe as in_words
 from s2p_tui.core.transform import show
 from s2p_tui.formats.registry import READERS, open_checkpoint
 from s2p_tui.formats.sniff import sniff
 from s2p_tui.formats.target import open_target
 from s2p_tui.opening import load_mapping
+
+_LONGEST_CELL = 300
+_LONGEST_NOTE = 2000
 
 
 @dataclass(frozen=True)
@@ -38,17 +41,22 @@ class Listing:
 
     def as_lines(self) -> Iterator[str]:
         """The table with aligned columns, names as inert text."""
-        table = [self.columns, *(tuple(map(printable, row)) for row in self.rows)]
+        table = [self.columns, *(tuple(map(_cell, row)) for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         yield printable(self.title)
         for row in table:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             yield "  ".join(cells).rstrip()
-        yield from map(printable, self.notes)
+        yield from (one_line(note, _LONGEST_NOTE) for note in self.notes)
 
     def as_json(self) -> str:
         """One JSON object."""
         return json.dumps(self.data)
+
+
+def _cell(text: str) -> str:
+    """Inert text; of a name without end, both ends, as every row is as wide as the widest."""
+    return one_line(text, _LONGEST_CELL)
 
 
 def describe(path: Path, key: str | None = None) -> Listing:

@@ -16,7 +16,7 @@ from typing import Any, cast
 from s2p_tui.core.dtypes import BY_NAME, numpy_dtype
 from s2p_tui.core.errors import InputError
 from s2p_tui.core.pytree import Leaf, Skeleton
-from s2p_tui.core.untrusted import sizes_of
+from s2p_tui.core.untrusted import parse_json, shape_of
 from s2p_tui.formats.base import Extent, Tensors, row_major
 from s2p_tui.formats.npy import Record, iter_records
 from s2p_tui.formats.sniff import sniff
@@ -159,7 +159,7 @@ def _dtype_of(path: Path, number: int, record: Record) -> str:
 
 def _leaves(path: Path, line: bytes) -> tuple[Leaf, ...]:
     try:
-        head = json.loads(line)
+        head = parse_json(line)
         if head["format"] != FORMAT or head["version"] != VERSION:
             raise InputError(
                 f"{path} is a skeleton of version {head['version']!r}, this reads {VERSION}.",
@@ -177,7 +177,7 @@ def _leaves(path: Path, line: bytes) -> tuple[Leaf, ...]:
 
 
 def _leaf(node: Any) -> Leaf:
-    shape = sizes_of(node["shape"])
+    shape = shape_of(node["shape"])
     kind = node["kind"]
     owner, config = node.get("owner"), node.get("config", {})
     if kind not in ("array", "scalar") or node["dtype"] not in BY_NAME:
