@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -17,13 +16,13 @@ from s2p_tui.core.printable import one_line
 from s2p_tui.core.unused import parts_unused
 from s2p_tui.saving import Converted
 from s2p_tui.session import Session
+from s2p_tui.signals import handled_by
 from s2p_tui.streaming.job import Job
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.08
 _UNUSED_SHOWN = 5
 _LONGEST_LINE = 2000
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_with_progress(work: Callable[[Job], T]) -> T:
@@ -48,17 +47,13 @@ def run_with_progress(work: Callable[[Job], T]) -> T:
         received.append(number)
         job.cancel()
 
-    previous = {number: signal.signal(number, on_signal) for number in _SIGNALS}
     thread = threading.Thread(target=target, name="conversion", daemon=True)
-    try:
+    with handled_by(on_signal):
         thread.start()
         if sys.stderr.isatty():
             _show_progress(thread, job)
         while thread.is_alive():
             thread.join(_POLL_SECONDS)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
     result = outcome[0]
     if received and isinstance(result, S2PError):
         raise CancelledError("Cancelled; nothing was written.", signal_number=received[0])

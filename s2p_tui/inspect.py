@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from s2p_tui.core.alignment import Row
+from s2p_tui.core.garbage import no_garbage_collection
 from s2p_tui.core.printable import one_line, printable
 from s2p_tui.core.transform import describe as in_words
 from s2p_tui.core.transform import show
@@ -70,11 +71,12 @@ def describe(path: Path, key: str | None = None) -> Listing:
         S2PError: It cannot be read, or is none of these.
     """
     kind = "sharded" if path.is_dir() else sniff(path)
-    if kind in READERS:
-        return _checkpoint(path, kind, key)
-    if kind == "mapping":
-        return _mapping(path)
-    return _target(path, kind)
+    with no_garbage_collection():
+        if kind in READERS:
+            return _checkpoint(path, kind, key)
+        if kind == "mapping":
+            return _mapping(path)
+        return _target(path, kind)
 
 
 def _checkpoint(path: Path, kind: str, key: str | None) -> Listing:
