@@ -33,8 +33,8 @@ class StoppedError(BaseException):
 def handled_by(handler: Handler) -> Generator[None]:
     """Have the handler called for every signal that asks to stop, and put back what was there.
 
-    Signals that are ignored stay so, as `nohup` and shells do it for work in the background. Outside
-    the main thread nothing happens.
+    Signals that are ignored stay so: `nohup` and shells ignore some for work in the background.
+    Outside the main thread nothing happens.
     """
     before: dict[int, object] = {}
     if threading.current_thread() is threading.main_thread():

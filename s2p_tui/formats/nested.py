@@ -121,5 +121,5 @@ def _candidates(
             continue
         for name, child in items.items():
             shown = _shown(name)
-            if isinstance(child, Mapping) and len(shown) <= _LONGEST_NAME:
+            if len(shown) <= _LONGEST_NAME:
                 queue.append((f"{place}.{shown}".removeprefix("."), child, depth + 1))

@@ -48,6 +48,7 @@ _PUSH = frozenset(
         *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
     )
 )
+_CONTAINERS = frozenset((list, tuple, dict, set, frozenset))
 _MOST_ARGUMENTS = 64
 _MOST_PARTS = 64
 _MOST_BITS = 1 << 12
@@ -244,4 +245,4 @@ def hashable(key: Any) -> Any:
 
 
 def _length(value: Any) -> int:
-    return len(value) if isinstance(value, list | tuple | dict | set | frozenset) else 0
+    return len(value) if type(value) in _CONTAINERS else 0

@@ -111,7 +111,7 @@ def _locked_temporary(target: Path) -> tuple[Path, int]:
         owner = f"{_this_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
         path = target.with_name(f".{kept}.{owner}{_SUFFIX}")
         descriptor = os.open(path, flags, 0o666)
-        # Where the file system has no locks, nobody gets one and nothing is ever taken as left over.
+        # Where the file system has no locks, nothing is ever taken as left over.
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         # Between opening and locking, it may have been taken as left over.
@@ -180,6 +180,15 @@ def require_space(target: Path, size: int) -> None:
                 f"{target} needs {size:,} bytes, {folder} has {free:,} free.",
                 "Free some space or choose another disk.",
             )
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what this process has begun to write in a folder, as it must end at once."""
+    ours = f".{_this_machine()}-{os.getpid()}-"
+    with contextlib.suppress(OSError), os.scandir(folder) as files:
+        for file in files:
+            if file.name.endswith(_SUFFIX) and ours in file.name:
+                os.unlink(file)
 
 
 @contextlib.contextmanager

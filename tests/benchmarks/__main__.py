@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [conversion|app …]`: measure, print a table, maybe a JSON file."""
+"""`python -m tests.benchmarks [PART …]`: measure, print a table, maybe a JSON file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.benchmarks.measure import Result, as_json, print_head, print_result
 
-PARTS = ("conversion", "app")
+PARTS = ("conversion", "memory", "app")
 
 
 def main() -> None:

@@ -12,14 +12,17 @@ from textual.binding import Binding, BindingType
 
 from s2p_tui.core.errors import S2PError
 from s2p_tui.core.names import default_mapping
-from s2p_tui.tui import choosing, moves, words
+from s2p_tui.tui import choosing, matching, moves, words
+from s2p_tui.tui.copying import copy, row_text
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.journalling import Journalled
-from s2p_tui.tui.keys import GROUPS
+from s2p_tui.tui.keys import actions
+from s2p_tui.tui.matching import match_meanwhile
 from s2p_tui.tui.moves import ImpossibleError, Move, Step
 from s2p_tui.tui.running import app_of
-from s2p_tui.tui.screens.browser import Browser
+from s2p_tui.tui.screens.asking import Asking
 from s2p_tui.tui.screens.convert import ConvertForm, Order
+from s2p_tui.tui.screens.load_mapping import LoadMapping
 from s2p_tui.tui.screens.progress import Progress
 from s2p_tui.tui.screens.result import Result
 from s2p_tui.tui.screens.transform import ChooseTransform
@@ -28,12 +31,13 @@ from s2p_tui.tui.widgets.lines import Part
 
 if TYPE_CHECKING:
     from s2p_tui.core.alignment import Alignment
+    from s2p_tui.core.mapping import Mapping
     from s2p_tui.saving import Converted
     from s2p_tui.session import Session
     from s2p_tui.tui.choosing import Option
 
 
-class Workspace(Browser):
+class Workspace(Asking):
     """Where the alignment is made.
 
     Attributes:
@@ -42,12 +46,7 @@ class Workspace(Browser):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(
-            Binding(key.keys, key.action, key.does, show=False)
-            for group in GROUPS.values()
-            for key in group
-            if key.keys
-        ),
+        *(Binding(key.keys, key.action, show=False, id=key.id) for key in actions()),
         *(Binding(digit, f"digit('{digit}')", show=False) for digit in "0123456789"),
         Binding("ctrl+c", "app.ask_quit", show=False),
     ]
@@ -72,6 +71,24 @@ class Workspace(Browser):
         self._saved = saved
         self._converting = False
 
+    def on_mount(self) -> None:
+        """Have the matcher at work if it has not had its say yet."""
+        if self.session.awaits_evidence:
+            self._match_meanwhile()
+
+    @work
+    async def _match_meanwhile(self) -> None:
+        is_taken = await match_meanwhile(
+            self.session, self._journalled.journal, lambda: self.is_current
+        )
+        self._settling.begin()
+        if is_taken:
+            self._saved = self.session.alignment
+            self.cursor.picked = None
+            self.cursor.forget_beyond(len(self.session))
+        self.view.redraw()
+        self.say(*((matching.TAKEN, "") if is_taken else (matching.OFFERED, "lines--strong")))
+
     def first_words(self) -> Part:
         """What became of the journal, if there is something to say, and what the files are like."""
         notes, style = super().first_words()
@@ -79,20 +96,27 @@ class Workspace(Browser):
         return "; ".join(said), "lines--bad" if self._journalled.bad else style
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a conversion is asked for or runs, so that nothing may be changed."""
+        return self._converting or self.is_asking
+
+    @property
     def has_unsaved_edits(self) -> bool:
         """Whether the alignment differs from what was last saved, converted or opened."""
         return self.session.alignment != self._saved
 
     def action_enter(self) -> None:
-        """Put down what was picked up, or go to the typed row."""
+        """Put down what was picked up, go to the typed row, or choose what belongs here."""
         if self.cursor.picked is not None:
-            self._make(lambda: moves.place(self.session, self.cursor, swap=False))
+            self.make(lambda: moves.place(self.session, self.cursor, swap=False))
         elif self.cursor.typed:
             self.jump()
+        else:
+            self.choose_source()
 
     def action_swap(self) -> None:
         """Swap what was picked up with what is here."""
-        self._make(lambda: moves.place(self.session, self.cursor, swap=True))
+        self.make(lambda: moves.place(self.session, self.cursor, swap=True))
 
     def action_pick(self) -> None:
         """Pick up the entry here, or put it back."""
@@ -115,11 +139,11 @@ class Workspace(Browser):
 
     def action_shift(self, step: Step) -> None:
         """Move the entry or block by one row."""
-        self._make(lambda: moves.shift(self.session, self.cursor, step))
+        self.make(lambda: moves.shift(self.session, self.cursor, step))
 
     def action_gap(self) -> None:
         """Gaps on or off."""
-        self._make(lambda: moves.toggle_gap(self.session, self.cursor))
+        self.make(lambda: moves.toggle_gap(self.session, self.cursor))
 
     def action_bench(self) -> None:
         """Send to the bench; while a number is being typed, take back its last digit."""
@@ -127,23 +151,15 @@ class Workspace(Browser):
             self.cursor.typed = self.cursor.typed[:-1]
             self.say()
         else:
-            self._make(lambda: moves.to_bench(self.session, self.cursor))
+            self.make(lambda: moves.to_bench(self.session, self.cursor))
 
     def action_trust(self) -> None:
         """Trust on or off."""
-        self._make(lambda: moves.toggle_trust(self.session, self.cursor))
-
-    def action_match(self) -> None:
-        """Line everything up as the offline matcher proposes, in one step."""
-        self._travel(
-            self.session.match,
-            "Lined up by names and structure; u takes it back.",
-            "Everything is as the matcher would have it.",
-        )
+        self.make(lambda: moves.toggle_trust(self.session, self.cursor))
 
     def action_transform(self) -> None:
         """Choose what is done to entries on their way into this leaf."""
-        if self._converting:
+        if self.is_busy:
             return
         try:
             offered = choosing.offer(self.session, self.cursor)
@@ -158,17 +174,17 @@ class Workspace(Browser):
             elif option.is_current:
                 self.say("It is so already.")
             else:
-                self._make(lambda: choosing.take(self.session, offered, option))
+                self.make(lambda: choosing.take(self.session, offered, option))
 
         app_of(self).push_screen(ChooseTransform(self.session, offered, self._glyphs), chosen)
 
     def action_undo(self) -> None:
         """Take the last edit back."""
-        self._travel(self.session.undo, "Undone.", "There is nothing to undo.")
+        self.travel(self.session.undo, "Undone.", "There is nothing to undo.")
 
     def action_redo(self) -> None:
         """Make the last undone edit again."""
-        self._travel(self.session.redo, "Done again.", "There is nothing to redo.")
+        self.travel(self.session.redo, "Done again.", "There is nothing to redo.")
 
     def action_save(self) -> None:
         """Save the mapping."""
@@ -181,14 +197,39 @@ class Workspace(Browser):
             self._saved = self.session.alignment
             self.say(inert(f"Mapping saved: {path}"), "lines--good")
 
+    def action_load_mapping(self) -> None:
+        """Take over the alignment of a mapping file, in one step."""
+        if self.is_busy or self.must_wait():
+            return
+
+        def loaded(mapping: Mapping | None) -> None:
+            if mapping is not None:
+                name = inert(os.path.basename(mapping.name))
+                self.travel(
+                    lambda: self.session.start_from(mapping),
+                    f"Loaded {name}; u takes it back.",
+                    f"Everything is as in {name}.",
+                )
+
+        proposed = self._mapping_path(self.order.output)
+        app_of(self).push_screen(LoadMapping(self.session, proposed, self._glyphs), loaded)
+
+    def action_copy(self) -> None:
+        """Copy the row's key and key path."""
+        text = row_text(self.session, self.cursor.position)
+        if text:
+            self.say(copy(self, text), "lines--good")
+
     def action_convert(self) -> None:
         """Convert, or go to the first row that stands in the way."""
+        if self.must_wait():
+            return
         if self.session.blocking:
             first = self.session.next_blocking(len(self.session.alignment.rows) - 1, 1)
             if first is not None:
                 self.go_to(first)
                 self.say(words.blocked(self.session, first), "lines--bad")
-        elif not self._converting:
+        elif not self.is_busy:
             self._converting = True
             self._convert()
 
@@ -224,11 +265,18 @@ class Workspace(Browser):
             Result(self.session, outcome, self._glyphs, order.dtype)
         )
 
+    def must_wait(self) -> bool:
+        """Say so if the matcher has yet to tell which rows are doubtful."""
+        if self.session.awaits_evidence:
+            self.say(matching.WAIT, "lines--bad")
+        return self.session.awaits_evidence
+
     def _mapping_path(self, output: Path) -> Path:
         return self._mapping or default_mapping(output)
 
-    def _make(self, decide: Callable[[], Move]) -> None:
-        if self._converting:
+    def make(self, decide: Callable[[], Move]) -> None:
+        """Make the edit that is decided on, or say why it is impossible."""
+        if self.is_busy:
             # Keys typed on before the form is there must not change what it converts.
             return
         try:
@@ -240,11 +288,16 @@ class Workspace(Browser):
         before = self.session.alignment
         changed = self.session.edit(move.edit)
         self.cursor.picked, self.cursor.typed = None, ""
-        self._after_edit(move.position, move.marks)
-        self._tell(words.after_edit(before, self.session.alignment, changed, move.said))
+        self._after_edit(move.position, move.marks, changed)
+        if move.reveals:
+            self.view.reveal(self.cursor.position)
+        after = self.session.alignment
+        said = move.said if isinstance(move.said, str) else move.said(before, after, changed)
+        self._tell(words.after_edit(before, after, changed, said))
 
-    def _travel(self, change: Callable[[], range], done: str, none: str) -> None:
-        if self._converting:
+    def travel(self, change: Callable[[], range], done: str, none: str) -> None:
+        """Change many rows; say `none` if nothing changed."""
+        if self.is_busy:
             return
         before = self.session.alignment
         changed = change()
@@ -254,7 +307,7 @@ class Workspace(Browser):
         here = self.cursor.position
         self.cursor.picked = None
         outside = changed and here not in changed
-        self._after_edit(changed.start if outside else here, None)
+        self._after_edit(changed.start if outside else here, None, changed)
         self._tell(done)
 
     def _tell(self, done: str) -> None:
@@ -265,13 +318,13 @@ class Workspace(Browser):
         else:
             self.say(done)
 
-    def _after_edit(self, position: int, marks: frozenset[int] | None) -> None:
+    def _after_edit(self, position: int, marks: frozenset[int] | None, changed: range) -> None:
         had_marks = bool(self.cursor.marked())
         if marks is not None:
             self.cursor.mark_only(set(marks))
         self.cursor.forget_beyond(len(self.session))
-        if self.cursor.query:
-            self.cursor.matches = tuple(self.session.find(self.cursor.query))
-        if had_marks or self.cursor.query:
+        self._find_again(changed)
+        if had_marks or self.cursor.marks or self.cursor.query:
             self.view.redraw()
         self.view.go(position)
+        self._settling.begin()
