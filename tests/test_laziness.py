@@ -44,5 +44,19 @@ def test_reading_files_loads_neither_torch_nor_jax() -> None:
     assert _loaded("import s2p_tui.session") == {"numpy"}
 
 
+def test_anthropic_waits_until_claude_is_asked() -> None:
+    """A question can be written and read without it; only the client loads it."""
+    assert _loaded("import s2p_tui.asking, s2p_tui.session") == {"numpy"}
+    client = "from s2p_tui.proposers.claude.client import Client"
+    assert _loaded(client) == set()
+    asked = (
+        f"{client}\nfrom s2p_tui.proposers.claude.budget import Budget\n"
+        "from s2p_tui.proposers.claude.job import Asking\n"
+        "from s2p_tui.proposers.claude.secrets import Secret\n"
+        "with Client(Secret('key', 'here'), Budget(), Asking()).connected(): pass"
+    )
+    assert "anthropic" in _loaded(asked)
+
+
 def test_the_probe_can_fail() -> None:
     assert "jax" in _loaded("import s2p_tui.skeleton")

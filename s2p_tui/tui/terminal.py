@@ -27,6 +27,9 @@ def require_terminal(way_out: str) -> None:
             f"{os.environ.get('TERM', '')!r}.",
             f"Set TERM (try TERM=xterm-256color), or use {way_out}.",
         )
+    if not _is_terminal(sys.stderr):
+        # Textual draws on standard error; where that goes to a file, the screen is still there.
+        sys.__stderr__ = sys.__stdout__
 
 
 def require_foreground(way_out: str) -> None:
