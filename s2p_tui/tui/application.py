@@ -31,6 +31,7 @@ from s2p_tui.tui.screens.convert import Order
 from s2p_tui.tui.screens.opening import Reading, WhichStateDict
 from s2p_tui.tui.screens.palette import Palette
 from s2p_tui.tui.screens.progress import Progress
+from s2p_tui.tui.screens.review import Review
 from s2p_tui.tui.screens.workspace import Workspace
 from s2p_tui.tui.threads import in_thread
 from s2p_tui.tui.turns import KeysInTurn
@@ -185,7 +186,7 @@ class S2PApp(ConvertedApp):
         screen = self.screen
         if isinstance(screen, ConfirmQuit):
             screen.action_again()
-        elif isinstance(screen, ModalScreen) or isinstance(self.focused, Input):
+        elif isinstance(screen, ModalScreen | Review) or isinstance(self.focused, Input):
             self.simulate_key("escape")
         else:
             self.action_ask_quit()
