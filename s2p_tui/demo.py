@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from s2p_tui.core.errors import OutputError
+from s2p_tui.core.errors import OutputError, S2PError
 from s2p_tui.session import Session
 from s2p_tui.skeleton import save_skeleton
 
@@ -196,6 +196,14 @@ def compare(pair: Pair) -> float:
             "Look at the rows that you moved by hand, then convert again.",
         )
     return error
+
+
+def in_words(pair: Pair) -> str:
+    """What comes of comparing both models, in a sentence, whatever it is."""
+    try:
+        return f"Both models on the same images: outputs differ by {compare(pair):.1e}, relative."
+    except (S2PError, RuntimeError, OSError, ValueError) as error:
+        return f"Both models on the same images: {error}"
 
 
 def convert_and_compare(pair: Pair) -> str:

@@ -34,6 +34,7 @@ from s2p_tui.tui.screens.progress import Progress
 from s2p_tui.tui.screens.review import Review
 from s2p_tui.tui.screens.workspace import Workspace
 from s2p_tui.tui.threads import in_thread
+from s2p_tui.tui.tour import Tour
 from s2p_tui.tui.turns import KeysInTurn
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class S2PApp(ConvertedApp):
         bound: The keys of every action.
         theme: Name of one of Textual's themes; None for what suits the terminal.
         ending: How the program ends by a signal.
+        tour: Makes it a guided run.
 
     Attributes:
         bound: The keys of every action.
@@ -96,6 +98,7 @@ class S2PApp(ConvertedApp):
         bound: Bound | None = None,
         theme: str | None = None,
         ending: Ending | None = None,
+        tour: Tour | None = None,
     ) -> None:
         # Textual would draw in shades of grey, which are colours to a terminal too.
         is_colourless = "NO_COLOR" in os.environ
@@ -108,6 +111,7 @@ class S2PApp(ConvertedApp):
         self._ending = ending or Ending()
         self.fatal: S2PError | None = None
         self.farewell = ""
+        self._tour = tour
         self._open_session = open_session
         self._labels = model_label, skeleton_label
         self._order = Order(output, dtype)
@@ -276,6 +280,7 @@ class S2PApp(ConvertedApp):
             glyphs=self._glyphs,
             mapping=self._mapping,
             chunk_bytes=self._chunk_bytes,
+            tour=self._tour,
         )
         await self.push_screen(self._workspace)
 
