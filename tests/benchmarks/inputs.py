@@ -34,10 +34,14 @@ class Pair:
 
 
 def equal_tensors(count: int, total: int, dtype: str = "float32") -> list[Tensor]:
-    """Matrices of together about `total` bytes, of rows of 256 or fewer elements."""
+    """Matrices of together about `total` bytes, of rows of 256 or fewer elements.
+
+    Two to a layer, since names that differ by a number alone say nothing to the matcher.
+    """
     elements = total // count // dtype_named(dtype).itemsize
     row = min(256, elements)
-    return [(f"layers.{n}.weight", (elements // row, row), dtype) for n in range(count)]
+    names = (f"layers.{n // 2}.{('weight', 'bias')[n % 2]}" for n in range(count))
+    return [(name, (elements // row, row), dtype) for name in names]
 
 
 def write_safetensors(path: Path, tensors: Sequence[Tensor]) -> Path:
@@ -76,8 +80,13 @@ def plain_pair(folder: Path, name: str, tensors: Sequence[Tensor], suffix: str) 
     """A checkpoint and the skeleton of the same shapes in the same order."""
     write = write_torch if suffix == ".pt" else write_safetensors
     model = write(folder / f"{name}{suffix}", tensors)
-    leaves = [(f".{key}", shape, dtype) for key, shape, dtype in tensors]
+    leaves = [(_key_path(key), shape, dtype) for key, shape, dtype in tensors]
     return Pair(model, write_skeleton(folder / f"{name}_skeleton.eqx", leaves))
+
+
+def _key_path(key: str) -> str:
+    """`layers.0.weight` as a pytree has it: `.layers[0].weight`."""
+    return "".join(f"[{part}]" if part.isdecimal() else f".{part}" for part in key.split("."))
 
 
 def transformed_pair(
