@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 _MAX_WASTE = 2
 _PAGE = 1 << 12
 _CACHE_LINE = 64
+_LOOPING = threading.Lock()
+"""Loops of short reads take turns: two at once hand the interpreter's lock to and fro at each."""
 
 
 class FileTensors(Tensors):
@@ -150,9 +153,10 @@ def _read_region(descriptor: int, extent: Extent, region: Region) -> NDArray[np.
     count = prod(sizes[axis] for axis in outer_axes)
     buffer = np.empty(count * pitch, np.uint8).data
     steps = [(sizes[axis], extent.strides[axis] * dtype.itemsize) for axis in outer_axes]
-    for row, offset in enumerate(_offsets(steps)):
-        into = buffer[row * pitch : row * pitch + length]
-        pread_into(descriptor, into, position + offset, extent.file)
+    with _LOOPING if count > 1 else nullcontext():
+        for row, offset in enumerate(_offsets(steps)):
+            into = buffer[row * pitch : row * pitch + length]
+            pread_into(descriptor, into, position + offset, extent.file)
     table: NDArray[np.generic] = np.ndarray(
         (count, *inner_sizes), dtype, buffer, 0, (pitch, *inner_strides)
     ).reshape([sizes[axis] for axis in axes])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,6 +99,9 @@ class Made:
         self._dtype = numpy_dtype(piece.instruction.dtype)
         self._along = frozenset(source_axes(expr, evaluator.entry_shape))
         self._limit = max(1, share // self._dtype.itemsize)
+        run = prod(shape[axis] for axis in self._along)
+        is_short = run * self._dtype.itemsize < _PAGE
+        self._in_cache = frozenset(range(len(shape))) if is_short else self._along
 
     def regions(self) -> Iterator[Region]:
         """Regions that cover the leaf as it is laid out, in row-major order."""
@@ -123,7 +127,7 @@ class Made:
         sizes = tuple(stop - start for start, stop in region)
         found = np.empty(sizes, self._dtype)
         evaluator = self._evaluator.again()
-        for part in in_cache(sizes, self._along, min(_IN_CACHE, self._limit)):
+        for part in in_cache(sizes, self._in_cache, min(_IN_CACHE, self._limit)):
             place = tuple(
                 (start + low, start + high)
                 for (start, _), (low, high) in zip(region, part, strict=True)
