@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.terminal import Terminal
 
 
 @pytest.fixture(autouse=True)
@@ -13,3 +20,18 @@ def state_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     home = tmp_path_factory.mktemp("state")
     monkeypatch.setenv("XDG_STATE_HOME", str(home))
     return home
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    assert shutil.which("tmux"), "this test needs tmux: apt-get install tmux"
+    terminal = Terminal(f"s2p-{tmp_path.name}")
+    yield terminal
+    terminal.stop()
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """As in a shell in which this package was installed: its scripts and its Python come first."""
+    first = [sysconfig.get_path("scripts"), os.path.dirname(sys.executable)]
+    return {**os.environ, "PATH": os.pathsep.join([*first, os.environ["PATH"]])}

@@ -182,7 +182,7 @@ def test_json_of_agreement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_without_a_mapping_names_and_structure_decide() -> None:
-    models = ["--torch", "s2p_tui.demo:TorchNet", "--jax", "s2p_tui.demo:EqxNet"]
+    models = ["--torch", "tests.models.linears:TorchNet", "--jax", "tests.models.linears:EqxNet"]
     assert run(["check", *models, "--shape", "10"]) == 0
     assert _check("linear", "--shape", "4") == 0
 

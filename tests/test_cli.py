@@ -20,8 +20,11 @@ import pytest
 import torch
 
 from s2p_tui.cli import run
-from s2p_tui.demo import EqxNet, Pair, make_pair
+from s2p_tui.core.errors import OutputError
+from s2p_tui.demo import Pair, compare
+from s2p_tui.demo import make_pair as demo_pair
 from s2p_tui.skeleton import save_skeleton
+from tests.models.linears import EqxNet, make_pair
 
 
 @pytest.fixture
@@ -331,8 +334,22 @@ def test_inspect_lists_names_as_inert_text(
 def test_demo_converts_and_compares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["demo", "--headless", "--directory", str(tmp_path / "demo")]) == 0
     out = capsys.readouterr().out
-    assert "lin3.weight, lin3.bias, lin2.weight" in out
+    assert "38 entries, fc.weight first" in out
+    assert "44 leaves, [0].stem.weight first" in out
     assert "differ by" in out
+
+
+def test_the_demo_needs_lining_up(tmp_path: Path) -> None:
+    pair = demo_pair(tmp_path)
+    arguments = [str(pair.model), str(pair.skeleton), "-o", str(pair.output)]
+    assert run(["convert", *arguments, "--arrange", "order"]) == 3
+    assert run(["convert", *arguments]) == 0
+    compare(pair)
+    content = bytearray(pair.output.read_bytes())
+    content[-1] ^= 0x40
+    pair.output.write_bytes(content)
+    with pytest.raises(OutputError, match="two forwards differ"):
+        compare(pair)
 
 
 def test_the_app_wants_a_terminal(pair: Pair, capsys: pytest.CaptureFixture[str]) -> None:

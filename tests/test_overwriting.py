@@ -10,8 +10,9 @@ import pytest
 
 from s2p_tui.cli import run
 from s2p_tui.core.edits import OpenGap
-from s2p_tui.demo import Pair, make_pair
+from s2p_tui.demo import Pair
 from s2p_tui.session import Session
+from tests.models.linears import make_pair
 
 
 @pytest.fixture

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import equinox as eqx
@@ -16,50 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from s2p_tui.demo import EqxNet, Pair, TorchNet, make_pair
+from s2p_tui.demo import Pair
+from tests.helpers.terminal import CLEAN, Terminal
+from tests.models.linears import EqxNet, TorchNet, make_pair
 
 _PATIENCE = 30.0
-
-
-@dataclass
-class Terminal:
-    """A tmux server of its own with one window."""
-
-    socket: str
-
-    def _tmux(self, *arguments: str) -> str:
-        command = ["tmux", "-L", self.socket, "-f", "/dev/null", *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-    def start(self, command: str, folder: Path, width: int = 120, height: int = 40) -> None:
-        size = ["-x", str(width), "-y", str(height)]
-        self._tmux("new-session", "-d", "-c", str(folder), *size, command)
-
-    def keys(self, *keys: str) -> None:
-        self._tmux("send-keys", *keys)
-
-    def screen(self) -> str:
-        return self._tmux("capture-pane", "-p")
-
-    def wait_for(self, text: str) -> str:
-        """The screen once it shows the text."""
-        deadline = time.monotonic() + _PATIENCE
-        while time.monotonic() < deadline:
-            screen = self.screen()
-            if text in screen:
-                return screen
-        pytest.fail(f"{text!r} did not appear; the screen shows:\n{self.screen()}")
-
-    def stop(self) -> None:
-        subprocess.run(["tmux", "-L", self.socket, "kill-server"], capture_output=True)
-
-
-@pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    assert shutil.which("tmux"), "this test needs tmux: apt-get install tmux"
-    terminal = Terminal(f"s2p-{tmp_path.name}")
-    yield terminal
-    terminal.stop()
 
 
 @pytest.fixture
@@ -69,9 +26,7 @@ def pair(tmp_path: Path) -> Pair:
 
 def _program(pair: Pair) -> str:
     arguments = f"{pair.model.name} {pair.skeleton.name} -o {pair.output.name}"
-    # GNU readline, where a test runner has loaded it, exports a size that is not this window's.
-    clean = "env -u LINES -u COLUMNS TERM=tmux-256color"
-    return f"{clean} {sys.executable} -m s2p_tui {arguments}; echo status $?; cat"
+    return f"{CLEAN} {sys.executable} -m s2p_tui {arguments}; echo status $?; cat"
 
 
 def _forwards_differ_by(pair: Pair) -> float:

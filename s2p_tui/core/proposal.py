@@ -15,6 +15,7 @@ from itertools import groupby
 from s2p_tui.core.alignment import Alignment, Author, Row
 from s2p_tui.core.edits import Edit, SetRows
 from s2p_tui.core.pytree import Skeleton
+from s2p_tui.core.shares import takes_part
 
 _BLOCK = re.compile(r".*?\[(?:\d+|'\d+')\]")
 
@@ -72,6 +73,10 @@ class Hunk:
         return max((change.confidence for change in self.changes), key=lambda worst: worst.rank)
 
 
+Placed = tuple[int, Row]
+"""A row and its place."""
+
+
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """What a proposer would change.
@@ -80,11 +85,16 @@ class Proposal:
         by: The proposer.
         hunks: In the order they are shown.
         notes: What the user should know beside them: what was left out of an answer and why.
+        agreed: Rows the proposer would have as they are, of those that share entries with changes,
+            be it by way of other rows: both halves of a tied weight.
+        beside: Rows it has no opinion on, of those.
     """
 
     by: Author
     hunks: tuple[Hunk, ...]
     notes: tuple[str, ...] = ()
+    agreed: tuple[Placed, ...] = ()
+    beside: tuple[Placed, ...] = ()
 
     @property
     def changes(self) -> Iterator[Change]:
@@ -94,10 +104,26 @@ class Proposal:
     def accepted(self, places: Collection[int]) -> Edit:
         """The one edit that accepting the changes at these places amounts to.
 
-        Entries they take from rows that are not accepted leave those rows empty.
+        Entries they take from other rows leave those empty, unless the proposer would have it so
+        that both take them, or both take no more than parts.
         """
-        taken = ((change.place, change.new) for change in self.changes if change.place in places)
-        return SetRows(tuple(sorted(taken, key=lambda change: change[0])))
+        new = [(change.place, change.new) for change in self.changes if change.place in places]
+        rejected = (
+            (change.place, change.old) for change in self.changes if change.place not in places
+        )
+        taken = {key for _, row in new for key in row.keys}
+        whole = {key for _, row in new for key in row.keys if not takes_part_of(row, key)}
+        staying = [
+            *self.agreed,
+            *(
+                (place, row)
+                for place, row in (*rejected, *self.beside)
+                if whole.isdisjoint(row.keys)
+                and all(takes_part_of(row, key) for key in taken.intersection(row.keys))
+            ),
+        ]
+        kept = _sharing(staying, taken)
+        return SetRows(tuple(sorted((*new, *kept), key=lambda placed: placed[0])))
 
 
 def same_source(old: Row, new: Row) -> bool:
@@ -105,10 +131,15 @@ def same_source(old: Row, new: Row) -> bool:
     return old.source == new.source and old.gap == new.gap
 
 
+def takes_part_of(row: Row, key: str) -> bool:
+    """Whether a row takes no more than parts of an entry."""
+    return row.source is None or takes_part(row.source, key)
+
+
 def proposed(
     by: Author,
     alignment: Alignment,
-    wanted: Iterable[tuple[int, Row]],
+    wanted: Iterable[Placed],
     skeleton: Skeleton,
     confidence: Mapping[int, Confidence],
     notes: Iterable[str] = (),
@@ -123,14 +154,33 @@ def proposed(
         confidence: By place; rows not in it are unsure.
         notes: What to say beside the hunks.
     """
+    wanted = sorted(wanted, key=lambda placed: placed[0])
     changes = [
         Change(place, alignment.rows[place], row, confidence.get(place, Confidence.UNSURE))
-        for place, row in sorted(wanted, key=lambda placed: placed[0])
+        for place, row in wanted
         if not same_source(alignment.rows[place], row)
     ]
     groups = groupby(changes, key=lambda change: block_of(skeleton[change.place].path))
     hunks = tuple(_hunk(block, tuple(group)) for block, group in groups)
-    return Proposal(by, hunks, tuple(notes))
+    known = {place for place, _ in wanted}
+    changed = {change.place for change in changes}
+    shared = _sharing(
+        (placed for placed in enumerate(alignment.rows) if placed[0] not in changed),
+        {key for change in changes for row in (change.old, change.new) for key in row.keys},
+    )
+    agreed = tuple(placed for placed in shared if placed[0] in known)
+    beside = tuple(placed for placed in shared if placed[0] not in known)
+    return Proposal(by, hunks, tuple(notes), agreed, beside)
+
+
+def _sharing(rows: Iterable[Placed], taken: Collection[str]) -> list[Placed]:
+    """The rows that take some of these entries, or entries that such rows take, and so on."""
+    reached, found, left = set(taken), list[Placed](), list(rows)
+    while more := [placed for placed in left if not reached.isdisjoint(placed[1].keys)]:
+        found += more
+        left = [placed for placed in left if reached.isdisjoint(placed[1].keys)]
+        reached.update(key for _, row in more for key in row.keys)
+    return found
 
 
 def _hunk(block: str, changes: tuple[Change, ...]) -> Hunk:

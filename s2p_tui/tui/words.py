@@ -22,7 +22,7 @@ _MOST_KEYS = 64
 _MOST_LINES = 4
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _WORST_FIRST = (Fit.MISMATCHED, Fit.DOUBTFUL, Fit.GAP, Fit.TRANSFORMED, Fit.EXACT)
-_AUTHORS: dict[Author, str] = {
+AUTHORS: dict[Author, str] = {
     "order": "by order",
     "user": "by you",
     "matcher": "by the matcher",
@@ -140,7 +140,7 @@ def details(session: Session, position: int, glyphs: Glyphs, width: int = 0) -> 
     shape = f"{show(leaf.shape)} {leaf.dtype}"
     entries = _entries(session, row.keys, glyphs, width)
     why = f": {inert(verdict.why)}" if verdict.why else ""
-    decided = _AUTHORS[row.by] + (", trusted" if row.trusted else "")
+    decided = AUTHORS[row.by] + (", trusted" if row.trusted else "")
     decided += f": {inert(row.why)}" if row.why and row.why not in verdict.why else ""
     fit = f"{glyphs.fits[verdict.fit]} {verdict.fit}{why}"
     # The list must not jump where one moves through rows as they come; but what the user is asked

@@ -35,6 +35,7 @@ _EDITS = {
     b"y": moves.toggle_trust,
 }
 _UNDO, _REDO, _MATCH, _SAVE = b"u", b"\x19", b"a", b"\x13"
+_TAKE = b"\r"
 
 Step = tuple[int, bytes]
 """A row, counted from 0, and the key pressed there."""
@@ -83,8 +84,11 @@ class Model:
                 session.edit(_EDITS[key](session, cursor).edit)
             except ImpossibleError:
                 return
+        elif key == _MATCH:
+            proposal = session.match_proposal()
+            session.edit(proposal.accepted({change.place for change in proposal.changes}))
         else:
-            {_UNDO: session.undo, _REDO: session.redo, _MATCH: session.match}[key]()
+            {_UNDO: session.undo, _REDO: session.redo}[key]()
 
     def back_to(self, count: int) -> Model:
         """The model after its first steps."""
@@ -189,7 +193,9 @@ def _press_and_wait(program: Program, model: Model, chance: random.Random) -> No
     step = (chance.randrange(_ROWS), chance.choice(keys))
     before = model.edits
     model.press(step)
-    program.send(_as_keys(step))
+    # Only a proposal that changes something opens the screen on which it is taken.
+    reviewed = step[1] == _MATCH and model.edits != before
+    program.send(_as_keys(step) + _TAKE * reviewed)
     if model.edits != before:
         program.until(b"edits %d\x1b" % model.edits)
 

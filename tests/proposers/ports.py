@@ -10,10 +10,11 @@ empty line parts two runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from s2p_tui.core.transform import Expr, Shape
+from s2p_tui.core.transform import Expr, Shape, keys_of, rename
 from tests.benchmarks.alignment_pairs import Pair, Tensor, parse
 
 _BLOCKS = 3
@@ -24,6 +25,33 @@ _STEP = re.compile(r"\['([^']*)'\]|\[(\d+)\]|\.([^.\[]+)")
 def ports() -> list[Pair]:
     """All pairs in `tables`, by file name."""
     return [port(file.stem, file.read_text()) for file in sorted(_TABLES.glob("*.txt"))]
+
+
+def unclear_ports() -> list[Pair]:
+    """Pairs of which the names alone do not settle every row."""
+    return [port(file.stem, file.read_text()) for file in sorted(_TABLES.glob("unclear/*.txt"))]
+
+
+def lacking(pair: Pair, gone: Collection[str]) -> Pair:
+    """The pair without these entries; what is made of them is made of nothing."""
+    return replace(
+        pair,
+        source=tuple(tensor for tensor in pair.source if tensor.name not in gone),
+        truth=tuple(
+            None if expr is None or not set(keys_of(expr)).isdisjoint(gone) else expr
+            for expr in pair.truth
+        ),
+    )
+
+
+def renamed(pair: Pair, names: Mapping[str, str]) -> Pair:
+    """The pair with entries under other names, by their names."""
+    return replace(
+        pair,
+        source=tuple(replace(tensor, name=names[tensor.name]) for tensor in pair.source),
+        truth=tuple(expr and rename(expr, names) for expr in pair.truth),
+        tied={names[name]: names[first] for name, first in pair.tied.items()},
+    )
 
 
 def port(name: str, table: str) -> Pair:

@@ -128,7 +128,7 @@ async def test_answers_from_the_command_line(opened: Opened) -> None:
 async def test_a_match_is_journalled_as_one_edit(opened: Opened) -> None:
     session = reordered("order")
     async with opened(session) as (pilot, _):
-        await pilot.press("a")
+        await pilot.press("a", "enter")
         await pilot.pause()
     assert len(session.history) == 1
     again = reordered("order")

@@ -13,13 +13,14 @@ from s2p_tui.core.fit import Fit
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.state_dict import Entry
 from s2p_tui.core.transform import Take
-from s2p_tui.demo import make_pair
 from s2p_tui.session import Session
 from s2p_tui.tui.glyphs import UNICODE
 from s2p_tui.tui.screens.convert import ConvertForm
 from s2p_tui.tui.screens.result import Result
+from s2p_tui.tui.screens.review import Review
 from s2p_tui.tui.screens.workspace import Workspace
 from s2p_tui.tui.widgets.lines import Lines
+from tests.models.linears import make_pair
 
 from .conftest import Opened, make_session, reordered, until, without_partner
 from .test_keys import bench, footer, keys, status
@@ -66,6 +67,9 @@ async def test_a_lines_up_again_in_one_step(opened: Opened) -> None:
         before = workspace.session.alignment
         edits = len(workspace.session.history)
         await pilot.press("a")
+        assert isinstance(pilot.app.screen, Review)
+        assert workspace.session.alignment == before
+        await pilot.press("enter")
         assert keys(workspace) == BY_NAME
         assert bench(workspace) == ()
         assert not workspace.session.blocking
@@ -78,12 +82,25 @@ async def test_a_lines_up_again_in_one_step(opened: Opened) -> None:
 
 
 async def test_a_takes_trust_back_and_undo_gives_it_again(opened: Opened) -> None:
+    async with opened(reordered("order")) as (pilot, workspace):
+        await pilot.press("g", "y", "n", "y", "n", "y", "n", "y")
+        assert not workspace.session.blocking
+        trusted = workspace.session.alignment
+        await pilot.press("a", "enter")
+        assert keys(workspace) == BY_NAME
+        assert not any(row.trusted for row in workspace.session.alignment.rows)
+        await pilot.press("u")
+        assert workspace.session.alignment == trusted
+        assert not workspace.session.blocking
+
+
+async def test_a_leaves_trust_in_what_the_matcher_would_have_too(opened: Opened) -> None:
     async with opened(without_partner()) as (pilot, workspace):
         await pilot.press("2", "enter", "y")
         assert not workspace.session.blocking
         await pilot.press("a")
-        assert workspace.session.blocking == 1
-        await pilot.press("u")
+        assert pilot.app.screen is workspace
+        assert "as the matcher would have it" in status(workspace)
         assert not workspace.session.blocking
 
 
@@ -99,7 +116,7 @@ async def test_a_needs_no_evidence_beforehand(opened: Opened) -> None:
     session = Session(known.checkpoint, known.target)
     async with opened(session) as (pilot, workspace):
         assert not session.blocking
-        await pilot.press("a")
+        await pilot.press("a", "enter")
         assert keys(workspace) == BY_NAME
 
 

@@ -35,7 +35,7 @@ SCENES: dict[str, tuple[Callable[[], Session], str]] = {
     "split": (fused, "g space space space g t 2 enter j"),
     "many_keys": (many_keys, "G v g t 1 enter"),
     "doubted_by_name": (lambda: reordered("order"), "y n n"),
-    "matched_again": (lambda: reordered("order"), "y a"),
+    "matched_again": (lambda: reordered("order"), "y a enter"),
     "without_partner": (without_partner, ""),
     "help": (linears, "question_mark"),
     "quit": (linears, "J q"),

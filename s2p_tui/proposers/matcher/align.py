@@ -10,11 +10,13 @@ import numpy as np
 
 from s2p_tui.core.ways import ways
 from s2p_tui.proposers.matcher.assignment import assignment
+from s2p_tui.proposers.matcher.lists import same_places
 from s2p_tui.proposers.matcher.names import Learned, Matrix, likeness
-from s2p_tui.proposers.matcher.tree import Node, all_numbered, kin_of
+from s2p_tui.proposers.matcher.tree import Node, kin_of
 
 _SURE = 10.0
 _NOTHING_LEARNED: Learned = {}
+_LEFT_OVER = "what others that may belong here have left"
 _KNOWN_ELSEWHERE = 0.6
 """How alike names must be to pair a tensor whose module has its partner elsewhere."""
 
@@ -73,6 +75,8 @@ class _Scope:
     pairs: list[Pair] = field(default_factory=list)
     loose: tuple[list[Node], list[Node]] = field(default_factory=lambda: ([], []))
     released: set[Node] = field(default_factory=set)
+    passed_over: dict[Node, float] = field(default_factory=dict)
+    """Nodes that lost their partner to another node, and by how much at least."""
 
     def solve(self) -> tuple[Pair, ...]:
         fronts = _parts(self.target), _parts(self.source)
@@ -120,6 +124,8 @@ class _Scope:
     ) -> None:
         starts = self._start(0, target), self._start(1, source)
         taken: tuple[set[int], set[int]] = (set(), set())
+        left = min(self._left_by(target), self._left_by(source))
+        margin, how = (left, _LEFT_OVER) if left < margin else (margin, how)
         for pair in self.aligner.align(target, source):
             taken[0].add(pair.target)
             taken[1].add(pair.source)
@@ -145,14 +151,10 @@ class _Scope:
     def _assigned(
         self, targets: Sequence[Node], sources: Sequence[Node]
     ) -> Iterable[tuple[Node, Node, float, str]]:
-        if (
-            len(targets) == len(sources) > 1
-            and all_numbered(targets)
-            and all_numbered(sources)
-            and len({node.mark for node in (*targets, *sources)}) == 1
-        ):
-            for place, (target, source) in enumerate(zip(targets, sources, strict=True), 1):
-                yield target, source, _SURE, f"same place in its list, {place} of {len(targets)}"
+        if (listed := same_places(targets, sources)) is not None:
+            for target, source, place, count in listed:
+                how = f"same place in its list, {place} of {count}"
+                yield target, source, _SURE, how
             return
         matrix = self._likeness(targets, sources)
         if matrix.shape == (1, 1):
@@ -164,10 +166,35 @@ class _Scope:
                 "the only part of this structure",
             )
             return
-        for target, source, margin in assignment(matrix):
+        found = assignment(matrix)
+        self._pass_over(targets, sources, matrix, found)
+        for target, source, margin in found:
             if margin > 0.4:
                 self._learn(targets[target], sources[source], 0.5)
             yield targets[target], sources[source], margin, "the names agree best"
+
+    def _pass_over(
+        self,
+        targets: Sequence[Node],
+        sources: Sequence[Node],
+        matrix: Matrix,
+        found: Sequence[tuple[int, int, float]],
+    ) -> None:
+        """Remember by how much nodes without partner lost: what is left is no surer than that."""
+        for nodes, scores, axis in ((targets, matrix.T, 0), (sources, matrix, 1)):
+            taken = {pair[axis] for pair in found}
+            for n in set(range(len(nodes))) - taken:
+                lead = min(matrix[i, j] - scores[(i, j)[1 - axis], n] for i, j, _ in found)
+                self.passed_over[nodes[n]] = min(lead, self.passed_over.get(nodes[n], lead))
+
+    def _left_by(self, node: Node) -> float:
+        """By how much another node won the partner that the node, or one around it, might have."""
+        margin = _SURE
+        above: Node | None = node
+        while self.passed_over and above is not None and above not in (self.target, self.source):
+            margin = min(margin, self.passed_over.get(above, _SURE))
+            above = above.parent
+        return margin
 
     def _learn(self, target: Node, source: Node, weight: float) -> None:
         self.aligner.seen.append(
@@ -200,15 +227,13 @@ class _Scope:
                     continue
                 if alone:
                     margin = 1.0 + min(matrix[i, j], 0.0)
-                if margin > 0.4 or alone:
+                how = "the only entry of this size here" if alone else "the names agree best"
+                left = min(self._left_by(targets[i]), self._left_by(sources[j]))
+                margin, how = (left, _LEFT_OVER) if left < margin else (margin, how)
+                if margin > 0.4:
                     self._learn(targets[i], sources[j], 1.0 if alone else 0.5)
                 self.pairs.append(
-                    Pair(
-                        self._start(0, targets[i]),
-                        self._start(1, sources[j]),
-                        margin,
-                        "the only entry of this size here" if alone else "the names agree best",
-                    )
+                    Pair(self._start(0, targets[i]), self._start(1, sources[j]), margin, how)
                 )
 
     def _misfit(self, source: Node, target: Node) -> float:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from math import prod
 
-from s2p_tui.core.transform import Expr, Shape
+from s2p_tui.core.transform import Expr, Permute, Reshape, Shape, Stack
 from s2p_tui.proposers.matcher.pieces import Piece
 from s2p_tui.proposers.matcher.words import meanings, name_of
 
@@ -14,6 +15,8 @@ _AS_IT_IS = frozenset(("embed", "pos", "token", "class", "table", "norm", "relat
 _NO_TABLE = frozenset(("kernel", "w"))
 """What weights of dense layers and convolutions are called, and tables are not."""
 _UNANIMOUS = 0.9
+_INWARD = frozenset(("query", "key", "value", "qkv", "kv"))
+_MATRIX = 2
 
 
 def _template(steps: Steps) -> Steps:
@@ -70,6 +73,8 @@ class Orientation:
         layouts = piece.layouts(shape)
         if not layouts:
             return None
+        if by_heads := _by_heads(layouts, steps, piece):
+            return by_heads
         if len({out_last for _, out_last in layouts}) == 1:
             return layouts[0][0], _one_order(layouts, piece), ""
         if _as_it_is(steps):
@@ -93,6 +98,39 @@ class Orientation:
             False,
             "square, and nothing shows whether it is transposed",
         )
+
+
+def _by_heads(
+    layouts: Sequence[tuple[Expr, bool]], steps: Steps, piece: Piece
+) -> tuple[Expr, bool, str] | None:
+    """The layout that splits heads out of the axis they are on, where another one does not.
+
+    Queries, keys and values have them on the output axis, what attention gives out takes them in.
+    """
+    axis = _axis_of_heads(steps, piece.steps)
+    found = [expr for expr, _ in layouts if _axis_split(expr, piece.member) == axis]
+    if axis is None or len(found) != 1 or len(layouts) == 1:
+        return None
+    return found[0], True, f"heads are on the {('output', 'input')[axis]} axis"
+
+
+def _axis_of_heads(*names: Steps) -> int | None:
+    words = [set(meanings(steps)[0]) for steps in names]
+    inward = any(_INWARD & found for found in words)
+    outward = any({"attn", "out"} <= found for found in words)
+    return None if inward == outward else 0 if inward else 1
+
+
+def _axis_split(expr: Expr, member: Shape) -> int | None:
+    """Which axis of a matrix a layout splits into several; None if neither, or it does not show."""
+    inner: Expr | None = expr.of[0] if isinstance(expr, Stack) else expr
+    if isinstance(inner, Permute):
+        inner = inner.of
+    if not isinstance(inner, Reshape) or len(member) != _MATRIX or len(inner.shape) <= _MATRIX:
+        return None
+    first, *middle, last = inner.shape
+    ways = (first * prod(middle), last) == member, (first, prod(middle) * last) == member
+    return ways.index(True) if sum(ways) == 1 else None
 
 
 def _one_order(layouts: Sequence[tuple[Expr, bool]], piece: Piece) -> bool:

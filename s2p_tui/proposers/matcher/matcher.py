@@ -16,10 +16,11 @@ from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Take, keys_of
 from s2p_tui.proposers.matcher.absent import losses, tied_again, without_partner
 from s2p_tui.proposers.matcher.align import Aligner, Pair
+from s2p_tui.proposers.matcher.consistent import inconsistent
 from s2p_tui.proposers.matcher.layout import Orientation
 from s2p_tui.proposers.matcher.names import Learned
 from s2p_tui.proposers.matcher.parts import as_leaf_takes, made_of_parts, steps_of_leaves
-from s2p_tui.proposers.matcher.pieces import Piece, entry_piece
+from s2p_tui.proposers.matcher.pieces import Piece, entry_piece, may_alternate, parts_named
 from s2p_tui.proposers.matcher.sequence import in_sequence, say_nothing
 from s2p_tui.proposers.matcher.stacks import with_views
 from s2p_tui.proposers.matcher.tree import Node, tree_of
@@ -124,10 +125,13 @@ def _fill(
         found = told(second.align(target, source))
         orientation = Orientation()
     learn(orientation, found)
+    doubts = {} if nameless else inconsistent({p: (steps[p], piece.steps) for p, piece, _ in found})
     for place, piece, pair in found:
         leaf = skeleton[place]
         taken = as_leaf_takes(leaf, piece, state_dict)
         suggestion = taken and _suggestion(leaf, steps[place], taken, pair, orientation)
+        if suggestion is not None and place in doubts:
+            suggestion = replace(suggestion, certain=False, placed=False, reason=doubts[place])
         if suggestion is not None:
             suggestions[place] = suggestion
 
@@ -137,11 +141,17 @@ def _is_part(steps: tuple[str, ...]) -> bool:
     return "parametrizations" in steps or steps[-1].startswith(_PARTS)
 
 
+def _fused(steps: tuple[str, ...]) -> tuple[str, ...]:
+    """What a tensor of these steps is made of, if it is a fused one."""
+    return next((parts for step in steps if (parts := parts_named(step))), ())
+
+
 def _suggestion(
     leaf: Leaf, steps: tuple[str, ...], piece: Piece, pair: Pair, orientation: Orientation
 ) -> Suggestion | None:
     sure = pair.margin >= _CERTAIN
-    if _is_part(piece.steps) and not _is_part(steps):
+    fused = _fused(steps) and _fused(steps) == _fused(piece.steps)
+    if _is_part(piece.steps) and not _is_part(steps) and not fused:
         layouts = piece.layouts(leaf.shape)
         return Suggestion(layouts[0][0], False, "only a part of a weight") if layouts else None
     (member, *more) = piece.members
@@ -157,6 +167,8 @@ def _suggestion(
     if chosen is None:
         return None
     expr, settled, why = chosen
+    if may_alternate(expr):
+        return Suggestion(expr, False, "heads may alternate in it: nothing shows it", sure)
     return Suggestion(expr, sure and settled, f"{pair.how}; {why}" if why else pair.how, sure)
 
 

@@ -18,7 +18,7 @@ Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 
 _NUMBERS, _ORDER, _RANK, _LEARNED = 0.6, 0.12, 0.35, 0.5
 _ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
-_CONFLICT, _SAME_END = -2.0, 0.15
+_CONFLICT, _SAME_END, _NO_NUMBER, _UNEQUAL = -2.0, 0.15, 0.3, 0.2
 _ENDS = {"embed", "head"}
 
 
@@ -155,24 +155,54 @@ def _nearness(first: np.ndarray, second: np.ndarray) -> Matrix:
 
 
 def _numbers(first: Sequence[tuple[int, ...]], second: Sequence[tuple[int, ...]]) -> Matrix:
-    lengths = {len(numbers) for numbers in (*first, *second)}
-    if lengths == {0}:
+    if {len(n) for n in first} != {len(n) for n in second}:
+        first, second = _varying(first), _varying(second)
+    rows, columns = _by_length(first), _by_length(second)
+    if {*rows, *columns} == {0}:
         return np.zeros((len(first), len(second)))
-    if len(lengths) == 1:
-        (length,) = lengths
-        total = np.zeros((len(first), len(second)))
-        for column in range(length):
-            values = [n[column] for n in first], [n[column] for n in second]
-            if len(set(values[0])) == len(set(values[1])):
-                ranks = _ranks(values[0]), _ranks(values[1])
-            else:
-                ranks = np.array(values[0]), np.array(values[1])
-            near = _nearness(*ranks)
-            total += np.where(near == 1, 1.0, 0.5 * near)
-        return total / length
-    near = _nearness(_ranks(first), _ranks(second))
-    has = np.outer([bool(n) for n in first], [bool(n) for n in second])
-    return np.where(has, np.where(near == 1, 1.0, 0.5 * near), 0.3)
+    matrix = np.full((len(first), len(second)), _NO_NUMBER)
+    for length, mine in rows.items():
+        for other, theirs in columns.items():
+            if length and other:
+                numbers = [first[i] for i in mine], [second[j] for j in theirs]
+                if length == other:
+                    near = _by_place(*numbers)
+                else:
+                    near = _UNEQUAL * _nearness(*map(_ranks, numbers))
+                matrix[np.ix_(mine, theirs)] = near
+    return matrix
+
+
+def _by_length(numbers: Sequence[tuple[int, ...]]) -> dict[int, list[int]]:
+    places: dict[int, list[int]] = {}
+    for place, each in enumerate(numbers):
+        places.setdefault(len(each), []).append(place)
+    return places
+
+
+def _by_place(first: Sequence[tuple[int, ...]], second: Sequence[tuple[int, ...]]) -> Matrix:
+    """Number by number, by rank where there are as many different ones on both sides."""
+    total = np.zeros((len(first), len(second)))
+    for column in range(len(first[0])):
+        values = [n[column] for n in first], [n[column] for n in second]
+        if len(set(values[0])) == len(set(values[1])):
+            total += _near(_ranks(values[0]), _ranks(values[1]))
+        else:
+            total += _UNEQUAL * _nearness(np.array(values[0]), np.array(values[1]))
+    return total / len(first[0])
+
+
+def _near(first: np.ndarray, second: np.ndarray) -> Matrix:
+    near = _nearness(first, second)
+    return np.where(near == 1, 1.0, 0.5 * near)
+
+
+def _varying(numbers: Sequence[tuple[int, ...]]) -> Sequence[tuple[int, ...]]:
+    """The numbers without those that are the same for all."""
+    if len(numbers) < 2 or len({len(each) for each in numbers}) > 1:
+        return numbers
+    columns = [column for column in zip(*numbers, strict=True) if len({*column}) > 1]
+    return list(zip(*columns, strict=True)) if columns else [()] * len(numbers)
 
 
 def _slot(names: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[float, float, int]:

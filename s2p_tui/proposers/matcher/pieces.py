@@ -8,20 +8,25 @@ from dataclasses import dataclass
 from math import prod
 
 from s2p_tui.core.composites import Composite
-from s2p_tui.core.transform import Concat, Expr, Shape, Split, Stack, Take
+from s2p_tui.core.transform import Concat, Expr, Shape, Split, Stack, Take, keys_of, nodes_of
 from s2p_tui.core.ways import Way, ways
 from s2p_tui.proposers.matcher.words import FAINT, meanings, name_of
 
 _FUSED: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     (
         frozenset(
-            ("qkv", "wqkv", "in_proj", "in_proj_weight", "in_proj_bias", "c_attn", "qkv_proj")
+            (
+                *("qkv", "wqkv", "qkv_proj", "to_qkv", "query_key_value", "c_attn"),
+                *("in_proj", "in_proj_weight", "in_proj_bias"),
+            )
         ),
         ("query", "key", "value"),
     ),
     (frozenset(("kv", "wkv", "to_kv", "kv_proj")), ("key", "value")),
     (frozenset(("gate_up_proj", "gate_up")), ("gate_proj", "up_proj")),
 )
+_MAY_ALTERNATE = frozenset(("wqkv", "query_key_value"))
+"""Fused weights that some models keep head by head, so that a third is not one of the parts."""
 _TOGETHER: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("qkv", ("query", "key", "value")),
     ("kv", ("key", "value")),
@@ -33,6 +38,15 @@ _TOGETHER: tuple[tuple[str, tuple[str, ...]], ...] = (
 def parts_named(step: str) -> tuple[str, ...]:
     """What a module or tensor of that name is made of: query, key and value of `qkv`."""
     return next((parts for names, parts in _FUSED if step.lower() in names), ())
+
+
+def may_alternate(expr: Expr) -> bool:
+    """Whether a part is taken of a fused weight of which it does not show how it is laid out."""
+    return any(
+        isinstance(node, Split) and _MAY_ALTERNATE.intersection(key.split("."))
+        for node in nodes_of(expr)
+        for key in keys_of(node)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,18 +120,35 @@ def _parted(
     pieces: list[Piece], wanted: Counter[int], targets: Sequence[tuple[tuple[str, ...], Shape]]
 ) -> list[Piece]:
     words = {word for steps, _ in targets for word in meanings(steps)[0]}
-    names = {step.lower() for steps, _ in targets for step in steps}
+    fused = _fused_leaves(targets)
     result: list[Piece] = []
     for piece in pieces:
-        parts = _parts_of(piece, words, names, wanted)
+        parts = _parts_of(piece, words, fused, wanted)
         result.extend(parts or [piece])
     return result
 
 
-def _parts_of(piece: Piece, words: set[str], names: set[str], wanted: Counter[int]) -> list[Piece]:
+def _fused_leaves(
+    targets: Sequence[tuple[tuple[str, ...], Shape]],
+) -> set[tuple[tuple[str, ...], int]]:
+    """Of what parts, and of what size, leaves are that are fused themselves."""
+    return {
+        (parts, prod(shape))
+        for steps, shape in targets
+        for step in steps
+        if (parts := parts_named(step))
+    }
+
+
+def _parts_of(
+    piece: Piece,
+    words: set[str],
+    whole: set[tuple[tuple[str, ...], int]],
+    wanted: Counter[int],
+) -> list[Piece]:
     for place, step in enumerate(piece.steps):
         for fused, parts in _FUSED:
-            if step.lower() not in fused or not piece.shape or step.lower() in names:
+            if step.lower() not in fused or not piece.shape or (parts, prod(piece.shape)) in whole:
                 continue
             if not all(meanings((part,))[0][0] in words for part in parts):
                 continue

@@ -165,8 +165,3 @@ def kin_of(part: Node, others: Sequence[Node], equals: Mapping[int, int]) -> lis
         and not contains_better(part, other, common)
     ]
     return kin if max(near.values(), default=0.0) in [near[other] for other in kin] else []
-
-
-def all_numbered(nodes: Sequence[Node]) -> bool:
-    """Whether all nodes are numbered children of one parent."""
-    return all(node.step.isdigit() and node.parent is nodes[0].parent for node in nodes)

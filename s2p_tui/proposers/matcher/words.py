@@ -107,6 +107,8 @@ _WHOLE: dict[str, tuple[str, ...]] = {
 _NO_WORD = frozenset(("params", "batch_stats", "state", "self"))
 _TABLE = frozenset(("embedding", "table"))
 """Words for a weight that as a module's name say which layer it is."""
+_LETTERS = "acde"
+"""Letters that number modules where they are all there is of a name; others mean something."""
 FAINT = frozenset(("weight", "block", "proj", "mlp", "conv", "in", "module"))
 """Meanings that say little: most names have one of them."""
 
@@ -132,6 +134,8 @@ def name_of(text: str) -> Name:
     if text.isdigit():
         return Name(text, (), (int(text),))
     lower = _CAMEL.sub("_", text).lower().strip("_")
+    if len(lower) == 1 and lower in _LETTERS:
+        return Name(text, (lower,), (ord(lower) - ord("a"),))
     stem = lower.rstrip("0123456789").rstrip("_")
     tail = lower[len(stem) :].strip("_")
     numbers = (int(tail),) if tail.isdigit() else ()

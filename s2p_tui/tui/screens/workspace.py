@@ -18,9 +18,9 @@ from s2p_tui.tui.journalling import Journalled
 from s2p_tui.tui.keys import GROUPS
 from s2p_tui.tui.moves import ImpossibleError, Move, Step
 from s2p_tui.tui.running import app_of
-from s2p_tui.tui.screens.browser import Browser
 from s2p_tui.tui.screens.convert import ConvertForm, Order
 from s2p_tui.tui.screens.progress import Progress
+from s2p_tui.tui.screens.proposing import Proposing
 from s2p_tui.tui.screens.result import Result
 from s2p_tui.tui.screens.transform import ChooseTransform
 from s2p_tui.tui.text import inert
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from s2p_tui.tui.choosing import Option
 
 
-class Workspace(Browser):
+class Workspace(Proposing):
     """Where the alignment is made.
 
     Attributes:
@@ -79,20 +79,27 @@ class Workspace(Browser):
         return "; ".join(said), "lines--bad" if self._journalled.bad else style
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a conversion is asked for or runs, so that nothing may be changed."""
+        return self._converting
+
+    @property
     def has_unsaved_edits(self) -> bool:
         """Whether the alignment differs from what was last saved, converted or opened."""
         return self.session.alignment != self._saved
 
     def action_enter(self) -> None:
-        """Put down what was picked up, or go to the typed row."""
+        """Put down what was picked up, go to the typed row, or choose what belongs here."""
         if self.cursor.picked is not None:
-            self._make(lambda: moves.place(self.session, self.cursor, swap=False))
+            self.make(lambda: moves.place(self.session, self.cursor, swap=False))
         elif self.cursor.typed:
             self.jump()
+        else:
+            self.choose_source()
 
     def action_swap(self) -> None:
         """Swap what was picked up with what is here."""
-        self._make(lambda: moves.place(self.session, self.cursor, swap=True))
+        self.make(lambda: moves.place(self.session, self.cursor, swap=True))
 
     def action_pick(self) -> None:
         """Pick up the entry here, or put it back."""
@@ -115,11 +122,11 @@ class Workspace(Browser):
 
     def action_shift(self, step: Step) -> None:
         """Move the entry or block by one row."""
-        self._make(lambda: moves.shift(self.session, self.cursor, step))
+        self.make(lambda: moves.shift(self.session, self.cursor, step))
 
     def action_gap(self) -> None:
         """Gaps on or off."""
-        self._make(lambda: moves.toggle_gap(self.session, self.cursor))
+        self.make(lambda: moves.toggle_gap(self.session, self.cursor))
 
     def action_bench(self) -> None:
         """Send to the bench; while a number is being typed, take back its last digit."""
@@ -127,19 +134,11 @@ class Workspace(Browser):
             self.cursor.typed = self.cursor.typed[:-1]
             self.say()
         else:
-            self._make(lambda: moves.to_bench(self.session, self.cursor))
+            self.make(lambda: moves.to_bench(self.session, self.cursor))
 
     def action_trust(self) -> None:
         """Trust on or off."""
-        self._make(lambda: moves.toggle_trust(self.session, self.cursor))
-
-    def action_match(self) -> None:
-        """Line everything up as the offline matcher proposes, in one step."""
-        self._travel(
-            self.session.match,
-            "Lined up by names and structure; u takes it back.",
-            "Everything is as the matcher would have it.",
-        )
+        self.make(lambda: moves.toggle_trust(self.session, self.cursor))
 
     def action_transform(self) -> None:
         """Choose what is done to entries on their way into this leaf."""
@@ -158,17 +157,17 @@ class Workspace(Browser):
             elif option.is_current:
                 self.say("It is so already.")
             else:
-                self._make(lambda: choosing.take(self.session, offered, option))
+                self.make(lambda: choosing.take(self.session, offered, option))
 
         app_of(self).push_screen(ChooseTransform(self.session, offered, self._glyphs), chosen)
 
     def action_undo(self) -> None:
         """Take the last edit back."""
-        self._travel(self.session.undo, "Undone.", "There is nothing to undo.")
+        self.travel(self.session.undo, "Undone.", "There is nothing to undo.")
 
     def action_redo(self) -> None:
         """Make the last undone edit again."""
-        self._travel(self.session.redo, "Done again.", "There is nothing to redo.")
+        self.travel(self.session.redo, "Done again.", "There is nothing to redo.")
 
     def action_save(self) -> None:
         """Save the mapping."""
@@ -227,7 +226,8 @@ class Workspace(Browser):
     def _mapping_path(self, output: Path) -> Path:
         return self._mapping or default_mapping(output)
 
-    def _make(self, decide: Callable[[], Move]) -> None:
+    def make(self, decide: Callable[[], Move]) -> None:
+        """Make the edit that is decided on, or say why it is impossible."""
         if self._converting:
             # Keys typed on before the form is there must not change what it converts.
             return
@@ -243,7 +243,8 @@ class Workspace(Browser):
         self._after_edit(move.position, move.marks)
         self._tell(words.after_edit(before, self.session.alignment, changed, move.said))
 
-    def _travel(self, change: Callable[[], range], done: str, none: str) -> None:
+    def travel(self, change: Callable[[], range], done: str, none: str) -> None:
+        """Change many rows; say `none` if nothing changed."""
         if self._converting:
             return
         before = self.session.alignment

@@ -1,0 +1,66 @@
+"""The README's walk, done as it says: every command and every snippet, in a terminal too."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import equinox as eqx
+import jax
+
+from s2p_tui.cli import run
+from s2p_tui.factory import call_factory
+from tests.helpers.terminal import CLEAN, Terminal
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+_BLOCK = re.compile(r"(?:<!-- (?P<note>[^>]*) -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
+
+
+def section(title: str) -> str:
+    """The text under a heading."""
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_the_walk_of_five_minutes(
+    tmp_path: Path, terminal: Terminal, environment: dict[str, str]
+) -> None:
+    ran = 0
+    for block in _BLOCK.finditer(section("Five minutes")):
+        text, ran = block["text"], ran + 1
+        if block["note"] == "in a terminal":
+            terminal.start(f"{CLEAN} PATH={environment['PATH']} {text.strip()}; cat", tmp_path)
+            terminal.wait_for("Every row lines up")
+            terminal.keys("c")
+            terminal.wait_for("Convert")
+            terminal.keys("Enter")
+            terminal.wait_for("Read back and compared with its sources: equal.")
+            terminal.keys("q")
+            terminal.wait_for("model.eqx")
+        elif block["note"] is not None:
+            (tmp_path / block["note"]).write_text(text)
+        else:
+            program = ["bash", "-euo", "pipefail"] if block["kind"] == "bash" else [sys.executable]
+            subprocess.run([*program, "-c", text], cwd=tmp_path, env=environment, check=True)
+    assert ran == 6
+    like = call_factory(f"{tmp_path / 'net.py'}:Net", abstract=True)
+    first, second = (
+        eqx.tree_deserialise_leaves(tmp_path / name, like) for name in ("model.eqx", "again.eqx")
+    )
+    assert eqx.tree_equal(first, second)
+    assert float(jax.numpy.abs(first.up.weight).max()) > 0
+
+
+def test_every_command_has_a_line_in_the_readme() -> None:
+    from s2p_tui.cli.options import app
+
+    commands = [name for name in app if not name.startswith("-")]
+    assert "convert" in commands
+    assert [name for name in commands if f"s2p-tui {name}" not in README] == []
+
+
+def test_set_up_has_two_commands() -> None:
+    commands = re.findall(r"^python3 -m pip install.*$", README, re.MULTILINE)
+    assert len(commands) == 2
+    assert run(["--version"]) == 0
