@@ -46,6 +46,7 @@ class S2PApp(ConvertedApp):
         dtype: The dtype proposed for it; None for the skeleton's.
         mapping: Where mappings are saved; None for beside the output.
         chunk_bytes: Memory a conversion stays within, about.
+        jobs: Threads that share a conversion; None for two, or one on a single core.
         ascii_only: Use no signs beyond ASCII.
         resume: What to do with edits that an earlier session on the same pair left.
 
@@ -71,6 +72,7 @@ class S2PApp(ConvertedApp):
         dtype: str | None = None,
         mapping: Path | None = None,
         chunk_bytes: int = _DEFAULT_CHUNK,
+        jobs: int | None = None,
         ascii_only: bool = False,
         resume: Resume = "ask",
     ) -> None:
@@ -81,6 +83,7 @@ class S2PApp(ConvertedApp):
         self._order = Order(output, dtype)
         self._mapping = mapping
         self._chunk_bytes = chunk_bytes
+        self._jobs = jobs
         self._glyphs = ASCII if ascii_only else UNICODE
         self._resume: Resume = resume
         self._journalled = Journalled(None)
@@ -175,6 +178,7 @@ class S2PApp(ConvertedApp):
             glyphs=self._glyphs,
             mapping=self._mapping,
             chunk_bytes=self._chunk_bytes,
+            jobs=self._jobs,
         )
         await self.push_screen(self._workspace)
 

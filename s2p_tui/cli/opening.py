@@ -14,6 +14,7 @@ from s2p_tui.cli.options import (
     MEBIBYTE,
     ChunkSize,
     Dtype,
+    Jobs,
     Key,
     Like,
     Model,
@@ -42,6 +43,7 @@ def open_app(
     like: Like = None,
     dtype: Dtype = None,
     chunk_size: ChunkSize = 64,
+    jobs: Jobs = None,
     ascii_only: Annotated[
         bool, Parameter(name="--ascii", negative="", help="Draw with ASCII characters only.")
     ] = False,
@@ -93,6 +95,7 @@ def open_app(
         dtype=dtype,
         mapping=mapping,
         chunk_bytes=chunk_size * MEBIBYTE,
+        jobs=jobs,
         ascii_only=ascii_only,
         resume="go on" if resume else "afresh" if fresh or _is_there(mapping) else "ask",
     )

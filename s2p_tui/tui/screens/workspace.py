@@ -62,6 +62,7 @@ class Workspace(Proposing):
         glyphs: Glyphs,
         mapping: Path | None = None,
         chunk_bytes: int,
+        jobs: int | None = None,
     ) -> None:
         super().__init__(session, glyphs)
         self._journalled = journalled
@@ -69,6 +70,7 @@ class Workspace(Proposing):
         self.converted: Converted | None = None
         self._mapping = mapping
         self._chunk_bytes = chunk_bytes
+        self._jobs = jobs
         self._saved = saved
         self._converting = False
 
@@ -211,6 +213,7 @@ class Workspace(Proposing):
                 self._glyphs,
                 mapping=path,
                 chunk_bytes=self._chunk_bytes,
+                jobs=self._jobs,
             )
         )
         if isinstance(outcome, S2PError):
