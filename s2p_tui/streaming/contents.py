@@ -220,7 +220,7 @@ def _cast(
             )
     elif loss is not None and not source.is_floating:
         loss.overflowed += int(np.count_nonzero(~np.isfinite(cast)))
-    elif loss is not None and _may_lose(array.dtype, dtype):
+    elif loss is not None and _may_lose(array.dtype, dtype) and not np.isfinite(cast).all():
         finite = np.isfinite(array)
         nan = np.isnan(cast)
         loss.overflowed += int(np.count_nonzero(finite & ~np.isfinite(cast) & ~nan))
