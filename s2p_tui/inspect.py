@@ -12,9 +12,8 @@ from s2p_tui.core.alignment import Row
 from s2p_tui.core.printable import printable
 from s2p_tui.core.transform import describe as in_words
 from s2p_tui.core.transform import show
-from s2p_tui.formats.registry import READERS, open_checkpoint
-from s2p_tui.formats.sniff import sniff
-from s2p_tui.formats.target import open_target
+from s2p_tui.formats.chunks import PYTREE, find_manifest
+from s2p_tui.formats.registry import READERS, kind_of, open_checkpoint, open_target
 from s2p_tui.opening import load_mapping
 
 
@@ -52,16 +51,16 @@ class Listing:
 
 
 def describe(path: Path, key: str | None = None) -> Listing:
-    """List a checkpoint, skeleton, `.eqx` or mapping file.
+    """List a checkpoint, skeleton, `.eqx`, mapping file or chunk folder.
 
     Args:
-        path: The file, or the folder of a sharded checkpoint.
+        path: The file, or the folder of a sharded checkpoint or of chunks.
         key: Dotted place of the state dict in a nested checkpoint.
 
     Raises:
         S2PError: It cannot be read, or is none of these.
     """
-    kind = "sharded" if path.is_dir() else sniff(path)
+    kind = kind_of(path)
     if kind in READERS:
         return _checkpoint(path, kind, key)
     if kind == "mapping":
@@ -72,6 +71,9 @@ def describe(path: Path, key: str | None = None) -> Listing:
 def _checkpoint(path: Path, kind: str, key: str | None) -> Listing:
     checkpoint = open_checkpoint(path, key)
     entries = checkpoint.state_dict.entries
+    notes = checkpoint.notes
+    if kind == "chunks" and path.is_dir() and find_manifest(path, PYTREE) is not None:
+        notes = (*notes, f"it holds a pytree too, which {path / PYTREE.holds} lists")
     place = f", state dict at {checkpoint.key!r}" if checkpoint.key else ""
     title = f"{path}: {kind}, {len(entries)} entries, {checkpoint.size:,} bytes{place}"
     rows = [(entry.key, show(entry.shape), entry.dtype) for entry in entries]
@@ -82,9 +84,9 @@ def _checkpoint(path: Path, kind: str, key: str | None) -> Listing:
         "entries": [
             {"key": entry.key, "shape": entry.shape, "dtype": entry.dtype} for entry in entries
         ],
-        "notes": checkpoint.notes,
+        "notes": notes,
     }
-    return Listing(title, ("key", "shape", "dtype"), rows, data, checkpoint.notes)
+    return Listing(title, ("key", "shape", "dtype"), rows, data, notes)
 
 
 def _target(path: Path, kind: str) -> Listing:

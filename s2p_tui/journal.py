@@ -11,6 +11,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,6 +28,28 @@ MOST_STEPS = 2000
 """Steps a journal is replayed with; longer ones are made shorter before they are gone on with."""
 UNDO_KEPT = 500
 """Edits that can still be undone when a longer journal is gone on with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """A journal without steps, written but not in use.
+
+    Attributes:
+        path: Its file.
+        file: The same, open.
+        size: Its bytes.
+        chain: Its last line's checksum.
+    """
+
+    path: Path
+    file: int
+    size: int
+    chain: int
+
+    def discard(self) -> None:
+        """Remove it."""
+        os.close(self.file)
+        self.path.unlink(missing_ok=True)
 
 
 class Journal:
@@ -51,6 +74,7 @@ class Journal:
         self._header = header
         self._now = now
         self._file: int | None = None
+        self._start: Alignment | None = None
         self._named = False
         self._size = self._chain = 0
         self._unwritten = b""
@@ -127,11 +151,41 @@ class Journal:
         Args:
             alignment: Where the session starts.
         """
-        content, self._chain = head(self._header, alignment)
-        self._file = open_private(self._new_path, new=True)
-        _write(self._file, content, 0)
-        os.fsync(self._file)
-        self._size = len(content)
+        self.begin_with(self.prepare(alignment))
+
+    def start_later(self, alignment: Alignment) -> None:
+        """Begin anew, but with the first step, unless `begin_with` comes before it."""
+        self._start = alignment
+
+    def prepare(self, alignment: Alignment) -> Beginning:
+        """Write down another beginning, in any thread, without beginning with it yet.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        content, chain = head(self._header, alignment)
+        path = self._path.with_suffix(".next")
+        file = open_private(path, new=True)
+        try:
+            _write(file, content, 0)
+            os.fsync(file)
+        except OSError:
+            os.close(file)
+            path.unlink(missing_ok=True)
+            raise
+        return Beginning(path, file, len(content), chain)
+
+    def begin_with(self, beginning: Beginning) -> None:
+        """Begin with what was prepared, in place of an earlier beginning without steps.
+
+        Raises:
+            OSError: Its file cannot be renamed.
+        """
+        os.replace(beginning.path, self._new_path)
+        if self._file is not None:
+            os.close(self._file)
+        self._start = None
+        self._file, self._size, self._chain = beginning.file, beginning.size, beginning.chain
 
     def record(self, step: Step, alignment: Alignment, changed: range) -> None:
         """Write one step down. What cannot be written now is written with the next step.
@@ -141,6 +195,12 @@ class Journal:
             alignment: What came of it.
             changed: The rows that may have changed.
         """
+        if self._start is not None:
+            try:
+                self.start(self._start)
+            except OSError as error:
+                self.trouble = f"Edits are not journalled: {error.strerror}."
+                self._start = None
         if self._file is None:
             return
         line, self._chain = step_line(step, int(self._now()), alignment, changed, self._chain)

@@ -107,7 +107,7 @@ def prune(folder: Path, *, keep: Path, before: float) -> None:
         keep: The one that is open.
         before: Now, in Unix seconds.
     """
-    for path in (*folder.glob("*.jsonl"), *folder.glob("*.new")):
+    for path in (*folder.glob("*.jsonl"), *folder.glob("*.new"), *folder.glob("*.next")):
         pair = path.name.partition(".")[0]
         with contextlib.suppress(OSError, S2PError):
             if pair == keep.stem or before - path.stat().st_mtime < KEPT_DAYS * 86400:

@@ -10,11 +10,12 @@ from s2p_tui.core.errors import InputError, OtherFilesError, UsageError
 from s2p_tui.core.kinship import could_line_up
 from s2p_tui.core.mapping import Mapping
 from s2p_tui.formats.base import Checkpoint
-from s2p_tui.formats.target import Target, open_target
+from s2p_tui.formats.registry import open_target
+from s2p_tui.formats.target import Target
 
 
 def open_any_target(skeleton: str | Path, like: str | None = None) -> Target:
-    """Open a skeleton given as a file or as `pkg.module:factory`.
+    """Open a skeleton given as a file, a chunk folder or `pkg.module:factory`.
 
     Raises:
         S2PError: It cannot be opened, or `like` names other leaves.

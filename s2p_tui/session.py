@@ -15,19 +15,22 @@ from s2p_tui.core.errors import InputError, OutputError, UsageError
 from s2p_tui.core.evidence import Evidence, as_suggested, weigh
 from s2p_tui.core.find import parse_query
 from s2p_tui.core.fit import Fit, Verdict
-from s2p_tui.core.garbage import no_garbage_collection
+from s2p_tui.core.garbage import keep_for_good, no_garbage_collection
 from s2p_tui.core.history import History
 from s2p_tui.core.journal import Step
 from s2p_tui.core.mapping import Mapping, replay
 from s2p_tui.core.names import format_of, output_path
 from s2p_tui.core.plan import FileFormat, Plan, make_plan
 from s2p_tui.core.proposal import Proposal
+from s2p_tui.core.pytree import Skeleton
+from s2p_tui.core.state_dict import StateDict
+from s2p_tui.core.verdicts import Verdicts
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.target import Target
 from s2p_tui.opening import load_mapping, open_any_target, require_kinship
 from s2p_tui.proposers import offline
-from s2p_tui.proposers.matcher import match
+from s2p_tui.proposers.base import Situation
 from s2p_tui.saving import Converted, mapping_of, require_place, write_mapping
 from s2p_tui.streaming.convert import (
     DEFAULT_CHUNK,
@@ -41,6 +44,10 @@ Listener = Callable[[range], None]
 Recorder = Callable[[Step, Alignment, range], None]
 """Told of every step, of the alignment it made and of the rows that may have changed."""
 Arrangement = Literal["auto", "order"]
+_JUDGED_AT_ONCE = 500
+"""Rows that are judged when a session is made; others when somebody asks, or by and by."""
+_MATCHED_AT_ONCE = 2000
+"""Leaves that the matcher is done with before anybody notices."""
 
 
 class Session:
@@ -53,9 +60,9 @@ class Session:
         target: The JAX side.
         alignment: The current alignment; replaced by every edit, never changed.
         history: The edits made and undone.
-        counts: Rows per fit.
-        blocking: Rows that stand in the way of a conversion.
+        verdicts: What is known of the rows' fits; a row is judged when somebody asks.
         evidence: What names and structure say; rows they speak against are doubtful.
+        awaits_evidence: Whether the matcher has yet to say what it makes of the two ends.
     """
 
     def __init__(
@@ -71,9 +78,10 @@ class Session:
         self.evidence = evidence
         self.history = History()
         self.alignment = alignment or in_order(checkpoint.state_dict, target.skeleton)
-        self._verdicts = [self._judge(position) for position in range(len(target.skeleton))]
-        self.counts = Counter(verdict.fit for verdict in self._verdicts)
-        self.blocking = sum(verdict.blocks for verdict in self._verdicts)
+        self.verdicts = Verdicts(self._judge, len(target.skeleton))
+        self.verdicts.settle(_JUDGED_AT_ONCE)
+        self.awaits_evidence = False
+        self._is_guess = False
         self._listeners: list[Listener] = []
         self._recorder: Recorder | None = None
         self._sources = (*checkpoint.files, *target.files)
@@ -89,6 +97,7 @@ class Session:
         like: str | None = None,
         mapping: str | Path | None = None,
         arrange: Arrangement = "auto",
+        soon: bool = False,
     ) -> Session:
         """Open both ends. Reads no tensor data.
 
@@ -100,6 +109,7 @@ class Session:
             mapping: A mapping file to start from.
             arrange: What to start from otherwise: the offline matcher's proposal, or strictly the
                 order of both sides.
+            soon: With many leaves, leave the matcher for later: see `awaits_evidence`.
 
         Raises:
             S2PError: Anything wrong with one of them, in one line.
@@ -108,7 +118,9 @@ class Session:
             checkpoint = open_checkpoint(model, key)
             target = open_any_target(skeleton, like)
             wanted = load_mapping(mapping) if mapping is not None else None
-            session = cls.between(checkpoint, target, mapping=wanted, arrange=arrange)
+            session = cls.between(checkpoint, target, mapping=wanted, arrange=arrange, soon=soon)
+            if session.awaits_evidence:
+                keep_for_good()
         if mapping is not None:
             session._own_mappings.add(Path(mapping))
         return session
@@ -121,6 +133,7 @@ class Session:
         *,
         mapping: Mapping | None = None,
         arrange: Arrangement = "auto",
+        soon: bool = False,
     ) -> Session:
         """A session on two open ends; see `open`. Reads no tensor data.
 
@@ -128,32 +141,64 @@ class Session:
             OtherFilesError: The mapping was made for other files.
         """
         state_dict, leaves = checkpoint.state_dict, target.skeleton
-        evidence = match(state_dict, leaves)
+        later = soon and len(leaves) > _MATCHED_AT_ONCE
+        evidence = None if later else _match(state_dict, leaves)
         if mapping is not None:
             alignment = replay(mapping, state_dict, leaves)
-        elif arrange == "auto":
+        elif arrange == "auto" and evidence is not None:
             alignment = as_suggested(evidence, state_dict, leaves)
         else:
             alignment = in_order(state_dict, leaves)
-        return cls(checkpoint, target, alignment, evidence=evidence)
+        session = cls(checkpoint, target, alignment, evidence=evidence)
+        session.awaits_evidence = later
+        session._is_guess = later and mapping is None and arrange == "auto"
+        return session
 
-    def match(self) -> range:
-        """Take over what the offline matcher proposes, as one edit.
+    def gather_evidence(self) -> tuple[Evidence, Alignment]:
+        """What the offline matcher makes of both ends. Slow; changes nothing, for a thread."""
+        with no_garbage_collection():
+            evidence = _match(self.checkpoint.state_dict, self.target.skeleton)
+            return evidence, as_suggested(
+                evidence, self.checkpoint.state_dict, self.target.skeleton
+            )
 
-        Rows the user trusted or filled otherwise give way too; undo brings them back.
+    def take_evidence(self, evidence: Evidence, suggested: Alignment | None) -> bool:
+        """Weigh rows by what `gather_evidence` found from now on.
+
+        Args:
+            evidence: What it found.
+            suggested: The alignment it found; None to keep the present one in any case.
+
+        Returns:
+            Whether its alignment was taken over: an order nobody has touched yet is but a guess.
         """
-        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
-        if self.evidence is None:
-            self.evidence = match(state_dict, skeleton)
-        wanted = as_suggested(self.evidence, state_dict, skeleton)
-        return self.edit(SetRows(tuple(enumerate(wanted.rows))))
+        self.evidence, self.awaits_evidence = evidence, False
+        is_taken = self._is_guess and not self._is_touched and suggested is not None
+        if is_taken and suggested is not None:
+            self.alignment = suggested
+        everything = range(len(self.verdicts))
+        self.verdicts.forget(everything)
+        for listener in self._listeners:
+            listener(everything)
+        return is_taken
+
+    @property
+    def _is_touched(self) -> bool:
+        return bool(len(self.history) or self.history.undone)
 
     def match_proposal(self) -> Proposal:
         """What the offline matcher would change. Reads no tensor data and changes nothing."""
         state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
         if self.evidence is None:
-            self.evidence = match(state_dict, skeleton)
+            self.evidence = _match(state_dict, skeleton)
         return offline.propose(self.evidence, state_dict, skeleton, self.alignment)
+
+    @property
+    def situation(self) -> Situation:
+        """What a proposer is given."""
+        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
+        evidence = self.evidence or _match(state_dict, skeleton)
+        return Situation(state_dict, skeleton, self.alignment, evidence)
 
     def require_kinship(self) -> None:
         """Make sure the two sides can be of one model at all, by sizes alone.
@@ -178,10 +223,23 @@ class Session:
 
     def go_on(self, alignment: Alignment, history: History) -> None:
         """Take over where an earlier session on the same pair was left, undo and redo included."""
-        before, self.alignment, self.history = self.alignment.rows, alignment, history
-        for position, row in enumerate(alignment.rows):
-            if row != before[position]:
-                self._judge_again(position)
+        self.alignment, self.history = alignment, history
+        self._is_guess = False
+        self.verdicts.forget(range(len(alignment.rows)))
+
+    def begin_with(self, alignment: Alignment, mapping: Path) -> None:
+        """Start from what a mapping file says, which saving may replace then."""
+        self.go_on(alignment, History())
+        self._own_mappings.add(mapping)
+
+    def begin_from(self, mapping: Path) -> None:
+        """Start from a mapping file, which saving may replace then.
+
+        Raises:
+            InputError: It cannot be read, or was made for other files.
+        """
+        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
+        self.begin_with(replay(load_mapping(mapping), state_dict, skeleton), mapping)
 
     def __len__(self) -> int:
         return len(self.alignment.rows) + len(self.alignment.bench)
@@ -198,7 +256,19 @@ class Session:
 
     def verdict(self, position: int) -> Verdict | None:
         """The fit of the row at a position, None for a benched entry."""
-        return self._verdicts[position] if position < len(self._verdicts) else None
+        return self.verdicts.at(position) if position < len(self.verdicts) else None
+
+    @property
+    def counts(self) -> Counter[Fit]:
+        """Rows per fit."""
+        self.verdicts.settle()
+        return self.verdicts.counts
+
+    @property
+    def blocking(self) -> int:
+        """Rows that stand in the way of a conversion."""
+        self.verdicts.settle()
+        return self.verdicts.blocking
 
     def edit(self, edit: Edit) -> range:
         """Make an edit; returns the rows that may have changed, empty if nothing did."""
@@ -212,14 +282,14 @@ class Session:
         """Make the last undone edit again."""
         return self._step("redo", *self.history.redo(self.alignment))
 
-    def start_from(self, mapping: Mapping) -> None:
-        """Take over a mapping's alignment as one edit.
+    def start_from(self, mapping: Mapping) -> range:
+        """Take over a mapping's alignment as one edit; returns the rows that may have changed.
 
         Raises:
             OtherFilesError: It was made for other files; the differences are named.
         """
         wanted = replay(mapping, self.checkpoint.state_dict, self.target.skeleton)
-        self.edit(SetRows(tuple(enumerate(wanted.rows))))
+        return self.edit(SetRows(tuple(enumerate(wanted.rows))))
 
     def trust(self, paths: Sequence[str] | None) -> None:
         """Take doubtful rows for right, as one edit.
@@ -232,8 +302,8 @@ class Session:
         """
         doubtful = {
             self.target.skeleton[position].path: position
-            for position, verdict in enumerate(self._verdicts)
-            if verdict.fit is Fit.DOUBTFUL
+            for position in range(len(self.verdicts))
+            if self.verdicts.fit(position) is Fit.DOUBTFUL
         }
         wrong = [path for path in paths or () if path not in doubtful]
         if wrong:
@@ -244,32 +314,33 @@ class Session:
         positions = doubtful.values() if paths is None else [doubtful[path] for path in paths]
         self.edit(Trust(tuple(positions)))
 
-    def find(self, query: str) -> list[int]:
-        """Positions that match every word of a query: names, shapes (`10x10`), statuses."""
+    def find(self, query: str, within: range | None = None) -> list[int]:
+        """Positions that match every word of a query: names, shapes (`10x10`), statuses.
+
+        Args:
+            query: The words.
+            within: Look at these positions alone.
+        """
         matches = parse_query(query, self.checkpoint.state_dict)
         found: list[int] = []
-        for position in range(len(self)):
-            row, verdict = self.row(position), self.verdict(position)
+        for position in range(len(self)) if within is None else within:
+            row = self.row(position)
             leaf = self.target.skeleton[position] if row is not None else None
-            fit = verdict.fit if verdict is not None else None
+            fit = self.verdicts.fit(position) if row is not None else None
             if matches(leaf, row, self.benched(position) or "", fit):
                 found.append(position)
         return found
 
     def next_blocking(self, position: int, step: Literal[1, -1]) -> int | None:
         """The nearest row after (or before) a position that stands in the way, going round."""
-        count = len(self._verdicts)
-        for distance in range(1, count + 1):
-            candidate = (min(position, count) + step * distance) % count
-            if self._verdicts[candidate].blocks:
-                return candidate
-        return None
+        return self.verdicts.next_blocking(position, step)
 
     def problems(self) -> Iterator[tuple[int, str]]:
         """Rows that stand in the way of a conversion, with the reason."""
-        for position, verdict in enumerate(self._verdicts):
-            if verdict.blocks:
-                yield position, verdict.why
+        rest = range(len(self.verdicts))
+        while (found := self.verdicts.blocking_in(rest)) is not None:
+            rest = range(found + 1, len(self.verdicts))
+            yield found, self.verdicts.at(found).why
 
     def plan(self, dtype: str | None = None, file_format: FileFormat = "eqx") -> Plan:
         """The alignment as instructions; see `make_plan` for what it raises."""
@@ -404,23 +475,21 @@ class Session:
         state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
         return weigh(position, row, state_dict, skeleton, self.evidence)
 
-    def _judge_again(self, position: int) -> None:
-        old, new = self._verdicts[position], self._judge(position)
-        if new != old:
-            self.counts[old.fit] -= 1
-            self.counts[new.fit] += 1
-            self.blocking += new.blocks - old.blocks
-            self._verdicts[position] = new
-
     def _step(self, step: Step, alignment: Alignment, changed: range) -> range:
         if alignment is self.alignment:
             return changed
         self.alignment = alignment
         if self._recorder is not None:
             self._recorder(step, alignment, changed)
-        for position in changed:
-            self._judge_again(position)
+        self.verdicts.changed(changed)
         if changed:
             for listener in self._listeners:
                 listener(changed)
         return changed
+
+
+def _match(state_dict: StateDict, skeleton: Skeleton) -> Evidence:
+    # Its import takes longer than most matches.
+    from s2p_tui.proposers.matcher import match
+
+    return match(state_dict, skeleton)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import equinox
 import jax
+import jax.dtypes
+import jax.numpy
 import jax.tree_util
 import numpy as np
 
@@ -30,6 +32,7 @@ jtu: Any = jax.tree_util
 _Path = tuple[Any, ...]
 _WRAPPERS = (eqx.nn.WeightNorm, eqx.nn.SpectralNorm)
 _FEW = 64
+_BLOCK = 1 << 20
 _SCALARS = (bool, int, float, complex, np.generic)
 
 
@@ -76,6 +79,31 @@ def target_of(pytree: Any, label: str) -> Target:
         if leaf.has_value
     }
     return Target(label, (), 0, Skeleton(described), ArrayTensors(arrays))
+
+
+def with_values(pytree: Any, values: Iterable[NDArray[Any] | None]) -> Any:
+    """The pytree with other values in its leaves; a module with state inside as `(model, state)`.
+
+    Args:
+        pytree: As for `target_of`.
+        values: One for each leaf there, in order: a new array, or None to keep what is there. They
+            become JAX arrays where JAX has the dtype, unless the leaf is a NumPy array.
+
+    Returns:
+        A new pytree; the old one is left alone.
+    """
+    leaves, structure = jtu.tree_flatten(with_state_apart(pytree))
+    new = iter(values)
+    filled = [_filled(leaf, next(new)) if _is_saved(leaf) else leaf for leaf in leaves]
+    return jtu.tree_unflatten(structure, filled)
+
+
+def _filled(leaf: Any, value: NDArray[Any] | None) -> Any:
+    if value is None:
+        return leaf
+    if isinstance(leaf, np.ndarray) or jax.dtypes.canonicalize_dtype(value.dtype) != value.dtype:
+        return value
+    return cast("Any", jax.numpy).asarray(value)
 
 
 def rename_leaves(target: Target, like: Any, label: str) -> Target:
@@ -315,6 +343,7 @@ def _fill(array: NDArray[Any]) -> float | None:
     if not array.size or dtype_named(str(array.dtype)).kind != "float":
         return None
     first = array[(0,) * array.ndim]
-    few = array.reshape(-1)[:_FEW]
-    same = bool((few == first).all()) and bool((array == first).all())
+    flat = array.reshape(-1)
+    ends = [_FEW, *range(_BLOCK, flat.size, _BLOCK), flat.size]
+    same = all((flat[start:end] == first).all() for start, end in pairwise([0, *ends]))
     return float(first) if same else None

@@ -17,7 +17,8 @@ def _loaded(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["convert"], ["skeleton"], ["inspect"], ["verify"], ["demo"], ["check"]]
+    "command",
+    [[], ["convert"], ["skeleton"], ["inspect"], ["verify"], ["demo"], ["check"], ["chunk"]],
 )
 def test_help_loads_nothing_heavy(command: list[str]) -> None:
     arguments = [*command, "--help"]
@@ -32,6 +33,7 @@ def test_public_names_load_on_first_use() -> None:
     assert _loaded("import s2p_tui; assert set(s2p_tui.__all__) <= set(dir(s2p_tui))") == set()
     assert _loaded("from s2p_tui import load_mapping") == {"numpy"}
     assert "jax" in _loaded("from s2p_tui import save_skeleton")
+    assert _loaded("from s2p_tui import convert, convert_tree, chunkify_pytree") == {"numpy"}
 
 
 def test_app_loads_textual_alone() -> None:
@@ -40,6 +42,20 @@ def test_app_loads_textual_alone() -> None:
 
 def test_reading_files_loads_neither_torch_nor_jax() -> None:
     assert _loaded("import s2p_tui.session") == {"numpy"}
+
+
+def test_anthropic_waits_until_claude_is_asked() -> None:
+    """A question can be written and read without it; only the client loads it."""
+    assert _loaded("import s2p_tui.asking, s2p_tui.session") == {"numpy"}
+    client = "from s2p_tui.proposers.claude.client import Client"
+    assert _loaded(client) == set()
+    asked = (
+        f"{client}\nfrom s2p_tui.proposers.claude.budget import Budget\n"
+        "from s2p_tui.proposers.claude.job import Asking\n"
+        "from s2p_tui.proposers.claude.secrets import Secret\n"
+        "with Client(Secret('key', 'here'), Budget(), Asking()).connected(): pass"
+    )
+    assert "anthropic" in _loaded(asked)
 
 
 def test_the_probe_can_fail() -> None:

@@ -12,11 +12,17 @@ from typing import NoReturn
 
 from cyclopts import CycloptsError
 
-from s2p_tui.cli import comparison, conversion, files, opening
+from s2p_tui.cli import chunks, comparison, conversion, files, opening, settings
 from s2p_tui.cli.options import app
-from s2p_tui.core.errors import AlignmentError, CancelledError, S2PError, UsageError
+from s2p_tui.core.errors import (
+    AlignmentError,
+    CancelledError,
+    S2PError,
+    SettingsError,
+    UsageError,
+)
 
-COMMANDS = (opening, conversion, files, comparison)
+COMMANDS = (opening, conversion, files, chunks, comparison, settings)
 """The modules whose commands are added to the app by importing them."""
 
 
@@ -28,7 +34,7 @@ def run(arguments: list[str] | None = None) -> int:
     except CycloptsError as error:
         _narrate(f"{error}".strip(), "s2p-tui --help shows how it is used.")
         return UsageError.exit_code
-    except AlignmentError as error:
+    except (AlignmentError, SettingsError) as error:
         _narrate(error.message, error.hint, error.problems)
         return error.exit_code
     except S2PError as error:

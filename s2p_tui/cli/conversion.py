@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -24,7 +24,10 @@ from s2p_tui.cli.options import (
     TrustAll,
     app,
 )
-from s2p_tui.core.errors import S2PError, UsageError
+from s2p_tui.core.errors import CancelledError, S2PError, UsageError
+
+if TYPE_CHECKING:
+    from s2p_tui.session import Session
 
 
 @app.command
@@ -36,12 +39,27 @@ def convert(
     output: Output = None,
     mapping: MappingFile = None,
     arrange: Annotated[
-        Literal["auto", "order"] | None,
+        Literal["auto", "order", "claude"] | None,
         Parameter(
-            help="Without a mapping file: by names and structure (auto, the default), or the n-th "
-            "entry feeds the n-th array leaf (order)."
+            help="Without a mapping file: by names and structure (auto, the default), the n-th "
+            "entry feeds the n-th array leaf (order), or what names and structure leave open as "
+            "Claude proposes (claude; asks before anything is sent or taken)."
         ),
     ] = None,
+    claude_model: Annotated[
+        str | None,
+        Parameter(
+            name="--model",
+            help="Which Claude: haiku, sonnet, opus or a full id; the last one asked unless given.",
+        ),
+    ] = None,
+    yes: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Answer Claude's questions with yes, rows that it is unsure of left out.",
+        ),
+    ] = False,
     save_mapping: Annotated[
         Path | None, Parameter(help="Save the alignment used as a mapping file.")
     ] = None,
@@ -60,9 +78,9 @@ def convert(
 ) -> int:
     """Convert without the terminal app.
 
-    The alignment comes from a mapping file, or from the offline matcher, or strictly from the order
-    of both sides. Rows that do not line up, or are doubtful and not trusted, are listed and nothing
-    is written (exit status 3).
+    The alignment comes from a mapping file, from the offline matcher, strictly from the order of
+    both sides, or from the matcher and, where that is unsure, from Claude. Rows that do not line
+    up, or are doubtful and not trusted, are listed and nothing is written (exit status 3).
 
     Examples:
     --------
@@ -71,6 +89,8 @@ def convert(
     s2p-tui convert model.pt model_skeleton.eqx -o model.eqx --mapping model.mapping.json
 
     s2p-tui convert model.safetensors mypkg.net:make --arrange order --json
+
+    s2p-tui convert model.pt model_skeleton.eqx --arrange claude --model opus
     """
     from s2p_tui.console import ConvertReport, run_with_progress
     from s2p_tui.core.names import default_output
@@ -84,12 +104,15 @@ def convert(
                 "--mapping and --arrange both say how to line up the two sides.",
                 "Give one of them.",
             )
-        session = Session.open(
-            model, skeleton, key=key, like=like, mapping=mapping, arrange=arrange or "auto"
-        )
+        if arrange != "claude" and (claude_model is not None or yes):
+            raise UsageError("--model and --yes go with --arrange claude.", "Give that too.")
+        start = "order" if arrange == "order" else "auto"
+        session = Session.open(model, skeleton, key=key, like=like, mapping=mapping, arrange=start)
         if mapping is None:
             session.require_kinship()
         told.session = session
+        if arrange == "claude":
+            ask_claude(session, claude_model, yes=yes)
         session.trust(None if trust_all else trust)
         told.converted = run_with_progress(
             lambda job: session.convert(
@@ -109,6 +132,18 @@ def convert(
         told.error = error
     print(told.as_json() if json else told.as_text())
     return told.exit_code
+
+
+def ask_claude(session: Session, model: str | None, *, yes: bool) -> None:
+    """Have Claude propose what names and structure leave open.
+
+    Raises:
+        S2PError: It cannot be asked, or the user declined.
+    """
+    from s2p_tui.asking import propose_with_claude
+
+    if not propose_with_claude(session, model=model, yes=yes):
+        raise CancelledError("Declined; nothing was written.")
 
 
 @app.command

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from pathlib import Path
@@ -45,8 +44,17 @@ def open_app(
     chunk_size: ChunkSize = 64,
     jobs: Jobs = None,
     ascii_only: Annotated[
-        bool, Parameter(name="--ascii", negative="", help="Draw with ASCII characters only.")
-    ] = False,
+        bool | None,
+        Parameter(
+            name="--ascii",
+            negative="--no-ascii",
+            help="Draw with ASCII characters only; as the locale has it unless given.",
+        ),
+    ] = None,
+    mouse: Annotated[
+        bool | None,
+        Parameter(help="Whether clicks are for the app; without, the terminal selects text."),
+    ] = None,
     resume: Annotated[
         bool,
         Parameter(negative="", help="Go on with an earlier session's edits without being asked."),
@@ -59,54 +67,60 @@ def open_app(
     """Open the terminal app on a checkpoint and a skeleton.
 
     Every edit is journalled. Where an earlier session on the same pair left edits, it asks whether
-    to go on with them, unless --resume, --fresh or an existing mapping file answers.
+    to go on with them, unless --resume or --fresh answers; where a mapping file of the pair is
+    beside the output, whether to start from it. A --mapping file that is there answers too, unless
+    there are edits made since.
     """
     if resume and fresh:
         raise UsageError("--resume and --fresh contradict each other.", "Give one of them.")
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError(
-            "The app needs a terminal, and this is none.",
-            "Use s2p-tui convert, which needs no terminal.",
-        )
-    if os.environ.get("TERM", "") in ("", "dumb", "unknown"):
-        raise UsageError(
-            f"The app needs a terminal that can move its cursor, TERM is "
-            f"{os.environ.get('TERM', '')!r}.",
-            "Set TERM (try TERM=xterm-256color), or use s2p-tui convert.",
-        )
-    from s2p_tui.app import S2PApp
+    _require_folder(mapping)
+    from s2p_tui.app import run_app
     from s2p_tui.core.names import default_output
+    from s2p_tui.tui.ending import Ending
 
     def open_session(chosen: str | None) -> Session:
         from s2p_tui.session import Session
 
         start = mapping if _is_there(mapping) else None
         key_chosen = key if chosen is None else chosen
-        session = Session.open(model, skeleton, key=key_chosen, like=like, mapping=start)
+        session = Session.open(model, skeleton, key=key_chosen, like=like, mapping=start, soon=True)
         if start is None:
             session.require_kinship()
         return session
 
-    ui = S2PApp(
+    ending = Ending(os._exit)
+    ui, converted = run_app(
         open_session,
         model_label=model.name,
         skeleton_label=Path(skeleton).name,
         output=output or default_output(model),
+        way_out="s2p-tui convert, which needs no terminal",
         dtype=dtype,
         mapping=mapping,
+        has_mapping=_is_there(mapping),
         chunk_bytes=chunk_size * MEBIBYTE,
         jobs=jobs,
         ascii_only=ascii_only,
-        resume="go on" if resume else "afresh" if fresh or _is_there(mapping) else "ask",
+        mouse=mouse,
+        resume="go on" if resume else "afresh" if fresh else "ask",
+        ending=ending,
     )
-    converted = ui.run()
-    if ui.fatal is not None:
-        raise ui.fatal
-    if converted is not None:
-        # After a hang-up there is nobody left to tell.
-        with contextlib.suppress(OSError):
+    # After a hang-up there is nobody left to tell.
+    if sys.stdout.isatty():
+        if converted is not None:
             print(converted.written.path, flush=True)
+        if ui.farewell:
+            print(ui.farewell, file=sys.stderr, flush=True)
+    ending.hasten()
     return ui.return_code or 0
+
+
+def _require_folder(mapping: Path | None) -> None:
+    """Refuse a name for a mapping under which none could be saved."""
+    if mapping is not None and not mapping.parent.is_dir():
+        raise UsageError(
+            f"There is no folder {mapping.parent} for the mapping file.", "Mend --mapping."
+        )
 
 
 def _is_there(mapping: Path | None) -> bool:

@@ -25,9 +25,15 @@ app = App(
 
 Model = Annotated[
     Path,
-    Parameter(help="The checkpoint: a torch.save or .safetensors file, an index, or its folder."),
+    Parameter(
+        help="The checkpoint: a torch.save or .safetensors file, an index or its folder, or a "
+        "chunk folder."
+    ),
 ]
-Skeleton = Annotated[str, Parameter(help="A skeleton file, a plain .eqx, or pkg.module:factory.")]
+Skeleton = Annotated[
+    str,
+    Parameter(help="A skeleton file, a plain .eqx, a chunk folder, or pkg.module:factory."),
+]
 Output = Annotated[
     Path | None,
     Parameter(

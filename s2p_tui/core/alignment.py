@@ -5,13 +5,14 @@ Edits (`s2p_tui.core.edits`) make the next alignment from one; nothing else does
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from s2p_tui.core.layers import constant_for
 from s2p_tui.core.pytree import Skeleton
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Expr, Take, keys_of
+from s2p_tui.core.uses import Uses
 
 Author = Literal["order", "user", "matcher", "claude", "rule"]
 
@@ -57,6 +58,25 @@ class Alignment:
 
     rows: tuple[Row, ...]
     bench: tuple[str, ...] = ()
+    _uses: Uses | None = field(default=None, init=False, compare=False, repr=False)
+
+    @property
+    def uses(self) -> Uses:
+        """How many rows take each entry; counted once, then handed on from edit to edit."""
+        if self._uses is None:
+            object.__setattr__(self, "_uses", Uses.of(self.rows))
+        assert self._uses is not None
+        return self._uses
+
+    def hand_on(self, uses: Uses | None) -> Alignment:
+        """Be told what is known of `uses` already; returns itself."""
+        object.__setattr__(self, "_uses", uses)
+        return self
+
+    @property
+    def known_uses(self) -> Uses | None:
+        """`uses` if they were counted or handed on."""
+        return self._uses
 
 
 def in_order(state_dict: StateDict, skeleton: Skeleton) -> Alignment:
@@ -68,7 +88,7 @@ def in_order(state_dict: StateDict, skeleton: Skeleton) -> Alignment:
     keys = iter(entry.key for entry in state_dict)
     rows: list[Row] = []
     for leaf in skeleton:
-        if constant := constant_for(leaf):
+        if leaf.owner is not None and (constant := constant_for(leaf)):
             source, why = constant
             rows.append(Row(source, by="rule", fixed=True, why=why))
         elif leaf.kind == "scalar":

@@ -8,11 +8,13 @@ flow around gaps and gaps stay where they were put.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
-from s2p_tui.core.alignment import EMPTY, Alignment, Row
-from s2p_tui.core.transform import Take
+from s2p_tui.core import rearranging
+from s2p_tui.core.alignment import Alignment, Row
+from s2p_tui.core.draft import Draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,195 +126,57 @@ def apply(alignment: Alignment, edit: Edit) -> Alignment:
         IndexError: The edit names a row that does not exist.
         KeyError: The edit takes an entry from the bench that is not there.
     """
-    new = _applied(alignment, edit)
-    return alignment if new == alignment else new
+    return applied(alignment, edit)[0]
 
 
-def _applied(alignment: Alignment, edit: Edit) -> Alignment:
+def applied(alignment: Alignment, edit: Edit) -> tuple[Alignment, range]:
+    """`apply`, and the rows from the first to the last that differ.
+
+    Raises:
+        IndexError: As `apply`.
+        KeyError: As `apply`.
+    """
+    draft = Draft(alignment)
+    _make(draft, edit)
+    return draft.done()
+
+
+def _make(draft: Draft, edit: Edit) -> None:
     match edit:
         case Swap(first, second):
-            return _swap(alignment, first, second)
+            rearranging.swap(draft, first, second)
         case MoveBlock(start, stop, steps):
-            return _move_block(alignment, start, stop, steps)
+            rearranging.move_block(draft, start, stop, steps)
         case MoveTo(start, to):
-            return _move_to(alignment, start, to)
+            rearranging.move_to(draft, start, to)
         case OpenGap(row):
-            return _open_gap(alignment, row)
+            rearranging.open_gaps(draft, (row,))
         case CloseGap(row):
-            return _close_gap(alignment, row)
+            rearranging.close_gaps(draft, (row,))
         case SendToBench(rows):
-            return _send_to_bench(alignment, rows)
+            rearranging.send_to_bench(draft, rows)
         case PlaceFromBench(key, row, shift):
-            return _place_from_bench(alignment, key, row, shift)
+            rearranging.place_from_bench(draft, key, row, shift)
         case SetRows(rows):
-            return _set_rows(alignment, rows)
+            rearranging.set_rows(draft, rows)
         case Trust(rows, trusted):
-            return _changed(
-                alignment,
-                rows,
-                lambda row: replace(row, trusted=trusted) if row.source or row.gap else row,
-            )
+            rearranging.trust(draft, rows, trusted)
         case Several(edits):
-            for part in edits:
-                alignment = apply(alignment, part)
-            return alignment
+            _several(draft, edits)
 
 
-def _moved(row: Row) -> Row:
-    """The row's content at another leaf: a user's act, and no longer vouched for."""
-    if row.source is None and not row.fixed:
-        return row
-    return replace(row, by="user", why="", trusted=False, fixed=False)
-
-
-def _changed(
-    alignment: Alignment, positions: Iterable[int], change: Callable[[Row], Row]
-) -> Alignment:
-    rows = list(alignment.rows)
-    for position in positions:
-        rows[position] = change(rows[position])
-    return alignment if rows == list(alignment.rows) else replace(alignment, rows=tuple(rows))
-
-
-def _swap(alignment: Alignment, first: int, second: int) -> Alignment:
-    rows = list(alignment.rows)
-    if first == second or rows[first] == rows[second]:
-        return alignment
-    rows[first], rows[second] = _moved(rows[second]), _moved(rows[first])
-    return replace(alignment, rows=tuple(rows))
-
-
-def _flow(rows: list[Row], positions: Sequence[int], contents: Sequence[Row]) -> None:
-    for position, content in zip(positions, contents, strict=True):
-        if rows[position] != content:
-            rows[position] = _moved(content)
-
-
-def _move_block(alignment: Alignment, start: int, stop: int, steps: int) -> Alignment:
-    rows = list(alignment.rows)
-    block = [i for i in range(start, stop) if not rows[i].fixed]
-    if not block or not steps:
-        return alignment
-    if steps > 0:
-        others = [i for i in range(stop, len(rows)) if not rows[i].fixed][:steps]
-        order = [*others, *block]
+def _several(draft: Draft, edits: Sequence[Edit]) -> None:
+    """One after the other; gaps from top to bottom in one pass, as that is the same."""
+    opened = [edit.row for edit in edits if isinstance(edit, OpenGap)]
+    closed = [edit.row for edit in edits if isinstance(edit, CloseGap)]
+    if len(opened) == len(edits) > 1 and _ascend(opened):
+        rearranging.open_gaps(draft, opened)
+    elif len(closed) == len(edits) > 1 and _ascend(closed):
+        rearranging.close_gaps(draft, closed)
     else:
-        others = [i for i in range(start - 1, -1, -1) if not rows[i].fixed][:-steps][::-1]
-        order = [*block, *others]
-    if not others:
-        return alignment
-    _flow(rows, sorted(order), [rows[i] for i in order])
-    return replace(alignment, rows=tuple(rows))
+        for part in edits:
+            _make(draft, part)
 
 
-def _move_to(alignment: Alignment, start: int, to: int) -> Alignment:
-    rows = list(alignment.rows)
-    picked = rows[start]
-    if start == to or picked.source is None:
-        return alignment
-    low, high = min(start, to), max(start, to)
-    path = [i for i in range(low, high + 1) if i in (start, to) or not rows[i].stays]
-    if rows[to].stays:
-        rows[start], rows[to] = rows[to], _moved(picked)
-        return replace(alignment, rows=tuple(rows))
-    contents = [rows[i] for i in path]
-    turn = 1 if start < to else -1
-    contents = [*contents[turn:], *contents[:turn]]
-    _flow(rows, path, contents)
-    return replace(alignment, rows=tuple(rows))
-
-
-def _flow_down(
-    rows: list[Row], bench: tuple[str, ...], row: int, incoming: Row | None
-) -> tuple[str, ...]:
-    """Push contents from `row` on down by one, around gaps, to the first empty row or the bench."""
-    carried = incoming
-    for i in range(row, len(rows)):
-        if rows[i].stays and i != row:
-            continue
-        displaced = rows[i]
-        if carried is not None:
-            rows[i] = _moved(carried)
-        if displaced.source is None:
-            return bench
-        carried = displaced
-    return (*carried.keys, *bench) if carried is not None else bench
-
-
-def _open_gap(alignment: Alignment, row: int) -> Alignment:
-    rows = list(alignment.rows)
-    if rows[row].gap:
-        return alignment
-    bench = alignment.bench
-    if rows[row].source is not None and not rows[row].fixed:
-        bench = _flow_down(rows, bench, row, None)
-    elif rows[row].keys:
-        bench = (*rows[row].keys, *bench)
-    rows[row] = Row(gap=True, by="user")
-    if bench is alignment.bench:
-        return replace(alignment, rows=tuple(rows))
-    return _with_bench(rows, bench)
-
-
-def _close_gap(alignment: Alignment, row: int) -> Alignment:
-    rows = list(alignment.rows)
-    if not rows[row].gap:
-        return alignment
-    path = [row, *(i for i in range(row + 1, len(rows)) if not rows[i].stays)]
-    bench = alignment.bench
-    last = EMPTY
-    if bench:
-        last, bench = Row(Take(bench[0]), by="user"), bench[1:]
-    hole = next((n for n, i in enumerate(path) if n and rows[i].source is None), None)
-    if hole is not None:
-        path, last, bench = path[: hole + 1], EMPTY, alignment.bench
-    _flow(rows, path, [*(rows[i] for i in path[1:]), last])
-    return Alignment(tuple(rows), bench)
-
-
-def _send_to_bench(alignment: Alignment, positions: tuple[int, ...]) -> Alignment:
-    rows = list(alignment.rows)
-    sent: list[str] = []
-    for position in positions:
-        if rows[position].source is not None:
-            sent.extend(rows[position].keys)
-            rows[position] = Row(by="user")
-    return _with_bench(rows, (*alignment.bench, *sent))
-
-
-def _place_from_bench(alignment: Alignment, key: str, row: int, shift: bool) -> Alignment:
-    if key not in alignment.bench:
-        raise KeyError(key)
-    rows = list(alignment.rows)
-    bench = tuple(other for other in alignment.bench if other != key)
-    placed = Row(Take(key), by="user")
-    if rows[row].source is None or rows[row].fixed:
-        bench = (*rows[row].keys, *bench)
-        rows[row] = placed
-    elif shift:
-        bench = _flow_down(rows, bench, row, placed)
-    else:
-        bench = (*rows[row].keys, *bench)
-        rows[row] = placed
-    return _with_bench(rows, bench)
-
-
-def _set_rows(alignment: Alignment, changes: tuple[tuple[int, Row], ...]) -> Alignment:
-    rows = list(alignment.rows)
-    taken = {key for _, row in changes for key in row.keys}
-    touched = {position for position, _ in changes}
-    for position, row in enumerate(rows):
-        if position not in touched and row.source is not None and taken.intersection(row.keys):
-            rows[position] = Row(by="user")
-    for position, row in changes:
-        rows[position] = row
-    if tuple(rows) == alignment.rows:
-        return alignment
-    before = [key for row in alignment.rows for key in row.keys]
-    return _with_bench(rows, (*alignment.bench, *before))
-
-
-def _with_bench(rows: Sequence[Row], candidates: Iterable[str]) -> Alignment:
-    used = {key for row in rows for key in row.keys}
-    bench = tuple(key for key in dict.fromkeys(candidates) if key not in used)
-    return Alignment(tuple(rows), bench)
+def _ascend(positions: Sequence[int]) -> bool:
+    return positions[0] >= 0 and all(one < other for one, other in pairwise(positions))

@@ -2,12 +2,14 @@
 
     S2PError                      exit
     ├── UsageError                2     the request itself makes no sense
+    │   └── SettingsError               as does what the configuration file says
     ├── AlignmentError            3     rows are missing, mismatched or doubtful
     ├── InputError                4     a file cannot be read, or must not be trusted
     │   ├── AmbiguousStateDictError     several state dicts in one checkpoint
     │   └── OtherFilesError             files that do not belong together
     ├── TransformError            4     a transform does not apply to these shapes
     ├── OutputError               5     the result cannot be written
+    ├── ProposerError             7     Claude cannot be asked, or its answer cannot be used
     └── CancelledError            130   the user stopped it
 
 Each holds one line that names the thing and the reason, and a `hint`: the way out.
@@ -41,6 +43,18 @@ class UsageError(S2PError):
     """The request itself makes no sense, whatever the files hold."""
 
     exit_code = 2
+
+
+class SettingsError(UsageError):
+    """What the configuration file says makes no sense.
+
+    Attributes:
+        problems: One `(line, what is wrong with it)` each, in the file's order.
+    """
+
+    def __init__(self, message: str, problems: Sequence[tuple[str, str]] = (), hint: str = ""):
+        super().__init__(message, hint)
+        self.problems = tuple(problems)
 
 
 class AlignmentError(S2PError):
@@ -97,6 +111,12 @@ class OutputError(S2PError):
     """The result cannot be written, or is not what it should be."""
 
     exit_code = 5
+
+
+class ProposerError(S2PError):
+    """Claude cannot be asked, or did not answer, or its answer cannot be used."""
+
+    exit_code = 7
 
 
 class CancelledError(S2PError):

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 
 from s2p_tui.core.alignment import EMPTY, Alignment, Row
 from s2p_tui.core.fit import Fit, Verdict, judge, landing
-from s2p_tui.core.layers import constant_for
-from s2p_tui.core.pytree import Skeleton
+from s2p_tui.core.layers import constant_for, rule_for
+from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.state_dict import StateDict
-from s2p_tui.core.transform import Expr, Take, describe, keys_of
+from s2p_tui.core.transform import Expr, Flip, Permute, Take, describe, keys_of, nodes_of
+from s2p_tui.core.ways import ways
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,8 @@ def _doubt(
 ) -> str:
     """Why a row may be wrong although it fits; empty if nothing speaks against it.
 
-    What nothing speaks for is left to the user, so a row of theirs is not doubted for that.
+    What nothing speaks for is left to the user, so a row of theirs is not doubted for that, nor is
+    one of Claude's that they accepted; which way round a weight goes in is not Claude's to settle.
     """
     suggestion = evidence.suggestions[place]
     by_user = row.by == "user"
@@ -123,6 +125,8 @@ def _doubt(
     here = suggestion.source and landing(suggestion.source, leaf, state_dict)
     if here is not None and set(row.keys) == set(keys_of(here)):
         if landing(row.source, leaf, state_dict) == here:
+            if row.by == "claude" and not (suggestion.certain or suggestion.placed):
+                return _layout_doubt(row, leaf, state_dict)
             return "" if suggestion.certain or by_user else suggestion.reason
         picked = by_user and not isinstance(row.source, Take)
         return (
@@ -138,4 +142,25 @@ def _doubt(
     if claimed is not None:
         path = skeleton[evidence.claimed[claimed]].path
         return f"by name and structure {claimed} belongs to {path}"
+    if row.by == "claude":
+        return _layout_doubt(row, leaf, state_dict)
     return "" if by_user else "only the order speaks for it"
+
+
+def _moved(source: Expr | None) -> bool:
+    return source is not None and any(isinstance(node, Permute | Flip) for node in nodes_of(source))
+
+
+def _layout_doubt(row: Row, leaf: Leaf, state_dict: StateDict) -> str:
+    """Why the shapes leave open how a row's entries go in; empty if they or the layer settle it."""
+    if rule_for(leaf) is not None:
+        return ""
+    if (leaf.owner or "").startswith("equinox.nn."):
+        whole = len(row.keys) == 1 and state_dict.shape(row.keys[0]) == leaf.shape
+        return "this layer keeps PyTorch's layout" if whole and _moved(row.source) else ""
+    for key in row.keys:
+        shape = state_dict.shape(key)
+        layouts = ways(shape, leaf.shape) or ways(shape, shape)
+        if len({way.out_last for way in layouts}) > 1:
+            return f"nothing shows whether {key} is transposed here"
+    return ""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from s2p_tui.core.alignment import Alignment, Row
-from s2p_tui.core.edits import Edit, apply
+from s2p_tui.core.edits import Edit, applied
+from s2p_tui.core.uses import Uses
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The rows an edit touched: `start:start + len(before)` held `before` and now hold `after`."""
+    """The rows an edit touched: `start:start + len(before)` held `before` and now hold `after`.
+
+    What was known of the uses goes along, so that nothing is counted again after an undo.
+    """
 
     edit: Edit
     start: int
@@ -18,6 +22,8 @@ class Change:
     after: tuple[Row, ...]
     bench_before: tuple[str, ...]
     bench_after: tuple[str, ...]
+    uses_before: Uses | None = field(default=None, compare=False, repr=False)
+    uses_after: Uses | None = field(default=None, compare=False, repr=False)
 
 
 class History:
@@ -46,13 +52,17 @@ class History:
         Returns:
             The new alignment and the rows that may have changed (empty if nothing did).
         """
-        new = apply(alignment, edit)
+        new, changed = applied(alignment, edit)
         if new is alignment:
             return alignment, range(0)
-        change = _change(edit, alignment, new)
-        self._done.append(change)
+        rows = slice(changed.start, changed.stop)
+        before, after = alignment.rows[rows], new.rows[rows]
+        uses = alignment.known_uses, new.known_uses
+        self._done.append(
+            Change(edit, changed.start, before, after, alignment.bench, new.bench, *uses)
+        )
         self._undone.clear()
-        return _replaced(alignment, change, change.after, change.bench_after)
+        return new, changed
 
     def undo(self, alignment: Alignment) -> tuple[Alignment, range]:
         """Take the last edit back; the same alignment and no rows when there is none."""
@@ -60,7 +70,7 @@ class History:
             return alignment, range(0)
         change = self._done.pop()
         self._undone.append(change)
-        return _replaced(alignment, change, change.before, change.bench_before)
+        return _replaced(alignment, change, change.before, change.bench_before, change.uses_before)
 
     def redo(self, alignment: Alignment) -> tuple[Alignment, range]:
         """Make the last undone edit again; the same alignment and no rows when there is none."""
@@ -68,25 +78,16 @@ class History:
             return alignment, range(0)
         change = self._undone.pop()
         self._done.append(change)
-        return _replaced(alignment, change, change.after, change.bench_after)
-
-
-def _change(edit: Edit, old: Alignment, new: Alignment) -> Change:
-    start, stop = 0, len(old.rows)
-    while start < stop and _same(old.rows[start], new.rows[start]):
-        start += 1
-    while stop > start and _same(old.rows[stop - 1], new.rows[stop - 1]):
-        stop -= 1
-    return Change(edit, start, old.rows[start:stop], new.rows[start:stop], old.bench, new.bench)
-
-
-def _same(old: Row, new: Row) -> bool:
-    return old is new or old == new
+        return _replaced(alignment, change, change.after, change.bench_after, change.uses_after)
 
 
 def _replaced(
-    alignment: Alignment, change: Change, rows: tuple[Row, ...], bench: tuple[str, ...]
+    alignment: Alignment,
+    change: Change,
+    rows: tuple[Row, ...],
+    bench: tuple[str, ...],
+    uses: Uses | None,
 ) -> tuple[Alignment, range]:
     stop = change.start + len(rows)
     merged = (*alignment.rows[: change.start], *rows, *alignment.rows[stop:])
-    return Alignment(merged, bench), range(change.start, stop)
+    return Alignment(merged, bench).hand_on(uses), range(change.start, stop)

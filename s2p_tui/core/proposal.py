@@ -162,15 +162,28 @@ def proposed(
     ]
     groups = groupby(changes, key=lambda change: block_of(skeleton[change.place].path))
     hunks = tuple(_hunk(block, tuple(group)) for block, group in groups)
-    known = {place for place, _ in wanted}
+    agreed, beside = rows_sharing(alignment, changes, {place for place, _ in wanted})
+    return Proposal(by, hunks, tuple(notes), agreed, beside)
+
+
+def rows_sharing(
+    alignment: Alignment, changes: Iterable[Change], known: Collection[int]
+) -> tuple[tuple[Placed, ...], tuple[Placed, ...]]:
+    """A proposal's `agreed` and `beside`.
+
+    Args:
+        alignment: The rows as they are.
+        changes: The proposal's.
+        known: Places of the rows the proposer has an opinion on.
+    """
+    changes = list(changes)
     changed = {change.place for change in changes}
     shared = _sharing(
         (placed for placed in enumerate(alignment.rows) if placed[0] not in changed),
         {key for change in changes for row in (change.old, change.new) for key in row.keys},
     )
     agreed = tuple(placed for placed in shared if placed[0] in known)
-    beside = tuple(placed for placed in shared if placed[0] not in known)
-    return Proposal(by, hunks, tuple(notes), agreed, beside)
+    return agreed, tuple(placed for placed in shared if placed[0] not in known)
 
 
 def _sharing(rows: Iterable[Placed], taken: Collection[str]) -> list[Placed]:

@@ -12,7 +12,7 @@ from s2p_tui.core.dtypes import dtype_named
 from s2p_tui.core.state_dict import digest_of
 
 LeafKind = Literal["array", "scalar"]
-_NO_CONFIG: Mapping[str, Any] = MappingProxyType({})
+NO_CONFIG: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Leaf:
     dtype: str
     kind: LeafKind = "array"
     owner: str | None = None
-    config: Mapping[str, Any] = field(default_factory=lambda: _NO_CONFIG, hash=False)
+    config: Mapping[str, Any] = field(default_factory=lambda: NO_CONFIG, hash=False)
     has_value: bool = True
     fill: float | None = None
 

@@ -142,7 +142,10 @@ def parts_dropped(before: Sequence[Row], after: Sequence[Row], bench: Sequence[s
         after: The same rows now.
         bench: The bench now; an entry on it is whole again.
     """
-    parts = _parts_in(before).difference(_parts_in(after))
+    parts = _parts_in(before)
+    if not parts:
+        return []
+    parts.difference_update(_parts_in(after))
     keys = {part.of.key for part in parts if isinstance(part.of, Take)}.difference(bench)
     sources = [row.source for row in after if row.source is not None]
     return sorted(key for key in keys if all(takes_part(source, key) for source in sources))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring_ascii
 from math import prod
+from operator import mul
 
 from s2p_tui.core.dtypes import dtype_named
 
@@ -67,7 +70,9 @@ class StateDict:
     @property
     def nbytes(self) -> int:
         """Bytes of all elements together, tied tensors counted each time."""
-        return sum(entry.nbytes for entry in self.entries)
+        kinds = Counter((entry.shape, entry.dtype) for entry in self.entries)
+        one_each = (Entry("", *kind).nbytes for kind in kinds)
+        return sum(map(mul, one_each, kinds.values()))
 
     @property
     def digest(self) -> str:
@@ -77,7 +82,11 @@ class StateDict:
 
 def digest_of(items: Iterable[tuple[str, tuple[int, ...], str]]) -> str:
     """SHA-256 (hex) over `(name, shape, dtype)` in order, one JSON line each."""
-    digest = hashlib.sha256()
-    for item in items:
-        digest.update(json.dumps(item, ensure_ascii=True).encode() + b"\n")
-    return digest.hexdigest()
+    kinds: dict[tuple[tuple[int, ...], str], str] = {}
+    lines: list[str] = []
+    for name, shape, dtype in items:
+        kind = kinds.get((shape, dtype))
+        if kind is None:
+            kind = kinds[shape, dtype] = f"{json.dumps(shape)}, {json.dumps(dtype)}]\n"
+        lines.append(f"[{encode_basestring_ascii(name)}, {kind}")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any, cast
@@ -47,19 +48,14 @@ def open_safetensors(path: Path, key: str | None = None) -> Checkpoint:
         )
     size = path.stat().st_size
     header, start = _read_header(path, size)
-    entries: list[Entry] = []
-    offsets: dict[str, int] = {}
-    ranges: list[tuple[int, int, str]] = []
-    for name, value in header.items():
-        if name == "__metadata__":
-            continue
-        dtype, shape, begin, end = _tensor(path, name, value)
-        if end - begin != (prod(shape) * dtype.bits + 7) // 8 or start + end > size:
-            raise _damaged(path, f"{name}: bytes {begin:,} to {end:,} do not hold {list(shape)}")
-        ranges.append((begin, end, name))
-        entries.append(Entry(name, shape, dtype.name))
-        offsets[name] = start + begin
-    _check_ranges(path, sorted(ranges), size - start)
+    described = [
+        (name, *_tensor(path, name, value, size - start))
+        for name, value in header.items()
+        if name != "__metadata__"
+    ]
+    _check_ranges(path, [(begin, end, name) for name, _, _, begin, end in described], size - start)
+    entries = [Entry(name, shape, dtype.name) for name, dtype, shape, _, _ in described]
+    offsets = {name: start + begin for name, _, _, begin, _ in described}
     state_dict = StateDict(tuple(entries))
 
     def extent(name: str) -> Extent | None:
@@ -110,22 +106,37 @@ def _has_each_once(text: bytes, header: Any) -> bool:
     return all(text.count(field) == expected for field in fields)
 
 
-def _tensor(path: Path, name: str, value: Any) -> tuple[DType, tuple[int, ...], int, int]:
+def _tensor(
+    path: Path, name: str, value: Any, available: int
+) -> tuple[DType, tuple[int, ...], int, int]:
     try:
-        dtype = BY_SAFETENSORS[value["dtype"]]
-        shape, (begin, end) = sizes_of(value["shape"]), value["data_offsets"]
+        sizes, (begin, end) = value["shape"], value["data_offsets"]
+        # Unlike 1, true and 1.0 are no sizes, but they would be found in a table of sizes.
+        if {*map(type, sizes), type(begin), type(end)} != {int}:
+            sizes = sizes_of(sizes)
+        dtype, shape, nbytes = _kind(value["dtype"], tuple(sizes))
     except MalformedError as error:
         raise _damaged(path, f"{name}: {error}") from None
     except (KeyError, TypeError, ValueError):
         raise _damaged(path, f"the header describes {name} in a way not known here") from None
     if not (is_size(begin) and is_size(end) and begin <= end):
         raise _damaged(path, f"{name} has offsets that are not whole numbers in order")
+    if end - begin != nbytes or end > available:
+        raise _damaged(path, f"{name}: bytes {begin:,} to {end:,} do not hold {list(shape)}")
     return dtype, shape, begin, end
 
 
+@lru_cache(maxsize=4096)
+def _kind(code: str, sizes: tuple[int, ...]) -> tuple[DType, tuple[int, ...], int]:
+    """The dtype of a code, the sizes checked, the bytes of such a tensor."""
+    dtype, shape = BY_SAFETENSORS[code], sizes_of(sizes)
+    return dtype, shape, (prod(shape) * dtype.bits + 7) // 8
+
+
 def _check_ranges(path: Path, ranges: list[tuple[int, int, str]], available: int) -> None:
+    """Make sure that the tensors follow each other without holes, in whatever order."""
     position = 0
-    for begin, end, name in ranges:
+    for begin, end, name in sorted(ranges):
         if begin != position:
             raise _damaged(path, f"{name} starts at {begin:,}, not where the last tensor ended")
         position = end

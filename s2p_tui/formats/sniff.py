@@ -61,6 +61,8 @@ def _kind(head: bytes) -> FileKind | None:
             return "skeleton"
         if b'"s2p-mapping"' in head:
             return "mapping"
+        if b'"s2p-chunks"' in head:
+            return "pytree chunks" if b'"holds": "pytree"' in head else "chunks"
         if b'"weight_map"' in head or b'"metadata"' in head:
             return "sharded"
     return None

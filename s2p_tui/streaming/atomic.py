@@ -82,6 +82,15 @@ class AtomicFile:
             raise output_error(error, self.target) from None
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what this process has begun to write in a folder, as it must end at once."""
+    ours = f".{os.getpid()}-"
+    with contextlib.suppress(OSError), os.scandir(folder) as files:
+        for file in files:
+            if file.name.endswith(_SUFFIX) and ours in file.name:
+                os.unlink(file)
+
+
 @contextlib.contextmanager
 def written_atomically(target: Path) -> Generator[BinaryIO]:
     """A stream whose bytes become the target when the block ends without an exception.

@@ -156,12 +156,14 @@ class Contents:
         jobs: Threads that share it.
 
     Attributes:
-        share: Bytes that each of them may use.
+        chunk_bytes: Memory to stay within, about.
+        share: What of it each thread may use.
     """
 
     def __init__(
         self, checkpoint: Checkpoint, target: Target, chunk_bytes: int, jobs: int = 1
     ) -> None:
+        self.chunk_bytes = chunk_bytes
         self.share = chunk_bytes // jobs
         self._checkpoint = checkpoint
         self._kept_tensors = target.values

@@ -80,6 +80,8 @@ def offer(session: Session, cursor: Cursor) -> Offer:
         ImpossibleError: There is no leaf here, or its layer's rule fills it.
     """
     position, state_dict = cursor.position, session.checkpoint.state_dict
+    if cursor.is_block:
+        raise ImpossibleError("A transform is chosen for one leaf: Tab unfolds the block.")
     row = session.row(position)
     if row is None:
         raise ImpossibleError("A benched entry has no leaf: mark it or pick it up, go to a row, t.")

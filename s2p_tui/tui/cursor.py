@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from s2p_tui.core.folding import Folding
 
 Mode = Literal["normal", "picked", "range", "find"]
 _MAX_DIGITS = 9
@@ -14,23 +17,53 @@ _MAX_DIGITS = 9
 class Cursor:
     """Positions are those of the session: rows, then benched entries.
 
+    On a folded block the cursor is on its first row, and what is done here is done to all of them.
+
     Attributes:
         position: The row under the cursor.
         marks: Marked rows.
         anchor: Where a range mark was started, while it is being made.
-        picked: The row of the entry that was picked up.
+        picked: The row of the entry that was picked up, or the first of the block that was.
+        picked_rows: How many rows were picked up.
         typed: Digits of a row number typed so far.
         query: What was searched for; empty if no search is on.
         matches: Rows that match it, ascending.
+        folding: Which rows are shown as one line; None if each is a line of its own.
     """
 
     position: int = 0
     marks: set[int] = field(default_factory=lambda: set[int]())
     anchor: int | None = None
     picked: int | None = None
+    picked_rows: int = 1
     typed: str = ""
     query: str = ""
     matches: tuple[int, ...] = ()
+    folding: Folding | None = None
+
+    @property
+    def here(self) -> range:
+        """The rows of the line under the cursor: one, or a folded block's."""
+        return self.line_at(self.position)
+
+    @property
+    def is_block(self) -> bool:
+        """Whether a folded block is under the cursor, not a single leaf or entry."""
+        return len(self.here) > 1
+
+    def line_at(self, position: int) -> range:
+        """The positions that are shown on one line with this one."""
+        if self.folding is None:
+            return range(position, position + 1)
+        return self.folding.span(position)
+
+    def beside(self, lines: int) -> int:
+        """The position that many lines below or, where negative, above; or the outermost."""
+        if self.folding is None:
+            return self.position + lines
+        line = self.folding.line_of(self.position) + lines
+        last = self.folding.lines - 1
+        return self.folding.position_of(max(0, min(line, last))) if last >= 0 else 0
 
     @property
     def mode(self) -> Mode:
@@ -56,16 +89,29 @@ class Cursor:
 
     def is_match(self, position: int) -> bool:
         """Whether the search found the row."""
-        place = bisect_left(self.matches, position)
-        return place < len(self.matches) and self.matches[place] == position
+        return self.matches_in(range(position, position + 1))
+
+    def matches_in(self, span: range) -> bool:
+        """Whether the search found one of these rows."""
+        return bisect_left(self.matches, span.start) < bisect_left(self.matches, span.stop)
+
+    def marks_in(self, span: range) -> bool:
+        """Whether one of these rows is marked, or would be if the range ended here."""
+        ranged, marks = self._range(), self.marks
+        if ranged.start < span.stop and span.start < ranged.stop:
+            return True
+        if len(marks) < len(span):
+            return any(mark in span for mark in marks)
+        return any(position in marks for position in span)
 
     def chosen(self) -> list[int]:
-        """The rows an edit is about: the marked ones, or the one under the cursor."""
-        return self.marked() or [self.position]
+        """The rows an edit is about: the marked ones, or those under the cursor."""
+        return self.marked() or list(self.here)
 
     def go(self, position: int, count: int) -> None:
-        """Move, within `count` positions."""
-        self.position = max(0, min(position, count - 1))
+        """Move, within `count` positions; to the first row of a folded block."""
+        position = max(0, min(position, count - 1))
+        self.position = self.line_at(position).start if count else position
 
     def type_digit(self, digit: str) -> None:
         """Add a digit to the row number; a leading 0 is none."""
@@ -73,9 +119,25 @@ class Cursor:
             self.typed += digit
 
     def toggle_mark(self) -> None:
-        """Mark the row under the cursor, or take the mark away."""
+        """Mark what is under the cursor, or take the mark away."""
         self.finish_range()
-        self.marks ^= {self.position}
+        here = self.here
+        if all(position in self.marks for position in here):
+            self.marks.difference_update(here)
+        else:
+            self.marks.update(here)
+
+    def pick_up(self) -> None:
+        """Take what is under the cursor in hand."""
+        here = self.here
+        self.picked, self.picked_rows = here.start, len(here)
+
+    @property
+    def picked_span(self) -> range:
+        """The rows that were picked up; empty if nothing was."""
+        if self.picked is None:
+            return range(0)
+        return range(self.picked, self.picked + self.picked_rows)
 
     def toggle_range(self) -> None:
         """Start marking a range here, or finish it here."""
@@ -98,7 +160,9 @@ class Cursor:
         if not self.matches:
             return None
         if step > 0:
-            place = bisect_right(self.matches, self.position)
+            # What a folded block hides was not walked through yet.
+            find = bisect_left if self.is_block else bisect_right
+            place = find(self.matches, self.position)
             return self.matches[place % len(self.matches)]
         return self.matches[bisect_left(self.matches, self.position) - 1]
 
@@ -130,4 +194,4 @@ class Cursor:
         if self.anchor is None:
             return range(0)
         low, high = sorted((self.anchor, self.position))
-        return range(low, high + 1)
+        return range(self.line_at(low).start, self.line_at(high).stop)

@@ -19,6 +19,7 @@ class Glyphs:
         picked: The entry that is being moved.
         marked: A marked row.
         match: A row that `/` found.
+        folded: A block that is shown as one line.
         nothing: In place of an entry where there is none.
         ellipsis: Where a name was cut.
         times: Between the sizes of a shape.
@@ -34,6 +35,7 @@ class Glyphs:
     picked: str
     marked: str
     match: str
+    folded: str
     nothing: str
     ellipsis: str
     times: str
@@ -68,6 +70,7 @@ UNICODE = Glyphs(
     picked="↕",
     marked="●",
     match="›",
+    folded="+",
     nothing="—",
     ellipsis="…",
     times="×",
@@ -89,6 +92,7 @@ ASCII = Glyphs(
     picked="^",
     marked="*",
     match="/",
+    folded="+",
     nothing="-",
     ellipsis="..",
     times="x",

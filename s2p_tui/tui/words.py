@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
@@ -67,10 +68,10 @@ def titles(session: Session) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def tally(session: Session, glyphs: Glyphs) -> str:
     """Rows per fit with their signs, bench and edits: `✗2 ?1 ✓119  bench 3  edits 5`."""
-    counts = [
-        f"{glyphs.fits[fit]}{session.counts[fit]:,}" for fit in _WORST_FIRST if session.counts[fit]
-    ]
-    parts = [" ".join(counts)] if counts else []
+    counts = per_fit(session.verdicts.counts, glyphs)
+    if not session.verdicts.is_settled:
+        counts = f"{counts} {glyphs.ellipsis}".strip()
+    parts = [counts] if counts else []
     if session.alignment.bench:
         parts.append(f"bench {len(session.alignment.bench):,}")
     if len(session.history):
@@ -78,8 +79,25 @@ def tally(session: Session, glyphs: Glyphs) -> str:
     return "  ".join(parts)
 
 
+def per_fit(counts: Mapping[Fit, int], glyphs: Glyphs) -> str:
+    """Rows per fit with their signs, worst first: `✗2 ?1 ✓119`."""
+    return " ".join(f"{glyphs.fits[fit]}{counts[fit]:,}" for fit in _WORST_FIRST if counts[fit])
+
+
+def place(session: Session, position: int) -> str:
+    """`3/122` for the third row, `bench 1/4` below the rows; empty where there is nothing."""
+    rows, bench = len(session.alignment.rows), len(session.alignment.bench)
+    if position < rows:
+        return f"{position + 1}/{rows}"
+    return f"bench {position - rows + 1}/{bench}" if bench else ""
+
+
 def situation(session: Session) -> str:
     """Whether it can be converted, in a sentence."""
+    if session.awaits_evidence:
+        return "Matching by names and structure …"
+    if not session.verdicts.is_settled:
+        return "Looking at the rows …"
     if not session.blocking:
         return "Every row lines up: c converts."
     return f"{many(session.blocking, 'row')} of {len(session.alignment.rows):,} to line up."

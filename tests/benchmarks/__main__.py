@@ -16,6 +16,7 @@ from tests.benchmarks.measure import Result, as_json, needs, print_head, print_r
 PARTS = {
     "conversion": "conversion",
     "growth": "growth",
+    "memory": "memory",
     "match": "alignment_scale",
     "app": "app",
 }

@@ -1,4 +1,4 @@
-"""The app on a pseudo-terminal: time to the first frame, to the rows, from key to paint."""
+"""The app on a pseudo-terminal: time to the first frame, to the rows, from key to paint; memory."""
 
 from __future__ import annotations
 
@@ -11,16 +11,41 @@ import struct
 import sys
 import termios
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
-from tests.benchmarks.inputs import Pair, equal_tensors, plain_pair
+from tests.benchmarks.inputs import Pair, equal_tensors, mixture_of_experts, plain_pair
 from tests.benchmarks.measure import Report, Result
 
 _SIZE = (30, 110)
 _QUIET = 0.25
 _LATEST = 60.0
-_KEYS = {"down (j)": b"j", "page down": b"\x1b[6~", "move entry down (J)": b"J"}
+_ROWS = b"layers.0"
+_MATCHED = b"Lined up by names"
+_ROW_KEYS = {
+    "down (j)": b"j",
+    "move entry down (J)": b"J",
+    "move entry up (K)": b"K",
+    "mark (space)": b" ",
+    "send to bench (Del)": b"\x1b[3~",
+    "undo (u)": b"u",
+    "redo (ctrl+y)": b"\x19",
+    "trust (y)": b"y",
+    "next problem (n)": b"n",
+    "page down": b"\x1b[6~",
+    "gap on, off (s)": b"s",
+}
+_BLOCK_KEYS = {
+    "fold, unfold (tab)": b"\t",
+    "down (j)": b"j",
+    "move block down (J)": b"J",
+    "undo (u)": b"u",
+    "block to bench (Del)": b"\x1b[3~",
+    "next problem (n)": b"n",
+}
+_ONCE_A_ROW = (b"\x1b[3~", b"y")
+_BURST = 300
 
 
 class Terminal:
@@ -33,7 +58,7 @@ class Terminal:
         if self._process == 0:
             os.environ |= {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
             os.environ["XDG_STATE_HOME"] = str(pair.model.parent / "state")
-            arguments = ["-m", "s2p_tui", str(pair.model), str(pair.skeleton)]
+            arguments = ["-m", "s2p_tui", str(pair.model), str(pair.skeleton), "--fresh"]
             os.execv(sys.executable, [sys.executable, *arguments])
         size = struct.pack("HHHH", *_SIZE, 0, 0)
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
@@ -56,9 +81,27 @@ class Terminal:
                 raise TimeoutError(f"the app never showed {text!r}")
         return time.perf_counter() - self.started
 
-    def until_quiet(self) -> tuple[float, int]:
-        """When the last byte came, by `time.perf_counter`, and how many came."""
+    @property
+    def memory(self) -> int:
+        """Bytes that the app occupies."""
+        status = Path(f"/proc/{self._process}/status").read_text().split("VmRSS:")[1]
+        return int(status.split()[0]) * 1024
+
+    def until_idle(self) -> None:
+        """Wait until what goes on beside the keys is done."""
+        while self.until_quiet()[1]:
+            pass
+
+    def until_quiet(self, first: float = _QUIET) -> tuple[float, int]:
+        """When the last byte came, by `time.perf_counter`, and how many came.
+
+        Args:
+            first: Seconds to wait for the first one at most.
+        """
         before, last = len(self.output), time.perf_counter()
+        if not self._read(first):
+            return last, 0
+        last = time.perf_counter()
         while self._read(_QUIET):
             last = time.perf_counter()
         return last, len(self.output) - before
@@ -71,33 +114,73 @@ class Terminal:
 
 
 def run(folder: Path, runs: int, report: Report) -> None:
-    """A small and a very large pair."""
+    """A small pair, a very large one, and one whose rows are blocks within blocks."""
     small = plain_pair(folder, "small", equal_tensors(100, 1 << 16), ".safetensors")
     large = plain_pair(folder, "large", equal_tensors(100_000, 100_000 * 16), ".safetensors")
-    for pair, what in ((small, "100 rows"), (large, "100,000 rows")):
+    blocks = plain_pair(folder, "blocks", mixture_of_experts(64, 512), ".safetensors")
+    idle: dict[str, int] = {}
+    for pair, what in ((small, "100 rows"), (large, "100,000 rows"), (blocks, "64 × 512 blocks")):
         first = Result(f"process start to first frame, {what}", "≤ 0.5 s")
-        rows = Result(f"process start to rows drawn, {what}", "≤ 1.5 s" if pair is large else "")
+        rows = Result(f"process start to rows drawn, {what}", "" if pair is small else "≤ 1.5 s")
         for _ in range(runs):
             with Terminal(pair) as terminal:
                 first.seconds.append(terminal.until(pair.model.name.encode()))
-                rows.seconds.append(terminal.until(b"layers.0.weight"))
+                rows.seconds.append(terminal.until(_ROWS))
+                if what not in idle:
+                    _settle(terminal, is_large=pair is not small)
+                    idle[what] = terminal.memory
         report(first)
         report(rows)
-    _keys(large, report)
+    per_row = (idle["100,000 rows"] - idle["100 rows"]) / 99_900
+    memory = Result("memory at 100,000 rows", "≤ 1 KB a row")
+    memory.note = f"{per_row:,.0f} bytes a row more than at 100 rows, once they are matched"
+    report(memory)
+    with Terminal(large) as terminal:
+        _settle(terminal, is_large=True)
+        terminal.send(b"F")
+        terminal.until_idle()
+        _keys(terminal, "100,000 rows", _ROW_KEYS, report)
+        _bursts(terminal, report)
+    with Terminal(blocks) as terminal:
+        _settle(terminal, is_large=True)
+        terminal.send(b"g\tj")
+        terminal.until_idle()
+        _keys(terminal, "64 folded blocks of 1,538 rows", _BLOCK_KEYS, report)
 
 
-def _keys(pair: Pair, report: Report, presses: int = 25) -> None:
-    with Terminal(pair) as terminal:
-        terminal.until(b"layers.0.weight")
-        terminal.until_quiet()
-        for what, key in _KEYS.items():
-            result = Result(f"{what} at 100,000 rows, key to last byte", "≤ 30 ms")
-            sizes: list[int] = []
-            for _ in range(presses):
-                sent = time.perf_counter()
-                terminal.send(key)
-                last, size = terminal.until_quiet()
-                result.seconds.append(last - sent)
-                sizes.append(size)
-            result.note = f"{median(sizes):,.0f} bytes a key (≤ 1,024), {max(sizes):,} at most"
-            report(result)
+def _settle(terminal: Terminal, *, is_large: bool) -> None:
+    terminal.until(_MATCHED if is_large else _ROWS)
+    terminal.until_idle()
+
+
+def _keys(
+    terminal: Terminal, where: str, keys: Mapping[str, bytes], report: Report, presses: int = 15
+) -> None:
+    for what, key in keys.items():
+        result = Result(f"{what}, {where}, key to last byte", "≤ 30 ms")
+        sizes: list[int] = []
+        for _ in range(presses):
+            if key in _ONCE_A_ROW:
+                terminal.send(b"j")
+                terminal.until_quiet()
+            sent = time.perf_counter()
+            terminal.send(key)
+            last, size = terminal.until_quiet()
+            result.seconds.append(last - sent)
+            sizes.append(size)
+        result.note = f"{median(sizes):,.0f} bytes a key (≤ 1,024), {max(sizes):,} at most"
+        report(result)
+
+
+def _bursts(terminal: Terminal, report: Report) -> None:
+    """A key held down: what is painted may skip, what it does may not lag behind."""
+    terminal.send(b"1000\r")
+    terminal.until_idle()
+    for what, key in (("down (j)", b"j"), ("move entry up (K)", b"K")):
+        result = Result(f"{_BURST} × {what} at once, to last byte", "≤ 9 s")
+        sent = time.perf_counter()
+        terminal.send(key * _BURST)
+        last, size = terminal.until_quiet(_LATEST)
+        result.seconds.append(last - sent)
+        result.note = f"{size / _BURST:,.0f} bytes a key"
+        report(result)

@@ -24,6 +24,37 @@ def convert(model: str, skeleton: str, mapping: str, output: str, verify: str) -
     return {"seconds": seconds, "peak": _status("VmHWM") - idle}
 
 
+def from_memory(mebibytes: str, output: str, how: str) -> dict[str, Any]:
+    """Convert a state dict that is in memory, half of it not contiguous; peak is over that."""
+    import jax
+    import torch
+
+    from s2p_tui.converter import chunkify_state_dict, convert
+
+    def pair(size: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        state: dict[str, torch.Tensor] = {}
+        for number in range(8):
+            tensor = torch.full((size // 8 // 4 // 1024, 1024), float(number))
+            state[f"layers.{number}.weight"] = tensor if number % 2 else tensor.t()
+        layers = [{"weight": jax.ShapeDtypeStruct(tuple(t.shape), "float32")}
+                  for t in state.values()]  # fmt: skip
+        return state, {"layers": layers}
+
+    def act(size: int) -> tuple[float, int]:
+        state, tree = pair(size)
+        idle = _reset_peak()
+        started = time.perf_counter()
+        if how == "chunks":
+            chunkify_state_dict(state, output, overwrite=True)
+        else:
+            convert(from_memory=True, state_dict=state, pytree=tree, target_name=output)
+        return time.perf_counter() - started, _status("VmHWM") - idle
+
+    act(1 << 20)
+    seconds, peak = act(int(mebibytes) << 20)
+    return {"seconds": seconds, "peak": peak}
+
+
 def script(model: str, output: str) -> dict[str, Any]:
     """What people write by hand: load all, make arrays of it, save the tree."""
     import equinox as eqx
@@ -105,6 +136,7 @@ def _status(field: str) -> int:
 if __name__ == "__main__":
     actions = {
         "convert": convert,
+        "from_memory": from_memory,
         "script": script,
         "statedict2pytree": statedict2pytree,
         "opened": opened,

@@ -46,6 +46,23 @@ def equal_tensors(count: int, total: int, dtype: str = "float32") -> list[Tensor
     return [(name, (elements // row, row), dtype) for name in names]
 
 
+def mixture_of_experts(layers: int, experts: int) -> list[Tensor]:
+    """Tiny tensors, named as those of a large language model are: three per expert and two more."""
+    return [
+        (f"layers.{layer}.{name}", shape, "bfloat16")
+        for layer in range(layers)
+        for name, shape in (
+            ("attn.weight", (4, 4)),
+            *(
+                (f"experts.{expert}.{part}.weight", shape)
+                for expert in range(experts)
+                for part, shape in (("gate", (2, 4)), ("up", (2, 4)), ("down", (4, 2)))
+            ),
+            ("norm.weight", (4,)),
+        )
+    ]
+
+
 def write_safetensors(path: Path, tensors: Sequence[Tensor]) -> Path:
     """A checkpoint of moderate random numbers."""
     with path.open("wb") as stream:

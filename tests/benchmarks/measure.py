@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-_BUDGET = re.compile(r"≤ ([\d.,]+) ?(s|ms|MiB)?")
+_BUDGET = re.compile(r"≤ ([\d.,]+)(?: (s|ms|MiB))?")
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Result:
     @property
     def met(self) -> bool | None:
         """Whether the budget, if it has a number, was kept at the median (memory: at the most)."""
-        found = _BUDGET.search(self.budget)
+        found = _BUDGET.fullmatch(self.budget)
         if found is None:
             return None
         limit, unit = float(found[1].replace(",", "")), found[2]

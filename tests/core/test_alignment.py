@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -275,6 +275,26 @@ class Editing(RuleBasedStateMachine):
 
 def _gaps(alignment: Alignment) -> set[int]:
     return {n for n, row in enumerate(alignment.rows) if row.gap}
+
+
+@given(
+    st.text("ab-=_#", min_size=1, max_size=12),
+    st.sets(st.integers(0, 11)),
+    st.integers(0, 3),
+    st.data(),
+)
+def test_gaps_from_top_to_bottom_are_the_same_as_one_by_one(
+    pattern: str, wanted: set[int], benched: int, data: st.DataObject
+) -> None:
+    letters_left = iter("abcdefghijkl")
+    rows = "".join(next(letters_left) if char in "ab" else char for char in pattern)
+    before = lettered(rows, "xyz"[:benched])
+    kind = data.draw(st.sampled_from((OpenGap, CloseGap)))
+    edits = [kind(row) for row in sorted(wanted) if row < len(rows)]
+    one_by_one = before
+    for edit in edits:
+        one_by_one = apply(one_by_one, edit)
+    assert apply(before, Several(tuple(edits))) == one_by_one
 
 
 TestEditing = Editing.TestCase

@@ -63,7 +63,7 @@ def fitting(count: int = 4) -> Session:
     )
 
 
-def reordered(arrange: Arrangement = "auto") -> Session:
+def reordered(arrange: Arrangement | None = "auto") -> Session:
     """Layers last to first in the checkpoint, first to last in the skeleton."""
     shapes = {"weight": (2, 2), "bias": (2,)}
     owner = "equinox.nn.Linear"

@@ -185,7 +185,8 @@ async def test_what_was_made_with_other_files_is_named(opened: Opened) -> None:
         (["--resume"], "go on"),
         (["--fresh"], "afresh"),
         (["--mapping", "new.json"], "ask"),
-        (["--mapping", "there.json"], "afresh"),
+        (["--mapping", "there.json"], "ask"),
+        (["--mapping", "there.json", "--fresh"], "afresh"),
         (["--mapping", "there.json", "--resume"], "go on"),
     ],
 )
@@ -196,11 +197,12 @@ def test_options_answer_beforehand(
 
     class App:
         fatal = return_code = None
+        farewell = ""
 
         def __init__(self, *_: object, **options: object) -> None:
             given.append(options["resume"])
 
-        def run(self) -> None: ...
+        def run(self, *, mouse: bool) -> None: ...
 
     (tmp_path / "there.json").touch()
     monkeypatch.chdir(tmp_path)

@@ -104,7 +104,7 @@ async def test_the_innermost_block_first_and_the_outer_one_by_l_again(opened: Op
 async def test_where_there_is_nothing_to_lift_it_says_why(opened: Opened) -> None:
     async with opened(linears(), size=(140, 30)) as (pilot, workspace):
         await pilot.press("g", "L")
-        assert "in no numbered block that has siblings" in status(workspace)
+        assert "no numbered block here that has siblings" in status(workspace)
         await pilot.press("G", "L")
         assert "A benched entry is in no block" in status(workspace)
     async with opened(layers(2), size=(140, 30)) as (pilot, workspace):

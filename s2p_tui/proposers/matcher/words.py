@@ -234,3 +234,9 @@ def meanings(steps: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
         words.extend(("embed",) if module else name.words)
         numbers.extend(name.numbers)
     return tuple(words), tuple(numbers)
+
+
+def forget_names() -> None:
+    """Give back the memory of names that were taken apart."""
+    for known in (name_of, steps_of_key, meanings):
+        known.cache_clear()

@@ -38,6 +38,10 @@ class Proposing(Browser):
         """Whether nothing may be changed now."""
 
     @abstractmethod
+    def must_wait(self) -> bool:
+        """Say so if the matcher has yet to tell which rows are doubtful."""
+
+    @abstractmethod
     def make(self, decide: Callable[[], Move]) -> None:
         """Make the edit that is decided on, or say why it is impossible."""
 
@@ -80,25 +84,29 @@ class Proposing(Browser):
 
     def action_match(self) -> None:
         """Review what the offline matcher would change."""
-        if not self.is_busy:
-            self.review(
-                self.session.match_proposal(), "Everything is as the matcher would have it."
-            )
+        if self.is_busy or self.must_wait():
+            return
+        self.review(self.session.match_proposal(), "Everything is as the matcher would have it.")
 
     def action_lift(self) -> None:
         """Review what the arrangement of this block would make of its siblings.
 
         The innermost block first whose siblings are not so already.
         """
-        if self.is_busy:
+        if self.is_busy or self.must_wait():
             return
         position = self.cursor.position
         if self.session.row(position) is None:
             self.say("A benched entry is in no block: go to a row.", "lines--bad")
             return
-        blocks = blocks_at(self.session.target.skeleton, position)
+        skeleton, folded = self.session.target.skeleton, self.cursor.here
+        blocks = tuple(
+            block
+            for block in blocks_at(skeleton, position)
+            if all(skeleton[place].path.startswith(block.prefix) for place in folded)
+        )
         if not blocks:
-            self.say("This leaf is in no numbered block that has siblings.", "lines--bad")
+            self.say("There is no numbered block here that has siblings.", "lines--bad")
             return
         self._lift(blocks)
 
@@ -126,12 +134,20 @@ class Proposing(Browser):
 
     def action_look(self) -> None:
         """Show all about the row here, and its tensors' own numbers."""
+        if self._is_folded():
+            return
         if self.cursor.position < len(self.session):
             app_of(self).push_screen(Look(self.session, self.cursor.position, self._glyphs))
 
+    def _is_folded(self) -> bool:
+        """Say so if a folded block is here, not one leaf or entry."""
+        if self.cursor.is_block:
+            self.say("This is a folded block: Tab unfolds it, then choose a row.", "lines--bad")
+        return self.cursor.is_block
+
     def choose_source(self) -> None:
         """Choose the entry for this leaf, or the leaf for this benched entry, from a list."""
-        if self.is_busy:
+        if self.is_busy or self._is_folded():
             return
         try:
             offered = sources.offer(self.session, self.cursor.position, self._sources)

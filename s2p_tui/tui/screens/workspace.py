@@ -12,15 +12,18 @@ from textual.binding import Binding, BindingType
 
 from s2p_tui.core.errors import S2PError
 from s2p_tui.core.names import default_mapping
-from s2p_tui.tui import choosing, moves, words
+from s2p_tui.tui import choosing, matching, moves, words
+from s2p_tui.tui.copying import copy, row_text
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.journalling import Journalled
-from s2p_tui.tui.keys import GROUPS
+from s2p_tui.tui.keys import actions
+from s2p_tui.tui.matching import match_meanwhile
 from s2p_tui.tui.moves import ImpossibleError, Move, Step
 from s2p_tui.tui.running import app_of
+from s2p_tui.tui.screens.asking import Asking
 from s2p_tui.tui.screens.convert import ConvertForm, Order
+from s2p_tui.tui.screens.load_mapping import LoadMapping
 from s2p_tui.tui.screens.progress import Progress
-from s2p_tui.tui.screens.proposing import Proposing
 from s2p_tui.tui.screens.result import Result
 from s2p_tui.tui.screens.transform import ChooseTransform
 from s2p_tui.tui.text import inert
@@ -28,12 +31,13 @@ from s2p_tui.tui.widgets.lines import Part
 
 if TYPE_CHECKING:
     from s2p_tui.core.alignment import Alignment
+    from s2p_tui.core.mapping import Mapping
     from s2p_tui.saving import Converted
     from s2p_tui.session import Session
     from s2p_tui.tui.choosing import Option
 
 
-class Workspace(Proposing):
+class Workspace(Asking):
     """Where the alignment is made.
 
     Attributes:
@@ -42,12 +46,7 @@ class Workspace(Proposing):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(
-            Binding(key.keys, key.action, key.does, show=False)
-            for group in GROUPS.values()
-            for key in group
-            if key.keys
-        ),
+        *(Binding(key.keys, key.action, show=False, id=key.id) for key in actions()),
         *(Binding(digit, f"digit('{digit}')", show=False) for digit in "0123456789"),
         Binding("ctrl+c", "app.ask_quit", show=False),
     ]
@@ -74,6 +73,24 @@ class Workspace(Proposing):
         self._saved = saved
         self._converting = False
 
+    def on_mount(self) -> None:
+        """Have the matcher at work if it has not had its say yet."""
+        if self.session.awaits_evidence:
+            self._match_meanwhile()
+
+    @work
+    async def _match_meanwhile(self) -> None:
+        is_taken = await match_meanwhile(
+            self.session, self._journalled.journal, lambda: self.is_current
+        )
+        self._settling.begin()
+        if is_taken:
+            self._saved = self.session.alignment
+            self.cursor.picked = None
+            self.cursor.forget_beyond(len(self.session))
+        self.view.redraw()
+        self.say(*((matching.TAKEN, "") if is_taken else (matching.OFFERED, "lines--strong")))
+
     def first_words(self) -> Part:
         """What became of the journal, if there is something to say, and what the files are like."""
         notes, style = super().first_words()
@@ -83,7 +100,7 @@ class Workspace(Proposing):
     @property
     def is_busy(self) -> bool:
         """Whether a conversion is asked for or runs, so that nothing may be changed."""
-        return self._converting
+        return self._converting or self.is_asking
 
     @property
     def has_unsaved_edits(self) -> bool:
@@ -144,7 +161,7 @@ class Workspace(Proposing):
 
     def action_transform(self) -> None:
         """Choose what is done to entries on their way into this leaf."""
-        if self._converting:
+        if self.is_busy:
             return
         try:
             offered = choosing.offer(self.session, self.cursor)
@@ -182,14 +199,39 @@ class Workspace(Proposing):
             self._saved = self.session.alignment
             self.say(inert(f"Mapping saved: {path}"), "lines--good")
 
+    def action_load_mapping(self) -> None:
+        """Take over the alignment of a mapping file, in one step."""
+        if self.is_busy or self.must_wait():
+            return
+
+        def loaded(mapping: Mapping | None) -> None:
+            if mapping is not None:
+                name = inert(os.path.basename(mapping.name))
+                self.travel(
+                    lambda: self.session.start_from(mapping),
+                    f"Loaded {name}; u takes it back.",
+                    f"Everything is as in {name}.",
+                )
+
+        proposed = self._mapping_path(self.order.output)
+        app_of(self).push_screen(LoadMapping(self.session, proposed, self._glyphs), loaded)
+
+    def action_copy(self) -> None:
+        """Copy the row's key and key path."""
+        text = row_text(self.session, self.cursor.position)
+        if text:
+            self.say(copy(self, text), "lines--good")
+
     def action_convert(self) -> None:
         """Convert, or go to the first row that stands in the way."""
+        if self.must_wait():
+            return
         if self.session.blocking:
             first = self.session.next_blocking(len(self.session.alignment.rows) - 1, 1)
             if first is not None:
                 self.go_to(first)
                 self.say(words.blocked(self.session, first), "lines--bad")
-        elif not self._converting:
+        elif not self.is_busy:
             self._converting = True
             self._convert()
 
@@ -226,12 +268,18 @@ class Workspace(Proposing):
             Result(self.session, outcome, self._glyphs, order.dtype)
         )
 
+    def must_wait(self) -> bool:
+        """Say so if the matcher has yet to tell which rows are doubtful."""
+        if self.session.awaits_evidence:
+            self.say(matching.WAIT, "lines--bad")
+        return self.session.awaits_evidence
+
     def _mapping_path(self, output: Path) -> Path:
         return self._mapping or default_mapping(output)
 
     def make(self, decide: Callable[[], Move]) -> None:
         """Make the edit that is decided on, or say why it is impossible."""
-        if self._converting:
+        if self.is_busy:
             # Keys typed on before the form is there must not change what it converts.
             return
         try:
@@ -243,12 +291,16 @@ class Workspace(Proposing):
         before = self.session.alignment
         changed = self.session.edit(move.edit)
         self.cursor.picked, self.cursor.typed = None, ""
-        self._after_edit(move.position, move.marks)
-        self._tell(words.after_edit(before, self.session.alignment, changed, move.said))
+        self._after_edit(move.position, move.marks, changed)
+        if move.reveals:
+            self.view.reveal(self.cursor.position)
+        after = self.session.alignment
+        said = move.said if isinstance(move.said, str) else move.said(before, after, changed)
+        self._tell(words.after_edit(before, after, changed, said))
 
     def travel(self, change: Callable[[], range], done: str, none: str) -> None:
         """Change many rows; say `none` if nothing changed."""
-        if self._converting:
+        if self.is_busy:
             return
         before = self.session.alignment
         changed = change()
@@ -258,7 +310,7 @@ class Workspace(Proposing):
         here = self.cursor.position
         self.cursor.picked = None
         outside = changed and here not in changed
-        self._after_edit(changed.start if outside else here, None)
+        self._after_edit(changed.start if outside else here, None, changed)
         self._tell(done)
 
     def _tell(self, done: str) -> None:
@@ -269,13 +321,13 @@ class Workspace(Proposing):
         else:
             self.say(done)
 
-    def _after_edit(self, position: int, marks: frozenset[int] | None) -> None:
+    def _after_edit(self, position: int, marks: frozenset[int] | None, changed: range) -> None:
         had_marks = bool(self.cursor.marked())
         if marks is not None:
             self.cursor.mark_only(set(marks))
         self.cursor.forget_beyond(len(self.session))
-        if self.cursor.query:
-            self.cursor.matches = tuple(self.session.find(self.cursor.query))
-        if had_marks or self.cursor.query:
+        self._find_again(changed)
+        if had_marks or self.cursor.marks or self.cursor.query:
             self.view.redraw()
         self.view.go(position)
+        self._settling.begin()

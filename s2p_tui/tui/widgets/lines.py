@@ -12,6 +12,7 @@ from textual.widget import Widget
 
 from s2p_tui.tui.running import app_of
 from s2p_tui.tui.text import clip
+from s2p_tui.tui.widgets.difference import difference
 
 Part = tuple[str, str]
 """Text and the component class it is drawn in, an empty one for the widget's own style."""
@@ -55,7 +56,7 @@ class Lines(Widget, can_focus=False):
         if old is None or old.cell_length != new.cell_length:
             self.refresh(Region(0, number, self.size.width, 1))
         else:
-            start, stop = _difference(old, new)
+            start, stop = difference(old, new)
             self.refresh(Region(start, number, stop - start, 1))
 
     def notify_style_update(self) -> None:
@@ -88,20 +89,3 @@ class Lines(Widget, can_focus=False):
             segments.append(segment)
             left -= segment.cell_length
         return Strip(segments).adjust_cell_length(width, base)
-
-
-def _difference(old: Strip, new: Strip) -> tuple[int, int]:
-    """The cells outside which two strips of one width are alike."""
-    before, after = list(old), list(new)
-    start = _alike(before, after)
-    end = _alike(before[::-1], after[::-1])
-    return min(start, new.cell_length - 1), max(start + 1, new.cell_length - end)
-
-
-def _alike(first: list[Segment], second: list[Segment]) -> int:
-    cells = 0
-    for one, other in zip(first, second, strict=False):
-        if one != other:
-            return cells
-        cells += one.cell_length
-    return cells

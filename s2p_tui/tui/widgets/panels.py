@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from s2p_tui.tui import words
+from s2p_tui.tui import folded, words
 from s2p_tui.tui.cursor import Cursor
 from s2p_tui.tui.glyphs import Glyphs
-from s2p_tui.tui.keys import hints
+from s2p_tui.tui.running import bound_of
 from s2p_tui.tui.widgets.frame import rule, top_line
 from s2p_tui.tui.widgets.lines import Lines, Part
 
@@ -42,7 +42,11 @@ class Details(Lines):
 
     def show(self, session: Session, cursor: Cursor, glyphs: Glyphs) -> None:
         """Describe the cursor's row."""
-        lines = words.details(session, cursor.position, glyphs, self.size.width - 2)
+        fold = cursor.folding and cursor.folding.shut_at(cursor.position)
+        if fold:
+            lines = folded.details(session, fold, glyphs)
+        else:
+            lines = words.details(session, cursor.position, glyphs, self.size.width - 2)
         self.set_height(len(lines))
         for number, line in enumerate(lines):
             style = "lines--muted" if number == len(lines) - 1 else ""
@@ -65,15 +69,17 @@ class Status(Lines):
 
 
 class Hints(Lines):
-    """The frame's bottom line: the keys that matter now."""
+    """The frame's bottom line: the keys that matter now, and where the cursor is."""
 
-    def show(self, cursor: Cursor, glyphs: Glyphs) -> None:
-        """Name as many keys as there is room for."""
-        width = self.size.width
+    def show(self, cursor: Cursor, glyphs: Glyphs, place: str = "") -> None:
+        """Name as many keys as there is room for beside the cursor's place."""
+        width, plain = self.size.width, glyphs.is_ascii
+        end = f" {place} {glyphs.across}" if place else ""
+        room = width - 4 - len(end)
         parts: list[Part] = [(f"{glyphs.corners[5]} ", "")]
-        used = 3
-        for key, does in hints(cursor.mode, width - 4):
+        used = 3 + len(end)
+        for key, does in bound_of(self).hints(cursor.mode, room, ascii_only=plain):
             parts += [(key, "lines--strong"), (f" {does}  ", "lines--muted")]
             used += len(key) + len(does) + 3
-        parts.append((glyphs.across * max(0, width - used) + glyphs.corners[6], ""))
+        parts.append((glyphs.across * max(0, width - used) + end + glyphs.corners[6], ""))
         self.set_line(0, *parts)

@@ -1,0 +1,257 @@
+"""Exactly what would be sent to Claude, before it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import Screen
+
+from s2p_tui.core.errors import S2PError
+from s2p_tui.tui.glyphs import Glyphs
+from s2p_tui.tui.running import app_of
+from s2p_tui.tui.screens.choose_model import ChooseModel
+from s2p_tui.tui.text import inert, wrap
+from s2p_tui.tui.threads import in_thread
+from s2p_tui.tui.widgets.frame import rule
+from s2p_tui.tui.widgets.line_list import LineList
+from s2p_tui.tui.widgets.lines import Lines, Part
+from s2p_tui.tui.words import many, size_in_words
+
+if TYPE_CHECKING:
+    from s2p_tui.proposers.claude.models import Model
+    from s2p_tui.proposers.claude.question import Question
+
+_KEYS = (("Enter", "send"), ("Esc", "send nothing"), ("m", "model"), ("j/k", "read"))
+_NOTHING = (
+    "Every row is settled by names, structure, layers or by you.",
+    "There is nothing to ask Claude, and nothing is sent.",
+    "",
+    "i asks about all rows nonetheless.",
+)
+_MOST_WRAPPED = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """What the user agreed to send.
+
+    Attributes:
+        question: The question.
+        name: The model's name as it was chosen, to be remembered.
+        model: The model's full id.
+    """
+
+    question: Question
+    name: str
+    model: str
+
+
+if TYPE_CHECKING:
+    ConsentScreen = Screen[Consent | None]
+else:
+    ConsentScreen = Screen
+
+
+class AskClaude(ConsentScreen):
+    """Shows a question; dismissed with what may be sent, or None.
+
+    Args:
+        question: The question about the unsettled rows.
+        about_all: Makes the question about all rows, slowly.
+        name: The model to begin with, an alias or a full id.
+        glyphs: The signs to draw with.
+    """
+
+    AUTO_FOCUS = ""
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (60, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (16, "-tall")]  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "send", show=False),
+        Binding("escape,q,ctrl+c", "dismiss(None)", show=False),
+        Binding("m", "model", show=False),
+        Binding("i", "everything", show=False),
+        Binding("down,j", "go(1)", show=False),
+        Binding("up,k", "go(-1)", show=False),
+        Binding("pagedown,ctrl+f,space", "page(2)", show=False),
+        Binding("pageup,ctrl+b", "page(-2)", show=False),
+        Binding("home,g", "end(0)", show=False),
+        Binding("end,G", "end(1)", show=False),
+    ]
+
+    def __init__(
+        self, question: Question, about_all: Callable[[], Question], name: str, glyphs: Glyphs
+    ) -> None:
+        super().__init__()
+        self.question = question
+        self._about_all = about_all
+        self._name = name
+        self._glyphs = glyphs
+        self._text: list[str] = []
+        self._position: int | None = None
+        self._warning = ""
+        self._said: Part = ("", "")
+
+    def compose(self) -> ComposeResult:
+        """The frame from top to bottom, as on the main screen."""
+        yield Lines(id="top")
+        with Vertical(id="list", classes="sides"):
+            yield LineList(self._line, self._glyphs, id="sent")
+        yield Lines(id="rule")
+        with Vertical(id="about", classes="sides"):
+            yield Lines(2, id="cost")
+            yield Lines(id="status")
+        yield Lines(id="bottom")
+
+    def on_mount(self) -> None:
+        """Look whether the model is on its way out."""
+        self._look_up()
+
+    def on_resize(self) -> None:
+        """Lay the text out anew."""
+        self.call_after_refresh(self._lay_out)
+
+    def action_send(self) -> None:
+        """Close with the question, if there is one."""
+        if self.question.requests:
+            self.dismiss(Consent(self.question, self._name, self._model.id))
+        else:
+            self.dismiss(None)
+
+    def action_model(self) -> None:
+        """Choose another model."""
+
+        def chosen(name: str | None) -> None:
+            if name is not None:
+                self._name = name
+                self._warning = ""
+                self._look_up()
+            self._show()
+
+        app_of(self).push_screen(ChooseModel(self._name, self._glyphs), chosen)
+
+    @work(exclusive=True, group="everything")
+    async def action_everything(self) -> None:
+        """Ask about all rows."""
+        self._say("Writing the question …")
+        self.question = await in_thread(self._about_all)
+        self._position = None
+        self._say("Asks about all rows." if self.question.requests else "There are no rows to ask.")
+        self._lay_out()
+
+    def action_go(self, step: int) -> None:
+        """Read on by lines."""
+        self._go((self._position or 0) + step)
+
+    def action_page(self, halves: int) -> None:
+        """Read on by half pages."""
+        self._go((self._position or 0) + halves * self.query_one(LineList).half_page)
+
+    def action_end(self, last: int) -> None:
+        """Go to the first line, or to the last."""
+        self._go(len(self._text) if last else 0)
+
+    @on(LineList.Pressed)
+    def pressed(self, event: LineList.Pressed) -> None:
+        """Go where the mouse was pressed."""
+        self._go(event.position)
+
+    @property
+    def _model(self) -> Model:
+        from s2p_tui.proposers.claude.models import model_named
+
+        return model_named(self._name)
+
+    def _go(self, position: int) -> None:
+        self._position = max(0, min(position, len(self._text) - 1))
+        self.query_one(LineList).go(self._position)
+
+    @work(exclusive=True, group="retirement")
+    async def _look_up(self) -> None:
+        from s2p_tui.proposers.claude.models import retirement
+
+        name = self._name
+        try:
+            warning = self._model.warning or await in_thread(lambda: retirement(self._model.id))
+        except (S2PError, ImportError):
+            return
+        if name == self._name:
+            self._warning = warning
+            self._show()
+
+    def _line(self, position: int, width: int) -> list[Part]:
+        del width
+        return [(f" {self._text[position]}", "")]
+
+    def _lay_out(self) -> None:
+        if not self.is_mounted or not self.size.width:
+            return
+        lines = self.query_one(LineList)
+        room = max(1, lines.scrollable_content_region.width - 2)
+        text = self.question.text.splitlines() if self.question.requests else _NOTHING
+        self._text = self._wrapped(text, room)
+        if self._position is None:
+            # What is said of the user's own models matters more than what comes before it.
+            self._position = len(self._wrapped(self.question.preamble, room)) + lines.half_page
+        self._position = max(0, min(self._position, len(self._text) - 1))
+        lines.show(len(self._text), self._position)
+        # A list that was shorter than its window cannot scroll before it is laid out again.
+        self.call_after_refresh(lines.go, self._position)
+        self._show()
+
+    def _wrapped(self, text: Iterable[str], room: int) -> list[str]:
+        plain = (self._glyphs.plain(inert(line)) for line in text)
+        return [part for line in plain for part in wrap(line, room, _MOST_WRAPPED)]
+
+    def _say(self, text: str) -> None:
+        self._said = (text, "lines--muted")
+        self._show()
+
+    def _show(self) -> None:
+        if not self.is_mounted or not self.size.width:
+            return
+        glyphs, width, question = self._glyphs, self.size.width, self.question
+        rows = many(len(question.asked), "row")
+        count = many(len(question.requests), "request")
+        title = ("what would be sent to Claude", rows, count) if question.requests else ("Claude",)
+        top = rule(glyphs, title, glyphs.corners[0] + glyphs.corners[2], width)
+        self.query_one("#top", Lines).set_line(0, (top, ""))
+        rest = (rule(glyphs, ("cost",), glyphs.corners[3:5], width), "")
+        self.query_one("#rule", Lines).set_line(0, rest)
+        self._show_cost()
+        said, style = self._said
+        if self._warning:
+            said, style = inert(self._warning), "lines--bad"
+        elif question.notes and not said:
+            said, style = " ".join(question.notes), "lines--bad"
+        self.query_one("#status", Lines).set_line(0, (glyphs.plain(f" {said}"), style))
+        self._show_keys()
+
+    def _show_cost(self) -> None:
+        question, dot = self.question, self._glyphs.dot
+        size = sum(len(request.text.encode()) for request in question.requests)
+        model = f"{self._model.id} {dot} {size_in_words(size)} {dot} "
+        tokens = f"about {question.tokens:,} tokens by estimate, {question.settled:,} rows settled"
+        cost = self.query_one("#cost", Lines)
+        shown = model + tokens if question.requests else self._model.id
+        cost.set_line(0, (f" {shown}", "lines--strong"))
+        privacy = "Names, shapes, dtypes and layer classes only: no numbers, no file names."
+        cost.set_line(1, (f" {privacy}", "lines--muted"))
+
+    def _show_keys(self) -> None:
+        keys = _KEYS if self.question.requests else (("Esc", "back"), ("i", "ask about all rows"))
+        glyphs, width = self._glyphs, self.size.width
+        parts: list[Part] = [(f"{glyphs.corners[5]} ", "")]
+        used = 3
+        for key, does in keys:
+            if used + len(key) + len(does) + 3 > width - 1:
+                break
+            parts += [(key, "lines--strong"), (f" {does}  ", "lines--muted")]
+            used += len(key) + len(does) + 3
+        parts.append((glyphs.across * max(0, width - used) + glyphs.corners[6], ""))
+        self.query_one("#bottom", Lines).set_line(0, *parts)

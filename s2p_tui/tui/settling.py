@@ -1,0 +1,47 @@
+"""Judging many rows beside the keys: a little at a time, whenever the terminal is idle."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from textual.timer import Timer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from textual.widget import Widget
+
+    from s2p_tui.session import Session
+
+AT_ONCE = 500
+"""Rows that are judged before the screen is drawn at all."""
+_A_LITTLE = 400
+_PAUSE = 0.005
+
+
+class Settling:
+    """Has a session's rows judged.
+
+    Args:
+        widget: Whose timers are used.
+        session: Whose rows.
+        done: Called when all are judged.
+    """
+
+    def __init__(self, widget: Widget, session: Session, done: Callable[[], None]) -> None:
+        self._widget = widget
+        self._verdicts = session.verdicts
+        self._done = done
+        self._timer: Timer | None = None
+
+    def begin(self) -> None:
+        """Judge what is not judged yet: a short list at once, a long one by and by."""
+        if self._timer is None and not self._verdicts.settle(AT_ONCE):
+            self._timer = self._widget.set_timer(_PAUSE, self._go_on)
+
+    def _go_on(self) -> None:
+        self._timer = None
+        if self._verdicts.settle(_A_LITTLE):
+            self._done()
+        else:
+            self._timer = self._widget.set_timer(_PAUSE, self._go_on)
