@@ -34,6 +34,7 @@ def run_app(
     mapping: Path | None = None,
     has_mapping: bool = False,
     chunk_bytes: int = DEFAULT_CHUNK,
+    jobs: int | None = None,
     ascii_only: bool | None = None,
     mouse: bool | None = None,
     resume: Resume = "ask",
@@ -52,6 +53,7 @@ def run_app(
         mapping: Where mappings are saved; None for beside the output.
         has_mapping: Whether the session is opened with what is there already.
         chunk_bytes: Memory a conversion stays within, about.
+        jobs: Threads that share a conversion; None for two, or one on a single core.
         ascii_only: Use no signs beyond ASCII; None for what configuration and locale say.
         mouse: Use the mouse; None for what the configuration says.
         resume: What to do with edits that an earlier session on the same pair left.
@@ -76,6 +78,7 @@ def run_app(
         mapping=mapping,
         has_mapping=has_mapping,
         chunk_bytes=chunk_bytes,
+        jobs=jobs,
         ascii_only=next(
             one for one in (ascii_only, settings.ascii, locale_is_ascii()) if one is not None
         ),

@@ -13,6 +13,7 @@ from s2p_tui.cli.options import (
     MEBIBYTE,
     ChunkSize,
     Dtype,
+    Jobs,
     Key,
     Like,
     Model,
@@ -41,6 +42,7 @@ def open_app(
     like: Like = None,
     dtype: Dtype = None,
     chunk_size: ChunkSize = 64,
+    jobs: Jobs = None,
     ascii_only: Annotated[
         bool | None,
         Parameter(
@@ -97,6 +99,7 @@ def open_app(
         mapping=mapping,
         has_mapping=_is_there(mapping),
         chunk_bytes=chunk_size * MEBIBYTE,
+        jobs=jobs,
         ascii_only=ascii_only,
         mouse=mouse,
         resume="go on" if resume else "afresh" if fresh else "ask",

@@ -61,6 +61,7 @@ class S2PApp(ConvertedApp):
         mapping: Where mappings are saved; None for beside the output.
         has_mapping: Whether the session is opened with what is there already.
         chunk_bytes: Memory a conversion stays within, about.
+        jobs: Threads that share a conversion; None for two, or one on a single core.
         ascii_only: Use no signs beyond ASCII.
         resume: What to do with edits that an earlier session on the same pair left.
         bound: The keys of every action.
@@ -93,6 +94,7 @@ class S2PApp(ConvertedApp):
         mapping: Path | None = None,
         has_mapping: bool = False,
         chunk_bytes: int = DEFAULT_CHUNK,
+        jobs: int | None = None,
         ascii_only: bool = False,
         resume: Resume = "ask",
         bound: Bound | None = None,
@@ -118,6 +120,7 @@ class S2PApp(ConvertedApp):
         self._mapping = mapping
         self._has_mapping = has_mapping
         self._chunk_bytes = chunk_bytes
+        self._jobs = jobs
         self._glyphs = ASCII if ascii_only else UNICODE
         self._resume: Resume = resume
         self._journalled = Journalled(None)
@@ -281,6 +284,7 @@ class S2PApp(ConvertedApp):
             mapping=self._mapping,
             chunk_bytes=self._chunk_bytes,
             tour=self._tour,
+            jobs=self._jobs,
         )
         await self.push_screen(self._workspace)
 

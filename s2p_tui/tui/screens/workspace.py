@@ -65,6 +65,7 @@ class Workspace(Asking):
         mapping: Path | None = None,
         chunk_bytes: int,
         tour: Tour | None = None,
+        jobs: int | None = None,
     ) -> None:
         super().__init__(session, glyphs)
         self._journalled = journalled
@@ -73,6 +74,7 @@ class Workspace(Asking):
         self.converted: Converted | None = None
         self._mapping = mapping
         self._chunk_bytes = chunk_bytes
+        self._jobs = jobs
         self._saved = saved
         self._converting = False
 
@@ -265,6 +267,7 @@ class Workspace(Asking):
                 self._glyphs,
                 mapping=path,
                 chunk_bytes=self._chunk_bytes,
+                jobs=self._jobs,
             )
         )
         if isinstance(outcome, S2PError):
