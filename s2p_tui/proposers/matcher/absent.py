@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 
 from s2p_tui.core.evidence import Suggestion
@@ -113,21 +113,31 @@ def tied_again(state_dict: StateDict, wanted: Mapping[int, int]) -> dict[str, st
     return again
 
 
-def losses(
+def lost_entries(
     state_dict: StateDict, suggestions: Mapping[int, Suggestion], left_over: Mapping[str, str]
-) -> dict[int, str]:
-    """Leaves of modules of which a weight or bias would be lost, and which.
+) -> list[str]:
+    """Entries that no leaf takes, under no other name either."""
+    storages = {state_dict[key].storage for key in _feeding(suggestions)} - {None}
+    return [key for key in left_over if state_dict[key].storage not in storages]
 
-    Where names say nothing an entry left over may belong to any module.
-    """
-    used = {
+
+def _feeding(suggestions: Mapping[int, Suggestion]) -> dict[str, int]:
+    return {
         key: place
         for place, suggestion in suggestions.items()
         if suggestion.source is not None
         for key in keys_of(suggestion.source)
     }
-    storages = {state_dict[key].storage for key in used} - {None}
-    lost = [key for key in left_over if state_dict[key].storage not in storages]
+
+
+def losses(
+    state_dict: StateDict, suggestions: Mapping[int, Suggestion], lost: Sequence[str]
+) -> dict[int, str]:
+    """Leaves of modules of which a weight or bias would be lost, and which.
+
+    Where names say nothing an entry that is lost may belong to any module.
+    """
+    used = _feeding(suggestions)
     if say_nothing([steps_of_key(entry.key) for entry in state_dict], []):
         why = f"{lost[0]} is left over, and nothing shows what it belongs to" if lost else ""
         return {place: why for place in used.values() if why}

@@ -14,7 +14,7 @@ from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.ruled import rule_applied
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Take, keys_of
-from s2p_tui.proposers.matcher.absent import losses, tied_again, without_partner
+from s2p_tui.proposers.matcher.absent import losses, lost_entries, tied_again, without_partner
 from s2p_tui.proposers.matcher.align import Aligner, Pair
 from s2p_tui.proposers.matcher.consistent import inconsistent
 from s2p_tui.proposers.matcher.layout import Orientation
@@ -24,6 +24,7 @@ from s2p_tui.proposers.matcher.pieces import Piece, entry_piece, may_alternate, 
 from s2p_tui.proposers.matcher.sequence import in_sequence, say_nothing
 from s2p_tui.proposers.matcher.stacks import with_views
 from s2p_tui.proposers.matcher.tree import Node, tree_of
+from s2p_tui.proposers.matcher.unequal import unequal
 from s2p_tui.proposers.matcher.words import meanings, steps_of_key
 
 _CERTAIN = 0.3
@@ -57,7 +58,9 @@ def match(state_dict: StateDict, skeleton: Skeleton) -> Evidence:
         if entry.key not in used:
             left_over.setdefault(entry.key, "no leaf corresponds to it")
     suggestions |= without_partner(suggestions, skeleton, steps, state_dict, left_over)
-    for place, why in losses(state_dict, suggestions, left_over).items():
+    lost = lost_entries(state_dict, suggestions, left_over)
+    told = unequal(suggestions, skeleton, steps, state_dict, lost)
+    for place, why in (losses(state_dict, suggestions, lost) | told).items():
         suggestions[place] = replace(suggestions[place], certain=False, reason=why)
     return Evidence(tuple(suggestions[place] for place in range(len(skeleton))), left_over)
 
