@@ -21,7 +21,7 @@ from s2p_tui.proposers.matcher.layout import Orientation
 from s2p_tui.proposers.matcher.names import Learned
 from s2p_tui.proposers.matcher.parts import as_leaf_takes, made_of_parts, steps_of_leaves
 from s2p_tui.proposers.matcher.pieces import Piece, entry_piece, may_alternate, parts_named
-from s2p_tui.proposers.matcher.sequence import in_sequence, say_nothing
+from s2p_tui.proposers.matcher.sequence import ORDER_ALONE, in_sequence, say_nothing
 from s2p_tui.proposers.matcher.stacks import with_views
 from s2p_tui.proposers.matcher.tree import Node, tree_of
 from s2p_tui.proposers.matcher.unequal import unequal
@@ -115,7 +115,14 @@ def _fill(
 
     nameless = say_nothing([piece.steps for piece in pieces], list(steps.values()))
     if nameless:
-        found = told(in_sequence(target, source))
+        found = [
+            (
+                place,
+                piece,
+                pair if len(piece.members) == 1 else replace(pair, margin=0.0, how=ORDER_ALONE),
+            )
+            for place, piece, pair in told(in_sequence(target, source))
+        ]
     else:
         order = _orderly(pieces) and not _sorted_by_name(skeleton)
         fits = _Fits(skeleton, pieces)
