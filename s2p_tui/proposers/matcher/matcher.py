@@ -13,11 +13,12 @@ from s2p_tui.core.layers import constant_for, rule_for
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.ruled import rule_applied
 from s2p_tui.core.state_dict import StateDict
-from s2p_tui.core.transform import Take, keys_of
-from s2p_tui.proposers.matcher.absent import losses, lost_entries, tied_again, without_partner
+from s2p_tui.core.transform import Flip, Permute, Take, keys_of, nodes_of
+from s2p_tui.proposers.matcher.absent import tied_again, without_partner
 from s2p_tui.proposers.matcher.align import Aligner, Pair
 from s2p_tui.proposers.matcher.consistent import inconsistent
 from s2p_tui.proposers.matcher.layout import Orientation
+from s2p_tui.proposers.matcher.losses import losses, lost_entries
 from s2p_tui.proposers.matcher.names import Learned
 from s2p_tui.proposers.matcher.parts import as_leaf_takes, made_of_parts, steps_of_leaves
 from s2p_tui.proposers.matcher.pieces import Piece, entry_piece, may_alternate, parts_named
@@ -29,6 +30,7 @@ from s2p_tui.proposers.matcher.words import meanings, steps_of_key
 
 _CERTAIN = 0.3
 _PARTS = ("weight_g", "weight_v", "weight_u", "weight_orig", "bias_ih", "bias_hh", "in_proj_")
+_CONVOLUTIONS = frozenset(f"equinox.nn.{name}" for name in ("Conv", "Conv1d", "Conv2d", "Conv3d"))
 _STATISTICS = frozenset(("mean", "var"))
 
 
@@ -177,6 +179,8 @@ def _suggestion(
     if chosen is None:
         return None
     expr, settled, why = chosen
+    if leaf.owner in _CONVOLUTIONS and any(isinstance(n, Permute | Flip) for n in nodes_of(expr)):
+        return Suggestion(expr, False, "this layer keeps PyTorch's layout", sure)
     if may_alternate(expr):
         return Suggestion(expr, False, "heads may alternate in it: nothing shows it", sure)
     return Suggestion(expr, sure and settled, f"{pair.how}; {why}" if why else pair.how, sure)
