@@ -48,7 +48,7 @@ def limited_time(seconds: float = CPU_SECONDS) -> Iterator[None]:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)}
     signal.setitimer(signal.ITIMER_PROF, seconds)
-    signal.setitimer(signal.ITIMER_REAL, seconds * 20)
+    signal.setitimer(signal.ITIMER_REAL, seconds * 8)
     try:
         yield
     finally:
