@@ -1,5 +1,8 @@
 """Bring PyTorch checkpoints into Equinox models.
 
+- `convert(...)` writes the file of a pytree from a state dict, from memory or from paths;
+  `convert_tree(state_dict, pytree)` fills the pytree itself.
+- `chunkify_state_dict` and `chunkify_pytree` write one `.npy` file an array.
 - `save_skeleton(path, pytree)` describes the model to be filled.
 - `Session.open(model, skeleton)` is what the terminal app works on: edit, convert, verify.
 - `load_mapping(path)` reads a saved alignment, for `Session.start_from`.
@@ -13,14 +16,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from s2p_tui.chunking import chunkify_pytree, chunkify_state_dict
+    from s2p_tui.converter import convert, convert_tree
     from s2p_tui.opening import load_mapping
     from s2p_tui.session import Session
     from s2p_tui.skeleton import save_skeleton
 
-__all__ = ["Session", "load_mapping", "save_skeleton"]
+__all__ = [
+    "Session",
+    "chunkify_pytree",
+    "chunkify_state_dict",
+    "convert",
+    "convert_tree",
+    "load_mapping",
+    "save_skeleton",
+]
 
 _HOMES = {
     "Session": "s2p_tui.session",
+    "chunkify_pytree": "s2p_tui.chunking",
+    "chunkify_state_dict": "s2p_tui.chunking",
+    "convert": "s2p_tui.converter",
+    "convert_tree": "s2p_tui.converter",
     "load_mapping": "s2p_tui.opening",
     "save_skeleton": "s2p_tui.skeleton",
 }

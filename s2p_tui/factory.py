@@ -19,25 +19,35 @@ from s2p_tui.core.errors import InputError, UsageError
 eqx: Any = equinox
 
 
+def is_pytree(value: Any) -> bool:
+    """Whether JAX looks into the value, rather than taking it as one leaf."""
+    return not jax.tree_util.all_leaves([value])
+
+
 def call_factory(
-    spec: str, kwargs: Mapping[str, Any] | None = None, *, abstract: bool = False
+    spec: str,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    abstract: bool = False,
+    is_object: Callable[[Any], bool] = is_pytree,
 ) -> Any:
-    """The pytree that `pkg.module:factory` or `file.py:factory` makes. Runs the user's code.
+    """What `pkg.module:factory` or `file.py:factory` makes. Runs the user's code.
 
     A required argument named `key` that is not in `kwargs` gets `jax.random.PRNGKey(0)`. A name
-    that is not callable is taken as the pytree itself.
+    that is not callable is taken as the object itself.
 
     Args:
         spec: Where the factory is.
         kwargs: Its arguments.
         abstract: Make shapes only (`equinox.filter_eval_shape`), allocating nothing.
+        is_object: Tells objects that can be called, as models can, from factories.
 
     Raises:
         UsageError: There is no such module or name.
         InputError: The factory raised an exception.
     """
     factory = import_object(spec)
-    if not callable(factory) or isinstance(factory, eqx.Module):
+    if not callable(factory) or is_object(factory):
         return factory
     arguments = dict(kwargs or {})
     if "key" not in arguments and _needs_key(factory):
@@ -66,7 +76,7 @@ def _needs_key(factory: Callable[..., Any]) -> bool:
 
 
 def import_object(spec: str) -> Any:
-    """What `pkg.module:name` or `file.py:name` names. Runs the module's code.
+    """What `pkg.module:name`, `pkg.module.name` or `file.py:name` names. Runs the module's code.
 
     Raises:
         UsageError: There is no such module or name.
@@ -78,6 +88,8 @@ def import_object(spec: str) -> Any:
         else:
             if os.getcwd() not in sys.path:
                 sys.path.insert(0, os.getcwd())
+            if not where:
+                where, name = _split(spec)
             module = importlib.import_module(where)
     except UsageError:
         raise
@@ -92,6 +104,23 @@ def import_object(spec: str) -> Any:
             raise UsageError(f"{where} has no {name!r}.", "Check the name after the colon.")
         found = getattr(found, part)
     return found
+
+
+def _split(dotted: str) -> tuple[str, str]:
+    """`pkg.module.Class.name` as its longest module and the name in it."""
+    parts = dotted.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        where = ".".join(parts[:length])
+        try:
+            known = where in sys.modules or importlib.util.find_spec(where) is not None
+        except ModuleNotFoundError:
+            known = False
+        if known:
+            return where, ".".join(parts[length:])
+    raise UsageError(
+        f"{dotted} names nothing that can be imported from here.",
+        "Give pkg.module:name, pkg.module.name or file.py:name.",
+    )
 
 
 def _import_file(path: Path) -> Any:

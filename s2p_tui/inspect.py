@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from s2p_tui.core.alignment import Row
-from s2p_tui.core.printable import printable
+from s2p_tui.core.garbage import no_garbage_collection
+from s2p_tui.core.printable import one_line, printable
 from s2p_tui.core.transform import describe as in_words
 from s2p_tui.core.transform import show
-from s2p_tui.formats.registry import READERS, open_checkpoint
-from s2p_tui.formats.sniff import sniff
-from s2p_tui.formats.target import open_target
+from s2p_tui.formats.chunks import PYTREE, find_manifest
+from s2p_tui.formats.registry import READERS, kind_of, open_checkpoint, open_target
 from s2p_tui.opening import load_mapping
+
+_LONGEST_CELL = 300
+_LONGEST_NOTE = 2000
 
 
 @dataclass(frozen=True)
@@ -38,40 +41,49 @@ class Listing:
 
     def as_lines(self) -> Iterator[str]:
         """The table with aligned columns, names as inert text."""
-        table = [self.columns, *(tuple(map(printable, row)) for row in self.rows)]
+        table = [self.columns, *(tuple(map(_cell, row)) for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         yield printable(self.title)
         for row in table:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             yield "  ".join(cells).rstrip()
-        yield from map(printable, self.notes)
+        yield from (one_line(note, _LONGEST_NOTE) for note in self.notes)
 
     def as_json(self) -> str:
         """One JSON object."""
         return json.dumps(self.data)
 
 
+def _cell(text: str) -> str:
+    """Inert text; of a name without end, both ends, as every row is as wide as the widest."""
+    return one_line(text, _LONGEST_CELL)
+
+
 def describe(path: Path, key: str | None = None) -> Listing:
-    """List a checkpoint, skeleton, `.eqx` or mapping file.
+    """List a checkpoint, skeleton, `.eqx`, mapping file or chunk folder.
 
     Args:
-        path: The file, or the folder of a sharded checkpoint.
+        path: The file, or the folder of a sharded checkpoint or of chunks.
         key: Dotted place of the state dict in a nested checkpoint.
 
     Raises:
         S2PError: It cannot be read, or is none of these.
     """
-    kind = "sharded" if path.is_dir() else sniff(path)
-    if kind in READERS:
-        return _checkpoint(path, kind, key)
-    if kind == "mapping":
-        return _mapping(path)
-    return _target(path, kind)
+    kind = kind_of(path)
+    with no_garbage_collection():
+        if kind in READERS:
+            return _checkpoint(path, kind, key)
+        if kind == "mapping":
+            return _mapping(path)
+        return _target(path, kind)
 
 
 def _checkpoint(path: Path, kind: str, key: str | None) -> Listing:
     checkpoint = open_checkpoint(path, key)
     entries = checkpoint.state_dict.entries
+    notes = checkpoint.notes
+    if kind == "chunks" and path.is_dir() and find_manifest(path, PYTREE) is not None:
+        notes = (*notes, f"it holds a pytree too, which {path / PYTREE.holds} lists")
     place = f", state dict at {checkpoint.key!r}" if checkpoint.key else ""
     title = f"{path}: {kind}, {len(entries)} entries, {checkpoint.size:,} bytes{place}"
     rows = [(entry.key, show(entry.shape), entry.dtype) for entry in entries]
@@ -82,9 +94,9 @@ def _checkpoint(path: Path, kind: str, key: str | None) -> Listing:
         "entries": [
             {"key": entry.key, "shape": entry.shape, "dtype": entry.dtype} for entry in entries
         ],
-        "notes": checkpoint.notes,
+        "notes": notes,
     }
-    return Listing(title, ("key", "shape", "dtype"), rows, data, checkpoint.notes)
+    return Listing(title, ("key", "shape", "dtype"), rows, data, notes)
 
 
 def _target(path: Path, kind: str) -> Listing:

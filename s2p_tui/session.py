@@ -227,6 +227,20 @@ class Session:
         self._is_guess = False
         self.verdicts.forget(range(len(alignment.rows)))
 
+    def begin_with(self, alignment: Alignment, mapping: Path) -> None:
+        """Start from what a mapping file says, which saving may replace then."""
+        self.go_on(alignment, History())
+        self._own_mappings.add(mapping)
+
+    def begin_from(self, mapping: Path) -> None:
+        """Start from a mapping file, which saving may replace then.
+
+        Raises:
+            InputError: It cannot be read, or was made for other files.
+        """
+        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
+        self.begin_with(replay(load_mapping(mapping), state_dict, skeleton), mapping)
+
     def __len__(self) -> int:
         return len(self.alignment.rows) + len(self.alignment.bench)
 
@@ -268,14 +282,14 @@ class Session:
         """Make the last undone edit again."""
         return self._step("redo", *self.history.redo(self.alignment))
 
-    def start_from(self, mapping: Mapping) -> None:
-        """Take over a mapping's alignment as one edit.
+    def start_from(self, mapping: Mapping) -> range:
+        """Take over a mapping's alignment as one edit; returns the rows that may have changed.
 
         Raises:
             OtherFilesError: It was made for other files; the differences are named.
         """
         wanted = replay(mapping, self.checkpoint.state_dict, self.target.skeleton)
-        self.edit(SetRows(tuple(enumerate(wanted.rows))))
+        return self.edit(SetRows(tuple(enumerate(wanted.rows))))
 
     def trust(self, paths: Sequence[str] | None) -> None:
         """Take doubtful rows for right, as one edit.
@@ -349,6 +363,7 @@ class Session:
         mapping: str | Path | None = None,
         report: str | Path | None = None,
         job: Job | None = None,
+        jobs: int | None = None,
     ) -> Converted:
         """Write the output, then the mapping file. Blocks; meant for a worker thread.
 
@@ -361,6 +376,7 @@ class Session:
             mapping: Save the alignment there.
             report: Write a certificate there, see `s2p_tui.certificate`; needs `verify`.
             job: Progress and cancellation.
+            jobs: Threads that share the work; None for two, or one on a single core.
 
         Raises:
             S2PError: Rows do not line up, the output cannot be written, or it was cancelled.
@@ -388,6 +404,7 @@ class Session:
             verify=verify,
             readback=certifier and certifier.readback,
             job=job,
+            jobs=jobs,
         )
         if mapping is not None:
             self.save_mapping(mapping, alignment)
@@ -404,6 +421,7 @@ class Session:
         dtype: str | None = None,
         report: str | Path | None = None,
         job: Job | None = None,
+        jobs: int | None = None,
     ) -> int:
         """Compare an existing file with its sources; returns its size in bytes.
 
@@ -412,6 +430,7 @@ class Session:
             dtype: As it was converted with.
             report: Write a certificate there, see `s2p_tui.certificate`.
             job: Progress and cancellation.
+            jobs: Threads that share the work; None for two, or one on a single core.
 
         Raises:
             S2PError: It differs, or something cannot be read or written.
@@ -423,7 +442,9 @@ class Session:
             raise InputError(f"{path} does not exist or is no file.", "Give the converted file.")
         certifier = self._certifier(report, path)
         readback = certifier and certifier.readback
-        size = verify_file(plan, self.checkpoint, self.target, path, readback=readback, job=job)
+        size = verify_file(
+            plan, self.checkpoint, self.target, path, readback=readback, job=job, jobs=jobs
+        )
         if certifier is not None:
             certifier.write(path, plan, alignment)
         return size

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import equinox
 import jax
+import jax.dtypes
+import jax.numpy
 import jax.tree_util
 import numpy as np
 
 from s2p_tui.core.dtypes import BY_NAME, dtype_named
 from s2p_tui.core.errors import InputError, UsageError
 from s2p_tui.core.pytree import Leaf, Skeleton
+from s2p_tui.formats.npy import size_in_bytes
 from s2p_tui.formats.target import Target, head_line
 from s2p_tui.formats.tensors import ArrayTensors, FileTensors
-from s2p_tui.streaming.atomic import written_atomically
+from s2p_tui.streaming.atomic import require_space, written_atomically
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +33,7 @@ jtu: Any = jax.tree_util
 _Path = tuple[Any, ...]
 _WRAPPERS = (eqx.nn.WeightNorm, eqx.nn.SpectralNorm)
 _FEW = 64
+_BLOCK = 1 << 20
 _SCALARS = (bool, int, float, complex, np.generic)
 
 
@@ -54,6 +58,8 @@ def save_skeleton(path: str | Path, pytree: Any, *, values: bool = True) -> Skel
     """
     leaves = list(_iter_leaves(with_state_apart(pytree)))
     described = tuple(_described(leaf, value, values) for leaf, value in leaves)
+    held = (leaf for leaf in described if leaf.has_value)
+    require_space(Path(path), sum(size_in_bytes(leaf.shape, leaf.dtype) for leaf in held))
     with written_atomically(Path(path)) as stream:
         stream.write(head_line(described))
         for leaf, (_, value) in zip(described, leaves, strict=True):
@@ -76,6 +82,31 @@ def target_of(pytree: Any, label: str) -> Target:
         if leaf.has_value
     }
     return Target(label, (), 0, Skeleton(described), ArrayTensors(arrays))
+
+
+def with_values(pytree: Any, values: Iterable[NDArray[Any] | None]) -> Any:
+    """The pytree with other values in its leaves; a module with state inside as `(model, state)`.
+
+    Args:
+        pytree: As for `target_of`.
+        values: One for each leaf there, in order: a new array, or None to keep what is there. They
+            become JAX arrays where JAX has the dtype, unless the leaf is a NumPy array.
+
+    Returns:
+        A new pytree; the old one is left alone.
+    """
+    leaves, structure = jtu.tree_flatten(with_state_apart(pytree))
+    new = iter(values)
+    filled = [_filled(leaf, next(new)) if _is_saved(leaf) else leaf for leaf in leaves]
+    return jtu.tree_unflatten(structure, filled)
+
+
+def _filled(leaf: Any, value: NDArray[Any] | None) -> Any:
+    if value is None:
+        return leaf
+    if isinstance(leaf, np.ndarray) or jax.dtypes.canonicalize_dtype(value.dtype) != value.dtype:
+        return value
+    return cast("Any", jax.numpy).asarray(value)
 
 
 def rename_leaves(target: Target, like: Any, label: str) -> Target:
@@ -315,6 +346,7 @@ def _fill(array: NDArray[Any]) -> float | None:
     if not array.size or dtype_named(str(array.dtype)).kind != "float":
         return None
     first = array[(0,) * array.ndim]
-    few = array.reshape(-1)[:_FEW]
-    same = bool((few == first).all()) and bool((array == first).all())
+    flat = array.reshape(-1)
+    ends = [_FEW, *range(_BLOCK, flat.size, _BLOCK), flat.size]
+    same = all((flat[start:end] == first).all() for start, end in pairwise([0, *ends]))
     return float(first) if same else None

@@ -11,8 +11,8 @@ from tests.helpers.killing import Round, kill_rounds
 
 
 def test_what_the_last_drawn_key_made_is_there_again(tmp_path: Path) -> None:
-    rounds = kill_rounds(tmp_path, 5, seed=4)
-    assert len(rounds) == 5
+    rounds = kill_rounds(tmp_path, 25, seed=4)
+    assert len(rounds) == 25
     assert [one for one in rounds if not one.kept] == []
 
 

@@ -17,7 +17,8 @@ def _loaded(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["convert"], ["skeleton"], ["inspect"], ["verify"], ["demo"], ["check"]]
+    "command",
+    [[], ["convert"], ["skeleton"], ["inspect"], ["verify"], ["demo"], ["check"], ["chunk"]],
 )
 def test_help_loads_nothing_heavy(command: list[str]) -> None:
     arguments = [*command, "--help"]
@@ -32,6 +33,7 @@ def test_public_names_load_on_first_use() -> None:
     assert _loaded("import s2p_tui; assert set(s2p_tui.__all__) <= set(dir(s2p_tui))") == set()
     assert _loaded("from s2p_tui import load_mapping") == {"numpy"}
     assert "jax" in _loaded("from s2p_tui import save_skeleton")
+    assert _loaded("from s2p_tui import convert, convert_tree, chunkify_pytree") == {"numpy"}
 
 
 def test_app_loads_textual_alone() -> None:

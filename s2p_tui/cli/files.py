@@ -49,13 +49,13 @@ def skeleton(
 
 @app.command
 def inspect(
-    file: Annotated[Path, Parameter(help="The file, or the folder of a sharded checkpoint.")],
+    file: Annotated[Path, Parameter(help="The file, or the folder of shards or chunks.")],
     /,
     *,
     key: Key = None,
     json: AsJson = False,
 ) -> int:
-    """List what a checkpoint, skeleton, .eqx or mapping file holds; reads no tensor data."""
+    """List what any of the files or a chunk folder holds; reads no tensor data."""
     from s2p_tui.inspect import describe
 
     described = describe(file, key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from s2p_tui.cli.options import (
     MEBIBYTE,
     ChunkSize,
     Dtype,
+    Jobs,
     Key,
     Like,
     Model,
@@ -42,9 +42,19 @@ def open_app(
     like: Like = None,
     dtype: Dtype = None,
     chunk_size: ChunkSize = 64,
+    jobs: Jobs = None,
     ascii_only: Annotated[
-        bool, Parameter(name="--ascii", negative="", help="Draw with ASCII characters only.")
-    ] = False,
+        bool | None,
+        Parameter(
+            name="--ascii",
+            negative="--no-ascii",
+            help="Draw with ASCII characters only; as the locale has it unless given.",
+        ),
+    ] = None,
+    mouse: Annotated[
+        bool | None,
+        Parameter(help="Whether clicks are for the app; without, the terminal selects text."),
+    ] = None,
     resume: Annotated[
         bool,
         Parameter(negative="", help="Go on with an earlier session's edits without being asked."),
@@ -57,23 +67,16 @@ def open_app(
     """Open the terminal app on a checkpoint and a skeleton.
 
     Every edit is journalled. Where an earlier session on the same pair left edits, it asks whether
-    to go on with them, unless --resume, --fresh or an existing mapping file answers.
+    to go on with them, unless --resume or --fresh answers; where a mapping file of the pair is
+    beside the output, whether to start from it. A --mapping file that is there answers too, unless
+    there are edits made since.
     """
     if resume and fresh:
         raise UsageError("--resume and --fresh contradict each other.", "Give one of them.")
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError(
-            "The app needs a terminal, and this is none.",
-            "Use s2p-tui convert, which needs no terminal.",
-        )
-    if os.environ.get("TERM", "") in ("", "dumb", "unknown"):
-        raise UsageError(
-            f"The app needs a terminal that can move its cursor, TERM is "
-            f"{os.environ.get('TERM', '')!r}.",
-            "Set TERM (try TERM=xterm-256color), or use s2p-tui convert.",
-        )
-    from s2p_tui.app import S2PApp
+    _require_folder(mapping)
+    from s2p_tui.app import run_app
     from s2p_tui.core.names import default_output
+    from s2p_tui.tui.ending import Ending
 
     def open_session(chosen: str | None) -> Session:
         from s2p_tui.session import Session
@@ -85,25 +88,39 @@ def open_app(
             session.require_kinship()
         return session
 
-    ui = S2PApp(
+    ending = Ending(os._exit)
+    ui, converted = run_app(
         open_session,
         model_label=model.name,
         skeleton_label=Path(skeleton).name,
         output=output or default_output(model),
+        way_out="s2p-tui convert, which needs no terminal",
         dtype=dtype,
         mapping=mapping,
+        has_mapping=_is_there(mapping),
         chunk_bytes=chunk_size * MEBIBYTE,
+        jobs=jobs,
         ascii_only=ascii_only,
-        resume="go on" if resume else "afresh" if fresh or _is_there(mapping) else "ask",
+        mouse=mouse,
+        resume="go on" if resume else "afresh" if fresh else "ask",
+        ending=ending,
     )
-    converted = ui.run()
-    if ui.fatal is not None:
-        raise ui.fatal
-    if converted is not None:
-        # After a hang-up there is nobody left to tell.
-        with contextlib.suppress(OSError):
+    # After a hang-up there is nobody left to tell.
+    if sys.stdout.isatty():
+        if converted is not None:
             print(converted.written.path, flush=True)
+        if ui.farewell:
+            print(ui.farewell, file=sys.stderr, flush=True)
+    ending.hasten()
     return ui.return_code or 0
+
+
+def _require_folder(mapping: Path | None) -> None:
+    """Refuse a name for a mapping under which none could be saved."""
+    if mapping is not None and not mapping.parent.is_dir():
+        raise UsageError(
+            f"There is no folder {mapping.parent} for the mapping file.", "Mend --mapping."
+        )
 
 
 def _is_there(mapping: Path | None) -> bool:
@@ -121,9 +138,23 @@ def demo(
         Path | None, Parameter(help="Where to put the files; a temporary folder unless given.")
     ] = None,
 ) -> int:
-    """Make a small pair of models whose orders differ and open the app on it, lined up by name."""
+    """Make a small pair of models whose orders differ, and walk you through converting it.
+
+    A residual network in torch, its twin in Equinox, and the app between them with a line that says
+    what to try next; at the end both models are run on the same images.
+
+    Examples:
+    --------
+    s2p-tui demo
+
+    s2p-tui demo --headless
+    """
     import tempfile
 
+    if not headless:
+        from s2p_tui.tui.terminal import require_terminal
+
+        require_terminal("s2p-tui demo --headless, which needs no terminal")
     from s2p_tui import demo as pair
 
     folder = directory or Path(tempfile.mkdtemp(prefix="s2p-tui-demo-"))
@@ -131,4 +162,23 @@ def demo(
     if headless:
         print(pair.convert_and_compare(files))
         return 0
-    return open_app(files.model, str(files.skeleton), output=files.output, fresh=True)
+    from s2p_tui.app import run_app
+    from s2p_tui.session import Session
+    from s2p_tui.tui.ending import Ending
+    from s2p_tui.tui.tour import Tour
+
+    ending = Ending(os._exit)
+    ui, converted = run_app(
+        lambda key: Session.open(files.model, files.skeleton, key=key, arrange="order"),
+        model_label=files.model.name,
+        skeleton_label=files.skeleton.name,
+        output=files.output,
+        way_out="s2p-tui demo --headless, which needs no terminal",
+        resume="afresh",
+        ending=ending,
+        tour=Tour(lambda: pair.in_words(files)),
+    )
+    if sys.stdout.isatty():
+        print(files.output if converted is not None else f"The demo's files are in {folder}.")
+    ending.hasten()
+    return ui.return_code or 0

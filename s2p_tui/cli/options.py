@@ -25,9 +25,15 @@ app = App(
 
 Model = Annotated[
     Path,
-    Parameter(help="The checkpoint: a torch.save or .safetensors file, an index, or its folder."),
+    Parameter(
+        help="The checkpoint: a torch.save or .safetensors file, an index or its folder, or a "
+        "chunk folder."
+    ),
 ]
-Skeleton = Annotated[str, Parameter(help="A skeleton file, a plain .eqx, or pkg.module:factory.")]
+Skeleton = Annotated[
+    str,
+    Parameter(help="A skeleton file, a plain .eqx, a chunk folder, or pkg.module:factory."),
+]
 Output = Annotated[
     Path | None,
     Parameter(
@@ -51,6 +57,14 @@ ChunkSize = Annotated[
     int,
     Parameter(
         help="Memory to stay within while converting, in MiB.", validator=validators.Number(gte=1)
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    Parameter(
+        help="Threads that share the work and its memory: 2 unless given (1 on a single core). "
+        "1 leaves the other cores to others.",
+        validator=validators.Number(gte=1, lte=64),
     ),
 ]
 Trust = Annotated[

@@ -2,6 +2,7 @@
 
     S2PError                      exit
     ├── UsageError                2     the request itself makes no sense
+    │   └── SettingsError               as does what the configuration file says
     ├── AlignmentError            3     rows are missing, mismatched or doubtful
     ├── InputError                4     a file cannot be read, or must not be trusted
     │   ├── AmbiguousStateDictError     several state dicts in one checkpoint
@@ -18,9 +19,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from s2p_tui.core.printable import one_line
+
+_LONGEST = 2000
+
 
 class S2PError(Exception):
     """Base of all errors this package raises on purpose.
+
+    What a file holds may be in them, so they are made one line of inert text of bounded length.
 
     Attributes:
         message: What is wrong, in one line, naming the thing.
@@ -31,17 +38,33 @@ class S2PError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = one_line(message, _LONGEST)
+        self.hint = one_line(hint, _LONGEST)
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
+
+
+def _inert(problems: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((where, one_line(why, _LONGEST)) for where, why in problems)
 
 
 class UsageError(S2PError):
     """The request itself makes no sense, whatever the files hold."""
 
     exit_code = 2
+
+
+class SettingsError(UsageError):
+    """What the configuration file says makes no sense.
+
+    Attributes:
+        problems: One `(line, what is wrong with it)` each, in the file's order.
+    """
+
+    def __init__(self, message: str, problems: Sequence[tuple[str, str]] = (), hint: str = ""):
+        super().__init__(message, hint)
+        self.problems = tuple(problems)
 
 
 class AlignmentError(S2PError):
@@ -55,7 +78,7 @@ class AlignmentError(S2PError):
 
     def __init__(self, message: str, problems: Sequence[tuple[str, str]] = (), hint: str = ""):
         super().__init__(message, hint)
-        self.problems = tuple(problems)
+        self.problems = _inert(problems)
 
 
 class InputError(S2PError):
@@ -85,7 +108,7 @@ class OtherFilesError(InputError):
 
     def __init__(self, message: str, problems: Sequence[tuple[str, str]] = (), hint: str = ""):
         super().__init__(message, hint)
-        self.problems = tuple(problems)
+        self.problems = _inert(problems)
 
 
 class TransformError(S2PError):

@@ -117,4 +117,14 @@ class Checkpoint:
     notes: tuple[str, ...] = field(default=())
 
 
-FileKind = Literal["torch", "torch-legacy", "safetensors", "sharded", "skeleton", "eqx", "mapping"]
+FileKind = Literal[
+    "torch",
+    "torch-legacy",
+    "safetensors",
+    "sharded",
+    "chunks",
+    "pytree chunks",
+    "skeleton",
+    "eqx",
+    "mapping",
+]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 from s2p_tui.core.errors import InputError
@@ -28,6 +30,7 @@ def sniff(path: Path) -> FileKind:
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder, a file was expected.", "Pass a file in it.")
+        _require_plain(path)
         with path.open("rb") as stream:
             head = stream.read(_HEAD)
     except FileNotFoundError:
@@ -46,6 +49,27 @@ def sniff(path: Path) -> FileKind:
     return kind
 
 
+def read_whole(path: Path, most: int) -> bytes:
+    """The bytes of a file that is not large.
+
+    Raises:
+        InputError: It has more bytes than that, or is no plain file.
+        OSError: It cannot be read.
+    """
+    _require_plain(path)
+    with path.open("rb") as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise InputError(f"{path} has more than {most:,} bytes, too many for what it is.")
+    return content
+
+
+def _require_plain(path: Path) -> None:
+    """Refuse what has no end, or waits for someone to write to it."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise InputError(f"{path} is a device or pipe.", "Save it to a plain file first.")
+
+
 def _kind(head: bytes) -> FileKind | None:
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "torch"
@@ -61,6 +85,8 @@ def _kind(head: bytes) -> FileKind | None:
             return "skeleton"
         if b'"s2p-mapping"' in head:
             return "mapping"
+        if b'"s2p-chunks"' in head:
+            return "pytree chunks" if b'"holds": "pytree"' in head else "chunks"
         if b'"weight_map"' in head or b'"metadata"' in head:
             return "sharded"
     return None

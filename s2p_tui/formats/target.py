@@ -17,7 +17,7 @@ from typing import Any, cast
 from s2p_tui.core.dtypes import BY_NAME, numpy_dtype
 from s2p_tui.core.errors import InputError
 from s2p_tui.core.pytree import NO_CONFIG, Leaf, Skeleton
-from s2p_tui.core.untrusted import sizes_of
+from s2p_tui.core.untrusted import parse_json, shape_of
 from s2p_tui.formats.base import Extent, Tensors, row_major
 from s2p_tui.formats.npy import Record, iter_records
 from s2p_tui.formats.sniff import sniff
@@ -71,21 +71,22 @@ def open_target(path: str | Path) -> Target:
 
 def head_line(leaves: Iterable[Leaf]) -> bytes:
     """The first line of a skeleton file, newline included."""
-    nodes = [
-        {
-            "path": leaf.path,
-            "shape": leaf.shape,
-            "dtype": leaf.dtype,
-            "kind": leaf.kind,
-            "owner": leaf.owner,
-            "config": dict(leaf.config),
-            "value": leaf.has_value,
-        }
-        | ({} if leaf.fill is None else {"fill": leaf.fill})
-        for leaf in leaves
-    ]
-    head = {"format": FORMAT, "version": VERSION, "leaves": nodes}
+    head = {"format": FORMAT, "version": VERSION, "leaves": [leaf_to_json(leaf) for leaf in leaves]}
     return json.dumps(head, separators=(",", ":")).encode() + b"\n"
+
+
+def leaf_to_json(leaf: Leaf) -> dict[str, Any]:
+    """What a skeleton file says of a leaf, as JSON values."""
+    node: dict[str, Any] = {
+        "path": leaf.path,
+        "shape": leaf.shape,
+        "dtype": leaf.dtype,
+        "kind": leaf.kind,
+        "owner": leaf.owner,
+        "config": dict(leaf.config),
+        "value": leaf.has_value,
+    }
+    return node if leaf.fill is None else node | {"fill": leaf.fill}
 
 
 def _open_skeleton(path: Path) -> Target:
@@ -160,13 +161,13 @@ def _dtype_of(path: Path, number: int, record: Record) -> str:
 
 def _leaves(path: Path, line: bytes) -> tuple[Leaf, ...]:
     try:
-        head = json.loads(line)
+        head = parse_json(line)
         if head["format"] != FORMAT or head["version"] != VERSION:
             raise InputError(
                 f"{path} is a skeleton of version {head['version']!r}, this reads {VERSION}.",
                 "Write it again with this version of s2p-tui.",
             )
-        leaves = tuple(_leaf(node) for node in head["leaves"])
+        leaves = tuple(leaf_from_json(node) for node in head["leaves"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path} is a damaged skeleton file ({type(error).__name__}: {error}).",
@@ -177,7 +178,12 @@ def _leaves(path: Path, line: bytes) -> tuple[Leaf, ...]:
     return leaves
 
 
-def _leaf(node: Any) -> Leaf:
+def leaf_from_json(node: Any) -> Leaf:
+    """Inverse of `leaf_to_json`.
+
+    Raises:
+        ValueError: The JSON is not a leaf; also as KeyError and TypeError.
+    """
     path, kind, sizes = node["path"], node["kind"], node["shape"]
     owner, config = node.get("owner"), node.get("config", {})
     if kind not in ("array", "scalar") or node["dtype"] not in BY_NAME:
@@ -191,7 +197,7 @@ def _leaf(node: Any) -> Leaf:
     if not isinstance(fill, float | None):
         raise TypeError("fill must be a number")
     # Unlike 1, true and 1.0 are no sizes, but they would be found in a table of sizes.
-    shape = _shape(tuple(sizes)) if {*map(type, sizes)} <= {int} else sizes_of(sizes)
+    shape = _shape(tuple(sizes)) if {*map(type, sizes)} <= {int} else shape_of(sizes)
     return Leaf(
         path,
         shape,
@@ -206,4 +212,4 @@ def _leaf(node: Any) -> Leaf:
 
 @lru_cache(maxsize=4096)
 def _shape(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    return sizes_of(sizes)
+    return shape_of(sizes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,12 +12,13 @@ from s2p_tui.core.errors import OutputError
 from s2p_tui.core.plan import Plan
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.target import Target
-from s2p_tui.streaming.atomic import AtomicFile
+from s2p_tui.streaming.atomic import AtomicFile, require_space
 from s2p_tui.streaming.contents import CastLoss, Contents
 from s2p_tui.streaming.job import Job
 from s2p_tui.streaming.layout import Layout, lay_out
 from s2p_tui.streaming.readback import Readback
 from s2p_tui.streaming.verify import verify_layout
+from s2p_tui.streaming.workers import usual_jobs
 from s2p_tui.streaming.write import write_layout
 
 DEFAULT_CHUNK = 64 << 20
@@ -54,6 +54,7 @@ def write_file(
     verify: bool = True,
     readback: Readback | None = None,
     job: Job | None = None,
+    jobs: int | None = None,
 ) -> Written:
     """Carry out a plan. The file appears under its name only when it is complete and verified.
 
@@ -66,6 +67,7 @@ def write_file(
         verify: Read the file back and compare it with its sources.
         readback: Takes down what verification reads.
         job: Told of progress; asked whether to stop.
+        jobs: Threads that share the work and its memory; None for two, or one on a single core.
 
     Raises:
         OutputError: The target cannot be written, lacks space, or is one of the sources.
@@ -73,20 +75,20 @@ def write_file(
         AlignmentError: A whole number does not fit its leaf's dtype.
         CancelledError: Someone cancelled the job; nothing is left behind.
     """
-    job = job or Job()
+    job, jobs = job or Job(), jobs or usual_jobs()
     started = time.monotonic()
     layout = lay_out(plan, target)
     job.total = layout.size
     _check_target(path, checkpoint, target, layout)
-    contents = Contents(checkpoint, target, max(chunk_bytes, SMALLEST_CHUNK))
+    contents = Contents(checkpoint, target, max(chunk_bytes, SMALLEST_CHUNK), jobs)
     with AtomicFile(path) as file:
         job.check()
-        losses = write_layout(layout, contents, file.descriptor, file.target, job)
+        losses = write_layout(layout, contents, file.descriptor, file.target, job, jobs)
         job.phase = "syncing"
         file.sync()
         try:
             if verify:
-                verify_layout(plan, layout, contents, file.temporary, job, readback)
+                verify_layout(plan, layout, contents, file.temporary, job, readback, jobs)
         finally:
             # A source that changed is the better explanation for what verification found.
             checkpoint.tensors.check_unchanged()
@@ -106,8 +108,9 @@ def verify_file(
     chunk_bytes: int = DEFAULT_CHUNK,
     readback: Readback | None = None,
     job: Job | None = None,
+    jobs: int | None = None,
 ) -> int:
-    """Compare an existing file with its sources.
+    """Compare an existing file with its sources; see `write_file` for the arguments.
 
     Returns:
         Its size in bytes.
@@ -116,12 +119,12 @@ def verify_file(
         OutputError: It differs from what the plan says; the leaves are named.
         InputError: It or a source cannot be read.
     """
-    job = job or Job()
+    job, jobs = job or Job(), jobs or usual_jobs()
     layout = lay_out(plan, target)
     job.total = layout.size
-    contents = Contents(checkpoint, target, max(chunk_bytes, SMALLEST_CHUNK))
+    contents = Contents(checkpoint, target, max(chunk_bytes, SMALLEST_CHUNK), jobs)
     try:
-        verify_layout(plan, layout, contents, path, job, readback)
+        verify_layout(plan, layout, contents, path, job, readback, jobs)
     except OutputError as error:
         hint = "Check --model, --key, --skeleton, --mapping and --dtype, or convert again."
         raise OutputError(error.message, hint) from None
@@ -150,12 +153,5 @@ def _is_same_file(path: Path, source: Path) -> bool:
 
 
 def _check_target(path: Path, checkpoint: Checkpoint, target: Target, layout: Layout) -> None:
-    folder = Path(os.path.realpath(path)).parent
     refuse_to_replace(path, (*checkpoint.files, *target.files))
-    if folder.is_dir():
-        free = shutil.disk_usage(folder).free
-        if free < layout.size:
-            raise OutputError(
-                f"{path} needs {layout.size:,} bytes, {folder} has {free:,} free.",
-                "Free some space or choose another disk.",
-            )
+    require_space(path, layout.size)

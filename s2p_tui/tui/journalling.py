@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 from s2p_tui.core.errors import S2PError
 from s2p_tui.tui.glyphs import Glyphs
+from s2p_tui.tui.offered import Offered
 from s2p_tui.tui.screens.going_on import Answer, GoOn
+from s2p_tui.tui.text import inert
 from s2p_tui.tui.threads import in_thread
 from s2p_tui.tui.words import many
 
@@ -34,6 +36,11 @@ class Journalled:
     note: str = ""
     bad: bool = False
 
+    @property
+    def keeps(self) -> bool:
+        """Whether the next session on the pair could go on with every edit."""
+        return self.journal is not None and not self.journal.trouble
+
 
 async def open_journal(session: Session) -> Journalled:
     """The session's journal, or why there is none."""
@@ -54,31 +61,48 @@ async def begin(
     session: Session,
     opened: Journalled,
     resume: Resume,
+    offered: Offered | None,
     glyphs: Glyphs,
     ask: Callable[[GoOn], Awaitable[Answer]],
 ) -> Journalled | None:
-    """Go on with what the journal holds or start afresh, as the user has it; None to quit."""
+    """Go on with a journal, start from a mapping file or afresh, as the user has it; None to quit.
+
+    Args:
+        session: The session; it gets the alignment that was chosen and its steps are journalled.
+        opened: What came of opening its journal.
+        resume: What to do without asking.
+        offered: A mapping file that it could be started from, or was.
+        glyphs: The signs to draw with.
+        ask: Asks the user.
+    """
     journal = opened.journal
-    if journal is None:
-        return opened
-    found = journal.found if journal.found and journal.found.edits else None
-    note = opened.note
-    if found is not None and resume == "ask":
+    found = journal.found if journal is not None else None
+    found = found if found is not None and found.edits else None
+    if found is not None and offered is not None and _says_alike(found, offered):
+        # It is what was journalled, saved: going on has undo besides.
+        offered = offered if offered.is_taken else None
+    answer = _answered(resume, found, offered)
+    if answer is None:
         labels = session.checkpoint.label, session.target.label
-        answer = await ask(GoOn(glyphs, found, labels))
-        if answer == "quit":
-            return None
-        resume = answer
-    elif found is not None and resume == "afresh":
+        answer = await ask(GoOn(glyphs, found, offered, labels))
+    if answer == "quit":
+        return None
+    note = opened.note
+    if answer == "mapping" and offered is not None:
+        session.begin_with(offered.alignment, offered.path)
+        note = note or f"Started from {inert(offered.path.name)}."
+    if answer == "go on" and found is None:
+        note = note or "There were no edits to go on with."
+    if found is not None and answer != "go on" and resume == "afresh":
         left = many(found.edits, "earlier edit")
         note = f"Started afresh; until the first edit --resume still brings back {left}."
+    if journal is None:
+        return Journalled(None, note, opened.bad)
     try:
-        if found is not None and resume == "go on":
+        if found is not None and answer == "go on":
             await in_thread(lambda: _go_on(session, journal))
             note = f"Going on after {many(found.edits, 'edit')}; u undoes them."
         else:
-            if resume == "go on":
-                note = note or "There were no edits to go on with."
             if session.awaits_evidence:
                 journal.start_later(session.alignment)
             else:
@@ -88,6 +112,21 @@ async def begin(
         return _without(error)
     session.record(journal.record)
     return Journalled(journal, note, opened.bad)
+
+
+def _says_alike(found: Replayed, offered: Offered) -> bool:
+    return found.alignment.rows == offered.alignment.rows
+
+
+def _answered(resume: Resume, found: Replayed | None, offered: Offered | None) -> Answer | None:
+    """What needs no question; None for what does."""
+    if resume != "ask":
+        return resume
+    if offered is None or not offered.is_taken:
+        return "afresh" if found is None and offered is None else None
+    # Asked for by name: only what was done since it was saved comes before it.
+    is_newer = found is not None and found.last > offered.saved and not _says_alike(found, offered)
+    return None if is_newer else "mapping"
 
 
 def _go_on(session: Session, journal: Journal) -> None:

@@ -84,6 +84,14 @@ def per_fit(counts: Mapping[Fit, int], glyphs: Glyphs) -> str:
     return " ".join(f"{glyphs.fits[fit]}{counts[fit]:,}" for fit in _WORST_FIRST if counts[fit])
 
 
+def place(session: Session, position: int) -> str:
+    """`3/122` for the third row, `bench 1/4` below the rows; empty where there is nothing."""
+    rows, bench = len(session.alignment.rows), len(session.alignment.bench)
+    if position < rows:
+        return f"{position + 1}/{rows}"
+    return f"bench {position - rows + 1}/{bench}" if bench else ""
+
+
 def situation(session: Session) -> str:
     """Whether it can be converted, in a sentence."""
     if session.awaits_evidence:

@@ -15,6 +15,7 @@ import termios
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from s2p_tui.core.mapping import to_text
 from s2p_tui.saving import mapping_of
@@ -26,6 +27,7 @@ from tests.benchmarks.inputs import equal_tensors, plain_pair
 
 _ROWS = 12
 _LATEST = 60.0
+_PAUSE = 0.3
 _DRAWN = re.compile(rb"edits ([\d,]+)\x1b")
 _EDITS = {
     b"J": lambda session, cursor: moves.shift(session, cursor, 1),
@@ -103,30 +105,107 @@ class Model:
 
 
 class Program:
-    """The app in a child process on a pseudo-terminal."""
+    """The app, or a script that opens it, in a child process on a pseudo-terminal."""
 
-    def __init__(self, *arguments: str, state_home: Path) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        state_home: Path,
+        module: str | None = "s2p_tui",
+        stderr: BinaryIO | None = None,
+    ) -> None:
         self.output = b""
+        self._open, self._stalled = True, False
         self._master, terminal = pty.openpty()
-        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 110, 0, 0))
+        self._terminal, self._rows = terminal, 30
+        self._resize()
         # GNU readline, where a test runner has loaded it, exports another terminal's size.
         env = {name: os.environ[name] for name in os.environ.keys() - {"LINES", "COLUMNS"}}
         env |= {"TERM": "xterm-256color", "XDG_STATE_HOME": str(state_home)}
+        what = [] if module is None else ["-m", module]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "s2p_tui", *arguments],
-            stdin=terminal, stdout=terminal, stderr=terminal, env=env, start_new_session=True,
+            [sys.executable, *what, *arguments],
+            stdin=terminal, stdout=terminal, stderr=stderr or terminal, env=env,
+            start_new_session=True,
         )  # fmt: skip
-        os.close(terminal)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ended(self) -> int:
+        """The exit status, once there is one; what is drawn until then is read."""
+        while self._read(_LATEST):
+            pass
+        return self._process.wait(_LATEST)
 
     def send(self, keys: bytes) -> None:
         os.write(self._master, keys)
 
-    def until(self, text: bytes) -> None:
-        """Wait until the text has been drawn, then forget all that has been drawn."""
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def attributes(self) -> list[object]:
+        """How the terminal is set."""
+        return termios.tcgetattr(self._terminal)
+
+    def hang_up(self) -> None:
+        """Close the terminal."""
+        os.close(self._terminal)
+        os.close(self._master)
+        self._open = False
+
+    def status(self) -> int:
+        """Its exit status, once it has ended; reads on meanwhile unless it is stalled."""
+        deadline = time.monotonic() + _LATEST
+        while self._process.poll() is None:
+            assert time.monotonic() < deadline, "it does not end"
+            if not self._stalled and self._open:
+                self._read(0.05)
+        return self._process.returncode
+
+    def until_stalled(self) -> None:
+        """Wait, reading nothing any more, until the terminal takes no more output."""
+        self._stalled = True
+        writable = select.poll()
+        writable.register(self._terminal, select.POLLOUT)
+        while writable.poll(0):
+            assert self._process.poll() is None, "it has ended"
+
+    def until(self, text: bytes) -> bytes:
+        """Wait until the text has been drawn, then forget all that has been drawn; returns it."""
         while text not in self.output:
             if not self._read(_LATEST):
                 raise TimeoutError(f"{text!r} was not drawn, but {self.output[-2000:]!r}")
+        seen, self.output = self.output, b""
+        return seen
+
+    def until_redrawn(self, text: bytes) -> None:
+        """Wait until the text is on the screen, of which only what changed is drawn by itself."""
+        deadline = time.monotonic() + _LATEST
+        self._read_for(_PAUSE)
+        while text not in self.output:
+            assert time.monotonic() < deadline, f"{text!r} was not drawn: {self.output[-2000:]!r}"
+            self._rows = 61 - self._rows
+            self._resize()
+            self._read_for(_PAUSE)
         self.output = b""
+
+    def _resize(self) -> None:
+        size = struct.pack("HHHH", self._rows, 110, 0, 0)
+        fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, size)
+
+    def _read_for(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self._read(left)
+
+    def until_there(self, path: Path) -> None:
+        """Wait, reading on, until there is a file."""
+        deadline = time.monotonic() + _LATEST
+        while not path.exists():
+            assert time.monotonic() < deadline, f"no {path.name}, but {self.output[-2000:]!r}"
+            self._read(0.05)
 
     def drawn(self, start: int) -> int:
         """The number of edits drawn last."""
@@ -135,14 +214,15 @@ class Program:
 
     def kill_after(self, seconds: float) -> None:
         """Read on for a while, then kill it, and read what it drew before."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            self._read(left)
+        self._read_for(seconds)
         self._process.kill()
         self._process.wait()
-        while self._read(0.0):
-            pass
-        os.close(self._master)
+        if self._open:
+            os.close(self._terminal)
+            while self._read(0.0):
+                pass
+            os.close(self._master)
+            self._open = False
 
     def _read(self, wait: float) -> bool:
         if not select.select([self._master], [], [], wait)[0]:
@@ -197,7 +277,7 @@ def _press_and_wait(program: Program, model: Model, chance: random.Random) -> No
     reviewed = step[1] == _MATCH and model.edits != before
     program.send(_as_keys(step) + _TAKE * reviewed)
     if model.edits != before:
-        program.until(b"edits %d\x1b" % model.edits)
+        program.until_redrawn(b"edits %d\x1b" % model.edits)
 
 
 def _as_keys(step: Step) -> bytes:

@@ -10,13 +10,15 @@ import threading
 from pathlib import Path
 
 import pytest
-from textual.widgets import Label, OptionList
+from textual.widgets import Input, Label, OptionList
 
 from s2p_tui.app import S2PApp
 from s2p_tui.core.errors import AmbiguousStateDictError, InputError
 from s2p_tui.session import Session
 from s2p_tui.tui.screens.confirm_quit import ConfirmQuit
 from s2p_tui.tui.screens.opening import Reading, WhichStateDict
+from s2p_tui.tui.screens.progress import Progress
+from s2p_tui.tui.screens.result import Result
 from s2p_tui.tui.screens.workspace import Workspace
 
 from .conftest import Opened, fitting, linears, until
@@ -163,3 +165,98 @@ async def test_signals_end_it_cleanly(opened: Opened, number: signal.Signals) ->
         os.kill(os.getpid(), number)
         await until(pilot, lambda: not pilot.app.is_running)
     assert pilot.app.return_code == 128 + number
+
+
+async def test_the_same_key_twice_quits_only_where_the_journal_has_the_edits(
+    opened: Opened, state_home: Path
+) -> None:
+    (state_home / "s2p-tui").write_text("no place for a journal")
+    async with opened(linears()) as (pilot, _):
+        await pilot.press("J", "ctrl+c", "ctrl+c", "q", "ctrl+q")
+        assert isinstance(pilot.app.screen, ConfirmQuit)
+        assert "they get lost" in words(pilot.app.screen)
+        await pilot.press("y")
+        await until(pilot, lambda: not pilot.app.is_running)
+    (state_home / "s2p-tui").unlink()
+    async with opened(linears()) as (pilot, _):
+        await pilot.press("J", "ctrl+c")
+        assert "goes on with them" in words(pilot.app.screen)
+        await pilot.press("ctrl+c")
+        await until(pilot, lambda: not pilot.app.is_running)
+    assert isinstance(pilot.app, S2PApp)
+    assert "opening the same pair again goes on" in pilot.app.farewell
+
+
+def words(screen) -> str:
+    return "\n".join(str(label.content) for label in screen.query(Label))
+
+
+@pytest.mark.parametrize("keys", ["?", "ctrl+p", "ctrl+o", "t", "slash"])
+async def test_ctrl_c_leaves_what_is_open_first(opened: Opened, keys: str) -> None:
+    async with opened(linears()) as (pilot, workspace):
+        await pilot.press(keys, "ctrl+c")
+        await pilot.pause()
+        assert pilot.app.screen is workspace
+        assert workspace.focused is None
+        assert pilot.app.is_running
+
+
+@pytest.mark.parametrize("then", ["escape", "y"])
+async def test_asks_before_a_conversion_is_stopped(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    go = threading.Event()
+    convert = Session.convert
+
+    def slow(*args, job, **options):
+        while not (go.is_set() or job.is_cancelled):
+            go.wait(0.01)
+        return convert(*args, job=job, **options)
+
+    monkeypatch.setattr(Session, "convert", slow)
+    async with opened(fitting(), output=tmp_path / "o.eqx") as (pilot, _):
+        await pilot.press("c", "enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Progress))
+        await pilot.press("ctrl+q")
+        assert "would be stopped" in words(pilot.app.screen)
+        await pilot.press("ctrl+q")
+        assert isinstance(pilot.app.screen, ConfirmQuit)
+        if then == "y":
+            await pilot.press("y")
+            await until(pilot, lambda: not pilot.app.is_running)
+        else:
+            # It ends behind the question.
+            go.set()
+            await until(pilot, (tmp_path / "o.mapping.json").exists)
+            await pilot.press("escape")
+            await until(pilot, lambda: isinstance(pilot.app.screen, Result))
+    assert (tmp_path / "o.eqx").exists() is (then == "escape")
+
+
+@pytest.mark.parametrize("keys", ["", "?", "ctrl+p", "ctrl+o", "t", "slash", "J q", "m 1"])
+async def test_any_size_and_back_again(opened: Opened, keys: str) -> None:
+    async with opened(linears(), size=(80, 24)) as (pilot, _):
+        await pilot.press(*keys.split())
+        screen = pilot.app.screen
+        for size in ((1, 1), (2, 2), (40, 10), (3, 30), (200, 1), (80, 24)):
+            await pilot.resize_terminal(*size)
+            await pilot.pause()
+        assert pilot.app.screen is screen
+        assert pilot.app.is_running
+
+
+async def test_nothing_moves_by_itself(opened: Opened) -> None:
+    async with opened(linears()) as (pilot, _):
+        assert pilot.app.animation_level == "none"
+        await pilot.press("/")
+        assert isinstance(pilot.app.focused, Input)
+        assert not pilot.app.focused.cursor_blink
+
+
+async def test_no_color_leaves_colours_to_the_terminal(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with opened(linears(), size=(80, 24), theme="nord") as (pilot, _):
+        assert pilot.app.native_ansi_color
+        assert pilot.app.no_color

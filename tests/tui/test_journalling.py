@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -185,7 +184,8 @@ async def test_what_was_made_with_other_files_is_named(opened: Opened) -> None:
         (["--resume"], "go on"),
         (["--fresh"], "afresh"),
         (["--mapping", "new.json"], "ask"),
-        (["--mapping", "there.json"], "afresh"),
+        (["--mapping", "there.json"], "ask"),
+        (["--mapping", "there.json", "--fresh"], "afresh"),
         (["--mapping", "there.json", "--resume"], "go on"),
     ],
 )
@@ -196,18 +196,17 @@ def test_options_answer_beforehand(
 
     class App:
         fatal = return_code = None
+        farewell = ""
 
         def __init__(self, *_: object, **options: object) -> None:
             given.append(options["resume"])
 
-        def run(self) -> None: ...
+        def run(self, *, mouse: bool) -> None: ...
 
     (tmp_path / "there.json").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("s2p_tui.app.S2PApp", App)
-    for stream in (sys.stdin, sys.stdout):
-        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("s2p_tui.app.require_terminal", lambda _: None)
     assert run(["model.pt", "skeleton.eqx", *options]) == 0
     assert given == [resume]
 

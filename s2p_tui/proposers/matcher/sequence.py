@@ -20,10 +20,14 @@ _NUMBER = re.compile(r"[0-9]+")
 def say_nothing(steps: Sequence[tuple[str, ...]], targets: Sequence[tuple[str, ...]]) -> bool:
     """Whether names say nothing: they differ by numbers alone, or no word of theirs is known.
 
+    Names that are the same on both sides always say something.
+
     Args:
         steps: The steps of the entries' names.
         targets: The steps of the leaves' names; words that occur there are known too.
     """
+    if {*steps} == {*targets}:
+        return False
     if len(steps) > 2 and len({_NUMBER.sub("#", ".".join(path)) for path in steps}) == 1:
         return True
     known = {word for path in targets for word in meanings(path)[0]}

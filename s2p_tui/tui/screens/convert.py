@@ -35,7 +35,7 @@ class Order:
     dtype: str | None = None
 
 
-def _typable(path: Path) -> str:
+def typable(path: Path) -> str:
     """The name as one could type it: bytes that are no text, and control characters, become `_`."""
     return "".join(char if char.isprintable() else "_" for char in str(path))
 
@@ -97,7 +97,7 @@ class ConvertForm(ModalScreen[Order | None]):
         """The form in a box."""
         with Box(self._glyphs, "Convert", "Tab next  Enter convert  Esc cancel"):
             yield Label("Output (.eqx or .safetensors)")
-            yield Input(_typable(self._order.output), id="output", compact=True)
+            yield Input(typable(self._order.output), id="output", compact=True)
             yield Label("", id="remark")
             yield Label("Floating-point numbers")
             with RadioSet(id="dtype", compact=True):

@@ -41,6 +41,7 @@ class Progress(OutcomeScreen):
         glyphs: The signs to draw with.
         mapping: Where to save the mapping.
         chunk_bytes: Memory to stay within, about.
+        jobs: Threads that share the work; None for two, or one on a single core.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,ctrl+c", "cancel", show=False)]
@@ -53,6 +54,7 @@ class Progress(OutcomeScreen):
         *,
         mapping: Path,
         chunk_bytes: int,
+        jobs: int | None = None,
     ) -> None:
         super().__init__()
         from s2p_tui.streaming.job import Job
@@ -62,8 +64,15 @@ class Progress(OutcomeScreen):
         self._order = order
         self._mapping = mapping
         self._chunk_bytes = chunk_bytes
+        self._jobs = jobs
         self._glyphs = glyphs
         self._pace = Pace()
+        self._outcome: Converted | S2PError | None = None
+
+    @property
+    def output(self) -> Path:
+        """The file that is written."""
+        return self._order.output
 
     def compose(self) -> ComposeResult:
         """Bar and figures in a box."""
@@ -113,12 +122,24 @@ class Progress(OutcomeScreen):
                 chunk_bytes=self._chunk_bytes,
                 mapping=self._mapping,
                 job=self.job,
+                jobs=self._jobs,
             )
         except S2PError as error:
-            self.dismiss(error)
+            self._finish(error)
         except Exception as error:
             # The user's edits are worth more than a traceback: keep the app alive, name the bug.
             words = f"{type(error).__name__}: {error}"
-            self.dismiss(OutputError(f"Unexpected {words}.", "Please report this."))
+            self._finish(OutputError(f"Unexpected {words}.", "Please report this."))
         else:
-            self.dismiss(converted)
+            self._finish(converted)
+
+    def _finish(self, outcome: Converted | S2PError) -> None:
+        """Hand it on, at once or, while a question lies over this screen, after it."""
+        self._outcome = outcome
+        if self.is_active:
+            self.dismiss(outcome)
+
+    def on_screen_resume(self) -> None:
+        """Hand on what became of it behind a question."""
+        if self._outcome is not None:
+            self.dismiss(self._outcome)

@@ -11,9 +11,9 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from s2p_tui.core.unused import parts_unused
+from s2p_tui.tui.copying import copy
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.loading import snippet
-from s2p_tui.tui.running import app_of
 from s2p_tui.tui.text import inert
 from s2p_tui.tui.widgets.box import Box
 from s2p_tui.tui.words import many, size_in_words
@@ -54,15 +54,20 @@ class Result(ModalScreen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,enter,space", "dismiss", show=False),
-        Binding("y", "copy", show=False),
+        Binding("y,Y", "copy", show=False),
         Binding("q", "app.ask_quit", show=False),
     ]
 
     def __init__(
-        self, session: Session, converted: Converted, glyphs: Glyphs, dtype: str | None = None
+        self,
+        session: Session,
+        converted: Converted,
+        glyphs: Glyphs,
+        dtype: str | None = None,
+        found: str = "",
     ) -> None:
         super().__init__()
-        self._lines = report(session, converted)
+        self._lines = [*report(session, converted), *([found] if found else [])]
         paths = [leaf.path for leaf in session.target.skeleton]
         self._snippet = snippet(converted.written.path, paths, dtype)
         self._glyphs = glyphs
@@ -73,8 +78,8 @@ class Result(ModalScreen[None]):
             facts = "\n".join(map(self._glyphs.plain, self._lines))
             yield Static(Content(facts), id="facts")
             yield Static(Content(self._snippet), id="snippet")
+            yield Static("", id="copied")
 
     def action_copy(self) -> None:
         """Put the code on the terminal's clipboard."""
-        app_of(self).copy_to_clipboard(self._snippet)
-        self.query_one(Box).border_subtitle = "copied  Enter go on  q quit"
+        self.query_one("#copied", Static).update(Content(copy(self, self._snippet)))

@@ -11,24 +11,30 @@ from textual import work
 from textual.binding import Binding, BindingType
 
 from s2p_tui.core.errors import S2PError
+from s2p_tui.core.fit import Fit
 from s2p_tui.core.names import default_mapping
 from s2p_tui.tui import choosing, matching, moves, words
+from s2p_tui.tui.copying import copy, row_text
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.journalling import Journalled
-from s2p_tui.tui.keys import GROUPS
+from s2p_tui.tui.keys import actions
 from s2p_tui.tui.matching import match_meanwhile
 from s2p_tui.tui.moves import ImpossibleError, Move, Step
 from s2p_tui.tui.running import app_of
 from s2p_tui.tui.screens.asking import Asking
 from s2p_tui.tui.screens.convert import ConvertForm, Order
+from s2p_tui.tui.screens.load_mapping import LoadMapping
 from s2p_tui.tui.screens.progress import Progress
 from s2p_tui.tui.screens.result import Result
 from s2p_tui.tui.screens.transform import ChooseTransform
 from s2p_tui.tui.text import inert
+from s2p_tui.tui.threads import in_thread
+from s2p_tui.tui.tour import Tour, next_step
 from s2p_tui.tui.widgets.lines import Part
 
 if TYPE_CHECKING:
     from s2p_tui.core.alignment import Alignment
+    from s2p_tui.core.mapping import Mapping
     from s2p_tui.saving import Converted
     from s2p_tui.session import Session
     from s2p_tui.tui.choosing import Option
@@ -43,12 +49,7 @@ class Workspace(Asking):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(
-            Binding(key.keys, key.action, key.does, show=False)
-            for group in GROUPS.values()
-            for key in group
-            if key.keys
-        ),
+        *(Binding(key.keys, key.action, show=False, id=key.id) for key in actions()),
         *(Binding(digit, f"digit('{digit}')", show=False) for digit in "0123456789"),
         Binding("ctrl+c", "app.ask_quit", show=False),
     ]
@@ -63,13 +64,17 @@ class Workspace(Asking):
         glyphs: Glyphs,
         mapping: Path | None = None,
         chunk_bytes: int,
+        tour: Tour | None = None,
+        jobs: int | None = None,
     ) -> None:
         super().__init__(session, glyphs)
         self._journalled = journalled
+        self._tour = tour
         self.order = order
         self.converted: Converted | None = None
         self._mapping = mapping
         self._chunk_bytes = chunk_bytes
+        self._jobs = jobs
         self._saved = saved
         self._converting = False
 
@@ -96,6 +101,13 @@ class Workspace(Asking):
         notes, style = super().first_words()
         said = [part for part in (inert(self._journalled.note), notes) if part]
         return "; ".join(said), "lines--bad" if self._journalled.bad else style
+
+    @property
+    def tip(self) -> str:
+        """What to try next, in a guided run."""
+        if self._tour is None:
+            return ""
+        return next_step(self.session, self.converted, self._glyphs.fits[Fit.MISMATCHED])
 
     @property
     def is_busy(self) -> bool:
@@ -199,6 +211,29 @@ class Workspace(Asking):
             self._saved = self.session.alignment
             self.say(inert(f"Mapping saved: {path}"), "lines--good")
 
+    def action_load_mapping(self) -> None:
+        """Take over the alignment of a mapping file, in one step."""
+        if self.is_busy or self.must_wait():
+            return
+
+        def loaded(mapping: Mapping | None) -> None:
+            if mapping is not None:
+                name = inert(os.path.basename(mapping.name))
+                self.travel(
+                    lambda: self.session.start_from(mapping),
+                    f"Loaded {name}; u takes it back.",
+                    f"Everything is as in {name}.",
+                )
+
+        proposed = self._mapping_path(self.order.output)
+        app_of(self).push_screen(LoadMapping(self.session, proposed, self._glyphs), loaded)
+
+    def action_copy(self) -> None:
+        """Copy the row's key and key path."""
+        text = row_text(self.session, self.cursor.position)
+        if text:
+            self.say(copy(self, text), "lines--good")
+
     def action_convert(self) -> None:
         """Convert, or go to the first row that stands in the way."""
         if self.must_wait():
@@ -232,6 +267,7 @@ class Workspace(Asking):
                 self._glyphs,
                 mapping=path,
                 chunk_bytes=self._chunk_bytes,
+                jobs=self._jobs,
             )
         )
         if isinstance(outcome, S2PError):
@@ -240,8 +276,12 @@ class Workspace(Asking):
         self.converted, self._saved = outcome, alignment
         name = os.path.basename(outcome.written.path)
         self.say(inert(f"Converted: {name}"), "lines--good")
+        found = ""
+        if self._tour is not None:
+            self.say("Converted. Running both models on the same images …", "lines--good")
+            found = await in_thread(self._tour.compare)
         await app_of(self).push_screen_wait(
-            Result(self.session, outcome, self._glyphs, order.dtype)
+            Result(self.session, outcome, self._glyphs, order.dtype, found)
         )
 
     def must_wait(self) -> bool:

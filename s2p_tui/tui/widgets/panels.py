@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from s2p_tui.tui import folded, words
 from s2p_tui.tui.cursor import Cursor
 from s2p_tui.tui.glyphs import Glyphs
-from s2p_tui.tui.keys import hints
+from s2p_tui.tui.running import bound_of
+from s2p_tui.tui.text import wrap
 from s2p_tui.tui.widgets.frame import rule, top_line
 from s2p_tui.tui.widgets.lines import Lines, Part
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from s2p_tui.session import Session
 
 _DETAILS = 4
+_MOST_TIPS = 4
 
 
 class Heading(Lines):
@@ -68,16 +70,29 @@ class Status(Lines):
         self.set_line(0, *words.left_and_right(said, style, counts, room, glyphs.ellipsis))
 
 
-class Hints(Lines):
-    """The frame's bottom line: the keys that matter now."""
+class Tip(Lines):
+    """What to try next, in a guided run."""
 
-    def show(self, cursor: Cursor, glyphs: Glyphs) -> None:
-        """Name as many keys as there is room for."""
-        width = self.size.width
+    def show(self, tip: str, glyphs: Glyphs) -> None:
+        """Say it in as many lines as it takes."""
+        lines = wrap(glyphs.plain(tip), max(1, self.size.width - 2), _MOST_TIPS)
+        self.set_height(len(lines))
+        for number, line in enumerate(lines):
+            self.set_line(number, (f" {line}", "lines--good"))
+
+
+class Hints(Lines):
+    """The frame's bottom line: the keys that matter now, and where the cursor is."""
+
+    def show(self, cursor: Cursor, glyphs: Glyphs, place: str = "") -> None:
+        """Name as many keys as there is room for beside the cursor's place."""
+        width, plain = self.size.width, glyphs.is_ascii
+        end = f" {place} {glyphs.across}" if place else ""
+        room = width - 4 - len(end)
         parts: list[Part] = [(f"{glyphs.corners[5]} ", "")]
-        used = 3
-        for key, does in hints(cursor.mode, width - 4):
+        used = 3 + len(end)
+        for key, does in bound_of(self).hints(cursor.mode, room, ascii_only=plain):
             parts += [(key, "lines--strong"), (f" {does}  ", "lines--muted")]
             used += len(key) + len(does) + 3
-        parts.append((glyphs.across * max(0, width - used) + glyphs.corners[6], ""))
+        parts.append((glyphs.across * max(0, width - used) + end + glyphs.corners[6], ""))
         self.set_line(0, *parts)

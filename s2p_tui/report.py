@@ -1,0 +1,94 @@
+"""What a conversion comes to, for whoever called it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from s2p_tui.core.fit import Fit
+from s2p_tui.core.unused import parts_unused
+from s2p_tui.saving import Converted
+from s2p_tui.session import Session
+from s2p_tui.streaming.contents import CastLoss
+
+_UNUSED_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A finished conversion. `str` gives it in a few lines; it can be passed as the path itself.
+
+    Attributes:
+        path: The file that was written.
+        rows: How many rows there are of each fit: exact, transformed, doubtful (that were trusted
+            count as what they are), mismatched, gap.
+        warnings: What the user should know: entries and parts of entries that no leaf takes,
+            numbers that did not survive a cast. One line each.
+        verified: Whether the file was read back and compared with its sources, bit by bit.
+        bytes: Size of the file.
+        seconds: From start to rename.
+        unused: Keys that no leaf takes.
+        mapping: The mapping file saved beside it, if any.
+        certificate: The certificate written beside it, if any.
+    """
+
+    path: Path
+    rows: Mapping[str, int]
+    warnings: tuple[str, ...]
+    verified: bool
+    bytes: int
+    seconds: float
+    unused: tuple[str, ...]
+    mapping: Path | None = None
+    certificate: Path | None = None
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        checked = "verified" if self.verified else "not verified"
+        lines = [
+            f"{self.path}: {self.bytes:,} bytes in {self.seconds:.2f} s, {checked}",
+            f"rows: {', '.join(f'{count} {fit}' for fit, count in self.rows.items())}",
+            *self.warnings,
+        ]
+        if self.mapping is not None:
+            lines.append(f"mapping: {self.mapping}")
+        if self.certificate is not None:
+            lines.append(f"certificate: {self.certificate}")
+        return "\n".join(lines)
+
+
+def report_of(session: Session, converted: Converted) -> Report:
+    """The report of what a session wrote."""
+    written = converted.written
+    return Report(
+        written.path,
+        {fit.value: session.counts[fit] for fit in Fit},
+        tuple(warnings_of(session, written.losses)),
+        written.verified,
+        written.size,
+        written.seconds,
+        session.alignment.bench,
+        converted.mapping,
+        converted.report,
+    )
+
+
+def warnings_of(session: Session, losses: Mapping[str, CastLoss]) -> Iterator[str]:
+    """What the user should know of a conversion, one line each."""
+    bench = session.alignment.bench
+    if bench:
+        more = ", …" if len(bench) > _UNUSED_SHOWN else ""
+        yield f"unused entries: {len(bench)} ({', '.join(bench[:_UNUSED_SHOWN])}{more})"
+    parts = parts_unused(session.alignment.rows, session.checkpoint.state_dict)
+    for key, words in parts.items():
+        yield f"unused of {key}: {words}"
+    if all(leaf.path == f"[{n}]" for n, leaf in enumerate(session.target.skeleton)):
+        yield (
+            "note: the skeleton names no layer classes, so that transposed convolutions, LSTM, "
+            "GRU and batch normalisation were taken as they are; --like names them"
+        )
+    for path, loss in losses.items():
+        yield f"{path}: {loss.overflowed:,} numbers became infinite, {loss.new_nan:,} not a number"

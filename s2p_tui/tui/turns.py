@@ -1,0 +1,113 @@
+"""Keys one after the other, however fast they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, replace
+
+from textual import events
+from textual.app import App, ReturnType
+from textual.await_complete import AwaitComplete
+from textual.dom import DOMNode
+from textual.message import Message
+from textual.screen import Screen
+
+_LOST_AFTER = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A key on its way.
+
+    Attributes:
+        number: Which one it is.
+        screen: The screen it was sent to.
+        target: The focused widget, or that screen.
+        is_answered: Whether messages that the key has made the target send have passed too.
+    """
+
+    number: int
+    screen: Screen[object]
+    target: DOMNode
+    is_answered: bool
+
+
+class KeysInTurn(App[ReturnType]):
+    """An app in which a key is dispatched once what the one before it did can be seen.
+
+    Textual sends keys to the screen that is there when they come, so that those typed on after the
+    key that opens a list or a line, or closes it, would do something else in the screen behind, or
+    close that one too. A slow line delivers keys in just such bursts.
+    """
+
+    class Passed(Message):
+        """Follows a key on its way from its target to the app.
+
+        Attributes:
+            turn: The key.
+        """
+
+        def __init__(self, turn: Turn) -> None:
+            super().__init__()
+            self.turn = turn
+
+    def __init__(self, *, ansi_color: bool | None = None) -> None:
+        super().__init__(ansi_color=ansi_color)
+        self._keys: deque[events.Key] = deque()
+        self._turn = 0
+        self._rescue: asyncio.TimerHandle | None = None
+
+    async def on_event(self, event: events.Event) -> None:
+        """Have keys wait for their turn."""
+        if not isinstance(event, events.Key) or event.is_forwarded:
+            await super().on_event(event)
+        elif self._rescue is not None:
+            self._keys.append(event)
+        else:
+            await self._dispatch(event)
+
+    async def _dispatch(self, key: events.Key) -> None:
+        self._turn += 1
+        target = self.focused or self.screen
+        turn = Turn(self._turn, self.screen, target, is_answered=target is self.screen)
+        # Where a widget goes away with the key, what follows the key goes with it.
+        self._rescue = asyncio.get_running_loop().call_later(
+            _LOST_AFTER, self.call_later, self._next_key, turn
+        )
+        await super().on_event(key)
+        self._follow(turn)
+
+    def pop_screen(self) -> AwaitComplete:
+        """Close the screen on top; what follows a key there will not arrive."""
+        closed = self.screen
+        popped = super().pop_screen()
+        if self._rescue is not None:
+            self.call_later(self._settle, Turn(self._turn, closed, closed, is_answered=True))
+        return popped
+
+    def _follow(self, turn: Turn) -> None:
+        if not turn.target.post_message(self.Passed(turn)):
+            self.call_later(self._settle, replace(turn, is_answered=True))
+
+    async def on_keys_in_turn_passed(self, event: Passed) -> None:
+        """Behind what the key has asked of the app, such as another focus."""
+        event.stop()
+        self.call_later(self._settle, event.turn)
+
+    async def _settle(self, turn: Turn) -> None:
+        if not turn.is_answered:
+            self._follow(replace(turn, is_answered=True))
+        elif self.screen is turn.screen:
+            await self._next_key(turn)
+        else:
+            # A new screen chooses its focus when it is first drawn.
+            self.screen.call_after_refresh(self.call_later, self._next_key, turn)
+
+    async def _next_key(self, turn: Turn) -> None:
+        if turn.number != self._turn or self._rescue is None:
+            return
+        self._rescue.cancel()
+        self._rescue = None
+        if self._keys:
+            await self._dispatch(self._keys.popleft())
