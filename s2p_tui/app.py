@@ -13,6 +13,7 @@ from s2p_tui.tui.colours import suitable_theme
 from s2p_tui.tui.ending import Ending
 from s2p_tui.tui.journalling import Resume
 from s2p_tui.tui.terminal import require_foreground, require_terminal
+from s2p_tui.tui.tour import Tour
 
 if TYPE_CHECKING:
     from s2p_tui.report import Report
@@ -38,6 +39,7 @@ def run_app(
     mouse: bool | None = None,
     resume: Resume = "ask",
     ending: Ending | None = None,
+    tour: Tour | None = None,
 ) -> tuple[S2PApp, Converted | None]:
     """Run the app in this terminal until it ends, by the user's configuration file.
 
@@ -56,6 +58,7 @@ def run_app(
         mouse: Use the mouse; None for what the configuration says.
         resume: What to do with edits that an earlier session on the same pair left.
         ending: How the program ends by a signal.
+        tour: Makes it a guided run.
 
     Returns:
         The app, which has ended, and the last conversion.
@@ -82,6 +85,7 @@ def run_app(
         bound=settings.bound,
         theme=settings.theme or suitable_theme(),
         ending=ending,
+        tour=tour,
         resume=resume,
     )
     converted = app.run(mouse=settings.mouse if mouse is None else mouse)

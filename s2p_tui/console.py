@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -13,16 +12,17 @@ from typing import Any, TypeVar
 
 from s2p_tui.core.errors import AlignmentError, CancelledError, S2PError
 from s2p_tui.core.fit import Fit
-from s2p_tui.core.printable import printable
+from s2p_tui.core.printable import one_line
 from s2p_tui.core.unused import parts_unused
 from s2p_tui.report import report_of
 from s2p_tui.saving import Converted
 from s2p_tui.session import Session
+from s2p_tui.signals import handled_by
 from s2p_tui.streaming.job import Job
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.08
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LONGEST_LINE = 2000
 
 
 def run_with_progress(work: Callable[[Job], T]) -> T:
@@ -47,17 +47,13 @@ def run_with_progress(work: Callable[[Job], T]) -> T:
         received.append(number)
         job.cancel()
 
-    previous = {number: signal.signal(number, on_signal) for number in _SIGNALS}
     thread = threading.Thread(target=target, name="conversion", daemon=True)
-    try:
+    with handled_by(on_signal):
         thread.start()
         if sys.stderr.isatty():
             _show_progress(thread, job)
         while thread.is_alive():
             thread.join(_POLL_SECONDS)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
     result = outcome[0]
     if received and isinstance(result, S2PError):
         raise CancelledError("Cancelled; nothing was written.", signal_number=received[0])
@@ -122,7 +118,7 @@ class ConvertReport:
         assert self.session is not None
         assert self.converted is not None
         lines = str(report_of(self.session, self.converted)).splitlines()
-        return "\n".join(map(printable, lines))
+        return "\n".join(one_line(line, _LONGEST_LINE) for line in lines)
 
     def as_json(self) -> str:
         """The object DESIGN describes: status, rows per fit, what stands in the way, the result."""

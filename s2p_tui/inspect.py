@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from s2p_tui.core.alignment import Row
-from s2p_tui.core.printable import printable
+from s2p_tui.core.garbage import no_garbage_collection
+from s2p_tui.core.printable import one_line, printable
 from s2p_tui.core.transform import describe as in_words
 from s2p_tui.core.transform import show
 from s2p_tui.formats.chunks import PYTREE, find_manifest
 from s2p_tui.formats.registry import READERS, kind_of, open_checkpoint, open_target
 from s2p_tui.opening import load_mapping
+
+_LONGEST_CELL = 300
+_LONGEST_NOTE = 2000
 
 
 @dataclass(frozen=True)
@@ -37,17 +41,22 @@ class Listing:
 
     def as_lines(self) -> Iterator[str]:
         """The table with aligned columns, names as inert text."""
-        table = [self.columns, *(tuple(map(printable, row)) for row in self.rows)]
+        table = [self.columns, *(tuple(map(_cell, row)) for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         yield printable(self.title)
         for row in table:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             yield "  ".join(cells).rstrip()
-        yield from map(printable, self.notes)
+        yield from (one_line(note, _LONGEST_NOTE) for note in self.notes)
 
     def as_json(self) -> str:
         """One JSON object."""
         return json.dumps(self.data)
+
+
+def _cell(text: str) -> str:
+    """Inert text; of a name without end, both ends, as every row is as wide as the widest."""
+    return one_line(text, _LONGEST_CELL)
 
 
 def describe(path: Path, key: str | None = None) -> Listing:
@@ -61,11 +70,12 @@ def describe(path: Path, key: str | None = None) -> Listing:
         S2PError: It cannot be read, or is none of these.
     """
     kind = kind_of(path)
-    if kind in READERS:
-        return _checkpoint(path, kind, key)
-    if kind == "mapping":
-        return _mapping(path)
-    return _target(path, kind)
+    with no_garbage_collection():
+        if kind in READERS:
+            return _checkpoint(path, kind, key)
+        if kind == "mapping":
+            return _mapping(path)
+        return _target(path, kind)
 
 
 def _checkpoint(path: Path, kind: str, key: str | None) -> Listing:

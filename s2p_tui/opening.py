@@ -11,7 +11,11 @@ from s2p_tui.core.kinship import could_line_up
 from s2p_tui.core.mapping import Mapping
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.registry import open_target
+from s2p_tui.formats.sniff import read_whole
 from s2p_tui.formats.target import Target
+
+_MOST = 1 << 28
+"""Bytes of a mapping file; 100,000 rows take some ten million."""
 
 
 def open_any_target(skeleton: str | Path, like: str | None = None) -> Target:
@@ -63,7 +67,7 @@ def load_mapping(path: str | Path) -> Mapping:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_whole(path, _MOST).decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"{path} cannot be read: {reason}.", "Give a mapping file.") from None

@@ -15,7 +15,7 @@ from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.target import Target
-from s2p_tui.streaming.atomic import written_atomically
+from s2p_tui.streaming.atomic import output_error, written_atomically
 from s2p_tui.streaming.convert import Written, refuse_to_replace
 
 
@@ -76,10 +76,28 @@ def write_mapping(path: Path, mapping: Mapping, *, keep_old: bool) -> None:
         OutputError: It cannot be written.
     """
     text = to_text(mapping).encode()
-    if keep_old and os.path.isfile(path) and path.read_bytes() != text:
-        os.replace(path, f"{path}~")
+    try:
+        if keep_old and os.path.isfile(path) and not _holds(path, text):
+            _keep_aside(path)
+    except OSError as error:
+        raise output_error(error, path) from None
     with written_atomically(path) as stream:
         stream.write(text)
+
+
+def _holds(path: Path, text: bytes) -> bool:
+    return path.stat().st_size == len(text) and path.read_bytes() == text
+
+
+def _keep_aside(path: Path) -> None:
+    """Give a file a second name, `~` behind the first, so that it is never without one."""
+    aside = f"{path}~"
+    try:
+        os.link(path, f"{aside}.{os.getpid()}")
+    except OSError:
+        os.replace(path, aside)
+    else:
+        os.replace(f"{aside}.{os.getpid()}", aside)
 
 
 def _written_out(leaf: Leaf, row: Row, state_dict: StateDict) -> Row:

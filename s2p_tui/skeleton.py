@@ -20,9 +20,10 @@ import numpy as np
 from s2p_tui.core.dtypes import BY_NAME, dtype_named
 from s2p_tui.core.errors import InputError, UsageError
 from s2p_tui.core.pytree import Leaf, Skeleton
+from s2p_tui.formats.npy import size_in_bytes
 from s2p_tui.formats.target import Target, head_line
 from s2p_tui.formats.tensors import ArrayTensors, FileTensors
-from s2p_tui.streaming.atomic import written_atomically
+from s2p_tui.streaming.atomic import require_space, written_atomically
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,6 +58,8 @@ def save_skeleton(path: str | Path, pytree: Any, *, values: bool = True) -> Skel
     """
     leaves = list(_iter_leaves(with_state_apart(pytree)))
     described = tuple(_described(leaf, value, values) for leaf, value in leaves)
+    held = (leaf for leaf in described if leaf.has_value)
+    require_space(Path(path), sum(size_in_bytes(leaf.shape, leaf.dtype) for leaf in held))
     with written_atomically(Path(path)) as stream:
         stream.write(head_line(described))
         for leaf, (_, value) in zip(described, leaves, strict=True):

@@ -14,13 +14,8 @@ from cyclopts import CycloptsError
 
 from s2p_tui.cli import chunks, comparison, conversion, files, opening, settings
 from s2p_tui.cli.options import app
-from s2p_tui.core.errors import (
-    AlignmentError,
-    CancelledError,
-    S2PError,
-    SettingsError,
-    UsageError,
-)
+from s2p_tui.core.errors import AlignmentError, S2PError, SettingsError, UsageError
+from s2p_tui.signals import StoppedError, stopping
 
 COMMANDS = (opening, conversion, files, chunks, comparison, settings)
 """The modules whose commands are added to the app by importing them."""
@@ -30,7 +25,8 @@ def run(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit status. Errors a user can cause become one line each."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     try:
-        return app(arguments, exit_on_error=False, print_error=False) or 0
+        with stopping():
+            return app(arguments, exit_on_error=False, print_error=False) or 0
     except CycloptsError as error:
         _narrate(f"{error}".strip(), "s2p-tui --help shows how it is used.")
         return UsageError.exit_code
@@ -40,9 +36,9 @@ def run(arguments: list[str] | None = None) -> int:
     except S2PError as error:
         _narrate(error.message, error.hint)
         return error.exit_code
-    except KeyboardInterrupt:
-        _narrate("Cancelled.", "")
-        return CancelledError.exit_code
+    except StoppedError as stopped:
+        _narrate(f"Stopped by {stopped.name}.", "")
+        return 128 + stopped.number
     except MemoryError:
         _narrate("There is not enough memory.", "Close other programs, or give a --chunk-size.")
         return 1

@@ -19,9 +19,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from s2p_tui.core.printable import one_line
+
+_LONGEST = 2000
+
 
 class S2PError(Exception):
     """Base of all errors this package raises on purpose.
+
+    What a file holds may be in them, so they are made one line of inert text of bounded length.
 
     Attributes:
         message: What is wrong, in one line, naming the thing.
@@ -32,11 +38,15 @@ class S2PError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = one_line(message, _LONGEST)
+        self.hint = one_line(hint, _LONGEST)
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
+
+
+def _inert(problems: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((where, one_line(why, _LONGEST)) for where, why in problems)
 
 
 class UsageError(S2PError):
@@ -68,7 +78,7 @@ class AlignmentError(S2PError):
 
     def __init__(self, message: str, problems: Sequence[tuple[str, str]] = (), hint: str = ""):
         super().__init__(message, hint)
-        self.problems = tuple(problems)
+        self.problems = _inert(problems)
 
 
 class InputError(S2PError):
@@ -98,7 +108,7 @@ class OtherFilesError(InputError):
 
     def __init__(self, message: str, problems: Sequence[tuple[str, str]] = (), hint: str = ""):
         super().__init__(message, hint)
-        self.problems = tuple(problems)
+        self.problems = _inert(problems)
 
 
 class TransformError(S2PError):

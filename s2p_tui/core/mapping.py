@@ -20,7 +20,14 @@ from s2p_tui.core.layers import as_layer_needs
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Take, from_json, shape_of, show, to_json
-from s2p_tui.core.untrusted import MalformedError, list_of, object_of, size_of, string_of
+from s2p_tui.core.untrusted import (
+    MalformedError,
+    list_of,
+    object_of,
+    parse_json,
+    size_of,
+    string_of,
+)
 
 FORMAT = "s2p-mapping"
 VERSION = 1
@@ -97,7 +104,7 @@ def from_text(text: str, name: str) -> Mapping:
         InputError: It is not a mapping file, or of a version not known here.
     """
     try:
-        data = object_of(json.loads(text))
+        data = object_of(parse_json(text.encode()))
         if data.get("format") != FORMAT:
             raise MalformedError('it has no "format": "s2p-mapping"')
         if data.get("version") != VERSION:

@@ -17,3 +17,11 @@ def printable(text: str) -> str:
         else character
         for character in text
     )
+
+
+def one_line(text: str, longest: int) -> str:
+    """The text made printable; of one that is too long, beginning and end."""
+    if len(text) > longest:
+        half = longest // 2
+        text = f"{text[:half]} … {text[-half:]}"
+    return printable(text)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from math import prod
 from typing import Any, TypeGuard, cast
 
 LARGEST_SIZE = 2**62
 MOST_AXES = 64
 """What NumPy allows."""
+LARGEST_COUNT = 2**58
+"""Elements: NumPy counts an array's bytes in 63 bits, and leaves out axes of size 0 there."""
+_BYTES_PER_BRACKET = 8
+_BRACKETS = 64
 
 
 class MalformedError(ValueError):
@@ -15,6 +21,30 @@ class MalformedError(ValueError):
 
 class DuplicateNameError(MalformedError):
     """A JSON object names something twice; its text is the name."""
+
+
+def parse_json(text: bytes) -> Any:
+    """The value of UTF-8 JSON text that names nothing twice.
+
+    Raises:
+        MalformedError: It is mostly brackets, of which each would take far more memory than its
+            byte in the file; or `DuplicateNameError`.
+        ValueError: It is no JSON, or no UTF-8.
+        RecursionError: It is nested too deeply.
+    """
+    refuse_brackets(text)
+    return json.loads(text.decode(), object_pairs_hook=without_duplicates)
+
+
+def refuse_brackets(text: bytes) -> None:
+    """Make sure that JSON text has content between its brackets.
+
+    Raises:
+        MalformedError: It is mostly brackets.
+    """
+    brackets = text.count(b"[") + text.count(b"{")
+    if brackets > _BRACKETS + len(text) // _BYTES_PER_BRACKET:
+        raise MalformedError(f"it is mostly brackets ({brackets:,})")
 
 
 def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -57,12 +87,25 @@ def sizes_of(value: Any) -> tuple[int, ...]:
     """A list or tuple of sizes as a tuple."""
     if not isinstance(value, list | tuple):
         raise MalformedError(f"expected a list of sizes, got {type(value).__name__}")
-    sizes = tuple(cast("list[Any]", value))
+    sizes = cast("list[Any]", value)
     if len(sizes) > MOST_AXES:
         raise MalformedError(f"{len(sizes)} axes are more than NumPy's {MOST_AXES}")
     if not all(map(is_size, sizes)):
         raise MalformedError("sizes are not whole numbers of at least 0")
-    return sizes
+    return tuple(sizes)
+
+
+def shape_of(value: Any) -> tuple[int, ...]:
+    """A list or tuple of sizes as the shape of an array that there can be."""
+    shape = sizes_of(value)
+    if not is_possible(shape):
+        raise MalformedError(f"an array of shape {list(shape)} is larger than any can be")
+    return shape
+
+
+def is_possible(shape: tuple[int, ...]) -> bool:
+    """Whether there can be an array of the shape, not counting axes of size 0."""
+    return prod(size or 1 for size in shape) < LARGEST_COUNT
 
 
 def size_of(value: Any) -> int:

@@ -12,7 +12,6 @@ the same bits; the manifest has the true one.
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections import OrderedDict
@@ -29,9 +28,9 @@ from s2p_tui.core.untrusted import (
     MalformedError,
     list_of,
     object_of,
-    sizes_of,
+    parse_json,
+    shape_of,
     string_of,
-    without_duplicates,
 )
 from s2p_tui.formats.base import Extent, row_major
 from s2p_tui.formats.npy import iter_records
@@ -186,7 +185,7 @@ class ChunkTensors(FileTensors):
 def _fields(manifest: Path, kind: Kind) -> tuple[Field, ...]:
     content = _content(manifest)
     try:
-        head = object_of(json.loads(content, object_pairs_hook=without_duplicates))
+        head = object_of(parse_json(content))
         if head.get("format") != FORMAT or head.get("holds") != kind.holds:
             raise MalformedError(f"it does not say that it describes a {kind.holds} in chunks")
         if head.get("version") != VERSION:
@@ -222,7 +221,7 @@ def _field(node: dict[str, Any]) -> Field:
         numpy_dtype(dtype)
     except InputError as error:
         raise MalformedError(f"{key}: {error.message.removesuffix('.')}") from None
-    return Field(file, key, sizes_of(node["shape"]), dtype, node)
+    return Field(file, key, shape_of(node["shape"]), dtype, node)
 
 
 def _is_plain(name: str) -> bool:

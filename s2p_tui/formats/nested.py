@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
@@ -9,6 +10,8 @@ from s2p_tui.core.errors import AmbiguousStateDictError, InputError
 
 _NOT_WEIGHTS = ("optim", "sched", "scaler", "callback", "loops", "rng", "hyper")
 _MAX_DEPTH = 8
+_LONGEST_NAME = 200
+"""Of what a state dict is nested in; every place under it is named after it."""
 
 
 def find_state_dict(
@@ -68,11 +71,12 @@ def _by_place(
 ) -> dict[str, Mapping[Any, Any]]:
     """The candidates by place; those whose dotted places read alike are numbered."""
     found: dict[str, Mapping[Any, Any]] = {}
+    counts: Counter[str] = Counter()
     for place, state in candidates:
-        name, number = place, 1
+        name = place
         while name in found:
-            number += 1
-            name = f"{place}#{number}"
+            counts[place] += 1
+            name = f"{place}#{counts[place] + 1}"
         found[name] = state
     return found
 
@@ -101,17 +105,21 @@ def _unlikely(place: str) -> bool:
 def _candidates(
     value: Any, is_tensor: Callable[[Any], bool]
 ) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    seen: set[int] = set()
-    queue: list[tuple[str, Any, int]] = [("", value, 0)]
+    holds_tensors: dict[int, bool] = {}
+    queue: deque[tuple[str, Any, int]] = deque([("", value, 0)])
     while queue:
-        place, node, depth = queue.pop(0)
+        place, node, depth = queue.popleft()
         if not isinstance(node, Mapping) or depth > _MAX_DEPTH:
             continue
         items = cast("Mapping[Any, Any]", node)
-        if _tensors(items, is_tensor):
+        again = id(items) in holds_tensors
+        if not again:
+            holds_tensors[id(items)] = bool(_tensors(items, is_tensor))
+        if holds_tensors[id(items)]:
             yield place, items
-        if id(items) in seen:
+        if again:
             continue
-        seen.add(id(items))
         for name, child in items.items():
-            queue.append((f"{place}.{_shown(name)}".removeprefix("."), child, depth + 1))
+            shown = _shown(name)
+            if len(shown) <= _LONGEST_NAME:
+                queue.append((f"{place}.{shown}".removeprefix("."), child, depth + 1))

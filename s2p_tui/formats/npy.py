@@ -20,7 +20,7 @@ import numpy as np
 
 from s2p_tui.core.dtypes import numpy_dtype
 from s2p_tui.core.errors import InputError
-from s2p_tui.core.untrusted import MOST_AXES
+from s2p_tui.core.untrusted import MOST_AXES, is_possible
 
 _MAGIC = b"\x93NUMPY"
 _FIRST_READ = 256
@@ -171,7 +171,7 @@ def _record_at(descriptor: int, start: int, file: Path, number: int) -> Record:
 def _parse(text: bytes, file: str, number: int) -> tuple[tuple[int, ...], str, bool]:
     found = _HEADER.fullmatch(text)
     shape = tuple(map(int, found["shape"].replace(b",", b" ").split())) if found else ()
-    if found is None or len(shape) > MOST_AXES:
+    if found is None or len(shape) > MOST_AXES or not is_possible(shape):
         raise InputError(
             f"{file}: the header of record {number} does not describe an array of plain numbers.",
             "The file is damaged, or it is not a plain .eqx file.",

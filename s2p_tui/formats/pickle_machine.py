@@ -3,6 +3,9 @@
 A pickle is a program for a stack machine. This machine knows the opcodes that build plain data and
 no others, and the only names it resolves are the ones in a table the caller gives, each bound to a
 constructor of ours. No module is imported and no attribute looked up on the pickle's behalf.
+
+A pickle can name a thing again in two bytes. What takes longer the larger the thing is may
+therefore be done to no more in all than the pickle has opcodes: its time grows with its size alone.
 """
 
 from __future__ import annotations
@@ -45,6 +48,11 @@ _PUSH = frozenset(
         *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
     )
 )
+_CONTAINERS = frozenset((list, tuple, dict, set, frozenset))
+_MOST_ARGUMENTS = 64
+_MOST_PARTS = 64
+_MOST_BITS = 1 << 12
+_AHEAD = 1 << 12
 _CONSTANTS: Mapping[str, object] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 
 
@@ -68,6 +76,7 @@ class PickleMachine:
         self._persistent = persistent
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
+        self._opcodes = self._handed_over = 0
 
     def load(self, stream: BinaryIO) -> Any:
         """The value of the pickle at the stream's position, which is left behind its STOP.
@@ -78,6 +87,7 @@ class PickleMachine:
         """
         self._stack = []
         self._memo = {}
+        self._opcodes = self._handed_over = 0
         try:
             # Odd escapes in old strings are the file's affair, not a warning to the user.
             with warnings.catch_warnings():
@@ -94,6 +104,7 @@ class PickleMachine:
 
     def _step(self, name: str, argument: Any) -> None:
         stack = self._stack
+        self._opcodes += 1
         if name in _PUSH:
             stack.append(_CONSTANTS.get(name, argument))
             return
@@ -151,7 +162,7 @@ class PickleMachine:
                 stack.append(self._resolve(module, attribute))
             case "REDUCE" | "NEWOBJ":
                 arguments, function = stack.pop(), stack.pop()
-                stack.append(_call(function, arguments))
+                stack.append(self._call(function, arguments))
             case "BUILD":
                 stack.pop()
             case "PERSID":
@@ -177,6 +188,17 @@ class PickleMachine:
         items = stack[start + 1 :]
         del stack[start:]
         return items
+
+    def _call(self, function: Any, arguments: Any) -> Any:
+        if not isinstance(function, Known) or type(arguments) is not tuple:
+            raise BadPickleError(f"{type(function).__name__} is called like a function")
+        given = cast("tuple[Any, ...]", arguments)
+        if len(given) > _MOST_ARGUMENTS:
+            raise BadPickleError(f"{function.name} is called with {len(given):,} arguments")
+        self._handed_over += sum(map(_length, given))
+        if self._handed_over > self._opcodes + _AHEAD:
+            raise BadPickleError("it hands one large value over again and again")
+        return function.construct(*given)
 
     def _resolve(self, module: Any, attribute: Any) -> Known:
         if type(module) is not str or type(attribute) is not str:
@@ -207,16 +229,20 @@ def _paired(items: Sequence[Any]) -> dict[Any, Any]:
 
 
 def hashable(key: Any) -> Any:
-    """The key, unless it is a container of containers: hashing those can take forever."""
+    """The key, unless it is of a size or depth that makes hashing it over and over take forever."""
     if isinstance(key, tuple | frozenset):
         parts = cast("tuple[Any, ...]", key)
-        if any(isinstance(part, tuple | frozenset) for part in parts):
-            raise BadPickleError("a key is nested")
+        if len(parts) > _MOST_PARTS:
+            raise BadPickleError(f"a key has {len(parts):,} parts")
+        for part in parts:
+            if isinstance(part, tuple | frozenset):
+                raise BadPickleError("a key is nested")
+            hashable(part)
         return parts
+    if isinstance(key, int) and key.bit_length() > _MOST_BITS:
+        raise BadPickleError("a key is a number of thousands of digits")
     return key
 
 
-def _call(function: Any, arguments: Any) -> Any:
-    if not isinstance(function, Known) or type(arguments) is not tuple:
-        raise BadPickleError(f"{type(function).__name__} is called like a function")
-    return function.construct(*arguments)
+def _length(value: Any) -> int:
+    return len(value) if type(value) in _CONTAINERS else 0

@@ -21,7 +21,8 @@ from s2p_tui.core.untrusted import (
     DuplicateNameError,
     MalformedError,
     is_size,
-    sizes_of,
+    refuse_brackets,
+    shape_of,
     without_duplicates,
 )
 from s2p_tui.formats.base import Checkpoint, Extent, row_major
@@ -81,11 +82,14 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
             raise _damaged(path, f"its header claims {length:,} bytes of {size:,}")
         text = stream.read(length)
     try:
-        header = json.loads(text)
-        if not _has_each_once(text, header):
+        refuse_brackets(text)
+        header = json.loads(text.decode())
+        if not _names_once(text, header):
             header = json.loads(text, object_pairs_hook=without_duplicates)
     except DuplicateNameError as error:
         raise _damaged(path, f"the header names {error} twice") from None
+    except MalformedError as error:
+        raise _damaged(path, f"its header is not as it should be: {error}") from None
     except (ValueError, RecursionError):
         raise _damaged(path, "its header is not JSON") from None
     if not isinstance(header, dict):
@@ -93,17 +97,17 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
     return cast("dict[str, Any]", header), _LENGTH.size + length
 
 
-def _has_each_once(text: bytes, header: Any) -> bool:
-    """Whether as many tensors are described as are left in the parsed header.
+def _names_once(text: bytes, header: Any) -> bool:
+    """Whether the header holds as many names as the text has colons, one behind each name.
 
-    A repeated name or field leaves fewer. It may also say no where all is well: then a slower look
-    decides.
+    A repeated name leaves fewer. It may also say no where all is well, as where a name itself holds
+    a colon: then a slower look decides.
     """
-    if not isinstance(header, dict) or text.count(b'"__metadata__"') > 1:
-        return False
-    expected = len(cast("dict[str, Any]", header)) - ("__metadata__" in header)
-    fields = (b'"dtype"', b'"shape"', b'"data_offsets"')
-    return all(text.count(field) == expected for field in fields)
+    if not isinstance(header, dict):
+        return True
+    values = cast("dict[str, Any]", header).values()
+    fields = (len(cast("dict[str, Any]", value)) for value in values if isinstance(value, dict))
+    return text.count(b":") == len(values) + sum(fields)
 
 
 def _tensor(
@@ -113,7 +117,7 @@ def _tensor(
         sizes, (begin, end) = value["shape"], value["data_offsets"]
         # Unlike 1, true and 1.0 are no sizes, but they would be found in a table of sizes.
         if {*map(type, sizes), type(begin), type(end)} != {int}:
-            sizes = sizes_of(sizes)
+            sizes = shape_of(sizes)
         dtype, shape, nbytes = _kind(value["dtype"], tuple(sizes))
     except MalformedError as error:
         raise _damaged(path, f"{name}: {error}") from None
@@ -129,7 +133,7 @@ def _tensor(
 @lru_cache(maxsize=4096)
 def _kind(code: str, sizes: tuple[int, ...]) -> tuple[DType, tuple[int, ...], int]:
     """The dtype of a code, the sizes checked, the bytes of such a tensor."""
-    dtype, shape = BY_SAFETENSORS[code], sizes_of(sizes)
+    dtype, shape = BY_SAFETENSORS[code], shape_of(sizes)
     return dtype, shape, (prod(shape) * dtype.bits + 7) // 8
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from s2p_tui.core.errors import InputError
@@ -11,16 +10,18 @@ from s2p_tui.core.untrusted import (
     DuplicateNameError,
     MalformedError,
     object_of,
+    parse_json,
     string_of,
-    without_duplicates,
 )
 from s2p_tui.formats.base import Checkpoint, Extent
 from s2p_tui.formats.safetensors import open_safetensors
-from s2p_tui.formats.sniff import sniff
+from s2p_tui.formats.sniff import read_whole, sniff
 from s2p_tui.formats.tensors import FileTensors
 from s2p_tui.formats.torch_legacy import open_torch_legacy
 from s2p_tui.formats.torch_zip import open_torch_zip
 
+_MOST = 1 << 27
+"""Bytes of an index; those of the largest models have a few million."""
 _READERS = {
     "torch": open_torch_zip,
     "torch-legacy": open_torch_legacy,
@@ -93,7 +94,7 @@ def find_index(folder: Path) -> Path:
 
 def _read_weight_map(path: Path) -> dict[str, str]:
     try:
-        index = json.loads(path.read_bytes(), object_pairs_hook=without_duplicates)
+        index = parse_json(read_whole(path, _MOST))
         weight_map = object_of(object_of(index)["weight_map"])
         pairs = {entry: string_of(file) for entry, file in weight_map.items()}
         if not pairs:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 from s2p_tui.core.errors import InputError
@@ -28,6 +30,7 @@ def sniff(path: Path) -> FileKind:
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder, a file was expected.", "Pass a file in it.")
+        _require_plain(path)
         with path.open("rb") as stream:
             head = stream.read(_HEAD)
     except FileNotFoundError:
@@ -44,6 +47,27 @@ def sniff(path: Path) -> FileKind:
             "Known: torch.save files, .safetensors, *.index.json, skeleton files, .eqx.",
         )
     return kind
+
+
+def read_whole(path: Path, most: int) -> bytes:
+    """The bytes of a file that is not large.
+
+    Raises:
+        InputError: It has more bytes than that, or is no plain file.
+        OSError: It cannot be read.
+    """
+    _require_plain(path)
+    with path.open("rb") as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise InputError(f"{path} has more than {most:,} bytes, too many for what it is.")
+    return content
+
+
+def _require_plain(path: Path) -> None:
+    """Refuse what has no end, or waits for someone to write to it."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise InputError(f"{path} is a device or pipe.", "Save it to a plain file first.")
 
 
 def _kind(head: bytes) -> FileKind | None:

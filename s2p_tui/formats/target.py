@@ -17,7 +17,7 @@ from typing import Any, cast
 from s2p_tui.core.dtypes import BY_NAME, numpy_dtype
 from s2p_tui.core.errors import InputError
 from s2p_tui.core.pytree import NO_CONFIG, Leaf, Skeleton
-from s2p_tui.core.untrusted import sizes_of
+from s2p_tui.core.untrusted import parse_json, shape_of
 from s2p_tui.formats.base import Extent, Tensors, row_major
 from s2p_tui.formats.npy import Record, iter_records
 from s2p_tui.formats.sniff import sniff
@@ -161,7 +161,7 @@ def _dtype_of(path: Path, number: int, record: Record) -> str:
 
 def _leaves(path: Path, line: bytes) -> tuple[Leaf, ...]:
     try:
-        head = json.loads(line)
+        head = parse_json(line)
         if head["format"] != FORMAT or head["version"] != VERSION:
             raise InputError(
                 f"{path} is a skeleton of version {head['version']!r}, this reads {VERSION}.",
@@ -197,7 +197,7 @@ def leaf_from_json(node: Any) -> Leaf:
     if not isinstance(fill, float | None):
         raise TypeError("fill must be a number")
     # Unlike 1, true and 1.0 are no sizes, but they would be found in a table of sizes.
-    shape = _shape(tuple(sizes)) if {*map(type, sizes)} <= {int} else sizes_of(sizes)
+    shape = _shape(tuple(sizes)) if {*map(type, sizes)} <= {int} else shape_of(sizes)
     return Leaf(
         path,
         shape,
@@ -212,4 +212,4 @@ def leaf_from_json(node: Any) -> Leaf:
 
 @lru_cache(maxsize=4096)
 def _shape(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    return sizes_of(sizes)
+    return shape_of(sizes)

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from s2p_tui.core.dtypes import BY_NAME, BY_TORCH_STORAGE
 from s2p_tui.core.errors import InputError
-from s2p_tui.core.untrusted import is_size, size_of, sizes_of, string_of
+from s2p_tui.core.untrusted import is_size, shape_of, size_of, sizes_of, string_of
 from s2p_tui.formats.pickle_machine import BadPickleError, Constructor, Known, Opaque, hashable
 
 
@@ -103,7 +103,7 @@ class _TorchDType:
 def _tensor(
     storage: Any, offset: Any, size: Any, stride: Any, dtype: str | None, metadata: Any
 ) -> TensorRef:
-    shape, strides = sizes_of(size), sizes_of(stride)
+    shape, strides = shape_of(size), sizes_of(stride)
     if not isinstance(storage, StorageRef) or not is_size(offset) or len(shape) != len(strides):
         raise BadPickleError("a tensor is not described as torch does")
     name = dtype or storage.dtype

@@ -10,6 +10,7 @@ import io
 import os
 import struct
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from s2p_tui.core.errors import InputError
@@ -18,7 +19,7 @@ from s2p_tui.formats.torch_tensors import StoragePlace, checkpoint_of, load_pick
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _STORED = zipfile.ZIP_STORED
-_MAX_PICKLE = 1 << 30
+_MAX_PICKLE = 1 << 28
 
 
 def open_torch_zip(path: Path, key: str | None = None) -> Checkpoint:
@@ -44,6 +45,7 @@ def open_torch_zip(path: Path, key: str | None = None) -> Checkpoint:
             _place(path, stream, head)
             if head.file_size > _MAX_PICKLE:
                 raise InputError(f"{path} is refused: its pickle alone is {head.file_size:,} B.")
+            _refuse_overlaps(path, stream, members.values())
             value = load_pickle(path, io.BytesIO(archive.read(head)))
             prefix = f"{root}data/"
             storages = {
@@ -64,6 +66,18 @@ def open_torch_zip(path: Path, key: str | None = None) -> Checkpoint:
             "It may be cut short: copy or download it again.",
         ) from None
     return checkpoint_of(path, value, storages, key)
+
+
+def _refuse_overlaps(
+    path: Path, stream: io.BufferedReader, members: Iterable[zipfile.ZipInfo]
+) -> None:
+    """Make sure that no byte is part of two files, as in archives that unpack to far more."""
+    end = 0
+    for info in sorted(members, key=lambda info: info.header_offset):
+        place = _place(path, stream, info)
+        if info.header_offset < end:
+            raise InputError(f"{path} is refused: files in the archive overlap ({info.filename}).")
+        end = place.start + place.nbytes
 
 
 def _root(path: Path, members: dict[str, zipfile.ZipInfo]) -> str:

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import re
 import secrets
+import shutil
+import socket
+import stat
+import time
+import zlib
 from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
 
 from s2p_tui.core.errors import OutputError
 
+_WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 _SUFFIX = ".s2p-partial"
 _NAME_KEPT = 50
+_LEFT_OVER = re.compile(
+    rf"\..{{1,{_NAME_KEPT}}}\.([0-9a-f]{{8}})-\d+-[0-9a-f]{{8}}{re.escape(_SUFFIX)}", re.DOTALL
+)
+_ABANDONED_AFTER = 24 * 3600.0
+"""Seconds; of a temporary that another machine made, whose locks may not be seen here."""
 
 
 class AtomicFile:
     """A temporary file in the target's folder that `commit` renames to the target.
 
     Used as a context manager it removes the temporary unless `commit` was called. A symbolic link
-    at the target is followed, so that the file it points to is replaced.
+    at the target is followed, so that the file it points to is replaced. The temporary is locked as
+    long as it is written, which tells it from those that killed programs left: these are removed.
 
     Attributes:
         target: The final path.
@@ -35,13 +49,21 @@ class AtomicFile:
         self.target = Path(os.path.realpath(target))
         if os.path.isdir(self.target):
             raise OutputError(f"{target} is a folder.", "Give the name of a file with -o.")
-        if os.path.exists(self.target) and not os.path.isfile(self.target):
-            raise OutputError(f"{target} is a device or pipe.", "Give the name of a plain file.")
-        name = f".{self.target.name[:_NAME_KEPT]}.{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
-        self.temporary = self.target.with_name(name)
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self.descriptor = os.open(self.temporary, flags, 0o666)
+            mode = os.stat(self.target).st_mode
+        except FileNotFoundError:
+            mode = stat.S_IFREG | stat.S_IWUSR
+        except OSError as error:
+            raise output_error(error, target) from None
+        if not stat.S_ISREG(mode):
+            raise OutputError(f"{target} is a device or pipe.", "Give the name of a plain file.")
+        if not stat.S_IMODE(mode) & _WRITABLE:
+            raise OutputError(
+                f"{target} is write-protected.", "Choose another name, or chmod u+w it."
+            )
+        remove_left_over(self.target.parent)
+        try:
+            self.temporary, self.descriptor = _locked_temporary(self.target)
         except OSError as error:
             raise output_error(error, target) from None
 
@@ -82,9 +104,87 @@ class AtomicFile:
             raise output_error(error, self.target) from None
 
 
+def _locked_temporary(target: Path) -> tuple[Path, int]:
+    kept = os.fsencode(target.name)[:_NAME_KEPT].decode(errors="ignore") or "_"
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    while True:
+        owner = f"{_this_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+        path = target.with_name(f".{kept}.{owner}{_SUFFIX}")
+        descriptor = os.open(path, flags, 0o666)
+        # Where the file system has no locks, nothing is ever taken as left over.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Between opening and locking, it may have been taken as left over.
+        if os.fstat(descriptor).st_nlink:
+            return path, descriptor
+        os.close(descriptor)
+
+
+def _this_machine() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+def remove_left_over(folder: Path) -> tuple[Path, ...]:
+    """Remove the temporaries in a folder whose programs ended before they could.
+
+    Only plain files of the user's own, named as `AtomicFile` names them, that no program holds a
+    lock on; those another machine made only if they were last written a day ago.
+
+    Returns:
+        What was removed.
+    """
+    removed: list[Path] = []
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            named = _LEFT_OVER.fullmatch(entry.name) if entry.name.endswith(_SUFFIX) else None
+            if named is not None and _is_removed(entry.path, named[1] == _this_machine()):
+                removed.append(Path(entry.path))
+    return tuple(removed)
+
+
+def _is_removed(path: str, made_here: bool) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
+            return False
+        if not made_here and time.time() - found.st_mtime < _ABANDONED_AFTER:
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Its writer may have given it its name meanwhile; that name is not this one.
+        if not os.path.samestat(os.stat(path, follow_symlinks=False), found):
+            return False
+        os.unlink(path)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def require_space(target: Path, size: int) -> None:
+    """Make sure that a file of so many bytes fits beside what is there.
+
+    Raises:
+        OutputError: It does not.
+    """
+    folder = Path(os.path.realpath(target)).parent
+    if folder.is_dir():
+        remove_left_over(folder)
+        free = shutil.disk_usage(folder).free
+        if free < size:
+            raise OutputError(
+                f"{target} needs {size:,} bytes, {folder} has {free:,} free.",
+                "Free some space or choose another disk.",
+            )
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove what this process has begun to write in a folder, as it must end at once."""
-    ours = f".{os.getpid()}-"
+    ours = f".{_this_machine()}-{os.getpid()}-"
     with contextlib.suppress(OSError), os.scandir(folder) as files:
         for file in files:
             if file.name.endswith(_SUFFIX) and ours in file.name:

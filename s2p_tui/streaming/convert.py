@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from s2p_tui.core.errors import OutputError
 from s2p_tui.core.plan import Plan
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.target import Target
-from s2p_tui.streaming.atomic import AtomicFile
+from s2p_tui.streaming.atomic import AtomicFile, require_space
 from s2p_tui.streaming.contents import CastLoss, Contents
 from s2p_tui.streaming.job import Job
 from s2p_tui.streaming.layout import Layout, lay_out
@@ -154,12 +153,5 @@ def _is_same_file(path: Path, source: Path) -> bool:
 
 
 def _check_target(path: Path, checkpoint: Checkpoint, target: Target, layout: Layout) -> None:
-    folder = Path(os.path.realpath(path)).parent
     refuse_to_replace(path, (*checkpoint.files, *target.files))
-    if folder.is_dir():
-        free = shutil.disk_usage(folder).free
-        if free < layout.size:
-            raise OutputError(
-                f"{path} needs {layout.size:,} bytes, {folder} has {free:,} free.",
-                "Free some space or choose another disk.",
-            )
+    require_space(path, layout.size)

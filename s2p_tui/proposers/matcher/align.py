@@ -140,7 +140,11 @@ class _Scope:
         for side, node in enumerate((target, source)):
             if len(taken[side]) == node.size:
                 continue
-            released = list(_untaken(node, {node.start + n for n in taken[side]}))
+            # Where nothing of it was taken, a node is not to come again: its parts are.
+            if taken[side]:
+                released = list(_untaken(node, {node.start + n for n in taken[side]}))
+            else:
+                released = list(node.children.values()) or [node]
             fronts[side].extend(released)
             self.released.update(leaf for part in released for leaf in part.leaves())
 
