@@ -87,12 +87,21 @@ class Made:
         shape: The shape it is laid out in.
         evaluator: Computes it.
         share: Bytes a region may have at the most.
+        in_memory: Whether its regions are views of an array that is there already.
     """
 
     def __init__(
-        self, piece: Piece, expr: Expr, shape: Shape, evaluator: Evaluator, share: int
+        self,
+        piece: Piece,
+        expr: Expr,
+        shape: Shape,
+        evaluator: Evaluator,
+        share: int,
+        *,
+        in_memory: bool,
     ) -> None:
         self.shape = shape
+        self._in_memory = in_memory
         self._piece = piece
         self._expr = expr
         self._evaluator = evaluator
@@ -111,7 +120,7 @@ class Made:
     def elements(
         self, region: Region, loss: CastLoss | None = None, rounding: Rounding | None = None
     ) -> NDArray[Any]:
-        """The elements of a region, contiguous and in the dtype written.
+        """The elements of a region, contiguous and in the dtype written; not to be changed.
 
         Computed in parts that stay in the processor's cache.
 
@@ -124,6 +133,10 @@ class Made:
             AlignmentError: A whole number does not fit the target's dtype.
             InputError: The source was cut short meanwhile.
         """
+        if self._in_memory:
+            there = self._evaluator.region(self._expr, region)
+            if there.dtype == self._dtype and there.flags.c_contiguous:
+                return there
         sizes = tuple(stop - start for start, stop in region)
         found = np.empty(sizes, self._dtype)
         evaluator = self._evaluator.again()
@@ -192,7 +205,9 @@ class Contents:
     def made(self, piece: Piece) -> Made:
         """The leaf as something to compute."""
         expr, shape, entries, tensors = self._source(piece)
-        return Made(piece, expr, shape, Evaluator(entries, tensors), self.share)
+        in_memory = isinstance(expr, Take) and tensors.extent(expr.key) is None
+        evaluator = Evaluator(entries, tensors)
+        return Made(piece, expr, shape, evaluator, self.share, in_memory=in_memory)
 
     def _source(self, piece: Piece) -> tuple[Expr, Shape, StateDict, Tensors]:
         leaf, expr = piece.instruction.leaf, piece.instruction.source

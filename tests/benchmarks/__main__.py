@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks.measure import Result, as_json, needs, print_head, print_result
+from tests.benchmarks.measure import Result, as_json, as_markdown, needs, print_head, print_result
 
 PARTS = {
     "conversion": "conversion",
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="runs per case (3)")
     parser.add_argument("--large", action="store_true", help="up to 20 GB too, if the disk allows")
     parser.add_argument("--json", type=Path, help="write the numbers there too")
+    parser.add_argument("--markdown", type=Path, help="write the table there too")
     options = parser.parse_args()
     unknown = [part for part in options.parts if part not in PARTS]
     if unknown:
@@ -46,6 +47,8 @@ def main() -> None:
     finally:
         if options.json is not None:
             options.json.write_text(as_json(results))
+        if options.markdown is not None:
+            options.markdown.write_text(as_markdown(results))
     missed = [result.what for result in results if result.met is False]
     print(f"\n{len(results)} lines in {time.monotonic() - started:.0f} s; ", end="")
     print(f"budgets missed: {'; '.join(missed) or 'none'}")

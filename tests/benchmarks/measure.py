@@ -145,8 +145,19 @@ def print_head() -> None:
 
 def print_result(result: Result) -> None:
     """One line of the table."""
+    print(_line(_cells(result)), flush=True)
+
+
+def as_markdown(results: Sequence[Result]) -> str:
+    """The table as Markdown, without the notes."""
+    head = _HEAD[:-1]
+    rows = [head, ("---",) * len(head), *(_cells(result)[:-1] for result in results)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _cells(result: Result) -> tuple[str, ...]:
     ratio = result.ratio
-    cells = (
+    return (
         result.what,
         _spread(result.seconds),
         result.compared,
@@ -158,7 +169,6 @@ def print_result(result: Result) -> None:
         f"{median(result.process):.2f} s" if result.process else "",
         result.note,
     )
-    print(_line(cells), flush=True)
 
 
 def _line(cells: Sequence[str]) -> str:
