@@ -206,7 +206,7 @@ class Workspace(Asking):
         try:
             self.session.save_mapping(path)
         except S2PError as error:
-            self.say(inert(str(error)), "lines--bad")
+            self.say(inert(error.line), "lines--bad")
         else:
             self._saved = self.session.alignment
             self.say(inert(f"Mapping saved: {path}"), "lines--good")
@@ -271,7 +271,7 @@ class Workspace(Asking):
             )
         )
         if isinstance(outcome, S2PError):
-            self.say(inert(str(outcome)), "lines--bad")
+            self.say(inert(outcome.line), "lines--bad")
             return
         self.converted, self._saved = outcome, alignment
         name = os.path.basename(outcome.written.path)
