@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import equinox
 import jax
@@ -64,8 +65,22 @@ def save_skeleton(path: str | Path, pytree: Any, *, values: bool = True) -> Skel
         stream.write(head_line(described))
         for leaf, (_, value) in zip(described, leaves, strict=True):
             if leaf.has_value:
-                eqx.tree_serialise_leaves(stream, value)
+                _serialise(stream, value)
     return Skeleton(described)
+
+
+def _serialise(stream: BinaryIO, value: Any) -> None:
+    """As Equinox does it, but what the disk refuses stays the operating system's own error."""
+    try:
+        eqx.tree_serialise_leaves(stream, value)
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        # NumPy says how many numbers were not written, and not why.
+        raise OSError(cause.errno or errno.ENOSPC, cause.strerror or str(cause)) from None
 
 
 def target_of(pytree: Any, label: str) -> Target:

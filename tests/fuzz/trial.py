@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import os
-import resource
+import re
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -60,12 +60,20 @@ def limited_time(seconds: float = CPU_SECONDS) -> Iterator[None]:
 
 @contextlib.contextmanager
 def limited_memory(size: int) -> Iterator[None]:
-    """See that the most memory ever used grows by no more than a file of that size may ask for."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """See that no more memory is used at any moment than a file of that size may ask for."""
+    # Linux: the most memory used is counted from now on.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _most_memory()
     yield
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
+    grown = _most_memory() - before
     if grown > MEMORY + _PER_BYTE * size:
         raise WrongError(f"it took {grown >> 20} MiB for a file of {size:,} bytes")
+
+
+def _most_memory() -> int:
+    found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) << 10
 
 
 @dataclass
