@@ -135,9 +135,10 @@ class Program:
 
     def ended(self) -> int:
         """The exit status, once there is one; what is drawn until then is read."""
-        while self._read(_LATEST):
-            pass
-        return self._process.wait(_LATEST)
+        deadline = time.monotonic() + _LATEST
+        while self._process.poll() is None and time.monotonic() < deadline:
+            self._read(0.1)
+        return self._process.wait(0)
 
     def send(self, keys: bytes) -> None:
         os.write(self._master, keys)
