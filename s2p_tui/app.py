@@ -13,6 +13,7 @@ from s2p_tui.tui.colours import suitable_theme
 from s2p_tui.tui.ending import Ending
 from s2p_tui.tui.journalling import Resume
 from s2p_tui.tui.terminal import require_foreground, require_terminal
+from s2p_tui.tui.tour import Tour
 
 if TYPE_CHECKING:
     from s2p_tui.report import Report
@@ -33,10 +34,12 @@ def run_app(
     mapping: Path | None = None,
     has_mapping: bool = False,
     chunk_bytes: int = DEFAULT_CHUNK,
+    jobs: int | None = None,
     ascii_only: bool | None = None,
     mouse: bool | None = None,
     resume: Resume = "ask",
     ending: Ending | None = None,
+    tour: Tour | None = None,
 ) -> tuple[S2PApp, Converted | None]:
     """Run the app in this terminal until it ends, by the user's configuration file.
 
@@ -50,10 +53,12 @@ def run_app(
         mapping: Where mappings are saved; None for beside the output.
         has_mapping: Whether the session is opened with what is there already.
         chunk_bytes: Memory a conversion stays within, about.
+        jobs: Threads that share a conversion; None for two, or one on a single core.
         ascii_only: Use no signs beyond ASCII; None for what configuration and locale say.
         mouse: Use the mouse; None for what the configuration says.
         resume: What to do with edits that an earlier session on the same pair left.
         ending: How the program ends by a signal.
+        tour: Makes it a guided run.
 
     Returns:
         The app, which has ended, and the last conversion.
@@ -73,12 +78,14 @@ def run_app(
         mapping=mapping,
         has_mapping=has_mapping,
         chunk_bytes=chunk_bytes,
+        jobs=jobs,
         ascii_only=next(
             one for one in (ascii_only, settings.ascii, locale_is_ascii()) if one is not None
         ),
         bound=settings.bound,
         theme=settings.theme or suitable_theme(),
         ending=ending,
+        tour=tour,
         resume=resume,
     )
     converted = app.run(mouse=settings.mouse if mouse is None else mouse)

@@ -165,7 +165,7 @@ class ConvertReport:
                 path: {"overflowed": loss.overflowed, "new_nan": loss.new_nan}
                 for path, loss in (written.losses if written is not None else {}).items()
             },
-            "error": str(self.error) if self.error is not None else None,
+            "error": self.error.line if self.error is not None else None,
         }
         return json.dumps(report)
 

@@ -53,6 +53,7 @@ def convert(
     trust: bool | str | Sequence[str] = (),
     dtype: str | None = None,
     chunk_size: int = 64,
+    jobs: int | None = None,
     verify: bool = True,
     save_mapping: str | Path | None = None,
     report: str | Path | None = None,
@@ -96,6 +97,7 @@ def convert(
         trust: Take these doubtful rows for right, by their leaves' key paths; True for all.
         dtype: Dtype of real floating-point leaves, in place of the pytree's: "bfloat16" …
         chunk_size: MiB to stay within.
+        jobs: Threads that share the work; None for two, or one on a single core.
         verify: Read the file back and compare it with its sources, bit by bit.
         save_mapping: Save the alignment there, as a mapping file.
         report: Write a certificate there of what was read back, leaf by leaf.
@@ -142,6 +144,7 @@ def convert(
             output,
             dtype=dtype,
             chunk_bytes=chunk_bytes,
+            jobs=jobs,
             verify=verify,
             mapping=save_mapping,
             report=report,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from s2p_tui.core.errors import OutputError
+from s2p_tui.core.errors import OutputError, S2PError
 from s2p_tui.session import Session
 from s2p_tui.skeleton import save_skeleton
 
@@ -142,14 +142,12 @@ def make_model(*, key: jax.Array) -> tuple[EqxNet, Any]:
 
 
 def make_torch() -> TorchNet:
-    """The torch side after a few training steps, so that its statistics are no initial values."""
+    """The torch side after it has seen some images: its statistics are no initial values."""
     cast("Any", torch).manual_seed(0)
     network = TorchNet()
-    optimiser: Any = torch.optim.SGD(network.parameters(), 0.1)
-    for _ in range(_STEPS):
-        optimiser.zero_grad()
-        network(torch.randn(8, *_IMAGE)).square().mean().backward()
-        optimiser.step()
+    with torch.no_grad():
+        for _ in range(_STEPS):
+            network(torch.randn(8, *_IMAGE))
     return network.eval()
 
 
@@ -196,6 +194,14 @@ def compare(pair: Pair) -> float:
             "Look at the rows that you moved by hand, then convert again.",
         )
     return error
+
+
+def in_words(pair: Pair) -> str:
+    """What comes of comparing both models, in a sentence, whatever it is."""
+    try:
+        return f"Both models on the same images: outputs differ by {compare(pair):.1e}, relative."
+    except (S2PError, RuntimeError, OSError, ValueError) as error:
+        return f"Both models on the same images: {error}"
 
 
 def convert_and_compare(pair: Pair) -> str:

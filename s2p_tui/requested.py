@@ -19,7 +19,6 @@ from s2p_tui.streaming.chunk_folder import chunk_checkpoint, chunk_target
 from s2p_tui.streaming.folder import temporary_folder
 from s2p_tui.streaming.job import Job
 
-_ROWS_SHOWN = 20
 _IN_MEMORY = ("state_dict", "pytree")
 _MEMORY_NEEDS = "from_memory=True needs state_dict and pytree."
 _PATH_NEEDS = (
@@ -136,12 +135,8 @@ def in_words_of_python() -> Generator[None]:
     try:
         yield
     except AlignmentError as error:
-        rows = [f"  {path}: {why}" for path, why in error.problems[:_ROWS_SHOWN]]
-        if len(error.problems) > _ROWS_SHOWN:
-            rows.append(f"  and {len(error.problems) - _ROWS_SHOWN} more")
-        message = "\n".join([error.message, *rows])
-        hint = f"\n{_WAYS_OUT}" if error.problems else error.hint
-        raise AlignmentError(message, error.problems, hint) from None
+        hint = _WAYS_OUT if error.problems else error.hint
+        raise AlignmentError(error.message, error.problems, hint) from None
     except AmbiguousStateDictError as error:
         places = ", ".join(repr(place) for place, _ in error.choices)
         raise AmbiguousStateDictError(

@@ -363,6 +363,7 @@ class Session:
         mapping: str | Path | None = None,
         report: str | Path | None = None,
         job: Job | None = None,
+        jobs: int | None = None,
     ) -> Converted:
         """Write the output, then the mapping file. Blocks; meant for a worker thread.
 
@@ -375,6 +376,7 @@ class Session:
             mapping: Save the alignment there.
             report: Write a certificate there, see `s2p_tui.certificate`; needs `verify`.
             job: Progress and cancellation.
+            jobs: Threads that share the work; None for two, or one on a single core.
 
         Raises:
             S2PError: Rows do not line up, the output cannot be written, or it was cancelled.
@@ -402,6 +404,7 @@ class Session:
             verify=verify,
             readback=certifier and certifier.readback,
             job=job,
+            jobs=jobs,
         )
         if mapping is not None:
             self.save_mapping(mapping, alignment)
@@ -418,6 +421,7 @@ class Session:
         dtype: str | None = None,
         report: str | Path | None = None,
         job: Job | None = None,
+        jobs: int | None = None,
     ) -> int:
         """Compare an existing file with its sources; returns its size in bytes.
 
@@ -426,6 +430,7 @@ class Session:
             dtype: As it was converted with.
             report: Write a certificate there, see `s2p_tui.certificate`.
             job: Progress and cancellation.
+            jobs: Threads that share the work; None for two, or one on a single core.
 
         Raises:
             S2PError: It differs, or something cannot be read or written.
@@ -437,7 +442,9 @@ class Session:
             raise InputError(f"{path} does not exist or is no file.", "Give the converted file.")
         certifier = self._certifier(report, path)
         readback = certifier and certifier.readback
-        size = verify_file(plan, self.checkpoint, self.target, path, readback=readback, job=job)
+        size = verify_file(
+            plan, self.checkpoint, self.target, path, readback=readback, job=job, jobs=jobs
+        )
         if certifier is not None:
             certifier.write(path, plan, alignment)
         return size

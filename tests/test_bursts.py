@@ -21,6 +21,10 @@ _SENT = {
     "pagedown": b"\x1b[6~",
     "pageup": b"\x1b[5~",
     "enter": b"\r",
+    "tab": b"\t",
+    # As Kitty's protocol has it: a lone ESC would be taken for the start of what follows.
+    "escape": b"\x1b[27u",
+    "shift+tab": b"\x1b[Z",
     "space": b" ",
     "slash": b"/",
     "question_mark": b"?",
@@ -33,13 +37,19 @@ _SENT = {
 }
 _LONE = (
     *("j", "k", "down", "up", "pagedown", "pageup", "ctrl+d", "ctrl+u", "g", "G", "n", "N"),
-    *("J", "K", "J", "K", "s", "delete", "m", "enter", "x", "space", "v", "y", "a", "u", "u"),
-    *("ctrl+y", "ctrl+z", "d", "1", "2", "3", "0", "Y"),
+    *("J", "K", "J", "K", "s", "delete", "m", "x", "space", "v", "y", "u", "u"),
+    *("ctrl+y", "ctrl+z", "d", "1", "2", "3", "0", "Y", "tab", "shift+tab", "F"),
 )
 _PHRASES = (
     ("m", "7", "enter"),
     ("m", "1", "2", "x"),
-    ("m", "j", "j", "enter"),
+    ("m", "j", "j", "x"),
+    ("a", "escape"),
+    ("a", "r", "space", "escape"),
+    ("enter", "1", "escape"),
+    ("t", "j", "escape"),
+    ("escape",),
+    ("i", "j", "i"),
     ("v", "j", "j", "j", "J"),
     ("space", "space", "space", "K"),
     ("v", "j", "s"),

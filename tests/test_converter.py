@@ -51,6 +51,11 @@ class nested:
     weights = weights
 def torch_side(): return TorchNet()
 def jax_side(key): return EqxNet(key=key)
+def signalled():
+    import os, signal
+    os.kill(os.getpid(), getattr(signal, os.environ["SIGNAL"]))
+    print("went on", flush=True)
+    return model
 def broken(): raise ValueError("no weights here")
 """
 
@@ -415,11 +420,11 @@ before = Session.convert
 def convert_and_signal(self, *args, job, **kwargs):
     assert len(os.listdir(tempfile.gettempdir())) == 1
     print("chunked", flush=True)
-    if {handler!r} == "between":
+    if {moment!r} == "between":
         os.kill(os.getpid(), signal.{name})
     return before(self, *args, job=job, **kwargs)
 Session.convert = convert_and_signal
-if {handler!r} == "writing":
+if {moment!r} == "writing":
     from s2p_tui.streaming import atomic
     sync = atomic.AtomicFile.sync
     def signal_then_sync(self):
@@ -429,26 +434,25 @@ if {handler!r} == "writing":
     atomic.AtomicFile.sync = signal_then_sync
 try:
     convert(from_path=True, path_to_state_dict_object="objects_of_test.weights",
-            path_to_pytree_object="objects_of_test.model", chunkify=True)
+            path_to_pytree_object="objects_of_test:" + {object!r}, chunkify=True)
 except Exception as error:
     print("swallowed", error)
 print("went on")
 """
 
 
-@pytest.mark.parametrize("handler", ["between", "writing"])
+@pytest.mark.parametrize("moment", ["making", "between", "writing"])
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 @pytest.mark.usefixtures("objects")
-def test_signals_clean_up_before_they_end_the_program(
-    inside: Path, name: str, handler: str
-) -> None:
+def test_signals_clean_up_before_they_end_the_program(inside: Path, name: str, moment: str) -> None:
+    made = "signalled" if moment == "making" else "model"
     done = subprocess.run(
-        [sys.executable, "-c", SIGNALLED.format(name=name, handler=handler)],
-        env={**os.environ, "TMPDIR": str(inside.parent / "temporary")},
+        [sys.executable, "-c", SIGNALLED.format(name=name, moment=moment, object=made)],
+        env={**os.environ, "TMPDIR": str(inside.parent / "temporary"), "SIGNAL": name},
         capture_output=True,
         text=True,
     )
-    assert done.stdout == "chunked\n", done.stderr
+    assert done.stdout == ("" if moment == "making" else "chunked\n"), done.stderr
     assert done.returncode == -getattr(signal, name)
     assert not list((inside.parent / "temporary").iterdir())
     assert sorted(p.name for p in inside.iterdir() if p.suffix != ".py") in ([], ["__pycache__"])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from s2p_tui.demo import Pair
+from s2p_tui.demo import Pair, compare
 from tests.helpers.terminal import CLEAN, Terminal
 from tests.models.linears import EqxNet, TorchNet, make_pair
 
@@ -87,3 +87,25 @@ def test_small_terminals_stay_usable(
     terminal.keys("u")
     terminal.keys("q")
     terminal.wait_for("status 0")
+
+
+def test_the_demo_leads_to_a_file_that_computes_the_same(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    program = f"{CLEAN} {sys.executable} -m s2p_tui demo --directory demo; echo status $?; cat"
+    terminal.start(program, tmp_path)
+    terminal.wait_for("Demo: the checkpoint lists its layers last to first")
+    terminal.keys("a")
+    terminal.wait_for("proposed by the matcher")
+    terminal.keys("Enter")
+    terminal.wait_for("Demo: every row lines up now")
+    terminal.keys("c")
+    terminal.wait_for("Convert")
+    terminal.keys("Enter")
+    terminal.wait_for("Both models on the same images: outputs differ by")
+    terminal.keys("Enter")
+    terminal.wait_for("Demo: done")
+    terminal.keys("q")
+    terminal.wait_for("status 0")
+    made = tmp_path / "demo"
+    compare(Pair(made / "model.pt", made / "model_skeleton.eqx", made / "model.eqx"))

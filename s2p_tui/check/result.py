@@ -130,7 +130,7 @@ class CheckResult:
 
 def failed_as_json(error: S2PError) -> str:
     """The object for a check that could not be made."""
-    return json.dumps({"status": "failed", "error": str(error)})
+    return json.dumps({"status": "failed", "error": error.line})
 
 
 def _inside(modules: Modules, tolerance: float) -> list[str]:

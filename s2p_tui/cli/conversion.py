@@ -12,6 +12,7 @@ from s2p_tui.cli.options import (
     AsJson,
     ChunkSize,
     Dtype,
+    Jobs,
     Key,
     Like,
     MappingFile,
@@ -68,6 +69,7 @@ def convert(
     like: Like = None,
     dtype: Dtype = None,
     chunk_size: ChunkSize = 64,
+    jobs: Jobs = None,
     verify: Annotated[
         bool, Parameter(help="Read the file back and compare every leaf with its source.")
     ] = True,
@@ -121,6 +123,7 @@ def convert(
                 mapping=save_mapping,
                 report=report,
                 job=job,
+                jobs=jobs,
             )
         )
     except S2PError as error:
@@ -154,6 +157,7 @@ def verify(
     key: Key = None,
     like: Like = None,
     dtype: Dtype = None,
+    jobs: Jobs = None,
     report: Report = None,
 ) -> int:
     """Read a converted file again and compare every leaf with its source, bit by bit."""
@@ -162,7 +166,7 @@ def verify(
 
     session = Session.open(model, skeleton, key=key, like=like, mapping=mapping)
     size = run_with_progress(
-        lambda job: session.verify(output, dtype=dtype, report=report, job=job)
+        lambda job: session.verify(output, dtype=dtype, report=report, job=job, jobs=jobs)
     )
     print(f"{output}: {len(session.target.skeleton)} leaves, {size:,} bytes, all as they should be")
     return 0

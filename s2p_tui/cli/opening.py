@@ -13,6 +13,7 @@ from s2p_tui.cli.options import (
     MEBIBYTE,
     ChunkSize,
     Dtype,
+    Jobs,
     Key,
     Like,
     Model,
@@ -41,6 +42,7 @@ def open_app(
     like: Like = None,
     dtype: Dtype = None,
     chunk_size: ChunkSize = 64,
+    jobs: Jobs = None,
     ascii_only: Annotated[
         bool | None,
         Parameter(
@@ -97,6 +99,7 @@ def open_app(
         mapping=mapping,
         has_mapping=_is_there(mapping),
         chunk_bytes=chunk_size * MEBIBYTE,
+        jobs=jobs,
         ascii_only=ascii_only,
         mouse=mouse,
         resume="go on" if resume else "afresh" if fresh else "ask",
@@ -135,9 +138,23 @@ def demo(
         Path | None, Parameter(help="Where to put the files; a temporary folder unless given.")
     ] = None,
 ) -> int:
-    """Make a small pair of models whose orders differ and open the app on it, lined up by name."""
+    """Make a small pair of models whose orders differ, and walk you through converting it.
+
+    A residual network in torch, its twin in Equinox, and the app between them with a line that says
+    what to try next; at the end both models are run on the same images.
+
+    Examples:
+    --------
+    s2p-tui demo
+
+    s2p-tui demo --headless
+    """
     import tempfile
 
+    if not headless:
+        from s2p_tui.tui.terminal import require_terminal
+
+        require_terminal("s2p-tui demo --headless, which needs no terminal")
     from s2p_tui import demo as pair
 
     folder = directory or Path(tempfile.mkdtemp(prefix="s2p-tui-demo-"))
@@ -145,4 +162,23 @@ def demo(
     if headless:
         print(pair.convert_and_compare(files))
         return 0
-    return open_app(files.model, str(files.skeleton), output=files.output, fresh=True)
+    from s2p_tui.app import run_app
+    from s2p_tui.session import Session
+    from s2p_tui.tui.ending import Ending
+    from s2p_tui.tui.tour import Tour
+
+    ending = Ending(os._exit)
+    ui, converted = run_app(
+        lambda key: Session.open(files.model, files.skeleton, key=key, arrange="order"),
+        model_label=files.model.name,
+        skeleton_label=files.skeleton.name,
+        output=files.output,
+        way_out="s2p-tui demo --headless, which needs no terminal",
+        resume="afresh",
+        ending=ending,
+        tour=Tour(lambda: pair.in_words(files)),
+    )
+    if sys.stdout.isatty():
+        print(files.output if converted is not None else f"The demo's files are in {folder}.")
+    ending.hasten()
+    return ui.return_code or 0

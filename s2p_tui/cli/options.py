@@ -59,6 +59,14 @@ ChunkSize = Annotated[
         help="Memory to stay within while converting, in MiB.", validator=validators.Number(gte=1)
     ),
 ]
+Jobs = Annotated[
+    int | None,
+    Parameter(
+        help="Threads that share the work and its memory: 2 unless given (1 on a single core). "
+        "1 leaves the other cores to others.",
+        validator=validators.Number(gte=1, lte=64),
+    ),
+]
 Trust = Annotated[
     tuple[str, ...],
     Parameter(negative="", help="Take this doubtful row, given by its leaf's path, for right."),

@@ -24,6 +24,9 @@ from s2p_tui.core.printable import one_line
 _LONGEST = 2000
 
 
+_MOST_ROWS = 20
+
+
 class S2PError(Exception):
     """Base of all errors this package raises on purpose.
 
@@ -41,8 +44,13 @@ class S2PError(Exception):
         self.message = one_line(message, _LONGEST)
         self.hint = one_line(hint, _LONGEST)
 
-    def __str__(self) -> str:
+    @property
+    def line(self) -> str:
+        """Message and hint in one line."""
         return f"{self.message} {self.hint}".strip()
+
+    def __str__(self) -> str:
+        return self.line
 
 
 def _inert(problems: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
@@ -79,6 +87,12 @@ class AlignmentError(S2PError):
     def __init__(self, message: str, problems: Sequence[tuple[str, str]] = (), hint: str = ""):
         super().__init__(message, hint)
         self.problems = _inert(problems)
+
+    def __str__(self) -> str:
+        rows = [f"  {where}: {why}" for where, why in self.problems[:_MOST_ROWS]]
+        if len(self.problems) > _MOST_ROWS:
+            rows.append(f"  and {len(self.problems) - _MOST_ROWS} more")
+        return "\n".join(part for part in (self.message, *rows, self.hint) if part)
 
 
 class InputError(S2PError):

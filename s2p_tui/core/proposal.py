@@ -203,9 +203,9 @@ def _hunk(block: str, changes: tuple[Change, ...]) -> Hunk:
 
 def block_of(path: str) -> str:
     """The innermost numbered block a leaf is in, else its module: `.layers[3]` of
-    `.layers[3].attn.weight`, `.head` of `.head.weight`.
+    `.layers[3].attn.weight`, `.head` of `.head.weight`. The `[0]` of `(model, state)` is no block.
     """
     numbered = "".join(_BLOCK.findall(path))
-    if numbered and numbered != path:
+    if "[" in numbered[1:] and numbered != path:
         return numbered
     return path.rpartition(".")[0] or path.rpartition("[")[0] or path

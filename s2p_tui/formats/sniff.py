@@ -71,7 +71,10 @@ def read_whole(path: Path, most: int) -> bytes:
 
 def _require_plain(path: Path) -> None:
     """Refuse what has no end, or waits for someone to write to it."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{path} cannot be read: it is a folder.", "Give a file in it.")
+    if not stat.S_ISREG(mode):
         raise InputError(f"{path} is a device or pipe.", "Save it to a plain file first.")
 
 

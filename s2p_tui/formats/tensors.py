@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +20,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MAX_WASTE = 2
+_PAGE = 1 << 12
+_CACHE_LINE = 64
+_LOOPING = threading.Lock()
+"""Loops of short reads take turns: two at once hand the interpreter's lock to and fro at each."""
 
 
 class FileTensors(Tensors):
     """Tensors that lie in files. Descriptors are opened on first use and kept until `close`.
+
+    Any thread may read.
 
     Args:
         extent: Says where a tensor lies, None if it is not there.
@@ -31,6 +39,7 @@ class FileTensors(Tensors):
     def __init__(self, extent: Callable[[str], Extent | None], files: Iterable[Path]) -> None:
         self._extent = extent
         self._descriptors: dict[Path, int] = {}
+        self._opening = threading.Lock()
         self._states = {file: _state(os.stat(file)) for file in files}
 
     def extent(self, name: str) -> Extent | None:
@@ -38,12 +47,13 @@ class FileTensors(Tensors):
 
     def descriptor(self, extent: Extent) -> int:
         file = extent.file
-        if file not in self._descriptors:
-            try:
-                self._descriptors[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise InputError(f"{file} can no longer be read: {error.strerror}.") from None
-        return self._descriptors[file]
+        with self._opening:
+            if file not in self._descriptors:
+                try:
+                    self._descriptors[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+                except OSError as error:
+                    raise InputError(f"{file} can no longer be read: {error.strerror}.") from None
+            return self._descriptors[file]
 
     def read(self, name: str, region: Region) -> NDArray[np.generic]:
         extent = self._extent(name)
@@ -137,15 +147,18 @@ def _read_region(descriptor: int, extent: Extent, region: Region) -> NDArray[np.
     outer_axes, inner_axes = axes[:inner], axes[inner:]
     inner_sizes = [sizes[axis] for axis in inner_axes]
     inner_strides = [extent.strides[axis] * dtype.itemsize for axis in inner_axes]
-    spans = np.empty((prod(sizes[axis] for axis in outer_axes), span), dtype)
-    buffer = spans.reshape(-1).view(np.uint8).data
     length = span * dtype.itemsize
+    # Rows a multiple of a page apart share few places of the processor's cache.
+    pitch = length if length % _PAGE else length + _CACHE_LINE
+    count = prod(sizes[axis] for axis in outer_axes)
+    buffer = np.empty(count * pitch, np.uint8).data
     steps = [(sizes[axis], extent.strides[axis] * dtype.itemsize) for axis in outer_axes]
-    for row, offset in enumerate(_offsets(steps)):
-        into = buffer[row * length : (row + 1) * length]
-        pread_into(descriptor, into, position + offset, extent.file)
+    with _LOOPING if count > 1 else nullcontext():
+        for row, offset in enumerate(_offsets(steps)):
+            into = buffer[row * pitch : row * pitch + length]
+            pread_into(descriptor, into, position + offset, extent.file)
     table: NDArray[np.generic] = np.ndarray(
-        (len(spans), *inner_sizes), dtype, buffer, 0, (length, *inner_strides)
+        (count, *inner_sizes), dtype, buffer, 0, (pitch, *inner_strides)
     ).reshape([sizes[axis] for axis in axes])
     return _in_axis_order(table, axes, sizes)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,20 +16,24 @@ import numpy as np
 from s2p_tui.core.dtypes import dtype_named, numpy_dtype
 from s2p_tui.core.errors import AlignmentError
 from s2p_tui.core.state_dict import Entry, StateDict
-from s2p_tui.core.transform import Expr, Permute, Shape, Take, keys_of
+from s2p_tui.core.transform import Expr, Permute, Shape, Take
 from s2p_tui.formats.base import Checkpoint, Extent, Region, Tensors
 from s2p_tui.formats.target import Target
 from s2p_tui.streaming.evaluate import Evaluator
 from s2p_tui.streaming.layout import Piece
-from s2p_tui.streaming.tiles import fast_axes, runs_of, tiles
+from s2p_tui.streaming.tiles import runs_of, source_axes, tiles
+from s2p_tui.streaming.tiles import tiles as in_cache
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_BUFFERS_PER_CHUNK = 4
-_FOR_NORMS = 4 * 8
-"""Bytes of a chunk per element read for a norm: a few float64 buffers beside the others."""
+_IN_CACHE = 1 << 17
+"""Elements of a part: that many, and what is made of them, fit in a core's own cache."""
 _CACHE_LINE = 64
+_PAGE = 1 << 12
+_FEW_LINES, _MANY_LINES = 16, 64
+_WRITES_COST = 4
+"""A write of a few kB takes about four times as long as such a read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +78,85 @@ class Rounding:
             self.largest = max(self.largest, float(finite.max()))
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """An expression, what its keys stand for, and the shape it is laid out in."""
+class Made:
+    """The elements of one leaf that are computed, any region of them in any thread.
 
-    expr: Expr
-    entries: StateDict
-    tensors: Tensors
-    shape: Shape
+    Args:
+        piece: The leaf.
+        expr: What it is made from.
+        shape: The shape it is laid out in.
+        evaluator: Computes it.
+        share: Bytes a region may have at the most.
+        in_memory: Whether its regions are views of an array that is there already.
+    """
+
+    def __init__(
+        self,
+        piece: Piece,
+        expr: Expr,
+        shape: Shape,
+        evaluator: Evaluator,
+        share: int,
+        *,
+        in_memory: bool,
+    ) -> None:
+        self.shape = shape
+        self._in_memory = in_memory
+        self._piece = piece
+        self._expr = expr
+        self._evaluator = evaluator
+        self._dtype = numpy_dtype(piece.instruction.dtype)
+        self._along = frozenset(source_axes(expr, evaluator.entry_shape))
+        self._limit = max(1, share // self._dtype.itemsize)
+        run = prod(shape[axis] for axis in self._along)
+        is_short = run * self._dtype.itemsize < _PAGE
+        self._in_cache = frozenset(range(len(shape))) if is_short else self._along
+
+    def regions(self) -> Iterator[Region]:
+        """Regions that cover the leaf as it is laid out, in row-major order."""
+        own = {len(self.shape) - 1} if self.shape else set[int]()
+        return iter(tiles(self.shape, self._along | own, self._limit, _WRITES_COST))
+
+    def elements(
+        self, region: Region, loss: CastLoss | None = None, rounding: Rounding | None = None
+    ) -> NDArray[Any]:
+        """The elements of a region, contiguous and in the dtype written; not to be changed.
+
+        Computed in parts that stay in the processor's cache.
+
+        Args:
+            region: Of the leaf as it is laid out.
+            loss: Counts what the cast loses, if given.
+            rounding: Measures how far the cast moves the numbers, if given.
+
+        Raises:
+            AlignmentError: A whole number does not fit the target's dtype.
+            InputError: The source was cut short meanwhile.
+        """
+        if self._in_memory:
+            there = self._evaluator.region(self._expr, region)
+            if there.dtype == self._dtype and there.flags.c_contiguous:
+                return there
+        sizes = tuple(stop - start for start, stop in region)
+        found = np.empty(sizes, self._dtype)
+        evaluator = self._evaluator.again()
+        for part in in_cache(sizes, self._in_cache, min(_IN_CACHE, self._limit)):
+            place = tuple(
+                (start + low, start + high)
+                for (start, _), (low, high) in zip(region, part, strict=True)
+            )
+            into = found[(*(slice(*bounds) for bounds in part), ...)]
+            array = evaluator.region(self._expr, place)
+            if array.dtype == self._dtype:
+                _copy(into, array)
+                continue
+            cast = _cast(array, self._dtype, self._piece, loss)
+            if rounding is not None:
+                rounding.add(array, cast)
+            _copy(into, cast)
+        if loss is not None:
+            loss.overflowed += evaluator.take_overflowed()
+        return found
 
 
 class Contents:
@@ -90,10 +166,18 @@ class Contents:
         checkpoint: Source of rows.
         target: Source of kept values.
         chunk_bytes: Memory to stay within, about.
+        jobs: Threads that share it.
+
+    Attributes:
+        chunk_bytes: Memory to stay within, about.
+        share: What of it each thread may use.
     """
 
-    def __init__(self, checkpoint: Checkpoint, target: Target, chunk_bytes: int) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, target: Target, chunk_bytes: int, jobs: int = 1
+    ) -> None:
         self.chunk_bytes = chunk_bytes
+        self.share = chunk_bytes // jobs
         self._checkpoint = checkpoint
         self._kept_tensors = target.values
         self._kept = StateDict(
@@ -102,77 +186,46 @@ class Contents:
 
     def runs(self, piece: Piece) -> list[Run] | None:
         """The leaf as unchanged byte ranges of files, or None if it is not that simple."""
-        source = self._source(piece)
-        ranges = runs_of(source.expr, source.entries.shape)
+        expr, _, entries, tensors = self._source(piece)
+        ranges = runs_of(expr, entries.shape)
         if ranges is None:
             return None
         found: list[Run] = []
         for key, start, stop in ranges:
-            extent = source.tensors.extent(key)
+            extent = tensors.extent(key)
             if extent is None or extent.dtype != piece.instruction.dtype:
                 return None
             if not extent.is_contiguous:
                 return None
             size = dtype_named(extent.dtype).itemsize
             begin = extent.offset + start * size
-            found.append(Run(source.tensors, extent, begin, (stop - start) * size))
+            found.append(Run(tensors, extent, begin, (stop - start) * size))
         return found
 
-    def regions(
-        self, piece: Piece, loss: CastLoss | None = None, rounding: Rounding | None = None
-    ) -> Iterator[tuple[Shape, Region, NDArray[Any]]]:
-        """Every region of the leaf as it is laid out: whole shape, region, elements.
+    def made(self, piece: Piece) -> Made:
+        """The leaf as something to compute."""
+        expr, shape, entries, tensors = self._source(piece)
+        in_memory = isinstance(expr, Take) and tensors.extent(expr.key) is None
+        evaluator = Evaluator(entries, tensors)
+        return Made(piece, expr, shape, evaluator, self.share, in_memory=in_memory)
 
-        The elements are contiguous and in the dtype written.
-
-        Args:
-            piece: The leaf.
-            loss: Counts what the cast loses, if given.
-            rounding: Measures how far the cast moves the numbers, if given.
-
-        Raises:
-            AlignmentError: A whole number does not fit the target's dtype.
-            InputError: The source was cut short meanwhile.
-        """
-        source = self._source(piece)
-        dtype = numpy_dtype(piece.instruction.dtype)
-        fast = fast_axes(source.expr, source.entries.shape)
-        dtypes = [source.entries[key].dtype for key in keys_of(source.expr)]
-        widest = max([dtype.itemsize, *(dtype_named(name).itemsize for name in dtypes)])
-        limit = max(1, self.chunk_bytes // _BUFFERS_PER_CHUNK // widest)
-        evaluator = Evaluator(source.entries, source.tensors, self.chunk_bytes // _FOR_NORMS)
-        for region in tiles(source.shape, fast, limit):
-            # No name holds what was read while the next region is read.
-            uncast = evaluator.region(source.expr, region)
-            array = _cast(uncast, dtype, piece, loss)
-            if rounding is not None and uncast.dtype != dtype:
-                rounding.add(uncast, array)
-            del uncast
-            if loss is not None:
-                loss.overflowed += evaluator.take_overflowed()
-            yield source.shape, region, array
-            del array
-
-    def _source(self, piece: Piece) -> _Source:
+    def _source(self, piece: Piece) -> tuple[Expr, Shape, StateDict, Tensors]:
         leaf, expr = piece.instruction.leaf, piece.instruction.source
         if expr is not None:
-            entries, tensors = self._checkpoint.state_dict, self._checkpoint.tensors
-            return _Source(expr, entries, tensors, leaf.shape)
+            return expr, leaf.shape, self._checkpoint.state_dict, self._checkpoint.tensors
         expr = Take(leaf.path)
         shape = leaf.shape
         if piece.column_major:
             expr = Permute(expr, tuple(reversed(range(len(shape)))))
             shape = shape[::-1]
-        return _Source(expr, self._kept, self._kept_tensors, shape)
+        return expr, shape, self._kept, self._kept_tensors
 
 
 def _cast(
     array: NDArray[Any], dtype: np.dtype[Any], piece: Piece, loss: CastLoss | None
 ) -> NDArray[Any]:
-    if array.dtype == dtype:
-        return _contiguous(array)
     with np.errstate(all="ignore"):
-        cast = _contiguous(array.astype(dtype, order="K"))
+        cast = array.astype(dtype, order="K")
     source, target = dtype_named(str(array.dtype)), dtype_named(piece.instruction.dtype)
     if not target.is_floating:
         same = np.array_equal(cast.astype(array.dtype), array)
@@ -184,7 +237,7 @@ def _cast(
             )
     elif loss is not None and not source.is_floating:
         loss.overflowed += int(np.count_nonzero(~np.isfinite(cast)))
-    elif loss is not None and _may_lose(array.dtype, dtype):
+    elif loss is not None and _may_lose(array.dtype, dtype) and not np.isfinite(cast).all():
         finite = np.isfinite(array)
         nan = np.isnan(cast)
         loss.overflowed += int(np.count_nonzero(finite & ~np.isfinite(cast) & ~nan))
@@ -192,19 +245,18 @@ def _cast(
     return cast
 
 
-def _contiguous(array: NDArray[Any]) -> NDArray[Any]:
-    """The array in row-major order, a cache line's width of the last axis at a time.
+def _copy(into: NDArray[Any], array: NDArray[Any]) -> None:
+    """Copy, a few cache lines' width of the last axis at a time.
 
     NumPy copies row by row; where the source runs along another axis, that fetches each of its
-    cache lines once per element.
+    cache lines once per element. Fewer fit where they share places of the cache.
     """
-    if array.flags.c_contiguous or abs(array.strides[-1]) < _CACHE_LINE:
-        return np.ascontiguousarray(array).reshape(array.shape)
-    found = np.empty(array.shape, array.dtype)
-    width = _CACHE_LINE // array.itemsize
-    for start in range(0, array.shape[-1], width):
-        found[..., start : start + width] = array[..., start : start + width]
-    return found
+    if array.ndim == 0 or abs(array.strides[-1]) < _CACHE_LINE:
+        into[...] = array
+        return
+    lines = _FEW_LINES if array.strides[-1] % _PAGE == 0 else _MANY_LINES
+    for start in range(0, array.shape[-1], lines):
+        into[..., start : start + lines] = array[..., start : start + lines]
 
 
 @cache

@@ -18,6 +18,7 @@ from s2p_tui.streaming.job import Job
 from s2p_tui.streaming.layout import lay_out
 from s2p_tui.streaming.readback import Readback
 from s2p_tui.streaming.verify import verify_layout
+from s2p_tui.streaming.workers import usual_jobs
 from s2p_tui.streaming.write import write_layout
 
 DEFAULT_CHUNK = 64 << 20
@@ -57,6 +58,7 @@ def write_file(
     verify: bool = True,
     readback: Readback | None = None,
     job: Job | None = None,
+    jobs: int | None = None,
 ) -> Written:
     """Carry out a plan. The file appears under its name only when it is complete and verified.
 
@@ -69,6 +71,7 @@ def write_file(
         verify: Read the file back and compare it with its sources.
         readback: Takes down what verification reads.
         job: Told of progress; asked whether to stop.
+        jobs: Threads that share the work and its memory; None for two, or one on a single core.
 
     Raises:
         OutputError: The target cannot be written, lacks space, or is one of the sources.
@@ -76,22 +79,22 @@ def write_file(
         AlignmentError: A whole number does not fit its leaf's dtype.
         CancelledError: Someone cancelled the job; nothing is left behind.
     """
-    job = job or Job()
+    job, jobs = job or Job(), jobs or usual_jobs()
     started = time.monotonic()
     layout = lay_out(plan, target)
     job.total = layout.size
     refuse_to_replace(path, (*checkpoint.files, *target.files))
     job.free = require_space(path, layout.size)
     job.memory = _CHUNKS_HELD * max(chunk_bytes, SMALLEST_CHUNK)
-    contents = Contents(checkpoint, target, max(chunk_bytes, SMALLEST_CHUNK))
+    contents = Contents(checkpoint, target, max(chunk_bytes, SMALLEST_CHUNK), jobs)
     with AtomicFile(path) as file:
         job.check()
-        losses = write_layout(layout, contents, file.descriptor, file.target, job)
+        losses = write_layout(layout, contents, file.descriptor, file.target, job, jobs)
         job.phase = "syncing"
         file.sync()
         try:
             if verify:
-                verify_layout(plan, layout, contents, file.temporary, job, readback)
+                verify_layout(plan, layout, contents, file.temporary, job, readback, jobs)
         finally:
             # A source that changed is the better explanation for what verification found.
             checkpoint.tensors.check_unchanged()
@@ -111,8 +114,9 @@ def verify_file(
     chunk_bytes: int = DEFAULT_CHUNK,
     readback: Readback | None = None,
     job: Job | None = None,
+    jobs: int | None = None,
 ) -> int:
-    """Compare an existing file with its sources.
+    """Compare an existing file with its sources; see `write_file` for the arguments.
 
     Returns:
         Its size in bytes.
@@ -121,12 +125,12 @@ def verify_file(
         OutputError: It differs from what the plan says; the leaves are named.
         InputError: It or a source cannot be read.
     """
-    job = job or Job()
+    job, jobs = job or Job(), jobs or usual_jobs()
     layout = lay_out(plan, target)
     job.total = layout.size
-    contents = Contents(checkpoint, target, max(chunk_bytes, SMALLEST_CHUNK))
+    contents = Contents(checkpoint, target, max(chunk_bytes, SMALLEST_CHUNK), jobs)
     try:
-        verify_layout(plan, layout, contents, path, job, readback)
+        verify_layout(plan, layout, contents, path, job, readback, jobs)
     except OutputError as error:
         hint = "Check --model, --key, --skeleton, --mapping and --dtype, or convert again."
         raise OutputError(error.message, hint) from None

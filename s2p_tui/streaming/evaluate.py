@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Array = "NDArray[Any]"
+NORM_LIMIT = 1 << 15
+"""Elements."""
 
 
 class Evaluator:
@@ -48,19 +50,35 @@ class Evaluator:
     Args:
         state_dict: Gives the entries' shapes.
         tensors: Gives their numbers.
-        limit: Elements that norms, which need more than the region, read at once.
+        limit: Elements that norms, which need more than the region, read at once. A norm may
+            differ in its last bit where this differs.
+        reduced: Norms to go on with; those of another evaluator of the same entries.
     """
 
-    def __init__(self, state_dict: StateDict, tensors: Tensors, limit: int = 1 << 18) -> None:
+    def __init__(
+        self,
+        state_dict: StateDict,
+        tensors: Tensors,
+        limit: int = NORM_LIMIT,
+        reduced: Reduced | None = None,
+    ) -> None:
         self._state_dict = state_dict
         self._tensors = tensors
         self._overflowed = 0
-        self._reduced = Reduced(self, limit)
+        self._reduced = reduced or Reduced(self, limit)
+
+    def again(self) -> Evaluator:
+        """One for another thread, which shares the norms found so far."""
+        return Evaluator(self._state_dict, self._tensors, reduced=self._reduced)
 
     def take_overflowed(self) -> int:
         """How many sums and products of finite numbers were not finite, since last asked."""
         count, self._overflowed = self._overflowed, 0
         return count
+
+    def entry_shape(self, key: str) -> Shape:
+        """Shape of the entry of that key."""
+        return self._state_dict.shape(key)
 
     def shape(self, expr: Expr) -> Shape:
         """Shape of an expression's result."""

@@ -45,6 +45,8 @@ def filled(
         shape, dtype = instruction.leaf.shape, numpy_dtype(instruction.dtype)
         nbytes = int(np.prod(shape)) * dtype_named(instruction.dtype).itemsize
         array: NDArray[Any] = np.empty(shape, dtype)
-        for _, region, part in contents.regions(Piece(instruction, b"", 0, nbytes), loss):
+        made = contents.made(Piece(instruction, b"", 0, nbytes))
+        for region in made.regions():
+            part = made.elements(region, loss)
             array[tuple(slice(start, stop) for start, stop in region)] = part
         yield array, loss

@@ -31,15 +31,16 @@ from s2p_tui.formats.base import Region
 EntryShape = Callable[[str], Shape]
 
 
-def tiles(shape: Shape, fast: frozenset[int], limit: int) -> Iterator[Region]:
+def tiles(shape: Shape, fast: frozenset[int], limit: int, longer: int = 1) -> Iterator[Region]:
     """Regions that cover the shape, each of at most `limit` elements, in row-major order.
 
     Args:
         shape: What to cover.
         fast: Axes that should be long: those along which source or target are contiguous.
         limit: Elements per region, at least 1.
+        longer: How many times as long as the other fast axes the last one should be.
     """
-    sizes = _tile_sizes(shape, fast, limit)
+    sizes = _tile_sizes(shape, fast, limit, longer)
     steps = (range(0, size, step) for size, step in zip(shape, sizes, strict=True))
     for corner in product(*steps):
         yield tuple(
@@ -48,11 +49,13 @@ def tiles(shape: Shape, fast: frozenset[int], limit: int) -> Iterator[Region]:
         )
 
 
-def _tile_sizes(shape: Shape, fast: frozenset[int], limit: int) -> list[int]:
+def _tile_sizes(shape: Shape, fast: frozenset[int], limit: int, longer: int) -> list[int]:
     sizes: list[int] = [1] * len(shape)
+    weights = [1] * len(shape)
+    weights[-1:] = [longer] * len(weights[-1:])
     growing: list[int] = [axis for axis in sorted(fast, reverse=True) if shape[axis] > 1]
     while growing and prod(sizes) * 2 <= limit:
-        axis = min(growing, key=lambda candidate: (sizes[candidate], -candidate))
+        axis = min(growing, key=lambda at: (sizes[at] / weights[at], -at))
         sizes[axis] = min(sizes[axis] * 2, shape[axis])
         growing = [axis for axis in growing if sizes[axis] < shape[axis]]
     for axis in range(len(shape) - 1, -1, -1):
@@ -65,35 +68,36 @@ def fast_axes(expr: Expr, entry_shape: EntryShape) -> frozenset[int]:
     """The axes of the result along which it, or an entry it reads, is contiguous."""
     shape = shape_of(expr, entry_shape)
     own: set[int] = {len(shape) - 1} if shape else set()
-    return frozenset(own | _source_axes(expr, entry_shape))
+    return frozenset(own | source_axes(expr, entry_shape))
 
 
-def _source_axes(expr: Expr, entry_shape: EntryShape) -> set[int]:
+def source_axes(expr: Expr, entry_shape: EntryShape) -> set[int]:
+    """The axes of the result along which an entry it reads is contiguous."""
     match expr:
         case Take(key):
             return {len(entry_shape(key)) - 1} if entry_shape(key) else set()
         case Constant():
             return set()
         case Permute(of, axes):
-            inner = _source_axes(of, entry_shape)
+            inner = source_axes(of, entry_shape)
             return {position for position, axis in enumerate(axes) if axis in inner}
         case Flip(of) | Split(of) | Scale(of):
-            return _source_axes(of, entry_shape)
+            return source_axes(of, entry_shape)
         case Norm(of, axes):
-            return _source_axes(of, entry_shape).difference(axes)
+            return source_axes(of, entry_shape).difference(axes)
         case Broadcast(of, shape):
             before = shape_of(of, entry_shape)
             added = len(shape) - len(before)
-            inner = _source_axes(of, entry_shape)
+            inner = source_axes(of, entry_shape)
             return {axis + added for axis in inner if before[axis] != 1}
         case WeightNorm(of):
-            return _source_axes(of[1], entry_shape)
+            return source_axes(of[1], entry_shape)
         case SpectralNorm(of):
-            return _source_axes(of[0], entry_shape)
+            return source_axes(of[0], entry_shape)
         case Sum(of) | Concat(of):
-            return {axis for operand in of for axis in _source_axes(operand, entry_shape)}
+            return {axis for operand in of for axis in source_axes(operand, entry_shape)}
         case Stack(of, axis):
-            found = {axis for operand in of for axis in _source_axes(operand, entry_shape)}
+            found = {axis for operand in of for axis in source_axes(operand, entry_shape)}
             return {inner + (inner >= axis) for inner in found}
         case Reshape(of, shape):
             before = shape_of(of, entry_shape)
@@ -102,7 +106,7 @@ def _source_axes(expr: Expr, entry_shape: EntryShape) -> set[int]:
             places = [axis for axis, size in enumerate(before) if size != 1]
             targets = [axis for axis, size in enumerate(shape) if size != 1]
             moved = dict(zip(places, targets, strict=True))
-            inner = _source_axes(of, entry_shape)
+            inner = source_axes(of, entry_shape)
             return {moved[axis] for axis in inner if axis in moved}
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections import Counter
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,20 +15,23 @@ from s2p_tui.core.dtypes import numpy_dtype
 from s2p_tui.core.errors import OutputError
 from s2p_tui.core.plan import Plan
 from s2p_tui.core.transform import Shape
-from s2p_tui.formats.base import Region
 from s2p_tui.formats.npy import Record, iter_records
 from s2p_tui.formats.safetensors import open_safetensors
 from s2p_tui.formats.tensors import pread_into
-from s2p_tui.streaming.contents import Contents
+from s2p_tui.streaming.batches import put_together
+from s2p_tui.streaming.contents import CastLoss, Contents, Rounding
 from s2p_tui.streaming.evaluate import flat_runs
 from s2p_tui.streaming.job import Job
 from s2p_tui.streaming.layout import Layout, Piece
 from s2p_tui.streaming.readback import LeafReadback, Readback
+from s2p_tui.streaming.units import Batch, Head, Stretch, Tile, Unit, units
+from s2p_tui.streaming.workers import share
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _COMPARE = 1 << 18
+_STRETCH = 1 << 24
 _SHOWN = 10
 
 
@@ -37,6 +42,7 @@ def verify_layout(
     file: Path,
     job: Job,
     readback: Readback | None = None,
+    jobs: int = 1,
 ) -> None:
     """Compare a file with what the plan says should be in it, leaf by leaf.
 
@@ -50,7 +56,8 @@ def verify_layout(
         contents: Gives it.
         file: The file.
         job: Told of progress; asked whether to stop.
-        readback: Takes down what is read, leaf by leaf, if given.
+        readback: Takes down what is read, leaf by leaf, if given; then one thread does it all.
+        jobs: Threads that read and compare.
 
     Raises:
         OutputError: It differs; the leaves are named.
@@ -59,7 +66,6 @@ def verify_layout(
     """
     job.phase = "verifying"
     problems: list[str] = []
-    buffers = np.empty((2, _COMPARE), np.uint8)
     with file.open("rb") as stream:
         descriptor = stream.fileno()
         size = os.fstat(descriptor).st_size
@@ -70,13 +76,14 @@ def verify_layout(
         else:
             problems += _header_problems(layout, file)
         if not problems:
+            comparing = _Comparing(contents, descriptor, file, job, readback)
             if readback is not None:
                 readback.start(descriptor, file, len(layout.head))
-            for piece in layout.pieces:
-                job.check()
-                job.leaf = piece.instruction.leaf.path
-                if not _is_equal(piece, contents, descriptor, file, buffers, job, readback):
-                    problems.append(f"{job.leaf} differs from its source")
+                jobs = 1
+            work = units(layout.pieces, contents, min(contents.share, _STRETCH))
+            share(work, comparing.do, jobs)
+            comparing.finish()
+            problems += comparing.problems(layout)
     if problems:
         more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise OutputError(
@@ -86,7 +93,8 @@ def verify_layout(
 
 
 def _record_problems(layout: Layout, descriptor: int, file: Path) -> list[str]:
-    records = list(iter_records(descriptor, 0, file))
+    likely = ((piece.instruction.leaf.shape, piece.instruction.dtype) for piece in layout.pieces)
+    records = list(iter_records(descriptor, 0, file, likely))
     problems: list[str] = []
     for piece, record in zip_longest(layout.pieces, records):
         if piece is None or record is None:
@@ -129,68 +137,138 @@ def _header_problems(layout: Layout, file: Path) -> list[str]:
     return [f"{path} is described otherwise" for path in sorted(differing)]
 
 
-def _is_equal(
-    piece: Piece,
-    contents: Contents,
-    descriptor: int,
-    file: Path,
-    buffers: NDArray[np.uint8],
-    job: Job,
-    readback: Readback | None,
-) -> bool:
-    leaf = readback.leaf(piece) if readback is not None else None
-    runs = contents.runs(piece)
-    if runs is None:
-        loss, rounding = (leaf.loss, leaf.rounding) if leaf is not None else (None, None)
-        covered = 0
-        for shape, region, array in contents.regions(piece, loss, rounding):
-            if not _region_is_equal(descriptor, piece.data, shape, region, array, file, job, leaf):
-                return False
-            covered += array.nbytes
-        if leaf is not None:
-            leaf.finish(job)
-        return covered == piece.nbytes
-    ours, theirs = buffers
-    position = piece.data
-    for run in runs:
+class _Comparing:
+    """Compares units, called by any thread; with a readback by one thread, in the file's order.
+
+    Attributes:
+        differing: The leaves found to differ.
+    """
+
+    def __init__(
+        self,
+        contents: Contents,
+        descriptor: int,
+        file: Path,
+        job: Job,
+        readback: Readback | None,
+    ) -> None:
+        self.differing: set[str] = set()
+        self._contents = contents
+        self._descriptor = descriptor
+        self._file = file
+        self._job = job
+        self._readback = readback
+        self._leaf: LeafReadback | None = None
+        self._compared: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def problems(self, layout: Layout) -> list[str]:
+        """The leaves that differ, in the file's order; those not wholly compared among them."""
+        paths = [(piece.instruction.leaf.path, piece.nbytes) for piece in layout.pieces]
+        return [
+            f"{path} differs from its source"
+            for path, nbytes in paths
+            if path in self.differing or self._compared[path] != nbytes
+        ]
+
+    def finish(self) -> None:
+        """End the last leaf of the readback."""
+        if self._leaf is not None:
+            self._leaf.finish(self._job)
+            self._leaf = None
+
+    def do(self, unit: Unit) -> None:
+        self._job.check()
+        match unit:
+            case Batch():
+                self._batch(unit)
+            case Head(piece):
+                self._begin(piece)
+                if self._read(piece.start, len(piece.head)).tobytes() != piece.head:
+                    self.differing.add(piece.instruction.leaf.path)
+            case Stretch():
+                if unit.piece.instruction.leaf.path not in self.differing:
+                    self._stretch(unit)
+            case Tile():
+                if unit.piece.instruction.leaf.path not in self.differing:
+                    self._tile(unit)
+
+    def _begin(self, piece: Piece) -> None:
+        self._job.leaf = piece.instruction.leaf.path
+        if self._readback is not None:
+            self.finish()
+            self._leaf = self._readback.leaf(piece)
+
+    def _count(self, piece: Piece, nbytes: int) -> None:
+        with self._lock:
+            self._compared[piece.instruction.leaf.path] += nbytes
+            self._job.verified += nbytes
+
+    def _read(self, start: int, nbytes: int) -> NDArray[np.uint8]:
+        found = np.empty(nbytes, np.uint8)
+        pread_into(self._descriptor, found.data, start, self._file)
+        return found
+
+    def _batch(self, batch: Batch) -> None:
+        def account(piece: Piece) -> tuple[CastLoss | None, Rounding | None]:
+            return taken[piece.start] if taken else (None, None)
+
+        taken: dict[int, tuple[CastLoss, Rounding]] = {}
+        if self._readback is not None:
+            taken = {piece.start: (CastLoss(), Rounding()) for piece in batch.pieces}
+        expected = put_together(batch, self._contents, account)
+        written = self._read(batch.start, batch.stop - batch.start)
+        all_equal = np.array_equal(expected, written)
+        for piece in batch.pieces:
+            place = slice(piece.start - batch.start, piece.stop - batch.start)
+            if not all_equal and not np.array_equal(expected[place], written[place]):
+                self.differing.add(piece.instruction.leaf.path)
+            if taken:
+                self._begin(piece)
+                assert self._leaf is not None
+                self._leaf.loss, self._leaf.rounding = taken[piece.start]
+                self._leaf.feed(written[place].data[len(piece.head) :], piece.data)
+        self._job.leaf = batch.pieces[-1].instruction.leaf.path
+        with self._lock:
+            for piece in batch.pieces:
+                self._compared[piece.instruction.leaf.path] += piece.nbytes
+                self._job.verified += piece.nbytes
+
+    def _stretch(self, stretch: Stretch) -> None:
+        run = stretch.run
         source = run.tensors.descriptor(run.extent)
-        for start in range(0, run.nbytes, _COMPARE):
-            job.check()
-            count = min(_COMPARE, run.nbytes - start)
-            pread_into(descriptor, ours.data[:count], position, file)
-            pread_into(source, theirs.data[:count], run.start + start, run.extent.file)
+        ours, theirs = np.empty((2, min(_COMPARE, stretch.nbytes)), np.uint8)
+        for done in range(0, stretch.nbytes, _COMPARE):
+            self._job.check()
+            count = min(_COMPARE, stretch.nbytes - done)
+            position = stretch.start + done
+            pread_into(self._descriptor, ours.data[:count], position, self._file)
+            start = run.start + stretch.offset + done
+            pread_into(source, theirs.data[:count], start, run.extent.file)
             if not np.array_equal(ours[:count], theirs[:count]):
-                return False
-            if leaf is not None:
-                leaf.feed(ours.data[:count], position)
-            position += count
-            job.verified += count
-    if leaf is not None:
-        leaf.finish(job)
-    return position == piece.stop
+                self.differing.add(stretch.piece.instruction.leaf.path)
+                return
+            if self._leaf is not None:
+                self._leaf.feed(ours.data[:count], position)
+            self._count(stretch.piece, count)
 
-
-def _region_is_equal(
-    descriptor: int,
-    start: int,
-    shape: Shape,
-    region: Region,
-    array: NDArray[Any],
-    file: Path,
-    job: Job,
-    leaf: LeafReadback | None,
-) -> bool:
-    job.check()
-    expected = array.reshape(-1).view(np.uint8)
-    written = np.empty_like(expected)
-    into = written.data
-    done = 0
-    for low, high in flat_runs(shape, region):
-        length = (high - low) * array.itemsize
-        position = start + low * array.itemsize
-        pread_into(descriptor, into[done : done + length], position, file)
-        if leaf is not None:
-            leaf.feed(into[done : done + length], position)
-        done += length
-    job.verified += array.nbytes
-    return np.array_equal(expected, written)
+    def _tile(self, tile: Tile) -> None:
+        piece, leaf = tile.piece, self._leaf
+        loss, rounding = (leaf.loss, leaf.rounding) if leaf is not None else (None, None)
+        array = tile.made.elements(tile.region, loss, rounding)
+        expected = array.reshape(-1).view(np.uint8)
+        buffer = np.empty(min(_COMPARE, expected.size), np.uint8)
+        done = 0
+        for low, high in flat_runs(tile.made.shape, tile.region):
+            stop = done + (high - low) * array.itemsize
+            position = piece.data + low * array.itemsize
+            while done < stop:
+                part = buffer[: stop - done]
+                pread_into(self._descriptor, part.data, position, self._file)
+                if not np.array_equal(part, expected[done : done + part.size]):
+                    self.differing.add(piece.instruction.leaf.path)
+                    return
+                if leaf is not None:
+                    leaf.feed(part.data, position)
+                done, position = done + part.size, position + part.size
+        self._count(piece, array.nbytes)

@@ -31,8 +31,10 @@ from s2p_tui.tui.screens.convert import Order
 from s2p_tui.tui.screens.opening import Reading, WhichStateDict
 from s2p_tui.tui.screens.palette import Palette
 from s2p_tui.tui.screens.progress import Progress
+from s2p_tui.tui.screens.review import Review
 from s2p_tui.tui.screens.workspace import Workspace
 from s2p_tui.tui.threads import in_thread
+from s2p_tui.tui.tour import Tour
 from s2p_tui.tui.turns import KeysInTurn
 
 if TYPE_CHECKING:
@@ -59,11 +61,13 @@ class S2PApp(ConvertedApp):
         mapping: Where mappings are saved; None for beside the output.
         has_mapping: Whether the session is opened with what is there already.
         chunk_bytes: Memory a conversion stays within, about.
+        jobs: Threads that share a conversion; None for two, or one on a single core.
         ascii_only: Use no signs beyond ASCII.
         resume: What to do with edits that an earlier session on the same pair left.
         bound: The keys of every action.
         theme: Name of one of Textual's themes; None for what suits the terminal.
         ending: How the program ends by a signal.
+        tour: Makes it a guided run.
 
     Attributes:
         bound: The keys of every action.
@@ -90,11 +94,13 @@ class S2PApp(ConvertedApp):
         mapping: Path | None = None,
         has_mapping: bool = False,
         chunk_bytes: int = DEFAULT_CHUNK,
+        jobs: int | None = None,
         ascii_only: bool = False,
         resume: Resume = "ask",
         bound: Bound | None = None,
         theme: str | None = None,
         ending: Ending | None = None,
+        tour: Tour | None = None,
     ) -> None:
         # Textual would draw in shades of grey, which are colours to a terminal too.
         is_colourless = "NO_COLOR" in os.environ
@@ -107,12 +113,14 @@ class S2PApp(ConvertedApp):
         self._ending = ending or Ending()
         self.fatal: S2PError | None = None
         self.farewell = ""
+        self._tour = tour
         self._open_session = open_session
         self._labels = model_label, skeleton_label
         self._order = Order(output, dtype)
         self._mapping = mapping
         self._has_mapping = has_mapping
         self._chunk_bytes = chunk_bytes
+        self._jobs = jobs
         self._glyphs = ASCII if ascii_only else UNICODE
         self._resume: Resume = resume
         self._journalled = Journalled(None)
@@ -185,7 +193,7 @@ class S2PApp(ConvertedApp):
         screen = self.screen
         if isinstance(screen, ConfirmQuit):
             screen.action_again()
-        elif isinstance(screen, ModalScreen) or isinstance(self.focused, Input):
+        elif isinstance(screen, ModalScreen | Review) or isinstance(self.focused, Input):
             self.simulate_key("escape")
         else:
             self.action_ask_quit()
@@ -275,6 +283,8 @@ class S2PApp(ConvertedApp):
             glyphs=self._glyphs,
             mapping=self._mapping,
             chunk_bytes=self._chunk_bytes,
+            tour=self._tour,
+            jobs=self._jobs,
         )
         await self.push_screen(self._workspace)
 

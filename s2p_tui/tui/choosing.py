@@ -74,7 +74,7 @@ def offer(session: Session, cursor: Cursor) -> Offer:
     """What can be chosen for the cursor's leaf.
 
     From the entry that is picked up; else from the marked entries together; else from the row's
-    own. One entry on the row, or picked up, can also be split over marked rows.
+    own. One entry on the row, picked up, or marked on the bench, can be split over marked rows.
 
     Raises:
         ImpossibleError: There is no leaf here, or its layer's rule fills it.
@@ -91,6 +91,9 @@ def offer(session: Session, cursor: Cursor) -> Offer:
     leaf = session.target.skeleton[position]
     marked = [mark for mark in cursor.marked() if mark != position or len(cursor.marked()) > 1]
     held = row.keys if cursor.picked is None else _keys_at(session, cursor.picked)
+    benched = [key for mark in marked if (key := session.benched(mark)) is not None]
+    if not held and len(benched) == 1 < len(marked):
+        held = (benched[0],)
     keys = held
     if marked and cursor.picked is None:
         keys = tuple(dict.fromkeys(key for mark in marked for key in _keys_at(session, mark)))

@@ -58,6 +58,11 @@ class KeysInTurn(App[ReturnType]):
         self._turn = 0
         self._rescue: asyncio.TimerHandle | None = None
 
+    @property
+    def keys_are_done(self) -> bool:
+        """Whether no key is on its way or waits for its turn."""
+        return self._rescue is None and not self._keys
+
     async def on_event(self, event: events.Event) -> None:
         """Have keys wait for their turn."""
         if not isinstance(event, events.Key) or event.is_forwarded:

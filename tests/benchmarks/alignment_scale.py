@@ -6,11 +6,13 @@ import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.state_dict import Entry, StateDict
 from s2p_tui.core.transform import Shape, keys_of
 from s2p_tui.proposers.matcher import match
+from tests.benchmarks.measure import Report, Result
 
 _WIDTH, _HIDDEN, _WORDS = 64, 96, 500
 _LAYER: tuple[tuple[str, str, Shape], ...] = (
@@ -77,14 +79,28 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
+def run(_folder: Path, _runs: int, tell: Report, *, large: bool = False) -> None:
+    """A line per size in the table of `python -m tests.benchmarks`; the same with `large`."""
+    del large
+    for layers, experts, seconds, memory in _CASES:
+        cells = _measured(layers, experts).strip("|").split("|")
+        entries, took, peak, _, right = (cell.strip() for cell in cells)
+        result = Result(f"match {entries} entries", f"≤ {seconds:g} s", [float(took)])
+        result.note = f"{right} right; process peak {peak} GB (≤ {memory})"
+        tell(result)
+
+
+def _measured(layers: int, experts: int) -> str:
+    command = [sys.executable, "-m", __name__, str(layers), str(experts)]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
 def report() -> None:
     """Measure every size in a process of its own and print the table."""
     head = "entries | seconds | peak GB | of it the matcher's | right | budget"
     print(f"\n| {head} |\n|{'---|' * 6}")
     for layers, experts, seconds, memory in _CASES:
-        command = [sys.executable, "-m", __name__, str(layers), str(experts)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        print(f"{done.stdout.strip()} {seconds} s, {memory} GB |", flush=True)
+        print(f"{_measured(layers, experts)} {seconds} s, {memory} GB |", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ def convert(model: str, skeleton: str, mapping: str, output: str, verify: str) -
     from s2p_tui.session import Session
 
     session = Session.open(model, skeleton, mapping=mapping or None)
+    session.trust(None)
     idle = _reset_peak()
     started = time.perf_counter()
     session.convert(output, verify=verify == "verify")
@@ -71,6 +72,28 @@ def script(model: str, output: str) -> dict[str, Any]:
     return {"seconds": seconds, "peak": _status("VmHWM") - idle}
 
 
+def statedict2pytree(model: str, output: str) -> dict[str, Any]:
+    """The ancestor's documented call, from memory; reads `.safetensors` or `torch.save` files."""
+    import jax.numpy as jnp
+    import torch
+    from safetensors.torch import load_file
+    from statedict2pytree.converter import convert as ancestor  # pyright: ignore
+
+    started = time.perf_counter()
+    idle = _reset_peak()
+    loaded = load_file(model) if model.endswith(".safetensors") else torch.load(model)
+    pytree = [jnp.zeros(tensor.shape, jnp.float32) for tensor in loaded.values()]
+    path = Path(output)
+    ancestor(
+        from_memory=True,
+        state_dict=loaded,
+        pytree=pytree,
+        target_name=path.name,
+        target_dir=str(path.parent),
+    )
+    return {"seconds": time.perf_counter() - started, "peak": _status("VmHWM") - idle}
+
+
 def opened(model: str) -> dict[str, Any]:
     """Read the list of entries."""
     from s2p_tui.formats.registry import open_checkpoint
@@ -81,6 +104,19 @@ def opened(model: str) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     found = {"seconds": seconds, "peak": _status("VmHWM") - idle}
     checkpoint.tensors.close()
+    return found
+
+
+def session(model: str, skeleton: str) -> dict[str, Any]:
+    """Open both ends and line them up."""
+    from s2p_tui.session import Session
+
+    idle = _reset_peak()
+    started = time.perf_counter()
+    opened = Session.open(model, skeleton)
+    seconds = time.perf_counter() - started
+    found = {"seconds": seconds, "peak": _status("VmHWM") - idle}
+    opened.close()
     return found
 
 
@@ -98,5 +134,12 @@ def _status(field: str) -> int:
 
 
 if __name__ == "__main__":
-    actions = {"convert": convert, "from_memory": from_memory, "script": script, "opened": opened}
+    actions = {
+        "convert": convert,
+        "from_memory": from_memory,
+        "script": script,
+        "statedict2pytree": statedict2pytree,
+        "opened": opened,
+        "session": session,
+    }
     print(json.dumps(actions[sys.argv[1]](*sys.argv[2:])))

@@ -1,110 +1,175 @@
-"""Time and memory of conversions, and of opening large checkpoints."""
+"""Time of conversions beside `cp`, `dd`, a hand-written script and `statedict2pytree`."""
 
 from __future__ import annotations
 
 import filecmp
+import importlib.util
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.inputs import Pair, Tensor, equal_tensors, plain_pair, transforms
-from tests.benchmarks.measure import Report, Result, child, copied, dumped, in_turns
+from tests.benchmarks.inputs import (
+    Pair,
+    equal_tensors,
+    plain_pair,
+    thirds,
+    transformed_pair,
+    transforms,
+)
+from tests.benchmarks.measure import (
+    Report,
+    Result,
+    child,
+    copied,
+    dumped,
+    in_turns,
+    needs,
+    skipped,
+)
 
 GIB = 1 << 30
 MIB = 1 << 20
+_ANCESTOR = "statedict2pytree"
+_PATIENCE = 180.0
+_COUNTS = (
+    (1000, GIB, "≤ 1.5", "≤ 2.5"),
+    (5000, 100 * MIB, "≤ 0.5 s", "≤ 1 s"),
+    (100_000, 100 * MIB, "≤ 5 s", "≤ 10 s"),
+)
+"""Tensors, bytes of all, budget without and with verification."""
+_LARGE = 20 * 10**9
 
 
-def run(folder: Path, runs: int, report: Report) -> None:
+def run(folder: Path, runs: int, report: Report, *, large: bool = False) -> None:
     """All cases of this part; files are removed as soon as nothing needs them."""
-    _large(folder, runs, report)
+    _sources(folder, runs, report)
     _many(folder, runs, report)
     _transforms(folder, runs, report)
-    _memory(folder, report)
-    _opening(folder, runs, report)
+    if large:
+        _large(folder, report)
 
 
-def _large(folder: Path, runs: int, report: Report) -> None:
+def _sources(folder: Path, runs: int, report: Report) -> None:
     tensors = equal_tensors(16, GIB)
-    for suffix in (".safetensors", ".pt"):
+    for suffix in (".safetensors", ".pt", ".shards"):
         pair = plain_pair(folder, "large", tensors, suffix)
-        what = f"1 GiB, 16 tensors, {suffix}"
-        report(_against_copy(pair, runs, what, "≤ 1.3", verify=False))
-        report(_against_copy(pair, runs, f"{what}, verified", "≤ 2", verify=True))
+        what = f"16 × 64 MiB, {'16 shards' if suffix == '.shards' else suffix}"
+        times = runs if suffix == ".safetensors" else _fewer(runs)
+        _against_copy(pair, times, what, ("≤ 1.3", "≤ 2"), report)
         if suffix == ".safetensors":
-            report(_against_script(pair, min(runs, 1), what))
-        _remove(pair)
+            _against_copy(
+                pair,
+                _fewer(runs),
+                f"{what} to .safetensors",
+                ("≤ 1.3", "≤ 2"),
+                report,
+                ".safetensors",
+            )
+            _against_others(pair, what, report)
+        remove(pair)
+
+
+def _fewer(runs: int) -> int:
+    """For what differs from another case in little that costs time."""
+    return max(1, runs - 1)
 
 
 def _many(folder: Path, runs: int, report: Report) -> None:
-    for count, total, budget in ((1000, GIB, "≤ 1.5"), (5000, 100 * MIB, "≤ 1 s")):
-        for suffix in (".safetensors", ".pt"):
+    for count, total, *budgets in _COUNTS:
+        for suffix in (".safetensors", ".pt") if count == 5000 else (".safetensors",):
             pair = plain_pair(folder, "many", equal_tensors(count, total), suffix)
-            what = f"{total // MIB:,} MiB, {count:,} tensors, {suffix}"
-            report(_against_copy(pair, runs, what, budget, verify=False))
-            report(_against_copy(pair, runs, f"{what}, verified", "", verify=True))
+            what = f"{count:,} × {total // count // 1000:,} kB, {suffix}"
+            _against_copy(pair, runs, what, (budgets[0], budgets[1]), report)
             if suffix == ".safetensors":
-                report(_against_script(pair, min(runs, 1), what))
-            _remove(pair)
+                _against_others(pair, what, report)
+            remove(pair)
 
 
 def _transforms(folder: Path, runs: int, report: Report) -> None:
     for what, pair in transforms(folder, 512 * MIB):
-        output, same = folder / "output.eqx", folder / "same.eqx"
-        _convert(pair, output, verify=False, keep=True)
-        # Copied, since pages of a file that was not written front to back are slower to read.
-        shutil.copyfile(output, same)
-        result = Result(f"{what}, 512 MiB out", "≤ 3", compared="dd + fsync")
+        _against_dump(pair, runs, what, report)
+        remove(pair)
+
+
+def _large(folder: Path, report: Report) -> None:
+    what = "8 GB split in 3"
+    if why := needs(folder, 3 * 8 * 10**9):
+        report(skipped(what, why))
+    else:
+        pair = transformed_pair(folder, "qkv", *thirds(8 * 10**9))
+        _against_dump(pair, 1, what, report)
+        remove(pair)
+    what = "16 × 1.25 GB, .safetensors"
+    if why := needs(folder, 2 * _LARGE):
+        report(skipped(what, why))
+        return
+    pair = plain_pair(folder, "huge", equal_tensors(16, _LARGE), ".safetensors")
+    _against_copy(pair, 1, what, ("≤ 1.3", "≤ 2"), report)
+    remove(pair)
+
+
+def _against_copy(
+    pair: Pair,
+    runs: int,
+    what: str,
+    budgets: tuple[str, str],
+    report: Report,
+    suffix: str = ".eqx",
+) -> None:
+    output = pair.skeleton.with_name(f"output{suffix}")
+    for verify, budget in zip((False, True), budgets, strict=True):
+        result = Result(f"{what}{', verified' * verify}", budget, compared="cp + fsync")
         report(
             in_turns(
                 runs,
                 result,
-                lambda pair=pair, output=output: _convert(pair, output, verify=False),
-                lambda output=output, same=same: dumped(same, output),
+                lambda verify=verify: convert(pair, output, verify=verify),
+                lambda: copied(pair.model, output),
             )
         )
-        result = Result(f"{what}, 512 MiB out, verified", "", compared="dd + fsync")
+
+
+def _against_dump(pair: Pair, runs: int, what: str, report: Report) -> None:
+    output, same = pair.skeleton.with_name("output.eqx"), pair.skeleton.with_name("same.eqx")
+    convert(pair, output, verify=False, keep=True)
+    # Copied, since pages of a file that was not written front to back are slower to read.
+    shutil.copyfile(output, same)
+    output.unlink()
+    what = f"{what}, {same.stat().st_size // MIB:,} MiB out"
+    for verify, budget in ((False, "≤ 3"), (True, "")):
+        result = Result(f"{what}{', verified' * verify}", budget, compared="dd + fsync")
         report(
             in_turns(
-                1,
+                1 if verify else runs,
                 result,
-                lambda pair=pair, output=output: _convert(pair, output, verify=True),
-                lambda output=output, same=same: dumped(same, output),
+                lambda verify=verify: convert(pair, output, verify=verify),
+                lambda: dumped(same, output),
             )
         )
-        same.unlink()
-        _remove(pair)
+    same.unlink()
 
 
-def _memory(folder: Path, report: Report) -> None:
-    for size in (GIB, 2 * GIB):
-        pair = plain_pair(folder, "flat", equal_tensors(4, size, "float32"), ".safetensors")
-        what = f"{size // GIB} GiB in 4 tensors, verified, chunks of 64 MiB"
-        result = Result(what, "≤ 128 MiB")
-        report(in_turns(1, result, lambda pair=pair: _convert(pair, folder / "o.eqx"), None))
-        _remove(pair)
+def _against_others(pair: Pair, what: str, report: Report) -> None:
+    report(_against_script(pair, what))
+    what = f"{what}, {_ANCESTOR}"
+    if importlib.util.find_spec(_ANCESTOR) is None:
+        report(skipped(what, "not installed"))
+        return
+    output = pair.skeleton.with_name("ancestor.eqx")
+    try:
+        found = child(_ANCESTOR, pair.model, output, timeout=_PATIENCE)
+    except subprocess.TimeoutExpired:
+        report(Result(what, "", note=f"not done after {_PATIENCE:.0f} s"))
+    except subprocess.CalledProcessError as error:
+        report(Result(what, "", note=f"failed with exit status {error.returncode}"))
+    else:
+        report(Result(what, "", [found["seconds"]], peak=found["peak"]))
+    output.unlink(missing_ok=True)
 
 
-def _opening(folder: Path, runs: int, report: Report) -> None:
-    tensors: list[Tensor] = equal_tensors(20_000, 20 * MIB)
-    for suffix in (".safetensors", ".pt"):
-        pair = plain_pair(folder, "entries", tensors, suffix)
-        result = Result(f"open {suffix} of 20,000 entries", "")
-        report(in_turns(runs, result, lambda pair=pair: child("opened", pair.model), None))
-        _remove(pair)
-
-
-def _against_copy(pair: Pair, runs: int, what: str, budget: str, *, verify: bool) -> Result:
-    output = pair.model.with_name("output.eqx")
-    return in_turns(
-        runs,
-        Result(what, budget, compared="cp + fsync"),
-        lambda: _convert(pair, output, verify=verify),
-        lambda: copied(pair.model, output),
-    )
-
-
-def _against_script(pair: Pair, runs: int, what: str) -> Result:
-    output, by_hand = pair.model.with_name("output.eqx"), pair.model.with_name("by_hand.eqx")
+def _against_script(pair: Pair, what: str) -> Result:
+    output, by_hand = pair.skeleton.with_name("output.eqx"), pair.skeleton.with_name("by_hand.eqx")
     peaks: list[int] = []
 
     def script() -> float:
@@ -113,10 +178,8 @@ def _against_script(pair: Pair, runs: int, what: str) -> Result:
         peaks.append(found["peak"])
         return found["seconds"]
 
-    def this() -> dict[str, Any]:
-        return _convert(pair, output, keep=True)
-
-    result = in_turns(runs, Result(f"{what}, verified", "", compared="script"), this, script)
+    result = Result(f"{what}, verified", "", compared="script")
+    in_turns(1, result, lambda: convert(pair, output, keep=True), script)
     same = "same bytes" if filecmp.cmp(output, by_hand, shallow=False) else "BYTES DIFFER"
     result.note = f"script peak {max(peaks) / MIB:,.0f} MiB; {same}"
     output.unlink()
@@ -124,9 +187,8 @@ def _against_script(pair: Pair, runs: int, what: str) -> Result:
     return result
 
 
-def _convert(
-    pair: Pair, output: Path, *, verify: bool = True, keep: bool = False
-) -> dict[str, Any]:
+def convert(pair: Pair, output: Path, *, verify: bool = True, keep: bool = False) -> dict[str, Any]:
+    """Convert in a process of its own; seconds, peak memory and seconds of the process."""
     output.unlink(missing_ok=True)
     mapping = pair.mapping or ""
     wanted = "verify" if verify else "write"
@@ -136,7 +198,10 @@ def _convert(
     return found
 
 
-def _remove(pair: Pair) -> None:
+def remove(pair: Pair) -> None:
+    """Remove the files of a pair."""
+    if pair.model.is_dir():
+        shutil.rmtree(pair.model)
     for file in (pair.model, pair.skeleton, pair.mapping):
         if file is not None:
-            file.unlink()
+            file.unlink(missing_ok=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -19,6 +20,7 @@ from s2p_tui.formats.target import head_line
 from s2p_tui.session import Session
 
 _BLOCK = 1 << 25
+_SHARDS = 16
 
 Tensor = tuple[str, Shape, str]
 """Name, shape and dtype."""
@@ -34,10 +36,14 @@ class Pair:
 
 
 def equal_tensors(count: int, total: int, dtype: str = "float32") -> list[Tensor]:
-    """Matrices of together about `total` bytes, of rows of 256 or fewer elements."""
+    """Matrices of together about `total` bytes, of rows of 256 or fewer elements.
+
+    Two to a layer, since names that differ by a number alone say nothing to the matcher.
+    """
     elements = total // count // dtype_named(dtype).itemsize
     row = min(256, elements)
-    return [(f"layers.{n}.weight", (elements // row, row), dtype) for n in range(count)]
+    names = (f"layers.{n // 2}.{('weight', 'bias')[n % 2]}" for n in range(count))
+    return [(name, (elements // row, row), dtype) for name in names]
 
 
 def mixture_of_experts(layers: int, experts: int) -> list[Tensor]:
@@ -67,6 +73,30 @@ def write_safetensors(path: Path, tensors: Sequence[Tensor]) -> Path:
     return path
 
 
+def write_hollow(path: Path, tensors: Sequence[Tensor]) -> Path:
+    """A checkpoint of zeros that takes no room on the disk; for memory, never for time."""
+    head = header_for(tensors)
+    with path.open("wb") as stream:
+        stream.write(head)
+        sizes = (prod(shape) * dtype_named(dtype).itemsize for _, shape, dtype in tensors)
+        stream.truncate(len(head) + sum(sizes))
+    return path
+
+
+def write_shards(folder: Path, tensors: Sequence[Tensor], count: int) -> Path:
+    """A folder of shards with the index that Hugging Face puts beside them."""
+    folder.mkdir()
+    weight_map: dict[str, str] = {}
+    size = -(-len(tensors) // count)
+    for number in range(count):
+        held = tensors[number * size : (number + 1) * size]
+        name = f"model-{number + 1:05}-of-{count:05}.safetensors"
+        write_safetensors(folder / name, held)
+        weight_map |= {key: name for key, _, _ in held}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return folder
+
+
 def write_torch(path: Path, tensors: Sequence[Tensor]) -> Path:
     """The same as `torch.save` writes it; holds it in memory meanwhile."""
     import torch
@@ -90,25 +120,46 @@ def write_skeleton(path: Path, leaves: Sequence[Tensor]) -> Path:
 
 
 def plain_pair(folder: Path, name: str, tensors: Sequence[Tensor], suffix: str) -> Pair:
-    """A checkpoint and the skeleton of the same shapes in the same order."""
-    write = write_torch if suffix == ".pt" else write_safetensors
-    model = write(folder / f"{name}{suffix}", tensors)
-    leaves = [(f".{key}", shape, dtype) for key, shape, dtype in tensors]
+    """A checkpoint and the skeleton of the same shapes in the same order.
+
+    Args:
+        folder: Where they go.
+        name: What they are called.
+        tensors: What the checkpoint holds.
+        suffix: `.pt`, `.safetensors`, or `.shards` for a folder of 16.
+    """
+    if suffix == ".shards":
+        model = write_shards(folder / name, tensors, _SHARDS)
+    else:
+        write = write_torch if suffix == ".pt" else write_safetensors
+        model = write(folder / f"{name}{suffix}", tensors)
+    leaves = [(_key_path(key), shape, dtype) for key, shape, dtype in tensors]
     return Pair(model, write_skeleton(folder / f"{name}_skeleton.eqx", leaves))
 
 
+def _key_path(key: str) -> str:
+    """`layers.0.weight` as a pytree has it: `.layers[0].weight`."""
+    return "".join(f"[{part}]" if part.isdecimal() else f".{part}" for part in key.split("."))
+
+
 def transformed_pair(
-    folder: Path, name: str, tensors: Sequence[Tensor], rows: Sequence[tuple[Expr, Shape]]
+    folder: Path,
+    name: str,
+    tensors: Sequence[Tensor],
+    rows: Sequence[tuple[Expr, Shape]],
+    dtype: str = "float32",
+    write: Callable[[Path, Sequence[Tensor]], Path] = write_safetensors,
 ) -> Pair:
-    """A checkpoint, a float32 skeleton, and the mapping file that gives each leaf its source."""
-    leaves = [(f".leaf{n}", shape, "float32") for n, (_, shape) in enumerate(rows)]
+    """A checkpoint, a skeleton, and the mapping file that gives each leaf its source."""
+    leaves = [(f".leaf{n}", shape, dtype) for n, (_, shape) in enumerate(rows)]
     pair = Pair(
-        write_safetensors(folder / f"{name}.safetensors", tensors),
+        write(folder / f"{name}.safetensors", tensors),
         write_skeleton(folder / f"{name}_skeleton.eqx", leaves),
         folder / f"{name}.mapping.json",
     )
     session = Session.open(pair.model, pair.skeleton)
-    session.edit(SetRows(tuple((n, Row(expr)) for n, (expr, _) in enumerate(rows))))
+    wanted = ((n, Row(expr, trusted=True)) for n, (expr, _) in enumerate(rows))
+    session.edit(SetRows(tuple(wanted)))
     session.save_mapping(folder / f"{name}.mapping.json")
     session.close()
     return pair
@@ -120,28 +171,47 @@ def transforms(folder: Path, total: int) -> Iterator[tuple[str, Pair]]:
     height = total // 4 // width
     table: list[Tensor] = [("table", (height, width), "float32")]
     half: list[Tensor] = [("table", (height, width), "bfloat16")]
+    wide: list[Tensor] = [("table", (2 * height, width), "float32")]
+    words: list[Tensor] = [("embed", (1 << 17, width), "bfloat16")]
     parts: list[Tensor] = [(f"expert.{n}", (height // 8, width), "float32") for n in range(8)]
+    layers: list[Tensor] = [(f"layer.{n}", (height // 32, width), "float32") for n in range(32)]
     kernels: list[Tensor] = [("kernel", (1024, total // 4 // 1024 // 9, 3, 3), "float32")]
+    linears: list[Tensor] = [(f"linear.{n}", (4 * 1024, 1024), "float32") for n in range(32)]
     takes = tuple(Take(key) for key, _, _ in parts)
-    turned = Permute(Take("table"), (1, 0))
+    whole = Take("table")
+    turned = [(Permute(Take(key), (1, 0)), shape[::-1]) for key, shape, _ in linears]
     quarter = width // 4
     quarters = [
-        (Split(Take("table"), 1, n * quarter, (n + 1) * quarter), (height, quarter))
-        for n in range(4)
+        (Split(whole, 1, n * quarter, (n + 1) * quarter), (height, quarter)) for n in range(4)
     ]
     swapped = Flip(Permute(Take("kernel"), (1, 0, 2, 3)), (2, 3))
+    stacked = Stack(tuple(Take(key) for key, _, _ in layers), 0)
     first, second, *window = kernels[0][1]
-    cases: list[tuple[str, list[Tensor], list[tuple[Expr, Shape]]]] = [
-        ("cast bf16 to float32", half, [(Take("table"), (height, width))]),
-        (f"permute {height}×{width}", table, [(turned, (width, height))]),
-        ("split into 4 on axis 1", table, quarters),
-        ("stack 8 on axis 0", parts, [(Stack(takes, 0), (8, height // 8, width))]),
-        ("stack 8 on axis 1", parts, [(Stack(takes, 1), (height // 8, 8, width))]),
-        ("join 8 on axis 1", parts, [(Concat(takes, 1), (height // 8, 8 * width))]),
-        ("swap and flip 3×3 kernels", kernels, [(swapped, (second, first, *window))]),
-    ]
-    for number, (what, tensors, rows) in enumerate(cases):
-        yield what, transformed_pair(folder, f"transform{number}", tensors, rows)
+    cases: list[tuple[str, list[Tensor], list[tuple[Expr, Shape]], str]] = [
+        ("cast bf16 to float32", half, [(whole, (height, width))], "float32"),
+        ("cast float32 to bf16", wide, [(whole, (2 * height, width))], "bfloat16"),
+        (f"permute {height}×{width}", table, [(Permute(whole, (1, 0)), (width, height))],
+         "float32"),
+        ("permute 128k×4k bf16 embedding", words,
+         [(Permute(Take("embed"), (1, 0)), (width, 1 << 17))], "bfloat16"),
+        ("permute 32 kernels of 4k×1k", linears, turned, "float32"),
+        ("split into 4 on axis 1", table, quarters, "float32"),
+        ("split into 3 on axis 0", *thirds(total), "float32"),
+        ("stack 32 layers", layers, [(stacked, (32, height // 32, width))], "float32"),
+        ("stack 8 on axis 1", parts, [(Stack(takes, 1), (height // 8, 8, width))], "float32"),
+        ("join 8 on axis 1", parts, [(Concat(takes, 1), (height // 8, 8 * width))], "float32"),
+        ("swap and flip 3×3 kernels", kernels, [(swapped, (second, first, *window))], "float32"),
+    ]  # fmt: skip
+    for number, (what, tensors, rows, dtype) in enumerate(cases):
+        yield what, transformed_pair(folder, f"transform{number}", tensors, rows, dtype)
+
+
+def thirds(total: int) -> tuple[list[Tensor], list[tuple[Expr, Shape]]]:
+    """One tensor of about `total` bytes, as of queries, keys and values, and its three parts."""
+    width = 4096
+    height = total // 4 // width // 3
+    parts = [Split(Take("qkv"), 0, n * height, (n + 1) * height) for n in range(3)]
+    return [("qkv", (3 * height, width), "float32")], [(part, (height, width)) for part in parts]
 
 
 def _blocks(shape: Shape, dtype: str) -> Iterator[bytes]:

@@ -62,3 +62,6 @@ def test_blocks_of_leaves() -> None:
     assert block_of("['params']['block']['0']['kernel']") == "['params']['block']['0']"
     assert block_of(".head.weight") == ".head"
     assert block_of("[7]") == "[7]"
+    assert block_of("[0].stem.weight") == "[0].stem"
+    assert block_of("[0].layers[3].attn.weight") == "[0].layers[3]"
+    assert block_of("[1].bn.batch_state_index[0]") == "[1].bn"

@@ -206,7 +206,7 @@ def test_what_differs_after_writing_is_never_named(
 
     def flipping(file: int, data: Any, position: int) -> int:
         wrong = bytearray(data)
-        if len(wrong) == SHARED.nbytes:
+        if wrong.endswith(SHARED.numpy().tobytes()):
             wrong[-1] ^= 1
         return pwrite(file, wrong, position)
 
@@ -271,7 +271,7 @@ HARM: dict[str, tuple[Harm, str]] = {
     "no file": (_field("file", None), "names no file for plain"),
     "missing": (_field("file", "gone.npy"), "gone.npy cannot be read"),
     "negative": (_field("shape", [-2, 3]), "sizes are not whole numbers"),
-    "huge": (_field("shape", [2**61]), r"the manifest says \[2305843009213693952\]"),
+    "huge": (_field("shape", [2**61]), r"shape \[2305843009213693952\] is larger than any"),
     "other shape": (_field("shape", [3, 2]), r"is \[2, 3\] <f4, the manifest says \[3, 2\]"),
     "other dtype": (_field("dtype", "int32"), "the manifest says .* int32"),
     "same width": (_field("dtype", "float16"), "the manifest says .* float16"),

@@ -27,6 +27,7 @@ from tests.benchmarks.inputs import equal_tensors, plain_pair
 
 _ROWS = 12
 _LATEST = 60.0
+_PAUSE = 0.3
 _DRAWN = re.compile(rb"edits ([\d,]+)\x1b")
 _EDITS = {
     b"J": lambda session, cursor: moves.shift(session, cursor, 1),
@@ -116,7 +117,8 @@ class Program:
         self.output = b""
         self._open, self._stalled = True, False
         self._master, terminal = pty.openpty()
-        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 110, 0, 0))
+        self._terminal, self._rows = terminal, 30
+        self._resize()
         # GNU readline, where a test runner has loaded it, exports another terminal's size.
         env = {name: os.environ[name] for name in os.environ.keys() - {"LINES", "COLUMNS"}}
         env |= {"TERM": "xterm-256color", "XDG_STATE_HOME": str(state_home)}
@@ -126,7 +128,6 @@ class Program:
             stdin=terminal, stdout=terminal, stderr=stderr or terminal, env=env,
             start_new_session=True,
         )  # fmt: skip
-        self._terminal = terminal
 
     @property
     def pid(self) -> int:
@@ -179,6 +180,26 @@ class Program:
         seen, self.output = self.output, b""
         return seen
 
+    def until_redrawn(self, text: bytes) -> None:
+        """Wait until the text is on the screen, of which only what changed is drawn by itself."""
+        deadline = time.monotonic() + _LATEST
+        self._read_for(_PAUSE)
+        while text not in self.output:
+            assert time.monotonic() < deadline, f"{text!r} was not drawn: {self.output[-2000:]!r}"
+            self._rows = 61 - self._rows
+            self._resize()
+            self._read_for(_PAUSE)
+        self.output = b""
+
+    def _resize(self) -> None:
+        size = struct.pack("HHHH", self._rows, 110, 0, 0)
+        fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, size)
+
+    def _read_for(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self._read(left)
+
     def until_there(self, path: Path) -> None:
         """Wait, reading on, until there is a file."""
         deadline = time.monotonic() + _LATEST
@@ -193,9 +214,7 @@ class Program:
 
     def kill_after(self, seconds: float) -> None:
         """Read on for a while, then kill it, and read what it drew before."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            self._read(left)
+        self._read_for(seconds)
         self._process.kill()
         self._process.wait()
         if self._open:
@@ -258,7 +277,7 @@ def _press_and_wait(program: Program, model: Model, chance: random.Random) -> No
     reviewed = step[1] == _MATCH and model.edits != before
     program.send(_as_keys(step) + _TAKE * reviewed)
     if model.edits != before:
-        program.until(b"edits %d\x1b" % model.edits)
+        program.until_redrawn(b"edits %d\x1b" % model.edits)
 
 
 def _as_keys(step: Step) -> bytes:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-_PATIENCE = 30.0
+_PATIENCE = 60.0
+_BETWEEN_LOOKS = 0.05
 # GNU readline, where a test runner has loaded it, exports a size that is not this window's.
 CLEAN = "env -u LINES -u COLUMNS TERM=tmux-256color"
 
@@ -41,6 +43,7 @@ class Terminal:
             screen = self.screen()
             if text in screen:
                 return screen
+            threading.Event().wait(_BETWEEN_LOOKS)
         pytest.fail(f"{text!r} did not appear; the screen shows:\n{self.screen()}")
 
     def stop(self) -> None:

@@ -92,6 +92,7 @@ DOUBTED = {
     "attention_biases_lost": "the biases of the checkpoint have no leaf",
     "untied_one_key": "one table in the checkpoint for two leaves",
     "conv_norm_folded": "a batch norm folded into a convolution needs its epsilon",
+    "mlp_scan_no_bias": "weights of one shape, named by numbers alone, in one stack",
     "experts_apart": "`w1` and `w2` fit either layer of an expert, turned or not",
 }
 

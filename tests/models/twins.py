@@ -15,11 +15,13 @@ from tests.models.twins_llama import LLAMAS
 from tests.models.twins_norms import NORMS
 from tests.models.twins_recurrent import RECURRENT
 from tests.models.twins_stacks import STACKS
+from tests.models.twins_variants import VARIANTS
 from tests.models.twins_vision import VISION
 from tests.models.twins_vit import VIT
 
 TWINS: tuple[Twin, ...] = (
     *LAYERS,
+    *VARIANTS,
     *NORMS,
     *BATCHNORMS,
     *RECURRENT,

@@ -57,6 +57,8 @@ BATCHNORMS = (
     _norm("batch_norm_ema_1d", "ema", 0, 5),
     _norm("batch_norm_ema_sequence", "ema", 1, 3, momentum=0.99),
     _norm("batch_norm_ema_3d", "ema", 3, 3),
+    _norm("batch_norm_ema_1", "ema", 2, 1, momentum=0.99),
+    _norm("batch_norm_ema_37", "ema", 2, 37, momentum=0.99),
     _norm("batch_norm_batch_0", "batch", 2, 0),
     _norm("batch_norm_batch_1", "batch", 2, 1, momentum=0.99),
     _norm("batch_norm_batch_3", "batch", 2, 3, eps=1e-3),

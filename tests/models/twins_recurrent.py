@@ -39,14 +39,14 @@ class Layer(eqx.Module):
 
 
 class Stack(eqx.Module):
-    """LSTM layers, one on the other."""
+    """Recurrent layers, one on the other."""
 
-    cells: list[eqx.nn.LSTMCell]
+    cells: list[Any]
 
-    def __init__(self, *, key: jax.Array) -> None:
+    def __init__(self, cell: Any = eqx.nn.LSTMCell, *, key: jax.Array, **options: Any) -> None:
         keys = jax.random.split(key)
         self.cells = [
-            eqx.nn.LSTMCell(size, _HIDDEN, key=k)
+            cell(size, _HIDDEN, key=k, **options)
             for size, k in zip((_IN, _HIDDEN), keys, strict=True)
         ]
 
@@ -57,15 +57,17 @@ class Stack(eqx.Module):
 
 
 class BothWays(eqx.Module):
-    """A bidirectional LSTM."""
+    """A bidirectional layer."""
 
     forward: Layer
     backward: Layer
 
-    def __init__(self, size: int, *, key: jax.Array) -> None:
+    def __init__(
+        self, size: int, cell: Any = eqx.nn.LSTMCell, *, key: jax.Array, **options: Any
+    ) -> None:
         first, second = jax.random.split(key)
-        self.forward = Layer(eqx.nn.LSTMCell(size, _HIDDEN, key=first))
-        self.backward = Layer(eqx.nn.LSTMCell(size, _HIDDEN, key=second), reverse=True)
+        self.forward = Layer(cell(size, _HIDDEN, key=first, **options))
+        self.backward = Layer(cell(size, _HIDDEN, key=second, **options), reverse=True)
 
     def __call__(self, xs: jax.Array) -> jax.Array:
         return jnp.concatenate([self.forward(xs), self.backward(xs)], -1)
@@ -115,6 +117,10 @@ class TorchTagger(nn.Module):
         return self.hidden2tag(self.lstm(self.word_embeddings(ids))[0])
 
 
+def _gru(leaf: str, suffix: str) -> Leaves:
+    return {**recurrent(leaf, "", suffix), **gru_bias(leaf, "", _HIDDEN, suffix)}
+
+
 def _lstm_both(leaf: str, key: str, layer: int = 0) -> Leaves:
     return {
         **lstm(f"{leaf}.forward.cell", key, f"_l{layer}"),
@@ -153,6 +159,57 @@ RECURRENT = (
         (2, _LENGTH, _HIDDEN),
         {**recurrent(".cell", "", "_l0"), **gru_bias(".cell", "", _HIDDEN, "_l0")},
         torch_call=_output,
+    ),
+    twin(
+        "gru_cell_no_bias",
+        lambda: nn.GRUCell(_IN, _HIDDEN, bias=False),
+        lambda key: eqx.nn.GRUCell(_IN, _HIDDEN, use_bias=False, key=key),
+        (normal(1, 2, _IN), normal(2, 2, _HIDDEN)),
+        recurrent("", ""),
+    ),
+    twin(
+        "gru_two_layers",
+        lambda: nn.GRU(_IN, _HIDDEN, 2, batch_first=True),
+        lambda key: Stack(eqx.nn.GRUCell, key=key),
+        (2, _LENGTH, _IN),
+        {**_gru(".cells[0]", "_l0"), **_gru(".cells[1]", "_l1")},
+        torch_call=_output,
+    ),
+    twin(
+        "gru_bidirectional",
+        lambda: nn.GRU(_IN, _HIDDEN, batch_first=True, bidirectional=True),
+        lambda key: BothWays(_IN, eqx.nn.GRUCell, key=key),
+        (2, _LENGTH, _IN),
+        {**_gru(".forward.cell", "_l0"), **_gru(".backward.cell", "_l0_reverse")},
+        torch_call=_output,
+    ),
+    twin(
+        "lstm_two_layers_no_bias",
+        lambda: nn.LSTM(_IN, _HIDDEN, 2, batch_first=True, bias=False),
+        lambda key: Stack(key=key, use_bias=False),
+        (2, _LENGTH, _IN),
+        {**recurrent(".cells[0]", "", "_l0"), **recurrent(".cells[1]", "", "_l1")},
+        torch_call=_output,
+    ),
+    twin(
+        "lstm_bidirectional_no_bias",
+        lambda: nn.LSTM(_IN, _HIDDEN, batch_first=True, bidirectional=True, bias=False),
+        lambda key: BothWays(_IN, key=key, use_bias=False),
+        (2, _LENGTH, _IN),
+        {
+            **recurrent(".forward.cell", "", "_l0"),
+            **recurrent(".backward.cell", "", "_l0_reverse"),
+        },
+        torch_call=_output,
+    ),
+    twin(
+        "lstm_cell_no_bias",
+        lambda: nn.LSTMCell(_IN, _HIDDEN, bias=False),
+        lambda key: eqx.nn.LSTMCell(_IN, _HIDDEN, use_bias=False, key=key),
+        (normal(1, 2, _IN), normal(2, 2, _HIDDEN), normal(3, 2, _HIDDEN)),
+        recurrent("", ""),
+        torch_call=lambda cell, x, h, c: cell(x, (h, c))[0],
+        eqx_call=lambda cell, x, h, c: cell(x, (h, c))[0],
     ),
     twin(
         "lstm_cell",

@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import shutil
+import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,12 +71,14 @@ class CancelledAt(Job):
         self.number = number
         self.checks = 0
         self.phases: set[str] = set()
+        self._lock = threading.Lock()
 
     def check(self) -> None:
-        self.checks += 1
-        self.phases.add(self.phase)
-        if self.checks == self.number:
-            self.cancel()
+        with self._lock:
+            self.checks += 1
+            self.phases.add(self.phase)
+            if self.checks == self.number:
+                self.cancel()
         super().check()
 
 
@@ -196,11 +199,13 @@ class Disturbing(Job):
     def __init__(self, phase: str, disturb: Callable[[], object]) -> None:
         super().__init__()
         self.when, self.disturb, self.done = phase, disturb, False
+        self._lock = threading.Lock()
 
     def check(self) -> None:
-        if self.phase == self.when and not self.done:
-            self.done = True
-            self.disturb()
+        with self._lock:
+            if self.phase == self.when and not self.done:
+                self.done = True
+                self.disturb()
 
 
 @pytest.mark.parametrize("phase", ["writing", "verifying"])

@@ -361,7 +361,7 @@ async def test_a_burst_ends_where_the_same_keys_one_by_one_do(opened: Opened) ->
         session = blocks(6, 18, left_over=3)
         async with opened(session, resume="afresh") as (pilot, workspace):
             await press(pilot, pressed)
-            await until(pilot, lambda: pilot.app._message_queue.empty())
+            await until(pilot, lambda: pilot.app.keys_are_done)
             await pilot.pause()
             ends.append((workspace.session.alignment, workspace.cursor.position))
             flags = workspace.view.columns.flags

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -206,10 +205,8 @@ def test_options_answer_beforehand(
 
     (tmp_path / "there.json").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("s2p_tui.app.S2PApp", App)
-    for stream in (sys.stdin, sys.stdout):
-        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("s2p_tui.app.require_terminal", lambda _: None)
     assert run(["model.pt", "skeleton.eqx", *options]) == 0
     assert given == [resume]
 

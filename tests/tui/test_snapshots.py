@@ -67,6 +67,12 @@ SCENES: dict[str, tuple[Callable[[], Session], str]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in the folder of a run is on the screen: whether a file will be replaced."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("scene", SCENES)
 def test_scene(snap_compare, scene: str, size: str) -> None:

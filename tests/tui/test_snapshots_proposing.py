@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
@@ -32,6 +33,12 @@ SCENES: dict[str, tuple[Callable[[], Session], str]] = {
     "look": (linears, "g i"),
     "look_below": (linears, "g i pagedown"),
 }
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in the folder of a run is on the screen: whether a file will be replaced."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -256,6 +256,16 @@ async def test_a_picked_up_entry_is_split_over_marked_rows(opened: Opened) -> No
         assert bench(workspace) == ("a", "b")
 
 
+async def test_a_marked_entry_of_the_bench_is_split_over_marked_rows(opened: Opened) -> None:
+    session = session_of({"kv": (4, 2)}, {".k": (2, 2), ".v": (2, 2)})
+    async with opened(session) as (pilot, workspace):
+        await pilot.press("g", "delete", "g", "space", "space")
+        assert bench(workspace) == ("kv",)
+        await pilot.press("G", "space", "g", "t", "1", "enter")
+        parts = [Split(Take("kv"), 0, 0, 2), Split(Take("kv"), 0, 2, 4)]
+        assert [row.source for row in session.alignment.rows] == parts
+
+
 async def test_parts_are_given_one_by_one(opened: Opened) -> None:
     async with opened(fused()) as (pilot, workspace):
         await pilot.press("g", "t", "1", "enter")

@@ -1,4 +1,4 @@
-"""Leaves that nothing in the checkpoint feeds, and entries that no leaf takes."""
+"""Leaves that nothing in the checkpoint feeds, and entries that are another one again."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from math import prod
 from s2p_tui.core.evidence import Suggestion
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.state_dict import StateDict
-from s2p_tui.core.transform import Constant, Take, keys_of
-from s2p_tui.proposers.matcher.sequence import say_nothing
+from s2p_tui.core.transform import Constant, Take
 from s2p_tui.proposers.matcher.words import meanings, steps_of_key
 
 Steps = tuple[str, ...]
@@ -111,33 +110,3 @@ def tied_again(state_dict: StateDict, wanted: Mapping[int, int]) -> dict[str, st
             sizes[size] -= 1
             again[entry.key] = same
     return again
-
-
-def losses(
-    state_dict: StateDict, suggestions: Mapping[int, Suggestion], left_over: Mapping[str, str]
-) -> dict[int, str]:
-    """Leaves of modules of which a weight or bias would be lost, and which.
-
-    Where names say nothing an entry left over may belong to any module.
-    """
-    used = {
-        key: place
-        for place, suggestion in suggestions.items()
-        if suggestion.source is not None
-        for key in keys_of(suggestion.source)
-    }
-    storages = {state_dict[key].storage for key in used} - {None}
-    lost = [key for key in left_over if state_dict[key].storage not in storages]
-    if say_nothing([steps_of_key(entry.key) for entry in state_dict], []):
-        why = f"{lost[0]} is left over, and nothing shows what it belongs to" if lost else ""
-        return {place: why for place in used.values() if why}
-    modules: dict[tuple[str, ...], str] = {}
-    for key in lost:
-        steps = steps_of_key(key)
-        if meanings(steps[-1:])[0][-1:] in (("weight",), ("bias",)):
-            modules[steps[:-1]] = key
-    return {
-        place: f"{modules[module]} of the same layer would be lost"
-        for key, place in used.items()
-        if (module := steps_of_key(key)[:-1]) in modules
-    }

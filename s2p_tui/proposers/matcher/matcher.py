@@ -13,21 +13,24 @@ from s2p_tui.core.layers import constant_for, rule_for
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.ruled import rule_applied
 from s2p_tui.core.state_dict import StateDict
-from s2p_tui.core.transform import Take, keys_of
-from s2p_tui.proposers.matcher.absent import losses, tied_again, without_partner
+from s2p_tui.core.transform import Flip, Permute, Take, keys_of, nodes_of
+from s2p_tui.proposers.matcher.absent import tied_again, without_partner
 from s2p_tui.proposers.matcher.align import Aligner, Pair
 from s2p_tui.proposers.matcher.consistent import inconsistent
 from s2p_tui.proposers.matcher.layout import Orientation
+from s2p_tui.proposers.matcher.losses import losses, lost_entries
 from s2p_tui.proposers.matcher.names import Learned
 from s2p_tui.proposers.matcher.parts import as_leaf_takes, made_of_parts, steps_of_leaves
 from s2p_tui.proposers.matcher.pieces import Piece, entry_piece, may_alternate, parts_named
-from s2p_tui.proposers.matcher.sequence import in_sequence, say_nothing
+from s2p_tui.proposers.matcher.sequence import ORDER_ALONE, in_sequence, say_nothing
 from s2p_tui.proposers.matcher.stacks import with_views
 from s2p_tui.proposers.matcher.tree import Node, tree_of
+from s2p_tui.proposers.matcher.unequal import unequal
 from s2p_tui.proposers.matcher.words import meanings, steps_of_key
 
 _CERTAIN = 0.3
 _PARTS = ("weight_g", "weight_v", "weight_u", "weight_orig", "bias_ih", "bias_hh", "in_proj_")
+_CONVOLUTIONS = frozenset(f"equinox.nn.{name}" for name in ("Conv", "Conv1d", "Conv2d", "Conv3d"))
 _STATISTICS = frozenset(("mean", "var"))
 
 
@@ -57,7 +60,9 @@ def match(state_dict: StateDict, skeleton: Skeleton) -> Evidence:
         if entry.key not in used:
             left_over.setdefault(entry.key, "no leaf corresponds to it")
     suggestions |= without_partner(suggestions, skeleton, steps, state_dict, left_over)
-    for place, why in losses(state_dict, suggestions, left_over).items():
+    lost = lost_entries(state_dict, suggestions, left_over)
+    told = unequal(suggestions, skeleton, steps, state_dict, lost)
+    for place, why in (losses(state_dict, suggestions, lost) | told).items():
         suggestions[place] = replace(suggestions[place], certain=False, reason=why)
     return Evidence(tuple(suggestions[place] for place in range(len(skeleton))), left_over)
 
@@ -112,7 +117,14 @@ def _fill(
 
     nameless = say_nothing([piece.steps for piece in pieces], list(steps.values()))
     if nameless:
-        found = told(in_sequence(target, source))
+        found = [
+            (
+                place,
+                piece,
+                pair if len(piece.members) == 1 else replace(pair, margin=0.0, how=ORDER_ALONE),
+            )
+            for place, piece, pair in told(in_sequence(target, source))
+        ]
     else:
         order = _orderly(pieces) and not _sorted_by_name(skeleton)
         fits = _Fits(skeleton, pieces)
@@ -167,6 +179,8 @@ def _suggestion(
     if chosen is None:
         return None
     expr, settled, why = chosen
+    if leaf.owner in _CONVOLUTIONS and any(isinstance(n, Permute | Flip) for n in nodes_of(expr)):
+        return Suggestion(expr, False, "this layer keeps PyTorch's layout", sure)
     if may_alternate(expr):
         return Suggestion(expr, False, "heads may alternate in it: nothing shows it", sure)
     return Suggestion(expr, sure and settled, f"{pair.how}; {why}" if why else pair.how, sure)

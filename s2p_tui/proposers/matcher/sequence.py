@@ -13,6 +13,7 @@ from s2p_tui.proposers.matcher.align import Pair
 from s2p_tui.proposers.matcher.tree import Node
 from s2p_tui.proposers.matcher.words import is_known, meanings, name_of
 
+ORDER_ALONE = "only the order speaks for it"
 _NUMBER = re.compile(r"[0-9]+")
 
 
@@ -52,7 +53,7 @@ def in_sequence(target: Node, source: Node) -> tuple[Pair, ...]:
         for offset in range(block.src_end - block.src_start):
             place = block.src_start + offset
             alone = counts[0][sizes[0][place]] == counts[1][sizes[0][place]] == 1
-            how = "the only entry of this size" if alone else "only the order speaks for it"
+            how = "the only entry of this size" if alone else ORDER_ALONE
             pairs.append(
                 Pair(place, sources[block.dest_start + offset], 1.0 if alone else 0.0, how)
             )

@@ -23,7 +23,7 @@ from s2p_tui.tui.widgets.alignment_view import AlignmentView
 from s2p_tui.tui.widgets.find_bar import FindBar
 from s2p_tui.tui.widgets.lines import Part
 from s2p_tui.tui.widgets.overview import Overview
-from s2p_tui.tui.widgets.panels import Details, Divider, Heading, Hints, Status
+from s2p_tui.tui.widgets.panels import Details, Divider, Heading, Hints, Status, Tip
 
 if TYPE_CHECKING:
     from s2p_tui.session import Session
@@ -64,8 +64,15 @@ class Browser(Screen[None]):
         with Vertical(id="about", classes="sides"):
             yield Details()
             yield Status(id="status")
+            if self.tip:
+                yield Tip(id="tip")
         yield FindBar(len(self.session))
         yield Hints(id="bottom")
+
+    @property
+    def tip(self) -> str:
+        """What to try next, if anybody should be told."""
+        return ""
 
     def _folding(self) -> Folding:
         paths = [leaf.path for leaf in self.session.target.skeleton]
@@ -275,4 +282,6 @@ class Browser(Screen[None]):
         self.query_one(Details).show(session, cursor, glyphs)
         self.query_one(Status).show(session, cursor, glyphs, self._message)
         place = "" if self.view.columns.number else words.place(session, cursor.position)
+        for tip in self.query(Tip):
+            tip.show(self.tip, glyphs)
         self.query_one(Hints).show(cursor, glyphs, place)

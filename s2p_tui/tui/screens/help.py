@@ -20,7 +20,7 @@ from s2p_tui.tui.widgets.box import Box
 _SHOWN = 26
 _SHOWN_BRIEFLY = 13
 _BRIEF_BELOW = 68
-_MOST_LINES = 3
+_MOST_LINES = 6
 _SIGNS = (
     ("exact", "the same shape and dtype"),
     ("transformed", "fits after the steps in the details"),

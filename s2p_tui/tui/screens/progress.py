@@ -41,6 +41,7 @@ class Progress(OutcomeScreen):
         glyphs: The signs to draw with.
         mapping: Where to save the mapping.
         chunk_bytes: Memory to stay within, about.
+        jobs: Threads that share the work; None for two, or one on a single core.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,ctrl+c", "cancel", show=False)]
@@ -53,6 +54,7 @@ class Progress(OutcomeScreen):
         *,
         mapping: Path,
         chunk_bytes: int,
+        jobs: int | None = None,
     ) -> None:
         super().__init__()
         from s2p_tui.streaming.job import Job
@@ -62,6 +64,7 @@ class Progress(OutcomeScreen):
         self._order = order
         self._mapping = mapping
         self._chunk_bytes = chunk_bytes
+        self._jobs = jobs
         self._glyphs = glyphs
         self._pace = Pace()
         self._outcome: Converted | S2PError | None = None
@@ -119,6 +122,7 @@ class Progress(OutcomeScreen):
                 chunk_bytes=self._chunk_bytes,
                 mapping=self._mapping,
                 job=self.job,
+                jobs=self._jobs,
             )
         except S2PError as error:
             self._finish(error)

@@ -59,10 +59,15 @@ class Result(ModalScreen[None]):
     ]
 
     def __init__(
-        self, session: Session, converted: Converted, glyphs: Glyphs, dtype: str | None = None
+        self,
+        session: Session,
+        converted: Converted,
+        glyphs: Glyphs,
+        dtype: str | None = None,
+        found: str = "",
     ) -> None:
         super().__init__()
-        self._lines = report(session, converted)
+        self._lines = [*report(session, converted), *([found] if found else [])]
         paths = [leaf.path for leaf in session.target.skeleton]
         self._snippet = snippet(converted.written.path, paths, dtype)
         self._glyphs = glyphs

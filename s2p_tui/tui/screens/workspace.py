@@ -11,6 +11,7 @@ from textual import work
 from textual.binding import Binding, BindingType
 
 from s2p_tui.core.errors import S2PError
+from s2p_tui.core.fit import Fit
 from s2p_tui.core.names import default_mapping
 from s2p_tui.tui import choosing, matching, moves, words
 from s2p_tui.tui.copying import copy, row_text
@@ -27,6 +28,8 @@ from s2p_tui.tui.screens.progress import Progress
 from s2p_tui.tui.screens.result import Result
 from s2p_tui.tui.screens.transform import ChooseTransform
 from s2p_tui.tui.text import inert
+from s2p_tui.tui.threads import in_thread
+from s2p_tui.tui.tour import Tour, next_step
 from s2p_tui.tui.widgets.lines import Part
 
 if TYPE_CHECKING:
@@ -61,13 +64,17 @@ class Workspace(Asking):
         glyphs: Glyphs,
         mapping: Path | None = None,
         chunk_bytes: int,
+        tour: Tour | None = None,
+        jobs: int | None = None,
     ) -> None:
         super().__init__(session, glyphs)
         self._journalled = journalled
+        self._tour = tour
         self.order = order
         self.converted: Converted | None = None
         self._mapping = mapping
         self._chunk_bytes = chunk_bytes
+        self._jobs = jobs
         self._saved = saved
         self._converting = False
 
@@ -94,6 +101,13 @@ class Workspace(Asking):
         notes, style = super().first_words()
         said = [part for part in (inert(self._journalled.note), notes) if part]
         return "; ".join(said), "lines--bad" if self._journalled.bad else style
+
+    @property
+    def tip(self) -> str:
+        """What to try next, in a guided run."""
+        if self._tour is None:
+            return ""
+        return next_step(self.session, self.converted, self._glyphs.fits[Fit.MISMATCHED])
 
     @property
     def is_busy(self) -> bool:
@@ -192,7 +206,7 @@ class Workspace(Asking):
         try:
             self.session.save_mapping(path)
         except S2PError as error:
-            self.say(inert(str(error)), "lines--bad")
+            self.say(inert(error.line), "lines--bad")
         else:
             self._saved = self.session.alignment
             self.say(inert(f"Mapping saved: {path}"), "lines--good")
@@ -253,16 +267,21 @@ class Workspace(Asking):
                 self._glyphs,
                 mapping=path,
                 chunk_bytes=self._chunk_bytes,
+                jobs=self._jobs,
             )
         )
         if isinstance(outcome, S2PError):
-            self.say(inert(str(outcome)), "lines--bad")
+            self.say(inert(outcome.line), "lines--bad")
             return
         self.converted, self._saved = outcome, alignment
         name = os.path.basename(outcome.written.path)
         self.say(inert(f"Converted: {name}"), "lines--good")
+        found = ""
+        if self._tour is not None:
+            self.say("Converted. Running both models on the same images …", "lines--good")
+            found = await in_thread(self._tour.compare)
         await app_of(self).push_screen_wait(
-            Result(self.session, outcome, self._glyphs, order.dtype)
+            Result(self.session, outcome, self._glyphs, order.dtype, found)
         )
 
     def must_wait(self) -> bool:

@@ -8,6 +8,7 @@ from s2p_tui.tui import folded, words
 from s2p_tui.tui.cursor import Cursor
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.running import bound_of
+from s2p_tui.tui.text import wrap
 from s2p_tui.tui.widgets.frame import rule, top_line
 from s2p_tui.tui.widgets.lines import Lines, Part
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from s2p_tui.session import Session
 
 _DETAILS = 4
+_MOST_TIPS = 4
 
 
 class Heading(Lines):
@@ -66,6 +68,17 @@ class Status(Lines):
         counts, room = words.tally(session, glyphs), max(0, self.size.width - 1)
         said = glyphs.plain(f" {said}")
         self.set_line(0, *words.left_and_right(said, style, counts, room, glyphs.ellipsis))
+
+
+class Tip(Lines):
+    """What to try next, in a guided run."""
+
+    def show(self, tip: str, glyphs: Glyphs) -> None:
+        """Say it in as many lines as it takes."""
+        lines = wrap(glyphs.plain(tip), max(1, self.size.width - 2), _MOST_TIPS)
+        self.set_height(len(lines))
+        for number, line in enumerate(lines):
+            self.set_line(number, (f" {line}", "lines--good"))
 
 
 class Hints(Lines):
