@@ -83,13 +83,25 @@ def _show_progress(thread: threading.Thread, job: Job) -> None:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(job.phase, total=None)
         phase = job.phase
+        told = False
         while thread.is_alive():
             thread.join(_POLL_SECONDS)
+            if job.memory and not told:
+                told = True
+                progress.console.print(needs_of(job), markup=False, highlight=False)
             if job.phase != phase:
                 phase = job.phase
                 progress.reset(task)
             done = job.verified if phase == "verifying" else job.written
             progress.update(task, description=phase, completed=done, total=job.total or None)
+
+
+def needs_of(job: Job) -> str:
+    """What a conversion is going to take, in one line."""
+    return (
+        f"{job.total:,} bytes to write, {job.free:,} free; "
+        f"up to {job.memory / (1 << 20):,.0f} MiB of memory beside the program's own"
+    )
 
 
 class ConvertReport:
@@ -146,6 +158,7 @@ class ConvertReport:
             "mapping": str(mapping) if mapping is not None else None,
             "report": str(certified) if certified is not None else None,
             "bytes": written.size if written is not None else 0,
+            "memory": written.memory if written is not None else 0,
             "seconds": round(written.seconds, 3) if written is not None else 0.0,
             "verified": written.verified if written is not None else False,
             "lost": {

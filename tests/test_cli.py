@@ -126,6 +126,7 @@ def test_json_tells_what_was_done(pair: Pair, capsys: pytest.CaptureFixture[str]
         "mapping": str(kept),
         "report": None,
         "bytes": pair.output.stat().st_size,
+        "memory": 128 << 20,
         "verified": True,
         "lost": {},
         "error": None,

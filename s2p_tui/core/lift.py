@@ -22,9 +22,9 @@ from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Take, rename, show
 
-_INDEX = re.compile(r"(?<=\[)\d+(?=\])|(?<=\[')\d+(?='\])")
-_SUFFIX = re.compile(r"(?<=_)\d+(?='\]|[.\[])")
-_NUMBER = re.compile(r"\d+")
+_INDEX = re.compile(r"(?<=\[)\d{1,18}(?=\])|(?<=\[')\d{1,18}(?='\])")
+_SUFFIX = re.compile(r"(?<=_)\d{1,18}(?='\]|[.\[])")
+_NUMBER = re.compile(r"\d{1,18}")
 _MOST_NAMED = 8
 
 
@@ -107,7 +107,9 @@ def _blocks(path: str) -> Iterator[Block]:
 
 
 def _numbers(skeleton: Skeleton, block: Block) -> list[int]:
-    inside = re.compile(re.escape(block.head) + r"(\d+)" + re.escape(block.tail) + r"(?:[.\[]|$)")
+    inside = re.compile(
+        re.escape(block.head) + r"(\d{1,18})" + re.escape(block.tail) + r"(?:[.\[]|$)"
+    )
     found = (inside.match(leaf.path) for leaf in skeleton)
     return sorted({int(match.group(1)) for match in found if match})
 

@@ -16,4 +16,10 @@ def by_number(keys: Sequence[str]) -> tuple[str, ...]:
     parts = {key: _NUMBER.split(key) for key in keys}
     if len({tuple(words[::2]) for words in parts.values()}) != 1:
         return tuple(keys)
-    return tuple(sorted(keys, key=lambda key: [int(number) for number in parts[key][1::2]]))
+    return tuple(sorted(keys, key=lambda key: [_rank(number) for number in parts[key][1::2]]))
+
+
+def _rank(digits: str) -> tuple[int, str]:
+    """Sorts as the number would; Python reads none of thousands of digits."""
+    significant = digits.lstrip("0")
+    return len(significant), significant

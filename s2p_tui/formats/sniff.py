@@ -37,6 +37,11 @@ def sniff(path: Path) -> FileKind:
         raise InputError(f"{path} does not exist.", "Check the path for typing errors.") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from None
+    if head[257:262] == b"ustar":
+        raise InputError(
+            f"{path} is a tar archive, which torch.save has not written since 2017.",
+            "Unpack it; or load it with an old torch and save model.state_dict() with a new one.",
+        )
     if not head:
         raise InputError(f"{path} is empty.", "Copy or download it again.")
     kind = _kind(head)

@@ -165,21 +165,26 @@ def _is_removed(path: str, made_here: bool) -> bool:
     return True
 
 
-def require_space(target: Path, size: int) -> None:
+def require_space(target: Path, size: int) -> int:
     """Make sure that a file of so many bytes fits beside what is there.
 
+    Returns:
+        How many bytes are free; 0 if there is no such folder.
+
     Raises:
-        OutputError: It does not.
+        OutputError: It does not fit.
     """
     folder = Path(os.path.realpath(target)).parent
-    if folder.is_dir():
-        remove_left_over(folder)
-        free = shutil.disk_usage(folder).free
-        if free < size:
-            raise OutputError(
-                f"{target} needs {size:,} bytes, {folder} has {free:,} free.",
-                "Free some space or choose another disk.",
-            )
+    if not folder.is_dir():
+        return 0
+    remove_left_over(folder)
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise OutputError(
+            f"{target} needs {size:,} bytes, {folder} has {free:,} free.",
+            "Free some space or choose another disk.",
+        )
+    return free
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -16,6 +16,8 @@ class Job:
 
     Attributes:
         total: Bytes of the output.
+        free: Bytes the output's file system had free before; 0 until that is known.
+        memory: Bytes of memory the work takes at most, beside the program's own; 0 until known.
         written: Bytes written so far.
         verified: Bytes compared so far.
         leaf: Key path of the leaf in hand.
@@ -25,6 +27,8 @@ class Job:
 
     def __init__(self) -> None:
         self.total = 0
+        self.free = 0
+        self.memory = 0
         self.written = 0
         self.verified = 0
         self.leaf = ""

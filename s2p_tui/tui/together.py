@@ -29,7 +29,10 @@ def in_braces(keys: Sequence[str], ellipsis: str = "…") -> str:
 
 
 def _counts_up(words: Sequence[str]) -> bool:
-    if not all(word.isascii() and word.isdecimal() and str(int(word)) == word for word in words):
+    if not all(
+        word.isascii() and word.isdecimal() and len(word) < 19 and str(int(word)) == word
+        for word in words
+    ):
         return False
     numbers = [int(word) for word in words]
     return numbers == list(range(numbers[0], numbers[0] + len(numbers)))

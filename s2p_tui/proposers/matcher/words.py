@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_LONGEST_STEP = 200
+_DEEPEST = 60
 _PIECES = re.compile(r"[a-z]+\d+[a-z]+\d*[a-z]*|\d+[a-z]+|[a-z]+|\d+")
 
 _MEANINGS: dict[str, str] = {
@@ -212,13 +215,39 @@ def steps_of_path(path: str) -> tuple[str, ...]:
         steps[-2:] = [_STATISTICS[steps[-1]]]
     if len(steps) > 1 and steps[-1] == "average" and steps[-2] in _AVERAGES:
         steps[-2:] = [_AVERAGES[steps[-2]]]
-    return tuple(steps) or ("",)
+    return _bounded(tuple(steps), path) or ("",)
+
+
+def _bounded(steps: tuple[str, ...], whole: str) -> tuple[str, ...]:
+    """Steps of no more, longer or stranger than names of models have, which all is made to read.
+
+    Others stay apart by a checksum, and say as much as their beginning and end do.
+    """
+    if len(whole) <= _LONGEST_STEP and whole.isascii():
+        return steps
+    if len(steps) > _DEEPEST:
+        half = _DEEPEST // 2
+        between = _checksum(".".join(steps[half:-half]))
+        steps = (*steps[:half], between, *steps[-half:])
+    return tuple(map(_bounded_step, steps))
+
+
+def _bounded_step(step: str) -> str:
+    if len(step) > _LONGEST_STEP:
+        half = _LONGEST_STEP // 2
+        step = f"{step[:half]}_{_checksum(step)}_{step[-half:]}"
+    return f"n{step}" if step.isdigit() and not step.isascii() else step
+
+
+def _checksum(text: str) -> str:
+    return f"n{zlib.crc32(text.encode(errors='surrogatepass')):08x}"
 
 
 @lru_cache(maxsize=_ENTRIES)
 def steps_of_key(key: str) -> tuple[str, ...]:
     """The steps of a state-dict key."""
-    return tuple(part for part in re.split(r"[./]", key) if part) or ("",)
+    steps = tuple(part for part in re.split(r"[./]", key) if part)
+    return _bounded(steps, key) or ("",)
 
 
 @lru_cache(maxsize=_ENTRIES)
