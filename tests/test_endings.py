@@ -80,8 +80,10 @@ def test_a_signal_ends_it_while_it_reads(start: Start) -> None:
 def test_a_terminal_that_takes_no_output_does_not_hold_it(start: Start, pair: Pair) -> None:
     program = start()
     program.until(_FIRST_ROW)
+    program.send(b"J")
+    program.until(b"edits 1")
     # More redrawing than the terminal and Textual's queue have room for; nobody reads it.
-    program.send(b"J" + b"?\r" * 400)
+    program.send(b"?\r" * 400)
     program.until_stalled()
     program.signal(signal.SIGTERM)
     assert program.status() == 143
