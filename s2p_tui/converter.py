@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
@@ -237,6 +236,7 @@ def _aligned(
 
 
 def _ask_claude(session: Session, model: str, confirm: Callable[[str], bool] | None) -> None:
-    asking: Any = import_module("s2p_tui.asking")
+    from s2p_tui import asking
+
     if not asking.propose_with_claude(session, model=model, confirm=confirm):
         raise CancelledError("The proposal was declined; nothing was written.")

@@ -198,7 +198,7 @@ REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("{}:holder.missing", {}, UsageError, r"has no 'holder\.missing'"),
     ("no_such_module:f", {}, UsageError, "no_such_module cannot be imported: ModuleNotFound"),
     ("no_such_file.py:f", {}, UsageError, r"no_such_file\.py does not exist"),
-    ("no_colon", {}, UsageError, "cannot be imported"),
+    ("no_colon", {}, UsageError, "nothing that can be imported"),
 ]
 
 
