@@ -59,7 +59,7 @@ def test_while_a_skeleton_is_written(tmp_path: Path, number: int) -> None:
     factory = tmp_path / "made.py"
     factory.write_text(
         "import numpy as np\n"
-        f"def make():\n    return [np.zeros({LARGE // 32}, np.float32) for _ in range(64)]\n"
+        f"def make():\n    return [np.zeros({LARGE // 256}, np.float32) for _ in range(64)]\n"
     )
     out = tmp_path / "out"
     out.mkdir()
