@@ -7,6 +7,7 @@ went wrong.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import random
 import subprocess
@@ -20,6 +21,7 @@ from tests.fuzz.seeds import Seed, make_seeds
 from tests.fuzz.trial import Ground, TooSlowError
 
 _SHOWN = 5
+_NEVER_LONGER = 120.0
 
 
 def main() -> int:
@@ -67,6 +69,8 @@ def _work(numbers: range | list[int], seed: int) -> int:
 def _holds(ground: Ground, seeds: list[Seed], number: int, seed: int, *, show: bool) -> bool:
     one = seeds[number % len(seeds)]
     content = mutated(one, random.Random(f"{seed}:{number}"), seeds)
+    # Code that is not Python's own cannot be interrupted: then this ends it and says where it was.
+    faulthandler.dump_traceback_later(_NEVER_LONGER, exit=True)
     try:
         ground.attempt(one.name, one.role, content)
     except (Exception, TooSlowError) as error:
@@ -74,6 +78,8 @@ def _holds(ground: Ground, seeds: list[Seed], number: int, seed: int, *, show: b
         if show:
             traceback.print_exc()
         return False
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     return True
 
 
