@@ -578,16 +578,14 @@ def test_the_report_tells_what_was_left_over() -> None:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Session, str, Any]]:
-    """What `s2p_tui.asking` was called with; it answers what the test puts into `answer`."""
+    """What Claude's asking was called with; it does as `confirm` says."""
     calls: list[tuple[Session, str, Any]] = []
-    module = types.ModuleType("s2p_tui.asking")
 
     def propose_with_claude(session: Session, *, model: str, confirm: Any) -> bool:
         calls.append((session, model, confirm))
         return confirm("the proposal")
 
-    module.propose_with_claude = propose_with_claude  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setitem(sys.modules, "s2p_tui.asking", module)
+    monkeypatch.setattr("s2p_tui.asking.propose_with_claude", propose_with_claude)
     return calls
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from s2p_tui.core.mapping import Mapping
-from s2p_tui.demo import make_pair
 from s2p_tui.opening import load_mapping
 from tests.helpers.killing import Program
+from tests.models.linears import make_pair
 
 STRAIGHT = [f"lin{n}.{kind}" for n in (1, 2, 3) for kind in ("weight", "bias")]
 

@@ -194,7 +194,7 @@ class S2PApp(ConvertedApp):
         if isinstance(screen, ConfirmQuit):
             screen.action_again()
         elif isinstance(screen, ModalScreen | Review) or isinstance(self.focused, Input):
-            self.simulate_key("escape")
+            self.press_next("escape")
         else:
             self.action_ask_quit()
 

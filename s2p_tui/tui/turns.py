@@ -72,6 +72,13 @@ class KeysInTurn(App[ReturnType]):
         else:
             await self._dispatch(event)
 
+    def press_next(self, key: str) -> None:
+        """Have a key pressed ahead of those that wait for their turn."""
+        if self._rescue is None:
+            self.simulate_key(key)
+        else:
+            self._keys.appendleft(events.Key(key, None))
+
     async def _dispatch(self, key: events.Key) -> None:
         self._turn += 1
         target = self.focused or self.screen
