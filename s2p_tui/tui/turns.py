@@ -14,6 +14,7 @@ from textual.message import Message
 from textual.screen import Screen
 
 _LOST_AFTER = 0.5
+_MOST_WAITS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +84,26 @@ class KeysInTurn(App[ReturnType]):
         self._turn += 1
         target = self.focused or self.screen
         turn = Turn(self._turn, self.screen, target, is_answered=target is self.screen)
-        # Where a widget goes away with the key, what follows the key goes with it.
-        self._rescue = asyncio.get_running_loop().call_later(
-            _LOST_AFTER, self.call_later, self._next_key, turn
-        )
+        self._await_end(turn)
         await super().on_event(key)
         self._follow(turn)
+
+    def _await_end(self, turn: Turn, waits: int = 0) -> None:
+        self._rescue = asyncio.get_running_loop().call_later(
+            _LOST_AFTER, self._rescue_from, turn, waits
+        )
+
+    def _rescue_from(self, turn: Turn, waits: int) -> None:
+        """Where a widget goes away with the key, what follows the key goes with it.
+
+        One that is there still is only slow: the next key would come to the wrong screen.
+        """
+        if turn.number != self._turn or self._rescue is None:
+            return
+        if turn.target.is_running and waits < _MOST_WAITS:
+            self._await_end(turn, waits + 1)
+        else:
+            self.call_later(self._next_key, turn)
 
     def pop_screen(self) -> AwaitComplete:
         """Close the screen on top; what follows a key there will not arrive."""

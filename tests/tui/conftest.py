@@ -115,6 +115,20 @@ async def until(pilot: Pilot[object], is_so: Callable[[], bool]) -> None:
         await pilot.pause()
 
 
+def in_turn(pilot: Pilot[object]) -> Pilot[object]:
+    """The pilot, pressing a key only when what the one before did can be seen."""
+    press, app = pilot.press, pilot.app
+    assert isinstance(app, S2PApp)
+
+    async def press_in_turn(*keys: str) -> None:
+        for key in keys:
+            await press(key)
+            await until(pilot, lambda: app.keys_are_done or not app.is_running)
+
+    pilot.press = press_in_turn
+    return pilot
+
+
 @pytest.fixture
 def opened() -> Opened:
     @asynccontextmanager
@@ -126,6 +140,6 @@ def opened() -> Opened:
             await until(pilot, lambda: isinstance(app.screen, Workspace))
             await pilot.pause()
             assert isinstance(app.screen, Workspace)
-            yield pilot, app.screen
+            yield in_turn(pilot), app.screen
 
     return open_app

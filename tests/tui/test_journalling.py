@@ -20,7 +20,7 @@ from s2p_tui.tui.screens.going_on import GoOn
 from s2p_tui.tui.screens.workspace import Workspace
 from s2p_tui.tui.widgets.panels import Status
 
-from .conftest import Opened, fitting, linears, make_app, reordered, until
+from .conftest import Opened, fitting, in_turn, linears, make_app, reordered, until
 
 
 @asynccontextmanager
@@ -28,7 +28,7 @@ async def asked(session: Session) -> AsyncIterator[Pilot[object]]:
     app = make_app(session)
     async with app.run_test(size=(110, 30)) as pilot:
         await until(pilot, lambda: isinstance(app.screen, GoOn))
-        yield pilot
+        yield in_turn(pilot)
 
 
 async def in_workspace(pilot: Pilot[object]) -> Workspace:
