@@ -29,6 +29,7 @@ _ROWS = 12
 _LATEST = 60.0
 _PAUSE = 0.3
 _DRAWN = re.compile(rb"edits ([\d,]+)\x1b")
+_GOING_ON = re.compile(rb"Going on after ([\d,]+) edit")
 _EDITS = {
     b"J": lambda session, cursor: moves.shift(session, cursor, 1),
     b"K": lambda session, cursor: moves.shift(session, cursor, -1),
@@ -192,6 +193,20 @@ class Program:
             self._read_for(_PAUSE)
         self.output = b""
 
+    def edits(self, row: bytes) -> int:
+        """The number of edits on the screen, which is drawn anew; `row` is in every whole one."""
+        deadline = time.monotonic() + _LATEST
+        self.output = b""
+        while True:
+            assert time.monotonic() < deadline, f"nothing was drawn: {self.output[-2000:]!r}"
+            self._rows = 61 - self._rows
+            self._resize()
+            self._read_for(_PAUSE)
+            if found := _GOING_ON.findall(self.output) or _DRAWN.findall(self.output):
+                return int(found[-1].replace(b",", b""))
+            if row in self.output:
+                return 0
+
     def _resize(self) -> None:
         size = struct.pack("HHHH", self._rows, 110, 0, 0)
         fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, size)
@@ -291,6 +306,8 @@ def _compared(
 ) -> tuple[Model, Round]:
     """The model brought to where the reopened program is, and how well that is."""
     base, seen = at_kill
+    # Edits that cancel out come to one alignment: only their number tells where it is.
+    found = program.edits(b"layers.0.weight")
     mapping = output.with_name("killed.mapping.json")
     mapping.unlink(missing_ok=True)
     program.send(_SAVE)
@@ -298,6 +315,6 @@ def _compared(
     text, sent = mapping.read_text(), model.edits
     for count in range(base, len(model.steps) + 1):
         then = model.back_to(count)
-        if then.as_saved() == text and then.edits >= seen:
-            return then, Round(seen, then.edits, sent, right=True)
-    return model, Round(seen, 0, sent, right=False)
+        if then.edits == found and then.as_saved() == text:
+            return then, Round(seen, found, sent, right=True)
+    return model, Round(seen, found, sent, right=False)

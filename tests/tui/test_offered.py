@@ -12,7 +12,7 @@ from s2p_tui.session import Session
 from s2p_tui.tui.screens.going_on import GoOn
 from s2p_tui.tui.screens.workspace import Workspace
 
-from .conftest import Opened, fitting, linears, make_app, until
+from .conftest import Opened, fitting, in_turn, linears, make_app, until
 from .test_journalling import in_workspace, said
 from .test_keys import keys
 
@@ -44,6 +44,7 @@ async def test_a_saved_mapping_is_offered(
     forget(state_home)
     app = make_app(linears(), output=tmp_path / "o.eqx")
     async with app.run_test(size=(110, 30)) as pilot:
+        in_turn(pilot)
         await until(pilot, lambda: isinstance(app.screen, GoOn))
         assert "o.mapping.json is a mapping of this pair, saved on " in asked(pilot)
         await pilot.press("y")
@@ -67,6 +68,7 @@ async def test_one_question_where_edits_came_after_it(
     os.utime(tmp_path / "o.mapping.json", (1, 1))
     app = make_app(linears(), output=tmp_path / "o.eqx")
     async with app.run_test(size=(110, 30)) as pilot:
+        in_turn(pilot)
         await until(pilot, lambda: isinstance(app.screen, GoOn))
         assert "This pair has 2 edits" in asked(pilot)
         assert "o.mapping.json is a mapping of it too" in asked(pilot)
@@ -79,6 +81,7 @@ async def test_enter_takes_the_newer_of_both(opened: Opened, tmp_path: Path) -> 
     os.utime(tmp_path / "o.mapping.json", (1 << 33, 1 << 33))
     app = make_app(linears(), output=tmp_path / "o.eqx")
     async with app.run_test(size=(110, 30)) as pilot:
+        in_turn(pilot)
         await until(pilot, lambda: isinstance(app.screen, GoOn))
         await pilot.press("enter")
         assert keys(await in_workspace(pilot)) == _SAVED
@@ -88,6 +91,7 @@ async def test_what_is_saved_already_is_asked_once(opened: Opened, tmp_path: Pat
     await save(opened, tmp_path)
     app = make_app(linears(), output=tmp_path / "o.eqx")
     async with app.run_test(size=(110, 30)) as pilot:
+        in_turn(pilot)
         await until(pilot, lambda: isinstance(app.screen, GoOn))
         assert "mapping" not in asked(pilot)
         await pilot.press("enter")
@@ -138,6 +142,7 @@ async def test_edits_made_after_a_mapping_asked_for_come_first(
     os.utime(path, (1, 1))
     app = make_app(started_from(path), mapping=path, has_mapping=True)
     async with app.run_test(size=(110, 30)) as pilot:
+        in_turn(pilot)
         await until(pilot, lambda: isinstance(app.screen, GoOn))
         assert "afresh" not in asked(pilot)
         await pilot.press(key)
