@@ -1,17 +1,15 @@
-"""The one mutable object: a checkpoint, a skeleton, and the alignment between them."""
+"""The one mutable object: an open pair, and the edits that change its alignment."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from s2p_tui.certificate import Certifier
 from s2p_tui.core.alignment import Alignment, Row, in_order
 from s2p_tui.core.edits import Edit, SetRows, Trust
-from s2p_tui.core.errors import InputError, OutputError, UsageError
+from s2p_tui.core.errors import UsageError
 from s2p_tui.core.evidence import Evidence, as_suggested, weigh
 from s2p_tui.core.find import parse_query
 from s2p_tui.core.fit import Fit, Verdict
@@ -19,8 +17,6 @@ from s2p_tui.core.garbage import keep_for_good, no_garbage_collection
 from s2p_tui.core.history import History
 from s2p_tui.core.journal import Step
 from s2p_tui.core.mapping import Mapping, replay
-from s2p_tui.core.names import format_of, output_path
-from s2p_tui.core.plan import FileFormat, Plan, make_plan
 from s2p_tui.core.proposal import Proposal
 from s2p_tui.core.pytree import Skeleton
 from s2p_tui.core.state_dict import StateDict
@@ -28,17 +24,10 @@ from s2p_tui.core.verdicts import Verdicts
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.target import Target
-from s2p_tui.opening import load_mapping, open_any_target, require_kinship
+from s2p_tui.opening import load_mapping, open_any_target
+from s2p_tui.pair import Pair
 from s2p_tui.proposers import offline
 from s2p_tui.proposers.base import Situation
-from s2p_tui.saving import Converted, mapping_of, require_place, write_mapping
-from s2p_tui.streaming.convert import (
-    DEFAULT_CHUNK,
-    refuse_to_replace,
-    verify_file,
-    write_file,
-)
-from s2p_tui.streaming.job import Job
 
 Listener = Callable[[range], None]
 Recorder = Callable[[Step, Alignment, range], None]
@@ -50,18 +39,14 @@ _MATCHED_AT_ONCE = 2000
 """Leaves that the matcher is done with before anybody notices."""
 
 
-class Session:
+class Session(Pair):
     """An open pair of files and the edits made so far.
 
     Positions count leaves first, then benched entries: `0 … len(rows) + len(bench) - 1`.
 
     Attributes:
-        checkpoint: The torch side.
-        target: The JAX side.
-        alignment: The current alignment; replaced by every edit, never changed.
         history: The edits made and undone.
         verdicts: What is known of the rows' fits; a row is judged when somebody asks.
-        evidence: What names and structure say; rows they speak against are doubtful.
         awaits_evidence: Whether the matcher has yet to say what it makes of the two ends.
     """
 
@@ -73,19 +58,15 @@ class Session:
         *,
         evidence: Evidence | None = None,
     ) -> None:
-        self.checkpoint = checkpoint
-        self.target = target
-        self.evidence = evidence
+        start = alignment or in_order(checkpoint.state_dict, target.skeleton)
+        super().__init__(checkpoint, target, start, evidence)
         self.history = History()
-        self.alignment = alignment or in_order(checkpoint.state_dict, target.skeleton)
         self.verdicts = Verdicts(self._judge, len(target.skeleton))
         self.verdicts.settle(_JUDGED_AT_ONCE)
         self.awaits_evidence = False
         self._is_guess = False
         self._listeners: list[Listener] = []
         self._recorder: Recorder | None = None
-        self._sources = (*checkpoint.files, *target.files)
-        self._own_mappings: set[Path] = set()
 
     @classmethod
     def open(
@@ -199,19 +180,6 @@ class Session:
         state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
         evidence = self.evidence or _match(state_dict, skeleton)
         return Situation(state_dict, skeleton, self.alignment, evidence)
-
-    def require_kinship(self) -> None:
-        """Make sure the two sides can be of one model at all, by sizes alone.
-
-        Raises:
-            OtherFilesError: No leaf could take anything from the checkpoint.
-        """
-        require_kinship(self.checkpoint, self.target)
-
-    def close(self) -> None:
-        """Close the files."""
-        self.checkpoint.tensors.close()
-        self.target.values.close()
 
     def subscribe(self, listener: Listener) -> None:
         """Have the listener called with the rows that may have changed, after each edit."""
@@ -341,134 +309,6 @@ class Session:
         while (found := self.verdicts.blocking_in(rest)) is not None:
             rest = range(found + 1, len(self.verdicts))
             yield found, self.verdicts.at(found).why
-
-    def plan(self, dtype: str | None = None, file_format: FileFormat = "eqx") -> Plan:
-        """The alignment as instructions; see `make_plan` for what it raises."""
-        return make_plan(
-            self.checkpoint.state_dict,
-            self.target.skeleton,
-            self.alignment,
-            evidence=self.evidence,
-            dtype=dtype,
-            file_format=file_format,
-        )
-
-    def convert(
-        self,
-        output: str | Path,
-        *,
-        dtype: str | None = None,
-        chunk_bytes: int = DEFAULT_CHUNK,
-        verify: bool = True,
-        mapping: str | Path | None = None,
-        report: str | Path | None = None,
-        job: Job | None = None,
-        jobs: int | None = None,
-    ) -> Converted:
-        """Write the output, then the mapping file. Blocks; meant for a worker thread.
-
-        Args:
-            output: The file. `.safetensors` writes that format, anything else `.eqx`; without
-                a suffix it gets `.eqx`, as Equinox itself would look for.
-            dtype: Write real floating-point leaves in this dtype, not in the skeleton's.
-            chunk_bytes: Memory to stay within, about.
-            verify: Read the file back and compare it with its sources.
-            mapping: Save the alignment there.
-            report: Write a certificate there, see `s2p_tui.certificate`; needs `verify`.
-            job: Progress and cancellation.
-            jobs: Threads that share the work; None for two, or one on a single core.
-
-        Raises:
-            S2PError: Rows do not line up, the output cannot be written, or it was cancelled.
-        """
-        if os.path.isdir(output):
-            raise OutputError(f"{output} is a folder.", "Give the name of a file in it with -o.")
-        path = output_path(output)
-        refuse_to_replace(path, self._own_mappings)
-        if report is not None and not verify:
-            raise UsageError(
-                "A report certifies what verification found, and none is asked for.",
-                "Leave out --no-verify or --report.",
-            )
-        if mapping is not None:
-            require_place(Path(mapping), (*self._sources, path))
-        certifier = self._certifier(report, path, *([] if mapping is None else [Path(mapping)]))
-        alignment = self.alignment
-        plan = self.plan(dtype, format_of(path))
-        written = write_file(
-            plan,
-            self.checkpoint,
-            self.target,
-            path,
-            chunk_bytes=chunk_bytes,
-            verify=verify,
-            readback=certifier and certifier.readback,
-            job=job,
-            jobs=jobs,
-        )
-        if mapping is not None:
-            self.save_mapping(mapping, alignment)
-        if certifier is not None:
-            certifier.write(path, plan, alignment)
-        return Converted(
-            written, *(None if file is None else Path(file) for file in (mapping, report))
-        )
-
-    def verify(
-        self,
-        output: str | Path,
-        *,
-        dtype: str | None = None,
-        report: str | Path | None = None,
-        job: Job | None = None,
-        jobs: int | None = None,
-    ) -> int:
-        """Compare an existing file with its sources; returns its size in bytes.
-
-        Args:
-            output: The file.
-            dtype: As it was converted with.
-            report: Write a certificate there, see `s2p_tui.certificate`.
-            job: Progress and cancellation.
-            jobs: Threads that share the work; None for two, or one on a single core.
-
-        Raises:
-            S2PError: It differs, or something cannot be read or written.
-        """
-        path = Path(output)
-        alignment = self.alignment
-        plan = self.plan(dtype, format_of(path))
-        if not path.is_file():
-            raise InputError(f"{path} does not exist or is no file.", "Give the converted file.")
-        certifier = self._certifier(report, path)
-        readback = certifier and certifier.readback
-        size = verify_file(
-            plan, self.checkpoint, self.target, path, readback=readback, job=job, jobs=jobs
-        )
-        if certifier is not None:
-            certifier.write(path, plan, alignment)
-        return size
-
-    def _certifier(self, report: str | Path | None, *outputs: Path) -> Certifier | None:
-        if report is None:
-            return None
-        require_place(Path(report), (*self._sources, *self._own_mappings, *outputs))
-        return Certifier(Path(report), self.checkpoint, self.target)
-
-    def save_mapping(self, path: str | Path, alignment: Alignment | None = None) -> None:
-        """Save an alignment (by default the current one) as a mapping file.
-
-        A file of that name that this session neither started from nor saved is kept under the same
-        name with `~` behind it.
-
-        Raises:
-            OutputError: It cannot be written, or would replace a source.
-        """
-        path = Path(path)
-        refuse_to_replace(path, self._sources)
-        content = mapping_of(self.checkpoint, self.target, alignment or self.alignment)
-        write_mapping(path, content, keep_old=path not in self._own_mappings)
-        self._own_mappings.add(path)
 
     def _judge(self, position: int) -> Verdict:
         row = self.alignment.rows[position]
