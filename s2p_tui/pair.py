@@ -43,8 +43,8 @@ class Pair:
     ) -> None:
         self.checkpoint = checkpoint
         self.target = target
-        self.alignment = alignment
-        self.evidence = evidence
+        self.alignment: Alignment = alignment
+        self.evidence: Evidence | None = evidence
         self._sources = (*checkpoint.files, *target.files)
         self._own_mappings: set[Path] = set()
 
