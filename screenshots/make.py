@@ -25,7 +25,6 @@ from s2p_tui.saving import Converted
 from s2p_tui.session import Session
 from s2p_tui.tui.screens.ask_claude import AskClaude
 from s2p_tui.tui.screens.choose_source import ChooseSource
-from s2p_tui.tui.screens.help import Help
 from s2p_tui.tui.screens.result import Result
 from s2p_tui.tui.screens.review import Review
 from s2p_tui.tui.screens.workspace import Workspace
@@ -64,7 +63,6 @@ SCENES = {
     "claude": Scene(lambda: minilm("order"), "p", AskClaude),
     "folded": Scene(mixture_of_experts, "7 8 5 3 enter"),
     "converted": Scene(lambda: minilm("auto"), "c enter", Result),
-    "help": Scene(lambda: minilm("auto"), "question_mark", Help),
 }
 
 
@@ -113,7 +111,7 @@ async def _play(scene: Scene) -> str:
 
 @contextmanager
 def _empty_folder() -> Iterator[None]:
-    """Go to a folder for this picture, with an environment in which it looks the same everywhere."""
+    """Go to a folder and an environment in which a picture looks the same everywhere."""
     before, environment = Path.cwd(), dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="s2p-tui-") as folder:
         os.environ["XDG_STATE_HOME"] = str(Path(folder, "state"))

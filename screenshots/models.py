@@ -15,7 +15,10 @@ from tests.benchmarks.inputs import write_hollow
 from tests.models.bert import make_minilm, minilm_folder
 
 _LAYERS, _EXPERTS = 28, 64
-_NARROWER = (".blocks[9].mlp.experts[17].", *(f".blocks[20].mlp.experts[4{n}" for n in ("]", *"12")))
+_NARROWER = (
+    ".blocks[9].mlp.experts[17].",
+    *(f".blocks[20].mlp.experts[{n}]." for n in (4, 41, 42)),
+)
 _HIDDEN, _LESS = 96, 80
 
 
