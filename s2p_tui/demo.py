@@ -151,13 +151,18 @@ def make_torch() -> TorchNet:
     return network.eval()
 
 
+def pair_in(folder: Path) -> Pair:
+    """Name the demo's files in a folder."""
+    return Pair(folder / "model.pt", folder / "model_skeleton.eqx", folder / "model.eqx")
+
+
 def make_pair(folder: Path) -> Pair:
     """Write the demo's checkpoint and skeleton into a folder, which is made if need be.
 
     Raises:
         OutputError: They cannot be written.
     """
-    pair = Pair(folder / "model.pt", folder / "model_skeleton.eqx", folder / "model.eqx")
+    pair = pair_in(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(make_torch().state_dict(), pair.model)

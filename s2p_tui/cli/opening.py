@@ -155,30 +155,41 @@ def demo(
         from s2p_tui.tui.terminal import require_terminal
 
         require_terminal("s2p-tui demo --headless, which needs no terminal")
-    from s2p_tui import demo as pair
-
     folder = directory or Path(tempfile.mkdtemp(prefix="s2p-tui-demo-"))
-    files = pair.make_pair(folder)
     if headless:
-        print(pair.convert_and_compare(files))
+        from s2p_tui import demo as pair
+
+        print(pair.convert_and_compare(pair.make_pair(folder)))
         return 0
     from s2p_tui.app import run_app
-    from s2p_tui.session import Session
     from s2p_tui.tui.ending import Ending
     from s2p_tui.tui.tour import Tour
 
+    def open_session(key: str | None) -> Session:
+        from s2p_tui.demo import make_pair
+        from s2p_tui.session import Session
+
+        made = make_pair(folder)
+        return Session.open(made.model, made.skeleton, key=key, arrange="order")
+
+    def compare() -> str:
+        from s2p_tui.demo import in_words, pair_in
+
+        return in_words(pair_in(folder))
+
     ending = Ending(os._exit)
     ui, converted = run_app(
-        lambda key: Session.open(files.model, files.skeleton, key=key, arrange="order"),
-        model_label=files.model.name,
-        skeleton_label=files.skeleton.name,
-        output=files.output,
+        open_session,
+        model_label="a small network of torch's",
+        skeleton_label="its twin in Equinox",
+        output=folder / "model.eqx",
         way_out="s2p-tui demo --headless, which needs no terminal",
         resume="afresh",
         ending=ending,
-        tour=Tour(lambda: pair.in_words(files)),
+        tour=Tour(compare),
     )
     if sys.stdout.isatty():
-        print(files.output if converted is not None else f"The demo's files are in {folder}.")
+        print(f"The demo's files are in {folder}." if converted is None else converted.written.path)
+        print("Your own: s2p-tui skeleton FILE.py:MODEL, then s2p-tui MODEL SKELETON")
     ending.hasten()
     return ui.return_code or 0
