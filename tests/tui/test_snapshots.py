@@ -181,7 +181,5 @@ def _press(*keys: str):
         await until(pilot, lambda: isinstance(pilot.app.screen, Workspace))
         await pilot.press(*keys)
         await pilot.pause()
-        # What has the focus is scrolled into view a turn of the loop later, on some Pythons.
-        await pilot.pause()
 
     return before
