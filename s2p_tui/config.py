@@ -56,11 +56,16 @@ def load_settings(path: Path) -> Settings:
         return Settings()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise SettingsError(f"{path} cannot be read: {reason}.") from None
+        raise SettingsError(
+            f"{path} cannot be read: {reason}.", hint="Mend it, or move it away: none is needed."
+        ) from None
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path} is not TOML: {error}.", hint="Mend or move it.") from None
+        raise SettingsError(
+            f"{path} is not TOML: {error}.",
+            hint="Mend it there, or move it away: s2p-tui keys prints one to start from.",
+        ) from None
     settings = _Reading(_lines_of(text))
     made = settings.read(content)
     if settings.problems:

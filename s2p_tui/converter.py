@@ -223,7 +223,9 @@ def _aligned(
             "mapping and arrange both say how to line up the two sides.", "Give one of them."
         )
     if arrange not in (None, *get_args(Arrangement)):
-        raise UsageError(f"arrange={arrange!r} is not known.", 'Give "auto" or "order".')
+        raise UsageError(
+            f"arrange={arrange!r} is no way to line up the two sides.", 'Give "auto" or "order".'
+        )
     if isinstance(mapping, str | Path):
         mapping = load_mapping(mapping)
     session = Session.between(checkpoint, target, mapping=mapping, arrange=arrange or "auto")

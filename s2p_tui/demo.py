@@ -163,7 +163,7 @@ def make_pair(folder: Path) -> Pair:
         torch.save(make_torch().state_dict(), pair.model)
     except (OSError, RuntimeError) as error:
         raise OutputError(
-            f"{folder} cannot be written: {error}.", "Give another --directory."
+            f"{folder} cannot be written to: {error}.", "Give another --directory."
         ) from None
     save_skeleton(pair.skeleton, make_model(key=jax.random.PRNGKey(0)))
     return pair

@@ -342,7 +342,7 @@ REFUSED = [
         4,
         "The torch model's forward raised",
     ),
-    ("plain", "plain", ["--shape", "3", "--key", "ema"], 2, "--key goes with --model"),
+    ("plain", "plain", ["--shape", "3", "--key", "ema"], 2, "--key ema is a place in a checkpoint"),
 ]
 
 

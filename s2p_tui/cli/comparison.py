@@ -83,12 +83,17 @@ def check(
 
     try:
         if bool(shape) == (sample_input is not None):
+            both = "--shape and --sample-input both say"
+            neither = "Neither --shape nor --sample-input says"
             raise UsageError(
-                "Say what to run the models on, in one way.",
+                f"{both if shape else neither} what to run the models on.",
                 "Give --shape 3x32x32, once per argument, or --sample-input pkg.module:function.",
             )
         if key is not None and model is None:
-            raise UsageError("--key goes with --model.", "Give the checkpoint it is a place in.")
+            raise UsageError(
+                f"--key {key} is a place in a checkpoint, and no checkpoint is given.",
+                "Give it with --model, or leave --key out.",
+            )
         if sample_input is not None:
             examples = sample_examples(sample_input, batched=batch > 0)
         else:

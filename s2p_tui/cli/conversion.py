@@ -105,7 +105,10 @@ def convert(
                 "Give one of them.",
             )
         if arrange != "claude" and (claude_model is not None or yes):
-            raise UsageError("--model and --yes go with --arrange claude.", "Give that too.")
+            raise UsageError(
+                "--model and --yes go with --arrange claude alone.",
+                "Add --arrange claude, or leave them out.",
+            )
         start = "order" if arrange == "order" else "auto"
         session = Session.open(model, skeleton, key=key, like=like, mapping=mapping, arrange=start)
         if mapping is None:

@@ -119,7 +119,8 @@ def _require_folder(mapping: Path | None) -> None:
     """Refuse a name for a mapping under which none could be saved."""
     if mapping is not None and not mapping.parent.is_dir():
         raise UsageError(
-            f"There is no folder {mapping.parent} for the mapping file.", "Mend --mapping."
+            f"There is no folder {mapping.parent} for the mapping file.",
+            "Create it, or give another --mapping.",
         )
 
 

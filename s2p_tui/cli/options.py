@@ -92,7 +92,7 @@ def json_object(option: str, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise UsageError(f"{option} is not JSON: {error}.", f"Quote it: {example}") from None
+        raise UsageError(f"{option} is not JSON: {error}.", f"Quote it: {example}.") from None
     if not isinstance(value, dict):
-        raise UsageError(f"{option} is not a JSON object.", f"Write {example}")
+        raise UsageError(f"{option} is {text}, a JSON object was expected.", f"Write {example}.")
     return cast("dict[str, Any]", value)

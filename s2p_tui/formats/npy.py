@@ -158,7 +158,11 @@ def _record_at(descriptor: int, start: int, file: Path, number: int) -> Record:
         )
     length = struct.unpack(layout, head[8:begin])[0]
     if length > _MAX_HEADER:
-        raise InputError(f"{file}: the header of record {number} claims {length:,} bytes.")
+        raise InputError(
+            f"{file}: the header of record {number} claims {length:,} bytes, at most "
+            f"{_MAX_HEADER:,} were expected.",
+            "The file is damaged, or it is not a plain .eqx file.",
+        )
     if begin + length > len(head):
         head = os.pread(descriptor, begin + length, start)
     shape, descr, fortran_order = _parse(head[begin : begin + length], str(file), number)

@@ -254,7 +254,7 @@ def test_nothing_needed_is_replaced_and_nothing_unverified_certified(
         session.convert(out, report=tmp_path / "missing" / "r.json")
     with pytest.raises(OutputError, match="it is a folder"):
         session.convert(out, report=tmp_path)
-    with pytest.raises(UsageError, match="certifies what verification found"):
+    with pytest.raises(UsageError, match="certifies what verification finds"):
         session.convert(out, report=tmp_path / "r.json", verify=False)
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
     session.convert(out, mapping=mapping)

@@ -76,7 +76,10 @@ def _status_error(status: int, said: str, model: str, key: Secret) -> ProposerEr
                 f"Anthropic's service failed with status {status}{words}.", "Ask again later."
             )
         case _:
-            return ProposerError(f"Anthropic refused the request with status {status}{words}.")
+            return ProposerError(
+                f"Anthropic refused the request with status {status}{words}.",
+                "Choose another model, or line the rows up by hand.",
+            )
 
 
 _TYPES = {
@@ -121,7 +124,9 @@ def unreachable(error: BaseException, address: str, seconds: float) -> Failure:
     hint = "Check the network, the proxy settings and ANTHROPIC_BASE_URL."
     chain = list(_chain(error))
     if any(type(cause).__name__ in ("UnsupportedProtocol", "InvalidURL") for cause in chain):
-        error = ProposerError("ANTHROPIC_BASE_URL is no address.", "It begins with https://.")
+        error = ProposerError(
+            "ANTHROPIC_BASE_URL is no address.", "Give one that begins with https://, or unset it."
+        )
         return Failure(error)
     if any("Timeout" in type(cause).__name__ for cause in chain):
         words = f"{host} did not answer within {seconds:.0f} s."
