@@ -190,7 +190,8 @@ def compare(pair: Pair) -> float:
     error = float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
     if not error <= _TOLERANCE:
         raise OutputError(
-            f"The two forwards differ by {error:.1e}, relative to the largest output.",
+            f"The two forwards differ by {error:.1e} of the largest output, at most "
+            f"{_TOLERANCE:.0e} was expected.",
             "Look at the rows that you moved by hand, then convert again.",
         )
     return error

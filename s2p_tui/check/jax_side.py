@@ -52,7 +52,9 @@ def load_converted(path: Path, tree: Any) -> Any:
     Raises:
         InputError: Equinox cannot load it.
     """
-    with code_of("equinox.tree_deserialise_leaves", "Check --jax."):
+    with code_of(
+        "equinox.tree_deserialise_leaves", "Give the factory of the converted model with --jax."
+    ):
         return eqx.nn.inference_mode(eqx.tree_deserialise_leaves(path, tree))
 
 

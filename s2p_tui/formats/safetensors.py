@@ -93,7 +93,7 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
     except (ValueError, RecursionError):
         raise _damaged(path, "its header is not JSON") from None
     if not isinstance(header, dict):
-        raise _damaged(path, "its header is not a JSON object")
+        raise _damaged(path, f"its header is a {type(header).__name__}, an object was expected")
     return cast("dict[str, Any]", header), _LENGTH.size + length
 
 

@@ -81,7 +81,8 @@ def _require_plain(path: Path) -> None:
         raise _folder(path)
     if not stat.S_ISREG(mode):
         raise InputError(
-            f"{path} is a device or pipe, a file was expected.", "Save it to a plain file first."
+            f"{path} is a device or pipe, a plain file was expected.",
+            "Save it to a plain file first.",
         )
 
 

@@ -55,7 +55,7 @@ def require_foreground(way_out: str) -> None:
         )
     if threading.current_thread() is not threading.main_thread():
         raise UsageError(
-            f"The app runs in the main thread only.",
+            "The app runs in the main thread only.",
             f"Use {way_out}.",
         )
 
