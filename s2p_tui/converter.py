@@ -224,7 +224,8 @@ def _aligned(
         )
     if arrange not in (None, *get_args(Arrangement)):
         raise UsageError(
-            f"arrange={arrange!r} is no way to line up the two sides.", 'Give "auto" or "order".'
+            f"arrange={arrange!r} is not known, one of two ways was expected.",
+            'Give "auto" or "order".',
         )
     if isinstance(mapping, str | Path):
         mapping = load_mapping(mapping)

@@ -329,7 +329,7 @@ REFUSED = [
     ("plain", "dict", ["--shape", "3"], 4, "return other shapes: torch 2×5, Equinox 2×4"),
     ("plain", "plain", [], 2, "Neither --shape nor --sample-input says what to run"),
     ("plain", "plain", ["--shape", "3", "--sample-input", "a:b"], 2, "both say what to run"),
-    ("plain", "plain", ["--shape", "3by3"], 2, "--shape 3by3 is not a shape."),
+    ("plain", "plain", ["--shape", "3by3"], 2, "--shape 3by3 is not a shape: "),
     ("plain", "plain", ["--shape", "0"], 2, "--shape 0 has no elements."),
     ("plain", "plain", ["--shape", "3", "--dtype", "float31"], 4, "dtype 'float31' is not known"),
     ("plain", "plain", ["--shape", "3", "--dtype", "int8", "--dtype", "int8"], 2, "2 dtypes"),

@@ -43,7 +43,6 @@ NAMELESS = {
 
 ONE_SIDED = {
     "--model and --yes go with --arrange claude alone.": "the other side is the user's own words",
-    "arrange={arrange} is no way to line up the two sides.": "the hint lists the other side",
     "{file} was changed while it was open.": "how, nobody can tell from a size and a time",
     "{path} is a pickle, but not one written by torch.save.": "magic numbers say nothing",
     "{path} is a zip archive, but not one written by torch.save.": "the hint says what is",

@@ -18,7 +18,18 @@ def _loaded(code: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["convert"], ["skeleton"], ["inspect"], ["verify"], ["demo"], ["check"], ["chunk"]],
+    [
+        [],
+        ["convert"],
+        ["skeleton"],
+        ["inspect"],
+        ["verify"],
+        ["demo"],
+        ["check"],
+        ["chunk"],
+        ["keys"],
+        ["completion"],
+    ],
 )
 def test_help_loads_nothing_heavy(command: list[str]) -> None:
     arguments = [*command, "--help"]

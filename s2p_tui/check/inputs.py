@@ -56,7 +56,7 @@ def random_examples(
     """
     if len(dtypes) not in (1, len(shapes)):
         raise UsageError(
-            f"--shape is given {len(shapes)} times and --dtype {len(dtypes)} times.",
+            f"--shape and --dtype do not match: {len(shapes)} shapes, {len(dtypes)} dtypes.",
             "Give one --dtype for all, or one for each --shape.",
         )
     rng = np.random.default_rng(seed)

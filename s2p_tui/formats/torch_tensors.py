@@ -31,7 +31,7 @@ class StoragePlace:
 def big_endian(path: Path) -> InputError:
     """The refusal of a file whose numbers lie the other way round, or that does not say how."""
     return InputError(
-        f"{path} does not say that its numbers are little-endian, as it has to.",
+        f"{path} was written on a big-endian machine, or does not say that it was not.",
         "Load it on the machine that wrote it and save it as .safetensors.",
     )
 
