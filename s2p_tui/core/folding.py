@@ -44,11 +44,6 @@ class Folding:
         return self._before[-1] + (1 if self._bench_is_shut else self._bench)
 
     @property
-    def can_fold(self) -> bool:
-        """Whether there is anything to fold."""
-        return bool(self._folds) or self._bench > 1
-
-    @property
     def _bench_is_shut(self) -> bool:
         return self._bench_shut and self._bench > 1
 

@@ -73,24 +73,21 @@ def script(model: str, output: str) -> dict[str, Any]:
 
 
 def statedict2pytree(model: str, output: str) -> dict[str, Any]:
-    """The ancestor's documented call, from memory; reads `.safetensors` or `torch.save` files."""
+    """As its version 2 is used: load, `autoconvert`, serialise."""
+    import equinox
     import jax.numpy as jnp
     import torch
     from safetensors.torch import load_file
-    from statedict2pytree.converter import convert as ancestor  # pyright: ignore
+    from statedict2pytree.converter import autoconvert  # pyright: ignore
 
     started = time.perf_counter()
     idle = _reset_peak()
     loaded = load_file(model) if model.endswith(".safetensors") else torch.load(model)
     pytree = [jnp.zeros(tensor.shape, jnp.float32) for tensor in loaded.values()]
-    path = Path(output)
-    ancestor(
-        from_memory=True,
-        state_dict=loaded,
-        pytree=pytree,
-        target_name=path.name,
-        target_dir=str(path.parent),
-    )
+    converted = autoconvert(pytree, loaded, sort_by_path=False)
+    equinox.tree_serialise_leaves(output, converted)
+    with open(output, "rb") as stream:
+        os.fsync(stream.fileno())
     return {"seconds": time.perf_counter() - started, "peak": _status("VmHWM") - idle}
 
 
