@@ -58,7 +58,7 @@ class MemoryTensors(Tensors):
         part = self._others[name][box].resolve_conj().resolve_neg().cpu()
         return _viewed(part, str(dtype))
 
-    def extent(self, name: str) -> Extent | None:  # noqa: ARG002
+    def extent(self, name: str) -> Extent | None:
         """None: they lie in no file."""
         return None
 

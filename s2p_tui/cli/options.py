@@ -50,8 +50,8 @@ def _shown(default: object) -> str | None:
             return None
         case True:
             return "on"
-        case (one,):
-            return str(one)
+        case (str(one),):
+            return one
         case _:
             return str(default)
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import threading
+from typing import TextIO
 
 from s2p_tui.core.errors import UsageError
 
@@ -60,9 +61,9 @@ def require_foreground(way_out: str) -> None:
         )
 
 
-def _is_terminal(stream: object) -> bool:
+def _is_terminal(stream: TextIO) -> bool:
     # A notebook's streams are objects of its own; a closed one raises.
     try:
-        return os.isatty(stream.fileno())  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]
+        return os.isatty(stream.fileno())
     except (AttributeError, OSError, ValueError):
         return False

@@ -128,6 +128,7 @@ class Client:
                 http_client=anthropic.DefaultHttpxClient(event_hooks=hooks, timeout=timeout),
                 open_telemetry=False,
             )
+        # Whatever the SDK makes of these addresses and proxies, its words may hold the key.
         except Exception:
             return None
 

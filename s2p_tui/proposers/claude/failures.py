@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from s2p_tui.core.errors import ProposerError
@@ -100,9 +100,12 @@ def status_of_type(body: Any) -> int:
 
 
 def _in(body: Any, name: str) -> str:
-    error = body.get("error") if isinstance(body, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    found = error.get(name) if isinstance(error, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    found = _item(_item(body, "error"), name)
     return found if isinstance(found, str) else ""
+
+
+def _item(value: object, name: str) -> object:
+    return cast("dict[object, object]", value).get(name) if isinstance(value, dict) else None
 
 
 def _said(body: Any, key: Secret) -> str:
