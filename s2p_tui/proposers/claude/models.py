@@ -50,7 +50,7 @@ def model_named(name: str) -> Model:
         return Model(known, f"Claude 3.5 Sonnet is retired: {known} instead." if retired else "")
     if not _ID.fullmatch(name):
         raise UsageError(
-            f"{name!r} is no model's name.",
+            f"{name!r} is no model.",
             f"Give {', '.join(ALIASES)}, or a full id such as {DEFAULT_ID}.",
         )
     return Model(name)
