@@ -46,7 +46,7 @@ def open_torch_zip(path: Path, key: str | None = None) -> Checkpoint:
             twice = repeated(info.filename for info in archive.infolist())
             if twice is not None:
                 raise InputError(
-                    f"{path} is refused: two files in it are called {twice}.", SAVE_AGAIN
+                    f"{path} is refused: two files in it share one name, {twice}.", SAVE_AGAIN
                 )
             root = _root(path, members)
             if f"{root}byteorder" in members:

@@ -15,16 +15,10 @@ def run(folder: Path, runs: int, report: Report) -> None:
     for mebibytes in (512, 2048):
         what = f"{mebibytes:,} MiB state dict in memory"
         result = Result(f"{what} to .eqx, verified", "≤ 128 MiB")
-        report(
-            in_turns(times, result, lambda m=mebibytes: _child(m, output, "file"), None)
-        )
+        report(in_turns(times, result, lambda m=mebibytes: _child(m, output, "file"), None))
         output.unlink()
         result = Result(f"{what} to chunks", "≤ 128 MiB")
-        report(
-            in_turns(
-                times, result, lambda m=mebibytes: _child(m, chunks, "chunks"), None
-            )
-        )
+        report(in_turns(times, result, lambda m=mebibytes: _child(m, chunks, "chunks"), None))
         shutil.rmtree(chunks)
 
 
