@@ -81,7 +81,7 @@ def sample_examples(spec: str, *, batched: bool) -> Examples:
         arrays = tuple(_as_array(item) for item in items)
     if not arrays:
         raise InputError(
-            f"{spec} returned an empty {type(value).__name__}, an array or several were expected.",
+            f"{spec} returned nothing, an array or several were expected.",
             "Return an array, or a tuple of arrays.",
         )
     return Examples(tuple(array[None] for array in arrays), batched)
