@@ -27,7 +27,7 @@ from s2p_tui.tui.screens.load_mapping import LoadMapping
 from s2p_tui.tui.screens.progress import Progress
 from s2p_tui.tui.screens.result import Result
 from s2p_tui.tui.screens.transform import ChooseTransform
-from s2p_tui.tui.text import inert
+from s2p_tui.tui.text import inert, shorten
 from s2p_tui.tui.threads import in_thread
 from s2p_tui.tui.tour import Tour, next_step
 from s2p_tui.tui.widgets.lines import Part
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from s2p_tui.saving import Converted
     from s2p_tui.session import Session
     from s2p_tui.tui.choosing import Option
+
+_FRAME = 4
+"""Cells of the status line that no words can take."""
 
 
 class Workspace(Asking):
@@ -209,7 +212,10 @@ class Workspace(Asking):
             self.say(inert(error.line), "lines--bad")
         else:
             self._saved = self.session.alignment
-            self.say(inert(f"Mapping saved: {path}"), "lines--good")
+            said = "Mapping saved: "
+            room = self.size.width - len(said) - _FRAME
+            name = shorten(inert(str(path)), room, ellipsis=self._glyphs.ellipsis)
+            self.say(said + name, "lines--good")
 
     def action_load_mapping(self) -> None:
         """Take over the alignment of a mapping file, in one step."""
