@@ -168,7 +168,7 @@ def make_pair(folder: Path) -> Pair:
         torch.save(make_torch().state_dict(), pair.model)
     except (OSError, RuntimeError) as error:
         raise OutputError(
-            f"{folder} cannot be written: {error}.", "Give another --directory."
+            f"{folder} cannot be written to: {error}.", "Give another --directory."
         ) from None
     save_skeleton(pair.skeleton, make_model(key=jax.random.PRNGKey(0)))
     return pair
@@ -195,7 +195,8 @@ def compare(pair: Pair) -> float:
     error = float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
     if not error <= _TOLERANCE:
         raise OutputError(
-            f"The two forwards differ by {error:.1e}, relative to the largest output.",
+            f"The two forwards differ by {error:.1e} of the largest output, at most "
+            f"{_TOLERANCE:.0e} was expected.",
             "Look at the rows that you moved by hand, then convert again.",
         )
     return error

@@ -19,6 +19,8 @@ from s2p_tui.formats.base import Extent, Region, Tensors
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+GONE = "Put it back, or start again with the files that are there."
+"""The way out where a file that was listed is not there when its tensors are wanted."""
 _MAX_WASTE = 2
 _LEAST_RUN, _MAX_GAP, _WITH_GAPS, _MAX_WASTE_IN_GAPS = 1 << 10, 1 << 14, 1 << 21, 8
 """A read costs as much time as some ten kB that are read along with others. In bytes."""
@@ -54,7 +56,9 @@ class FileTensors(Tensors):
                 try:
                     self._descriptors[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
                 except OSError as error:
-                    raise InputError(f"{file} can no longer be read: {error.strerror}.") from None
+                    raise InputError(
+                        f"{file} can no longer be read: {error.strerror}.", GONE
+                    ) from None
             return self._descriptors[file]
 
     def read(self, name: str, region: Region) -> NDArray[np.generic]:
@@ -68,7 +72,7 @@ class FileTensors(Tensors):
             try:
                 now = _state(os.stat(file))
             except OSError as error:
-                raise InputError(f"{file} can no longer be read: {error.strerror}.") from None
+                raise InputError(f"{file} can no longer be read: {error.strerror}.", GONE) from None
             if now != state:
                 raise InputError(
                     f"{file} was changed while it was open.",

@@ -238,7 +238,7 @@ def _cast(
             raise AlignmentError(
                 f"{piece.instruction.leaf.path}: its {source.name} numbers do not fit "
                 f"{target.name}.",
-                hint="Give the leaf a wider dtype in the skeleton.",
+                hint=f"Give the leaf a wider dtype than {target.name} in the skeleton.",
             )
     elif loss is not None and not source.is_floating:
         loss.overflowed += int(np.count_nonzero(~np.isfinite(cast)))
