@@ -46,8 +46,16 @@ class Box(VerticalScroll):
         self._glyphs = glyphs
 
     def on_mount(self) -> None:
-        """Choose how the scrollbar looks."""
+        """Choose how the scrollbar looks, and begin at the top."""
         draw_plainly(self, self._glyphs)
+        self.call_after_refresh(self._begin)
+
+    def _begin(self) -> None:
+        # What had the focus before the first layout was looked for where it is not.
+        self.scroll_home(animate=False, immediate=True)
+        focused = self.screen.focused
+        if focused is not None and self in focused.ancestors:
+            self.scroll_to_widget(focused, animate=False, immediate=True)
 
     def on_resize(self) -> None:
         """Cut the keys with this set of signs' own ellipsis where they do not fit."""
