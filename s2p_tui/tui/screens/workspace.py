@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 from s2p_tui.core.errors import S2PError
 from s2p_tui.core.fit import Fit
 from s2p_tui.core.names import default_mapping
-from s2p_tui.tui import choosing, matching, moves, words
+from s2p_tui.tui import choosing, gaps_and_bench, matching, moves, placing, words
 from s2p_tui.tui.copying import copy, row_text
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.journalling import Journalled
@@ -122,7 +122,7 @@ class Workspace(Asking):
     def action_enter(self) -> None:
         """Put down what was picked up, go to the typed row, or choose what belongs here."""
         if self.cursor.picked is not None:
-            self.make(lambda: moves.place(self.session, self.cursor, swap=False))
+            self.make(lambda: placing.place(self.session, self.cursor, swap=False))
         elif self.cursor.typed:
             self.jump()
         else:
@@ -130,7 +130,7 @@ class Workspace(Asking):
 
     def action_swap(self) -> None:
         """Swap what was picked up with what is here."""
-        self.make(lambda: moves.place(self.session, self.cursor, swap=True))
+        self.make(lambda: placing.place(self.session, self.cursor, swap=True))
 
     def action_pick(self) -> None:
         """Pick up the entry here, or put it back."""
@@ -138,7 +138,7 @@ class Workspace(Asking):
             self.cursor.picked = None
         else:
             try:
-                moves.pick_up(self.session, self.cursor)
+                placing.pick_up(self.session, self.cursor)
             except ImpossibleError as reason:
                 self.say(str(reason), "lines--bad")
                 return
@@ -157,7 +157,7 @@ class Workspace(Asking):
 
     def action_gap(self) -> None:
         """Gaps on or off."""
-        self.make(lambda: moves.toggle_gap(self.session, self.cursor))
+        self.make(lambda: gaps_and_bench.toggle_gap(self.session, self.cursor))
 
     def action_bench(self) -> None:
         """Send to the bench; while a number is being typed, take back its last digit."""
@@ -165,11 +165,11 @@ class Workspace(Asking):
             self.cursor.typed = self.cursor.typed[:-1]
             self.say()
         else:
-            self.make(lambda: moves.to_bench(self.session, self.cursor))
+            self.make(lambda: gaps_and_bench.to_bench(self.session, self.cursor))
 
     def action_trust(self) -> None:
         """Trust on or off."""
-        self.make(lambda: moves.toggle_trust(self.session, self.cursor))
+        self.make(lambda: gaps_and_bench.toggle_trust(self.session, self.cursor))
 
     def action_transform(self) -> None:
         """Choose what is done to entries on their way into this leaf."""
