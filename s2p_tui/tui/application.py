@@ -14,7 +14,7 @@ from textual import work
 from textual.await_complete import AwaitComplete
 from textual.binding import Binding, BindingType
 from textual.driver import Driver
-from textual.events import DescendantFocus
+from textual.events import DescendantFocus, Key
 from textual.screen import ModalScreen
 from textual.widgets import Input
 
@@ -205,7 +205,7 @@ class S2PApp(ConvertedApp):
         if isinstance(screen, ConfirmQuit):
             screen.action_again()
         elif isinstance(screen, ModalScreen | Review) or isinstance(self.focused, Input):
-            self.press_next("escape")
+            self.press_next(Key("escape", None))
         else:
             self.action_ask_quit()
 
