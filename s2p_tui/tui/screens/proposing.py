@@ -98,12 +98,14 @@ class Proposing(Browser):
 
         app_of(self).push_screen(screen, decided)
 
-    def _work_out(self, words: str, find: Callable[[], T], show: Callable[[T], None]) -> None:
-        """Find something and show it: at once, or in a long list beside the keys.
+    def work_out(
+        self, words: str, rows: int, find: Callable[[], T], show: Callable[[T], None]
+    ) -> None:
+        """Find something about so many rows and show it: at once, or if many beside the keys.
 
         Keys typed ahead are for what is shown.
         """
-        if len(self.session) <= _AT_ONCE:
+        if rows <= _AT_ONCE:
             show(find())
             return
 
@@ -130,8 +132,9 @@ class Proposing(Browser):
                 return Reviewing(session.alignment, session.match_proposal())
 
         none = "Everything is as the matcher would have it."
-        self._work_out(
+        self.work_out(
             "Comparing the rows with what the matcher found …",
+            len(session),
             find,
             lambda reviewing: self._review(reviewing, none, None),
         )
@@ -167,8 +170,9 @@ class Proposing(Browser):
                 wider = partial(self._lift, outer) if outer else None
                 self._review(lifted.reviewing, "", wider)
 
-        self._work_out(
+        self.work_out(
             "Applying this block's arrangement to its siblings …",
+            len(self.session),
             partial(lifted, self.session, blocks),
             show,
         )
