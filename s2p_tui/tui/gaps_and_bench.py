@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import compress
-from operator import is_not
+from itertools import compress, repeat
+from operator import attrgetter, is_not
 from typing import TYPE_CHECKING
 
 from s2p_tui.core.alignment import Row
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from s2p_tui.tui.cursor import Cursor
 
 _MOST_NAMED = 8
+_SOURCE = attrgetter("source")
 
 
 def toggle_gap(session: Session, cursor: Cursor) -> Move:
@@ -52,7 +53,7 @@ def _flowed(way: str) -> Said:
         rows = slice(changed.start, changed.stop)
         now = after.rows[rows]
         new = compress(now, map(is_not, before.rows[rows], now))
-        moved = sum(1 for row in new if row.source is not None)
+        moved = sum(map(is_not, map(_SOURCE, new), repeat(None)))
         benched = set(before.bench)
         fell = [key for key in after.bench if key not in benched]
         words = f"{many(moved, 'entry', 'entries')} moved {way}" if moved else "Nothing else moved"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 500
 """Rows that are judged before the screen is drawn at all."""
+_SOON = 4000
 _A_LITTLE = 400
 _PAUSE = 0.005
 
@@ -35,8 +36,13 @@ class Settling:
         self._timer: Timer | None = None
 
     def begin(self) -> None:
-        """Judge what is not judged yet: a short list at once, a long one by and by."""
-        if self._timer is None and not self._verdicts.settle(AT_ONCE):
+        """Judge what is not judged yet: a few thousand rows at once, more by and by."""
+        if self._timer is not None or self._verdicts.is_settled:
+            return
+        if self._verdicts.unsettled <= _SOON:
+            self._verdicts.settle()
+            self._done()
+        else:
             self._timer = self._widget.set_timer(_PAUSE, self._go_on)
 
     def _go_on(self) -> None:
