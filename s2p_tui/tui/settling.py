@@ -31,13 +31,15 @@ class Settling:
 
     def __init__(self, widget: Widget, session: Session, done: Callable[[], None]) -> None:
         self._widget = widget
+        self._session = session
         self._verdicts = session.verdicts
         self._done = done
         self._timer: Timer | None = None
 
     def begin(self) -> None:
         """Judge what is not judged yet: a few thousand rows at once, more by and by."""
-        if self._timer is not None or self._verdicts.is_settled:
+        # What is judged before the evidence is there would all be judged again.
+        if self._timer is not None or self._verdicts.is_settled or self._session.awaits_evidence:
             return
         if self._verdicts.unsettled <= _SOON:
             self._verdicts.settle()
