@@ -330,6 +330,9 @@ class Session(Pair):
 
 def _match(state_dict: StateDict, skeleton: Skeleton) -> Evidence:
     # Its import takes longer than most matches.
-    from s2p_tui.proposers.matcher import match
+    from s2p_tui.proposers.matcher import forget_names, match
 
-    return match(state_dict, skeleton)
+    try:
+        return match(state_dict, skeleton)
+    finally:
+        forget_names()

@@ -5,7 +5,7 @@ A proposer gathers it; judging a row weighs it. Evidence never changes an alignm
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from s2p_tui.core.alignment import EMPTY, Alignment, Row
@@ -13,25 +13,9 @@ from s2p_tui.core.fit import Fit, Verdict, judge, landing
 from s2p_tui.core.layers import constant_for, rule_for
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.state_dict import StateDict
+from s2p_tui.core.suggestions import Suggestion, Suggestions
 from s2p_tui.core.transform import Expr, Flip, Permute, Take, describe, keys_of, nodes_of
 from s2p_tui.core.ways import ways
-
-
-@dataclass(frozen=True, slots=True)
-class Suggestion:
-    """What one leaf should take.
-
-    Attributes:
-        source: The expression that fills the leaf, or None if nothing in the checkpoint does.
-        certain: Whether the proposer vouches for it.
-        reason: Why, in words.
-        placed: Whether it is settled which entry belongs here, be its layout settled or not.
-    """
-
-    source: Expr | None
-    certain: bool
-    reason: str
-    placed: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,11 +28,12 @@ class Evidence:
         claimed: The leaf an entry certainly belongs to, by key; its place in the skeleton.
     """
 
-    suggestions: tuple[Suggestion, ...]
+    suggestions: Sequence[Suggestion]
     left_over: Mapping[str, str]
     claimed: Mapping[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "suggestions", Suggestions(self.suggestions))
         claimed = {
             key: place
             for place, suggestion in enumerate(self.suggestions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 from collections.abc import Generator
 
@@ -25,3 +26,12 @@ def keep_for_good() -> None:
     With a million objects a look would hold up a key by a tenth of a second.
     """
     gc.freeze()
+
+
+def give_memory_back() -> None:
+    """Have the C library give the system what it keeps of memory that was freed, if it can.
+
+    Headers and journals pass through blocks of many megabytes.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -58,9 +58,18 @@ def pair_digest(source: End, target: End, skeleton: Skeleton) -> str:
     that a layer's rule filled are right for these alone.
     """
     digest = hashlib.sha256(f"{source.digest} {target.digest}\n".encode())
+    known: dict[object, str] = {}
+    lines: list[str] = []
     for leaf in skeleton:
-        config = json.dumps(dict(leaf.config), default=repr, sort_keys=True) if leaf.config else ""
-        digest.update(f"{leaf.kind} {leaf.owner!r} {leaf.has_value} {config}\n".encode())
+        # Whoever reads leaves has those that are alike share their layers' settings.
+        kind = leaf.kind, leaf.owner, leaf.has_value, id(leaf.config)
+        line = known.get(kind)
+        if line is None:
+            config = leaf.config and json.dumps(dict(leaf.config), default=repr, sort_keys=True)
+            line = f"{leaf.kind} {leaf.owner!r} {leaf.has_value} {config or ''}\n"
+            known[kind] = line
+        lines.append(line)
+    digest.update("".join(lines).encode())
     return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from math import prod
 
 from s2p_tui.core.pytree import Skeleton
@@ -15,8 +16,8 @@ def could_line_up(state_dict: StateDict, skeleton: Skeleton) -> bool:
     An entry of the leaf's size, several entries of one size that make it up together, or a share
     of an entry that several leaves of one size make up. True where either side has nothing.
     """
-    entries = Counter(prod(entry.shape) for entry in state_dict)
-    leaves = Counter(prod(leaf.shape) for leaf in skeleton if leaf.kind == "array")
+    entries = _per_size(entry.shape for entry in state_dict)
+    leaves = _per_size(leaf.shape for leaf in skeleton if leaf.kind == "array")
     if not entries or not leaves:
         return True
     return any(
@@ -24,6 +25,13 @@ def could_line_up(state_dict: StateDict, skeleton: Skeleton) -> bool:
         for entry in entries
         for leaf in leaves
     )
+
+
+def _per_size(shapes: Iterable[tuple[int, ...]]) -> Counter[int]:
+    sizes = Counter[int]()
+    for shape, count in Counter(shapes).items():
+        sizes[prod(shape)] += count
+    return sizes
 
 
 def _makes_up(part: int, count: int, whole: int) -> bool:

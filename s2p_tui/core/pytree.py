@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from types import MappingProxyType
 from typing import Any, Literal
@@ -50,17 +51,17 @@ class Skeleton:
     """The leaves of a pytree in flatten order."""
 
     leaves: tuple[Leaf, ...]
-    _position: dict[str, int] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        position = {leaf.path: i for i, leaf in enumerate(self.leaves)}
-        object.__setattr__(self, "_position", position)
 
     def __len__(self) -> int:
         return len(self.leaves)
 
     def __iter__(self) -> Iterator[Leaf]:
         return iter(self.leaves)
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        """Places by path. Most sessions look up none."""
+        return {leaf.path: i for i, leaf in enumerate(self.leaves)}
 
     def __getitem__(self, position: int) -> Leaf:
         return self.leaves[position]

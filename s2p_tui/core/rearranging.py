@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice, pairwise
+from itertools import compress, count, islice, pairwise, repeat
+from operator import attrgetter, is_, is_not
 
 from s2p_tui.core.alignment import EMPTY, Row
 from s2p_tui.core.draft import Draft
 from s2p_tui.core.transform import Take
+
+# A gap far up in a long list moves all below it: no step of Python for each of these.
+_SOURCE, _GAP, _FIXED = attrgetter("source"), attrgetter("gap"), attrgetter("fixed")
 
 
 def _moved(row: Row) -> Row:
@@ -39,8 +43,7 @@ def swap(draft: Draft, first: int, second: int) -> None:
 
 
 def _flow(draft: Draft, positions: Sequence[int], contents: Sequence[Row]) -> None:
-    there = [draft.rows[position] for position in positions]
-    flowed = _all_moved(contents)
+    there, flowed = _at(draft.rows, positions), _all_moved(contents)
     # Rows are equal only if their sources are, which is quickly told of whole entries.
     for number, (old, new) in enumerate(zip(there, contents, strict=True)):
         one, other = old.source, new.source
@@ -49,6 +52,25 @@ def _flow(draft: Draft, positions: Sequence[int], contents: Sequence[Row]) -> No
         if old == new:
             flowed[number] = old
     draft.put_all(positions, flowed)
+
+
+def _at(rows: Sequence[Row], positions: Sequence[int]) -> Sequence[Row]:
+    if isinstance(positions, range):
+        return rows[positions.start : positions.stop]
+    return [rows[position] for position in positions]
+
+
+def _movable(rows: Sequence[Row], start: int, stop: int) -> Sequence[int]:
+    """Positions of `start:stop` that entries flow through."""
+    part = rows[start:stop]
+    if any(map(_GAP, part)) or any(map(_FIXED, part)):
+        return [i for i, row in enumerate(part, start) if not row.gap and not row.fixed]
+    return range(start, start + len(part))
+
+
+def _holes(contents: Sequence[Row]) -> Iterator[int]:
+    """Numbers of the contents that take nothing."""
+    return compress(count(), map(is_, map(_SOURCE, contents), repeat(None)))
 
 
 def move_block(draft: Draft, start: int, stop: int, steps: int) -> None:
@@ -89,12 +111,13 @@ def _push(draft: Draft, start: int, stop: int, carried: list[Row]) -> list[Row]:
     rows = draft.rows
     if not carried or start >= stop:
         return carried
-    path = [i for i in range(start, stop) if not rows[i].gap and not rows[i].fixed]
-    contents = [rows[i] for i in path]
-    holes = (n for n, row in enumerate(contents) if row.source is None)
-    last = next(islice(holes, len(carried) - 1, None), None)
+    path = _movable(rows, start, stop)
+    contents = _at(rows, path)
+    last = next(islice(_holes(contents), len(carried) - 1, None), None)
     end = len(path) if last is None else last + 1
-    flowing = [*carried, *(row for row in contents[:end] if row.source is not None)]
+    displaced = contents[:end]
+    are_full = map(is_not, map(_SOURCE, displaced), repeat(None))
+    flowing = [*carried, *compress(displaced, are_full)]
     draft.put_all(path[:end], _all_moved(flowing[:end]))
     return flowing[end:]
 
@@ -138,17 +161,25 @@ def _pull(draft: Draft, places: list[int], start: int, stop: int) -> list[int]:
     places that are still open.
     """
     rows = draft.rows
-    path = [i for i in range(start, stop) if not rows[i].gap and not rows[i].fixed]
-    hole = next((n for n, i in enumerate(path) if rows[i].source is None), None)
+    path = _movable(rows, start, stop)
+    contents = _at(rows, path)
+    hole = next(_holes(contents), None)
     if hole is not None:
-        path = path[: hole + 1]
-    contents, targets = [rows[i] for i in path], [*places, *path]
-    count = len(contents)
+        path, contents = path[: hole + 1], contents[: hole + 1]
+    targets = _one_after_the_other(places, path)
     if hole is None:
-        _flow(draft, targets[:count], contents)
-        return targets[count:]
+        _flow(draft, targets[: len(contents)], contents)
+        return list(targets[len(contents) :])
     _flow(draft, targets, [*contents, *([EMPTY] * len(places))])
     return []
+
+
+def _one_after_the_other(places: Sequence[int], path: Sequence[int]) -> Sequence[int]:
+    if isinstance(path, range):
+        whole = range(path.start - len(places), path.stop)
+        if list(whole[: len(places)]) == places:
+            return whole
+    return [*places, *path]
 
 
 def send_to_bench(draft: Draft, positions: Sequence[int]) -> None:

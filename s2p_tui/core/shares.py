@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
+from operator import attrgetter
 
 from s2p_tui.core.alignment import Alignment, Row
 from s2p_tui.core.choices import MOST, alike, laid_out
@@ -15,6 +16,9 @@ from s2p_tui.core.ruled import rule_applied
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Expr, Shape, Split, Take, describe, nodes_of, operands
 from s2p_tui.core.ways import ways
+
+_SOURCE = attrgetter("source")
+_WHOLE = {Take, type(None)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +156,8 @@ def parts_dropped(before: Sequence[Row], after: Sequence[Row], bench: Sequence[s
 
 
 def _parts_in(rows: Sequence[Row]) -> set[Split]:
+    if {*map(type, map(_SOURCE, rows))} <= _WHOLE:
+        return set()
     return {
         node
         for row in rows

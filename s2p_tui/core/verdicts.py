@@ -50,6 +50,11 @@ class Verdicts:
         return not self._counts[0]
 
     @property
+    def unsettled(self) -> int:
+        """Rows that are not judged."""
+        return self._counts[0]
+
+    @property
     def counts(self) -> Counter[Fit]:
         """Judged rows per fit."""
         return _per_fit(self._counts)

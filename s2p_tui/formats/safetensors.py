@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from math import prod
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
-from s2p_tui.core.dtypes import BY_SAFETENSORS, DType, dtype_named
+from s2p_tui.core.dtypes import BY_SAFETENSORS, dtype_named
 from s2p_tui.core.errors import InputError, UsageError
 from s2p_tui.core.state_dict import Entry, StateDict
 from s2p_tui.core.untrusted import (
@@ -26,6 +28,7 @@ from s2p_tui.core.untrusted import (
     without_duplicates,
 )
 from s2p_tui.formats.base import Checkpoint, Extent, row_major
+from s2p_tui.formats.quick import Tensor, quick_tensors
 from s2p_tui.formats.tensors import FileTensors
 
 _LENGTH = struct.Struct("<Q")
@@ -49,22 +52,18 @@ def open_safetensors(path: Path, key: str | None = None) -> Checkpoint:
             f"{path} is a .safetensors file, which holds one state dict.", "Leave --key out."
         )
     size = path.stat().st_size
-    header, start = _read_header(path, size)
-    described = [
-        (name, *_tensor(path, name, value, size - start))
-        for name, value in header.items()
-        if name != "__metadata__"
-    ]
-    _check_ranges(path, [(begin, end, name) for name, _, _, begin, end in described], size - start)
-    entries = [Entry(name, shape, dtype.name) for name, dtype, shape, _, _ in described]
-    offsets = {name: start + begin for name, _, _, begin, _ in described}
-    state_dict = StateDict(tuple(entries))
+    tensors, start = _read_header(path, size)
+    available = size - start
+    entries = tuple(_entries(path, tensors, available))
+    _check_ranges(path, tensors, available)
+    offsets = array("q", (start + tensor.begin for tensor in tensors))
+    state_dict = StateDict(entries)
 
     def extent(name: str) -> Extent | None:
-        if name not in offsets:
+        if name not in state_dict:
             return None
-        entry = state_dict[name]
-        return Extent(path, offsets[name], entry.shape, row_major(entry.shape), entry.dtype)
+        entry, offset = state_dict[name], offsets[state_dict.position(name)]
+        return Extent(path, offset, entry.shape, row_major(entry.shape), entry.dtype)
 
     return Checkpoint(path.name, (path,), size, state_dict, FileTensors(extent, (path,)))
 
@@ -75,7 +74,8 @@ def _damaged(path: Path, reason: str) -> InputError:
     )
 
 
-def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
+def _read_header(path: Path, size: int) -> tuple[list[Tensor], int]:
+    """The tensors as the header has them, and where it ends."""
     with path.open("rb") as stream:
         prefix = stream.read(_LENGTH.size)
         length = _LENGTH.unpack(prefix)[0] if len(prefix) == _LENGTH.size else 0
@@ -84,67 +84,75 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
         text = stream.read(length)
     try:
         refuse_brackets(text)
-        header = json.loads(text.decode())
-        if not _names_once(text, header):
-            header = json.loads(text, object_pairs_hook=without_duplicates)
+        tensors = quick_tensors(text)
+        if tensors is None:
+            header = json.loads(text.decode(), object_pairs_hook=without_duplicates)
+            if not isinstance(header, dict):
+                kind = type(header).__name__
+                raise _damaged(path, f"its header is a {kind}, an object was expected")
+            items = cast("dict[str, Any]", header).items()
+            tensors = [_tensor(path, *item) for item in items if item[0] != "__metadata__"]
     except DuplicateNameError as error:
         raise _damaged(path, f"the header names {error} twice") from None
     except MalformedError as error:
         raise _damaged(path, f"its header is not as it should be: {error}") from None
     except (ValueError, RecursionError):
         raise _damaged(path, "its header is not JSON") from None
-    if not isinstance(header, dict):
-        raise _damaged(path, f"its header is a {type(header).__name__}, an object was expected")
-    return cast("dict[str, Any]", header), _LENGTH.size + length
+    return tensors, _LENGTH.size + length
 
 
-def _names_once(text: bytes, header: Any) -> bool:
-    """Whether the header holds as many names as the text has colons, one behind each name.
-
-    A repeated name leaves fewer. It may also say no where all is well, as where a name itself holds
-    a colon: then a slower look decides.
-    """
-    if not isinstance(header, dict):
-        return True
-    values = cast("dict[str, Any]", header).values()
-    fields = (len(cast("dict[str, Any]", value)) for value in values if isinstance(value, dict))
-    return text.count(b":") == len(values) + sum(fields)
-
-
-def _tensor(
-    path: Path, name: str, value: Any, available: int
-) -> tuple[DType, tuple[int, ...], int, int]:
+def _tensor(path: Path, name: str, value: Any) -> Tensor:
     try:
-        sizes, (begin, end) = value["shape"], value["data_offsets"]
-        # Unlike 1, true and 1.0 are no sizes, but they would be found in a table of sizes.
-        if {*map(type, sizes), type(begin), type(end)} != {int}:
-            sizes = shape_of(sizes)
-        dtype, shape, nbytes = _kind(value["dtype"], tuple(sizes))
+        sizes, (begin, end) = shape_of(value["shape"]), value["data_offsets"]
+        dtype = value["dtype"]
     except MalformedError as error:
         raise _damaged(path, f"{name}: {error}") from None
     except (KeyError, TypeError, ValueError):
-        raise _damaged(path, f"the header describes {name} in a way not known here") from None
-    if not (is_size(begin) and is_size(end) and begin <= end):
-        raise _damaged(path, f"{name} has offsets that are not whole numbers in order")
-    if end - begin != nbytes or end > available:
-        raise _damaged(path, f"{name}: bytes {begin:,} to {end:,} do not hold {list(shape)}")
-    return dtype, shape, begin, end
+        raise _unknown(path, name) from None
+    if not (is_size(begin) and is_size(end)):
+        raise _out_of_order(path, name)
+    return Tensor(name, dtype, sizes, begin, end)
+
+
+def _unknown(path: Path, name: str) -> InputError:
+    return _damaged(path, f"the header describes {name} in a way not known here")
+
+
+def _out_of_order(path: Path, name: str) -> InputError:
+    return _damaged(path, f"{name} has offsets that are not whole numbers in order")
+
+
+def _entries(path: Path, tensors: Sequence[Tensor], available: int) -> Iterator[Entry]:
+    for name, code, sizes, begin, end in tensors:
+        try:
+            dtype, shape, nbytes = _kind(code, sizes)
+        except MalformedError as error:
+            raise _damaged(path, f"{name}: {error}") from None
+        except (KeyError, TypeError):
+            raise _unknown(path, name) from None
+        if begin > end:
+            raise _out_of_order(path, name)
+        if end - begin != nbytes or end > available:
+            raise _damaged(path, f"{name}: bytes {begin:,} to {end:,} do not hold {list(shape)}")
+        yield Entry(name, shape, dtype)
 
 
 @lru_cache(maxsize=4096)
-def _kind(code: str, sizes: tuple[int, ...]) -> tuple[DType, tuple[int, ...], int]:
-    """The dtype of a code, the sizes checked, the bytes of such a tensor."""
+def _kind(code: str, sizes: tuple[int, ...]) -> tuple[str, tuple[int, ...], int]:
+    """The dtype's name, the sizes checked, the bytes of such a tensor."""
     dtype, shape = BY_SAFETENSORS[code], shape_of(sizes)
-    return dtype, shape, (prod(shape) * dtype.bits + 7) // 8
+    return dtype.name, shape, (prod(shape) * dtype.bits + 7) // 8
 
 
-def _check_ranges(path: Path, ranges: list[tuple[int, int, str]], available: int) -> None:
+def _check_ranges(path: Path, tensors: Sequence[Tensor], available: int) -> None:
     """Make sure that the tensors follow each other without holes, in whatever order."""
     position = 0
-    for begin, end, name in sorted(ranges):
-        if begin != position:
-            raise _damaged(path, f"{name} starts at {begin:,}, not where the last tensor ended")
-        position = end
+    for tensor in sorted(tensors, key=attrgetter("begin", "end")):
+        if tensor.begin != position:
+            raise _damaged(
+                path, f"{tensor.name} starts at {tensor.begin:,}, not where the last tensor ended"
+            )
+        position = tensor.end
     if position != available:
         raise _damaged(path, f"its tensors end at {position:,} of {available:,} bytes")
 

@@ -17,9 +17,16 @@ from typing import Any, cast
 from s2p_tui.core.dtypes import BY_NAME, numpy_dtype
 from s2p_tui.core.errors import InputError
 from s2p_tui.core.pytree import NO_CONFIG, Leaf, Skeleton
-from s2p_tui.core.untrusted import parse_json, repeated, shape_of, why_malformed
+from s2p_tui.core.untrusted import (
+    parse_json,
+    refuse_brackets,
+    repeated,
+    shape_of,
+    why_malformed,
+)
 from s2p_tui.formats.base import Extent, FileKind, Tensors, row_major
 from s2p_tui.formats.npy import Record, iter_records
+from s2p_tui.formats.quick import quick_leaves
 from s2p_tui.formats.sniff import READABLE, sniff
 from s2p_tui.formats.tensors import FileTensors
 
@@ -170,13 +177,8 @@ def _dtype_of(path: Path, number: int, record: Record) -> str:
 
 def _leaves(path: Path, line: bytes) -> tuple[Leaf, ...]:
     try:
-        head = parse_json(line)
-        if head["format"] != FORMAT or head["version"] != VERSION:
-            raise InputError(
-                f"{path} is a skeleton of version {head['version']!r}, this reads {VERSION}.",
-                "Write it again with s2p-tui skeleton of this version.",
-            )
-        leaves = tuple(leaf_from_json(node) for node in head["leaves"])
+        refuse_brackets(line)
+        leaves = quick_leaves(line) or _slowly(path, line)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path} is a damaged skeleton file: {why_malformed(error)}.",
@@ -186,6 +188,16 @@ def _leaves(path: Path, line: bytes) -> tuple[Leaf, ...]:
     if twice is not None:
         raise InputError(f"{path} is a damaged skeleton file: it names {twice} twice.", _AGAIN)
     return leaves
+
+
+def _slowly(path: Path, line: bytes) -> tuple[Leaf, ...]:
+    head = parse_json(line)
+    if head["format"] != FORMAT or head["version"] != VERSION:
+        raise InputError(
+            f"{path} is a skeleton of version {head['version']!r}, this reads {VERSION}.",
+            "Write it again with s2p-tui skeleton of this version.",
+        )
+    return tuple(leaf_from_json(node) for node in head["leaves"])
 
 
 def leaf_from_json(node: Any) -> Leaf:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from s2p_tui.core.alignment import Alignment
-from s2p_tui.core.evidence import Evidence, Suggestion, as_suggested
+from s2p_tui.core.evidence import Evidence, as_suggested
 from s2p_tui.core.proposal import Confidence, Proposal, proposed
 from s2p_tui.core.pytree import Skeleton
 from s2p_tui.core.state_dict import StateDict
+from s2p_tui.core.suggestions import Suggestion
 
 
 def propose(

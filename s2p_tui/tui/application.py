@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import work
 from textual.await_complete import AwaitComplete
 from textual.binding import Binding, BindingType
-from textual.events import DescendantFocus
+from textual.driver import Driver
+from textual.events import DescendantFocus, Key
 from textual.screen import ModalScreen
 from textual.widgets import Input
 
@@ -34,6 +35,7 @@ from s2p_tui.tui.screens.progress import Progress
 from s2p_tui.tui.screens.review import Review
 from s2p_tui.tui.screens.workspace import Workspace
 from s2p_tui.tui.threads import in_thread
+from s2p_tui.tui.thrift import Thrifty, thrifty
 from s2p_tui.tui.tour import Tour
 from s2p_tui.tui.turns import KeysInTurn
 
@@ -127,6 +129,15 @@ class S2PApp(ConvertedApp):
         self._workspace: Workspace | None = None
         self.set_class(ascii_only, "-ascii")
 
+    def get_driver_class(self) -> type[Driver]:
+        """The driver of this platform, which sends no more than what has changed."""
+        return thrifty(super().get_driver_class())
+
+    def on_resize(self) -> None:
+        """Draw everything anew: terminals do as they like with what they showed before."""
+        if isinstance(self._driver, Thrifty):
+            self._driver.forget()
+
     def get_default_screen(self) -> Reading:
         """The first frame."""
         return Reading(self._glyphs, *self._labels)
@@ -194,7 +205,7 @@ class S2PApp(ConvertedApp):
         if isinstance(screen, ConfirmQuit):
             screen.action_again()
         elif isinstance(screen, ModalScreen | Review) or isinstance(self.focused, Input):
-            self.press_next("escape")
+            self.press_next(Key("escape", None))
         else:
             self.action_ask_quit()
 

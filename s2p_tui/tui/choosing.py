@@ -21,6 +21,7 @@ from s2p_tui.core.transform import Concat, Constant, Expr, Scale, Stack, describ
 from s2p_tui.tui.moves import ImpossibleError, Move
 from s2p_tui.tui.text import inert
 from s2p_tui.tui.together import together
+from s2p_tui.tui.words import many
 
 if TYPE_CHECKING:
     from s2p_tui.session import Session
@@ -60,6 +61,7 @@ class Offer:
         options: Best first.
         none: Why there are no options; empty if there are.
         source: What the row takes now, if that could be multiplied.
+        block: The folded block whose rows it is about; empty for one row.
     """
 
     position: int
@@ -68,6 +70,7 @@ class Offer:
     options: tuple[Option, ...]
     none: str
     source: Expr | None
+    block: str = ""
 
 
 def offer(session: Session, cursor: Cursor) -> Offer:
@@ -81,7 +84,7 @@ def offer(session: Session, cursor: Cursor) -> Offer:
     """
     position, state_dict = cursor.position, session.checkpoint.state_dict
     if cursor.is_block:
-        raise ImpossibleError("A transform is chosen for one leaf: Tab unfolds the block.")
+        raise ImpossibleError("What is in hand can go to one leaf: Tab unfolds the block.")
     row = session.row(position)
     if row is None:
         raise ImpossibleError("A benched entry has no leaf: mark it or pick it up, go to a row, t.")
@@ -274,6 +277,8 @@ def take(session: Session, offered: Offer, option: Option) -> Move:
     before, after = set(session.alignment.bench), apply(session.alignment, edit)
     fell = [key for key in after.bench if key not in before]
     said = f"Row {here + 1}: {option.words}."
+    if offered.block:
+        said = f"{many(len(option.changes), 'row')} changed: {option.words}."
     if option.verdict.fit is Fit.DOUBTFUL:
         said = f"Doubtful, y trusts it. {said}"
     if fell:

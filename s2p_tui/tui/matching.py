@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from s2p_tui.core.garbage import give_memory_back
 from s2p_tui.tui.threads import in_thread
 
 if TYPE_CHECKING:
@@ -60,4 +61,5 @@ async def match_meanwhile(
             journal.begin_with(gathered.beginning)
         else:
             gathered.beginning.discard()
+    await in_thread(give_memory_back)
     return is_taken

@@ -4,27 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import compress, islice
-from operator import is_not
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from s2p_tui.core.alignment import Row
-from s2p_tui.core.edits import (
-    CloseGap,
-    Edit,
-    MoveBlock,
-    MoveTo,
-    OpenGap,
-    PlaceFromBench,
-    SendToBench,
-    Several,
-    Swap,
-    Trust,
-)
-from s2p_tui.core.fit import Fit
-from s2p_tui.core.transform import Take
-from s2p_tui.tui.text import inert
-from s2p_tui.tui.words import many, name_at
+from s2p_tui.core.edits import Edit, MoveBlock, Several
 
 if TYPE_CHECKING:
     from s2p_tui.core.alignment import Alignment
@@ -37,6 +21,10 @@ Said = Callable[["Alignment", "Alignment", range], str]
 
 
 _MOST_NAMED = 8
+
+
+EDGE: tuple[int, ...] = (-1,)
+"""Where a block lands that has no room to move."""
 
 
 class ImpossibleError(Exception):
@@ -67,7 +55,7 @@ def shift(session: Session, cursor: Cursor, step: Step) -> Move:
 
     A folded block moves past its neighbour: by one row, or past all of another block.
     """
-    _hands_free(cursor)
+    hands_free(cursor)
     chosen = cursor.chosen()
     if any(session.row(position) is None for position in (chosen[0], chosen[-1])):
         raise ImpossibleError("A benched entry has no neighbours: pick it up with m and place it.")
@@ -75,23 +63,20 @@ def shift(session: Session, cursor: Cursor, step: Step) -> Move:
     is_block = cursor.is_block and not cursor.marked()
     steps = _steps_past_neighbour(session, cursor, step) if is_block else 1
     runs = list(_runs(chosen))
-    moves = [(start, stop, _block_after(rows, start, stop, step, steps)) for start, stop in runs]
+    moves = [(start, stop, block_after(rows, start, stop, step, steps)) for start, stop in runs]
     if not any(after for _, _, after in moves):
         raise ImpossibleError(f"This stays where it is: {rows[chosen[0]].why}.")
-    if any(after == _EDGE for *_, after in moves):
+    if any(after == EDGE for *_, after in moves):
         which = "last" if step > 0 else "first"
         raise ImpossibleError(f"It is in the {which} row already.")
     moves = [move for move in moves if move[2]]
     edits = [MoveBlock(start, stop, step * steps) for start, stop, _ in moves[::-step]]
     after = [position for *_, block in moves for position in block]
     if is_block:
-        return _landed(cursor, _one(edits), after)
+        return landed_block(cursor, one_edit(edits), after)
     landed = _follow(cursor.position, moves, after)
     marks = frozenset(after) if cursor.marked() else None
-    return Move(_one(edits), landed, marks, reveals=True)
-
-
-_EDGE: tuple[int, ...] = (-1,)
+    return Move(one_edit(edits), landed, marks, reveals=True)
 
 
 def _steps_past_neighbour(session: Session, cursor: Cursor, step: Step) -> int:
@@ -103,7 +88,7 @@ def _steps_past_neighbour(session: Session, cursor: Cursor, step: Step) -> int:
     return max(1, sum(not rows[i].fixed for i in line)) if len(line) > 1 else 1
 
 
-def _landed(cursor: Cursor, edit: Edit, places: Sequence[int], said: str = "") -> Move:
+def landed_block(cursor: Cursor, edit: Edit, places: Sequence[int], said: str = "") -> Move:
     """A block's move: where it lands across folds they open and its rows are marked."""
     line = cursor.line_at(places[0])
     if places[-1] in line:
@@ -111,17 +96,17 @@ def _landed(cursor: Cursor, edit: Edit, places: Sequence[int], said: str = "") -
     return Move(edit, places[0], frozenset(places), said, reveals=True)
 
 
-def _block_after(
+def block_after(
     rows: tuple[Row, ...], start: int, stop: int, step: Step, steps: int = 1
 ) -> tuple[int, ...]:
-    """Where a block lands when it is moved; `_EDGE` if there is no room, () if it cannot."""
+    """Where a block lands when it is moved; `EDGE` if there is no room, () if it cannot."""
     block = [i for i in range(start, stop) if not rows[i].fixed]
     if not block:
         return ()
     beyond = range(stop, len(rows)) if step > 0 else range(start - 1, -1, -1)
     others = list(islice((i for i in beyond if not rows[i].fixed), steps))
     if not others:
-        return _EDGE
+        return EDGE
     places = sorted((*block, *others))
     return tuple(places[len(others) :] if step > 0 else places[: -len(others)])
 
@@ -146,179 +131,16 @@ def _runs(positions: Iterable[int]) -> Iterable[tuple[int, int]]:
         yield start, stop
 
 
-def _one(edits: Sequence[Edit]) -> Edit:
+def one_edit(edits: Sequence[Edit]) -> Edit:
+    """Edits as a single step."""
     return edits[0] if len(edits) == 1 else Several(tuple(edits))
 
 
-def pick_up(session: Session, cursor: Cursor) -> None:
-    """Take the entry under the cursor in hand."""
-    row = session.row(cursor.position)
-    here = cursor.here
-    if row is not None and not any(
-        held.keys for held in session.alignment.rows[here.start : here.stop]
-    ):
-        raise ImpossibleError("There is nothing to pick up: no entry feeds this leaf.")
-    if cursor.position >= len(session):
-        raise ImpossibleError("There is nothing here.")
-    if row is None and cursor.is_block:
-        raise ImpossibleError("The bench is folded: Tab unfolds it.")
-    cursor.pick_up()
+def hands_free(cursor: Cursor) -> None:
+    """Make sure that nothing is picked up.
 
-
-def place(session: Session, cursor: Cursor, *, swap: bool) -> Move:
-    """Put what was picked up at the typed row, or at the one under the cursor."""
-    picked = cursor.picked
-    if picked is None:
-        raise ImpossibleError("Pick an entry up first, with m.")
-    to = _typed_row(session, cursor)
-    said = f"{'Swapped' if swap else 'Placed'} at row {to + 1}."
-    key = session.benched(picked)
-    row = session.row(to)
-    if row is None:
-        if key is not None:
-            raise ImpossibleError("It is on the bench already: go to a row.")
-        return _to_bench(session, cursor.picked_span, picked)
-    if to in cursor.picked_span:
-        raise ImpossibleError("It is here already: go to another row, or press Esc.")
-    if cursor.picked_rows > 1:
-        return _swap_blocks(session, cursor, to) if swap else _place_block(session, cursor, to)
-    if row.fixed:
-        way_out = " If it should, press s on it." if row.gap else ""
-        raise ImpossibleError(f"Row {to + 1} takes no entry: {row.why}.{way_out}")
-    if key is not None:
-        return Move(PlaceFromBench(key, to, shift=not swap), to, said=said, reveals=True)
-    edit = Swap(picked, to) if swap else MoveTo(picked, to)
-    return Move(edit, to, said=said, reveals=True)
-
-
-def _place_block(session: Session, cursor: Cursor, to: int) -> Move:
-    """A block's first row to a row; those between flow around it."""
-    rows, picked = session.alignment.rows, cursor.picked_span
-    step: Step = 1 if to > picked.start else -1
-    stop = min(len(rows), to + len(picked))
-    between = range(picked.stop, stop) if step > 0 else range(to, picked.start)
-    steps = sum(not rows[i].fixed for i in between)
-    after = _block_after(rows, picked.start, picked.stop, step, steps) if steps else ()
-    if not after or after == _EDGE:
-        raise ImpossibleError("It cannot go there: the rows between stay where they are.")
-    edit = MoveBlock(picked.start, picked.stop, step * steps)
-    return _landed(cursor, edit, after, f"Placed from row {after[0] + 1} on.")
-
-
-def _swap_blocks(session: Session, cursor: Cursor, to: int) -> Move:
-    rows, picked = session.alignment.rows, cursor.picked_span
-    there = cursor.line_at(to)
-    first = [i for i in picked if not rows[i].fixed]
-    second = [i for i in there if not rows[i].fixed]
-    if len(first) != len(second):
-        raise ImpossibleError(
-            f"{many(len(first), 'row')} and {many(len(second), 'row')} cannot be swapped: "
-            "go to a folded block of the same size, or put it there with Enter."
-        )
-    swaps = [Swap(one, other) for one, other in zip(first, second, strict=True)]
-    return Move(_one(swaps), there.start, said=f"Swapped {many(len(first), 'row')}.")
-
-
-def _typed_row(session: Session, cursor: Cursor) -> int:
-    typed = cursor.typed_position
-    if typed is None:
-        return cursor.position
-    count = len(session.alignment.rows)
-    if not 0 <= typed < count:
-        raise ImpossibleError(f"There is no row {typed + 1:,}: rows go from 1 to {count:,}.")
-    return typed
-
-
-def toggle_gap(session: Session, cursor: Cursor) -> Move:
-    """Put gaps in the chosen rows, or take them away if all of them are gaps.
-
-    In a folded block rows that take no entry anyway are left as they are.
+    Raises:
+        ImpossibleError: Something is.
     """
-    _hands_free(cursor)
-    rows = [(position, session.row(position)) for position in cursor.chosen()]
-    if any(row is None for _, row in rows):
-        raise ImpossibleError("A gap belongs to a leaf; this entry is on the bench.")
-    if cursor.is_block and not cursor.marked():
-        rows = [(position, row) for position, row in rows if row and not row.fixed] or rows
-    for position, row in rows:
-        if row is not None and row.fixed and not row.gap:
-            raise ImpossibleError(f"Row {position + 1} is filled by its layer's rule: {row.why}.")
-    gaps = [position for position, row in rows if row is not None and row.gap]
-    if len(gaps) == len(rows):
-        closed = _one([CloseGap(position) for position in gaps])
-        return Move(closed, cursor.position, said=_flowed("up"))
-    opened = _one([OpenGap(position) for position, row in rows if row and not row.gap])
-    return Move(opened, cursor.position, said=_flowed("down"))
-
-
-def _flowed(way: str) -> Said:
-    """How far the entries below flowed, and which fell to the bench or came from it."""
-
-    def said(before: Alignment, after: Alignment, changed: range) -> str:
-        rows = slice(changed.start, changed.stop)
-        now = after.rows[rows]
-        new = compress(now, map(is_not, before.rows[rows], now))
-        moved = sum(1 for row in new if row.source is not None)
-        benched = set(before.bench)
-        fell = [key for key in after.bench if key not in benched]
-        words = f"{many(moved, 'entry', 'entries')} moved {way}" if moved else "Nothing else moved"
-        return f"{words}; {_named(fell)} went to the bench." if fell else f"{words}."
-
-    return said
-
-
-def _named(keys: Sequence[str]) -> str:
-    if len(keys) > _MOST_NAMED:
-        return many(len(keys), "entry", "entries")
-    return inert(", ".join(keys))
-
-
-def to_bench(session: Session, cursor: Cursor) -> Move:
-    """Send the chosen rows' entries, or those picked up, to the bench."""
-    chosen = cursor.chosen() if cursor.picked is None else cursor.picked_span
-    return _to_bench(session, chosen, cursor.position)
-
-
-def _to_bench(session: Session, chosen: Sequence[int], position: int) -> Move:
-    rows = [(place, session.row(place)) for place in chosen]
-    full = tuple(place for place, row in rows if row is not None and row.keys)
-    if not full:
-        if all(row is None for _, row in rows):
-            raise ImpossibleError("It is on the bench already.")
-        raise ImpossibleError("There is nothing to send to the bench: no entry feeds this leaf.")
-    count = len(full)
-    said = "Sent to the bench." if count == 1 else f"Sent {count:,} entries to the bench."
-    if any(session.alignment.rows[row].source != Take(name_at(session, row)) for row in full):
-        said = f"Emptied {many(count, 'row')}."
-    return Move(SendToBench(full), position, frozenset(), said)
-
-
-def toggle_trust(session: Session, cursor: Cursor) -> Move:
-    """Trust the doubtful rows among the chosen; take the trust back if all of them have it."""
-    _hands_free(cursor)
-    doubtful: list[tuple[int, Row]] = []
-    for position in cursor.chosen():
-        row = session.row(position)
-        if row is not None and session.verdicts.fit(position) is Fit.DOUBTFUL:
-            doubtful.append((position, row))
-    if not doubtful:
-        verdict = session.verdict(cursor.position)
-        what = f"this one is {verdict.fit}" if verdict is not None else "this is a benched entry"
-        what = "there is none here" if cursor.is_block else what
-        raise ImpossibleError(f"Only a doubtful row can be trusted; {what}.")
-    trusted = not all(row.trusted for _, row in doubtful)
-    said = "Trusted: it no longer stands in the way." if trusted else "No longer trusted."
-    if trusted and len(doubtful) > 1:
-        said = f"Trusted {many(len(doubtful), 'row')}: they no longer stand in the way."
-    edit = Trust(tuple(position for position, _ in doubtful), trusted)
-    return Move(edit, cursor.position, said=said)
-
-
-def jump(session: Session, cursor: Cursor) -> int:
-    """The position of the typed row."""
-    return _typed_row(session, cursor)
-
-
-def _hands_free(cursor: Cursor) -> None:
     if cursor.picked is not None:
         raise ImpossibleError("Put the picked-up entry down first: Enter, x or Esc.")

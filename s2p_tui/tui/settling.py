@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 500
 """Rows that are judged before the screen is drawn at all."""
+_SOON = 4000
 _A_LITTLE = 400
 _PAUSE = 0.005
 
@@ -30,13 +31,20 @@ class Settling:
 
     def __init__(self, widget: Widget, session: Session, done: Callable[[], None]) -> None:
         self._widget = widget
+        self._session = session
         self._verdicts = session.verdicts
         self._done = done
         self._timer: Timer | None = None
 
     def begin(self) -> None:
-        """Judge what is not judged yet: a short list at once, a long one by and by."""
-        if self._timer is None and not self._verdicts.settle(AT_ONCE):
+        """Judge what is not judged yet: a few thousand rows at once, more by and by."""
+        # What is judged before the evidence is there would all be judged again.
+        if self._timer is not None or self._verdicts.is_settled or self._session.awaits_evidence:
+            return
+        if self._verdicts.unsettled <= _SOON:
+            self._verdicts.settle()
+            self._done()
+        else:
             self._timer = self._widget.set_timer(_PAUSE, self._go_on)
 
     def _go_on(self) -> None:

@@ -73,12 +73,13 @@ class KeysInTurn(App[ReturnType]):
         else:
             await self._dispatch(event)
 
-    def press_next(self, key: str) -> None:
-        """Have a key pressed ahead of those that wait for their turn."""
+    def press_next(self, *keys: events.Key) -> None:
+        """Have keys pressed ahead of those that wait for their turn."""
         if self._rescue is None:
-            self.simulate_key(key)
+            for key in keys:
+                self.post_message(key)
         else:
-            self._keys.appendleft(events.Key(key, None))
+            self._keys.extendleft(reversed(keys))
 
     async def _dispatch(self, key: events.Key) -> None:
         self._turn += 1

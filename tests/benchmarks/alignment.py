@@ -16,9 +16,10 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from s2p_tui.core.evidence import Evidence, Suggestion
+from s2p_tui.core.evidence import Evidence
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.state_dict import Entry, StateDict
+from s2p_tui.core.suggestions import Suggestion
 from s2p_tui.core.transform import (
     Concat,
     Constant,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from s2p_tui.core.alignment import Author, Row
-from s2p_tui.core.evidence import Evidence, Suggestion, weigh
+from s2p_tui.core.evidence import Evidence, weigh
 from s2p_tui.core.fit import Fit, Verdict
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.state_dict import Entry, StateDict
+from s2p_tui.core.suggestions import Suggestion
 from s2p_tui.core.transform import Expr, Permute, Reshape, Take
 
 ENTRIES = {"a": (3, 5), "b": (3, 5), "square": (4, 4), "other": (4, 4), "vector": (4,)}

@@ -20,7 +20,7 @@ from typing import BinaryIO
 from s2p_tui.core.mapping import to_text
 from s2p_tui.saving import mapping_of
 from s2p_tui.session import Session
-from s2p_tui.tui import moves
+from s2p_tui.tui import gaps_and_bench, moves
 from s2p_tui.tui.cursor import Cursor
 from s2p_tui.tui.moves import ImpossibleError
 from tests.benchmarks.inputs import equal_tensors, plain_pair
@@ -33,9 +33,9 @@ _GOING_ON = re.compile(rb"Going on after ([\d,]+) edit")
 _EDITS = {
     b"J": lambda session, cursor: moves.shift(session, cursor, 1),
     b"K": lambda session, cursor: moves.shift(session, cursor, -1),
-    b"s": moves.toggle_gap,
-    b"\x7f": moves.to_bench,
-    b"y": moves.toggle_trust,
+    b"s": gaps_and_bench.toggle_gap,
+    b"\x7f": gaps_and_bench.to_bench,
+    b"y": gaps_and_bench.toggle_trust,
 }
 _UNDO, _REDO, _MATCH, _SAVE = b"u", b"\x19", b"a", b"\x13"
 _TAKE = b"\r"

@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from math import prod
 
-from s2p_tui.core.evidence import Suggestion
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.state_dict import StateDict
+from s2p_tui.core.suggestions import Suggestion
 from s2p_tui.core.transform import Constant, Take
 from s2p_tui.proposers.matcher.words import meanings, steps_of_key
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from s2p_tui.core.evidence import Suggestion
 from s2p_tui.core.state_dict import StateDict
+from s2p_tui.core.suggestions import Suggestion
 from s2p_tui.core.transform import keys_of
 from s2p_tui.proposers.matcher.sequence import say_nothing
 from s2p_tui.proposers.matcher.words import meanings, steps_of_key

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
-from s2p_tui.core.evidence import Evidence, Suggestion
+from s2p_tui.core.evidence import Evidence
 from s2p_tui.core.garbage import no_garbage_collection
 from s2p_tui.core.layers import constant_for, rule_for
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.ruled import rule_applied
 from s2p_tui.core.state_dict import StateDict
+from s2p_tui.core.suggestions import Suggestion
 from s2p_tui.core.transform import Flip, Permute, Take, keys_of, nodes_of
 from s2p_tui.proposers.matcher.absent import tied_again, without_partner
 from s2p_tui.proposers.matcher.align import Aligner, Pair
@@ -24,7 +25,7 @@ from s2p_tui.proposers.matcher.parts import as_leaf_takes, made_of_parts, steps_
 from s2p_tui.proposers.matcher.pieces import Piece, entry_piece, may_alternate, parts_named
 from s2p_tui.proposers.matcher.sequence import ORDER_ALONE, in_sequence, say_nothing
 from s2p_tui.proposers.matcher.stacks import with_views
-from s2p_tui.proposers.matcher.tree import Node, tree_of
+from s2p_tui.proposers.matcher.tree import Node, let_go, tree_of
 from s2p_tui.proposers.matcher.unequal import unequal
 from s2p_tui.proposers.matcher.words import meanings, steps_of_key
 
@@ -137,6 +138,8 @@ def _fill(
         found = told(second.align(target, source))
         orientation = Orientation()
     learn(orientation, found)
+    for tree in (target, source):
+        let_go(tree)
     doubts = {} if nameless else inconsistent({p: (steps[p], piece.steps) for p, piece, _ in found})
     for place, piece, pair in found:
         leaf = skeleton[place]

@@ -58,6 +58,15 @@ class Node:
         return tuple(reversed(steps))
 
 
+def let_go(tree: Node) -> None:
+    """Take a tree apart once nobody needs it: the garbage collector would find it late or never."""
+    nodes = [tree]
+    while nodes:
+        node = nodes.pop()
+        nodes.extend(node.children.values())
+        node.parent, node.children = None, {}
+
+
 def _natural(node: Node) -> tuple[bool, int, int]:
     return (not node.step.isdigit(), int(node.step) if node.step.isdigit() else 0, node.place)
 

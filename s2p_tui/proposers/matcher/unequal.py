@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from s2p_tui.core.evidence import Suggestion
 from s2p_tui.core.pytree import Skeleton
 from s2p_tui.core.state_dict import StateDict
+from s2p_tui.core.suggestions import Suggestion
 from s2p_tui.core.transform import Shape, keys_of
 from s2p_tui.proposers.matcher.words import steps_of_key
 

@@ -10,7 +10,7 @@ from s2p_tui.core.errors import S2PError
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.running import app_of
 from s2p_tui.tui.screens.ask_claude import AskClaude
-from s2p_tui.tui.screens.proposing import Proposing
+from s2p_tui.tui.screens.transforming import Transforming
 from s2p_tui.tui.screens.waiting import Waiting
 from s2p_tui.tui.text import inert
 from s2p_tui.tui.threads import in_thread
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from s2p_tui.session import Session
 
 
-class Asking(Proposing):
+class Asking(Transforming):
     """Asks Claude.
 
     Attributes:

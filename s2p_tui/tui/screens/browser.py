@@ -11,10 +11,11 @@ from textual.screen import Screen
 
 from s2p_tui.core.folding import Folding
 from s2p_tui.core.folds import find_folds
-from s2p_tui.tui import moves, words
+from s2p_tui.tui import words
 from s2p_tui.tui.cursor import Cursor
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.moves import ImpossibleError, Step
+from s2p_tui.tui.placing import typed_row
 from s2p_tui.tui.running import app_of
 from s2p_tui.tui.screens.help import Help
 from s2p_tui.tui.settling import AT_ONCE, Settling
@@ -239,7 +240,7 @@ class Browser(Screen[None]):
     def jump(self) -> None:
         """Go to the typed row."""
         try:
-            position = moves.jump(self.session, self.cursor)
+            position = typed_row(self.session, self.cursor)
         except ImpossibleError as reason:
             self.cursor.typed = ""
             self.say(str(reason), "lines--bad")

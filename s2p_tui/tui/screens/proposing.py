@@ -5,24 +5,32 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from s2p_tui.core.garbage import no_garbage_collection
-from s2p_tui.core.lift import Block, blocks_at, lift
+from s2p_tui.core.lift import Block, blocks_at
 from s2p_tui.tui import sources, words
 from s2p_tui.tui.glyphs import Glyphs
+from s2p_tui.tui.lifting import Lifted, lifted
 from s2p_tui.tui.moves import ImpossibleError, Move
+from s2p_tui.tui.reviewing import Reviewing
 from s2p_tui.tui.running import app_of
 from s2p_tui.tui.screens.browser import Browser
 from s2p_tui.tui.screens.choose_source import ChooseSource, Chosen
 from s2p_tui.tui.screens.review import Review
 from s2p_tui.tui.screens.statistics import Look
+from s2p_tui.tui.screens.working import Working
 from s2p_tui.tui.sources import Sources
 from s2p_tui.tui.text import inert
+from s2p_tui.tui.turns import KeysInTurn
 
 if TYPE_CHECKING:
     from s2p_tui.core.proposal import Proposal
     from s2p_tui.session import Session
+
+T = TypeVar("T")
+_AT_ONCE = 2000
+"""Rows that a proposal about is made before anybody notices."""
 
 
 class Proposing(Browser):
@@ -50,7 +58,11 @@ class Proposing(Browser):
         """Change many rows; say `none` if nothing changed."""
 
     def review(
-        self, proposal: Proposal, none: str, *, wider: Callable[[], None] | None = None
+        self,
+        proposal: Proposal,
+        none: str,
+        *,
+        wider: Callable[[], None] | None = None,
     ) -> None:
         """Have a proposal reviewed, and make what is accepted of it one edit.
 
@@ -59,10 +71,14 @@ class Proposing(Browser):
             none: What to say if it changes nothing.
             wider: Shows a wider proposal instead, if there is one.
         """
+        self._review(Reviewing(self.session.alignment, proposal), none, wider)
+
+    def _review(self, reviewing: Reviewing, none: str, wider: Callable[[], None] | None) -> None:
+        proposal = reviewing.proposal
         if not proposal.hunks:
             self.say(inert(" ".join((none, *proposal.notes))), "lines--good")
             return
-        screen = Review(self.session, proposal, self._glyphs, can_widen=wider is not None)
+        screen = Review(self.session, reviewing, self._glyphs, can_widen=wider is not None)
         here = self.cursor.position
 
         def decided(places: frozenset[int] | None) -> None:
@@ -82,11 +98,46 @@ class Proposing(Browser):
 
         app_of(self).push_screen(screen, decided)
 
+    def work_out(
+        self, words: str, rows: int, find: Callable[[], T], show: Callable[[T], None]
+    ) -> None:
+        """Find something about so many rows and show it: at once, or if many beside the keys.
+
+        Keys typed ahead are for what is shown.
+        """
+        if rows <= _AT_ONCE:
+            show(find())
+            return
+
+        def found(result: T | None) -> None:
+            if result is None:
+                self.say("Cancelled: nothing was changed.")
+                return
+            show(result)
+            app = app_of(self)
+            if isinstance(app, KeysInTurn):
+                app.press_next(*screen.typed)
+
+        screen = Working(words, find, self._glyphs)
+        app_of(self).push_screen(screen, found)
+
     def action_match(self) -> None:
         """Review what the offline matcher would change."""
         if self.is_busy or self.must_wait():
             return
-        self.review(self.session.match_proposal(), "Everything is as the matcher would have it.")
+        session = self.session
+
+        def find() -> Reviewing:
+            with no_garbage_collection():
+                return Reviewing(session.alignment, session.match_proposal())
+
+        none = "Everything is as the matcher would have it."
+        self.work_out(
+            "Comparing the rows with what the matcher found …",
+            len(session),
+            find,
+            lambda reviewing: self._review(reviewing, none, None),
+        )
 
     def action_lift(self) -> None:
         """Review what the arrangement of this block would make of its siblings.
@@ -111,26 +162,20 @@ class Proposing(Browser):
         self._lift(blocks)
 
     def _lift(self, blocks: tuple[Block, ...]) -> None:
-        session = self.session
-        said: list[str] = []
-        for number, block in enumerate(blocks):
-            with no_garbage_collection():
-                proposal = lift(
-                    session.checkpoint.state_dict,
-                    session.target.skeleton,
-                    session.alignment,
-                    block,
-                    session.evidence,
-                )
-            if proposal.hunks:
-                outer = blocks[number + 1 :]
-                self.review(proposal, "", wider=partial(self._lift, outer) if outer else None)
-                return
-            if not proposal.notes:
-                said.append(f"Nothing in {block.prefix} feeds a leaf yet.")
+        def show(lifted: Lifted) -> None:
+            outer = blocks[lifted.tried :]
+            if lifted.reviewing is None:
+                self.say(inert(" ".join(lifted.said)), "lines--good")
             else:
-                said.append(f"No sibling of {block.prefix} changes: {'; '.join(proposal.notes)}.")
-        self.say(inert(" ".join(said)), "lines--good")
+                wider = partial(self._lift, outer) if outer else None
+                self._review(lifted.reviewing, "", wider)
+
+        self.work_out(
+            "Applying this block's arrangement to its siblings …",
+            len(self.session),
+            partial(lifted, self.session, blocks),
+            show,
+        )
 
     def action_look(self) -> None:
         """Show all about the row here, and its tensors' own numbers."""

@@ -9,7 +9,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from s2p_tui.core.proposal import Proposal
 from s2p_tui.tui import review_words, words
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.reviewing import Reviewing
@@ -46,7 +45,7 @@ class Review(ReviewScreen):
 
     Args:
         session: What the proposal was made for; it must not change meanwhile.
-        proposal: At least one change.
+        reviewing: The proposal, which has at least one change.
         glyphs: The signs to draw with.
         can_widen: Whether L closes this in favour of a wider proposal.
 
@@ -80,12 +79,12 @@ class Review(ReviewScreen):
     ]
 
     def __init__(
-        self, session: Session, proposal: Proposal, glyphs: Glyphs, *, can_widen: bool = False
+        self, session: Session, reviewing: Reviewing, glyphs: Glyphs, *, can_widen: bool = False
     ) -> None:
         super().__init__()
         self.widened = False
         self._can_widen = can_widen
-        self.reviewing = Reviewing(session.alignment, proposal)
+        self.reviewing = reviewing
         self._session = session
         self._glyphs = glyphs
         self._draw = ReviewLines(session, self.reviewing, glyphs)

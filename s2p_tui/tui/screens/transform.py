@@ -49,11 +49,14 @@ class ChooseTransform(ModalScreen[Option | None]):
         self._asking: Asked | None = None
         asked: tuple[Asked, ...] = ("multiply", "constant")
         self._asked = asked if offered.source is not None else asked[1:]
+        if offered.block:
+            self._asked = ()
 
     def compose(self) -> ComposeResult:
         """The row, the list, what the judgement says, and the number when one is asked for."""
         leaf, arrow = self._offer.leaf, self._glyphs.arrow
-        heading = f"{self._offer.entries} {arrow} {inert(leaf.path)}  {show(leaf.shape)}"
+        ends = inert(self._offer.block) or f"{inert(leaf.path)}  {show(leaf.shape)}"
+        heading = f"{self._offer.entries} {arrow} {ends}"
         with Box(self._glyphs, "Transform", "Enter takes  0-9 number  Esc leaves"):
             yield Label(self._plain(heading))
             if self._offer.none:

@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 from s2p_tui.core.errors import S2PError
 from s2p_tui.core.fit import Fit
 from s2p_tui.core.names import default_mapping
-from s2p_tui.tui import choosing, matching, moves, words
+from s2p_tui.tui import gaps_and_bench, matching, moves, placing, words
 from s2p_tui.tui.copying import copy, row_text
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.journalling import Journalled
@@ -26,7 +26,6 @@ from s2p_tui.tui.screens.convert import ConvertForm, Order
 from s2p_tui.tui.screens.load_mapping import LoadMapping
 from s2p_tui.tui.screens.progress import Progress
 from s2p_tui.tui.screens.result import Result
-from s2p_tui.tui.screens.transform import ChooseTransform
 from s2p_tui.tui.text import inert, shorten
 from s2p_tui.tui.threads import in_thread
 from s2p_tui.tui.tour import Tour, next_step
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from s2p_tui.core.mapping import Mapping
     from s2p_tui.saving import Converted
     from s2p_tui.session import Session
-    from s2p_tui.tui.choosing import Option
 
 _FRAME = 4
 """Cells of the status line that no words can take."""
@@ -133,7 +131,7 @@ class Workspace(Asking):
     def action_enter(self) -> None:
         """Put down what was picked up, go to the typed row, or choose what belongs here."""
         if self.cursor.picked is not None:
-            self.make(lambda: moves.place(self.session, self.cursor, swap=False))
+            self.make(lambda: placing.place(self.session, self.cursor, swap=False))
         elif self.cursor.typed:
             self.jump()
         else:
@@ -141,7 +139,7 @@ class Workspace(Asking):
 
     def action_swap(self) -> None:
         """Swap what was picked up with what is here."""
-        self.make(lambda: moves.place(self.session, self.cursor, swap=True))
+        self.make(lambda: placing.place(self.session, self.cursor, swap=True))
 
     def action_pick(self) -> None:
         """Pick up the entry here, or put it back."""
@@ -149,7 +147,7 @@ class Workspace(Asking):
             self.cursor.picked = None
         else:
             try:
-                moves.pick_up(self.session, self.cursor)
+                placing.pick_up(self.session, self.cursor)
             except ImpossibleError as reason:
                 self.say(str(reason), "lines--bad")
                 return
@@ -168,7 +166,7 @@ class Workspace(Asking):
 
     def action_gap(self) -> None:
         """Gaps on or off."""
-        self.make(lambda: moves.toggle_gap(self.session, self.cursor))
+        self.make(lambda: gaps_and_bench.toggle_gap(self.session, self.cursor))
 
     def action_bench(self) -> None:
         """Send to the bench; while a number is being typed, take back its last digit."""
@@ -176,32 +174,11 @@ class Workspace(Asking):
             self.cursor.typed = self.cursor.typed[:-1]
             self.say()
         else:
-            self.make(lambda: moves.to_bench(self.session, self.cursor))
+            self.make(lambda: gaps_and_bench.to_bench(self.session, self.cursor))
 
     def action_trust(self) -> None:
         """Trust on or off."""
-        self.make(lambda: moves.toggle_trust(self.session, self.cursor))
-
-    def action_transform(self) -> None:
-        """Choose what is done to entries on their way into this leaf."""
-        if self.is_busy:
-            return
-        try:
-            offered = choosing.offer(self.session, self.cursor)
-        except ImpossibleError as reason:
-            self.say(str(reason), "lines--bad")
-            return
-        self.cursor.typed = ""
-
-        def chosen(option: Option | None) -> None:
-            if option is None:
-                self.say()
-            elif option.is_current:
-                self.say("It is so already.")
-            else:
-                self.make(lambda: choosing.take(self.session, offered, option))
-
-        app_of(self).push_screen(ChooseTransform(self.session, offered, self._glyphs), chosen)
+        self.make(lambda: gaps_and_bench.toggle_trust(self.session, self.cursor))
 
     def action_undo(self) -> None:
         """Take the last edit back."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.geometry import Region, Size
@@ -13,23 +11,15 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from s2p_tui.core.transform import Shape, describe, show
-from s2p_tui.tui import folded
-from s2p_tui.tui.columns import Columns, lay_out_columns, widest
+from s2p_tui.tui.columns import Columns
 from s2p_tui.tui.cursor import Cursor
 from s2p_tui.tui.glyphs import Glyphs
-from s2p_tui.tui.text import fit, inert
-from s2p_tui.tui.together import part_taken, together
+from s2p_tui.tui.list_line import ListLine
 from s2p_tui.tui.widgets.box import draw_plainly
 from s2p_tui.tui.widgets.difference import difference
 
 if TYPE_CHECKING:
-    from s2p_tui.core.alignment import Row
-    from s2p_tui.core.folds import Fold
     from s2p_tui.session import Session
-
-_MIXED = "mixed"
-_Side = tuple[str, str, str]
 
 
 class AlignmentView(ScrollView, can_focus=False):
@@ -78,25 +68,18 @@ class AlignmentView(ScrollView, can_focus=False):
         self._glyphs = glyphs
         self._styles: dict[tuple[str, ...], Style] = {}
         self._drawn: dict[int, Strip] = {}
+        self._line = ListLine(session, cursor, glyphs, self._style)
         session.subscribe(self._rows_changed)
 
     @property
     def columns(self) -> Columns:
         """The current layout of a line."""
-        shape, dtype = self._needs
-        return lay_out_columns(self._width, len(self.session.alignment.rows), shape, dtype)
+        return self._line.columns(self._width)
 
     @property
     def _width(self) -> int:
         """Cells of a line, the scrollbar aside."""
         return self.scrollable_content_region.width
-
-    @cached_property
-    def _needs(self) -> tuple[int, int]:
-        """Cells of the widest shape and dtype."""
-        items = (*self.session.checkpoint.state_dict, *self.session.target.skeleton)
-        shapes = {item.shape for item in items}
-        return widest(map(show, shapes)), widest({item.dtype for item in items})
 
     def on_mount(self) -> None:
         """Take the session's length."""
@@ -192,121 +175,7 @@ class AlignmentView(ScrollView, can_focus=False):
         width = self._width
         if line >= self._lines:
             return Strip.blank(width, self._style())
-        position = self._position_of(line)
-        folding = self.cursor.folding
-        fold = folding.shut_at(position) if folding is not None else None
-        strip = self._row_strip(position) if fold is None else self._fold_strip(fold)
-        return strip.adjust_cell_length(width, self._style())
-
-    def _fold_strip(self, fold: Fold) -> Strip:
-        columns, span, glyphs = self.columns, range(fold.start, fold.stop), self._glyphs
-        states = self._states(span)
-        plain = self._style(*states)
-        muted = self._style("muted", *states) if not states else plain
-        segments = [Segment(self._flags(span, is_folded=True), plain)]
-        if columns.number:
-            number = f"{fold.start + 1} " if fold.blocks else ""
-            segments.append(Segment(number.rjust(columns.number), muted))
-        taken = folded.entries(self.session, span, glyphs) or glyphs.nothing
-        self._add_side(segments, (taken, "", ""), columns, plain, muted)
-        worst = self.session.verdicts.worst(span) if fold.blocks else None
-        if worst is None:
-            segments.append(Segment(" " * columns.glyph, muted))
-        else:
-            style = self._style(worst.fit.value, *states)
-            segments.append(Segment(f" {glyphs.fits[worst.fit]} ", style))
-        self._add_side(segments, (folded.title(fold, glyphs), "", ""), columns, plain, muted)
-        if rest := columns.side - columns.name:
-            count = fit(folded.rows_in_words(fold), rest - 1, ellipsis=glyphs.ellipsis)
-            segments[-1] = Segment(f" {count}", muted)
-        segments.append(Segment(" " * columns.spare, plain))
-        return Strip(Segment.simplify(segments))
-
-    def _row_strip(self, position: int) -> Strip:
-        columns, cursor = self.columns, self.cursor
-        span = range(position, position + 1)
-        states = self._states(span)
-        plain = self._style(*states)
-        muted = self._style("muted", *states) if not states else plain
-        verdict = self.session.verdict(position)
-        row = self.session.row(position)
-        segments = [Segment(self._flags(span), plain)]
-        if columns.number:
-            number = f"{position + 1:>{columns.number - 1}} " if row is not None else ""
-            segments.append(Segment(number.rjust(columns.number), muted))
-        left = self._entry_side(row, self.session.benched(position))
-        self._add_side(
-            segments, left, columns, plain if cursor.position == position or row else muted, muted
-        )
-        if row is None or verdict is None:
-            segments.append(Segment(fit("   (bench)", columns.glyph + columns.side), muted))
-        else:
-            style = self._style(verdict.fit.value, *states)
-            segments.append(Segment(f" {self._glyphs.fits[verdict.fit]} ", style))
-            leaf = self.session.target.skeleton[position]
-            right = (leaf.path, self._shape(leaf.shape), leaf.dtype)
-            self._add_side(segments, right, columns, plain, muted)
-        segments.append(Segment(" " * columns.spare, plain))
-        return Strip(Segment.simplify(segments))
-
-    def _add_side(
-        self,
-        segments: list[Segment],
-        side: _Side,
-        columns: Columns,
-        plain: Style,
-        muted: Style,
-    ) -> None:
-        name, shape, dtype = side
-        dots = self._glyphs.ellipsis
-        name = inert(name, ascii_only=self._glyphs.is_ascii)
-        segments.append(Segment(fit(name, columns.name, ellipsis=dots), plain))
-        rest = ""
-        if columns.shape:
-            rest += " " + fit(shape, columns.shape - 1, ellipsis=dots)
-        if columns.dtype:
-            rest += " " + fit(dtype, columns.dtype - 1, ellipsis=dots)
-        if rest:
-            segments.append(Segment(rest, muted))
-
-    def _entry_side(self, row: Row | None, benched: str | None) -> _Side:
-        keys = (benched,) if benched is not None else row.keys if row is not None else ()
-        if not keys:
-            constant = describe(row.source) if row is not None and row.source is not None else ""
-            return (constant or self._glyphs.nothing, "", "")
-        entries = [self.session.checkpoint.state_dict[key] for key in keys]
-        name = together(keys, self._glyphs.ellipsis)
-        if len(keys) == 1 and row is not None and row.source is not None:
-            name += part_taken(row.source)
-        shapes, dtypes = {entry.shape for entry in entries}, {entry.dtype for entry in entries}
-        shape = self._shape(shapes.pop()) if len(shapes) == 1 else _MIXED
-        return (name, shape, dtypes.pop() if len(dtypes) == 1 else _MIXED)
-
-    def _shape(self, shape: Shape) -> str:
-        return self._glyphs.plain(show(shape))
-
-    def _flags(self, span: range, *, is_folded: bool = False) -> str:
-        glyphs, cursor = self._glyphs, self.cursor
-        here = glyphs.cursor if cursor.position in span else " "
-        sign = glyphs.folded if is_folded else " "
-        if cursor.picked is not None and cursor.picked in span:
-            return f"{here}{glyphs.picked}{sign}"
-        if cursor.marks_in(span):
-            return f"{here}{glyphs.marked}{sign}"
-        return f"{here}{glyphs.match if cursor.matches_in(span) else ' '}{sign}"
-
-    def _states(self, span: range) -> tuple[str, ...]:
-        cursor = self.cursor
-        states: list[str] = []
-        if cursor.matches_in(span):
-            states.append("match")
-        if cursor.marks_in(span):
-            states.append("marked")
-        if cursor.position in span:
-            states.append("cursor")
-        if cursor.picked is not None and cursor.picked in span:
-            states.append("picked")
-        return tuple(states)
+        return self._line.draw(self._position_of(line), width)
 
     def _style(self, *names: str) -> Style:
         style = self._styles.get(names)

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from s2p_tui.core.alignment import in_order
-from s2p_tui.core.evidence import Evidence, Suggestion
+from s2p_tui.core.evidence import Evidence
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.state_dict import Entry, StateDict
+from s2p_tui.core.suggestions import Suggestion
 from s2p_tui.proposers.base import Situation
 from s2p_tui.proposers.claude.asking import Claude
 from s2p_tui.proposers.claude.budget import Budget, estimate
