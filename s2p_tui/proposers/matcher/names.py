@@ -101,15 +101,8 @@ def likeness(
     norms = [all("norm" in names for names in side) for side in words]
     if all(norms) and len(targets) == len(sources) > 1:
         slots = [
-            _ranks(
-                [
-                    (*_slot(names, numbers), node.place if order else 0)
-                    for names, numbers, node in zip(
-                        side_words, (pair[1] for pair in side_read), nodes, strict=True
-                    )
-                ]
-            )
-            for side_words, side_read, nodes in zip(words, read, (targets, sources), strict=True)
+            _ranks([_slot(names, numbers) for names, (_, numbers) in zip(w, r, strict=True)])
+            for w, r in zip(words, read, strict=True)
         ]
         matrix += _RANK * (slots[0][:, None] == slots[1][None, :])
     if learned:
