@@ -19,6 +19,10 @@ Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 _NUMBERS, _ORDER, _RANK, _LEARNED = 0.6, 0.12, 0.35, 0.5
 _ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
 _CONFLICT, _SAME_END, _NO_NUMBER, _UNEQUAL = -2.0, 0.15, 0.3, 0.2
+_OTHER_AXES = (0.4, 2.0)
+"""A dense layer and a pointwise convolution have the same numbers of elements; the second where
+both sides have as many of each.
+"""
 _ENDS = {"embed", "head"}
 
 
@@ -93,6 +97,9 @@ def likeness(
                 elif ends[0] and ends[0] == ends[1]:
                     score += _SAME_END
             matrix[np.ix_(row_numbers, column_numbers)] = score
+    ones = [np.array([node.ones for node in side]) for side in (targets, sources)]
+    each_has_its_own = np.array_equal(*map(np.sort, ones))
+    matrix -= _OTHER_AXES[each_has_its_own] * (ones[0][:, None] != ones[1][None, :])
     matrix += _NUMBERS * _numbers([pair[1] for pair in read[0]], [pair[1] for pair in read[1]])
     if order:
         matrix += _ORDER * _nearness(

@@ -34,7 +34,7 @@ _MEANINGS: dict[str, str] = {
     "down": "down downsample downsamplers downsampler",
     "up": "up upsample upsamplers upsampler",
     "gate": "gate gating",
-    "shortcut": "shortcut skip residual identity",
+    "shortcut": "shortcut skip residual res identity",
     "head": "head heads classifier cls logits logit score",
     "enc": "encoder enc",
     "dec": "decoder dec",
@@ -148,7 +148,7 @@ def name_of(text: str) -> Name:
     if lower in _WHOLE:
         return Name(text, _WHOLE[lower], () if len(stem) == 1 else numbers)
     if len(stem) == 1 and numbers:
-        return Name(text, (lower,), ())
+        return Name(text, (lower,), numbers)
     if stem in _WHOLE:
         return Name(text, _WHOLE[stem], numbers)
     words: list[str] = []
