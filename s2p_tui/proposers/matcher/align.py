@@ -15,6 +15,8 @@ from s2p_tui.proposers.matcher.names import Learned, Matrix, likeness
 from s2p_tui.proposers.matcher.tree import Node, kin_of
 
 _SURE = 10.0
+_CLEAR = 0.4
+"""From what margin on a pair teaches what names mean."""
 _NOTHING_LEARNED: Learned = {}
 _LEFT_OVER = "what others that may belong here have left"
 _KNOWN_ELSEWHERE = 0.6
@@ -162,7 +164,8 @@ class _Scope:
             return
         matrix = self._likeness(targets, sources)
         if matrix.shape == (1, 1):
-            self._learn(targets[0], sources[0], 1.0)
+            if min(self._left_by(targets[0]), self._left_by(sources[0])) > _CLEAR:
+                self._learn(targets[0], sources[0], 1.0)
             yield (
                 targets[0],
                 sources[0],
@@ -173,7 +176,7 @@ class _Scope:
         found = assignment(matrix)
         self._pass_over(targets, sources, matrix, found)
         for target, source, margin in found:
-            if margin > 0.4:
+            if margin > _CLEAR:
                 self._learn(targets[target], sources[source], 0.5)
             yield targets[target], sources[source], margin, "the names agree best"
 
@@ -234,7 +237,7 @@ class _Scope:
                 how = "the only entry of this size here" if alone else "the names agree best"
                 left = min(self._left_by(targets[i]), self._left_by(sources[j]))
                 margin, how = (left, _LEFT_OVER) if left < margin else (margin, how)
-                if margin > 0.4:
+                if margin > _CLEAR:
                     self._learn(targets[i], sources[j], 1.0 if alone else 0.5)
                 self.pairs.append(
                     Pair(self._start(0, targets[i]), self._start(1, sources[j]), margin, how)

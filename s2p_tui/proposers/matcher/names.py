@@ -11,7 +11,7 @@ import numpy as np
 from rapidfuzz.distance import JaroWinkler
 
 from s2p_tui.proposers.matcher.tree import Node
-from s2p_tui.proposers.matcher.words import FAINT, meanings
+from s2p_tui.proposers.matcher.words import FAINT, meanings, name_of
 
 Learned = Mapping[tuple[tuple[str, ...], tuple[str, ...]], float]
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
@@ -100,18 +100,18 @@ def likeness(
     ones = [np.array([node.ones for node in side]) for side in (targets, sources)]
     each_has_its_own = np.array_equal(*map(np.sort, ones))
     matrix -= _OTHER_AXES[each_has_its_own] * (ones[0][:, None] != ones[1][None, :])
-    matrix += _NUMBERS * _numbers([pair[1] for pair in read[0]], [pair[1] for pair in read[1]])
+    if len({len(_series(side)) > 1 for side in steps}) == 1:
+        matrix += _NUMBERS * _numbers([pair[1] for pair in read[0]], [pair[1] for pair in read[1]])
     if order:
         matrix += _ORDER * _nearness(
             _ranks([n.place for n in targets]), _ranks([n.place for n in sources])
         )
-    norms = [all("norm" in names for names in side) for side in words]
-    if all(norms) and len(targets) == len(sources) > 1:
-        slots = [
-            _ranks([_slot(names, numbers) for names, (_, numbers) in zip(w, r, strict=True)])
-            for w, r in zip(words, read, strict=True)
-        ]
-        matrix += _RANK * (slots[0][:, None] == slots[1][None, :])
+    slots = [
+        [_slot(*pair) if "norm" in pair[0] else None for pair in side_read] for side_read in read
+    ]
+    if len(targets) == len(sources) > 1 and all(slot for side in slots for slot in side):
+        ranks = [_ranks(side) for side in slots]
+        matrix += _RANK * (ranks[0][:, None] == ranks[1][None, :])
     if learned:
         for i, path in enumerate(steps[0]):
             for j, other in enumerate(steps[1]):
@@ -173,6 +173,28 @@ def _numbers(first: Sequence[tuple[int, ...]], second: Sequence[tuple[int, ...]]
     return matrix
 
 
+def _series(paths: Sequence[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """What is numbered: the words up to the first number that is not the same in all paths.
+
+    Several series on one side and one on the other have each their own count.
+    """
+    if len(paths) < 2:
+        return set()
+    columns = list(zip(*map(_counted, paths), strict=False))
+    varying = (column for column in columns if len({number for _, number in column}) > 1)
+    return {words for words, _ in next(varying, ())}
+
+
+@lru_cache(maxsize=65536)
+def _counted(path: tuple[str, ...]) -> tuple[tuple[tuple[str, ...], int], ...]:
+    """The numbers of a path, each with the words before it."""
+    return tuple(
+        (meanings(path[:level])[0], number)
+        for level, step in enumerate(path, 1)
+        for number in name_of(step).numbers
+    )
+
+
 def _by_length(numbers: Sequence[tuple[int, ...]]) -> dict[int, list[int]]:
     places: dict[int, list[int]] = {}
     for place, each in enumerate(numbers):
@@ -205,8 +227,18 @@ def _varying(numbers: Sequence[tuple[int, ...]]) -> Sequence[tuple[int, ...]]:
     return list(zip(*columns, strict=True)) if columns else [()] * len(numbers)
 
 
-def _slot(names: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[float, float, int]:
-    """Where in its block a normalisation stands, by its name: before or after attention, last."""
+_SLOT_WORDS = frozenset(
+    (*_ROLES, *FAINT, "norm", "final", "cross", "attn", "self", "in", "out", "pre", "post", "head")
+)
+
+
+def _slot(names: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[float, float, int] | None:
+    """Where in its block a normalisation stands, by its name: before or after attention, last.
+
+    None if there is more in the name than that.
+    """
+    if not _SLOT_WORDS.issuperset(names):
+        return None
     major = 0.3
     if "final" in names:
         major = 3
