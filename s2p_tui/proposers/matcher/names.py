@@ -100,7 +100,7 @@ def likeness(
     ones = [np.array([node.ones for node in side]) for side in (targets, sources)]
     each_has_its_own = np.array_equal(*map(np.sort, ones))
     matrix -= _OTHER_AXES[each_has_its_own] * (ones[0][:, None] != ones[1][None, :])
-    if len({len(_series(side)) > 1 for side in steps}) == 1:
+    if _is_comparable(*map(_series, steps)):
         matrix += _NUMBERS * _numbers([pair[1] for pair in read[0]], [pair[1] for pair in read[1]])
     if order:
         matrix += _ORDER * _nearness(
@@ -174,10 +174,7 @@ def _numbers(first: Sequence[tuple[int, ...]], second: Sequence[tuple[int, ...]]
 
 
 def _series(paths: Sequence[tuple[str, ...]]) -> set[tuple[str, ...]]:
-    """What is numbered: the words up to the first number that is not the same in all paths.
-
-    Several series on one side and one on the other have each their own count.
-    """
+    """What is numbered: the words up to the first number that is not the same in all paths."""
     if len(paths) < 2:
         return set()
     columns = list(zip(*map(_counted, paths), strict=False))
@@ -185,11 +182,19 @@ def _series(paths: Sequence[tuple[str, ...]]) -> set[tuple[str, ...]]:
     return {words for words, _ in next(varying, ())}
 
 
+def _is_comparable(first: set[tuple[str, ...]], second: set[tuple[str, ...]]) -> bool:
+    """Whether numbers mean the same on both sides: one series and several are counted otherwise."""
+    if len(first) < 2 and len(second) < 2:
+        return True
+    words = [{word for names in side for word in names} for side in (first, second)]
+    return len(first) > 1 and len(second) > 1 and not words[0].isdisjoint(words[1])
+
+
 @lru_cache(maxsize=65536)
 def _counted(path: tuple[str, ...]) -> tuple[tuple[tuple[str, ...], int], ...]:
     """The numbers of a path, each with the words before it."""
     return tuple(
-        (meanings(path[:level])[0], number)
+        (tuple(word.rstrip("0123456789") for word in meanings(path[:level])[0]), number)
         for level, step in enumerate(path, 1)
         for number in name_of(step).numbers
     )
