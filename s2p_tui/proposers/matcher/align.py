@@ -11,7 +11,7 @@ import numpy as np
 from s2p_tui.core.ways import ways
 from s2p_tui.proposers.matcher.assignment import assignment
 from s2p_tui.proposers.matcher.lists import same_places
-from s2p_tui.proposers.matcher.names import Learned, Matrix, likeness
+from s2p_tui.proposers.matcher.names import Learned, Matrix, by_order, likeness
 from s2p_tui.proposers.matcher.tree import Node, kin_of
 
 _SURE = 10.0
@@ -173,7 +173,7 @@ class _Scope:
                 "the only part of this structure",
             )
             return
-        found = assignment(matrix)
+        found = assignment(matrix, self._order(targets, sources))
         self._pass_over(targets, sources, matrix, found)
         for target, source, margin in found:
             if margin > _CLEAR:
@@ -210,7 +210,10 @@ class _Scope:
 
     def _likeness(self, targets: Sequence[Node], sources: Sequence[Node]) -> Matrix:
         scopes = self.target, self.source
-        return likeness(targets, sources, scopes, self.aligner.learned, order=self.aligner.order)
+        return likeness(targets, sources, scopes, self.aligner.learned)
+
+    def _order(self, targets: Sequence[Node], sources: Sequence[Node]) -> Matrix | None:
+        return by_order(targets, sources) if self.aligner.order else None
 
     def _match_tensors(self) -> None:
         groups: dict[int, tuple[list[Node], list[Node]]] = {}
@@ -229,7 +232,7 @@ class _Scope:
                     if {target, source} & self.released and matrix[i, j] < _KNOWN_ELSEWHERE:
                         matrix[i, j] -= 5.0
             alone = matrix.shape == (1, 1)
-            for i, j, margin in assignment(matrix, hints):
+            for i, j, margin in assignment(matrix, self._order(targets, sources), hints):
                 if matrix[i, j] <= -0.9:
                     continue
                 if alone:

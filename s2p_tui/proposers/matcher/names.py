@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -55,8 +55,6 @@ def likeness(
     sources: Sequence[Node],
     scopes: tuple[Node, Node],
     learned: Learned,
-    *,
-    order: bool,
 ) -> Matrix:
     """How alike every target's name is to every source's, from their scopes down.
 
@@ -102,10 +100,6 @@ def likeness(
     matrix -= _OTHER_AXES[each_has_its_own] * (ones[0][:, None] != ones[1][None, :])
     if _is_comparable(*map(_series, steps)):
         matrix += _NUMBERS * _numbers([pair[1] for pair in read[0]], [pair[1] for pair in read[1]])
-    if order:
-        matrix += _ORDER * _nearness(
-            _ranks([n.place for n in targets]), _ranks([n.place for n in sources])
-        )
     slots = [
         [_slot(*pair) if "norm" in pair[0] else None for pair in side_read] for side_read in read
     ]
@@ -118,6 +112,12 @@ def likeness(
                 if bonus := learned.get((path, other)):
                     matrix[i, j] += _LEARNED * bonus
     return matrix
+
+
+def by_order(targets: Sequence[Node], sources: Sequence[Node]) -> Matrix:
+    """A little for every target and source that stand at the same place of their sides."""
+    ranks = (_ranks([node.place for node in side]) for side in (targets, sources))
+    return _ORDER * _nearness(*ranks)
 
 
 def _distinct(names: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], list[int]]:
@@ -175,19 +175,22 @@ def _numbers(first: Sequence[tuple[int, ...]], second: Sequence[tuple[int, ...]]
 
 def _series(paths: Sequence[tuple[str, ...]]) -> set[tuple[str, ...]]:
     """What is numbered: the words up to the first number that is not the same in all paths."""
-    if len(paths) < 2:
-        return set()
-    columns = list(zip(*map(_counted, paths), strict=False))
-    varying = (column for column in columns if len({number for _, number in column}) > 1)
-    return {words for words, _ in next(varying, ())}
+    columns: list[dict[tuple[str, ...], set[int]]] = []
+    for path in paths:
+        for column, (words, number) in enumerate(_counted(path)):
+            if column == len(columns):
+                columns.append(defaultdict(set))
+            columns[column][words].add(number)
+    varying = (column for column in columns if len(set().union(*column.values())) > 1)
+    return {*next(varying, ())}
 
 
 def _is_comparable(first: set[tuple[str, ...]], second: set[tuple[str, ...]]) -> bool:
-    """Whether numbers mean the same on both sides: one series and several are counted otherwise."""
+    """Whether numbers mean the same on both sides: unlike series have each their own count."""
     if len(first) < 2 and len(second) < 2:
         return True
     words = [{word for names in side for word in names} for side in (first, second)]
-    return len(first) > 1 and len(second) > 1 and not words[0].isdisjoint(words[1])
+    return not words[0].isdisjoint(words[1])
 
 
 @lru_cache(maxsize=65536)
