@@ -99,7 +99,7 @@ def likeness(
     each_has_its_own = np.array_equal(*map(np.sort, ones))
     matrix -= _OTHER_AXES[each_has_its_own] * (ones[0][:, None] != ones[1][None, :])
     if _is_comparable(*map(_series, steps)):
-        matrix += _NUMBERS * _numbers([pair[1] for pair in read[0]], [pair[1] for pair in read[1]])
+        matrix += _NUMBERS * _numbers(*map(_with_first, read))
     slots = [
         [_slot(*pair) if "norm" in pair[0] else None for pair in side_read] for side_read in read
     ]
@@ -183,6 +183,14 @@ def _series(paths: Sequence[tuple[str, ...]]) -> set[tuple[str, ...]]:
             columns[column][words].add(number)
     varying = (column for column in columns if len(set().union(*column.values())) > 1)
     return {*next(varying, ())}
+
+
+def _with_first(
+    read: Sequence[tuple[tuple[str, ...], tuple[int, ...]]],
+) -> Sequence[tuple[int, ...]]:
+    """The numbers of a side; of `fc`, `fc2` the one without is the first."""
+    counted = {words for words, numbers in read if len(numbers) == 1}
+    return [numbers or ((0,) if words in counted else ()) for words, numbers in read]
 
 
 def _is_comparable(first: set[tuple[str, ...]], second: set[tuple[str, ...]]) -> bool:
