@@ -77,6 +77,7 @@ class _Scope:
     pairs: list[Pair] = field(default_factory=list)
     loose: tuple[list[Node], list[Node]] = field(default_factory=lambda: ([], []))
     released: set[Node] = field(default_factory=set)
+    marks: dict[int, Counter[int]] = field(default_factory=dict)
     passed_over: dict[Node, float] = field(default_factory=dict)
     """Nodes that lost their partner to another node, and by how much at least."""
 
@@ -93,7 +94,7 @@ class _Scope:
                 if self._match(side, same, equal, fronts):
                     continue
             else:
-                kin = kin_of(part, others, Counter(node.mark for node in mine))
+                kin = kin_of(part, others, self._marks(side))
                 same = [node for node in mine if node.mark == part.mark]
                 if kin and self._match(side, same, kin, fronts):
                     continue
@@ -104,6 +105,13 @@ class _Scope:
             self.loose[side].extend(leaf for node in fronts[side] for leaf in node.leaves())
         self._match_tensors()
         return tuple(self.pairs)
+
+    def _marks(self, side: int) -> Counter[int]:
+        """How many modules of each fingerprint there are on a side, at any depth."""
+        if side not in self.marks:
+            scope = self.source if side else self.target
+            self.marks[side] = Counter(node.mark for node in scope.modules())
+        return self.marks[side]
 
     def _match(
         self, side: int, mine: list[Node], others: list[Node], fronts: tuple[list[Node], list[Node]]

@@ -50,6 +50,13 @@ class Node:
         for child in self.children.values():
             yield from child.leaves()
 
+    def modules(self) -> Iterator[Node]:
+        """The node and all modules under it, depth first."""
+        if self.item < 0:
+            yield self
+        for child in self.children.values():
+            yield from child.modules()
+
     def steps_below(self, scope: Node) -> tuple[str, ...]:
         """The steps from a node above down to this one."""
         steps: list[str] = []
