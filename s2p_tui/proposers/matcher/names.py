@@ -198,7 +198,7 @@ def _is_comparable(first: set[tuple[str, ...]], second: set[tuple[str, ...]]) ->
     if len(first) < 2 and len(second) < 2:
         return True
     words = [{word for names in side for word in names} for side in (first, second)]
-    return not words[0].isdisjoint(words[1])
+    return any(_alike(mine, other) for mine in words[0] for other in words[1])
 
 
 @lru_cache(maxsize=65536)
