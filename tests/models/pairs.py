@@ -1,8 +1,8 @@
 """Pairs of models written as tables: a line per layer, with its name on either side.
 
-`entry .path layer sizes`; `#` stands for 0, 1, 2 in a run of lines that have it, `%` for 1, 2, 3. An
-empty line parts two runs. `param` and `turned` are arrays of the user's own modules, the second
-used as `x @ W` on one side and as `W @ x` on the other.
+`entry .path layer sizes`; in a run of lines `#` stands for 0, 1, 2 and `%` for 1, 2, 3. An empty
+line parts two runs. `param` and `turned` are arrays of the user's own modules, the second used as
+`x @ W` on one side and as `W @ x` on the other.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ def assignment(
     order says, not to that over rows and columns left over: it holds for what is complete.
     """
     ordered = matrix if order is None else matrix + order
-    rows, columns = linear_sum_assignment(ordered if hints is None else ordered + hints, True)
+    hinted = ordered if hints is None else ordered + hints
+    rows, columns = linear_sum_assignment(hinted, maximize=True)
     if len(rows) == 1 == matrix.size:
         return [(0, 0, 1.0)]
     chosen = ordered[rows, columns]

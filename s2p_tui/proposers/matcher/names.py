@@ -181,7 +181,9 @@ def _series(paths: Sequence[tuple[str, ...]]) -> set[tuple[str, ...]]:
             if column == len(columns):
                 columns.append(defaultdict(set))
             columns[column][words].add(number)
-    varying = (column for column in columns if len(set().union(*column.values())) > 1)
+    varying = (
+        column for column in columns if len({n for found in column.values() for n in found}) > 1
+    )
     return {*next(varying, ())}
 
 
