@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from s2p_tui.core.ways import ways
-from s2p_tui.proposers.matcher.assignment import assignment
+from s2p_tui.proposers.matcher.assignment import Matrix, assignment
+from s2p_tui.proposers.matcher.fronts import largest, parts_of, untaken
 from s2p_tui.proposers.matcher.lists import same_places
-from s2p_tui.proposers.matcher.names import Learned, Matrix, by_order, likeness
+from s2p_tui.proposers.matcher.names import Learned, by_order, likeness
 from s2p_tui.proposers.matcher.tree import Node, kin_of
 
 _SURE = 10.0
@@ -82,9 +83,9 @@ class _Scope:
     """Nodes that lost their partner to another node, and by how much at least."""
 
     def solve(self) -> tuple[Pair, ...]:
-        fronts = _parts(self.target), _parts(self.source)
+        fronts = parts_of(self.target), parts_of(self.source)
         while True:
-            side, part = _largest(fronts)
+            side, part = largest(fronts)
             if part is None or part.size == 1:
                 break
             mine, others = fronts[side], fronts[1 - side]
@@ -152,7 +153,7 @@ class _Scope:
                 continue
             # Where nothing of it was taken, a node is not to come again: its parts are.
             if taken[side]:
-                released = list(_untaken(node, {node.start + n for n in taken[side]}))
+                released = list(untaken(node, {node.start + n for n in taken[side]}))
             else:
                 released = list(node.children.values()) or [node]
             fronts[side].extend(released)
@@ -264,28 +265,3 @@ class _Scope:
         if self.aligner.out_last is None or len(source.shape) < 2:
             return 0.0
         return 0.5 * (self.aligner.out_last in self.aligner.turns(target, source))
-
-
-def _untaken(node: Node, taken: set[int]) -> Iterable[Node]:
-    """The largest parts of a node of which no tensor is taken."""
-    if not any(start in taken for start in range(node.start, node.start + node.size)):
-        yield node
-        return
-    for child in node.children.values():
-        yield from _untaken(child, taken)
-
-
-def _parts(node: Node) -> list[Node]:
-    """What is in a node; a module that is all there is in it is only a wrapper."""
-    while len(node.children) == 1 and (only := next(iter(node.children.values()))).children:
-        node = only
-    return list(node.children.values()) if node.children else [node]
-
-
-def _largest(fronts: tuple[list[Node], list[Node]]) -> tuple[int, Node | None]:
-    best: tuple[int, Node | None] = 0, None
-    for side in (0, 1):
-        for node in fronts[side]:
-            if best[1] is None or node.size > best[1].size:
-                best = side, node
-    return best

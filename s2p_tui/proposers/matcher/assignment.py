@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from s2p_tui.proposers.matcher.names import Matrix
+Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 
 
 def assignment(

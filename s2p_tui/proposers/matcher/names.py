@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from rapidfuzz.distance import JaroWinkler
 
+from s2p_tui.proposers.matcher.assignment import Matrix
+from s2p_tui.proposers.matcher.numbering import agreement, nearness, ranks, series
 from s2p_tui.proposers.matcher.tree import Node
-from s2p_tui.proposers.matcher.words import FAINT, meanings, name_of
+from s2p_tui.proposers.matcher.words import FAINT, meanings
 
 Learned = Mapping[tuple[tuple[str, ...], tuple[str, ...]], float]
-Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 
 _NUMBERS, _ORDER, _RANK, _LEARNED = 0.6, 0.12, 0.35, 0.5
 _ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
-_CONFLICT, _SAME_END, _NO_NUMBER, _UNEQUAL = -2.0, 0.15, 0.3, 0.2
+_CONFLICT, _SAME_END = -2.0, 0.15
 _OTHER_AXES = (0.4, 2.0)
 """A dense layer and a pointwise convolution have the same numbers of elements; the second where
 both sides have as many of each.
@@ -95,17 +95,17 @@ def likeness(
                 elif ends[0] and ends[0] == ends[1]:
                     score += _SAME_END
             matrix[np.ix_(row_numbers, column_numbers)] = score
-    ones = [np.array([node.ones for node in side]) for side in (targets, sources)]
-    each_has_its_own = np.array_equal(*map(np.sort, ones))
-    matrix -= _OTHER_AXES[each_has_its_own] * (ones[0][:, None] != ones[1][None, :])
-    if _is_comparable(*map(_series, steps)):
-        matrix += _NUMBERS * _numbers(*map(_with_first, read))
+    ones = [[node.ones for node in side] for side in (targets, sources)]
+    unlike = np.array(ones[0])[:, None] != np.array(ones[1])[None, :]
+    matrix -= _OTHER_AXES[sorted(ones[0]) == sorted(ones[1])] * unlike
+    if _is_comparable(*map(series, steps)):
+        matrix += _NUMBERS * agreement(*read)
     slots = [
         [_slot(*pair) if "norm" in pair[0] else None for pair in side_read] for side_read in read
     ]
     if len(targets) == len(sources) > 1 and all(slot for side in slots for slot in side):
-        ranks = [_ranks(side) for side in slots]
-        matrix += _RANK * (ranks[0][:, None] == ranks[1][None, :])
+        places = [ranks(side) for side in slots]
+        matrix += _RANK * (places[0][:, None] == places[1][None, :])
     if learned:
         for i, path in enumerate(steps[0]):
             for j, other in enumerate(steps[1]):
@@ -114,10 +114,18 @@ def likeness(
     return matrix
 
 
+def _is_comparable(first: set[tuple[str, ...]], second: set[tuple[str, ...]]) -> bool:
+    """Whether numbers mean the same on both sides: unlike series have each their own count."""
+    if len(first) < 2 and len(second) < 2:
+        return True
+    words = [{word for names in side for word in names} for side in (first, second)]
+    return any(_alike(mine, other) for mine in words[0] for other in words[1])
+
+
 def by_order(targets: Sequence[Node], sources: Sequence[Node]) -> Matrix:
     """A little for every target and source that stand at the same place of their sides."""
-    ranks = (_ranks([node.place for node in side]) for side in (targets, sources))
-    return _ORDER * _nearness(*ranks)
+    places = (ranks([node.place for node in side]) for side in (targets, sources))
+    return _ORDER * nearness(*places)
 
 
 def _distinct(names: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], list[int]]:
@@ -142,107 +150,6 @@ def _shared(first: Counter[str], second: Counter[str], weight: Mapping[str, floa
             total += alike * min(weight[word], weight[best])
             rest_second.remove(best)
     return total
-
-
-def _ranks(values: Sequence[Any]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    ordered = {value: rank for rank, value in enumerate(sorted(set(values)))}
-    return np.array([ordered[value] for value in values])
-
-
-def _nearness(first: np.ndarray, second: np.ndarray) -> Matrix:
-    span = max(int(first.max()), int(second.max()), 1)
-    return 1 - np.abs(first[:, None] - second[None, :]) / span
-
-
-def _numbers(first: Sequence[tuple[int, ...]], second: Sequence[tuple[int, ...]]) -> Matrix:
-    if {len(n) for n in first} != {len(n) for n in second}:
-        first, second = _varying(first), _varying(second)
-    rows, columns = _by_length(first), _by_length(second)
-    if {*rows, *columns} == {0}:
-        return np.zeros((len(first), len(second)))
-    matrix = np.full((len(first), len(second)), _NO_NUMBER)
-    for length, mine in rows.items():
-        for other, theirs in columns.items():
-            if length and other:
-                numbers = [first[i] for i in mine], [second[j] for j in theirs]
-                if length == other:
-                    near = _by_place(*numbers)
-                else:
-                    near = _UNEQUAL * _nearness(*map(_ranks, numbers))
-                matrix[np.ix_(mine, theirs)] = near
-    return matrix
-
-
-def _series(paths: Sequence[tuple[str, ...]]) -> set[tuple[str, ...]]:
-    """What is numbered: the words up to the first number that is not the same in all paths."""
-    columns: list[dict[tuple[str, ...], set[int]]] = []
-    for path in paths:
-        for column, (words, number) in enumerate(_counted(path)):
-            if column == len(columns):
-                columns.append(defaultdict(set))
-            columns[column][words].add(number)
-    varying = (
-        column for column in columns if len({n for found in column.values() for n in found}) > 1
-    )
-    return {*next(varying, ())}
-
-
-def _with_first(
-    read: Sequence[tuple[tuple[str, ...], tuple[int, ...]]],
-) -> Sequence[tuple[int, ...]]:
-    """The numbers of a side; of `fc`, `fc2` the one without is the first."""
-    counted = {words for words, numbers in read if len(numbers) == 1}
-    return [numbers or ((0,) if words in counted else ()) for words, numbers in read]
-
-
-def _is_comparable(first: set[tuple[str, ...]], second: set[tuple[str, ...]]) -> bool:
-    """Whether numbers mean the same on both sides: unlike series have each their own count."""
-    if len(first) < 2 and len(second) < 2:
-        return True
-    words = [{word for names in side for word in names} for side in (first, second)]
-    return any(_alike(mine, other) for mine in words[0] for other in words[1])
-
-
-@lru_cache(maxsize=65536)
-def _counted(path: tuple[str, ...]) -> tuple[tuple[tuple[str, ...], int], ...]:
-    """The numbers of a path, each with the words before it."""
-    return tuple(
-        (tuple(word.rstrip("0123456789") for word in meanings(path[:level])[0]), number)
-        for level, step in enumerate(path, 1)
-        for number in name_of(step).numbers
-    )
-
-
-def _by_length(numbers: Sequence[tuple[int, ...]]) -> dict[int, list[int]]:
-    places: dict[int, list[int]] = {}
-    for place, each in enumerate(numbers):
-        places.setdefault(len(each), []).append(place)
-    return places
-
-
-def _by_place(first: Sequence[tuple[int, ...]], second: Sequence[tuple[int, ...]]) -> Matrix:
-    """Number by number, by rank where there are as many different ones on both sides."""
-    total = np.zeros((len(first), len(second)))
-    for column in range(len(first[0])):
-        values = [n[column] for n in first], [n[column] for n in second]
-        if len(set(values[0])) == len(set(values[1])):
-            total += _near(_ranks(values[0]), _ranks(values[1]))
-        else:
-            total += _UNEQUAL * _nearness(np.array(values[0]), np.array(values[1]))
-    return total / len(first[0])
-
-
-def _near(first: np.ndarray, second: np.ndarray) -> Matrix:
-    near = _nearness(first, second)
-    return np.where(near == 1, 1.0, 0.5 * near)
-
-
-def _varying(numbers: Sequence[tuple[int, ...]]) -> Sequence[tuple[int, ...]]:
-    """The numbers without those that are the same for all."""
-    if len(numbers) < 2 or len({len(each) for each in numbers}) > 1:
-        return numbers
-    columns = [column for column in zip(*numbers, strict=True) if len({*column}) > 1]
-    return list(zip(*columns, strict=True)) if columns else [()] * len(numbers)
 
 
 _SLOT_WORDS = frozenset(
