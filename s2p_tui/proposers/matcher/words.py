@@ -113,6 +113,7 @@ _WHOLE: dict[str, tuple[str, ...]] = {
 _NO_WORD = frozenset(("params", "batch_stats", "state", "self"))
 _TABLE = frozenset(("embedding", "table"))
 """Words for a weight that as a module's name say which layer it is."""
+_ORDINALS = ("first", "second", "third", "fourth")
 _LETTERS = "acde"
 """Letters that number modules where they are all there is of a name; others mean something."""
 FAINT = frozenset(("weight", "block", "proj", "mlp", "conv", "in", "module"))
@@ -160,6 +161,8 @@ def name_of(text: str) -> Name:
     for piece in _PIECES.findall(stem):
         if piece.isdigit():
             found.append(int(piece))
+        elif piece in _ORDINALS:
+            found.append(_ORDINALS.index(piece) + 1)
         elif piece in _WHOLE:
             words.extend(_WHOLE[piece])
         elif piece in _MEANING:
