@@ -115,7 +115,10 @@ def chunkify(
     if is_there(where):
         kind = kind_of(Path(where))
         if kind == "mapping":
-            raise UsageError(f"{where} is a mapping file.", "Give a checkpoint or a skeleton.")
+            raise UsageError(
+                f"{where} is a mapping file, which holds no arrays to split.",
+                "Give a checkpoint or a skeleton.",
+            )
         found: Holds = "state-dict" if kind in READERS else "pytree"
     else:
         given = pytree_object(where)

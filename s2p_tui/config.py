@@ -56,11 +56,16 @@ def load_settings(path: Path) -> Settings:
         return Settings()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise SettingsError(f"{path} cannot be read: {reason}.") from None
+        raise SettingsError(
+            f"{path} cannot be read: {reason}.", hint="Mend it, or move it away: none is needed."
+        ) from None
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path} is not TOML: {error}.", hint="Mend or move it.") from None
+        raise SettingsError(
+            f"{path} is not TOML: {error}.",
+            hint="Mend it there, or move it away: s2p-tui keys prints one to start from.",
+        ) from None
     settings = _Reading(_lines_of(text))
     made = settings.read(content)
     if settings.problems:
@@ -147,11 +152,8 @@ class _Reading:
 
     def _keys(self, name: str, value: object) -> tuple[str, ...] | None:
         """The keys of one action; None, and a problem noted, where they are none."""
-        if isinstance(value, str):
-            texts = value.split(",") if value.strip() not in ("", ",") else list(value.strip())
-        elif isinstance(value, list) and all(isinstance(one, str) for one in value):  # pyright: ignore[reportUnknownVariableType]
-            texts = cast("list[str]", value)
-        else:
+        texts = _texts_in(value)
+        if texts is None:
             self._wrong("keys", name, 'a key is text, as "ctrl+n", several are a list of texts')
             return None
         keys: list[str] = []
@@ -170,6 +172,17 @@ class _Reading:
 
     def _wrong(self, table: str, name: str, why: str) -> None:
         self.problems.append((self._lines.get((table, name), 0), why))
+
+
+def _texts_in(value: object) -> list[str] | None:
+    """The texts of a list of texts, or between the commas of one; None if it is neither."""
+    if isinstance(value, str):
+        return value.split(",") if value.strip() not in ("", ",") else list(value.strip())
+    if not isinstance(value, list):
+        return None
+    items = cast("list[object]", value)
+    texts = [item for item in items if isinstance(item, str)]
+    return texts if len(texts) == len(items) else None
 
 
 def _unknown_action(name: str, known: Mapping[str, object]) -> str:

@@ -126,7 +126,7 @@ def convert(
     sides.require(bool(from_memory), bool(from_path))
     if arrange_with_anthropic and (mapping is not None or arrange is not None):
         raise UsageError(
-            "arrange_with_anthropic, mapping and arrange all say how to line up the two sides.",
+            "arrange_with_anthropic=, mapping= and arrange= all say how to line up the two sides.",
             "Give one of them.",
         )
     job, chunk_bytes = Job(), chunk_size * MEBIBYTE
@@ -220,10 +220,13 @@ def _aligned(
 ) -> Session:
     if mapping is not None and arrange is not None:
         raise UsageError(
-            "mapping and arrange both say how to line up the two sides.", "Give one of them."
+            "mapping= and arrange= both say how to line up the two sides.", "Give one of them."
         )
     if arrange not in (None, *get_args(Arrangement)):
-        raise UsageError(f"arrange={arrange!r} is not known.", 'Give "auto" or "order".')
+        raise UsageError(
+            f"arrange={arrange!r} is not known, one of two ways was expected.",
+            'Give "auto" or "order".',
+        )
     if isinstance(mapping, str | Path):
         mapping = load_mapping(mapping)
     session = Session.between(checkpoint, target, mapping=mapping, arrange=arrange or "auto")

@@ -151,19 +151,24 @@ def make_torch() -> TorchNet:
     return network.eval()
 
 
+def pair_in(folder: Path) -> Pair:
+    """Name the demo's files in a folder."""
+    return Pair(folder / "model.pt", folder / "model_skeleton.eqx", folder / "model.eqx")
+
+
 def make_pair(folder: Path) -> Pair:
     """Write the demo's checkpoint and skeleton into a folder, which is made if need be.
 
     Raises:
         OutputError: They cannot be written.
     """
-    pair = Pair(folder / "model.pt", folder / "model_skeleton.eqx", folder / "model.eqx")
+    pair = pair_in(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(make_torch().state_dict(), pair.model)
     except (OSError, RuntimeError) as error:
         raise OutputError(
-            f"{folder} cannot be written: {error}.", "Give another --directory."
+            f"{folder} cannot be written to: {error}.", "Give another --directory."
         ) from None
     save_skeleton(pair.skeleton, make_model(key=jax.random.PRNGKey(0)))
     return pair
@@ -190,7 +195,8 @@ def compare(pair: Pair) -> float:
     error = float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
     if not error <= _TOLERANCE:
         raise OutputError(
-            f"The two forwards differ by {error:.1e}, relative to the largest output.",
+            f"The two forwards differ by {error:.1e} of the largest output, at most "
+            f"{_TOLERANCE:.0e} was expected.",
             "Look at the rows that you moved by hand, then convert again.",
         )
     return error

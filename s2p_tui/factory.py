@@ -58,13 +58,14 @@ def call_factory(
         return factory(**arguments)
     except Exception as error:
         raise InputError(
-            f"{spec} raised {type(error).__name__}: {_first_line(error)}",
+            f"{spec} raised {type(error).__name__}: {_first_line(error)}.",
             "Call it yourself in Python to see the traceback.",
         ) from error
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else "it does not say why"
 
 
 def _needs_key(factory: Callable[..., Any]) -> bool:
@@ -95,7 +96,7 @@ def import_object(spec: str) -> Any:
         raise
     except (Exception, SystemExit) as error:
         raise UsageError(
-            f"{where} cannot be imported: {type(error).__name__}: {_first_line(error)}",
+            f"{where} cannot be imported: {type(error).__name__}: {_first_line(error)}.",
             "Give pkg.module:factory, importable from here, or file.py:factory.",
         ) from error
     found: Any = module
@@ -126,7 +127,9 @@ def _split(dotted: str) -> tuple[str, str]:
 def _import_file(path: Path) -> Any:
     loaded = importlib.util.spec_from_file_location(path.stem, path)
     if not path.is_file() or loaded is None or loaded.loader is None:
-        raise UsageError(f"{path} does not exist.", "Give file.py:factory.")
+        raise UsageError(
+            f"{path} does not exist.", "Give file.py:factory, the file as it is found from here."
+        )
     module = importlib.util.module_from_spec(loaded)
     sys.modules.setdefault(path.stem, module)
     sys.path.insert(0, str(path.parent.resolve()))

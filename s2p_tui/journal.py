@@ -112,7 +112,10 @@ class Journal:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise S2PError(f"{self._path} cannot be read: {error.strerror}.") from None
+            raise S2PError(
+                f"{self._path} cannot be read: {error.strerror}.",
+                "Move it away, or mend its permissions.",
+            ) from None
         name, pair = f"The journal {self._path.name}", self._header.pair
         state_dict, skeleton = checkpoint.state_dict, target.skeleton
         try:

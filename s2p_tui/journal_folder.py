@@ -35,7 +35,10 @@ def private_folder() -> Path:
         folder.mkdir(mode=0o700, exist_ok=True)
         folder.chmod(0o700)
     except OSError as error:
-        raise S2PError(f"{folder} cannot be used: {error.strerror}.") from None
+        raise S2PError(
+            f"{folder} cannot be used: {error.strerror}.",
+            "Set XDG_STATE_HOME to a folder you may write to.",
+        ) from None
     return folder
 
 
@@ -74,9 +77,15 @@ class Lock:
         try:
             self._file = self._locked()
         except BlockingIOError:
-            raise BusyError("another s2p-tui is at work on the same pair.") from None
+            raise BusyError(
+                "another s2p-tui is at work on the same pair.",
+                "Quit that one and start again, or save with ctrl+s.",
+            ) from None
         except OSError as error:
-            raise S2PError(f"{path} cannot be locked: {error.strerror}.") from None
+            raise S2PError(
+                f"{path} cannot be locked: {error.strerror}.",
+                "Set XDG_STATE_HOME to a folder on a local disk.",
+            ) from None
 
     def _locked(self) -> int:
         while True:

@@ -58,7 +58,7 @@ class MemoryTensors(Tensors):
         part = self._others[name][box].resolve_conj().resolve_neg().cpu()
         return _viewed(part, str(dtype))
 
-    def extent(self, name: str) -> Extent | None:  # noqa: ARG002
+    def extent(self, name: str) -> Extent | None:
         """None: they lie in no file."""
         return None
 
@@ -75,7 +75,7 @@ class MemoryTensors(Tensors):
         changed = [key for key, (t, version) in self._versions.items() if t._version != version]
         if changed:
             raise InputError(
-                f"The state dict was written to meanwhile: {some(changed)}.",
+                f"Tensors of the state dict were written to meanwhile: {some(changed)}.",
                 "Convert while nothing trains the model.",
             )
 
@@ -132,7 +132,7 @@ def checkpoint_in_memory(
         raise InputError(
             f"The {label} holds {len(problems)} tensors that cannot be converted: "
             f"{some(problems)}.",
-            "Give the state dict again after that.",
+            "Mend each as it says, or leave it out, then give the state dict again.",
         )
     described = StateDict(tuple(entries))
     notes = (f"{len(others)} items are not tensors: {some(list(others))}",) if others else ()

@@ -52,8 +52,16 @@ def pytree_at(where: str | Path, like: str | None = None) -> Target:
 
         return open_any_target(where, like)
     if like is not None:
-        raise UsageError("like goes with a plain .eqx file, not with an object.")
+        raise like_with_object(like)
     return target_in_memory(pytree_object(str(where)), str(where))
+
+
+def like_with_object(like: str) -> UsageError:
+    """The refusal of names for leaves that have their own."""
+    return UsageError(
+        f"like={like!r} names the leaves of a plain .eqx file, and the pytree is an object.",
+        "Leave like out: an object names its own leaves.",
+    )
 
 
 def target_in_memory(pytree: Any, label: str = PYTREE_LABEL) -> Target:
@@ -67,8 +75,8 @@ def target_in_memory(pytree: Any, label: str = PYTREE_LABEL) -> Target:
     target = target_of(pytree, label)
     if not len(target.skeleton):
         raise UsageError(
-            f"The {label} has no leaves that could be filled (it is of type "
-            f"{type(pytree).__name__}).",
+            f"The {label} is of type {type(pytree).__name__}, which has no leaves that could be "
+            "filled.",
             "Give a pytree that holds arrays; register a dataclass of your own with "
             "jax.tree_util.register_dataclass, or make it an equinox.Module.",
         )
@@ -110,7 +118,7 @@ def is_there(where: str | Path) -> bool:
     if isinstance(where, Path) or (":" not in where and _reads_like_a_file(where)):
         raise InputError(
             f"{where} does not exist.",
-            "Give a file, a folder, or an import path: pkg.mod:attr or pkg.mod.attr.",
+            "Give a file, a folder, or an import path, pkg.mod:attr or pkg.mod.attr.",
         )
     return False
 

@@ -29,7 +29,10 @@ def open_any_target(skeleton: str | Path, like: str | None = None) -> Target:
         target = open_target(skeleton)
         return target if like is None else _named_like(target, like)
     if like is not None:
-        raise UsageError("--like goes with a plain .eqx file, not with a factory.")
+        raise UsageError(
+            f"--like {like} names the leaves of a plain .eqx file, and {skeleton} is a factory.",
+            "Leave --like out: a factory's model names its own leaves.",
+        )
     from s2p_tui.factory import call_factory
     from s2p_tui.skeleton import target_of
 
@@ -55,7 +58,7 @@ def require_kinship(checkpoint: Checkpoint, target: Target) -> None:
             f"{target.label} describes another model than {checkpoint.label} holds: "
             f"none of its {len(skeleton)} leaves is as large as any of the {len(state_dict)} "
             "entries, or as several of one size together.",
-            hint="Check that skeleton and checkpoint belong together.",
+            hint="Give the checkpoint and the skeleton of one model.",
         )
 
 
@@ -70,5 +73,8 @@ def load_mapping(path: str | Path) -> Mapping:
         text = read_whole(path, _MOST).decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"{path} cannot be read: {reason}.", "Give a mapping file.") from None
+        raise InputError(
+            f"{path} cannot be read: {reason}.",
+            "Give a mapping file, as ctrl+s or --save-mapping writes it.",
+        ) from None
     return mapping_file.from_text(text, str(path))

@@ -101,13 +101,16 @@ class Pair:
             S2PError: Rows do not line up, the output cannot be written, or it was cancelled.
         """
         if os.path.isdir(output):
-            raise OutputError(f"{output} is a folder.", "Give the name of a file in it with -o.")
+            raise OutputError(
+                f"{output} is a folder, a file was expected.",
+                "Give the name of a file in it with -o.",
+            )
         path = output_path(output)
         refuse_to_replace(path, self._own_mappings)
         if report is not None and not verify:
             raise UsageError(
-                "A report certifies what verification found, and none is asked for.",
-                "Leave out --no-verify or --report.",
+                "--report certifies what verification finds, and --no-verify leaves it out.",
+                "Give one of the two.",
             )
         if mapping is not None:
             require_place(Path(mapping), (*self._sources, path))
@@ -158,7 +161,10 @@ class Pair:
         alignment = self.alignment
         plan = self.plan(dtype, format_of(path))
         if not path.is_file():
-            raise InputError(f"{path} does not exist or is no file.", "Give the converted file.")
+            raise InputError(
+                f"{path} does not exist or is no file, a converted file was expected.",
+                "Give the file that convert or the app wrote.",
+            )
         certifier = self._certifier(report, path)
         readback = certifier and certifier.readback
         size = verify_file(

@@ -14,7 +14,7 @@ from s2p_tui.core.errors import AlignmentError, AmbiguousStateDictError, UsageEr
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.target import Target
 from s2p_tui.memory import checkpoint_in_memory
-from s2p_tui.objects import is_there, pytree_at, state_dict_at, target_in_memory
+from s2p_tui.objects import is_there, like_with_object, pytree_at, state_dict_at, target_in_memory
 from s2p_tui.streaming.chunk_folder import chunk_checkpoint, chunk_target
 from s2p_tui.streaming.folder import temporary_folder
 from s2p_tui.streaming.job import Job
@@ -98,7 +98,7 @@ class Sides:
         """
         if self.state_dict is not None:
             if like is not None:
-                raise UsageError("like goes with a plain .eqx file, not with an object.")
+                raise like_with_object(like)
             return checkpoint_in_memory(self.state_dict, key=key), target_in_memory(self.pytree)
         torch_side = self.path_to_state_dict_chunks or self.path_to_state_dict_object
         jax_side = self.path_to_pytree_chunks or self.path_to_pytree_object

@@ -42,7 +42,9 @@ def require_place(path: Path, protected: Iterable[Path]) -> None:
     """
     refuse_to_replace(path, protected)
     if os.path.isdir(path):
-        raise OutputError(f"{path} cannot be written: it is a folder.", "Give the name of a file.")
+        raise OutputError(
+            f"{path} is a folder, a file was expected.", "Give the name of a file in it."
+        )
     if not os.path.isdir(path.parent):
         raise OutputError(
             f"{path} cannot be written: its folder does not exist.", "Create the folder first."

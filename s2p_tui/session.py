@@ -277,7 +277,7 @@ class Session(Pair):
         if wrong:
             raise UsageError(
                 f"These rows are not doubtful: {', '.join(wrong)}.",
-                f"Doubtful are: {', '.join(doubtful) or 'none'}.",
+                f"Trust doubtful rows only: {', '.join(doubtful) or 'there are none'}.",
             )
         positions = doubtful.values() if paths is None else [doubtful[path] for path in paths]
         self.edit(Trust(tuple(positions)))

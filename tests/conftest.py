@@ -33,7 +33,7 @@ def state_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
     assert shutil.which("tmux"), "this test needs tmux: apt-get install tmux"
-    terminal = Terminal(f"s2p-{tmp_path.name}")
+    terminal = Terminal(f"s2p-{os.getpid()}-{tmp_path.name}")
     yield terminal
     terminal.stop()
 

@@ -327,9 +327,9 @@ REFUSED = [
     ("plain", "unmade", ["--shape", "3"], 4, "The JAX side: "),
     ("plain", "plain", ["--shape", "4"], 4, "The torch model's forward raised RuntimeError: "),
     ("plain", "dict", ["--shape", "3"], 4, "return other shapes: torch 2×5, Equinox 2×4"),
-    ("plain", "plain", [], 2, "Say what to run the models on"),
-    ("plain", "plain", ["--shape", "3", "--sample-input", "a:b"], 2, "Say what to run"),
-    ("plain", "plain", ["--shape", "3by3"], 2, "--shape 3by3 is not a shape."),
+    ("plain", "plain", [], 2, "Neither --shape nor --sample-input says what to run"),
+    ("plain", "plain", ["--shape", "3", "--sample-input", "a:b"], 2, "both say what to run"),
+    ("plain", "plain", ["--shape", "3by3"], 2, "--shape 3by3 is not a shape: "),
     ("plain", "plain", ["--shape", "0"], 2, "--shape 0 has no elements."),
     ("plain", "plain", ["--shape", "3", "--dtype", "float31"], 4, "dtype 'float31' is not known"),
     ("plain", "plain", ["--shape", "3", "--dtype", "int8", "--dtype", "int8"], 2, "2 dtypes"),
@@ -342,7 +342,7 @@ REFUSED = [
         4,
         "The torch model's forward raised",
     ),
-    ("plain", "plain", ["--shape", "3", "--key", "ema"], 2, "--key goes with --model"),
+    ("plain", "plain", ["--shape", "3", "--key", "ema"], 2, "--key ema is a place in a checkpoint"),
 ]
 
 

@@ -180,7 +180,7 @@ def test_doubtful_rows_wait_for_trust(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "reshape 2×3 to 3×2 has the right size but may mix" in capsys.readouterr().err
     assert run(["convert", *arguments, "--trust", "['a']"]) == 3
     assert run(["convert", *arguments, "--trust", "['c']"]) == 2
-    assert "Doubtful are: ['a'], ['b']." in capsys.readouterr().err
+    assert "Trust doubtful rows only: ['a'], ['b']." in capsys.readouterr().err
     assert run(["convert", *arguments, "--trust", "['a']", "--trust", "['b']"]) == 0
     assert run(["convert", *arguments, "--trust-all"]) == 0
     rows = json.loads((tmp_path / "m.json").read_text())["rows"]

@@ -106,6 +106,7 @@ def test_the_demo_leads_to_a_file_that_computes_the_same(
     terminal.keys("Enter")
     terminal.wait_for("Demo: done")
     terminal.keys("q")
+    terminal.wait_for("Your own: s2p-tui skeleton")
     terminal.wait_for("status 0")
     made = tmp_path / "demo"
     compare(Pair(made / "model.pt", made / "model_skeleton.eqx", made / "model.eqx"))

@@ -26,9 +26,9 @@ def code_of(who: str, hint: str) -> Generator[None]:
     except S2PError:
         raise
     except Exception as error:
-        raise InputError(f"{who} raised {type(error).__name__}: {_line(error)}", hint) from error
+        raise InputError(f"{who} raised {type(error).__name__}: {_line(error)}.", hint) from error
 
 
 def _line(error: BaseException) -> str:
-    words = " ".join(str(error).split())
+    words = " ".join(str(error).split()).rstrip(".") or "it does not say why"
     return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}…"

@@ -56,7 +56,7 @@ def random_examples(
     """
     if len(dtypes) not in (1, len(shapes)):
         raise UsageError(
-            f"There are {len(shapes)} shapes and {len(dtypes)} dtypes.",
+            f"--shape and --dtype do not match: {len(shapes)} shapes, {len(dtypes)} dtypes.",
             "Give one --dtype for all, or one for each --shape.",
         )
     rng = np.random.default_rng(seed)
@@ -80,7 +80,10 @@ def sample_examples(spec: str, *, batched: bool) -> Examples:
     with code_of(f"{spec}'s result", "Return an array, or a tuple of arrays."):
         arrays = tuple(_as_array(item) for item in items)
     if not arrays:
-        raise InputError(f"{spec} returned no array.", "Return an array, or a tuple of arrays.")
+        raise InputError(
+            f"{spec} returned nothing, an array or several were expected.",
+            "Return an array, or a tuple of arrays.",
+        )
     return Examples(tuple(array[None] for array in arrays), batched)
 
 
@@ -106,15 +109,21 @@ def _random(
         return rng.integers(0, below, shape).astype(numpy_dtype(dtype))
     if kind == "bool":
         return rng.random(shape) < 0.5
-    raise UsageError(f"There are no random numbers of {dtype} here.", "Give a --sample-input.")
+    raise UsageError(
+        f"--dtype {dtype} has no random numbers: float, integer and bool dtypes have.",
+        "Give one of those, or the numbers themselves by --sample-input pkg.module:function.",
+    )
 
 
 def _parsed(shape: str) -> tuple[int, ...]:
     if shape in ("", "()"):
         return ()
     if not _SHAPE.fullmatch(shape):
-        raise UsageError(f"--shape {shape} is not a shape.", "Write it as --shape 3x32x32.")
+        raise UsageError(
+            f"--shape {shape} is not a shape: whole numbers with x between them were expected.",
+            "Write it as --shape 3x32x32, and () for a single number.",
+        )
     sizes = tuple(map(int, re.split("[x×,]", shape)))
     if 0 in sizes:
-        raise UsageError(f"--shape {shape} has no elements.", "Write it as --shape 3x32x32.")
+        raise UsageError(f"--shape {shape} has no elements.", "Give sizes of at least 1.")
     return sizes

@@ -52,7 +52,9 @@ def load_converted(path: Path, tree: Any) -> Any:
     Raises:
         InputError: Equinox cannot load it.
     """
-    with code_of("equinox.tree_deserialise_leaves", "Check --jax."):
+    with code_of(
+        "equinox.tree_deserialise_leaves", "Give the factory of the converted model with --jax."
+    ):
         return eqx.nn.inference_mode(eqx.tree_deserialise_leaves(path, tree))
 
 
@@ -64,10 +66,12 @@ def jax_forward(tree: Any, examples: Examples) -> list[NDArray[Any]]:
     """
     with code_of("The Equinox model's forward", _HINT):
         lots = [call_once(tree, examples, number) for number in range(examples.count)]
-    if any(shapes_of(lot) != shapes_of(lots[0]) for lot in lots):
+    other = next((lot for lot in lots if shapes_of(lot) != shapes_of(lots[0])), None)
+    if other is not None:
         raise InputError(
-            "The Equinox model's outputs differ in shape from example to example.",
-            "Give a --sample-input.",
+            f"The Equinox model's outputs differ in shape from example to example: "
+            f"{shapes_of(lots[0])} first, then {shapes_of(other)}.",
+            "Compare one example with --batch 1, or one of your own by --sample-input.",
         )
     return [np.stack(arrays) for arrays in zip(*lots, strict=True)]
 

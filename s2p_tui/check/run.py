@@ -151,7 +151,7 @@ def _look_inside(
     module: nn.Module, tree: Any, examples: Examples, pairs: Mapping[str, str], tolerance: float
 ) -> Modules | S2PError:
     try:
-        with code_of("Looking for the first difference", ""):
+        with code_of("Looking for the first difference", "Compare the modules' outputs yourself."):
             return find_first(
                 torch_calls(module, examples), jax_calls(tree, examples), pairs, tolerance
             )

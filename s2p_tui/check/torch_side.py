@@ -41,7 +41,8 @@ def make_torch(spec: str, kwargs: Mapping[str, Any], seed: int) -> nn.Module:
         raise type(error)(f"The torch side: {error.message}", error.hint) from error
     if not isinstance(module, nn.Module):
         raise InputError(
-            f"The torch side: {spec} made a {type(module).__name__}, not a torch.nn.Module.",
+            f"The torch side: {spec} made a {type(module).__name__}, a torch.nn.Module "
+            "was expected.",
             "Give the factory of the module.",
         )
     return module.eval()

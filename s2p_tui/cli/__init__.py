@@ -12,12 +12,12 @@ from typing import NoReturn
 
 from cyclopts import CycloptsError
 
-from s2p_tui.cli import chunks, comparison, conversion, files, opening, settings
+from s2p_tui.cli import chunks, comparison, completion, conversion, files, opening, settings
 from s2p_tui.cli.options import app
 from s2p_tui.core.errors import AlignmentError, S2PError, SettingsError, UsageError
 from s2p_tui.signals import StoppedError, stopping
 
-COMMANDS = (opening, conversion, files, chunks, comparison, settings)
+COMMANDS = (opening, conversion, files, chunks, comparison, settings, completion)
 """The modules whose commands are added to the app by importing them."""
 
 

@@ -7,74 +7,100 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
-from s2p_tui.cli.options import AsJson, Key, MappingFile, Trust, TrustAll, app, json_object
+from s2p_tui.cli.commands import command
+from s2p_tui.cli.options import AsJson, Key, MappingFile, Trust, TrustAll, json_object
 from s2p_tui.core.errors import S2PError, UsageError
 
 
-@app.command
+@command(
+    """
+    # on two random images
+    s2p-tui check --torch net.py:TorchNet --jax net.py:Net --model model.pt \\
+        --mapping model.mapping.json --shape 3x8x8
+
+    # on an example of your own, more strictly
+    s2p-tui check --torch net.py:TorchNet --jax net.py:Net --model model.pt \\
+        --sample-input net.py:example --tolerance 1e-5
+
+    # token ids below 30000 of a model with two arguments
+    s2p-tui check --torch bert.py:Torch --jax bert.py:Bert --model bert.pt \\
+        --shape 128 --shape 128 --dtype int32 --below 30000
+    """
+)
 def check(
     *,
-    torch: Annotated[str, Parameter(help="pkg.module:factory or file.py:factory of the module.")],
+    torch: Annotated[
+        str, Parameter(help="pkg.module:factory or file.py:factory of the torch module.")
+    ],
     jax: Annotated[
-        str, Parameter(help="pkg.module:factory of the Equinox module, or of (model, state).")
+        str,
+        Parameter(
+            help="pkg.module:factory or file.py:factory of the Equinox module, or of (model, "
+            "state)."
+        ),
     ],
     mapping: MappingFile = None,
     model: Annotated[
         Path | None,
-        Parameter(help="The checkpoint; the weights torch's factory gives unless it is there."),
+        Parameter(
+            help="The checkpoint with the torch model's weights; those its factory gives it unless "
+            "given."
+        ),
     ] = None,
     key: Key = None,
     torch_kwargs: Annotated[
-        str, Parameter(help="The torch factory's arguments, a JSON object.")
+        str, Parameter(help="The torch factory's arguments, as a JSON object.")
     ] = "{}",
     jax_kwargs: Annotated[
-        str, Parameter(help="The JAX factory's arguments, a JSON object.")
+        str, Parameter(help="The JAX factory's arguments, as a JSON object.")
     ] = "{}",
     trust: Trust = (),
     trust_all: TrustAll = False,
     shape: Annotated[
         tuple[str, ...],
-        Parameter(negative="", help="Shape of one example, 3x32x32; once per argument."),
+        Parameter(
+            negative="",
+            help="Shape of one example, as 3x32x32, () for a number; given once per argument.",
+        ),
     ] = (),
     dtype: Annotated[
-        tuple[str, ...], Parameter(negative="", help="Dtype of all inputs, or once per argument.")
+        tuple[str, ...],
+        Parameter(negative="", help="Dtype of all arguments, or given once per argument."),
     ] = ("float32",),
     below: Annotated[
         int,
-        Parameter(help="Whole numbers stay below this.", validator=validators.Number(gte=1)),
+        Parameter(help="What random whole numbers stay below.", validator=validators.Number(gte=1)),
     ] = 10,
     batch: Annotated[
         int,
         Parameter(
-            help="Examples; 0 for one that torch gets without a batch axis.",
+            help="Number of examples; 0 for one that torch gets without a batch axis.",
             validator=validators.Number(gte=0),
         ),
     ] = 2,
-    seed: Annotated[int, Parameter(help="Of the random numbers.")] = 0,
+    seed: Annotated[int, Parameter(help="Seed of the random numbers.")] = 0,
     sample_input: Annotated[
         str | None,
-        Parameter(help="pkg.module:function that returns one example, an array or several."),
+        Parameter(
+            help="pkg.module:function that returns one example, an array or a tuple of them, in "
+            "place of --shape."
+        ),
     ] = None,
     tolerance: Annotated[
         float,
         Parameter(
-            help="Largest difference, relative to the largest output.",
+            help="Largest difference to accept, relative to the largest output.",
             validator=validators.Number(gt=0),
         ),
     ] = 1e-4,
     json: AsJson = False,
 ) -> int:
-    """Run both models on the same input, after a conversion, and compare their outputs.
+    """Run both models on the same input and compare their outputs.
 
-    Makes both models by your own factories, converts the torch model's weights by the mapping
-    file, loads them with Equinox, and runs both forwards in inference mode, torch on a batch and
-    Equinox on one example at a time. Exit status 0: they agree; 6: they differ, and the first
-    module whose output differs is named.
-
-    Examples:
-    --------
-    s2p-tui check --torch mypkg.net_torch:make --jax mypkg.net:make --mapping model.mapping.json
-    --model model.pt --shape 3x32x32
+    Makes both models with your own factories, converts the torch model's weights by the mapping
+    file, or by names and structure, loads them with Equinox, and runs both forwards in inference
+    mode, torch on a batch and Equinox on one example at a time. If the outputs differ, the first
+    module whose output does is named: exit status 6.
     """
     from s2p_tui.check.inputs import random_examples, sample_examples
     from s2p_tui.check.result import failed_as_json
@@ -83,12 +109,17 @@ def check(
 
     try:
         if bool(shape) == (sample_input is not None):
+            both = "--shape and --sample-input both say"
+            neither = "Neither --shape nor --sample-input says"
             raise UsageError(
-                "Say what to run the models on, in one way.",
+                f"{both if shape else neither} what to run the models on.",
                 "Give --shape 3x32x32, once per argument, or --sample-input pkg.module:function.",
             )
         if key is not None and model is None:
-            raise UsageError("--key goes with --model.", "Give the checkpoint it is a place in.")
+            raise UsageError(
+                f"--key {key} is a place in a checkpoint, and no checkpoint is given.",
+                "Give it with --model, or leave --key out.",
+            )
         if sample_input is not None:
             examples = sample_examples(sample_input, batched=batch > 0)
         else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from s2p_tui.cli.commands import command
 from s2p_tui.cli.options import (
     MEBIBYTE,
     AsJson,
@@ -22,7 +23,6 @@ from s2p_tui.cli.options import (
     Skeleton,
     Trust,
     TrustAll,
-    app,
 )
 from s2p_tui.core.errors import CancelledError, S2PError, UsageError
 
@@ -30,7 +30,25 @@ if TYPE_CHECKING:
     from s2p_tui.session import Session
 
 
-@app.command
+@command(
+    """
+    # by names and structure; keep the alignment that was used
+    s2p-tui convert model.pt model_skeleton.eqx --save-mapping model.mapping.json
+
+    # the same again, in half the space
+    s2p-tui convert model.pt model_skeleton.eqx -o half.eqx --dtype bfloat16 \\
+        --mapping model.mapping.json
+
+    # strictly by order, told as JSON
+    s2p-tui convert model.safetensors model_skeleton.eqx --arrange order --json
+
+    # one of several state dicts in a training checkpoint
+    s2p-tui convert checkpoint.pt net.py:Net -o ema.eqx --key ema
+
+    # what names and structure leave open as Claude proposes; asks first
+    s2p-tui convert model.pt model_skeleton.eqx --arrange claude --model opus
+    """
+)
 def convert(
     model: Model,
     skeleton: Skeleton,
@@ -41,27 +59,27 @@ def convert(
     arrange: Annotated[
         Literal["auto", "order", "claude"] | None,
         Parameter(
-            help="Without a mapping file: by names and structure (auto, the default), the n-th "
-            "entry feeds the n-th array leaf (order), or what names and structure leave open as "
-            "Claude proposes (claude; asks before anything is sent or taken)."
+            help="How to line the two sides up without --mapping: auto, by names and structure, "
+            "unless given; order, the n-th entry to the n-th array leaf; claude, what auto leaves "
+            "open as Claude proposes, which asks before anything is sent or taken."
         ),
     ] = None,
     claude_model: Annotated[
         str | None,
         Parameter(
             name="--model",
-            help="Which Claude: haiku, sonnet, opus or a full id; the last one asked unless given.",
+            help="Claude's model: haiku, sonnet, opus or a full id; the last used unless given.",
         ),
     ] = None,
     yes: Annotated[
         bool,
         Parameter(
             negative="",
-            help="Answer Claude's questions with yes, rows that it is unsure of left out.",
+            help="Send to Claude and take what it proposes unasked, but for rows it is unsure of.",
         ),
     ] = False,
     save_mapping: Annotated[
-        Path | None, Parameter(help="Save the alignment used as a mapping file.")
+        Path | None, Parameter(help="Save the alignment that was used as this mapping file.")
     ] = None,
     trust: Trust = (),
     trust_all: TrustAll = False,
@@ -71,26 +89,20 @@ def convert(
     chunk_size: ChunkSize = 64,
     jobs: Jobs = None,
     verify: Annotated[
-        bool, Parameter(help="Read the file back and compare every leaf with its source.")
+        bool,
+        Parameter(
+            help="Read the file back and compare every leaf with its source, then give it its name."
+        ),
     ] = True,
     report: Report = None,
     json: AsJson = False,
 ) -> int:
-    """Convert without the terminal app.
+    """Convert a checkpoint without the terminal app.
 
-    The alignment comes from a mapping file, from the offline matcher, strictly from the order of
-    both sides, or from the matcher and, where that is unsure, from Claude. Rows that do not line
-    up, or are doubtful and not trusted, are listed and nothing is written (exit status 3).
-
-    Examples:
-    --------
-    s2p-tui convert model.pt model_skeleton.eqx -o model.eqx --save-mapping model.mapping.json
-
-    s2p-tui convert model.pt model_skeleton.eqx -o model.eqx --mapping model.mapping.json
-
-    s2p-tui convert model.safetensors mypkg.net:make --arrange order --json
-
-    s2p-tui convert model.pt model_skeleton.eqx --arrange claude --model opus
+    The two sides are lined up by a mapping file, by names and structure, strictly by order, or with
+    Claude's help. If rows do not line up, or are doubtful and not trusted, they are listed and
+    nothing is written: exit status 3. Progress goes to standard error, the summary to standard
+    output.
     """
     from s2p_tui.console import ConvertReport, run_with_progress
     from s2p_tui.core.names import default_output
@@ -105,7 +117,10 @@ def convert(
                 "Give one of them.",
             )
         if arrange != "claude" and (claude_model is not None or yes):
-            raise UsageError("--model and --yes go with --arrange claude.", "Give that too.")
+            raise UsageError(
+                "--model and --yes go with --arrange claude alone.",
+                "Add --arrange claude, or leave them out.",
+            )
         start = "order" if arrange == "order" else "auto"
         session = Session.open(model, skeleton, key=key, like=like, mapping=mapping, arrange=start)
         if mapping is None:
@@ -146,21 +161,35 @@ def ask_claude(session: Session, model: str | None, *, yes: bool) -> None:
         raise CancelledError("Declined; nothing was written.")
 
 
-@app.command
+@command(
+    """
+    # compare with what it was made of
+    s2p-tui verify model.eqx --model model.pt --skeleton model_skeleton.eqx \\
+        --mapping model.mapping.json
+
+    # and certify what was found, leaf by leaf
+    s2p-tui verify model.eqx --model model.pt --skeleton model_skeleton.eqx \\
+        --mapping model.mapping.json --report model.report.json
+    """
+)
 def verify(
-    output: Annotated[Path, Parameter(help="The converted file.")],
+    output: Annotated[Path, Parameter(help="The converted file, .eqx or .safetensors.")],
     /,
     *,
     model: Model,
     skeleton: Skeleton,
-    mapping: Annotated[Path, Parameter(help="The mapping file it was made by.")],
+    mapping: Annotated[Path, Parameter(help="The mapping file it was converted with.")],
     key: Key = None,
     like: Like = None,
     dtype: Dtype = None,
     jobs: Jobs = None,
     report: Report = None,
 ) -> int:
-    """Read a converted file again and compare every leaf with its source, bit by bit."""
+    """Compare every leaf of a converted file with its source, bit by bit.
+
+    Give --key, --like and --dtype as they were given to convert. What differs is named: exit status
+    5. To write a certificate of what was read, give --report.
+    """
     from s2p_tui.console import run_with_progress
     from s2p_tui.session import Session
 

@@ -7,16 +7,26 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from s2p_tui.cli.options import AsJson, Key, app, json_object
+from s2p_tui.cli.commands import command
+from s2p_tui.cli.options import AsJson, Key, json_object
 
 
-@app.command
+@command(
+    """
+    # of what net.py's Net makes
+    s2p-tui skeleton net.py:Net
+
+    # with arguments, and without the numbers it is initialised with
+    s2p-tui skeleton net.py:make --kwargs '{"width": 64}' --no-values \\
+        -o wide_skeleton.eqx
+    """
+)
 def skeleton(
     factory: Annotated[
         str,
         Parameter(
-            help="pkg.module:factory or file.py:factory. A required argument named key gets "
-            "PRNGKey(0)."
+            help="What makes the model: pkg.module:factory or file.py:factory. A required argument "
+            "named key gets jax.random.PRNGKey(0)."
         ),
     ],
     /,
@@ -24,19 +34,19 @@ def skeleton(
     output: Annotated[
         Path, Parameter(name=["--output", "-o"], help="The skeleton file to write.")
     ] = Path("model_skeleton.eqx"),
-    kwargs: Annotated[str, Parameter(help="The factory's arguments, a JSON object.")] = "{}",
+    kwargs: Annotated[str, Parameter(help="The factory's arguments, as a JSON object.")] = "{}",
     values: Annotated[
-        bool, Parameter(help="Keep the model's own numbers, so that gaps can keep them.")
+        bool,
+        Parameter(
+            help="Store the model's own numbers, for leaves that the checkpoint has nothing for."
+        ),
     ] = True,
 ) -> int:
-    """Write a skeleton file for the model your own code makes.
+    """Write a skeleton file of the model that your own code makes.
 
-    Imports and calls the factory; this is the only command that runs code of yours, besides those
-    given a factory in place of a skeleton file.
-
-    Examples:
-    --------
-    s2p-tui skeleton mypkg.net:make_resnet -o resnet_skeleton.eqx --kwargs '{"depth": 18}'
+    It holds key paths, shapes, dtypes and layer classes, all that a conversion needs to know of the
+    model. Imports and calls the factory; other commands run code of yours only where they are given
+    a factory too.
     """
     from s2p_tui.factory import call_factory
     from s2p_tui.skeleton import save_skeleton
@@ -47,15 +57,34 @@ def skeleton(
     return 0
 
 
-@app.command
+@command(
+    """
+    # names, shapes and dtypes of a checkpoint
+    s2p-tui inspect model.pt
+
+    # key paths, layer classes and their settings, as JSON
+    s2p-tui inspect model_skeleton.eqx --json
+
+    # one of several state dicts in a training checkpoint
+    s2p-tui inspect checkpoint.pt --key ema
+    """
+)
 def inspect(
-    file: Annotated[Path, Parameter(help="The file, or the folder of shards or chunks.")],
+    file: Annotated[
+        Path,
+        Parameter(
+            help="A checkpoint, skeleton, .eqx or mapping file, or a folder of shards or chunks."
+        ),
+    ],
     /,
     *,
     key: Key = None,
     json: AsJson = False,
 ) -> int:
-    """List what any of the files or a chunk folder holds; reads no tensor data."""
+    """List what a file or folder holds.
+
+    Reads no tensor data and runs nothing that a file contains.
+    """
     from s2p_tui.inspect import describe
 
     described = describe(file, key)

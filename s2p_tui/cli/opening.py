@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from s2p_tui.cli.commands import command
 from s2p_tui.cli.options import (
     MEBIBYTE,
     ChunkSize,
@@ -36,7 +37,10 @@ def open_app(
     output: Output = None,
     mapping: Annotated[
         Path | None,
-        Parameter(help="Start from this mapping file if it is there, and save to it."),
+        Parameter(
+            help="Start from this mapping file if it is there, and save to it; unless given, "
+            "save beside the output."
+        ),
     ] = None,
     key: Key = None,
     like: Like = None,
@@ -48,29 +52,28 @@ def open_app(
         Parameter(
             name="--ascii",
             negative="--no-ascii",
-            help="Draw with ASCII characters only; as the locale has it unless given.",
+            help="Draw with ASCII characters only, or not; as the locale has it unless given.",
         ),
     ] = None,
     mouse: Annotated[
         bool | None,
-        Parameter(help="Whether clicks are for the app; without, the terminal selects text."),
+        Parameter(
+            help="Take clicks, or leave the mouse to the terminal, which selects text with it; as "
+            "config.toml has it unless given, else taken."
+        ),
     ] = None,
     resume: Annotated[
         bool,
-        Parameter(negative="", help="Go on with an earlier session's edits without being asked."),
+        Parameter(negative="", help="Go on with an earlier session's edits, unasked."),
     ] = False,
     fresh: Annotated[
         bool,
-        Parameter(negative="", help="Start afresh; an earlier session's edits are kept aside."),
+        Parameter(
+            negative="", help="Start afresh, unasked; an earlier session's edits are kept aside."
+        ),
     ] = False,
 ) -> int:
-    """Open the terminal app on a checkpoint and a skeleton.
-
-    Every edit is journalled. Where an earlier session on the same pair left edits, it asks whether
-    to go on with them, unless --resume or --fresh answers; where a mapping file of the pair is
-    beside the output, whether to start from it. A --mapping file that is there answers too, unless
-    there are edits made since.
-    """
+    """Open the terminal app on a checkpoint and a skeleton; the app's own help says more."""
     if resume and fresh:
         raise UsageError("--resume and --fresh contradict each other.", "Give one of them.")
     _require_folder(mapping)
@@ -92,7 +95,7 @@ def open_app(
     ui, converted = run_app(
         open_session,
         model_label=model.name,
-        skeleton_label=Path(skeleton).name,
+        skeleton_label=skeleton.name,
         output=output or default_output(model),
         way_out="s2p-tui convert, which needs no terminal",
         dtype=dtype,
@@ -119,7 +122,8 @@ def _require_folder(mapping: Path | None) -> None:
     """Refuse a name for a mapping under which none could be saved."""
     if mapping is not None and not mapping.parent.is_dir():
         raise UsageError(
-            f"There is no folder {mapping.parent} for the mapping file.", "Mend --mapping."
+            f"There is no folder {mapping.parent} for the mapping file.",
+            "Create it, or give another --mapping.",
         )
 
 
@@ -127,27 +131,35 @@ def _is_there(mapping: Path | None) -> bool:
     return mapping is not None and mapping.exists()
 
 
-@app.command
+@command(
+    """
+    # in the terminal app, step by step
+    s2p-tui demo
+
+    # without it: convert, and compare the two models
+    s2p-tui demo --headless
+
+    # keep the files
+    s2p-tui demo --headless --directory demo-files
+    """
+)
 def demo(
     *,
     headless: Annotated[
         bool,
-        Parameter(negative="", help="Convert without the app and compare the two models' outputs."),
+        Parameter(
+            negative="", help="Convert without the app, compare the two models' outputs and exit."
+        ),
     ] = False,
     directory: Annotated[
-        Path | None, Parameter(help="Where to put the files; a temporary folder unless given.")
+        Path | None, Parameter(help="Where to put the files; a new temporary folder unless given.")
     ] = None,
 ) -> int:
-    """Make a small pair of models whose orders differ, and walk you through converting it.
+    """Try it on a small pair of models that is made for you.
 
-    A residual network in torch, its twin in Equinox, and the app between them with a line that says
-    what to try next; at the end both models are run on the same images.
-
-    Examples:
-    --------
-    s2p-tui demo
-
-    s2p-tui demo --headless
+    Writes a residual network of torch and the skeleton of its twin in Equinox, whose layers come in
+    another order, and opens the app on them with a line that says what to try next. After the
+    conversion both models are run on the same images.
     """
     import tempfile
 
@@ -155,30 +167,41 @@ def demo(
         from s2p_tui.tui.terminal import require_terminal
 
         require_terminal("s2p-tui demo --headless, which needs no terminal")
-    from s2p_tui import demo as pair
-
     folder = directory or Path(tempfile.mkdtemp(prefix="s2p-tui-demo-"))
-    files = pair.make_pair(folder)
     if headless:
-        print(pair.convert_and_compare(files))
+        from s2p_tui import demo as pair
+
+        print(pair.convert_and_compare(pair.make_pair(folder)))
         return 0
     from s2p_tui.app import run_app
-    from s2p_tui.session import Session
     from s2p_tui.tui.ending import Ending
     from s2p_tui.tui.tour import Tour
 
+    def open_session(key: str | None) -> Session:
+        from s2p_tui.demo import make_pair
+        from s2p_tui.session import Session
+
+        made = make_pair(folder)
+        return Session.open(made.model, made.skeleton, key=key, arrange="order")
+
+    def compare() -> str:
+        from s2p_tui.demo import in_words, pair_in
+
+        return in_words(pair_in(folder))
+
     ending = Ending(os._exit)
     ui, converted = run_app(
-        lambda key: Session.open(files.model, files.skeleton, key=key, arrange="order"),
-        model_label=files.model.name,
-        skeleton_label=files.skeleton.name,
-        output=files.output,
+        open_session,
+        model_label="a small network of torch's",
+        skeleton_label="its twin in Equinox",
+        output=folder / "model.eqx",
         way_out="s2p-tui demo --headless, which needs no terminal",
         resume="afresh",
         ending=ending,
-        tour=Tour(lambda: pair.in_words(files)),
+        tour=Tour(compare),
     )
     if sys.stdout.isatty():
-        print(files.output if converted is not None else f"The demo's files are in {folder}.")
+        print(f"The demo's files are in {folder}." if converted is None else converted.written.path)
+        print("Your own: s2p-tui skeleton FILE.py:MODEL, then s2p-tui MODEL SKELETON")
     ending.hasten()
     return ui.return_code or 0

@@ -7,19 +7,28 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from s2p_tui.cli.options import app
+from s2p_tui.cli.commands import command
 
 
-@app.command
+@command(
+    """
+    # as they are now
+    s2p-tui keys
+
+    # as they were shipped
+    s2p-tui keys --shipped
+    """
+)
 def keys(
     *,
     shipped: Annotated[
-        bool, Parameter(negative="", help="As they are without a configuration file.")
+        bool, Parameter(negative="", help="Print them as they are without a configuration file.")
     ] = False,
 ) -> int:
-    """Print every action of the app and its keys, as a configuration file.
+    """Print the app's actions and their keys, as a configuration file.
 
-    Put the lines to change into that file, under [keys]; its place is told on standard error.
+    Put the lines that should differ into that file, under [keys]; its place is told on standard
+    error.
     """
     from s2p_tui.config import as_text, load_settings, settings_file
     from s2p_tui.tui.bound import Bound

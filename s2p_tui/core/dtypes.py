@@ -100,7 +100,7 @@ def dtype_named(name: str) -> DType:
         return BY_NAME[name]
     except KeyError:
         raise InputError(
-            f"dtype {name!r} is not known.", f"Known dtypes: {', '.join(BY_NAME)}."
+            f"The dtype {name!r} is not known.", f"Use one of {', '.join(BY_NAME)}."
         ) from None
 
 

@@ -130,6 +130,13 @@ class TransformError(S2PError):
 
     exit_code = 4
 
+    def __init__(
+        self,
+        message: str,
+        hint: str = "Choose another with t in the app, or mend the row in the mapping file.",
+    ) -> None:
+        super().__init__(message, hint)
+
 
 class OutputError(S2PError):
     """The result cannot be written, or is not what it should be."""

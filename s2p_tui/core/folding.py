@@ -44,11 +44,6 @@ class Folding:
         return self._before[-1] + (1 if self._bench_is_shut else self._bench)
 
     @property
-    def can_fold(self) -> bool:
-        """Whether there is anything to fold."""
-        return bool(self._folds) or self._bench > 1
-
-    @property
     def _bench_is_shut(self) -> bool:
         return self._bench_shut and self._bench > 1
 
@@ -120,10 +115,9 @@ class Folding:
             return range(0)
         if position >= self._rows:
             self._bench_shut = False
-        else:
-            self._shut.discard(fold)
-            self._lay(fold)
-        return range(fold.start, fold.stop)
+            return range(fold.start, fold.stop)
+        self._shut.discard(fold)
+        return self._laid(fold)
 
     def fold(self, position: int) -> range:
         """Fold the innermost block around the line of a position.
@@ -144,8 +138,7 @@ class Folding:
         if around is None:
             return range(0)
         self._shut.add(around)
-        self._lay(around)
-        return range(around.start, around.stop)
+        return self._laid(around)
 
     def reveal(self, position: int) -> range:
         """Unfold what hides a position, and no more.
@@ -159,8 +152,12 @@ class Folding:
         if not hiding:
             return range(0)
         self._shut.difference_update(hiding)
-        self._lay(hiding[0])
-        return range(hiding[0].start, hiding[0].stop)
+        return self._laid(hiding[0])
+
+    def _laid(self, fold: Fold) -> range:
+        """Lay a fold's lines anew; the positions whose lines may have changed."""
+        self._lay(fold)
+        return range(fold.start, fold.stop)
 
     def fold_all(self) -> None:
         """Show every outermost list as one line; unfolded, its blocks are folded."""

@@ -13,7 +13,7 @@ from s2p_tui.core.history import History
 from s2p_tui.core.journal import Header, head, header_of, lines_of, outcome, step_line
 from s2p_tui.core.pytree import Skeleton
 from s2p_tui.core.state_dict import StateDict
-from s2p_tui.core.untrusted import MalformedError, list_of, size_of, string_of
+from s2p_tui.core.untrusted import MalformedError, list_of, size_of, string_of, why_malformed
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,10 @@ def replay(
             return None
         header = header_of(first[0])
         if header.pair != pair:
-            raise OtherFilesError(f"{name} was made for other files: {header.source.file}.")
+            raise OtherFilesError(
+                f"{name} was made for other files: {header.source.file}.",
+                hint="Open those to go on with it.",
+            )
         start = Alignment(
             rows_from_json(second[0]),
             tuple(string_of(key) for key in list_of(second[0]["bench"])),
@@ -78,7 +81,10 @@ def replay(
         _require_whole(start, state_dict, skeleton)
         return _made_again(header, start, lines, state_dict, skeleton)
     except (ValueError, KeyError, IndexError, RecursionError) as error:
-        raise InputError(f"{name} cannot be used: {error}.") from None
+        raise InputError(
+            f"{name} cannot be used: {why_malformed(error)}.",
+            "Start afresh, or from a mapping file.",
+        ) from None
 
 
 def _made_again(

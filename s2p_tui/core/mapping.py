@@ -27,6 +27,7 @@ from s2p_tui.core.untrusted import (
     parse_json,
     size_of,
     string_of,
+    why_malformed,
 )
 
 FORMAT = "s2p-mapping"
@@ -120,7 +121,7 @@ def from_text(text: str, name: str) -> Mapping:
         )
     except (ValueError, KeyError, RecursionError) as error:
         raise InputError(
-            f"{name} is not a usable mapping file: {error}.",
+            f"{name} is not a usable mapping file: {why_malformed(error)}.",
             "Save one with ctrl+s in the app or with convert --save-mapping.",
         ) from None
 

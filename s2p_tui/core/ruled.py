@@ -8,16 +8,22 @@ from dataclasses import replace
 from s2p_tui.core.layers import as_layer_needs, rule_for
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.transform import (
+    Broadcast,
+    Constant,
     Expr,
+    Flip,
+    Norm,
+    Permute,
+    Reshape,
     Scale,
     Shape,
     SpectralNorm,
+    Split,
     Stack,
     Take,
     WeightNorm,
     keys_of,
     nodes_of,
-    operands,
     shape_of,
 )
 
@@ -31,11 +37,13 @@ def rule_applied(leaf: Leaf, expr: Expr, shape: Shape) -> Expr | None:
 
 def _put(steps: Expr, expr: Expr) -> Expr:
     """The steps made for a whole entry, done to an expression in its stead."""
-    match operands(steps):
-        case ():
+    match steps:
+        case Take() | Constant():
             return expr
-        case (of,) if not isinstance(steps, Take | Stack):
-            return replace(steps, of=_put(of, expr))  # pyright: ignore[reportCallIssue]
+        case (
+            Permute(of) | Flip(of) | Reshape(of) | Split(of) | Scale(of) | Broadcast(of) | Norm(of)
+        ):
+            return replace(steps, of=_put(of, expr))
         case _:
             return steps
 

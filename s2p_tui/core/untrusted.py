@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from math import prod
 from typing import Any, TypeGuard, cast
 
@@ -17,6 +18,27 @@ _BRACKETS = 64
 
 class MalformedError(ValueError):
     """A value is not of the kind the format says; caught where the file's name is known."""
+
+
+def why_malformed(error: Exception) -> str:
+    """What a value from a file that could not be taken lacks, in words that end in no full stop."""
+    match error:
+        case KeyError(args=(name, *_)):
+            return f"{name!r} is missing"
+        case RecursionError():
+            return "it is nested too deeply"
+        case _:
+            return str(error).rstrip(".") or "it is damaged"
+
+
+def repeated(names: Iterable[str]) -> str | None:
+    """The first name that comes a second time; None if all differ."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 class DuplicateNameError(MalformedError):

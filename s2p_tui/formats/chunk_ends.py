@@ -7,6 +7,7 @@ from pathlib import Path
 from s2p_tui.core.errors import InputError
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.state_dict import Entry, StateDict
+from s2p_tui.core.untrusted import why_malformed
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.chunks import PYTREE, STATE_DICT, ChunkTensors, Field, read_chunks, some
 from s2p_tui.formats.target import Target, leaf_from_json
@@ -24,7 +25,9 @@ def open_state_dict_chunks(manifest: Path, key: str | None = None) -> Checkpoint
     """
     if key:
         raise InputError(
-            f"{manifest} describes a chunk folder, which holds one state dict.", "Leave --key out."
+            f"{manifest} describes a chunk folder, which holds one state dict: "
+            f"there is no --key {key}.",
+            "Leave --key out.",
         )
     chunks = read_chunks(manifest, STATE_DICT)
     missing = [field.key for field in chunks.fields if field.file is None]
@@ -55,7 +58,7 @@ def open_pytree_chunks(manifest: Path) -> Target:
         leaves = tuple(map(_leaf, chunks.fields))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{manifest} is not a usable manifest ({type(error).__name__}: {error}).",
+            f"{manifest} is not a usable manifest: {why_malformed(error)}.",
             "Make the folder again with s2p-tui chunk.",
         ) from None
     tensors = ChunkTensors(chunks.extents.get, chunks.files)

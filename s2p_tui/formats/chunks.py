@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from s2p_tui.core.dtypes import dtype_named, numpy_dtype
-from s2p_tui.core.errors import InputError, S2PError
+from s2p_tui.core.errors import InputError
 from s2p_tui.core.untrusted import (
     DuplicateNameError,
     MalformedError,
@@ -31,10 +31,12 @@ from s2p_tui.core.untrusted import (
     parse_json,
     shape_of,
     string_of,
+    why_malformed,
 )
 from s2p_tui.formats.base import Extent, row_major
 from s2p_tui.formats.npy import iter_records
-from s2p_tui.formats.tensors import FileTensors
+from s2p_tui.formats.sniff import READABLE
+from s2p_tui.formats.tensors import GONE, FileTensors
 
 FORMAT = "s2p-chunks"
 VERSION = 1
@@ -136,8 +138,10 @@ def read_chunks(manifest: Path, kind: Kind) -> Chunks:
                 continue
             try:
                 extents[field.key], sizes[field.file] = _extent(folder, inside, field)
-            except S2PError as error:
-                problems.append(f"{field.key}: {error.message}")
+            except InputError as error:
+                problems.append(f"{field.key}: {error.message.removesuffix('.')}")
+            except MalformedError as error:
+                problems.append(f"{field.key}: {error}")
         strangers = sorted(set(os.listdir(inside)) - {field.file for field in fields})
     finally:
         os.close(inside)
@@ -173,7 +177,7 @@ class ChunkTensors(FileTensors):
         try:
             self._open[file] = os.open(file, _READ_ONLY)
         except OSError as error:
-            raise InputError(f"{file} can no longer be read: {error.strerror}.") from None
+            raise InputError(f"{file} can no longer be read: {error.strerror}.", GONE) from None
         return self._open[file]
 
     def close(self) -> None:
@@ -194,7 +198,7 @@ def _fields(manifest: Path, kind: Kind) -> tuple[Field, ...]:
     except DuplicateNameError as error:
         raise InputError(f"{manifest} is refused: it names {error} twice.", _AGAIN) from None
     except (ValueError, KeyError, RecursionError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        reason = why_malformed(error)
         raise InputError(f"{manifest} is not a usable manifest: {reason}.", _AGAIN) from None
 
 
@@ -202,11 +206,15 @@ def _content(manifest: Path) -> bytes:
     try:
         descriptor = os.open(manifest, _READ_ONLY)
     except OSError as error:
-        raise InputError(f"{manifest} cannot be read: {error.strerror}.") from None
+        raise InputError(f"{manifest} cannot be read: {error.strerror}.", READABLE) from None
     with os.fdopen(descriptor, "rb") as stream:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode) or state.st_size > _MAX_MANIFEST:
-            raise InputError(f"{manifest} is no plain file of a usable size.", _AGAIN)
+            raise InputError(
+                f"{manifest} has {state.st_size:,} bytes, a plain file of at most "
+                f"{_MAX_MANIFEST:,} was expected.",
+                _AGAIN,
+            )
         return stream.read(_MAX_MANIFEST)
 
 
@@ -252,21 +260,21 @@ def _extent(folder: Path, inside: int, field: Field) -> tuple[Extent, int]:
     except OSError as error:
         linked = os.path.islink(path)
         reason = "is a symbolic link" if linked else f"cannot be read ({error.strerror})"
-        raise InputError(f"{field.file} {reason}") from None
+        raise MalformedError(f"{field.file} {reason}") from None
     try:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
-            raise InputError(f"{field.file} is no plain file")
+            raise MalformedError(f"{field.file} is no plain file")
         stored = stored_as(field.dtype)
         records = list(iter_records(descriptor, 0, Path(field.file), [(field.shape, stored)]))
     finally:
         os.close(descriptor)
     if len(records) != 1:
-        raise InputError(f"{field.file} holds {len(records)} arrays")
+        raise MalformedError(f"{field.file} holds {len(records)} arrays, one was expected")
     record = records[0]
     known = (numpy_dtype(stored).str, numpy_dtype(field.dtype).str)
     if record.shape != field.shape or record.descr not in known:
-        raise InputError(
+        raise MalformedError(
             f"{field.file} is {list(record.shape)} {record.descr}, "
             f"the manifest says {list(field.shape)} {field.dtype}"
         )

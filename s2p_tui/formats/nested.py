@@ -37,7 +37,7 @@ def find_state_dict(
         if key.strip(".") not in found:
             raise InputError(
                 f"{label} has no state dict at --key {key!r}.",
-                f"It has: {_choices(found)}.",
+                f"Choose one with --key: {_choices(found)}.",
             )
         key = key.strip(".")
     else:

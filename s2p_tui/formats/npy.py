@@ -154,11 +154,15 @@ def _record_at(descriptor: int, start: int, file: Path, number: int) -> Record:
     if head[:6] != _MAGIC or len(head) < begin:
         raise InputError(
             f"{file}: record {number} at byte {start:,} is not an array.",
-            "The file is damaged, or it is not a plain .eqx file.",
+            "It is damaged or no such file: copy or write it again.",
         )
     length = struct.unpack(layout, head[8:begin])[0]
     if length > _MAX_HEADER:
-        raise InputError(f"{file}: the header of record {number} claims {length:,} bytes.")
+        raise InputError(
+            f"{file}: the header of record {number} claims {length:,} bytes, at most "
+            f"{_MAX_HEADER:,} were expected.",
+            "It is damaged or no such file: copy or write it again.",
+        )
     if begin + length > len(head):
         head = os.pread(descriptor, begin + length, start)
     shape, descr, fortran_order = _parse(head[begin : begin + length], str(file), number)
@@ -174,6 +178,6 @@ def _parse(text: bytes, file: str, number: int) -> tuple[tuple[int, ...], str, b
     if found is None or len(shape) > MOST_AXES or not is_possible(shape):
         raise InputError(
             f"{file}: the header of record {number} does not describe an array of plain numbers.",
-            "The file is damaged, or it is not a plain .eqx file.",
+            "It is damaged or no such file: copy or write it again.",
         )
     return shape, found["descr"].decode(), found["order"] == b"True"

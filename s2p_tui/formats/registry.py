@@ -11,7 +11,7 @@ from s2p_tui.formats.chunk_ends import open_pytree_chunks, open_state_dict_chunk
 from s2p_tui.formats.chunks import PYTREE, STATE_DICT, Kind, find_manifest
 from s2p_tui.formats.safetensors import open_safetensors
 from s2p_tui.formats.sharded import find_index, open_sharded
-from s2p_tui.formats.sniff import sniff
+from s2p_tui.formats.sniff import READABLE, sniff
 from s2p_tui.formats.target import Target
 from s2p_tui.formats.target import open_target as open_target_file
 from s2p_tui.formats.torch_legacy import open_torch_legacy
@@ -50,7 +50,7 @@ def open_checkpoint(path: str | Path, key: str | None = None) -> Checkpoint:
             )
         return reader(path, key)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.", READABLE) from None
 
 
 def open_target(path: str | Path) -> Target:
@@ -66,7 +66,7 @@ def open_target(path: str | Path) -> Target:
         if sniff(path) == "pytree chunks":
             return open_pytree_chunks(path)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.", READABLE) from None
     return open_target_file(path)
 
 
@@ -97,7 +97,7 @@ def _manifest(folder: Path, kind: Kind) -> Path:
     if _is_of_ancestor(folder):
         raise InputError(
             f"{folder} holds chunks whose list is a pickle, which is not read here.",
-            "Make them again: s2p-tui chunk FILE DIR.",
+            "Make them again with s2p-tui chunk FILE DIR.",
         )
     other = STATE_DICT if kind is PYTREE else PYTREE
     held = f"holds a {other.holds} in chunks and no" if find_manifest(folder, other) else "is no"

@@ -29,6 +29,7 @@ from s2p_tui.formats.base import Checkpoint, Extent, row_major
 from s2p_tui.formats.tensors import FileTensors
 
 _LENGTH = struct.Struct("<Q")
+_SHOWN = 5
 MAX_HEADER = 100_000_000
 """Bytes; the limit of the safetensors library itself."""
 
@@ -93,7 +94,7 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
     except (ValueError, RecursionError):
         raise _damaged(path, "its header is not JSON") from None
     if not isinstance(header, dict):
-        raise _damaged(path, "its header is not a JSON object")
+        raise _damaged(path, f"its header is a {type(header).__name__}, an object was expected")
     return cast("dict[str, Any]", header), _LENGTH.size + length
 
 
@@ -148,6 +149,19 @@ def _check_ranges(path: Path, ranges: list[tuple[int, int, str]], available: int
         raise _damaged(path, f"its tensors end at {position:,} of {available:,} bytes")
 
 
+def _require_codes(tensors: Sequence[tuple[str, tuple[int, ...], str]]) -> None:
+    """Make sure that a file of the format can hold tensors of these dtypes."""
+    wrong = [
+        f"{name} is {dtype}" for name, _, dtype in tensors if not dtype_named(dtype).safetensors
+    ]
+    if wrong:
+        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise UsageError(
+            f"{'; '.join(wrong[:_SHOWN])}{more}: .safetensors files have no such dtype.",
+            "Write an .eqx file.",
+        )
+
+
 def header_for(tensors: Sequence[tuple[str, tuple[int, ...], str]]) -> bytes:
     """Length and header of a file that holds these tensors in this order, 8-byte aligned.
 
@@ -155,17 +169,13 @@ def header_for(tensors: Sequence[tuple[str, tuple[int, ...], str]]) -> bytes:
         tensors: Name, shape and dtype of each.
 
     Raises:
-        UsageError: A dtype has no code in the format.
+        UsageError: Dtypes have no code in the format; the tensors are named.
     """
+    _require_codes(tensors)
     header: dict[str, Any] = {"__metadata__": {"format": "jax"}}
     position = 0
     for name, shape, dtype in tensors:
         kind = dtype_named(dtype)
-        if kind.safetensors is None:
-            raise UsageError(
-                f"{name} is {dtype}, which .safetensors files cannot hold.",
-                "Write an .eqx file.",
-            )
         nbytes = prod(shape) * kind.itemsize
         header[name] = {
             "dtype": kind.safetensors,

@@ -89,7 +89,7 @@ def find_index(folder: Path) -> Path:
             "Pass a checkpoint file, or a folder that holds a sharded checkpoint.",
         )
     names = ", ".join(file.name for file in found)
-    raise InputError(f"{folder} holds several indexes: {names}.", "Pass one of them.")
+    raise InputError(f"{folder} holds several indexes: {names}.", "Pass the one that is meant.")
 
 
 def _read_weight_map(path: Path) -> dict[str, str]:

@@ -9,13 +9,15 @@ from pathlib import Path
 from s2p_tui.core.errors import InputError
 from s2p_tui.formats.base import FileKind
 
+READABLE = "Check its permissions and the disk it is on."
+"""The way out where the operating system refuses to read a file."""
 _HEAD = 512
 _NAMED: tuple[tuple[bytes, str], ...] = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras, perhaps)"),
     (b"GGUF", "a GGUF file"),
-    (b"\x1f\x8b", "a gzip file; unpack it first"),
-    (b"\x28\xb5\x2f\xfd", "a zstandard file; unpack it first"),
-    (b"version https://git-lfs", "a git-lfs pointer; run git lfs pull"),
+    (b"\x1f\x8b", "a gzip file, which has to be unpacked first"),
+    (b"\x28\xb5\x2f\xfd", "a zstandard file, which has to be unpacked first"),
+    (b"version https://git-lfs", "a git-lfs pointer, whose file git lfs pull brings"),
     (b"<!DOCTYPE", "a web page, not the download it should be"),
     (b"<html", "a web page, not the download it should be"),
 )
@@ -29,14 +31,14 @@ def sniff(path: Path) -> FileKind:
     """
     try:
         if path.is_dir():
-            raise InputError(f"{path} is a folder, a file was expected.", "Pass a file in it.")
+            raise _folder(path)
         _require_plain(path)
         with path.open("rb") as stream:
             head = stream.read(_HEAD)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist.", "Check the path for typing errors.") from None
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
+        raise InputError(f"{path} cannot be read: {error.strerror}.", READABLE) from None
     if head[257:262] == b"ustar":
         raise InputError(
             f"{path} is a tar archive, which torch.save has not written since 2017.",
@@ -49,7 +51,7 @@ def sniff(path: Path) -> FileKind:
         named = next((words for magic, words in _NAMED if head.startswith(magic)), None)
         raise InputError(
             f"{path} is {named or 'neither a checkpoint nor a skeleton'}.",
-            "Known: torch.save files, .safetensors, *.index.json, skeleton files, .eqx.",
+            "Give a torch.save file, .safetensors, *.index.json, a skeleton file or an .eqx.",
         )
     return kind
 
@@ -65,7 +67,10 @@ def read_whole(path: Path, most: int) -> bytes:
     with path.open("rb") as stream:
         content = stream.read(most + 1)
     if len(content) > most:
-        raise InputError(f"{path} has more than {most:,} bytes, too many for what it is.")
+        raise InputError(
+            f"{path} has more than {most:,} bytes, too many for what it says it is.",
+            "Check that it is the file you mean, and copy or make it again.",
+        )
     return content
 
 
@@ -73,9 +78,16 @@ def _require_plain(path: Path) -> None:
     """Refuse what has no end, or waits for someone to write to it."""
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
-        raise InputError(f"{path} cannot be read: it is a folder.", "Give a file in it.")
+        raise _folder(path)
     if not stat.S_ISREG(mode):
-        raise InputError(f"{path} is a device or pipe.", "Save it to a plain file first.")
+        raise InputError(
+            f"{path} is a device or pipe, a plain file was expected.",
+            "Save it to a plain file first.",
+        )
+
+
+def _folder(path: Path) -> InputError:
+    return InputError(f"{path} is a folder, a file was expected.", "Give a file in it.")
 
 
 def _kind(head: bytes) -> FileKind | None:

@@ -7,7 +7,7 @@ then the leaves that have a value, as Equinox writes them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -17,16 +17,25 @@ from typing import Any, cast
 from s2p_tui.core.dtypes import BY_NAME, numpy_dtype
 from s2p_tui.core.errors import InputError
 from s2p_tui.core.pytree import NO_CONFIG, Leaf, Skeleton
-from s2p_tui.core.untrusted import parse_json, shape_of
-from s2p_tui.formats.base import Extent, Tensors, row_major
+from s2p_tui.core.untrusted import parse_json, repeated, shape_of, why_malformed
+from s2p_tui.formats.base import Extent, FileKind, Tensors, row_major
 from s2p_tui.formats.npy import Record, iter_records
-from s2p_tui.formats.sniff import sniff
+from s2p_tui.formats.sniff import READABLE, sniff
 from s2p_tui.formats.tensors import FileTensors
 
 FORMAT = "s2p-skeleton"
 _PLAIN = [name for name, dtype in BY_NAME.items() if dtype.loads_in_equinox and name != "bfloat16"]
 VERSION = 1
 _MAX_HEAD = 1 << 28
+_AGAIN = "Write the skeleton again with s2p-tui skeleton."
+_NO_TARGET: Mapping[FileKind, str] = {
+    "torch": "a torch.save file",
+    "torch-legacy": "a torch.save file",
+    "safetensors": "a .safetensors file",
+    "sharded": "an index of shards",
+    "chunks": "the manifest of a state dict in chunks",
+    "mapping": "a mapping file",
+}
 
 
 @dataclass(frozen=True)
@@ -62,10 +71,10 @@ def open_target(path: str | Path) -> Target:
         if kind == "eqx":
             return _open_plain(path)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.", READABLE) from None
     raise InputError(
-        f"{path} is a {kind} file, a skeleton was expected.",
-        "Make one with: s2p-tui skeleton pkg.module:factory -o model_skeleton.eqx",
+        f"{path} is {_NO_TARGET.get(kind, kind)}, a skeleton was expected.",
+        "Make one with s2p-tui skeleton pkg.module:factory -o model_skeleton.eqx.",
     )
 
 
@@ -99,7 +108,7 @@ def _open_skeleton(path: Path) -> Target:
     if len(records) != len(held):
         raise InputError(
             f"{path} describes {len(held)} values and holds {len(records)}.",
-            "Write the skeleton again with s2p-tui skeleton.",
+            _AGAIN,
         )
     problems = [
         f"{leaf.path} is {list(leaf.shape)} {leaf.dtype}, its value {list(record.shape)}"
@@ -107,7 +116,7 @@ def _open_skeleton(path: Path) -> Target:
         if leaf.shape != record.shape or not _is_stored_as(leaf.dtype, record.descr)
     ]
     if problems:
-        raise InputError(f"{path} contradicts itself: {'; '.join(problems[:5])}.")
+        raise InputError(f"{path} contradicts itself: {'; '.join(problems[:5])}.", _AGAIN)
     return _target(path, leaves, held, records)
 
 
@@ -155,7 +164,7 @@ def _dtype_of(path: Path, number: int, record: Record) -> str:
             return name
     raise InputError(
         f"{path}: record {number} is of type {record.descr}, which could be any of several.",
-        "Use a skeleton file, which names the dtypes: s2p-tui skeleton pkg.module:factory.",
+        "Use a skeleton file, which names the dtypes, as s2p-tui skeleton makes them.",
     )
 
 
@@ -165,16 +174,17 @@ def _leaves(path: Path, line: bytes) -> tuple[Leaf, ...]:
         if head["format"] != FORMAT or head["version"] != VERSION:
             raise InputError(
                 f"{path} is a skeleton of version {head['version']!r}, this reads {VERSION}.",
-                "Write it again with this version of s2p-tui.",
+                "Write it again with s2p-tui skeleton of this version.",
             )
         leaves = tuple(leaf_from_json(node) for node in head["leaves"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            f"{path} is a damaged skeleton file ({type(error).__name__}: {error}).",
-            "Write it again with s2p-tui skeleton.",
+            f"{path} is a damaged skeleton file: {why_malformed(error)}.",
+            _AGAIN,
         ) from None
-    if len({leaf.path for leaf in leaves}) != len(leaves):
-        raise InputError(f"{path} is a damaged skeleton file: two leaves share one path.")
+    twice = repeated(leaf.path for leaf in leaves)
+    if twice is not None:
+        raise InputError(f"{path} is a damaged skeleton file: it names {twice} twice.", _AGAIN)
     return leaves
 
 

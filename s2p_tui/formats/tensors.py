@@ -19,7 +19,11 @@ from s2p_tui.formats.base import Extent, Region, Tensors
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+GONE = "Put it back, or start again with the files that are there."
+"""The way out where a file that was listed is not there when its tensors are wanted."""
 _MAX_WASTE = 2
+_LEAST_RUN, _MAX_GAP, _WITH_GAPS, _MAX_WASTE_IN_GAPS = 1 << 10, 1 << 14, 1 << 21, 8
+"""A read costs as much time as some ten kB that are read along with others. In bytes."""
 _PAGE = 1 << 12
 _CACHE_LINE = 64
 _LOOPING = threading.Lock()
@@ -52,7 +56,9 @@ class FileTensors(Tensors):
                 try:
                     self._descriptors[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
                 except OSError as error:
-                    raise InputError(f"{file} can no longer be read: {error.strerror}.") from None
+                    raise InputError(
+                        f"{file} can no longer be read: {error.strerror}.", GONE
+                    ) from None
             return self._descriptors[file]
 
     def read(self, name: str, region: Region) -> NDArray[np.generic]:
@@ -66,7 +72,7 @@ class FileTensors(Tensors):
             try:
                 now = _state(os.stat(file))
             except OSError as error:
-                raise InputError(f"{file} can no longer be read: {error.strerror}.") from None
+                raise InputError(f"{file} can no longer be read: {error.strerror}.", GONE) from None
             if now != state:
                 raise InputError(
                     f"{file} was changed while it was open.",
@@ -125,8 +131,9 @@ def _read_region(descriptor: int, extent: Extent, region: Region) -> NDArray[np.
     """Read the elements of a region with as few reads as waste little.
 
     Axes are ordered by stride. The inner ones are read as one span as long as at least half of it
-    is wanted; over the outer ones it loops. So contiguous parts take one read, columns of a
-    wide matrix take one read a row, and a transposed tensor takes one read too.
+    is wanted, or an eighth and the gaps are short; over the outer ones it loops. So contiguous
+    parts take one read, columns of a wide matrix take one read a row, and a transposed tensor
+    takes one read too.
     """
     dtype = numpy_dtype(extent.dtype)
     sizes = tuple(stop - start for start, stop in region)
@@ -141,7 +148,14 @@ def _read_region(descriptor: int, extent: Extent, region: Region) -> NDArray[np.
     while inner:
         axis = axes[inner - 1]
         wider = span + (sizes[axis] - 1) * extent.strides[axis]
-        if wider > _MAX_WASTE * wanted * sizes[axis]:
+        gap = (extent.strides[axis] - span) * dtype.itemsize
+        is_cheap = (
+            span * dtype.itemsize >= _LEAST_RUN
+            and gap <= _MAX_GAP
+            and wider * dtype.itemsize <= _WITH_GAPS
+        )
+        waste = _MAX_WASTE_IN_GAPS if is_cheap else _MAX_WASTE
+        if wider > waste * wanted * sizes[axis]:
             break
         inner, span, wanted = inner - 1, wider, wanted * sizes[axis]
     outer_axes, inner_axes = axes[:inner], axes[inner:]

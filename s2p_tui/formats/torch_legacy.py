@@ -16,7 +16,7 @@ from s2p_tui.core.dtypes import BY_NAME
 from s2p_tui.core.errors import InputError
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.torch_objects import StorageRef, persistent_storage
-from s2p_tui.formats.torch_tensors import StoragePlace, checkpoint_of, load_pickle
+from s2p_tui.formats.torch_tensors import StoragePlace, big_endian, checkpoint_of, load_pickle
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -42,7 +42,7 @@ def open_torch_legacy(path: Path, key: str | None = None) -> Checkpoint:
             )
         system = load_pickle(path, stream)
         if not isinstance(system, dict) or ("little_endian", True) not in system.items():
-            raise InputError(f"{path} was written on a big-endian machine.")
+            raise big_endian(path)
         itemsizes: dict[str, int] = {}
 
         def storage_of(persistent_id: Any) -> StorageRef:

@@ -16,6 +16,7 @@ from s2p_tui.formats.pickle_machine import BadPickleError, BlockedGlobalError, P
 from s2p_tui.formats.tensors import FileTensors
 from s2p_tui.formats.torch_objects import TORCH_TABLE, TensorRef, blocked, persistent_storage
 
+SAVE_AGAIN = "Save it again with torch.save(model.state_dict(), file)."
 _SHOWN = 5
 
 
@@ -25,6 +26,14 @@ class StoragePlace:
 
     start: int
     nbytes: int
+
+
+def big_endian(path: Path) -> InputError:
+    """The refusal of a file whose numbers lie the other way round, or that does not say how."""
+    return InputError(
+        f"{path} was written on a big-endian machine, or does not say that it was not.",
+        "Load it on the machine that wrote it and save it as .safetensors.",
+    )
 
 
 def load_pickle(
@@ -47,7 +56,7 @@ def load_pickle(
     except BadPickleError as error:
         raise InputError(
             f"{path} is not a usable torch checkpoint: {error}.",
-            "Save it again with torch.save(model.state_dict(), file).",
+            SAVE_AGAIN,
         ) from None
 
 
@@ -65,7 +74,7 @@ def checkpoint_of(
     if problems:
         raise InputError(
             f"{path} holds {len(problems)} tensors that cannot be converted: {_some(problems)}.",
-            "Save the state dict again after that.",
+            "Mend each as it says, or drop it, then save the state dict again.",
         )
     entries: list[Entry] = []
     extents: dict[str, Extent] = {}

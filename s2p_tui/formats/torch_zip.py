@@ -14,8 +14,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from s2p_tui.core.errors import InputError
+from s2p_tui.core.untrusted import repeated
 from s2p_tui.formats.base import Checkpoint
-from s2p_tui.formats.torch_tensors import StoragePlace, checkpoint_of, load_pickle
+from s2p_tui.formats.torch_tensors import (
+    SAVE_AGAIN,
+    StoragePlace,
+    big_endian,
+    checkpoint_of,
+    load_pickle,
+)
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _STORED = zipfile.ZIP_STORED
@@ -36,15 +43,22 @@ def open_torch_zip(path: Path, key: str | None = None) -> Checkpoint:
     try:
         with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
             members = {info.filename: info for info in archive.infolist()}
-            if len(members) != len(archive.infolist()):
-                raise InputError(f"{path} is refused: two files in the archive share one name.")
+            twice = repeated(info.filename for info in archive.infolist())
+            if twice is not None:
+                raise InputError(
+                    f"{path} is refused: two files in it share one name, {twice}.", SAVE_AGAIN
+                )
             root = _root(path, members)
             if f"{root}byteorder" in members:
                 _check_byte_order(path, stream, members[f"{root}byteorder"])
             head = members[f"{root}data.pkl"]
             _place(path, stream, head)
             if head.file_size > _MAX_PICKLE:
-                raise InputError(f"{path} is refused: its pickle alone is {head.file_size:,} B.")
+                raise InputError(
+                    f"{path} is refused: its pickle claims {head.file_size:,} bytes, at most "
+                    f"{_MAX_PICKLE:,} are read.",
+                    SAVE_AGAIN,
+                )
             _refuse_overlaps(path, stream, members.values())
             value = load_pickle(path, io.BytesIO(archive.read(head)))
             prefix = f"{root}data/"
@@ -62,8 +76,8 @@ def open_torch_zip(path: Path, key: str | None = None) -> Checkpoint:
         OverflowError,
     ) as error:
         raise InputError(
-            f"{path} is a damaged zip archive ({error}).",
-            "It may be cut short: copy or download it again.",
+            f"{path} is a damaged zip archive: {error}.",
+            "Copy or download it again.",
         ) from None
     return checkpoint_of(path, value, storages, key)
 
@@ -76,7 +90,9 @@ def _refuse_overlaps(
     for info in sorted(members, key=lambda info: info.header_offset):
         place = _place(path, stream, info)
         if info.header_offset < end:
-            raise InputError(f"{path} is refused: files in the archive overlap ({info.filename}).")
+            raise InputError(
+                f"{path} is refused: {info.filename} in it overlaps another file.", SAVE_AGAIN
+            )
         end = place.start + place.nbytes
 
 
@@ -100,17 +116,14 @@ def _check_byte_order(path: Path, stream: io.BufferedReader, info: zipfile.ZipIn
     place = _place(path, stream, info)
     order = os.pread(stream.fileno(), min(place.nbytes, 16), place.start)
     if order != b"little":
-        raise InputError(
-            f"{path} was written on a big-endian machine, or its byte order is damaged.",
-            "Load and save it again on a little-endian machine.",
-        )
+        raise big_endian(path)
 
 
 def _place(path: Path, stream: io.BufferedReader, info: zipfile.ZipInfo) -> StoragePlace:
     if info.compress_type != _STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
         raise InputError(
             f"{path} is compressed or encrypted ({info.filename}); torch.save writes neither.",
-            "Load it with torch and save it again.",
+            SAVE_AGAIN,
         )
     descriptor = stream.fileno()
     header = os.pread(descriptor, _LOCAL_HEADER.size, info.header_offset)
@@ -119,6 +132,6 @@ def _place(path: Path, stream: io.BufferedReader, info: zipfile.ZipInfo) -> Stor
     if signature != b"PK\x03\x04" or start + info.file_size > os.fstat(descriptor).st_size:
         raise InputError(
             f"{path} is damaged: {info.filename} is not where the archive says.",
-            "It may be cut short: copy or download it again.",
+            "Copy or download it again.",
         )
     return StoragePlace(start, info.file_size)

@@ -48,7 +48,9 @@ class AtomicFile:
     def __init__(self, target: Path) -> None:
         self.target = Path(os.path.realpath(target))
         if os.path.isdir(self.target):
-            raise OutputError(f"{target} is a folder.", "Give the name of a file with -o.")
+            raise OutputError(
+                f"{target} is a folder, a file was expected.", "Give the name of a file in it."
+            )
         try:
             mode = os.stat(self.target).st_mode
         except FileNotFoundError:
@@ -56,7 +58,9 @@ class AtomicFile:
         except OSError as error:
             raise output_error(error, target) from None
         if not stat.S_ISREG(mode):
-            raise OutputError(f"{target} is a device or pipe.", "Give the name of a plain file.")
+            raise OutputError(
+                f"{target} is a device or pipe, a plain file was expected.", "Choose another name."
+            )
         if not stat.S_IMODE(mode) & _WRITABLE:
             raise OutputError(
                 f"{target} is write-protected.", "Choose another name, or chmod u+w it."
@@ -225,5 +229,7 @@ def output_error(error: OSError, target: Path) -> OutputError:
         errno.EFBIG: ("the file system allows no file of that size", "Choose another disk."),
         errno.ENAMETOOLONG: ("the name is too long", "Choose a shorter name."),
     }
-    reason, hint = reasons.get(error.errno or 0, (error.strerror or str(error), ""))
+    reason, hint = reasons.get(
+        error.errno or 0, (error.strerror or str(error), "Choose another folder or disk.")
+    )
     return OutputError(f"{target} cannot be written: {reason}.", hint)

@@ -243,8 +243,8 @@ def _require_dtypes(arrays: Sequence[_Array]) -> None:
             problems.append(f"{array.leaf.path} is {array.leaf.dtype}")
     if problems:
         raise InputError(
-            f"NumPy has no such element types, which chunks are stored in: {some(problems)}.",
-            "Convert these first, e.g. tensor.float().",
+            f"Chunks cannot hold element types that NumPy does not have: {some(problems)}.",
+            "Save these in another dtype first, e.g. tensor.float().",
         )
 
 
@@ -255,7 +255,7 @@ def _require_place(folder: Path, kind: Kind, overwrite: bool) -> None:
     if not overwrite:
         raise OutputError(
             f"{folder} holds a {kind.holds} in chunks already.",
-            "Choose another folder, or say that it may be overwritten.",
+            "Choose another folder, or give --overwrite, in Python overwrite=True.",
         )
     strangers = [name for name in _names_in(held) if not name.endswith(".npy")]
     if os.path.islink(held) or strangers:

@@ -32,6 +32,8 @@ _IN_CACHE = 1 << 17
 _CACHE_LINE = 64
 _PAGE = 1 << 12
 _FEW_LINES, _MANY_LINES = 16, 64
+_IN_ROWS = 1 << 22
+"""Bytes of a region whose rows are those of the entry; larger ones cost new pages each time."""
 _WRITES_COST = 4
 """A write of a few kB takes about four times as long as such a read."""
 
@@ -115,7 +117,10 @@ class Made:
     def regions(self) -> Iterator[Region]:
         """Regions that cover the leaf as it is laid out, in row-major order."""
         own = {len(self.shape) - 1} if self.shape else set[int]()
-        return iter(tiles(self.shape, self._along | own, self._limit, _WRITES_COST))
+        limit = self._limit
+        if self._along <= own:
+            limit = max(1, min(limit, _IN_ROWS // self._dtype.itemsize))
+        return iter(tiles(self.shape, self._along | own, limit, _WRITES_COST))
 
     def elements(
         self, region: Region, loss: CastLoss | None = None, rounding: Rounding | None = None
@@ -233,7 +238,7 @@ def _cast(
             raise AlignmentError(
                 f"{piece.instruction.leaf.path}: its {source.name} numbers do not fit "
                 f"{target.name}.",
-                hint="Give the leaf a wider dtype in the skeleton.",
+                hint=f"Give the leaf a wider dtype than {target.name} in the skeleton.",
             )
     elif loss is not None and not source.is_floating:
         loss.overflowed += int(np.count_nonzero(~np.isfinite(cast)))

@@ -14,7 +14,6 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 _MOST_BY_DEFAULT = 2
-_NO_MORE = object()
 
 
 def usual_jobs() -> int:
@@ -68,10 +67,11 @@ class _Shared(Generic[T]):
                 with self._taking:
                     self._taken += 1
                     number = self._taken
-                    item = next(self._work, _NO_MORE)
-                if item is _NO_MORE:
-                    return
-                self._do(item)  # pyright: ignore[reportArgumentType]
+                    try:
+                        item = next(self._work)
+                    except StopIteration:
+                        return
+                self._do(item)
                 del item
         except BaseException as error:
             self._failures.append((number, error))

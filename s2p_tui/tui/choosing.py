@@ -220,7 +220,7 @@ def scaled(session: Session, offered: Offer, text: str) -> Option:
     """
     source = offered.source
     if source is None:
-        raise ImpossibleError("There is nothing here to multiply.")
+        raise ImpossibleError("This row takes nothing to multiply: Enter chooses its entry.")
     factor = _number(text)
     before = source.of if isinstance(source, Scale) else source
     made = as_taken(before, offered.leaf, session.checkpoint.state_dict)
@@ -240,7 +240,10 @@ def constant(session: Session, offered: Offer, text: str) -> Option:
         "int": (-(2 ** (dtype.bits - 1)), 2 ** (dtype.bits - 1) - 1),
     }.get(dtype.kind, (value, value))
     if not dtype.is_floating and (value != int(value) or not low <= value <= high):
-        raise ImpossibleError(f"A {dtype.name} leaf cannot hold {value:g}.")
+        raise ImpossibleError(
+            f"A leaf of {dtype.name} cannot hold {value:g}: type a whole number from {low} to "
+            f"{high}."
+        )
     return _option(session, offered, Constant(value, offered.leaf.shape))
 
 
@@ -248,9 +251,11 @@ def _number(text: str) -> float:
     try:
         value = float(text.strip())
     except ValueError:
-        raise ImpossibleError("Type a number, such as 0.5 or 1e-3.") from None
+        raise ImpossibleError(
+            f"{text.strip()!r} is no number: type one such as 0.5 or 1e-3."
+        ) from None
     if not isfinite(value):
-        raise ImpossibleError("The number must be finite.")
+        raise ImpossibleError(f"{text.strip()} is not finite: type a number such as 0.5 or 1e-3.")
     return value
 
 

@@ -83,10 +83,6 @@ class Cursor:
         """Marked rows, those of an unfinished range included, ascending."""
         return sorted(self.marks.union(self._range()))
 
-    def is_marked(self, position: int) -> bool:
-        """Whether the row is marked, or would be if the range ended here."""
-        return position in self.marks or position in self._range()
-
     def is_match(self, position: int) -> bool:
         """Whether the search found the row."""
         return self.matches_in(range(position, position + 1))

@@ -10,6 +10,8 @@ import sys
 import termios
 import threading
 from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 PATIENCE = 0.8
@@ -22,6 +24,7 @@ _RESTORED = (
 )
 
 Number = int
+Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class Ending:
@@ -37,8 +40,8 @@ class Ending:
 
     def __init__(self, last_resort: Callable[[int], object] | None = None) -> None:
         self._last_resort = last_resort
-        self._before: dict[int, object] = {}
-        self._terminal: list[object] | None = None
+        self._before: dict[int, Handler] = {}
+        self._terminal: list[Any] | None = None
         self._number: Number | None = None
         self._wakeup = self._written = self._read = -1
 
@@ -68,7 +71,7 @@ class Ending:
             return
         signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+            signal.signal(number, handler)
         self._before.clear()
         os.close(self._written)
 
@@ -115,7 +118,7 @@ class Ending:
         with contextlib.suppress(Exception):
             out = sys.__stderr__.fileno() if sys.__stderr__ else 2
             if self._terminal is not None:
-                termios.tcsetattr(out, termios.TCSANOW, self._terminal)  # pyright: ignore[reportArgumentType]
+                termios.tcsetattr(out, termios.TCSANOW, self._terminal)
             if os.isatty(out) and select.select([], [out], [], 0)[1]:
                 os.write(out, _RESTORED)
 

@@ -26,7 +26,6 @@ class Glyphs:
         dot: Between facts on one line.
         arrow: From an entry to its leaf.
         across: Horizontal line of the frame.
-        down: Vertical line of the frame.
         corners: Top left, top middle, top right, tee left, tee right, bottom left, bottom right.
     """
 
@@ -42,7 +41,6 @@ class Glyphs:
     dot: str
     arrow: str
     across: str
-    down: str
     corners: str
 
     @property
@@ -77,7 +75,6 @@ UNICODE = Glyphs(
     dot="·",
     arrow="→",
     across="─",
-    down="│",
     corners="┌┬┐├┤└┘",
 )
 ASCII = Glyphs(
@@ -99,6 +96,5 @@ ASCII = Glyphs(
     dot="-",
     arrow=">",
     across="-",
-    down="|",
     corners="+++++++",
 )

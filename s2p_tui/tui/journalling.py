@@ -135,5 +135,5 @@ def _go_on(session: Session, journal: Journal) -> None:
 
 
 def _without(error: S2PError | OSError) -> Journalled:
-    why = error.message if isinstance(error, S2PError) else f"{error.strerror}."
+    why = error.line if isinstance(error, S2PError) else f"{error.strerror}."
     return Journalled(None, f"Edits are not journalled: {why}", bad=True)

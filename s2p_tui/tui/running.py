@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from s2p_tui.tui.bound import Bound
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 def app_of(node: DOMNode) -> App[object]:
     """The node's app; Textual itself leaves open what it returns."""
-    return node.app  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    untyped: Any = node
+    return untyped.app
 
 
 _AS_SHIPPED = Bound()

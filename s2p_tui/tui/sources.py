@@ -160,7 +160,7 @@ def offer(session: Session, position: int, sources: Sources) -> Offer:
         ImpossibleError: The leaf takes no entry.
     """
     if position >= len(session):
-        raise ImpossibleError("There is nothing here.")
+        raise ImpossibleError("There is no row here: go to one.")
     row, key = session.row(position), session.benched(position)
     if row is None or key is not None:
         return Offer(session, sources.leaves, position, key)
@@ -168,7 +168,7 @@ def offer(session: Session, position: int, sources: Sources) -> Offer:
         way_out = " If it should, press s on it." if row.gap else ""
         raise ImpossibleError(f"Row {position + 1} takes no entry: {row.why}.{way_out}")
     if not len(session.checkpoint.state_dict):
-        raise ImpossibleError("The checkpoint has no entries to choose from.")
+        raise ImpossibleError("The checkpoint has no entries to choose from: s puts a gap here.")
     return Offer(session, sources.entries, position, None)
 
 
@@ -198,13 +198,13 @@ def take(session: Session, option: Option, *, swap: bool, other: int | None) -> 
     place, alignment = option.place, session.alignment
     old = alignment.rows[place]
     if old.source == option.source:
-        raise ImpossibleError("It is so already.")
+        raise ImpossibleError("The row takes it already: choose another, or Esc.")
     changes = [(place, Row(option.source, by="user"))]
     if swap:
         if other is None or other == place:
             raise ImpossibleError("No other row takes this entry: Enter takes it.")
         if old.source is None:
-            raise ImpossibleError("There is nothing here to swap: Enter takes it.")
+            raise ImpossibleError("This row has nothing to swap: Enter takes it.")
         keys = old.keys
         back = as_fits_best(session, other, keys[0]) if len(keys) == 1 else old.source
         changes.append((other, Row(back, by="user")))

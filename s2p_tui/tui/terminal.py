@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import threading
+from typing import TextIO
 
 from s2p_tui.core.errors import UsageError
 
@@ -19,8 +20,11 @@ def require_terminal(way_out: str) -> None:
     Raises:
         UsageError: There is none, or it cannot move its cursor.
     """
-    if not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
-        raise UsageError("The app needs a terminal, and this is none.", f"Use {way_out}.")
+    for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
+        if not _is_terminal(stream):
+            raise UsageError(
+                f"The app needs a terminal, and standard {name} is none.", f"Use {way_out}."
+            )
     if os.environ.get("TERM", "") in ("", "dumb", "unknown"):
         raise UsageError(
             f"The app needs a terminal that can move its cursor, TERM is "
@@ -51,12 +55,15 @@ def require_foreground(way_out: str) -> None:
             f"Use {way_out}, or start it from a script in a terminal.",
         )
     if threading.current_thread() is not threading.main_thread():
-        raise UsageError("The app runs in the main thread only.", f"Use {way_out}.")
+        raise UsageError(
+            "The app runs in the main thread only.",
+            f"Use {way_out}.",
+        )
 
 
-def _is_terminal(stream: object) -> bool:
+def _is_terminal(stream: TextIO) -> bool:
     # A notebook's streams are objects of its own; a closed one raises.
     try:
-        return os.isatty(stream.fileno())  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]
+        return os.isatty(stream.fileno())
     except (AttributeError, OSError, ValueError):
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -19,22 +20,17 @@ async def in_thread(function: Callable[[], T]) -> T:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # pyright: ignore[reportArgumentType]
+    def unless_done(settle: Callable[[], None]) -> None:
+        if not future.done():
+            settle()
 
     def run() -> None:
-        result, caught = None, None
         try:
-            result = function()
+            settle = partial(future.set_result, function())
         except BaseException as error:
-            caught = error
+            settle = partial(future.set_exception, error)
         if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, result, caught)
+            loop.call_soon_threadsafe(unless_done, settle)
 
     threading.Thread(target=run, daemon=True, name="s2p-open").start()
     return await future

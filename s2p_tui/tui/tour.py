@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from s2p_tui.session import Session
 
 _START = (
-    "Demo: the checkpoint lists its layers last to first, so rows marked {bad} cannot fit. "
-    "J and K move an entry, u takes it back, ? lists all keys. Try some, then press a: the matcher "
-    "proposes."
+    "Demo: the checkpoint lists its layers last to first, so rows marked {bad} do not fit. "
+    "J and K move an entry; a has the matcher propose."
 )
 _MOVED = (
     "Demo: n goes to the next row that does not line up, and why is in the details. "
     "a has the matcher propose the rest: look through it, Enter takes it."
 )
 _FITS = "Demo: every row lines up now. u would take it back; c converts."
+_COMPARING = "Demo: written and read back. Now both models run on the same images."
 _DONE = "Demo: done. q quits; or undo with u and line them up by hand: m, Enter, s and t. ? helps."
 
 
@@ -34,14 +34,19 @@ class Tour:
     compare: Callable[[], str]
 
 
-def next_step(session: Session, converted: Converted | None, bad: str) -> str:
+def next_step(
+    session: Session, converted: Converted | None, bad: str, *, is_comparing: bool = False
+) -> str:
     """What to try next.
 
     Args:
         session: The session.
         converted: The last conversion.
         bad: The sign of a row that does not fit.
+        is_comparing: Whether both models are being run.
     """
+    if is_comparing:
+        return _COMPARING
     if converted is not None:
         return _DONE
     if not session.blocking:

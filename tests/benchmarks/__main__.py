@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; or all")
     parser.add_argument("--directory", type=Path, help="where the files go; about 5 GB, removed")
-    parser.add_argument("--runs", type=int, default=3, help="runs per case (3)")
+    parser.add_argument("--runs", type=int, default=2, help="runs per case (2)")
     parser.add_argument("--large", action="store_true", help="up to 20 GB too, if the disk allows")
     parser.add_argument("--json", type=Path, help="write the numbers there too")
     parser.add_argument("--markdown", type=Path, help="write the table there too")

@@ -21,7 +21,7 @@ def convert(model: str, skeleton: str, mapping: str, output: str, verify: str) -
     started = time.perf_counter()
     session.convert(output, verify=verify == "verify")
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "peak": _status("VmHWM") - idle}
+    return {"seconds": seconds, "peak": status("VmHWM") - idle}
 
 
 def from_memory(mebibytes: str, output: str, how: str) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def from_memory(mebibytes: str, output: str, how: str) -> dict[str, Any]:
             chunkify_state_dict(state, output, overwrite=True)
         else:
             convert(from_memory=True, state_dict=state, pytree=tree, target_name=output)
-        return time.perf_counter() - started, _status("VmHWM") - idle
+        return time.perf_counter() - started, status("VmHWM") - idle
 
     act(1 << 20)
     seconds, peak = act(int(mebibytes) << 20)
@@ -69,29 +69,26 @@ def script(model: str, output: str) -> dict[str, Any]:
     with Path(output).open("rb") as stream:
         os.fsync(stream.fileno())
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "peak": _status("VmHWM") - idle}
+    return {"seconds": seconds, "peak": status("VmHWM") - idle}
 
 
 def statedict2pytree(model: str, output: str) -> dict[str, Any]:
-    """The ancestor's documented call, from memory; reads `.safetensors` or `torch.save` files."""
+    """As its version 2 is used: load, `autoconvert`, serialise."""
+    import equinox
     import jax.numpy as jnp
     import torch
     from safetensors.torch import load_file
-    from statedict2pytree.converter import convert as ancestor  # pyright: ignore
+    from statedict2pytree.converter import autoconvert  # pyright: ignore
 
     started = time.perf_counter()
     idle = _reset_peak()
     loaded = load_file(model) if model.endswith(".safetensors") else torch.load(model)
     pytree = [jnp.zeros(tensor.shape, jnp.float32) for tensor in loaded.values()]
-    path = Path(output)
-    ancestor(
-        from_memory=True,
-        state_dict=loaded,
-        pytree=pytree,
-        target_name=path.name,
-        target_dir=str(path.parent),
-    )
-    return {"seconds": time.perf_counter() - started, "peak": _status("VmHWM") - idle}
+    converted = autoconvert(pytree, loaded, sort_by_path=False)
+    equinox.tree_serialise_leaves(output, converted)
+    with open(output, "rb") as stream:
+        os.fsync(stream.fileno())
+    return {"seconds": time.perf_counter() - started, "peak": status("VmHWM") - idle}
 
 
 def opened(model: str) -> dict[str, Any]:
@@ -102,7 +99,7 @@ def opened(model: str) -> dict[str, Any]:
     started = time.perf_counter()
     checkpoint = open_checkpoint(model)
     seconds = time.perf_counter() - started
-    found = {"seconds": seconds, "peak": _status("VmHWM") - idle}
+    found = {"seconds": seconds, "peak": status("VmHWM") - idle}
     checkpoint.tensors.close()
     return found
 
@@ -115,7 +112,7 @@ def session(model: str, skeleton: str) -> dict[str, Any]:
     started = time.perf_counter()
     opened = Session.open(model, skeleton)
     seconds = time.perf_counter() - started
-    found = {"seconds": seconds, "peak": _status("VmHWM") - idle}
+    found = {"seconds": seconds, "peak": status("VmHWM") - idle}
     opened.close()
     return found
 
@@ -123,10 +120,11 @@ def session(model: str, skeleton: str) -> dict[str, Any]:
 def _reset_peak() -> int:
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+    return status("VmRSS")
 
 
-def _status(field: str) -> int:
+def status(field: str) -> int:
+    """Bytes that the kernel says of this process, as of `VmRSS` and of `VmHWM`, its peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024

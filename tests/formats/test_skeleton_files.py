@@ -109,7 +109,7 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "surrogate": (head(node(path="\ud800")), "damaged skeleton"),
     "owner": (head(node(owner=3)), "damaged skeleton"),
     "config": (head(node(config=[])), "damaged skeleton"),
-    "twice": (head(node(), node()), "two leaves share one path"),
+    "twice": (head(node(), node()), "names .a twice"),
     "value missing": (head(node(value=True)), "describes 1 values and holds 0"),
     "deep": (b'{"format": "s2p-skeleton", "version": 1, "leaves": ' + b"[" * 99_999, "damaged"),
 }

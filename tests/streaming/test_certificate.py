@@ -252,9 +252,9 @@ def test_nothing_needed_is_replaced_and_nothing_unverified_certified(
             session.convert(out, mapping=mapping, report=report)
     with pytest.raises(OutputError, match="its folder does not exist"):
         session.convert(out, report=tmp_path / "missing" / "r.json")
-    with pytest.raises(OutputError, match="it is a folder"):
+    with pytest.raises(OutputError, match="is a folder, a file was expected"):
         session.convert(out, report=tmp_path)
-    with pytest.raises(UsageError, match="certifies what verification found"):
+    with pytest.raises(UsageError, match="certifies what verification finds"):
         session.convert(out, report=tmp_path / "r.json", verify=False)
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
     session.convert(out, mapping=mapping)

@@ -104,7 +104,7 @@ async def test_typing_filters_and_escape_leaves(opened: Opened) -> None:
 async def test_the_same_again_is_no_edit(opened: Opened) -> None:
     async with opened(reordered()) as (pilot, workspace):
         await pilot.press("g", "enter", "enter")
-        assert "It is so already." in status(workspace)
+        assert "The row takes it already" in status(workspace)
         assert not len(workspace.session.history)
 
 

@@ -391,12 +391,14 @@ async def test_find_is_given_up_and_repeated(opened: Opened) -> None:
 
 
 async def test_save_writes_the_mapping(opened: Opened, tmp_path) -> None:
-    async with opened(linears(), output=tmp_path / "m.eqx") as (pilot, workspace):
+    folder = tmp_path / ("deep" * 40)
+    folder.mkdir()
+    async with opened(linears(), output=folder / "m.eqx") as (pilot, workspace):
         await pilot.press("J")
         assert workspace.has_unsaved_edits
         await pilot.press("ctrl+s")
         assert not workspace.has_unsaved_edits
-        saved = json.loads((tmp_path / "m.mapping.json").read_text())
+        saved = json.loads((folder / "m.mapping.json").read_text())
         assert saved["bench"] == ["left.over"]
         assert "m.mapping.json" in status(workspace)
 

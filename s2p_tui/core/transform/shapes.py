@@ -111,7 +111,9 @@ def _weight_normed(shapes: Sequence[Shape]) -> Shape:
         )
     )
     if not fits:
-        raise TransformError(f"weight_norm needs a magnitude per slice, got {_list(shapes)}.")
+        raise TransformError(
+            f"weight_norm expected a magnitude per slice and a weight, got {_list(shapes)}."
+        )
     return shapes[1]
 
 

@@ -128,6 +128,7 @@ class Client:
                 http_client=anthropic.DefaultHttpxClient(event_hooks=hooks, timeout=timeout),
                 open_telemetry=False,
             )
+        # Whatever the SDK makes of these addresses and proxies, its words may hold the key.
         except Exception:
             return None
 
@@ -243,7 +244,11 @@ class Client:
                 if received.size:
                     self._job.phase = "receiving the answer"
                 if received.size > self._budget.answer_bytes:
-                    raise ProposerError("Claude's answer is longer than it could need to be.")
+                    raise ProposerError(
+                        f"Claude's answer is longer than {self._budget.answer_bytes:,} bytes, more "
+                        "than any could need.",
+                        "Ask again, or choose another model.",
+                    )
         if not received.ended:
             raise failures.broken_off()
         return received
@@ -256,7 +261,7 @@ def _last(failure: Failure, attempts: int) -> ProposerError:
     if attempts > 1:
         message = f"{message.rstrip('.')}, {attempts} times in a row."
     if failure.after:
-        hint = f"It asks to wait {failure.after:.0f} s."
+        hint = f"Ask again after {failure.after:.0f} s, as it says."
     return ProposerError(message, hint)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from s2p_tui.core.errors import ProposerError
@@ -76,7 +76,10 @@ def _status_error(status: int, said: str, model: str, key: Secret) -> ProposerEr
                 f"Anthropic's service failed with status {status}{words}.", "Ask again later."
             )
         case _:
-            return ProposerError(f"Anthropic refused the request with status {status}{words}.")
+            return ProposerError(
+                f"Anthropic refused the request with status {status}{words}.",
+                "Choose another model, or line the rows up by hand.",
+            )
 
 
 _TYPES = {
@@ -97,9 +100,12 @@ def status_of_type(body: Any) -> int:
 
 
 def _in(body: Any, name: str) -> str:
-    error = body.get("error") if isinstance(body, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    found = error.get(name) if isinstance(error, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    found = _item(_item(body, "error"), name)
     return found if isinstance(found, str) else ""
+
+
+def _item(value: object, name: str) -> object:
+    return cast("dict[object, object]", value).get(name) if isinstance(value, dict) else None
 
 
 def _said(body: Any, key: Secret) -> str:
@@ -121,7 +127,9 @@ def unreachable(error: BaseException, address: str, seconds: float) -> Failure:
     hint = "Check the network, the proxy settings and ANTHROPIC_BASE_URL."
     chain = list(_chain(error))
     if any(type(cause).__name__ in ("UnsupportedProtocol", "InvalidURL") for cause in chain):
-        error = ProposerError("ANTHROPIC_BASE_URL is no address.", "It begins with https://.")
+        error = ProposerError(
+            "ANTHROPIC_BASE_URL is no address.", "Give one that begins with https://, or unset it."
+        )
         return Failure(error)
     if any("Timeout" in type(cause).__name__ for cause in chain):
         words = f"{host} did not answer within {seconds:.0f} s."

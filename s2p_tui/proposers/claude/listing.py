@@ -105,12 +105,12 @@ def _lines(letter: str, items: Iterable[tuple[int, str, Kind]], common: str) -> 
     ]
 
 
-def _line(id: str, group: Group[Kind], common: str) -> Line:  # noqa: A002
+def _line(name: str, group: Group[Kind], common: str) -> Line:
     kind = group.kind
-    words = [id, as_sent(group.name), "x".join(map(str, kind.shape)) or "scalar"]
+    words = [name, as_sent(group.name), "x".join(map(str, kind.shape)) or "scalar"]
     words += [kind.dtype] if kind.dtype != common else []
     words += [f"({as_sent(kind.layer)})"] if kind.layer else []
-    return Line(id, group, " ".join(words), prod(kind.shape))
+    return Line(name, group, " ".join(words), prod(kind.shape))
 
 
 @dataclass(frozen=True, slots=True)

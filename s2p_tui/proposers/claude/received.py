@@ -43,9 +43,10 @@ def text_of(received: Received) -> str:
     """
     match received.stop_reason:
         case "refusal":
-            why = printable(" ".join(received.refusal.split()))[:200]
+            said = printable(" ".join(received.refusal.split()))[:200].rstrip(".")
+            why = f": {said}" if said else ""
             raise ProposerError(
-                f"Claude refuses to answer{f': {why}' if why else ''}.".replace("..", "."),
+                f"Claude refuses to answer{why}.",
                 "Line the rows up by hand, or try another model.",
             )
         case "max_tokens":

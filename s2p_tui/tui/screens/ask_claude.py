@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
 from textual.screen import Screen
 
 from s2p_tui.core.errors import S2PError
@@ -19,6 +18,7 @@ from s2p_tui.tui.screens.choose_model import ChooseModel
 from s2p_tui.tui.text import inert, wrap
 from s2p_tui.tui.threads import in_thread
 from s2p_tui.tui.widgets.frame import rule
+from s2p_tui.tui.widgets.framed import framed
 from s2p_tui.tui.widgets.line_list import LineList
 from s2p_tui.tui.widgets.lines import Lines, Part
 from s2p_tui.tui.words import many, size_in_words
@@ -98,15 +98,9 @@ class AskClaude(ConsentScreen):
         self._said: Part = ("", "")
 
     def compose(self) -> ComposeResult:
-        """The frame from top to bottom, as on the main screen."""
-        yield Lines(id="top")
-        with Vertical(id="list", classes="sides"):
-            yield LineList(self._line, self._glyphs, id="sent")
-        yield Lines(id="rule")
-        with Vertical(id="about", classes="sides"):
-            yield Lines(2, id="cost")
-            yield Lines(id="status")
-        yield Lines(id="bottom")
+        """What would be sent, and what it would cost."""
+        sent = LineList(self._line, self._glyphs, id="sent")
+        yield from framed([sent], [Lines(2, id="cost"), Lines(id="status")])
 
     def on_mount(self) -> None:
         """Look whether the model is on its way out."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -73,7 +73,9 @@ class Choice(RadioButton):
 
     def watch_value(self) -> None:
         """Show the state."""
-        self.BUTTON_INNER = "x" if self.value else " "  # pyright: ignore[reportConstantRedefinition]
+        # Textual has it as a constant of the class and reads it of the button.
+        untyped: Any = self
+        untyped.BUTTON_INNER = "x" if self.value else " "
         super().watch_value()
 
 

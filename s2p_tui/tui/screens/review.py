@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
 from textual.screen import Screen
 
 from s2p_tui.core.proposal import Proposal
@@ -15,6 +14,7 @@ from s2p_tui.tui import review_words, words
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.reviewing import Reviewing
 from s2p_tui.tui.widgets.frame import rule
+from s2p_tui.tui.widgets.framed import framed
 from s2p_tui.tui.widgets.line_list import LineList
 from s2p_tui.tui.widgets.lines import Lines, Part
 from s2p_tui.tui.widgets.review_view import ReviewLines
@@ -91,16 +91,11 @@ class Review(ReviewScreen):
         self._draw = ReviewLines(session, self.reviewing, glyphs)
 
     def compose(self) -> ComposeResult:
-        """The frame from top to bottom, as on the main screen."""
-        yield Lines(id="top")
-        with Vertical(id="list", classes="sides"):
-            yield Lines(id="columns")
-            yield LineList(self._draw, self._glyphs, id="changes")
-        yield Lines(id="rule")
-        with Vertical(id="about", classes="sides"):
-            yield Lines(_DETAILS, id="change")
-            yield Lines(id="status")
-        yield Lines(id="bottom")
+        """The changes, and all about the one that the cursor is on."""
+        changes = LineList(self._draw, self._glyphs, id="changes")
+        yield from framed(
+            [Lines(id="columns"), changes], [Lines(_DETAILS, id="change"), Lines(id="status")]
+        )
 
     def on_mount(self) -> None:
         """Start at the first change."""

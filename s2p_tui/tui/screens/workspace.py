@@ -27,7 +27,7 @@ from s2p_tui.tui.screens.load_mapping import LoadMapping
 from s2p_tui.tui.screens.progress import Progress
 from s2p_tui.tui.screens.result import Result
 from s2p_tui.tui.screens.transform import ChooseTransform
-from s2p_tui.tui.text import inert
+from s2p_tui.tui.text import inert, shorten
 from s2p_tui.tui.threads import in_thread
 from s2p_tui.tui.tour import Tour, next_step
 from s2p_tui.tui.widgets.lines import Part
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from s2p_tui.saving import Converted
     from s2p_tui.session import Session
     from s2p_tui.tui.choosing import Option
+
+_FRAME = 4
+"""Cells of the status line that no words can take."""
 
 
 class Workspace(Asking):
@@ -70,6 +73,7 @@ class Workspace(Asking):
         super().__init__(session, glyphs)
         self._journalled = journalled
         self._tour = tour
+        self._is_comparing = False
         self.order = order
         self.converted: Converted | None = None
         self._mapping = mapping
@@ -99,15 +103,22 @@ class Workspace(Asking):
     def first_words(self) -> Part:
         """What became of the journal, if there is something to say, and what the files are like."""
         notes, style = super().first_words()
-        said = [part for part in (inert(self._journalled.note), notes) if part]
-        return "; ".join(said), "lines--bad" if self._journalled.bad else style
+        note, bad = self._journalled.note, self._journalled.bad
+        # A guided run always starts afresh; what an earlier one left is of no interest.
+        said = [part for part in (inert(note if bad or not self._tour else ""), notes) if part]
+        return "; ".join(said), "lines--bad" if bad else style
 
     @property
     def tip(self) -> str:
         """What to try next, in a guided run."""
         if self._tour is None:
             return ""
-        return next_step(self.session, self.converted, self._glyphs.fits[Fit.MISMATCHED])
+        return next_step(
+            self.session,
+            self.converted,
+            self._glyphs.fits[Fit.MISMATCHED],
+            is_comparing=self._is_comparing,
+        )
 
     @property
     def is_busy(self) -> bool:
@@ -209,7 +220,10 @@ class Workspace(Asking):
             self.say(inert(error.line), "lines--bad")
         else:
             self._saved = self.session.alignment
-            self.say(inert(f"Mapping saved: {path}"), "lines--good")
+            said = "Mapping saved: "
+            room = self.size.width - len(said) - _FRAME
+            name = shorten(inert(str(path)), room, ellipsis=self._glyphs.ellipsis)
+            self.say(said + name, "lines--good")
 
     def action_load_mapping(self) -> None:
         """Take over the alignment of a mapping file, in one step."""
@@ -276,13 +290,18 @@ class Workspace(Asking):
         self.converted, self._saved = outcome, alignment
         name = os.path.basename(outcome.written.path)
         self.say(inert(f"Converted: {name}"), "lines--good")
-        found = ""
-        if self._tour is not None:
-            self.say("Converted. Running both models on the same images …", "lines--good")
-            found = await in_thread(self._tour.compare)
+        found = "" if self._tour is None else await self._compare(self._tour)
         await app_of(self).push_screen_wait(
             Result(self.session, outcome, self._glyphs, order.dtype, found)
         )
+
+    async def _compare(self, tour: Tour) -> str:
+        self._is_comparing = True
+        self.say("Running both models …", "lines--good")
+        found = await in_thread(tour.compare)
+        self._is_comparing = False
+        self.say(inert(found), "lines--good")
+        return found
 
     def must_wait(self) -> bool:
         """Say so if the matcher has yet to tell which rows are doubtful."""

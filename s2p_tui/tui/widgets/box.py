@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from textual.containers import VerticalScroll
 from textual.scrollbar import ScrollBarRender
 from textual.widget import Widget
@@ -21,7 +23,9 @@ class _PlainBar(ScrollBarRender):
 def draw_plainly(widget: Widget, glyphs: Glyphs) -> None:
     """Have a scrollable widget's bar drawn in ASCII if that is the set of signs."""
     if glyphs.is_ascii:
-        widget.vertical_scrollbar.renderer = _PlainBar  # pyright: ignore[reportAttributeAccessIssue]
+        # Textual has it as a constant of the class and reads it of the bar.
+        untyped: Any = widget.vertical_scrollbar
+        untyped.renderer = _PlainBar
 
 
 class Box(VerticalScroll):

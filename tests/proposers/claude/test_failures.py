@@ -54,7 +54,7 @@ LINES: dict[str, tuple[Play, str]] = {
     "413": (fails(413, "request_too_large"), "Anthropic refuses the request as too large."),
     "429": (
         fails(429, "rate_limit_error", "slow down", retry_after="95"),
-        "Anthropic's rate limit is reached (slow down). It asks to wait 95 s.",
+        "Anthropic's rate limit is reached (slow down). Ask again after 95 s, as it says.",
     ),
     "429 for ever": (
         fails(429, "rate_limit_error", "", **NOW),
@@ -162,7 +162,7 @@ def test_silence_is_not_waited_out(script: Script, ask: Ask) -> None:
 def test_answer_without_end_is_bounded(script: Script, ask: Ask) -> None:
     script.plays = [says(" " * 5000)]
     budget = Budget(answer_bytes=1000)
-    assert "longer than it could need to be" in refusal(lambda: ask(budget=budget))
+    assert "longer than 1,000 bytes" in refusal(lambda: ask(budget=budget))
 
 
 def test_answer_that_takes_too_long_is_given_up(script: Script, ask: Ask) -> None:

@@ -1,0 +1,51 @@
+"""The two pairs of files that are shown: a trained model, and a large one that does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import equinox as eqx
+
+from s2p_tui.core.pytree import Leaf
+from s2p_tui.formats.target import head_line
+from s2p_tui.session import Arrangement, Session
+from s2p_tui.skeleton import save_skeleton
+from tests.benchmarks.alignment_scale import mixture
+from tests.benchmarks.inputs import write_hollow
+from tests.models.bert import make_minilm, minilm_folder
+
+_LAYERS, _EXPERTS = 28, 64
+_NARROWER = (
+    ".blocks[9].mlp.experts[17].",
+    *(f".blocks[20].mlp.experts[{n}]." for n in (4, 41, 42)),
+)
+_HIDDEN, _LESS = 96, 80
+
+
+def minilm(arrange: Arrangement) -> Session:
+    """all-MiniLM-L6-v2 as it was published, and a BERT in Equinox's own layers.
+
+    Writes the skeleton into the current folder.
+    """
+    skeleton = Path("minilm_skeleton.eqx")
+    save_skeleton(skeleton, eqx.filter_eval_shape(make_minilm))
+    return Session.open(minilm_folder() / "model.safetensors", skeleton, arrange=arrange)
+
+
+def mixture_of_experts() -> Session:
+    """10,950 leaves, a few experts of which are narrower than those of the checkpoint.
+
+    Writes both files into the current folder; the checkpoint's numbers take no room on the disk.
+    """
+    entries, leaves = mixture(_LAYERS, _EXPERTS)
+    model, skeleton = Path("moe.safetensors"), Path("moe_skeleton.eqx")
+    write_hollow(model, [(key, shape, "bfloat16") for key, shape in entries])
+    skeleton.write_bytes(head_line(_leaf(path, shape) for path, shape in leaves))
+    return Session.open(model, skeleton)
+
+
+def _leaf(path: str, shape: tuple[int, ...]) -> Leaf:
+    if path.startswith(_NARROWER):
+        shape = tuple(_LESS if size == _HIDDEN else size for size in shape)
+    owner = "equinox.nn.Linear" if path.endswith(".weight") else ""
+    return Leaf(path, shape, "bfloat16", owner=owner, has_value=False)
