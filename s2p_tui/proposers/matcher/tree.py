@@ -51,8 +51,8 @@ class Node:
             yield from child.leaves()
 
     def modules(self) -> Iterator[Node]:
-        """The node and all modules under it, depth first."""
-        if self.item < 0:
+        """The node and all modules under it, depth first; of wrappers only what they hold."""
+        if self.item < 0 and len(self.children) != 1:
             yield self
         for child in self.children.values():
             yield from child.modules()

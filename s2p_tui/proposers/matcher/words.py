@@ -89,6 +89,7 @@ _WHOLE: dict[str, tuple[str, ...]] = {
     "encdecattention": ("cross", "attn"),
     "encdec_attention": ("cross", "attn"),
     "enc_dec_attention": ("cross", "attn"),
+    "encoder_decoder_attention": ("cross", "attn"),
     "encoder_attn": ("cross", "attn"),
     "encoder_attention": ("cross", "attn"),
     "crossattention": ("cross", "attn"),
