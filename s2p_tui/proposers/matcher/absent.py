@@ -35,12 +35,16 @@ def without_partner(
     """What becomes of the leaves that have no suggestion.
 
     Certain only where what they get has no effect: where the rest of their layer is settled and
-    nothing of their size is left over that could be theirs.
+    nothing of their size is left over that could be theirs. The same layer of other blocks, and a
+    norm's bias without its scale, show that an entry is missing.
     """
     modules: dict[Steps, list[Suggestion]] = defaultdict(list)
+    filled: set[Steps] = set()
     for place, path in steps.items():
         if place in suggestions:
             modules[path[:-1]].append(suggestions[place])
+            if suggestions[place].source is not None:
+                filled |= {_in_any_block(path), (*path[:-1], *meanings(path[-1:])[0][-1:])}
     sizes = {prod(state_dict.shape(key)) for key in left_over}
     found: dict[int, Suggestion] = {}
     for place, path in steps.items():
@@ -48,11 +52,17 @@ def without_partner(
             continue
         leaf, siblings = skeleton[place], modules[path[:-1]]
         settled = bool(siblings) and all(s.certain and s.source for s in siblings)
+        settled = settled and filled.isdisjoint((_in_any_block(path), (*path[:-1], "bias")))
         neutral = _neutral(leaf, path) if settled and prod(leaf.shape) not in sizes else None
         found[place] = (
             neutral or _shared(path, leaf, suggestions, state_dict) or _missing(bool(siblings))
         )
     return found
+
+
+def _in_any_block(steps: Steps) -> Steps:
+    """The steps with the numbers of blocks left open; a layer that is a list's member keeps its."""
+    return (*("#" if step.isdigit() else step for step in steps[:-2]), *steps[-2:])
 
 
 def _missing(has_siblings: bool) -> Suggestion:

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from s2p_tui.core.ways import ways
-from s2p_tui.proposers.matcher.assignment import assignment
+from s2p_tui.proposers.matcher.assignment import Matrix, assignment
+from s2p_tui.proposers.matcher.fronts import largest, parts_of, untaken
 from s2p_tui.proposers.matcher.lists import same_places
-from s2p_tui.proposers.matcher.names import Learned, Matrix, likeness
+from s2p_tui.proposers.matcher.names import Learned, by_order, likeness
 from s2p_tui.proposers.matcher.tree import Node, kin_of
 
 _SURE = 10.0
+_CLEAR = 0.4
+"""From what margin on a pair teaches what names mean."""
 _NOTHING_LEARNED: Learned = {}
 _LEFT_OVER = "what others that may belong here have left"
 _KNOWN_ELSEWHERE = 0.6
@@ -75,13 +78,14 @@ class _Scope:
     pairs: list[Pair] = field(default_factory=list)
     loose: tuple[list[Node], list[Node]] = field(default_factory=lambda: ([], []))
     released: set[Node] = field(default_factory=set)
+    marks: dict[int, Counter[int]] = field(default_factory=dict)
     passed_over: dict[Node, float] = field(default_factory=dict)
     """Nodes that lost their partner to another node, and by how much at least."""
 
     def solve(self) -> tuple[Pair, ...]:
-        fronts = _parts(self.target), _parts(self.source)
+        fronts = parts_of(self.target), parts_of(self.source)
         while True:
-            side, part = _largest(fronts)
+            side, part = largest(fronts)
             if part is None or part.size == 1:
                 break
             mine, others = fronts[side], fronts[1 - side]
@@ -91,7 +95,7 @@ class _Scope:
                 if self._match(side, same, equal, fronts):
                     continue
             else:
-                kin = kin_of(part, others, Counter(node.mark for node in mine))
+                kin = kin_of(part, others, self._marks(side))
                 same = [node for node in mine if node.mark == part.mark]
                 if kin and self._match(side, same, kin, fronts):
                     continue
@@ -102,6 +106,13 @@ class _Scope:
             self.loose[side].extend(leaf for node in fronts[side] for leaf in node.leaves())
         self._match_tensors()
         return tuple(self.pairs)
+
+    def _marks(self, side: int) -> Counter[int]:
+        """How many modules of each fingerprint there are on a side, at any depth."""
+        if side not in self.marks:
+            scope = self.source if side else self.target
+            self.marks[side] = Counter(node.mark for node in scope.modules())
+        return self.marks[side]
 
     def _match(
         self, side: int, mine: list[Node], others: list[Node], fronts: tuple[list[Node], list[Node]]
@@ -142,7 +153,7 @@ class _Scope:
                 continue
             # Where nothing of it was taken, a node is not to come again: its parts are.
             if taken[side]:
-                released = list(_untaken(node, {node.start + n for n in taken[side]}))
+                released = list(untaken(node, {node.start + n for n in taken[side]}))
             else:
                 released = list(node.children.values()) or [node]
             fronts[side].extend(released)
@@ -162,7 +173,8 @@ class _Scope:
             return
         matrix = self._likeness(targets, sources)
         if matrix.shape == (1, 1):
-            self._learn(targets[0], sources[0], 1.0)
+            if min(self._left_by(targets[0]), self._left_by(sources[0])) > _CLEAR:
+                self._learn(targets[0], sources[0], 1.0)
             yield (
                 targets[0],
                 sources[0],
@@ -170,10 +182,10 @@ class _Scope:
                 "the only part of this structure",
             )
             return
-        found = assignment(matrix)
+        found = assignment(matrix, self._order(targets, sources))
         self._pass_over(targets, sources, matrix, found)
         for target, source, margin in found:
-            if margin > 0.4:
+            if margin > _CLEAR:
                 self._learn(targets[target], sources[source], 0.5)
             yield targets[target], sources[source], margin, "the names agree best"
 
@@ -207,7 +219,10 @@ class _Scope:
 
     def _likeness(self, targets: Sequence[Node], sources: Sequence[Node]) -> Matrix:
         scopes = self.target, self.source
-        return likeness(targets, sources, scopes, self.aligner.learned, order=self.aligner.order)
+        return likeness(targets, sources, scopes, self.aligner.learned)
+
+    def _order(self, targets: Sequence[Node], sources: Sequence[Node]) -> Matrix | None:
+        return by_order(targets, sources) if self.aligner.order else None
 
     def _match_tensors(self) -> None:
         groups: dict[int, tuple[list[Node], list[Node]]] = {}
@@ -226,7 +241,7 @@ class _Scope:
                     if {target, source} & self.released and matrix[i, j] < _KNOWN_ELSEWHERE:
                         matrix[i, j] -= 5.0
             alone = matrix.shape == (1, 1)
-            for i, j, margin in assignment(matrix, hints):
+            for i, j, margin in assignment(matrix, self._order(targets, sources), hints):
                 if matrix[i, j] <= -0.9:
                     continue
                 if alone:
@@ -234,7 +249,7 @@ class _Scope:
                 how = "the only entry of this size here" if alone else "the names agree best"
                 left = min(self._left_by(targets[i]), self._left_by(sources[j]))
                 margin, how = (left, _LEFT_OVER) if left < margin else (margin, how)
-                if margin > 0.4:
+                if margin > _CLEAR:
                     self._learn(targets[i], sources[j], 1.0 if alone else 0.5)
                 self.pairs.append(
                     Pair(self._start(0, targets[i]), self._start(1, sources[j]), margin, how)
@@ -250,28 +265,3 @@ class _Scope:
         if self.aligner.out_last is None or len(source.shape) < 2:
             return 0.0
         return 0.5 * (self.aligner.out_last in self.aligner.turns(target, source))
-
-
-def _untaken(node: Node, taken: set[int]) -> Iterable[Node]:
-    """The largest parts of a node of which no tensor is taken."""
-    if not any(start in taken for start in range(node.start, node.start + node.size)):
-        yield node
-        return
-    for child in node.children.values():
-        yield from _untaken(child, taken)
-
-
-def _parts(node: Node) -> list[Node]:
-    """What is in a node; a module that is all there is in it is only a wrapper."""
-    while len(node.children) == 1 and (only := next(iter(node.children.values()))).children:
-        node = only
-    return list(node.children.values()) if node.children else [node]
-
-
-def _largest(fronts: tuple[list[Node], list[Node]]) -> tuple[int, Node | None]:
-    best: tuple[int, Node | None] = 0, None
-    for side in (0, 1):
-        for node in fronts[side]:
-            if best[1] is None or node.size > best[1].size:
-                best = side, node
-    return best

@@ -5,24 +5,29 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from s2p_tui.proposers.matcher.names import Matrix
+Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 
 
-def assignment(matrix: Matrix, hints: Matrix | None = None) -> list[tuple[int, int, float]]:
+def assignment(
+    matrix: Matrix, order: Matrix | None = None, hints: Matrix | None = None
+) -> list[tuple[int, int, float]]:
     """The best one-to-one assignment `(row, column, margin)`.
 
     The margin is what the sum of scores loses at least when the row takes another column and the
-    one that had it takes the row's. Hints are added to the scores and never to a margin.
+    one that had it takes the row's. Hints are added to the scores and never to a margin; what the
+    order says, not to that over rows and columns left over: it holds for what is complete.
     """
-    hinted = matrix if hints is None else matrix + hints
+    ordered = matrix if order is None else matrix + order
+    hinted = ordered if hints is None else ordered + hints
     rows, columns = linear_sum_assignment(hinted, maximize=True)
-    chosen = matrix[rows, columns]
     if len(rows) == 1 == matrix.size:
         return [(0, 0, 1.0)]
-    square = matrix[np.ix_(rows, columns)]
+    chosen = ordered[rows, columns]
+    square = ordered[np.ix_(rows, columns)]
     swapped = chosen[:, None] + chosen[None, :] - square - square.T
     np.fill_diagonal(swapped, np.inf)
     margin = swapped.min(axis=1)
+    chosen = matrix[rows, columns]
     free_columns = np.setdiff1d(np.arange(matrix.shape[1]), columns)
     if len(free_columns):
         margin = np.minimum(margin, chosen - matrix[np.ix_(rows, free_columns)].max(axis=1))

@@ -24,6 +24,7 @@ _OPPOSITE = tuple(
         ("forward", "backward"),
         ("vision", "text"),
         ("cross", "self"),
+        ("pos", "token"),
     )
 )
 _DENSE = frozenset(("mlp", "conv", "proj", "query", "key", "value", "qkv"))

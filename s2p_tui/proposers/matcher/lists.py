@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from s2p_tui.proposers.matcher.tree import Node
+from s2p_tui.proposers.matcher.tree import Node, overlap
 from s2p_tui.proposers.matcher.words import Name, name_of
+
+_ALIKE = 0.6
+"""How much the other members at one place must have in common, or the lists are shifted."""
 
 
 def same_places(
@@ -13,12 +16,17 @@ def same_places(
 ) -> list[tuple[Node, Node, int, int]] | None:
     """Members of two lists of one length, by their places; None if they are not.
 
-    The rest of a list counts too: a member that is not complete keeps its place all the same.
+    The rest of a list counts too: a member that is not complete keeps its place all the same, and
+    one unlike the other at its place shows that places are not what they have in common.
     """
     lists = _list_of(targets), _list_of(sources)
     if len(lists[0]) != len(lists[1]) or len(lists[0]) < 2:
         return None
     taken = {*targets}, {*sources}
+    for target, source in zip(*lists, strict=True):
+        both = target in taken[0] and source in taken[1]
+        if not both and overlap(target, source) < _ALIKE:
+            return None
     return [
         (target, source, place, len(lists[0]))
         for place, (target, source) in enumerate(zip(*lists, strict=True), 1)

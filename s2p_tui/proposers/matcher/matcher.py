@@ -18,6 +18,7 @@ from s2p_tui.core.transform import Flip, Permute, Take, keys_of, nodes_of
 from s2p_tui.proposers.matcher.absent import tied_again, without_partner
 from s2p_tui.proposers.matcher.align import Aligner, Pair
 from s2p_tui.proposers.matcher.consistent import inconsistent
+from s2p_tui.proposers.matcher.crossed import crossed
 from s2p_tui.proposers.matcher.layout import Orientation
 from s2p_tui.proposers.matcher.losses import losses, lost_entries
 from s2p_tui.proposers.matcher.names import Learned
@@ -26,6 +27,7 @@ from s2p_tui.proposers.matcher.pieces import Piece, entry_piece, may_alternate, 
 from s2p_tui.proposers.matcher.sequence import ORDER_ALONE, in_sequence, say_nothing
 from s2p_tui.proposers.matcher.stacks import with_views
 from s2p_tui.proposers.matcher.tree import Node, let_go, tree_of
+from s2p_tui.proposers.matcher.turned import turned
 from s2p_tui.proposers.matcher.unequal import unequal
 from s2p_tui.proposers.matcher.words import meanings, steps_of_key
 
@@ -140,7 +142,12 @@ def _fill(
     learn(orientation, found)
     for tree in (target, source):
         let_go(tree)
-    doubts = {} if nameless else inconsistent({p: (steps[p], piece.steps) for p, piece, _ in found})
+    used = {id(piece) for _, piece, _ in found}
+    left = (piece.shape for piece in pieces if id(piece) not in used)
+    doubts = crossed({p: (skeleton[p].shape, piece.shape) for p, piece, _ in found}, left, steps)
+    doubts |= turned({p: (skeleton[p], piece) for p, piece, _ in found}, (p.shape for p in pieces))
+    if not nameless:
+        doubts |= inconsistent({p: (steps[p], piece.steps) for p, piece, _ in found})
     for place, piece, pair in found:
         leaf = skeleton[place]
         taken = as_leaf_takes(leaf, piece, state_dict)

@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from rapidfuzz.distance import JaroWinkler
 
+from s2p_tui.proposers.matcher.assignment import Matrix
+from s2p_tui.proposers.matcher.numbering import agreement, nearness, ranks, series
 from s2p_tui.proposers.matcher.tree import Node
 from s2p_tui.proposers.matcher.words import FAINT, meanings
 
 Learned = Mapping[tuple[tuple[str, ...], tuple[str, ...]], float]
-Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 
 _NUMBERS, _ORDER, _RANK, _LEARNED = 0.6, 0.12, 0.35, 0.5
 _ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
-_CONFLICT, _SAME_END, _NO_NUMBER, _UNEQUAL = -2.0, 0.15, 0.3, 0.2
+_CONFLICT, _SAME_END = -2.0, 0.15
+_OTHER_AXES = (0.4, 2.0)
+"""A dense layer and a pointwise convolution have the same numbers of elements; the second where
+both sides have as many of each.
+"""
 _ENDS = {"embed", "head"}
 
 
@@ -51,8 +55,6 @@ def likeness(
     sources: Sequence[Node],
     scopes: tuple[Node, Node],
     learned: Learned,
-    *,
-    order: bool,
 ) -> Matrix:
     """How alike every target's name is to every source's, from their scopes down.
 
@@ -93,31 +95,37 @@ def likeness(
                 elif ends[0] and ends[0] == ends[1]:
                     score += _SAME_END
             matrix[np.ix_(row_numbers, column_numbers)] = score
-    matrix += _NUMBERS * _numbers([pair[1] for pair in read[0]], [pair[1] for pair in read[1]])
-    if order:
-        matrix += _ORDER * _nearness(
-            _ranks([n.place for n in targets]), _ranks([n.place for n in sources])
-        )
-    norms = [all("norm" in names for names in side) for side in words]
-    if all(norms) and len(targets) == len(sources) > 1:
-        slots = [
-            _ranks(
-                [
-                    (*_slot(names, numbers), node.place if order else 0)
-                    for names, numbers, node in zip(
-                        side_words, (pair[1] for pair in side_read), nodes, strict=True
-                    )
-                ]
-            )
-            for side_words, side_read, nodes in zip(words, read, (targets, sources), strict=True)
-        ]
-        matrix += _RANK * (slots[0][:, None] == slots[1][None, :])
+    ones = [[node.ones for node in side] for side in (targets, sources)]
+    unlike = np.array(ones[0])[:, None] != np.array(ones[1])[None, :]
+    matrix -= _OTHER_AXES[sorted(ones[0]) == sorted(ones[1])] * unlike
+    if _is_comparable(*map(series, steps)):
+        matrix += _NUMBERS * agreement(*read)
+    slots = [
+        [_slot(*pair) if "norm" in pair[0] else None for pair in side_read] for side_read in read
+    ]
+    if len(targets) == len(sources) > 1 and all(slot for side in slots for slot in side):
+        places = [ranks(side) for side in slots]
+        matrix += _RANK * (places[0][:, None] == places[1][None, :])
     if learned:
         for i, path in enumerate(steps[0]):
             for j, other in enumerate(steps[1]):
                 if bonus := learned.get((path, other)):
                     matrix[i, j] += _LEARNED * bonus
     return matrix
+
+
+def _is_comparable(first: set[tuple[str, ...]], second: set[tuple[str, ...]]) -> bool:
+    """Whether numbers mean the same on both sides: unlike series have each their own count."""
+    if len(first) < 2 and len(second) < 2:
+        return True
+    words = [{word for names in side for word in names} for side in (first, second)]
+    return any(_alike(mine, other) for mine in words[0] for other in words[1])
+
+
+def by_order(targets: Sequence[Node], sources: Sequence[Node]) -> Matrix:
+    """A little for every target and source that stand at the same place of their sides."""
+    places = (ranks([node.place for node in side]) for side in (targets, sources))
+    return _ORDER * nearness(*places)
 
 
 def _distinct(names: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], list[int]]:
@@ -144,69 +152,18 @@ def _shared(first: Counter[str], second: Counter[str], weight: Mapping[str, floa
     return total
 
 
-def _ranks(values: Sequence[Any]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    ordered = {value: rank for rank, value in enumerate(sorted(set(values)))}
-    return np.array([ordered[value] for value in values])
+_SLOT_WORDS = frozenset(
+    (*_ROLES, *FAINT, "norm", "final", "cross", "attn", "self", "in", "out", "pre", "post", "head")
+)
 
 
-def _nearness(first: np.ndarray, second: np.ndarray) -> Matrix:
-    span = max(int(first.max()), int(second.max()), 1)
-    return 1 - np.abs(first[:, None] - second[None, :]) / span
+def _slot(names: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[float, float, int] | None:
+    """Where in its block a normalisation stands, by its name: before or after attention, last.
 
-
-def _numbers(first: Sequence[tuple[int, ...]], second: Sequence[tuple[int, ...]]) -> Matrix:
-    if {len(n) for n in first} != {len(n) for n in second}:
-        first, second = _varying(first), _varying(second)
-    rows, columns = _by_length(first), _by_length(second)
-    if {*rows, *columns} == {0}:
-        return np.zeros((len(first), len(second)))
-    matrix = np.full((len(first), len(second)), _NO_NUMBER)
-    for length, mine in rows.items():
-        for other, theirs in columns.items():
-            if length and other:
-                numbers = [first[i] for i in mine], [second[j] for j in theirs]
-                if length == other:
-                    near = _by_place(*numbers)
-                else:
-                    near = _UNEQUAL * _nearness(*map(_ranks, numbers))
-                matrix[np.ix_(mine, theirs)] = near
-    return matrix
-
-
-def _by_length(numbers: Sequence[tuple[int, ...]]) -> dict[int, list[int]]:
-    places: dict[int, list[int]] = {}
-    for place, each in enumerate(numbers):
-        places.setdefault(len(each), []).append(place)
-    return places
-
-
-def _by_place(first: Sequence[tuple[int, ...]], second: Sequence[tuple[int, ...]]) -> Matrix:
-    """Number by number, by rank where there are as many different ones on both sides."""
-    total = np.zeros((len(first), len(second)))
-    for column in range(len(first[0])):
-        values = [n[column] for n in first], [n[column] for n in second]
-        if len(set(values[0])) == len(set(values[1])):
-            total += _near(_ranks(values[0]), _ranks(values[1]))
-        else:
-            total += _UNEQUAL * _nearness(np.array(values[0]), np.array(values[1]))
-    return total / len(first[0])
-
-
-def _near(first: np.ndarray, second: np.ndarray) -> Matrix:
-    near = _nearness(first, second)
-    return np.where(near == 1, 1.0, 0.5 * near)
-
-
-def _varying(numbers: Sequence[tuple[int, ...]]) -> Sequence[tuple[int, ...]]:
-    """The numbers without those that are the same for all."""
-    if len(numbers) < 2 or len({len(each) for each in numbers}) > 1:
-        return numbers
-    columns = [column for column in zip(*numbers, strict=True) if len({*column}) > 1]
-    return list(zip(*columns, strict=True)) if columns else [()] * len(numbers)
-
-
-def _slot(names: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[float, float, int]:
-    """Where in its block a normalisation stands, by its name: before or after attention, last."""
+    None if there is more in the name than that.
+    """
+    if not _SLOT_WORDS.issuperset(names):
+        return None
     major = 0.3
     if "final" in names:
         major = 3

@@ -24,6 +24,7 @@ class Node:
         shape: The tensor's shape.
         size: Tensors under it.
         print: How many tensors of each number of elements are under it.
+        ones: 1-sized axes of the matrices and kernels under it.
         form: Equal for nodes with the same names, shapes and order of tensors under them.
         place: The first item under it.
         start: Tensors before it, depth first.
@@ -37,6 +38,7 @@ class Node:
     size: int = 0
     print: Counter[int] = field(default_factory=Counter)
     mark: int = 0
+    ones: int = 0
     form: int = 0
     place: int = 0
     start: int = 0
@@ -47,6 +49,13 @@ class Node:
             yield self
         for child in self.children.values():
             yield from child.leaves()
+
+    def modules(self) -> Iterator[Node]:
+        """The node and all modules under it, depth first; of wrappers only what they hold."""
+        if self.item < 0 and len(self.children) != 1:
+            yield self
+        for child in self.children.values():
+            yield from child.modules()
 
     def steps_below(self, scope: Node) -> tuple[str, ...]:
         """The steps from a node above down to this one."""
@@ -110,6 +119,7 @@ def _finish(node: Node) -> None:
         _finish(own)
     if node.item >= 0:
         node.size, node.print = 1, Counter({prod(node.shape): 1})
+        node.ones = _ones(node.shape)
         node.form = hash((node.step, node.shape))
     else:
         ordered = sorted(node.children.values(), key=_natural)
@@ -117,9 +127,16 @@ def _finish(node: Node) -> None:
         for child in ordered:
             node.print.update(child.print)
             node.size += child.size
+            node.ones += child.ones
         node.place = min((child.place for child in ordered), default=0)
         node.form = hash(tuple((child.step, child.form) for child in ordered))
     node.mark = hash(frozenset(node.print.items()))
+
+
+def _ones(shape: Shape) -> int:
+    """The 1-sized axes of a weight; those of a bias say only how it is added."""
+    count = shape.count(1)
+    return count if len(shape) - count > 1 else 0
 
 
 def overlap(first: Node, second: Node) -> float:

@@ -28,16 +28,16 @@ _MEANINGS: dict[str, str] = {
     "norm": "norm ln bn gn rmsnorm layernorm layrnorm batchnorm groupnorm normalization norms",
     "attn": "attn attention sa mha mhsa att",
     "mlp": "mlp ffn ff ffw feedforward fc dense linear lin intermediate relu",
-    "embed": "emb embed embeds embeddings embedder wte tok",
+    "embed": "emb embed embeds embeddings embedder wte",
     "pos": "pos position positions positional wpe",
     "conv": "conv convolution cnn",
     "down": "down downsample downsamplers downsampler",
     "up": "up upsample upsamplers upsampler",
     "gate": "gate gating",
-    "shortcut": "shortcut skip residual identity",
+    "shortcut": "shortcut skip residual res identity",
     "head": "head heads classifier cls logits logit score",
-    "enc": "encoder enc",
-    "dec": "decoder dec",
+    "enc": "encoder encoders enc",
+    "dec": "decoder decoders dec",
     "forward": "forward fwd",
     "backward": "backward bwd reverse reversed rev",
     "cross": "cross",
@@ -88,6 +88,8 @@ _WHOLE: dict[str, tuple[str, ...]] = {
     "feedforward": ("mlp",),
     "encdecattention": ("cross", "attn"),
     "encdec_attention": ("cross", "attn"),
+    "enc_dec_attention": ("cross", "attn"),
+    "encoder_decoder_attention": ("cross", "attn"),
     "encoder_attn": ("cross", "attn"),
     "encoder_attention": ("cross", "attn"),
     "crossattention": ("cross", "attn"),
@@ -103,6 +105,8 @@ _WHOLE: dict[str, tuple[str, ...]] = {
     "intermediate": ("mlp", "in"),
     "downsample": ("down", "shortcut"),
     "lm_head": ("head",),
+    "cls_token": ("class", "token"),
+    "tok": ("token", "embed"),
     "w1": ("mlp", "gate"),
     "w2": ("mlp", "down", "out"),
     "w3": ("mlp", "up", "in"),
@@ -110,6 +114,7 @@ _WHOLE: dict[str, tuple[str, ...]] = {
 _NO_WORD = frozenset(("params", "batch_stats", "state", "self"))
 _TABLE = frozenset(("embedding", "table"))
 """Words for a weight that as a module's name say which layer it is."""
+_ORDINALS = ("first", "second", "third", "fourth")
 _LETTERS = "acde"
 """Letters that number modules where they are all there is of a name; others mean something."""
 FAINT = frozenset(("weight", "block", "proj", "mlp", "conv", "in", "module"))
@@ -145,7 +150,7 @@ def name_of(text: str) -> Name:
     if lower in _WHOLE:
         return Name(text, _WHOLE[lower], () if len(stem) == 1 else numbers)
     if len(stem) == 1 and numbers:
-        return Name(text, (lower,), ())
+        return Name(text, (lower,), numbers)
     if stem in _WHOLE:
         return Name(text, _WHOLE[stem], numbers)
     words: list[str] = []
@@ -157,6 +162,8 @@ def name_of(text: str) -> Name:
     for piece in _PIECES.findall(stem):
         if piece.isdigit():
             found.append(int(piece))
+        elif piece in _ORDINALS:
+            found.append(_ORDINALS.index(piece) + 1)
         elif piece in _WHOLE:
             words.extend(_WHOLE[piece])
         elif piece in _MEANING:
