@@ -73,7 +73,7 @@ def test_a_wrong_key_is_refused_with_the_right_ones(tmp_path: Path) -> None:
     path = SAVE["zip"]({"model": STATE, "ema": OTHER}, tmp_path / "model.pt")
     with pytest.raises(InputError, match=r"no state dict at --key 'mode'") as caught:
         open_checkpoint(path, "mode")
-    assert caught.value.hint == "It has: model (2 items), ema (1 items)."
+    assert caught.value.hint == "Choose one with --key: model (2 items), ema (1 items)."
 
 
 def test_even_an_unlikely_place_can_be_asked_for(tmp_path: Path) -> None:
