@@ -15,6 +15,7 @@ from s2p_tui.proposers.claude import models
 from s2p_tui.session import Session
 from s2p_tui.tui.screens.ask_claude import AskClaude
 from s2p_tui.tui.screens.choose_model import ChooseModel
+from s2p_tui.tui.screens.confirm_quit import ConfirmQuit
 from s2p_tui.tui.screens.review import Review
 from s2p_tui.tui.screens.waiting import Waiting
 from s2p_tui.tui.screens.workspace import Workspace
@@ -194,6 +195,27 @@ async def test_no_key_is_said_before_anything_is_shown(
         assert pilot.app.screen is workspace
         await pilot.press("j")
         assert script.received == []
+
+
+async def test_an_answer_closes_no_question_that_lies_over_it(
+    opened: Opened, script: Script, session: Session
+) -> None:
+    script.plays = [hangs(None)]
+    async with opened(session) as (pilot, workspace):
+        await pilot.press("J", "p")
+        await shows(pilot, AskClaude)
+        await pilot.press("enter")
+        await shows(pilot, Waiting)
+        waiting = pilot.app.screen
+        assert isinstance(waiting, Waiting)
+        await pilot.press("ctrl+q")
+        await shows(pilot, ConfirmQuit)
+        waiting.job.cancel()
+        await until(pilot, lambda: waiting.outcome is not None)
+        assert isinstance(pilot.app.screen, ConfirmQuit)
+        await pilot.press("escape")
+        await shows(pilot, Workspace)
+        assert "cancelled" in status(workspace)
 
 
 @pytest.mark.parametrize("begun", [None, '{"groups": ['])

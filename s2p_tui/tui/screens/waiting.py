@@ -13,6 +13,7 @@ from textual.widgets import Button, Label
 
 from s2p_tui.core.errors import CancelledError, ProposerError, S2PError
 from s2p_tui.tui.glyphs import Glyphs
+from s2p_tui.tui.running import app_of
 from s2p_tui.tui.screens.ask_claude import Consent
 from s2p_tui.tui.text import inert
 from s2p_tui.tui.threads import in_thread
@@ -37,6 +38,10 @@ class Waiting(AnswerScreen):
         consent: What may be sent.
         key: The key.
         glyphs: The signs to draw with.
+
+    Attributes:
+        job: The request, to watch and to cancel.
+        outcome: What came of it; None as long as it is waited for.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,ctrl+c", "cancel", show=False)]
@@ -50,7 +55,8 @@ class Waiting(AnswerScreen):
         self._key = key
         self._glyphs = glyphs
         self._polls = 0
-        self._done = False
+        self.outcome: Proposal | S2PError | None = None
+        self._is_left = False
 
     def compose(self) -> ComposeResult:
         """What goes on, in a box."""
@@ -101,7 +107,16 @@ class Waiting(AnswerScreen):
         else:
             self._close(proposal)
 
+    def on_screen_resume(self) -> None:
+        """Close if the answer came while another screen lay over this one."""
+        self._leave()
+
     def _close(self, outcome: Proposal | S2PError) -> None:
-        if not self._done:
-            self._done = True
-            self.dismiss(outcome)
+        if self.outcome is None:
+            self.outcome = outcome
+            self._leave()
+
+    def _leave(self) -> None:
+        if self.outcome is not None and app_of(self).screen is self and not self._is_left:
+            self._is_left = True
+            self.dismiss(self.outcome)
