@@ -231,7 +231,7 @@ def test_mappings_that_cannot_be_read_or_written(session: Session, tmp_path: Pat
     for name, message in (("missing.json", "No such file"), ("latin.json", "not UTF-8")):
         with pytest.raises(InputError, match=message):
             load_mapping(tmp_path / name)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="is a folder, a file was expected"):
         load_mapping(tmp_path)
     with pytest.raises(OutputError, match="folder does not exist"):
         session.save_mapping(tmp_path / "missing" / "m.json")

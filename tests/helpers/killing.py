@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import pyte
+
 from s2p_tui.core.mapping import to_text
 from s2p_tui.saving import mapping_of
 from s2p_tui.session import Session
@@ -26,10 +28,14 @@ from s2p_tui.tui.moves import ImpossibleError
 from tests.benchmarks.inputs import equal_tensors, plain_pair
 
 _ROWS = 12
+_WIDTH = 110
 _LATEST = 60.0
 _PAUSE = 0.3
-_DRAWN = re.compile(rb"edits ([\d,]+)\x1b")
-_GOING_ON = re.compile(rb"Going on after ([\d,]+) edit")
+_DRAWN = re.compile(r"edits ([\d,]+) ")
+_GOING_ON = re.compile(r"Going on after ([\d,]+) edit")
+_CUT = "edits…"
+# The emulator writes what it does not know of these as text.
+_MODES = re.compile(rb"\x1b\[[<>=][\d;]*[A-Za-z]|\x1b\[\?[\d;]*\$p")
 _EDITS = {
     b"J": lambda session, cursor: moves.shift(session, cursor, 1),
     b"K": lambda session, cursor: moves.shift(session, cursor, -1),
@@ -182,33 +188,37 @@ class Program:
         seen, self.output = self.output, b""
         return seen
 
-    def until_redrawn(self, text: bytes) -> None:
-        """Wait until the text is on the screen, of which only what changed is drawn by itself."""
+    def until_edits(self, count: int) -> None:
+        """Wait until the screen says that there are so many edits."""
         deadline = time.monotonic() + _LATEST
-        self._read_for(_PAUSE)
-        while text not in self.output:
-            assert time.monotonic() < deadline, f"{text!r} was not drawn: {self.output[-2000:]!r}"
-            self._rows = 61 - self._rows
-            self._resize()
-            self._read_for(_PAUSE)
-        self.output = b""
+        while self.shown_edits() != count:
+            shown = "\n".join(self._screen.display)
+            assert time.monotonic() < deadline, f"not {count} edits, but\n{shown}"
+            self._read(0.05)
 
-    def edits(self, row: bytes) -> int:
+    def edits(self, row: str) -> int:
         """The number of edits on the screen, which is drawn anew; `row` is in every whole one."""
         deadline = time.monotonic() + _LATEST
-        self.output = b""
         while True:
             assert time.monotonic() < deadline, f"nothing was drawn: {self.output[-2000:]!r}"
             self._rows = 61 - self._rows
             self._resize()
             self._read_for(_PAUSE)
-            if found := _GOING_ON.findall(self.output) or _DRAWN.findall(self.output):
-                return int(found[-1].replace(b",", b""))
-            if row in self.output:
-                return 0
+            shown = "\n".join(self._screen.display)
+            if found := _GOING_ON.findall(shown):
+                return _number(found[-1])
+            if row in shown and _CUT not in shown:
+                return self.shown_edits()
+
+    def shown_edits(self) -> int:
+        """The number of edits on the screen as drawn last; 0 where there is none."""
+        found = _DRAWN.findall("\n".join(self._screen.display))
+        return _number(found[-1]) if found else 0
 
     def _resize(self) -> None:
-        size = struct.pack("HHHH", self._rows, 110, 0, 0)
+        self._screen = pyte.Screen(_WIDTH, self._rows)
+        self._stream = pyte.ByteStream(self._screen)
+        size = struct.pack("HHHH", self._rows, _WIDTH, 0, 0)
         fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, size)
 
     def _read_for(self, seconds: float) -> None:
@@ -222,11 +232,6 @@ class Program:
         while not path.exists():
             assert time.monotonic() < deadline, f"no {path.name}, but {self.output[-2000:]!r}"
             self._read(0.05)
-
-    def drawn(self, start: int) -> int:
-        """The number of edits drawn last."""
-        found = _DRAWN.findall(self.output)
-        return int(found[-1].replace(b",", b"")) if found else start
 
     def kill_after(self, seconds: float) -> None:
         """Read on for a while, then kill it, and read what it drew before."""
@@ -244,10 +249,16 @@ class Program:
         if not select.select([self._master], [], [], wait)[0]:
             return False
         try:
-            self.output += os.read(self._master, 1 << 16)
+            data = os.read(self._master, 1 << 16)
         except OSError:
             return False
+        self.output += data
+        self._stream.feed(_MODES.sub(b"", data))
         return True
+
+
+def _number(text: str) -> int:
+    return int(text.replace(",", ""))
 
 
 def kill_rounds(folder: Path, count: int, seed: int) -> list[Round]:
@@ -272,8 +283,7 @@ def kill_rounds(folder: Path, count: int, seed: int) -> list[Round]:
                 return done
             for _ in range(chance.randint(0, 5)):
                 _press_and_wait(program, model, chance)
-            base, seen = len(model.steps), model.edits
-            program.output = b""
+            base = len(model.steps)
             for _ in range(chance.randint(1, 8)):
                 step = (chance.randrange(_ROWS), chance.choice([*_EDITS]))
                 model.press(step)
@@ -281,7 +291,7 @@ def kill_rounds(folder: Path, count: int, seed: int) -> list[Round]:
             wait = chance.choice([0, chance.uniform(0, 0.05), chance.uniform(0, 0.3)])
         finally:
             program.kill_after(wait)
-        at_kill = base, program.drawn(seen)
+        at_kill = base, program.shown_edits()
 
 
 def _press_and_wait(program: Program, model: Model, chance: random.Random) -> None:
@@ -293,7 +303,7 @@ def _press_and_wait(program: Program, model: Model, chance: random.Random) -> No
     reviewed = step[1] == _MATCH and model.edits != before
     program.send(_as_keys(step) + _TAKE * reviewed)
     if model.edits != before:
-        program.until_redrawn(b"edits %d\x1b" % model.edits)
+        program.until_edits(model.edits)
 
 
 def _as_keys(step: Step) -> bytes:
@@ -307,7 +317,7 @@ def _compared(
     """The model brought to where the reopened program is, and how well that is."""
     base, seen = at_kill
     # Edits that cancel out come to one alignment: only their number tells where it is.
-    found = program.edits(b"layers.0.weight")
+    found = program.edits("layers.0.weight")
     mapping = output.with_name("killed.mapping.json")
     mapping.unlink(missing_ok=True)
     program.send(_SAVE)
