@@ -58,7 +58,8 @@ class Journal:
     Made by `open`; then one of `go_on` and `start`; then `record` for every step; then `close`.
 
     Attributes:
-        found: What an earlier session left, if it can be gone on with.
+        found: What an earlier session left, if it can be gone on with; let go once the session has
+            begun, as it is as large as the session itself.
         damaged: Why what an earlier session left cannot be gone on with; it is kept aside.
         trouble: Why steps are not written now; empty while they are.
     """
@@ -67,6 +68,7 @@ class Journal:
         self, path: Path, lock: Lock, header: Header, now: Callable[[], float] = time.time
     ) -> None:
         self.found: Replayed | None = None
+        self._has_left = False
         self.damaged = ""
         self.trouble = ""
         self._path = path
@@ -124,7 +126,7 @@ class Journal:
                 content = compacted(found, UNDO_KEPT)
                 found = replay(content, name, pair, state_dict, skeleton)
                 self._replace(content)
-            self.found = found
+            self.found, self._has_left = found, found is not None and found.edits > 0
         except InputError as error:
             aside = self._aside("damaged")
             os.replace(self._path, aside)
@@ -144,9 +146,10 @@ class Journal:
         assert self.found is not None
         self._file = open_private(self._path, new=False)
         self._named = True
-        self._size, self._chain = self.found.size, self.found.chain
+        found, self.found = self.found, None
+        self._size, self._chain = found.size, found.chain
         os.ftruncate(self._file, self._size)
-        return self.found
+        return found
 
     def start(self, alignment: Alignment) -> None:
         """Begin anew. What was found stays where it is until the first step, then it is kept aside.
@@ -158,7 +161,7 @@ class Journal:
 
     def start_later(self, alignment: Alignment) -> None:
         """Begin anew, but with the first step, unless `begin_with` comes before it."""
-        self._start = alignment
+        self._start, self.found = alignment, None
 
     def prepare(self, alignment: Alignment) -> Beginning:
         """Write down another beginning, in any thread, without beginning with it yet.
@@ -187,7 +190,7 @@ class Journal:
         os.replace(beginning.path, self._new_path)
         if self._file is not None:
             os.close(self._file)
-        self._start = None
+        self._start = self.found = None
         self._file, self._size, self._chain = beginning.file, beginning.size, beginning.chain
 
     def record(self, step: Step, alignment: Alignment, changed: range) -> None:
@@ -221,7 +224,7 @@ class Journal:
         self._syncing.wanted(self._file)
 
     def _name(self) -> None:
-        if self.found is not None and self.found.edits:
+        if self._has_left:
             with contextlib.suppress(FileNotFoundError):
                 os.replace(self._path, self._aside("old"))
         os.replace(self._new_path, self._path)
