@@ -5,6 +5,7 @@ A proposer gathers it; judging a row weighs it. Evidence never changes an alignm
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ from s2p_tui.core.suggestions import Suggestion, Suggestions
 from s2p_tui.core.transform import Expr, Flip, Permute, Take, describe, keys_of, nodes_of
 from s2p_tui.core.ways import ways
 
+_NOWHERE = -1
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -25,22 +28,39 @@ class Evidence:
     Attributes:
         suggestions: In leaf order.
         left_over: Why no leaf takes an entry, by key.
-        claimed: The leaf an entry certainly belongs to, by key; its place in the skeleton.
     """
 
     suggestions: Sequence[Suggestion]
     left_over: Mapping[str, str]
-    claimed: Mapping[str, int] = field(init=False, repr=False)
+    _claims: array[int] | None = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "suggestions", Suggestions(self.suggestions))
-        claimed = {
-            key: place
-            for place, suggestion in enumerate(self.suggestions)
-            if (suggestion.certain or suggestion.placed) and suggestion.source is not None
-            for key in keys_of(suggestion.source)
-        }
-        object.__setattr__(self, "claimed", claimed)
+
+    def claimed(self, key: str, state_dict: StateDict) -> int | None:
+        """The place of the leaf an entry certainly belongs to; None if nothing is certain.
+
+        Args:
+            key: The entry's key.
+            state_dict: The entries the evidence is about.
+        """
+        place = self.claims(state_dict)[state_dict.position(key)]
+        return None if place == _NOWHERE else place
+
+    def claims(self, state_dict: StateDict) -> array[int]:
+        """The place of the leaf each entry certainly belongs to, or -1; made when first asked for.
+
+        A mapping from keys would take ten times the memory.
+        """
+        if self._claims is not None:
+            return self._claims
+        claims = array("i", [_NOWHERE]) * len(state_dict)
+        for place, suggestion in enumerate(self.suggestions):
+            if suggestion.source is not None and (suggestion.certain or suggestion.placed):
+                for key in keys_of(suggestion.source):
+                    claims[state_dict.position(key)] = place
+        object.__setattr__(self, "_claims", claims)
+        return claims
 
 
 def as_suggested(evidence: Evidence, state_dict: StateDict, skeleton: Skeleton) -> Alignment:
@@ -48,6 +68,8 @@ def as_suggested(evidence: Evidence, state_dict: StateDict, skeleton: Skeleton) 
 
     Leaves that nothing in the checkpoint feeds keep the skeleton's value, if it has one.
     """
+    # With very many entries a key press would notice that they are looked for.
+    evidence.claims(state_dict)
     rows: list[Row] = []
     for leaf, suggestion in zip(skeleton, evidence.suggestions, strict=True):
         fixed = leaf.kind == "scalar" or constant_for(leaf) is not None
@@ -123,10 +145,10 @@ def _doubt(
             return f"it should hold a {describe(here)}: {suggestion.reason}"
         more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
         return f"by name and structure {keys[0]}{more} belongs here"
-    claimed = next((key for key in row.keys if evidence.claimed.get(key, place) != place), None)
-    if claimed is not None:
-        path = skeleton[evidence.claimed[claimed]].path
-        return f"by name and structure {claimed} belongs to {path}"
+    for key in row.keys:
+        other = evidence.claimed(key, state_dict)
+        if other not in (None, place):
+            return f"by name and structure {key} belongs to {skeleton[other].path}"
     if row.by == "claude":
         return _layout_doubt(row, leaf, state_dict)
     return "" if by_user else "only the order speaks for it"

@@ -94,10 +94,10 @@ class Offer:
         """List what a query is for, best first."""
         session = self.session
         if self.key is not None:
-            claimed = session.evidence.claimed.get(self.key) if session.evidence else None
+            entries = session.checkpoint.state_dict
+            claimed = session.evidence.claimed(self.key, entries) if session.evidence else None
             first = [] if claimed is None else [claimed]
-            shape = session.checkpoint.state_dict.shape(self.key)
-            name = self.key
+            name, shape = self.key, entries.shape(self.key)
         else:
             leaf = session.target.skeleton[self.position]
             name, shape, first = leaf.path, leaf.shape, self._suggested()
