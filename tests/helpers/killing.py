@@ -34,6 +34,8 @@ _PAUSE = 0.3
 _DRAWN = re.compile(r"edits ([\d,]+) ")
 _GOING_ON = re.compile(r"Going on after ([\d,]+) edit")
 _CUT = "edits…"
+# Its entry may be on the bench, below the screen.
+_FIRST_LEAF = ".layers[0].weight"
 # The emulator writes what it does not know of these as text.
 _MODES = re.compile(rb"\x1b\[[<>=][\d;]*[A-Za-z]|\x1b\[\?[\d;]*\$p")
 _EDITS = {
@@ -181,8 +183,11 @@ class Program:
             assert self._process.poll() is None, "it has ended"
 
     def until(self, text: bytes) -> bytes:
-        """Wait until the text has been drawn, then forget all that has been drawn; returns it."""
-        while text not in self.output:
+        """Wait until the text is on the screen, or else was sent; returns what was sent till then.
+
+        Only what changes is sent: of words that are drawn over others maybe a few letters.
+        """
+        while text not in self.output and text not in self._shown.encode():
             if not self._read(_LATEST):
                 raise TimeoutError(f"{text!r} was not drawn, but {self.output[-2000:]!r}")
         seen, self.output = self.output, b""
@@ -192,8 +197,7 @@ class Program:
         """Wait until the screen says that there are so many edits."""
         deadline = time.monotonic() + _LATEST
         while self.shown_edits() != count:
-            shown = "\n".join(self._screen.display)
-            assert time.monotonic() < deadline, f"not {count} edits, but\n{shown}"
+            assert time.monotonic() < deadline, f"not {count} edits, but\n{self._shown}"
             self._read(0.05)
 
     def edits(self, row: str) -> int:
@@ -204,16 +208,19 @@ class Program:
             self._rows = 61 - self._rows
             self._resize()
             self._read_for(_PAUSE)
-            shown = "\n".join(self._screen.display)
-            if found := _GOING_ON.findall(shown):
+            if found := _GOING_ON.findall(self._shown):
                 return _number(found[-1])
-            if row in shown and _CUT not in shown:
+            if row in self._shown and _CUT not in self._shown:
                 return self.shown_edits()
 
     def shown_edits(self) -> int:
         """The number of edits on the screen as drawn last; 0 where there is none."""
-        found = _DRAWN.findall("\n".join(self._screen.display))
+        found = _DRAWN.findall(self._shown)
         return _number(found[-1]) if found else 0
+
+    @property
+    def _shown(self) -> str:
+        return "\n".join(self._screen.display)
 
     def _resize(self) -> None:
         self._screen = pyte.Screen(_WIDTH, self._rows)
@@ -275,7 +282,7 @@ def kill_rounds(folder: Path, count: int, seed: int) -> list[Round]:
         )  # fmt: skip
         wait = 0.0
         try:
-            program.until(b"layers.0.weight")
+            program.until(_FIRST_LEAF.encode())
             if at_kill is not None:
                 model, one = _compared(program, model, at_kill, output)
                 done.append(one)
@@ -317,7 +324,7 @@ def _compared(
     """The model brought to where the reopened program is, and how well that is."""
     base, seen = at_kill
     # Edits that cancel out come to one alignment: only their number tells where it is.
-    found = program.edits("layers.0.weight")
+    found = program.edits(_FIRST_LEAF)
     mapping = output.with_name("killed.mapping.json")
     mapping.unlink(missing_ok=True)
     program.send(_SAVE)
