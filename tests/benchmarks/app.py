@@ -126,7 +126,7 @@ def run(folder: Path, runs: int, report: Report) -> None:
             with Terminal(pair) as terminal:
                 first.seconds.append(terminal.until(pair.model.name.encode()))
                 rows.seconds.append(terminal.until(_ROWS))
-                if what not in idle:
+                if what not in idle and pair is not blocks:
                     _settle(terminal, is_large=pair is not small)
                     idle[what] = terminal.memory
         report(first)
