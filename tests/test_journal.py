@@ -225,9 +225,11 @@ def test_a_long_one_is_made_shorter(monkeypatch: pytest.MonkeyPatch, folder: Pat
     size = next(folder.glob("*.jsonl")).stat().st_size
     for _ in range(2):
         again = session_of()
-        journal = resumed(again)
+        journal = opened(again)
         assert journal.found is not None
         assert journal.found.edits == 31
+        journal.close()
+        journal = resumed(again)
         assert len(again.history) == 10
         assert again.alignment == session.alignment
         journal.close()

@@ -87,13 +87,13 @@ def quick_tensors(text: bytes) -> list[Tensor] | None:
         colons += len(metadata)
     if text.count(b":") != colons:
         return None
-    try:
-        return [
-            Tensor(name, node.dtype, node.shape, *node.data_offsets)  # pyright: ignore
-            for name, node in nodes.items()
-        ]
-    except TypeError:
-        return None
+    tensors: list[Tensor] = []
+    for name, node in nodes.items():
+        dtype, shape, offsets = node.dtype, node.shape, node.data_offsets
+        if dtype is UNSET or shape is UNSET or offsets is UNSET:
+            return None
+        tensors.append(Tensor(name, dtype, shape, *offsets))
+    return tensors
 
 
 def quick_leaves(line: bytes) -> tuple[Leaf, ...] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.style import Style
 from textual import events
@@ -234,7 +234,9 @@ class AlignmentView(ScrollView, can_focus=False):
         top = self.scroll_offset.y + self.size.height
         if min(before, size.height) > self.size.height and top <= size.height:
             # Only the scrollbar's thumb changes, where a new layout would draw everything again.
-            self.set_reactive(AlignmentView.virtual_size, size)  # pyright: ignore[reportArgumentType]
+            # Textual declares it as the size it holds.
+            reactive: Any = AlignmentView.virtual_size
+            self.set_reactive(reactive, size)
             self.vertical_scrollbar.window_virtual_size = size.height
         else:
             self.virtual_size = size
