@@ -225,23 +225,18 @@ async def test_hang_is_cancelled_within_a_second(
     script.plays = [hangs(begun)]
     async with opened(session) as (pilot, workspace):
         before = session.alignment
-        taken: list[float] = []
-        # A machine that is busy with other tests may hold one of them up.
-        while len(taken) < 3 and min(taken, default=1.0) >= 1:
-            script.hanging.clear()
-            await pilot.press("p")
-            await shows(pilot, AskClaude)
-            await pilot.press("enter")
-            await shows(pilot, Waiting)
-            await until(pilot, script.hanging.is_set)
-            shown = str(pilot.app.screen.query_one("#progress", Label).content)
-            assert "777 tokens sent" in shown
-            pressed = time.monotonic()
-            await pilot.press("escape")
-            await shows(pilot, Workspace)
-            taken.append(time.monotonic() - pressed)
-            assert "Asking Claude was cancelled; nothing was changed." in status(workspace)
-        assert min(taken) < 1
+        await pilot.press("p")
+        await shows(pilot, AskClaude)
+        await pilot.press("enter")
+        await shows(pilot, Waiting)
+        await until(pilot, script.hanging.is_set)
+        shown = str(pilot.app.screen.query_one("#progress", Label).content)
+        assert "777 tokens sent" in shown
+        pressed = time.monotonic()
+        await pilot.press("escape")
+        await shows(pilot, Workspace)
+        assert time.monotonic() - pressed < 1
+        assert "Asking Claude was cancelled; nothing was changed." in status(workspace)
         assert session.alignment is before
         script.plays = [ANSWER]
         await pilot.press("p")

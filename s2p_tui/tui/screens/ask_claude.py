@@ -12,6 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from s2p_tui.core.errors import S2PError
+from s2p_tui.tui.breakpoints import BY_COLUMNS, BY_LINES
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.running import app_of
 from s2p_tui.tui.screens.choose_model import ChooseModel
@@ -69,8 +70,8 @@ class AskClaude(ConsentScreen):
     """
 
     AUTO_FOCUS = ""
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (60, "-wide")]  # noqa: RUF012
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (16, "-tall")]  # noqa: RUF012
+    HORIZONTAL_BREAKPOINTS = BY_COLUMNS
+    VERTICAL_BREAKPOINTS = BY_LINES
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "send", show=False),
         Binding("escape,q,ctrl+c", "dismiss(None)", show=False),

@@ -12,6 +12,7 @@ from textual.screen import Screen
 from s2p_tui.core.folding import Folding
 from s2p_tui.core.folds import find_folds
 from s2p_tui.tui import words
+from s2p_tui.tui.breakpoints import BY_COLUMNS, BY_LINES
 from s2p_tui.tui.cursor import Cursor
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.moves import ImpossibleError, Step
@@ -43,8 +44,8 @@ class Browser(Screen[None]):
     """
 
     AUTO_FOCUS = ""
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (60, "-wide")]  # noqa: RUF012
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (16, "-tall")]  # noqa: RUF012
+    HORIZONTAL_BREAKPOINTS = BY_COLUMNS
+    VERTICAL_BREAKPOINTS = BY_LINES
 
     def __init__(self, session: Session, glyphs: Glyphs) -> None:
         super().__init__()

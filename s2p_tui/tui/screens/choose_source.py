@@ -13,6 +13,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Label
 
 from s2p_tui.core.transform import describe, keys_of, show
+from s2p_tui.tui.breakpoints import BY_LINES
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.sources import Offer, Option
 from s2p_tui.tui.text import fit, inert
@@ -63,7 +64,7 @@ class ChooseSource(ModalScreen[Chosen | None]):
     """
 
     AUTO_FOCUS = ""
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (16, "-tall")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = BY_LINES
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,ctrl+c", "dismiss(None)", show=False),
         Binding("enter", "take(False)", show=False),

@@ -10,6 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from s2p_tui.tui import review_words, words
+from s2p_tui.tui.breakpoints import BY_COLUMNS, BY_LINES
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.reviewing import Reviewing
 from s2p_tui.tui.widgets.frame import rule
@@ -55,8 +56,8 @@ class Review(ReviewScreen):
     """
 
     AUTO_FOCUS = ""
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (60, "-wide")]  # noqa: RUF012
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (16, "-tall")]  # noqa: RUF012
+    HORIZONTAL_BREAKPOINTS = BY_COLUMNS
+    VERTICAL_BREAKPOINTS = BY_LINES
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "take", show=False),
         Binding("escape,q,ctrl+c", "reject", show=False),
