@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from s2p_tui.core.alignment import Alignment, Row
+from s2p_tui.core.alignment import Alignment
 from s2p_tui.core.fit import judge
 from s2p_tui.core.mapping import end_to_json
 from s2p_tui.core.plan import Plan
+from s2p_tui.core.rows import Row
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Take, describe, keys_of, to_json
 from s2p_tui.core.unused import parts_unused

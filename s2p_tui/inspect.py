@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.garbage import no_garbage_collection
 from s2p_tui.core.printable import one_line, printable
+from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import describe as in_words
 from s2p_tui.core.transform import show
 from s2p_tui.formats.chunks import PYTREE, find_manifest

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.printable import printable
 from s2p_tui.core.proposal import Change, Hunk, Proposal
 from s2p_tui.core.pytree import Skeleton
+from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import describe
 
 _NUMBER = re.compile(r"[0-9]+")

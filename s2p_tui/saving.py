@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from s2p_tui.core.alignment import Alignment, Row
+from s2p_tui.core.alignment import Alignment
 from s2p_tui.core.errors import OutputError
 from s2p_tui.core.fit import as_taken
 from s2p_tui.core.mapping import End, Mapping, to_text
 from s2p_tui.core.pytree import Leaf
+from s2p_tui.core.rows import Row
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.target import Target

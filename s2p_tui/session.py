@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from s2p_tui.core.alignment import Alignment, Row, in_order
+from s2p_tui.core.alignment import Alignment, in_order
 from s2p_tui.core.edits import Edit, SetRows, Trust
 from s2p_tui.core.errors import UsageError
 from s2p_tui.core.evidence import Evidence, as_suggested, weigh
@@ -19,6 +19,7 @@ from s2p_tui.core.journal import Step
 from s2p_tui.core.mapping import Mapping, replay
 from s2p_tui.core.proposal import Proposal
 from s2p_tui.core.pytree import Skeleton
+from s2p_tui.core.rows import Row
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.verdicts import Verdicts
 from s2p_tui.formats.base import Checkpoint

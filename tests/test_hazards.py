@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.edits import OpenGap, SetRows, Swap
 from s2p_tui.core.errors import UsageError
 from s2p_tui.core.fit import Fit
+from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import Concat, Constant, Expr, Scale, Sum, Take
 from s2p_tui.session import Session
 from s2p_tui.skeleton import save_skeleton, target_of

@@ -13,8 +13,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.edits import SetRows
+from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import Take
 from s2p_tui.session import Session
 from s2p_tui.skeleton import save_skeleton

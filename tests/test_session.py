@@ -14,7 +14,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.edits import (
     CloseGap,
     Edit,
@@ -29,6 +28,7 @@ from s2p_tui.core.edits import (
 )
 from s2p_tui.core.errors import AlignmentError, InputError, OtherFilesError, OutputError, S2PError
 from s2p_tui.core.fit import Fit, judge
+from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import Permute, Stack, Take
 from s2p_tui.opening import load_mapping
 from s2p_tui.session import Session
@@ -106,7 +106,7 @@ def test_counts_are_those_of_a_fresh_judgement(todo: list[Edit | str], data: st.
         for position, (old, new) in enumerate(
             zip(before.rows, session.alignment.rows, strict=True)
         ):
-            assert old is new or position in changed
+            assert old == new or position in changed
     verdicts = [
         judge(leaf, row, session.checkpoint.state_dict)
         for leaf, row in zip(session.target.skeleton, session.alignment.rows, strict=True)

@@ -1,64 +1,33 @@
-"""Which entries feed which leaf: one frozen row per leaf.
+"""Which entries feed which leaf: one row per leaf.
 
 Edits (`s2p_tui.core.edits`) make the next alignment from one; nothing else does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from s2p_tui.core.layers import constant_for
 from s2p_tui.core.pytree import Skeleton
+from s2p_tui.core.rows import EMPTY, Row, Rows
 from s2p_tui.core.state_dict import StateDict
-from s2p_tui.core.transform import Expr, Take, keys_of
+from s2p_tui.core.transform import Take
 from s2p_tui.core.uses import Uses
-
-Author = Literal["order", "user", "matcher", "claude", "rule"]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What one leaf takes. Exactly one of: a source, a gap, or nothing yet.
-
-    Attributes:
-        source: The expression over entries that fills the leaf, or None.
-        gap: True if the leaf deliberately keeps the skeleton's value.
-        by: Who decided it.
-        why: The reason, in words.
-        trusted: The user takes a doubtful row for right.
-        fixed: No entry belongs here: a Python scalar such as `Dropout.p`, or a leaf whose layer's
-            rule says what it holds. Entries are moved past it even one by one.
-    """
-
-    source: Expr | None = None
-    gap: bool = False
-    by: Author = "order"
-    why: str = ""
-    trusted: bool = False
-    fixed: bool = False
-
-    @property
-    def stays(self) -> bool:
-        """Whether entries flow around the row instead of through it."""
-        return self.gap or self.fixed
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Keys of the entries the row takes, each once."""
-        return keys_of(self.source) if self.source is not None else ()
-
-
-EMPTY = Row()
 
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
     """One row per leaf, in leaf order, and the keys no row uses, in state-dict order or as sent."""
 
-    rows: tuple[Row, ...]
+    rows: Rows
     bench: tuple[str, ...] = ()
     _uses: Uses | None = field(default=None, init=False, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, rows: Iterable[Row], bench: Sequence[str] = ()) -> Alignment:
+        """An alignment of these rows."""
+        return cls(Rows.of(rows), tuple(bench))
 
     @property
     def uses(self) -> Uses:
@@ -98,4 +67,4 @@ def in_order(state_dict: StateDict, skeleton: Skeleton) -> Alignment:
         else:
             key = next(keys, None)
             rows.append(EMPTY if key is None else Row(Take(key)))
-    return Alignment(tuple(rows), tuple(keys))
+    return Alignment.of(rows, tuple(keys))

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from itertools import chain
 from math import prod
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.composed import composed
 from s2p_tui.core.composites import composites_of
 from s2p_tui.core.fit import Fit, Verdict, judge, landing, same_but_ones
 from s2p_tui.core.pytree import Leaf
+from s2p_tui.core.rows import Row
 from s2p_tui.core.ruled import rule_applied
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import (

@@ -2,46 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, MutableSequence, Sequence
+from typing import TypeVar
 
-from s2p_tui.core.alignment import Alignment, Row
+from s2p_tui.core.alignment import Alignment
+from s2p_tui.core.rows import Row, Rows, held_and_mark, passed, row_from, unfixed
+
+_T = TypeVar("_T")
 
 
 class Draft:
     """Rows and bench to change.
 
     Attributes:
-        rows: Changed through `put`, or directly with `touch` told of it.
         bench: The keys that no row uses, once `settle_bench` was called.
     """
 
     def __init__(self, alignment: Alignment) -> None:
+        rows = alignment.rows
         self._from = alignment
-        self.rows = list(alignment.rows)
+        self._held = list(rows.held)
+        self._marks = bytearray(rows.marks)
+        self._whys = list(rows.reasons)
         self.bench = alignment.bench
-        self._low, self._high = len(self.rows), 0
+        self._low, self._high = len(rows), 0
         self._uses = alignment.known_uses
 
-    def touch(self, start: int, stop: int) -> None:
-        """Remember that rows of `start:stop` may have changed."""
-        self._low, self._high = min(self._low, start), max(self._high, stop)
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __getitem__(self, position: int) -> Row:
+        return row_from(self._held[position], self._marks[position], self._whys[position])
+
+    def pick(self, positions: Sequence[int]) -> Rows:
+        """The rows at some positions, in that order."""
+        held, marks, whys = self._held, self._marks, self._whys
+        if isinstance(positions, range):
+            there = slice(positions.start, positions.stop)
+            return Rows(tuple(held[there]), bytes(marks[there]), whys[there])
+        return Rows(
+            tuple(map(held.__getitem__, positions)),
+            bytes(map(marks.__getitem__, positions)),
+            tuple(map(whys.__getitem__, positions)),
+        )
+
+    def passed(self, span: range) -> Sequence[int]:
+        """Positions of an ascending range that entries flow through."""
+        return passed(self._marks, span)
+
+    def unfixed(self, span: range) -> Iterator[int]:
+        """Positions of a range that entries can be moved to one by one, in its order."""
+        return unfixed(self._marks, span)
+
+    def takers(self, keys: set[str]) -> list[int]:
+        """Positions of the rows that take one of these entries."""
+        taken = self.pick(range(len(self))).taken()
+        return list(dict.fromkeys(position for position, key in taken if key in keys))
 
     def put(self, position: int, row: Row) -> None:
         """Replace one row."""
-        self.rows[position] = row
-        self.touch(position, position + 1)
+        self._held[position], self._marks[position] = held_and_mark(row)
+        self._whys[position] = row.why
+        self._touch(position, position + 1)
 
-    def put_all(self, positions: Sequence[int], rows: Iterable[Row]) -> None:
+    def put_all(self, positions: Sequence[int], rows: Rows) -> None:
         """Replace rows at ascending positions."""
         if not positions:
             return
-        mine, start, stop = self.rows, positions[0], positions[-1] + 1
-        if stop - start == len(positions):
-            mine[start:stop] = rows
-        else:
-            for position, row in zip(positions, rows, strict=True):
-                mine[position] = row
-        self.touch(start, stop)
+        _put_all(self._held, positions, rows.held)
+        _put_all(self._marks, positions, rows.marks)
+        _put_all(self._whys, positions, rows.reasons)
+        self._touch(positions[0], positions[-1] + 1)
+
+    def _touch(self, start: int, stop: int) -> None:
+        self._low, self._high = min(self._low, start), max(self._high, stop)
 
     def settle_bench(
         self, candidates: Iterable[str], lost: Iterable[str], gained: Iterable[str] = ()
@@ -62,21 +96,25 @@ class Draft:
 
         The same alignment and no rows if nothing differs.
         """
-        before, after = self._from.rows, self.rows
+        before = self._from.rows
         start, stop = self._low, self._high
-        while start < stop and _same(before[start], after[start]):
-            after[start] = before[start]
+        while start < stop and before[start] == self[start]:
             start += 1
-        while stop > start and _same(before[stop - 1], after[stop - 1]):
+        while stop > start and before[stop - 1] == self[stop - 1]:
             stop -= 1
-            after[stop] = before[stop]
         if start >= stop and self.bench == self._from.bench:
             return self._from, range(0)
         if start >= stop:
             end = len(before)
             return Alignment(before, self.bench).hand_on(self._uses), range(end, end)
-        return Alignment(tuple(after), self.bench).hand_on(self._uses), range(start, stop)
+        after = before.replaced(start, self.pick(range(start, stop)))
+        return Alignment(after, self.bench).hand_on(self._uses), range(start, stop)
 
 
-def _same(old: Row, new: Row) -> bool:
-    return old is new or old == new
+def _put_all(column: MutableSequence[_T], positions: Sequence[int], new: Sequence[_T]) -> None:
+    start, stop = positions[0], positions[-1] + 1
+    if stop - start == len(positions):
+        column[start:stop] = new
+    else:
+        for position, value in zip(positions, new, strict=True):
+            column[position] = value

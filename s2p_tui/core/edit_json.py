@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, get_args
 
-from s2p_tui.core.alignment import EMPTY, Author, Row
 from s2p_tui.core.edits import (
     CloseGap,
     Edit,
@@ -25,6 +24,7 @@ from s2p_tui.core.edits import (
     Swap,
     Trust,
 )
+from s2p_tui.core.rows import EMPTY, Author, Row
 from s2p_tui.core.transform import Expr, Take, from_json, to_json
 from s2p_tui.core.untrusted import MalformedError, list_of, object_of, size_of, string_of
 

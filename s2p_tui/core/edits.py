@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from s2p_tui.core import rearranging
-from s2p_tui.core.alignment import Alignment, Row
+from s2p_tui.core.alignment import Alignment
 from s2p_tui.core.draft import Draft
+from s2p_tui.core.rows import Row
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,11 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from s2p_tui.core.alignment import EMPTY, Alignment, Row
+from s2p_tui.core.alignment import Alignment
 from s2p_tui.core.fit import Fit, Verdict, judge, landing
 from s2p_tui.core.layers import constant_for, rule_for
 from s2p_tui.core.pytree import Leaf, Skeleton
+from s2p_tui.core.rows import EMPTY, Row, Rows
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.suggestions import Suggestion, Suggestions
 from s2p_tui.core.transform import Expr, Flip, Permute, Take, describe, keys_of, nodes_of
@@ -70,18 +71,19 @@ def as_suggested(evidence: Evidence, state_dict: StateDict, skeleton: Skeleton) 
     """
     # With very many entries a key press would notice that they are looked for.
     evidence.claims(state_dict)
-    rows: list[Row] = []
-    for leaf, suggestion in zip(skeleton, evidence.suggestions, strict=True):
-        fixed = leaf.kind == "scalar" or constant_for(leaf) is not None
-        by = "rule" if fixed else "matcher"
-        if suggestion.source is not None:
-            rows.append(Row(suggestion.source, by=by, why=suggestion.reason, fixed=fixed))
-        elif leaf.has_value or fixed:
-            rows.append(Row(gap=True, by=by, why=suggestion.reason, fixed=fixed))
-        else:
-            rows.append(EMPTY)
-    used = {key for row in rows for key in row.keys}
-    return Alignment(tuple(rows), tuple(entry.key for entry in state_dict if entry.key not in used))
+    rows = Rows.of(map(_as_suggested, skeleton, evidence.suggestions))
+    used = set(rows.keys)
+    return Alignment(rows, tuple(entry.key for entry in state_dict if entry.key not in used))
+
+
+def _as_suggested(leaf: Leaf, suggestion: Suggestion) -> Row:
+    fixed = leaf.kind == "scalar" or constant_for(leaf) is not None
+    by = "rule" if fixed else "matcher"
+    if suggestion.source is not None:
+        return Row(suggestion.source, by=by, why=suggestion.reason, fixed=fixed)
+    if leaf.has_value or fixed:
+        return Row(gap=True, by=by, why=suggestion.reason, fixed=fixed)
+    return EMPTY
 
 
 def weigh(

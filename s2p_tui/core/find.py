@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.fit import Fit
 from s2p_tui.core.pytree import Leaf
+from s2p_tui.core.rows import Row
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Shape
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import prod
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.composed import part_doubt
 from s2p_tui.core.dtypes import DType, dtype_named
 from s2p_tui.core.errors import TransformError
 from s2p_tui.core.layers import as_layer_needs, rule_for
 from s2p_tui.core.pytree import Leaf
+from s2p_tui.core.rows import Row
 from s2p_tui.core.ruled import departs_from_rule
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from s2p_tui.core.alignment import Alignment, Row
+from s2p_tui.core.alignment import Alignment
 from s2p_tui.core.edits import Edit, applied
+from s2p_tui.core.rows import Rows
 from s2p_tui.core.uses import Uses
 
 
@@ -18,8 +19,8 @@ class Change:
 
     edit: Edit
     start: int
-    before: tuple[Row, ...]
-    after: tuple[Row, ...]
+    before: Rows
+    after: Rows
     bench_before: tuple[str, ...]
     bench_after: tuple[str, ...]
     uses_before: Uses | None = field(default=None, compare=False, repr=False)
@@ -84,10 +85,10 @@ class History:
 def _replaced(
     alignment: Alignment,
     change: Change,
-    rows: tuple[Row, ...],
+    rows: Rows,
     bench: tuple[str, ...],
     uses: Uses | None,
 ) -> tuple[Alignment, range]:
-    stop = change.start + len(rows)
-    merged = (*alignment.rows[: change.start], *rows, *alignment.rows[stop:])
-    return Alignment(merged, bench).hand_on(uses), range(change.start, stop)
+    merged = alignment.rows.replaced(change.start, rows)
+    span = range(change.start, change.start + len(rows))
+    return Alignment(merged, bench).hand_on(uses), span

@@ -74,7 +74,7 @@ def replay(
                 f"{name} was made for other files: {header.source.file}.",
                 hint="Open those to go on with it.",
             )
-        start = Alignment(
+        start = Alignment.of(
             rows_from_json(second[0]),
             tuple(string_of(key) for key in list_of(second[0]["bench"])),
         )
@@ -116,7 +116,7 @@ def _made_again(
 
 def _require_whole(alignment: Alignment, state_dict: StateDict, skeleton: Skeleton) -> None:
     """Make sure that every leaf has its row, and every entry is used or benched."""
-    used = {key for row in alignment.rows for key in row.keys}
+    used = set(alignment.rows.keys)
     benched = set(alignment.bench)
     whole = (
         len(alignment.rows) == len(skeleton)

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, cast, get_args
 
-from s2p_tui.core.alignment import Alignment, Author, Row
+from s2p_tui.core.alignment import Alignment
 from s2p_tui.core.errors import InputError, OtherFilesError, TransformError
 from s2p_tui.core.layers import as_layer_needs
 from s2p_tui.core.pytree import Leaf, Skeleton
+from s2p_tui.core.rows import Author, Row, Rows
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Take, from_json, shape_of, show, to_json
 from s2p_tui.core.untrusted import (
@@ -188,11 +189,11 @@ def replay(mapping: Mapping, state_dict: StateDict, skeleton: Skeleton) -> Align
             problems,
             "Use the files it names, or align these anew and save a new mapping.",
         )
-    rows = tuple(
+    rows = Rows.of(
         _without_rule(leaf, row, state_dict)
         for leaf, (_, row) in zip(skeleton, mapping.rows, strict=True)
     )
-    used = {key for row in rows for key in row.keys}
+    used = set(rows.keys)
     known = (key for key in mapping.bench if key in state_dict)
     order = dict.fromkeys((*known, *(entry.key for entry in state_dict)))
     return Alignment(rows, tuple(key for key in order if key not in used))

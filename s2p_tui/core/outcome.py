@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from s2p_tui.core.alignment import Alignment, Row
+from s2p_tui.core.alignment import Alignment
 from s2p_tui.core.proposal import Change, Proposal, takes_part_of
+from s2p_tui.core.rows import Row
 
 
 class Outcome:
@@ -37,11 +38,10 @@ class Outcome:
         concerned.update(key for change in self._changes.values() for key in change.old.keys)
         self._holders: defaultdict[str, list[int]] = defaultdict(list)
         self._used = Counter[str]()
-        for place, row in enumerate(alignment.rows):
-            for key in row.keys:
-                self._used[key] += 1
-                if key in concerned:
-                    self._holders[key].append(place)
+        for place, key in alignment.rows.taken():
+            self._used[key] += 1
+            if key in concerned:
+                self._holders[key].append(place)
         self._was_used = set(self._used)
         self._whole = Counter[str]()
         self._part = Counter[str]()

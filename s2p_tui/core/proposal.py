@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
 
-from s2p_tui.core.alignment import Alignment, Author, Row
+from s2p_tui.core.alignment import Alignment
 from s2p_tui.core.edits import Edit, SetRows
 from s2p_tui.core.pytree import Skeleton
+from s2p_tui.core.rows import Author, Row
 from s2p_tui.core.shares import takes_part
 
 _BLOCK = re.compile(r".*?\[(?:\d+|'\d+')\]")

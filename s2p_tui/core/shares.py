@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from operator import attrgetter
 
-from s2p_tui.core.alignment import Alignment, Row
+from s2p_tui.core.alignment import Alignment
 from s2p_tui.core.choices import MOST, alike, laid_out
 from s2p_tui.core.edits import SetRows
 from s2p_tui.core.fit import Fit, Verdict, judge
 from s2p_tui.core.pytree import Leaf
+from s2p_tui.core.rows import Row, Rows
 from s2p_tui.core.ruled import rule_applied
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Expr, Shape, Split, Take, describe, nodes_of, operands
 from s2p_tui.core.ways import ways
-
-_SOURCE = attrgetter("source")
-_WHOLE = {Take, type(None)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +121,12 @@ def sharing(alignment: Alignment, changes: Sequence[tuple[int, Row]]) -> SetRows
     new = [(row.source, set(row.keys)) for _, row in changes if row.source is not None]
     taken = {key for _, keys in new for key in keys}
     kept: list[tuple[int, Row]] = []
-    for position, row in enumerate(alignment.rows):
-        if position in touched or row.source is None:
-            continue
-        shared = taken.intersection(row.keys)
-        if shared and all(
+    sharers = {position for position, key in alignment.rows.taken() if key in taken} - touched
+    for position in sorted(sharers):
+        row = alignment.rows[position]
+        if row.source is not None and all(
             takes_part(source, key)
-            for key in shared
+            for key in taken.intersection(row.keys)
             for source, keys in (*new, (row.source, set(row.keys)))
             if key in keys
         ):
@@ -138,7 +134,7 @@ def sharing(alignment: Alignment, changes: Sequence[tuple[int, Row]]) -> SetRows
     return SetRows((*changes, *kept))
 
 
-def parts_dropped(before: Sequence[Row], after: Sequence[Row], bench: Sequence[str]) -> list[str]:
+def parts_dropped(before: Rows, after: Rows, bench: Sequence[str]) -> list[str]:
     """Keys of entries of which an edit left a part unused while other rows still take the rest.
 
     Args:
@@ -155,13 +151,10 @@ def parts_dropped(before: Sequence[Row], after: Sequence[Row], bench: Sequence[s
     return sorted(key for key in keys if all(takes_part(source, key) for source in sources))
 
 
-def _parts_in(rows: Sequence[Row]) -> set[Split]:
-    if {*map(type, map(_SOURCE, rows))} <= _WHOLE:
-        return set()
+def _parts_in(rows: Rows) -> set[Split]:
     return {
         node
-        for row in rows
-        if row.source is not None and not isinstance(row.source, Take)
-        for node in nodes_of(row.source)
+        for source in rows.made()
+        for node in nodes_of(source)
         if isinstance(node, Split) and isinstance(node.of, Take)
     }

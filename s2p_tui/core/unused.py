@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 
-from s2p_tui.core.alignment import Row
+from s2p_tui.core.rows import Rows
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Expr, Split, Take, operands
 
 _Ranges = list[tuple[int, int, int]]
 
 
-def parts_unused(rows: Iterable[Row], state_dict: StateDict) -> dict[str, str]:
+def parts_unused(rows: Rows, state_dict: StateDict) -> dict[str, str]:
     """Entries of which rows take parts alone and not all of them: what is left, in words, by key.
 
     Parts along several axes of one entry are not added up. Reads no tensor data.
     """
     ranges: dict[str, _Ranges] = defaultdict(list)
     whole: set[str] = set()
-    for row in rows:
-        if row.source is not None and not isinstance(row.source, Take):
-            _collect(row.source, ranges, whole)
-        elif row.source is not None:
-            whole.add(row.source.key)
+    for held in rows.held:
+        if isinstance(held, str):
+            whole.add(held)
+        elif held is not None:
+            _collect(held, ranges, whole)
     found: dict[str, str] = {}
     for key, taken in ranges.items():
         axes = {axis for axis, _, _ in taken}

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
-from s2p_tui.core.transform import Take
-
-if TYPE_CHECKING:
-    from s2p_tui.core.alignment import Row
+from s2p_tui.core.rows import Rows
 
 _MOST_DIFFERING = 500
 
@@ -27,15 +23,9 @@ class Uses:
         self._differing = differing
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> Uses:
+    def of(cls, rows: Rows) -> Uses:
         """Count them all."""
-        taken = [row.source.key for row in rows if type(row.source) is Take]
-        counts: dict[str, int] = Counter(taken)
-        for row in rows:
-            if row.source is not None and type(row.source) is not Take:
-                for key in row.keys:
-                    counts[key] = counts.get(key, 0) + 1
-        return cls(counts, {})
+        return cls(Counter(rows.keys), {})
 
     def count(self, key: str) -> int:
         """Rows that take the entry."""

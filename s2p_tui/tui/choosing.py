@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from math import isfinite, prod
 from typing import TYPE_CHECKING
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.choices import Choice, choices, why_none
 from s2p_tui.core.dtypes import dtype_named
 from s2p_tui.core.edits import apply
@@ -15,6 +14,7 @@ from s2p_tui.core.errors import TransformError
 from s2p_tui.core.fit import Fit, Verdict, as_taken, judge, landing
 from s2p_tui.core.numbered import by_number
 from s2p_tui.core.pytree import Leaf
+from s2p_tui.core.rows import Row
 from s2p_tui.core.shares import divisions, sharing
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Concat, Constant, Expr, Scale, Stack, describe, nodes_of, show

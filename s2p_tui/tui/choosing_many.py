@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.choices import MOST, Choice, choices
 from s2p_tui.core.errors import TransformError
 from s2p_tui.core.fit import Fit, landing
 from s2p_tui.core.pytree import Leaf
+from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import Expr, Split, nodes_of, rename
 from s2p_tui.tui.choosing import Changes, Offer, Option
 from s2p_tui.tui.moves import ImpossibleError

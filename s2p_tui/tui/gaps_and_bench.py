@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import compress, repeat
-from operator import attrgetter, is_not
 from typing import TYPE_CHECKING
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.edits import CloseGap, OpenGap, SendToBench, Trust
 from s2p_tui.core.fit import Fit
+from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import Take
 from s2p_tui.tui.moves import ImpossibleError, Move, Said, hands_free, one_edit
 from s2p_tui.tui.text import inert
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from s2p_tui.tui.cursor import Cursor
 
 _MOST_NAMED = 8
-_SOURCE = attrgetter("source")
 
 
 def toggle_gap(session: Session, cursor: Cursor) -> Move:
@@ -51,9 +48,7 @@ def _flowed(way: str) -> Said:
 
     def said(before: Alignment, after: Alignment, changed: range) -> str:
         rows = slice(changed.start, changed.stop)
-        now = after.rows[rows]
-        new = compress(now, map(is_not, before.rows[rows], now))
-        moved = sum(map(is_not, map(_SOURCE, new), repeat(None)))
+        moved = after.rows[rows].count_new(before.rows[rows])
         benched = set(before.bench)
         fell = [key for key in after.bench if key not in benched]
         words = f"{many(moved, 'entry', 'entries')} moved {way}" if moved else "Nothing else moved"

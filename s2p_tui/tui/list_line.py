@@ -19,8 +19,8 @@ from s2p_tui.tui.text import fit, inert
 from s2p_tui.tui.together import part_taken, together
 
 if TYPE_CHECKING:
-    from s2p_tui.core.alignment import Row
     from s2p_tui.core.folds import Fold
+    from s2p_tui.core.rows import Row
     from s2p_tui.session import Session
 
 _MIXED = "mixed"

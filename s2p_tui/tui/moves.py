@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.edits import Edit, MoveBlock, Several
+from s2p_tui.core.rows import Rows
 
 if TYPE_CHECKING:
     from s2p_tui.core.alignment import Alignment
@@ -85,7 +85,7 @@ def _steps_past_neighbour(session: Session, cursor: Cursor, step: Step) -> int:
     if not 0 <= neighbour < len(rows):
         return 1
     line = cursor.line_at(neighbour)
-    return max(1, sum(not rows[i].fixed for i in line)) if len(line) > 1 else 1
+    return max(1, len(list(rows.unfixed(line)))) if len(line) > 1 else 1
 
 
 def landed_block(cursor: Cursor, edit: Edit, places: Sequence[int], said: str = "") -> Move:
@@ -96,15 +96,13 @@ def landed_block(cursor: Cursor, edit: Edit, places: Sequence[int], said: str = 
     return Move(edit, places[0], frozenset(places), said, reveals=True)
 
 
-def block_after(
-    rows: tuple[Row, ...], start: int, stop: int, step: Step, steps: int = 1
-) -> tuple[int, ...]:
+def block_after(rows: Rows, start: int, stop: int, step: Step, steps: int = 1) -> tuple[int, ...]:
     """Where a block lands when it is moved; `EDGE` if there is no room, () if it cannot."""
-    block = [i for i in range(start, stop) if not rows[i].fixed]
+    block = list(rows.unfixed(range(start, stop)))
     if not block:
         return ()
     beyond = range(stop, len(rows)) if step > 0 else range(start - 1, -1, -1)
-    others = list(islice((i for i in beyond if not rows[i].fixed), steps))
+    others = list(islice(rows.unfixed(beyond), steps))
     if not others:
         return EDGE
     places = sorted((*block, *others))

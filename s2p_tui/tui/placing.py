@@ -61,7 +61,7 @@ def _place_block(session: Session, cursor: Cursor, to: int) -> Move:
     step: Step = 1 if to > picked.start else -1
     stop = min(len(rows), to + len(picked))
     between = range(picked.stop, stop) if step > 0 else range(to, picked.start)
-    steps = sum(not rows[i].fixed for i in between)
+    steps = len(list(rows.unfixed(between)))
     after = block_after(rows, picked.start, picked.stop, step, steps) if steps else ()
     if not after or after == EDGE:
         raise ImpossibleError("It cannot go there: the rows between stay where they are.")
@@ -72,8 +72,7 @@ def _place_block(session: Session, cursor: Cursor, to: int) -> Move:
 def _swap_blocks(session: Session, cursor: Cursor, to: int) -> Move:
     rows, picked = session.alignment.rows, cursor.picked_span
     there = cursor.line_at(to)
-    first = [i for i in picked if not rows[i].fixed]
-    second = [i for i in there if not rows[i].fixed]
+    first, second = list(rows.unfixed(picked)), list(rows.unfixed(there))
     if len(first) != len(second):
         raise ImpossibleError(
             f"{many(len(first), 'row')} and {many(len(second), 'row')} cannot be swapped: "

@@ -15,7 +15,7 @@ from s2p_tui.tui.together import part_taken, together
 from s2p_tui.tui.words import AUTHORS, many
 
 if TYPE_CHECKING:
-    from s2p_tui.core.alignment import Row
+    from s2p_tui.core.rows import Row
     from s2p_tui.session import Session
     from s2p_tui.tui.reviewing import Line, Reviewing
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from s2p_tui.core.alignment import Alignment, Row
+from s2p_tui.core.alignment import Alignment
 from s2p_tui.core.candidates import Candidate, Pool, Tier
 from s2p_tui.core.choices import choices
 from s2p_tui.core.edits import SetRows, apply
 from s2p_tui.core.evidence import weigh
 from s2p_tui.core.fit import Fit, Verdict
+from s2p_tui.core.rows import Row
 from s2p_tui.core.shares import sharing
 from s2p_tui.core.transform import Expr, Take, describe, keys_of
 from s2p_tui.tui.moves import ImpossibleError, Move
@@ -174,12 +175,8 @@ def offer(session: Session, position: int, sources: Sources) -> Offer:
 
 def _holders(alignment: Alignment) -> dict[str, int]:
     holders: dict[str, int] = {}
-    for place, row in enumerate(alignment.rows):
-        if isinstance(row.source, Take):
-            holders.setdefault(row.source.key, place)
-        elif row.source is not None:
-            for key in row.keys:
-                holders.setdefault(key, place)
+    for place, key in alignment.rows.taken():
+        holders.setdefault(key, place)
     return holders
 
 
@@ -219,10 +216,8 @@ def _said(session: Session, option: Option, edit: SetRows) -> str:
     said = f"Row {option.place + 1:,}: {name}{f', {words}' if words else ''}."
     if option.verdict.fit is Fit.DOUBTFUL:
         said = f"Doubtful, y trusts it. {said}"
-    pairs = enumerate(zip(before.rows, after.rows, strict=True))
-    emptied = [
-        place for place, (old, new) in pairs if old.source is not None and new.source is None
-    ]
+    pairs = enumerate(zip(before.rows.held, after.rows.held, strict=True))
+    emptied = [place for place, (old, new) in pairs if old is not None and new is None]
     if emptied:
         which = f"row {emptied[0] + 1:,}" if len(emptied) == 1 else many(len(emptied), "row")
         said += f" {which[:1].upper()}{which[1:]} {'is' if len(emptied) == 1 else 'are'} empty now."

@@ -15,7 +15,8 @@ from s2p_tui.tui.text import clip, inert, wrap
 from s2p_tui.tui.together import in_braces, together
 
 if TYPE_CHECKING:
-    from s2p_tui.core.alignment import Alignment, Author
+    from s2p_tui.core.alignment import Alignment
+    from s2p_tui.core.rows import Author
     from s2p_tui.session import Session
     from s2p_tui.tui.cursor import Cursor
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.dtypes import dtype_named
 from s2p_tui.core.edits import SetRows
 from s2p_tui.core.pytree import Leaf
+from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import Concat, Expr, Flip, Permute, Shape, Split, Stack, Take
 from s2p_tui.formats.safetensors import header_for
 from s2p_tui.formats.target import head_line

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from s2p_tui.core.alignment import Alignment, Row, in_order
+from s2p_tui.core.alignment import Alignment, in_order
 from s2p_tui.core.edits import (
     CloseGap,
     Edit,
@@ -24,6 +24,7 @@ from s2p_tui.core.edits import (
 )
 from s2p_tui.core.history import History
 from s2p_tui.core.pytree import Leaf, Skeleton
+from s2p_tui.core.rows import Row
 from s2p_tui.core.state_dict import Entry, StateDict
 from s2p_tui.core.transform import Stack, Take
 from tests.helpers.sessions import lettered, letters
@@ -121,19 +122,19 @@ def test_only_benched_entries_can_be_placed() -> None:
 
 def test_moving_drops_the_trust_and_the_reason() -> None:
     judged = Row(Take("a"), by="matcher", why="same name", trusted=True)
-    alignment = Alignment((judged, Row(Take("b"))))
+    alignment = Alignment.of((judged, Row(Take("b"))))
     assert apply(alignment, Swap(0, 1)).rows[1] == Row(Take("a"), by="user")
 
 
 @pytest.mark.parametrize("edit", [Swap(0, 1), MoveBlock(0, 1, 1), MoveTo(0, 1), MoveTo(0, 2)])
 def test_an_edit_does_not_tell_one_object_from_its_equal(edit: Edit) -> None:
     first, second, other = (Row(Take(key), by="matcher", trusted=True) for key in "aab")
-    same, equal = Alignment((first, first, other)), Alignment((first, second, other))
+    same, equal = Alignment.of((first, first, other)), Alignment.of((first, second, other))
     assert apply(same, edit) == apply(equal, edit)
 
 
 def test_a_gap_or_an_entry_in_place_of_a_fixed_one_sends_that_to_the_bench() -> None:
-    alignment = Alignment((Row(Take("a"), by="rule", fixed=True),), ("x",))
+    alignment = Alignment.of((Row(Take("a"), by="rule", fixed=True),), ("x",))
     assert letters(apply(alignment, OpenGap(0))) == ("-", "ax")
     assert letters(apply(alignment, PlaceFromBench("x", 0))) == ("x", "a")
 
@@ -147,7 +148,7 @@ def test_trust_is_given_and_taken_back() -> None:
 
 def test_a_row_of_several_entries_goes_to_the_bench_whole() -> None:
     stacked = Row(Stack((Take("a"), Take("b")), 0))
-    alignment = Alignment((stacked, Row(Take("c"))), ("x",))
+    alignment = Alignment.of((stacked, Row(Take("c"))), ("x",))
     assert letters(apply(alignment, SendToBench((0,)))) == ("_c", "xab")
     assert letters(apply(alignment, SetRows(((1, Row(Take("b"))),)))) == ("_b", "xac")
 
@@ -190,7 +191,7 @@ class Editing(RuleBasedStateMachine):
         self.past.append(self.alignment)
         self.future.clear()
         outside = set(range(len(before.rows))) - set(changed)
-        assert all(before.rows[n] is self.alignment.rows[n] for n in outside)
+        assert all(before.rows[n] == self.alignment.rows[n] for n in outside)
 
     @rule(first=row_numbers, second=row_numbers)
     def swap(self, first: int, second: int) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.choices import choices
 from s2p_tui.core.composites import composite_of, composites
 from s2p_tui.core.fit import Fit, judge
 from s2p_tui.core.pytree import Leaf
+from s2p_tui.core.rows import Row
 from s2p_tui.core.state_dict import Entry, StateDict
 from s2p_tui.core.transform import (
     Concat,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from s2p_tui.core.alignment import Author, Row
 from s2p_tui.core.evidence import Evidence, weigh
 from s2p_tui.core.fit import Fit, Verdict
 from s2p_tui.core.pytree import Leaf, Skeleton
+from s2p_tui.core.rows import Author, Row
 from s2p_tui.core.state_dict import Entry, StateDict
 from s2p_tui.core.suggestions import Suggestion
 from s2p_tui.core.transform import Expr, Permute, Reshape, Take

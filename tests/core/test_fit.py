@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.fit import NOTHING_YET, Fit, Verdict, judge, landing
 from s2p_tui.core.pytree import Leaf
+from s2p_tui.core.rows import Row
 from s2p_tui.core.state_dict import Entry, StateDict
 from s2p_tui.core.transform import Concat, Expr, Flip, Permute, Reshape, Split, Take
 

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from s2p_tui.core.alignment import Alignment, Row
+from s2p_tui.core.alignment import Alignment
 from s2p_tui.core.edits import OpenGap, SendToBench, Swap
 from s2p_tui.core.history import History
+from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import Take
 from tests.helpers.sessions import lettered, letters
 
@@ -50,7 +51,7 @@ def test_a_new_edit_forgets_what_was_undone() -> None:
 
 def test_only_the_rows_between_the_first_and_last_change_are_reported() -> None:
     history = History()
-    alignment = Alignment(tuple(Row(Take(str(n))) for n in range(1000)))
+    alignment = Alignment.of(tuple(Row(Take(str(n))) for n in range(1000)))
     _, changed = history.make(alignment, Swap(300, 302))
     assert changed == range(300, 303)
 

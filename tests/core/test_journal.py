@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2p_tui.core.alignment import Alignment, Row
+from s2p_tui.core.alignment import Alignment
 from s2p_tui.core.edit_json import edit_from_json, edit_to_json
 from s2p_tui.core.edits import (
     CloseGap,
@@ -30,6 +30,7 @@ from s2p_tui.core.journal import Header, Step, framed, head, pair_digest, step_l
 from s2p_tui.core.journal_replay import Replayed, compacted, replay
 from s2p_tui.core.mapping import End
 from s2p_tui.core.pytree import Leaf, Skeleton
+from s2p_tui.core.rows import Row
 from s2p_tui.core.state_dict import Entry, StateDict
 from s2p_tui.core.transform import Expr, Permute, Stack, Take
 from tests.helpers.exprs import Case, cases
@@ -220,10 +221,10 @@ def test_another_pair_is_refused() -> None:
 
 def test_a_start_of_other_rows_is_refused() -> None:
     for start in (
-        Alignment(START.rows[:-1], START.bench),
-        Alignment(START.rows, (*START.bench, "a")),
-        Alignment(START.rows, START.bench[1:]),
-        Alignment((Row(Take("zz")), *START.rows[1:]), (*START.bench, "a")),
+        Alignment.of(START.rows[:-1], START.bench),
+        Alignment.of(START.rows, (*START.bench, "a")),
+        Alignment.of(START.rows, START.bench[1:]),
+        Alignment.of((Row(Take("zz")), *START.rows[1:]), (*START.bench, "a")),
     ):
         with pytest.raises(InputError, match="not those of these files"):
             again(write([Swap(0, 3)], start).content)

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2p_tui.core.alignment import EMPTY, Alignment, Row, in_order
+from s2p_tui.core.alignment import Alignment, in_order
 from s2p_tui.core.edits import SetRows, apply
 from s2p_tui.core.lift import blocks_at, lift
 from s2p_tui.core.proposal import Confidence, Proposal
 from s2p_tui.core.pytree import Leaf, Skeleton
+from s2p_tui.core.rows import EMPTY, Row
 from s2p_tui.core.state_dict import Entry, StateDict
 from s2p_tui.core.transform import Concat, Expr, Permute, Reshape, Split, Take
 
@@ -39,7 +40,7 @@ def lifted(
         skeleton.position(path): row if isinstance(row, Row) else Row(row, by="user")
         for path, row in done.items()
     }
-    blank = Alignment(nothing(skeleton), tuple(entry.key for entry in state_dict))
+    blank = Alignment.of(nothing(skeleton), tuple(entry.key for entry in state_dict))
     alignment = apply(blank, SetRows(tuple(contents.items())))
     place = next(iter(contents))
     block = blocks_at(skeleton, place)[level]
@@ -232,7 +233,7 @@ def test_lifting_twice_changes_nothing_more(count: int, data: st.DataObject) -> 
     state_dict, skeleton = experts(count + 1, count + 1)
     orders = data.draw(st.permutations(range(len(skeleton))))
     keys = [state_dict.entries[n].key for n in orders]
-    alignment = Alignment(tuple(Row(Take(key)) for key in keys))
+    alignment = Alignment.of(tuple(Row(Take(key)) for key in keys))
     place = data.draw(st.integers(0, len(skeleton) - 1))
     block = blocks_at(skeleton, place)[data.draw(st.integers(0, 1))]
     first = lift(state_dict, skeleton, alignment, block)

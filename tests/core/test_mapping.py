@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.errors import InputError, OtherFilesError
 from s2p_tui.core.mapping import End, Mapping, from_text, replay, to_text
 from s2p_tui.core.pytree import Leaf, Skeleton
+from s2p_tui.core.rows import Row
 from s2p_tui.core.state_dict import Entry, StateDict
 from s2p_tui.core.transform import Permute, Stack, Sum, Take
 from tests.helpers.exprs import cases
@@ -118,7 +118,7 @@ def test_what_is_no_mapping_is_refused(case: str) -> None:
 
 def test_replaying_gives_the_alignment() -> None:
     alignment = replay(MAPPING, ENTRIES, LEAVES)
-    assert alignment.rows == ROWS
+    assert tuple(alignment.rows) == ROWS
     assert alignment.bench == ("c",)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2p_tui.core.alignment import EMPTY, Alignment, Row
+from s2p_tui.core.alignment import Alignment
 from s2p_tui.core.edits import apply
 from s2p_tui.core.outcome import Outcome
 from s2p_tui.core.proposal import Proposal, proposed, same_source
 from s2p_tui.core.pytree import Leaf, Skeleton
+from s2p_tui.core.rows import EMPTY, Row
 from s2p_tui.core.transform import Concat, Constant, Expr, Split, Take
 
 COUNT = 5
@@ -37,7 +38,7 @@ many_rows = st.lists(rows, min_size=COUNT, max_size=COUNT).map(tuple)
 
 def with_bench(contents: tuple[Row, ...]) -> Alignment:
     used = {key for row in contents for key in row.keys}
-    return Alignment(contents, tuple(key for key in KEYS if key not in used))
+    return Alignment.of(contents, tuple(key for key in KEYS if key not in used))
 
 
 proposals = st.builds(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2p_tui.core.alignment import Alignment, Row
+from s2p_tui.core.alignment import Alignment
 from s2p_tui.core.edits import apply
 from s2p_tui.core.proposal import Confidence, block_of, proposed, same_source
 from s2p_tui.core.pytree import Leaf, Skeleton
+from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import Take
 
 PATHS = (
@@ -21,7 +22,7 @@ PATHS = (
 )
 SKELETON = Skeleton(tuple(Leaf(path, (4, 4), "float32") for path in PATHS))
 KEYS = tuple("abcdef")
-STRAIGHT = Alignment(tuple(Row(Take(key)) for key in KEYS))
+STRAIGHT = Alignment.of(tuple(Row(Take(key)) for key in KEYS))
 orders = st.permutations(KEYS).map(
     lambda keys: tuple(Row(Take(key), by="matcher", why=f"it is {key}") for key in keys)
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from s2p_tui.core.alignment import Row
+from s2p_tui.core.rows import Row, Rows
 from s2p_tui.core.state_dict import Entry, StateDict
 from s2p_tui.core.transform import Concat, Expr, Permute, Split, Take
 from s2p_tui.core.unused import parts_unused
@@ -11,7 +11,7 @@ ENTRIES = StateDict((Entry("qkv", (12, 4), "float32"), Entry("w", (4,), "float32
 
 
 def left(*sources: Expr) -> dict[str, str]:
-    return parts_unused([Row(source) for source in sources], ENTRIES)
+    return parts_unused(Rows.of(map(Row, sources)), ENTRIES)
 
 
 def part(start: int, stop: int, axis: int = 0) -> Expr:

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.edits import OpenGap, SendToBench, SetRows, Swap
+from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import Permute, Take
 from s2p_tui.journal import Journal
 from s2p_tui.session import Session

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from s2p_tui.core.alignment import Alignment, Row
+from s2p_tui.core.alignment import Alignment
 from s2p_tui.core.pytree import Leaf, Skeleton
+from s2p_tui.core.rows import Row
 from s2p_tui.core.state_dict import Entry, StateDict
 from s2p_tui.core.transform import Constant, Take
 from s2p_tui.formats.base import Checkpoint
@@ -59,7 +60,7 @@ def lettered(text: str, bench: str = "") -> Alignment:
     """
     special = {"-": Row(gap=True), "_": Row(), "=": Row(gap=True, by="rule", fixed=True)}
     special["#"] = Row(Constant(1, ()), by="rule", fixed=True)
-    return Alignment(tuple(special.get(c) or Row(Take(c)) for c in text), tuple(bench))
+    return Alignment.of(tuple(special.get(c) or Row(Take(c)) for c in text), tuple(bench))
 
 
 def letters(alignment: Alignment) -> tuple[str, str]:

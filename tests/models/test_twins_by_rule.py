@@ -8,10 +8,10 @@ import equinox as eqx
 import pytest
 import torch
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.edits import SetRows
 from s2p_tui.core.fit import Fit
 from s2p_tui.core.layers import rule_for
+from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import Constant, Take
 from s2p_tui.opening import load_mapping
 from s2p_tui.session import Session

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.edits import SetRows
+from s2p_tui.core.rows import Row
 from s2p_tui.factory import call_factory
 from s2p_tui.session import Session
 from s2p_tui.skeleton import save_skeleton, target_of

@@ -18,9 +18,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.edits import SetRows
 from s2p_tui.core.errors import UsageError
+from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import Constant, Flip, Permute, Reshape, Split, Stack, Take
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.target import open_target

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.edits import SetRows
 from s2p_tui.core.errors import AlignmentError, CancelledError, InputError, OutputError
+from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import Permute, Take
 from s2p_tui.session import Session
 from s2p_tui.streaming.atomic import written_atomically

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from s2p_tui.cli import run
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.edits import SetRows
 from s2p_tui.core.errors import OutputError, UsageError
+from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import Permute, Sum, Take
 from s2p_tui.session import Session
 from s2p_tui.streaming import contents

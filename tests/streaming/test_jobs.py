@@ -20,10 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2p_tui.cli import run
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.edits import SetRows
 from s2p_tui.core.errors import AlignmentError, CancelledError, InputError, OutputError
 from s2p_tui.core.pytree import Leaf, Skeleton
+from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import Norm, Permute, Take, WeightNorm
 from s2p_tui.formats.target import Target
 from s2p_tui.formats.tensors import ArrayTensors

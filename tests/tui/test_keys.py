@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.edits import SetRows
 from s2p_tui.core.fit import Fit
+from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import Constant
 from s2p_tui.tui.glyphs import UNICODE
 from s2p_tui.tui.keys import GROUPS

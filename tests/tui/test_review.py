@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from textual.pilot import Pilot
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.proposal import Confidence, Proposal, proposed
 from s2p_tui.core.pytree import Leaf
+from s2p_tui.core.rows import Row
 from s2p_tui.core.state_dict import Entry
 from s2p_tui.core.transform import Take
 from s2p_tui.session import Session

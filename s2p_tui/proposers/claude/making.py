@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.choices import Choice, choices, why_none
 from s2p_tui.core.composites import composites_of
 from s2p_tui.core.errors import TransformError
 from s2p_tui.core.fit import Fit, judge, landing
 from s2p_tui.core.pytree import Leaf
+from s2p_tui.core.rows import Row
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import (
     Concat,

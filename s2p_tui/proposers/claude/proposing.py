@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 
-from s2p_tui.core.alignment import Row
 from s2p_tui.core.errors import TransformError
 from s2p_tui.core.evidence import weigh
 from s2p_tui.core.fit import landing
 from s2p_tui.core.proposal import Change, Hunk, Proposal, block_of, rows_sharing, same_source
+from s2p_tui.core.rows import Row
 from s2p_tui.core.suggestions import Suggestion
 from s2p_tui.core.transform import describe, keys_of
 from s2p_tui.proposers.base import Situation

@@ -14,8 +14,8 @@ from s2p_tui.tui.widgets.lines import Part
 from s2p_tui.tui.words import many
 
 if TYPE_CHECKING:
-    from s2p_tui.core.alignment import Row
     from s2p_tui.core.fit import Verdict
+    from s2p_tui.core.rows import Row
     from s2p_tui.session import Session
     from s2p_tui.tui.reviewing import Line, Reviewing
 

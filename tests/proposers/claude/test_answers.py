@@ -38,7 +38,7 @@ def nameless(entries: list[Entry], leaves: list[Leaf]) -> Session:
     return Session(
         session.checkpoint,
         session.target,
-        Alignment(tuple(type(row)() for row in session.alignment.rows)),
+        Alignment.of(tuple(type(row)() for row in session.alignment.rows)),
         evidence=session.evidence,
     )
 
