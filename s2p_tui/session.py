@@ -14,6 +14,7 @@ from s2p_tui.core.evidence import Evidence, as_suggested, weigh
 from s2p_tui.core.find import parse_query
 from s2p_tui.core.fit import Fit, Verdict
 from s2p_tui.core.garbage import keep_for_good, no_garbage_collection
+from s2p_tui.core.glance import glance
 from s2p_tui.core.history import History
 from s2p_tui.core.journal import Step
 from s2p_tui.core.mapping import Mapping, replay
@@ -62,7 +63,7 @@ class Session(Pair):
         start = alignment or in_order(checkpoint.state_dict, target.skeleton)
         super().__init__(checkpoint, target, start, evidence)
         self.history = History()
-        self.verdicts = Verdicts(self._judge, len(target.skeleton))
+        self.verdicts = Verdicts(self._judge, len(target.skeleton), self._glance)
         self.verdicts.settle(_JUDGED_AT_ONCE)
         self.awaits_evidence = False
         self._is_guess = False
@@ -315,6 +316,10 @@ class Session(Pair):
         row = self.alignment.rows[position]
         state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
         return weigh(position, row, state_dict, skeleton, self.evidence)
+
+    def _glance(self, position: int) -> Verdict | None:
+        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
+        return glance(position, self.alignment.rows, state_dict, skeleton, self.evidence)
 
     def _step(self, step: Step, alignment: Alignment, changed: range) -> range:
         if alignment is self.alignment:

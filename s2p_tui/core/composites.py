@@ -88,9 +88,14 @@ _PATTERNS: tuple[tuple[re.Pattern[str], Kind, tuple[str, ...]], ...] = tuple(
 )
 
 
+def may_be_part(key: str) -> bool:
+    """Whether an entry is named as parts of composites are, so that `composite_of` may find one."""
+    return _MAY_BE_PART.search(key) is not None
+
+
 def composite_of(key: str, state_dict: StateDict) -> Composite | None:
     """What an entry is a part of, if its companions are there and have the shapes that takes."""
-    if not _MAY_BE_PART.search(key):
+    if not may_be_part(key):
         return None
     for pattern, kind, endings in _PATTERNS:
         match = pattern.fullmatch(key)

@@ -23,7 +23,8 @@ class Draft:
         self._from = alignment
         self._held = list(rows.held)
         self._marks = bytearray(rows.marks)
-        self._whys = list(rows.reasons)
+        # As in `Rows`, none at all while no row has one.
+        self._whys = list(rows.whys)
         self.bench = alignment.bench
         self._low, self._high = len(rows), 0
         self._uses = alignment.known_uses
@@ -32,7 +33,8 @@ class Draft:
         return len(self._held)
 
     def __getitem__(self, position: int) -> Row:
-        return row_from(self._held[position], self._marks[position], self._whys[position])
+        why = self._whys[position] if self._whys else ""
+        return row_from(self._held[position], self._marks[position], why)
 
     def pick(self, positions: Sequence[int]) -> Rows:
         """The rows at some positions, in that order."""
@@ -43,7 +45,7 @@ class Draft:
         return Rows(
             tuple(map(held.__getitem__, positions)),
             bytes(map(marks.__getitem__, positions)),
-            tuple(map(whys.__getitem__, positions)),
+            whys and tuple(map(whys.__getitem__, positions)),
         )
 
     def passed(self, span: range) -> Sequence[int]:
@@ -62,7 +64,10 @@ class Draft:
     def put(self, position: int, row: Row) -> None:
         """Replace one row."""
         self._held[position], self._marks[position] = held_and_mark(row)
-        self._whys[position] = row.why
+        if row.why and not self._whys:
+            self._whys = [""] * len(self)
+        if self._whys:
+            self._whys[position] = row.why
         self._touch(position, position + 1)
 
     def put_all(self, positions: Sequence[int], rows: Rows) -> None:
@@ -71,7 +76,10 @@ class Draft:
             return
         _put_all(self._held, positions, rows.held)
         _put_all(self._marks, positions, rows.marks)
-        _put_all(self._whys, positions, rows.reasons)
+        if rows.whys and not self._whys:
+            self._whys = [""] * len(self)
+        if self._whys:
+            _put_all(self._whys, positions, rows.reasons)
         self._touch(positions[0], positions[-1] + 1)
 
     def _touch(self, start: int, stop: int) -> None:

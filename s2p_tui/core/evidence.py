@@ -6,7 +6,7 @@ A proposer gathers it; judging a row weighs it. Evidence never changes an alignm
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from s2p_tui.core.alignment import Alignment
@@ -31,12 +31,9 @@ class Evidence:
         left_over: Why no leaf takes an entry, by key.
     """
 
-    suggestions: Sequence[Suggestion]
+    suggestions: Suggestions
     left_over: Mapping[str, str]
     _claims: array[int] | None = field(default=None, init=False, compare=False, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "suggestions", Suggestions(self.suggestions))
 
     def claimed(self, key: str, state_dict: StateDict) -> int | None:
         """The place of the leaf an entry certainly belongs to; None if nothing is certain.
@@ -131,9 +128,12 @@ def _doubt(
             "" if by_user or neutral else f"{suggestion.reason}: it would keep the skeleton's value"
         )
     leaf = skeleton[place]
-    here = suggestion.source and landing(suggestion.source, leaf, state_dict)
-    if here is not None and set(row.keys) == set(keys_of(here)):
-        if landing(row.source, leaf, state_dict) == here:
+    keys, here = row.keys, suggestion.source
+    is_here = row.source == here
+    if here is not None and not is_here:
+        here = landing(here, leaf, state_dict)
+    if here is not None and (is_here or set(keys) == set(keys_of(here))):
+        if is_here or landing(row.source, leaf, state_dict) == here:
             if row.by == "claude" and not (suggestion.certain or suggestion.placed):
                 return _layout_doubt(row, leaf, state_dict)
             return "" if suggestion.certain or by_user else suggestion.reason

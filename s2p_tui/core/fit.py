@@ -7,6 +7,7 @@ from enum import StrEnum
 from math import prod
 
 from s2p_tui.core.composed import part_doubt
+from s2p_tui.core.composites import may_be_part
 from s2p_tui.core.dtypes import DType, dtype_named
 from s2p_tui.core.errors import TransformError
 from s2p_tui.core.layers import as_layer_needs, rule_for
@@ -77,11 +78,12 @@ def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
     if source is None:
         return _judge_gap(leaf, row)
     rule = rule_for(leaf)
-    parts = part_doubt(leaf, source, state_dict)
-    if isinstance(source, Take) and rule is None and parts is None:
+    # Almost every row is one of these, and a key press may have thousands judged.
+    if isinstance(source, Take) and rule is None and not may_be_part(source.key):
         entry = state_dict[source.key]
         if entry.shape == leaf.shape and entry.dtype == leaf.dtype:
             return _EXACT
+    parts = part_doubt(leaf, source, state_dict)
     try:
         made = as_taken(source, leaf, state_dict)
         shape = shape_of(made, state_dict.shape)

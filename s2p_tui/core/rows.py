@@ -162,6 +162,10 @@ class Rows(Sequence[Row]):
         """The reason of each row."""
         return self.whys or ("",) * len(self.held)
 
+    def facts(self, place: int) -> tuple[bool, Author, bool, bool]:
+        """A row's `gap`, `by`, `trusted` and `fixed`."""
+        return _FACTS[self.marks[place]]
+
     def pick(self, places: Sequence[int]) -> Rows:
         """The rows at some places, in that order."""
         if isinstance(places, range) and places.step == 1 and places:
@@ -197,13 +201,15 @@ class Rows(Sequence[Row]):
 
     def full(self) -> Rows:
         """Those rows that take something."""
-        if self.marks.translate(_IS_FULL).find(0) < 0:
+        are_full = self.marks.translate(_IS_FULL)
+        if are_full.find(0) < 0:
             return self
-        return self.pick(list(_where(self.marks, _IS_FULL)))
+        return self.pick(list(compress(range(len(self)), are_full)))
 
-    def made(self) -> Iterator[Expr]:
-        """The sources that are something else than a whole entry as it is."""
-        made = compress(self.held, self.marks.translate(_IS_MADE))
+    def made(self, span: range) -> Iterator[Expr]:
+        """Sources of a range that are something else than a whole entry as it is."""
+        marks = self.marks[span.start : span.stop].translate(_IS_MADE)
+        made = compress(self.held[span.start : span.stop], marks) if marks.find(1) >= 0 else ()
         return (source for source in made if not (source is None or isinstance(source, str)))
 
     def unfixed(self, span: range) -> Iterator[int]:
@@ -224,9 +230,11 @@ class Rows(Sequence[Row]):
         """Keys of the entries they take, row after row."""
         return [key for _, key in self.taken()]
 
-    def count_new(self, before: Rows) -> int:
-        """How many take something that they did not take before."""
-        return sum(compress(map(ne, self.held, before.held), self.marks.translate(_IS_FULL)))
+    def count_new(self, before: Rows, span: range) -> int:
+        """How many rows of a range take something that they did not take before."""
+        there = slice(span.start, span.stop)
+        differ = map(ne, self.held[there], before.held[there])
+        return sum(compress(differ, self.marks[there].translate(_IS_FULL)))
 
     def alike(self, other: Rows) -> Iterator[int]:
         """Places at which another list of the same length has an equal row."""
@@ -252,5 +260,10 @@ def _of(marks: bytes | bytearray, span: range) -> bytes | bytearray:
     return marks[span.start : span.stop]
 
 
-def _where(marks: bytes | bytearray, table: bytes) -> Iterator[int]:
-    return compress(count(), marks.translate(table))
+def _where(marks: bytes, table: bytes) -> Iterator[int]:
+    """Places of the few marks that a table makes 1 of."""
+    there = marks.translate(table)
+    place = there.find(1)
+    while place >= 0:
+        yield place
+        place = there.find(1, place + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -134,27 +134,28 @@ def sharing(alignment: Alignment, changes: Sequence[tuple[int, Row]]) -> SetRows
     return SetRows((*changes, *kept))
 
 
-def parts_dropped(before: Rows, after: Rows, bench: Sequence[str]) -> list[str]:
+def parts_dropped(before: Rows, after: Rows, span: range, bench: Sequence[str]) -> list[str]:
     """Keys of entries of which an edit left a part unused while other rows still take the rest.
 
     Args:
-        before: The rows that changed, as they were.
-        after: The same rows now.
+        before: The rows as they were.
+        after: The rows now.
+        span: Those of them that changed.
         bench: The bench now; an entry on it is whole again.
     """
-    parts = _parts_in(before)
+    parts = _parts_in(before.made(span))
     if not parts:
         return []
-    parts.difference_update(_parts_in(after))
+    parts.difference_update(_parts_in(after.made(span)))
     keys = {part.of.key for part in parts if isinstance(part.of, Take)}.difference(bench)
-    sources = [row.source for row in after if row.source is not None]
+    sources = [row.source for row in after[span.start : span.stop] if row.source is not None]
     return sorted(key for key in keys if all(takes_part(source, key) for source in sources))
 
 
-def _parts_in(rows: Rows) -> set[Split]:
+def _parts_in(sources: Iterable[Expr]) -> set[Split]:
     return {
         node
-        for source in rows.made()
+        for source in sources
         for node in nodes_of(source)
         if isinstance(node, Split) and isinstance(node.of, Take)
     }

@@ -57,6 +57,10 @@ class Suggestions(Sequence[Suggestion]):
         source = self._sources[place]
         return Suggestion(Take(source) if isinstance(source, str) else source, *self._kinds[place])
 
+    def held(self, place: int) -> tuple[Expr | str | None, tuple[bool, str, bool]]:
+        """A suggestion's source, of a whole entry the key alone; `certain`, `reason`, `placed`."""
+        return self._sources[place], self._kinds[place]
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Suggestions):
             return NotImplemented

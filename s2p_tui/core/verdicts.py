@@ -31,10 +31,17 @@ class Verdicts:
     Args:
         judge: Judges the row at a position as it is now.
         count: How many rows there are.
+        glance: Judges it sooner and without a reason, or says None.
     """
 
-    def __init__(self, judge: Callable[[int], Verdict], count: int) -> None:
+    def __init__(
+        self,
+        judge: Callable[[int], Verdict],
+        count: int,
+        glance: Callable[[int], Verdict | None] = lambda _: None,
+    ) -> None:
         self._judge = judge
+        self._glance = glance
         # 0 where a row is not judged; the better the fit the smaller the number.
         self._codes = bytearray(count)
         self._counts = [count, *[0] * (len(_FITS) - 1)]
@@ -81,7 +88,11 @@ class Verdicts:
 
     def fit(self, position: int) -> Fit:
         """The fit of a row."""
-        return _FITS[self._codes[position]] or self.at(position).fit
+        if not self._codes[position]:
+            self._look_at(position)
+        fit = _FITS[self._codes[position]]
+        assert fit is not None
+        return fit
 
     def worst(self, span: range) -> Verdict | None:
         """The worst fit of judged rows, without a reason; None if none is judged."""
@@ -96,7 +107,7 @@ class Verdicts:
             return
         for position in span:
             self._kept.pop(position, None)
-            self._note(position, self._judge(position))
+            self._look_at(position)
 
     def forget(self, span: range) -> None:
         """Take rows as not judged."""
@@ -117,7 +128,7 @@ class Verdicts:
             if position < 0:
                 self._next = 0
                 continue
-            self._note(position, self._judge(position))
+            self._look_at(position)
             self._next = position + 1
             left -= 1
         return self.is_settled
@@ -149,11 +160,14 @@ class Verdicts:
                 some = range(max(nearest - _AT_ONCE, span.start), nearest + 1)
             for position in some:
                 if not self._codes[position]:
-                    self._note(position, self._judge(position))
+                    self._look_at(position)
 
     def _find(self, code: int, span: range, step: Literal[1, -1] = 1) -> int:
         find = self._codes.find if step > 0 else self._codes.rfind
         return find(_BYTES[code], span.start, span.stop)
+
+    def _look_at(self, position: int) -> None:
+        self._note(position, self._glance(position) or self._judge(position))
 
     def _note(self, position: int, verdict: Verdict) -> None:
         code = _CODES[verdict.fit]

@@ -47,8 +47,7 @@ def _flowed(way: str) -> Said:
     """How far the entries below flowed, and which fell to the bench or came from it."""
 
     def said(before: Alignment, after: Alignment, changed: range) -> str:
-        rows = slice(changed.start, changed.stop)
-        moved = after.rows[rows].count_new(before.rows[rows])
+        moved = after.rows.count_new(before.rows, changed)
         benched = set(before.bench)
         fell = [key for key in after.bench if key not in benched]
         words = f"{many(moved, 'entry', 'entries')} moved {way}" if moved else "Nothing else moved"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 AT_ONCE = 500
 """Rows that are judged before the screen is drawn at all."""
 _SOON = 4000
-_A_LITTLE = 400
+_A_LITTLE = 1000
 _PAUSE = 0.005
 
 

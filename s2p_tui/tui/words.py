@@ -117,8 +117,7 @@ def blocked(session: Session, position: int) -> str:
 
 def after_edit(before: Alignment, after: Alignment, changed: range, said: str) -> str:
     """What was done, and which entries other rows still share have lost a part by it."""
-    rows = slice(changed.start, changed.stop)
-    dropped = parts_dropped(before.rows[rows], after.rows[rows], after.bench)
+    dropped = parts_dropped(before.rows, after.rows, changed, after.bench)
     if not dropped:
         return said
     return f"{said} A part of {inert(together(dropped))} feeds no row now.".lstrip()

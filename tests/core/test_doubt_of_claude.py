@@ -9,7 +9,7 @@ from s2p_tui.core.fit import Fit, Verdict
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.rows import Author, Row
 from s2p_tui.core.state_dict import Entry, StateDict
-from s2p_tui.core.suggestions import Suggestion
+from s2p_tui.core.suggestions import Suggestion, Suggestions
 from s2p_tui.core.transform import Expr, Permute, Reshape, Take
 
 ENTRIES = {"a": (3, 5), "b": (3, 5), "square": (4, 4), "other": (4, 4), "vector": (4,)}
@@ -29,7 +29,7 @@ def verdict(
     leaf = Leaf(".here", shape, "float32", owner=owner)
     skeleton = Skeleton((leaf, Leaf(".there", shape, "float32", owner=owner)))
     row = Row(source, gap=source is None, by=by)
-    return weigh(0, row, STATE_DICT, skeleton, Evidence((suggestion, elsewhere), {}))
+    return weigh(0, row, STATE_DICT, skeleton, Evidence(Suggestions((suggestion, elsewhere)), {}))
 
 
 def test_what_nothing_spoke_for_is_accepted() -> None:

@@ -160,7 +160,7 @@ def test_taking_a_part_of_what_another_row_takes_whole_empties_that() -> None:
 )
 def test_parts_that_no_row_takes_any_more_are_told(edit: Edit, dropped: list[str]) -> None:
     after = apply(THREE, edit)
-    assert parts_dropped(THREE.rows, after.rows, after.bench) == dropped
+    assert parts_dropped(THREE.rows, after.rows, range(len(THREE.rows)), after.bench) == dropped
 
 
 KEYS = "abcdef"

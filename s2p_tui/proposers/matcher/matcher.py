@@ -13,7 +13,7 @@ from s2p_tui.core.layers import constant_for, rule_for
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.ruled import rule_applied
 from s2p_tui.core.state_dict import StateDict
-from s2p_tui.core.suggestions import Suggestion
+from s2p_tui.core.suggestions import Suggestion, Suggestions
 from s2p_tui.core.transform import Flip, Permute, Take, keys_of, nodes_of
 from s2p_tui.proposers.matcher.absent import tied_again, without_partner
 from s2p_tui.proposers.matcher.align import Aligner, Pair
@@ -67,7 +67,7 @@ def match(state_dict: StateDict, skeleton: Skeleton) -> Evidence:
     told = unequal(suggestions, skeleton, steps, state_dict, lost)
     for place, why in (losses(state_dict, suggestions, lost) | told).items():
         suggestions[place] = replace(suggestions[place], certain=False, reason=why)
-    return Evidence(tuple(suggestions[place] for place in range(len(skeleton))), left_over)
+    return Evidence(Suggestions(suggestions[place] for place in range(len(skeleton))), left_over)
 
 
 def _pieces(

@@ -17,7 +17,7 @@ from s2p_tui.core.alignment import in_order
 from s2p_tui.core.evidence import Evidence
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.state_dict import Entry, StateDict
-from s2p_tui.core.suggestions import Suggestion
+from s2p_tui.core.suggestions import Suggestion, Suggestions
 from s2p_tui.proposers.base import Situation
 from s2p_tui.proposers.claude.asking import Claude
 from s2p_tui.proposers.claude.budget import Budget, estimate
@@ -43,7 +43,7 @@ def situation(entries: Shapes, leaves: Shapes) -> Situation:
         tuple(Leaf(path, s, "bfloat16", owner="mynet.parts.Layer") for path, s in leaves.items())
     )
     unknown = Suggestion(None, False, "no entry corresponds to it")
-    evidence = Evidence((unknown,) * len(skeleton), {})
+    evidence = Evidence(Suggestions((unknown,) * len(skeleton)), {})
     return Situation(state_dict, skeleton, in_order(state_dict, skeleton), evidence)
 
 

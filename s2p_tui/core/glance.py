@@ -1,0 +1,46 @@
+"""The fit of the plainest rows, without its reason: a key press may change thousands of them."""
+
+from __future__ import annotations
+
+from s2p_tui.core.composites import may_be_part
+from s2p_tui.core.evidence import Evidence
+from s2p_tui.core.fit import Fit, Verdict
+from s2p_tui.core.layers import rule_for
+from s2p_tui.core.pytree import Skeleton
+from s2p_tui.core.rows import Rows
+from s2p_tui.core.state_dict import StateDict
+
+_EXACT = Verdict(Fit.EXACT)
+_DOUBTED = Verdict(Fit.DOUBTFUL, blocks=True)
+_TRUSTED = Verdict(Fit.DOUBTFUL)
+
+
+def glance(
+    place: int, rows: Rows, state_dict: StateDict, skeleton: Skeleton, evidence: Evidence | None
+) -> Verdict | None:
+    """What `weigh` says of a row, its reason aside, where that takes no more than a glance.
+
+    None of all rows but those that take a whole entry of their leaf's own shape and dtype.
+    """
+    held, leaf = rows.held[place], skeleton[place]
+    if not isinstance(held, str) or may_be_part(held) or rule_for(leaf) is not None:
+        return None
+    entry = state_dict[held]
+    if entry.shape != leaf.shape or entry.dtype != leaf.dtype:
+        return None
+    _, by, trusted, fixed = rows.facts(place)
+    if evidence is None or fixed:
+        return _EXACT
+    wanted, (certain, _, placed) = evidence.suggestions.held(place)
+    if by == "claude" or not (wanted is None or isinstance(wanted, str)):
+        return None
+    by_user = by == "user"
+    if wanted == held:
+        is_doubtful = not (certain or by_user)
+    elif wanted is not None and (certain or placed):
+        is_doubtful = True
+    else:
+        is_doubtful = not by_user or evidence.claimed(held, state_dict) not in (None, place)
+    if not is_doubtful:
+        return _EXACT
+    return _TRUSTED if trusted else _DOUBTED
