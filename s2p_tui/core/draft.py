@@ -41,6 +41,8 @@ class Draft:
         held, marks, whys = self._held, self._marks, self._whys
         if isinstance(positions, range):
             there = slice(positions.start, positions.stop)
+            if positions.start >= self._high or positions.stop <= self._low:
+                return self._from.rows[there]
             return Rows(tuple(held[there]), bytes(marks[there]), whys[there])
         return Rows(
             tuple(map(held.__getitem__, positions)),
@@ -95,9 +97,14 @@ class Draft:
             lost: Keys of contents that rows gave up, each as often as it was taken.
             gained: Keys of contents that came to rows.
         """
-        uses = (self._uses or self._from.uses).after(lost, gained)
+        came = tuple(gained)
+        uses = (self._uses or self._from.uses).after(lost, came)
         self._uses = uses
-        self.bench = tuple(key for key in dict.fromkeys(candidates) if not uses.count(key))
+        # A bench may be very long, and what was on it is still unused unless a row gained it.
+        unused = set(self.bench).difference(came)
+        self.bench = tuple(
+            key for key in dict.fromkeys(candidates) if key in unused or not uses.count(key)
+        )
 
     def done(self) -> tuple[Alignment, range]:
         """The new alignment and the rows between the first and the last that differ.
@@ -115,7 +122,7 @@ class Draft:
         if start >= stop:
             end = len(before)
             return Alignment(before, self.bench).hand_on(self._uses), range(end, end)
-        after = before.replaced(start, self.pick(range(start, stop)))
+        after = Rows(tuple(self._held), bytes(self._marks), tuple(self._whys))
         return Alignment(after, self.bench).hand_on(self._uses), range(start, stop)
 
 

@@ -12,6 +12,7 @@ from s2p_tui.core.state_dict import StateDict
 
 _EXACT = Verdict(Fit.EXACT)
 _DOUBTED = Verdict(Fit.DOUBTFUL, blocks=True)
+_EMPTY = Verdict(Fit.MISMATCHED, blocks=True)
 _TRUSTED = Verdict(Fit.DOUBTFUL)
 
 
@@ -20,15 +21,18 @@ def glance(
 ) -> Verdict | None:
     """What `weigh` says of a row, its reason aside, where that takes no more than a glance.
 
-    None of all rows but those that take a whole entry of their leaf's own shape and dtype.
+    None of all rows but those that take nothing yet, or a whole entry of their leaf's own shape and
+    dtype.
     """
     held, leaf = rows.held[place], skeleton[place]
+    gap, by, trusted, fixed = rows.facts(place)
+    if held is None and not gap:
+        return _EMPTY
     if not isinstance(held, str) or may_be_part(held) or rule_for(leaf) is not None:
         return None
     entry = state_dict[held]
     if entry.shape != leaf.shape or entry.dtype != leaf.dtype:
         return None
-    _, by, trusted, fixed = rows.facts(place)
     if evidence is None or fixed:
         return _EXACT
     wanted, (certain, _, placed) = evidence.suggestions.held(place)

@@ -12,12 +12,15 @@ from s2p_tui.core.uses import Uses
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The rows an edit touched: `start:start + len(before)` held `before` and now hold `after`.
+    """The rows an edit touched: from `start` on there were `before` and now are `after`.
+
+    These are more than the `changed` ones where sharing all rows takes less than copying most.
 
     What was known of the uses goes along, so that nothing is counted again after an undo.
     """
 
     edit: Edit
+    changed: range
     start: int
     before: Rows
     after: Rows
@@ -56,11 +59,13 @@ class History:
         new, changed = applied(alignment, edit)
         if new is alignment:
             return alignment, range(0)
-        rows = slice(changed.start, changed.stop)
-        before, after = alignment.rows[rows], new.rows[rows]
+        start, before, after = 0, alignment.rows, new.rows
+        if len(changed) < len(before) // 2:
+            start, rows = changed.start, slice(changed.start, changed.stop)
+            before, after = before[rows].lean(), after[rows].lean()
         uses = alignment.known_uses, new.known_uses
         self._done.append(
-            Change(edit, changed.start, before, after, alignment.bench, new.bench, *uses)
+            Change(edit, changed, start, before, after, alignment.bench, new.bench, *uses)
         )
         self._undone.clear()
         return new, changed
@@ -90,5 +95,4 @@ def _replaced(
     uses: Uses | None,
 ) -> tuple[Alignment, range]:
     merged = alignment.rows.replaced(change.start, rows)
-    span = range(change.start, change.start + len(rows))
-    return Alignment(merged, bench).hand_on(uses), span
+    return Alignment(merged, bench).hand_on(uses), change.changed

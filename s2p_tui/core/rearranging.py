@@ -102,7 +102,9 @@ def close_gaps(draft: Draft, positions: Sequence[int]) -> None:
     open_places = list[int]()
     positions = [position for position in positions if draft[position].gap]
     for position, following in pairwise([*positions, len(draft)]):
-        open_places = _pull(draft, [*open_places, position], range(position + 1, following))
+        open_places.append(position)
+        if position + 1 < following:
+            open_places = _pull(draft, open_places, range(position + 1, following))
     taken = draft.bench[: len(open_places)]
     filling = Rows.of(Row(Take(key), by="user") for key in taken)
     _flow(draft, open_places, filling + _empty(len(open_places) - len(taken)))

@@ -102,7 +102,7 @@ class Rows(Sequence[Row]):
     Attributes:
         held: What each takes.
         marks: A byte each; see the questions below.
-        whys: Reasons in words; none at all if no row has one.
+        whys: Reasons in words; maybe none at all if no row has one.
     """
 
     __slots__ = ("held", "marks", "whys")
@@ -110,7 +110,7 @@ class Rows(Sequence[Row]):
     def __init__(self, held: tuple[Held, ...], marks: bytes, whys: Sequence[str]) -> None:
         self.held = held
         self.marks = marks
-        self.whys: tuple[str, ...] = tuple(whys) if any(whys) else ()
+        self.whys = tuple(whys)
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> Rows:
@@ -125,7 +125,7 @@ class Rows(Sequence[Row]):
             held.append(source)
             marks.append(mark)
             whys.append(row.why)
-        return cls(tuple(held), bytes(marks), whys)
+        return cls(tuple(held), bytes(marks), whys).lean()
 
     def __len__(self) -> int:
         return len(self.held)
@@ -149,7 +149,11 @@ class Rows(Sequence[Row]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Rows):
             return NotImplemented
-        return self.marks == other.marks and self.held == other.held and self.whys == other.whys
+        if self.marks != other.marks or self.held != other.held:
+            return False
+        if self.whys and other.whys:
+            return self.whys == other.whys
+        return not any(self.whys or other.whys)
 
     def __hash__(self) -> int:
         return hash(self.marks)
@@ -157,10 +161,19 @@ class Rows(Sequence[Row]):
     def __repr__(self) -> str:
         return f"Rows.of({tuple(self)!r})"
 
+    def lean(self) -> Rows:
+        """The same in the least memory, worth its time for what is kept for long."""
+        return Rows(self.held, self.marks, ()) if self.whys and not any(self.whys) else self
+
     @property
     def reasons(self) -> Sequence[str]:
         """The reason of each row."""
         return self.whys or ("",) * len(self.held)
+
+    def takes_entry(self, place: int) -> bool:
+        """Whether a row takes an entry or a part of one: no gap, nothing yet, no constant."""
+        held = self.held[place]
+        return isinstance(held, str) or (held is not None and bool(keys_of(held)))
 
     def facts(self, place: int) -> tuple[bool, Author, bool, bool]:
         """A row's `gap`, `by`, `trusted` and `fixed`."""

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 from s2p_tui.core.edits import CloseGap, OpenGap, SendToBench, Trust
 from s2p_tui.core.fit import Fit
 from s2p_tui.core.rows import Row
-from s2p_tui.core.transform import Take
 from s2p_tui.tui.moves import ImpossibleError, Move, Said, hands_free, one_edit
 from s2p_tui.tui.text import inert
-from s2p_tui.tui.words import many, name_at
+from s2p_tui.tui.words import many
 
 if TYPE_CHECKING:
     from s2p_tui.core.alignment import Alignment
@@ -70,15 +69,16 @@ def to_bench(session: Session, cursor: Cursor) -> Move:
 
 def empty(session: Session, chosen: Sequence[int], position: int) -> Move:
     """Send what these rows take to the bench and leave the cursor at a position."""
-    rows = [(place, session.row(place)) for place in chosen]
-    full = tuple(place for place, row in rows if row is not None and row.keys)
+    rows = session.alignment.rows
+    here = [place for place in chosen if place < len(rows)]
+    full = tuple(place for place in here if rows.takes_entry(place))
     if not full:
-        if all(row is None for _, row in rows):
+        if not here:
             raise ImpossibleError("It is on the bench already.")
         raise ImpossibleError("There is nothing to send to the bench: no entry feeds this leaf.")
     count = len(full)
     said = "Sent to the bench." if count == 1 else f"Sent {count:,} entries to the bench."
-    if any(session.alignment.rows[row].source != Take(name_at(session, row)) for row in full):
+    if not all(isinstance(rows.held[place], str) for place in full):
         said = f"Emptied {many(count, 'row')}."
     return Move(SendToBench(full), position, frozenset(), said)
 

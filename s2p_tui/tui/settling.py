@@ -18,6 +18,7 @@ AT_ONCE = 500
 _SOON = 4000
 _A_LITTLE = 1000
 _PAUSE = 0.005
+_AFTER_A_KEY = 0.05
 
 
 class Settling:
@@ -39,13 +40,16 @@ class Settling:
     def begin(self) -> None:
         """Judge what is not judged yet: a few thousand rows at once, more by and by."""
         # What is judged before the evidence is there would all be judged again.
-        if self._timer is not None or self._verdicts.is_settled or self._session.awaits_evidence:
+        if self._verdicts.is_settled or self._session.awaits_evidence:
             return
         if self._verdicts.unsettled <= _SOON:
             self._verdicts.settle()
             self._done()
         else:
-            self._timer = self._widget.set_timer(_PAUSE, self._go_on)
+            # What was just changed is painted first, and sent by a thread of its own.
+            if self._timer is not None:
+                self._timer.stop()
+            self._timer = self._widget.set_timer(_AFTER_A_KEY, self._go_on)
 
     def _go_on(self) -> None:
         self._timer = None

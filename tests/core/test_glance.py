@@ -44,7 +44,7 @@ def test_a_glance_says_what_weighing_says(leaf: Leaf, by: Author) -> None:
         (None, Take("a"), Take("half")),
         *[(False, True)] * 2,
     ):
-        row = Row(source, gap=source is None, by=by, trusted=trusted, fixed=fixed)
+        row = Row(source, gap=source is None and placed, by=by, trusted=trusted, fixed=fixed)
         evidence = Evidence(
             Suggestions(
                 (Suggestion(wanted, certain, "so", placed), Suggestion(elsewhere, True, "there"))

@@ -68,6 +68,8 @@ class AlignmentView(ScrollView, can_focus=False):
         self._glyphs = glyphs
         self._styles: dict[tuple[str, ...], Style] = {}
         self._drawn: dict[int, Strip] = {}
+        # What was made for comparison already, by line, until it is drawn.
+        self._ready: dict[int, Strip] = {}
         self._line = ListLine(session, cursor, glyphs, self._style)
         session.subscribe(self._rows_changed)
 
@@ -88,9 +90,18 @@ class AlignmentView(ScrollView, can_focus=False):
 
     def on_resize(self) -> None:
         """Keep the cursor in sight."""
-        self._drawn.clear()
+        self._forget_strips()
         self._resize()
         self._show_cursor()
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Forget lines that may go out of sight undrawn and come back changed."""
+        self._ready.clear()
+        super().watch_scroll_y(old_value, new_value)
+
+    def _forget_strips(self) -> None:
+        self._drawn.clear()
+        self._ready.clear()
 
     def go(self, position: int) -> None:
         """Move the cursor, scrolling by half a page at the edge."""
@@ -162,12 +173,13 @@ class AlignmentView(ScrollView, can_focus=False):
     def notify_style_update(self) -> None:
         """Forget styles made from the old theme."""
         self._styles.clear()
-        self._drawn.clear()
+        self._forget_strips()
         super().notify_style_update()
 
     def render_line(self, y: int) -> Strip:
         """One line, exactly as wide as the widget."""
-        strip = self._line_strip(y + self.scroll_offset.y)
+        line = y + self.scroll_offset.y
+        strip = self._ready.pop(line, None) or self._line_strip(line)
         self._drawn[y] = strip
         return strip
 
@@ -221,11 +233,13 @@ class AlignmentView(ScrollView, can_focus=False):
         for line in range(max(start, top), min(stop, top + self.size.height)):
             y = line - top
             old, new = self._drawn.get(y), self._line_strip(line)
+            self._ready.pop(line, None)
             if old is None or old.cell_length != new.cell_length:
                 self.refresh(Region(0, y, self._width, 1))
             elif old != new:
                 first, last = difference(old, new)
                 self.refresh(Region(first, y, last - first, 1))
+                self._ready[line] = new
 
     def _resize(self) -> None:
         before, size = self.virtual_size.height, Size(0, self._lines)
