@@ -1,7 +1,7 @@
 """What leaves take: a frozen row each, and very many of them as columns.
 
-A gap far up in a hundred thousand rows moves all below it. As columns these move at the speed of
-memory, and take a tenth of what as many objects would.
+A gap far up in a hundred thousand rows moves all below it. As columns these are moved without a
+step of Python for each, and take a seventh of the memory of as many objects.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Rows(Sequence[Row]):
 
     Attributes:
         held: What each takes.
-        marks: A byte each; see the questions below.
+        marks: All else that is true of each, a byte; `facts` and the questions below read them.
         whys: Reasons in words; maybe none at all if no row has one.
     """
 
@@ -179,14 +179,6 @@ class Rows(Sequence[Row]):
         """A row's `gap`, `by`, `trusted` and `fixed`."""
         return _FACTS[self.marks[place]]
 
-    def pick(self, places: Sequence[int]) -> Rows:
-        """The rows at some places, in that order."""
-        if isinstance(places, range) and places.step == 1 and places:
-            return self[places.start : places.stop]
-        whys = self.whys and tuple(map(self.whys.__getitem__, places))
-        held, marks = self.held.__getitem__, self.marks.__getitem__
-        return Rows(tuple(map(held, places)), bytes(map(marks, places)), whys)
-
     def replaced(self, start: int, rows: Rows) -> Rows:
         """All rows, those from `start` on replaced by as many others."""
         stop = start + len(rows)
@@ -217,7 +209,8 @@ class Rows(Sequence[Row]):
         are_full = self.marks.translate(_IS_FULL)
         if are_full.find(0) < 0:
             return self
-        return self.pick(list(compress(range(len(self)), are_full)))
+        held, whys = compress(self.held, are_full), compress(self.whys, are_full)
+        return Rows(tuple(held), bytes(compress(self.marks, are_full)), tuple(whys))
 
     def made(self, span: range) -> Iterator[Expr]:
         """Sources of a range that are something else than a whole entry as it is."""

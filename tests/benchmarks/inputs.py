@@ -165,8 +165,11 @@ def transformed_pair(
     return pair
 
 
-def transforms(folder: Path, total: int) -> Iterator[tuple[str, Pair]]:
-    """One pair per transform, each with an output of about `total` bytes, made when asked for."""
+def transforms(folder: Path, total: int) -> Iterator[tuple[str, str, Pair]]:
+    """One pair per transform, each with an output of about `total` bytes, made when asked for.
+
+    Before it what it is, and what it may cost beside `dd`.
+    """
     width = 4096
     height = total // 4 // width
     table: list[Tensor] = [("table", (height, width), "float32")]
@@ -187,23 +190,26 @@ def transforms(folder: Path, total: int) -> Iterator[tuple[str, Pair]]:
     swapped = Flip(Permute(Take("kernel"), (1, 0, 2, 3)), (2, 3))
     stacked = Stack(tuple(Take(key) for key, _, _ in layers), 0)
     first, second, *window = kernels[0][1]
-    cases: list[tuple[str, list[Tensor], list[tuple[Expr, Shape]], str]] = [
-        ("cast bf16 to float32", half, [(whole, (height, width))], "float32"),
-        ("cast float32 to bf16", wide, [(whole, (2 * height, width))], "bfloat16"),
-        (f"permute {height}×{width}", table, [(Permute(whole, (1, 0)), (width, height))],
+    cases: list[tuple[str, str, list[Tensor], list[tuple[Expr, Shape]], str]] = [
+        ("cast bf16 to float32", "≤ 1.5", half, [(whole, (height, width))], "float32"),
+        ("cast float32 to bf16", "≤ 1.5", wide, [(whole, (2 * height, width))], "bfloat16"),
+        (f"permute {height}×{width}", "≤ 3", table, [(Permute(whole, (1, 0)), (width, height))],
          "float32"),
-        ("permute 128k×4k bf16 embedding", words,
+        ("permute 128k×4k bf16 embedding", "≤ 3", words,
          [(Permute(Take("embed"), (1, 0)), (width, 1 << 17))], "bfloat16"),
-        ("permute 32 kernels of 4k×1k", linears, turned, "float32"),
-        ("split into 4 on axis 1", table, quarters, "float32"),
-        ("split into 3 on axis 0", *thirds(total), "float32"),
-        ("stack 32 layers", layers, [(stacked, (32, height // 32, width))], "float32"),
-        ("stack 8 on axis 1", parts, [(Stack(takes, 1), (height // 8, 8, width))], "float32"),
-        ("join 8 on axis 1", parts, [(Concat(takes, 1), (height // 8, 8 * width))], "float32"),
-        ("swap and flip 3×3 kernels", kernels, [(swapped, (second, first, *window))], "float32"),
+        ("permute 32 kernels of 4k×1k", "≤ 3", linears, turned, "float32"),
+        ("split into 4 on axis 1", "≤ 2", table, quarters, "float32"),
+        ("split into 3 on axis 0", "≤ 2", *thirds(total), "float32"),
+        ("stack 32 layers", "≤ 2", layers, [(stacked, (32, height // 32, width))], "float32"),
+        ("stack 8 on axis 1", "≤ 2", parts,
+         [(Stack(takes, 1), (height // 8, 8, width))], "float32"),
+        ("join 8 on axis 1", "≤ 2", parts,
+         [(Concat(takes, 1), (height // 8, 8 * width))], "float32"),
+        ("swap and flip 3×3 kernels", "≤ 2", kernels,
+         [(swapped, (second, first, *window))], "float32"),
     ]  # fmt: skip
-    for number, (what, tensors, rows, dtype) in enumerate(cases):
-        yield what, transformed_pair(folder, f"transform{number}", tensors, rows, dtype)
+    for number, (what, budget, tensors, rows, dtype) in enumerate(cases):
+        yield what, budget, transformed_pair(folder, f"transform{number}", tensors, rows, dtype)
 
 
 def thirds(total: int) -> tuple[list[Tensor], list[tuple[Expr, Shape]]]:
