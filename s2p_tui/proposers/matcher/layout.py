@@ -19,11 +19,21 @@ _INWARD = frozenset(("query", "key", "value", "qkv", "kv"))
 _MATRIX = 2
 
 
+_ALIKE = {
+    "same leaf": "this leaf in other blocks",
+    "same module": "others of this module",
+    "same modules": "others of such modules",
+    "same layers": "others of such layers",
+    "same rank": "others of this name and rank",
+    "same name": "others of this name",
+}
+
+
 def _template(steps: Steps) -> Steps:
     return tuple("#" if step.isdigit() else step for step in steps)
 
 
-def _classes(steps: Steps, shape: Shape) -> tuple[tuple[object, ...], ...]:
+def _classes(steps: Steps, shape: Shape) -> tuple[tuple[str, *tuple[object, ...]], ...]:
     """What the leaf has in common with ever more leaves, the nearest first."""
     template, last = _template(steps), steps[-1]
     rank = len(shape)
@@ -85,7 +95,7 @@ class Orientation:
                 return (
                     _first(layouts, out_last=verdict),
                     True,
-                    f"laid out like the {group[0]} with other sizes",
+                    f"laid out as {_ALIKE[group[0]]}, whose sizes leave no choice",
                 )
         if known_layer:
             return _first(layouts, out_last=False), True, "the layer keeps PyTorch's layout"

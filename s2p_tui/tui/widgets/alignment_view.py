@@ -179,7 +179,10 @@ class AlignmentView(ScrollView, can_focus=False):
     def render_line(self, y: int) -> Strip:
         """One line, exactly as wide as the widget."""
         line = y + self.scroll_offset.y
-        strip = self._ready.pop(line, None) or self._line_strip(line)
+        strip = self._ready.pop(line, None)
+        # A scrollbar that comes or goes changes the width, and nothing says so.
+        if strip is None or strip.cell_length != self._width:
+            strip = self._line_strip(line)
         self._drawn[y] = strip
         return strip
 

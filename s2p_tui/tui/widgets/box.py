@@ -48,10 +48,11 @@ class Box(VerticalScroll):
     def on_mount(self) -> None:
         """Choose how the scrollbar looks, and begin at the top."""
         draw_plainly(self, self._glyphs)
-        self.call_after_refresh(self._begin)
+        # What had the focus before the first layout is looked for where it is not, and the scroll
+        # that comes of it waits for a refresh itself.
+        self.call_after_refresh(self.call_after_refresh, self._begin)
 
     def _begin(self) -> None:
-        # What had the focus before the first layout was looked for where it is not.
         self.scroll_home(animate=False, immediate=True)
         focused = self.screen.focused
         if focused is not None and self in focused.ancestors:
