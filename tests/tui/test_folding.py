@@ -370,3 +370,26 @@ async def test_a_burst_ends_where_the_same_keys_one_by_one_do(opened: Opened) ->
             assert sum("▸" in flag for flag in shown) == 1
     assert ends[0] == ends[1]
     assert len(ends[0][0].rows) == 6 * (2 + 3 * 18) + 2
+
+
+@pytest.mark.parametrize("size", [(100, 30), (60, 12)])
+async def test_what_is_on_the_screen_is_what_would_be_drawn_anew(
+    opened: Opened, size: tuple[int, int]
+) -> None:
+    keys = (*KEYS, "pagedown", "pageup", "G", "g", "s")
+    dice = random.Random(1)
+    async with opened(blocks(6, 18, left_over=3), size, resume="afresh") as (pilot, workspace):
+        for _ in range(15):
+            await in_a_burst(pilot, dice.choices(keys, k=dice.randint(1, 12)))
+            await until(pilot, lambda: pilot.app.keys_are_done and workspace.is_current)
+            await pilot.pause()
+            shown = on_screen(pilot)
+            workspace.view.notify_style_update()
+            workspace.view.refresh()
+            await pilot.pause()
+            assert on_screen(pilot) == shown
+
+
+def on_screen(pilot: Pilot[object]) -> list[str]:
+    screen = pilot.app.screen
+    return [strip.text for strip in screen._compositor.render_strips(screen.size)]
