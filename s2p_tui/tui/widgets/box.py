@@ -53,6 +53,9 @@ class Box(VerticalScroll):
         self.call_after_refresh(self.call_after_refresh, self._begin)
 
     def _begin(self) -> None:
+        # The screen may have been closed before its first refresh was over.
+        if not self.is_attached:
+            return
         self.scroll_home(animate=False, immediate=True)
         focused = self.screen.focused
         if focused is not None and self in focused.ancestors:
