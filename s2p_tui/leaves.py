@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from itertools import takewhile
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ import equinox
 import jax
 import jax.tree_util
 import numpy as np
+from msgspec import structs
 
 from s2p_tui.core.dtypes import BY_NAME
 from s2p_tui.core.errors import UsageError
@@ -88,7 +89,8 @@ def _with_names_apart(leaves: list[tuple[Leaf, Any]]) -> list[tuple[Leaf, Any]]:
     for leaf, value in leaves:
         seen[leaf.path] += 1
         again = seen[leaf.path]
-        found.append((leaf if again == 1 else replace(leaf, path=f"{leaf.path}#{again}"), value))
+        named = leaf if again == 1 else structs.replace(leaf, path=f"{leaf.path}#{again}")
+        found.append((named, value))
     return found
 
 

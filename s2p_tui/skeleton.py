@@ -15,6 +15,7 @@ import jax.dtypes
 import jax.numpy
 import jax.tree_util
 import numpy as np
+from msgspec import structs
 
 from s2p_tui.core.dtypes import dtype_named
 from s2p_tui.core.errors import InputError
@@ -144,7 +145,7 @@ def rename_leaves(target: Target, like: Any, label: str) -> Target:
         for old, leaf in zip(target.skeleton, described, strict=True)
         if (extent := target.values.extent(old.path)) is not None
     }
-    skeleton = Skeleton(tuple(replace(leaf, has_value=True) for leaf in described))
+    skeleton = Skeleton(tuple(structs.replace(leaf, has_value=True) for leaf in described))
     return replace(target, skeleton=skeleton, values=FileTensors(extents.get, target.files))
 
 
@@ -155,7 +156,7 @@ def _array(value: Any) -> NDArray[np.generic]:
 def _described(leaf: Leaf, value: Any, keep: bool) -> Leaf:
     has_value = not isinstance(value, jax.ShapeDtypeStruct) and (keep or leaf.kind == "scalar")
     fill = _fill(_array(value)) if has_value and leaf.kind == "array" else None
-    return replace(leaf, has_value=has_value, fill=fill)
+    return structs.replace(leaf, has_value=has_value, fill=fill)
 
 
 def _fill(array: NDArray[Any]) -> float | None:

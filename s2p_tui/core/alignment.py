@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 
 from s2p_tui.core.layers import constant_for
 from s2p_tui.core.pytree import Skeleton
-from s2p_tui.core.rows import EMPTY, Row, Rows
+from s2p_tui.core.rows import Row, Rows
 from s2p_tui.core.state_dict import StateDict
-from s2p_tui.core.transform import Take
 from s2p_tui.core.uses import Uses
 
 
@@ -54,17 +53,14 @@ def in_order(state_dict: StateDict, skeleton: Skeleton) -> Alignment:
     Leaves no entry belongs to are skipped: Python scalars are gaps, and what a layer's rule fills
     is filled. Entries left over go to the bench; leaves left over stay empty.
     """
-    keys = iter(entry.key for entry in state_dict)
-    rows: list[Row] = []
-    for leaf in skeleton:
+    fixed: dict[int, Row] = {}
+    for place, leaf in enumerate(skeleton):
         if leaf.owner is not None and (constant := constant_for(leaf)):
             source, why = constant
-            rows.append(Row(source, by="rule", fixed=True, why=why))
+            fixed[place] = Row(source, by="rule", fixed=True, why=why)
         elif leaf.kind == "scalar":
-            rows.append(
-                Row(gap=True, by="rule", fixed=True, why="a Python scalar is never in a state dict")
-            )
-        else:
-            key = next(keys, None)
-            rows.append(EMPTY if key is None else Row(Take(key)))
-    return Alignment.of(rows, tuple(keys))
+            why = "a Python scalar is never in a state dict"
+            fixed[place] = Row(gap=True, by="rule", fixed=True, why=why)
+    keys = [entry.key for entry in state_dict]
+    room = len(skeleton) - len(fixed)
+    return Alignment(Rows.of_keys(keys[:room], len(skeleton), fixed), tuple(keys[room:]))

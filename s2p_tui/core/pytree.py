@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from types import MappingProxyType
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from s2p_tui.core.dtypes import dtype_named
 from s2p_tui.core.state_dict import digest_of
@@ -16,8 +18,7 @@ LeafKind = Literal["array", "scalar"]
 NO_CONFIG: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(Struct, frozen=True, gc=False):
     """One leaf that Equinox writes to a file.
 
     Attributes:
@@ -36,9 +37,12 @@ class Leaf:
     dtype: str
     kind: LeafKind = "array"
     owner: str | None = None
-    config: Mapping[str, Any] = field(default_factory=lambda: NO_CONFIG, hash=False)
+    config: Mapping[str, Any] = NO_CONFIG
     has_value: bool = True
     fill: float | None = None
+
+    def __hash__(self) -> int:
+        return hash((self.path, self.shape, self.dtype))
 
     @property
     def nbytes(self) -> int:

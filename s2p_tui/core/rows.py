@@ -6,9 +6,9 @@ step of Python for each, and take a seventh of the memory of as many objects.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress, count
+from itertools import compress, count, filterfalse
 from operator import eq, ne
 from typing import Literal, get_args, overload
 
@@ -126,6 +126,19 @@ class Rows(Sequence[Row]):
             marks.append(mark)
             whys.append(row.why)
         return cls(tuple(held), bytes(marks), whys).lean()
+
+    @classmethod
+    def of_keys(cls, keys: Iterable[str], count: int, fixed: Mapping[int, Row]) -> Rows:
+        """So many rows, some of them given; the others take whole entries while there are any."""
+        held: list[Held] = [None] * count
+        marks = bytearray(count)
+        whys = [""] * count if fixed else []
+        for place, row in fixed.items():
+            held[place], marks[place] = held_and_mark(row)
+            whys[place] = row.why
+        for place, key in zip(filterfalse(fixed.__contains__, range(count)), keys, strict=False):
+            held[place], marks[place] = key, _WHOLE
+        return cls(tuple(held), bytes(marks), whys)
 
     def __len__(self) -> int:
         return len(self.held)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from msgspec import structs
+
 from s2p_tui.core.layers import as_layer_needs, rule_for
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.transform import (
@@ -63,7 +65,7 @@ def departs_from_rule(leaf: Leaf, source: Expr, entry_shape: Callable[[str], Sha
         case Scale(of):
             return departs_from_rule(leaf, of, entry_shape)
         case Stack(of, axis) if axis < len(leaf.shape):
-            one = replace(leaf, shape=(*leaf.shape[:axis], *leaf.shape[axis + 1 :]))
+            one = structs.replace(leaf, shape=(*leaf.shape[:axis], *leaf.shape[axis + 1 :]))
             return any(_departs(one, operand, entry_shape) for operand in of)
         case _:
             return _departs(leaf, source, entry_shape)

@@ -11,11 +11,12 @@ from json.encoder import encode_basestring_ascii
 from math import prod
 from operator import mul
 
+from msgspec import Struct
+
 from s2p_tui.core.dtypes import dtype_named
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True, gc=False):
     """One tensor of a state dict.
 
     Attributes:

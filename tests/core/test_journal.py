@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from s2p_tui.core.alignment import Alignment
 from s2p_tui.core.edit_json import edit_from_json, edit_to_json
@@ -258,11 +259,11 @@ def test_what_is_no_step_is_refused(do: object) -> None:
 def test_layer_classes_and_their_settings_make_another_pair() -> None:
     leaf = LEAVES[0]
     others = [
-        replace(leaf, owner="equinox.nn.BatchNorm"),
-        replace(leaf, config={"mode": "ema"}),
-        replace(leaf, config={"mode": "batch"}),
-        replace(leaf, has_value=False),
-        replace(leaf, kind="scalar"),
+        structs.replace(leaf, owner="equinox.nn.BatchNorm"),
+        structs.replace(leaf, config={"mode": "ema"}),
+        structs.replace(leaf, config={"mode": "batch"}),
+        structs.replace(leaf, has_value=False),
+        structs.replace(leaf, kind="scalar"),
     ]
     found = {pair_digest(*ENDS, Skeleton((other, *LEAVES.leaves[1:]))) for other in others}
     assert len(found | {PAIR}) == 6

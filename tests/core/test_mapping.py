@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from s2p_tui.core.errors import InputError, OtherFilesError
 from s2p_tui.core.mapping import End, Mapping, from_text, replay, to_text
@@ -134,7 +135,7 @@ def test_other_files_are_refused_with_what_differs() -> None:
         "checkpoint": "made for model.pt with 4, this one has 3",
         ".y": "its source d is not in the checkpoint",
     }
-    others = Skeleton((replace(LEAVES[0], path=".new"), *LEAVES.leaves[1:]))
+    others = Skeleton((structs.replace(LEAVES[0], path=".new"), *LEAVES.leaves[1:]))
     assert differences(MAPPING, ENTRIES, others) == {
         "skeleton": "made for skeleton.eqx with 4, this one has 4",
         ".new": "not in the mapping",
@@ -157,7 +158,7 @@ def test_a_transform_that_no_longer_applies_is_a_difference_too() -> None:
 
 
 def test_only_a_dtype_differs() -> None:
-    half = StateDict((replace(ENTRIES.entries[0], dtype="float16"), *ENTRIES.entries[1:]))
+    half = StateDict((structs.replace(ENTRIES.entries[0], dtype="float16"), *ENTRIES.entries[1:]))
     assert set(differences(MAPPING, half, LEAVES)) == {"checkpoint"}
 
 
