@@ -11,7 +11,7 @@ from s2p_tui.config import load_settings, locale_is_ascii, settings_file
 from s2p_tui.tui.application import DEFAULT_CHUNK, S2PApp
 from s2p_tui.tui.colours import suitable_theme
 from s2p_tui.tui.ending import Ending
-from s2p_tui.tui.journalling import Resume
+from s2p_tui.tui.journalled import Resume
 from s2p_tui.tui.terminal import require_foreground, require_terminal
 from s2p_tui.tui.tour import Tour
 

@@ -11,9 +11,9 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from s2p_tui.core.errors import AlignmentError, CancelledError, S2PError
-from s2p_tui.core.fit import Fit
 from s2p_tui.core.printable import one_line
 from s2p_tui.core.unused import parts_unused
+from s2p_tui.core.verdict import Fit
 from s2p_tui.report import report_of
 from s2p_tui.saving import Converted
 from s2p_tui.session import Session

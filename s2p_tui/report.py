@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from s2p_tui.core.fit import Fit
 from s2p_tui.core.unused import parts_unused
+from s2p_tui.core.verdict import Fit
 from s2p_tui.saving import Converted
 from s2p_tui.session import Session
 from s2p_tui.streaming.contents import CastLoss

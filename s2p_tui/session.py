@@ -12,7 +12,6 @@ from s2p_tui.core.edits import Edit, SetRows, Trust
 from s2p_tui.core.errors import UsageError
 from s2p_tui.core.evidence import Evidence, as_suggested, weigh
 from s2p_tui.core.find import parse_query
-from s2p_tui.core.fit import Fit, Verdict
 from s2p_tui.core.garbage import keep_for_good, no_garbage_collection
 from s2p_tui.core.glance import glance
 from s2p_tui.core.history import History
@@ -22,6 +21,7 @@ from s2p_tui.core.proposal import Proposal
 from s2p_tui.core.pytree import Skeleton
 from s2p_tui.core.rows import Row
 from s2p_tui.core.state_dict import StateDict
+from s2p_tui.core.verdict import Fit, Verdict
 from s2p_tui.core.verdicts import Verdicts
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.registry import open_checkpoint

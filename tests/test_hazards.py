@@ -13,9 +13,9 @@ import torch
 
 from s2p_tui.core.edits import OpenGap, SetRows, Swap
 from s2p_tui.core.errors import UsageError
-from s2p_tui.core.fit import Fit
 from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import Concat, Constant, Expr, Scale, Sum, Take
+from s2p_tui.core.verdict import Fit
 from s2p_tui.session import Session
 from s2p_tui.skeleton import save_skeleton, target_of
 

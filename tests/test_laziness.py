@@ -10,10 +10,11 @@ import pytest
 from s2p_tui.cli.options import app
 
 HEAVY = ("torch", "jax", "equinox", "anthropic", "numpy", "textual")
+AFTER_THE_FIRST_FRAME = ("s2p_tui.core.alignment", "s2p_tui.tui.screens.workspace")
 
 
-def _loaded(code: str) -> set[str]:
-    probe = f"{code}\nimport sys; print(*(m for m in {HEAVY!r} if m in sys.modules))"
+def _loaded(code: str, asked: tuple[str, ...] = HEAVY) -> set[str]:
+    probe = f"{code}\nimport sys; print(*(m for m in {asked!r} if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     return set(done.stdout.splitlines()[-1].split()) if done.stdout.strip() else set()
 
@@ -37,6 +38,9 @@ def test_public_names_load_on_first_use() -> None:
 
 def test_app_loads_textual_alone() -> None:
     assert _loaded("import s2p_tui.app") == {"textual"}
+    assert _loaded("import s2p_tui.app", AFTER_THE_FIRST_FRAME) == set()
+    shown = "import s2p_tui.tui.screens.workspace"
+    assert _loaded(shown, AFTER_THE_FIRST_FRAME) == set(AFTER_THE_FIRST_FRAME)
 
 
 def test_reading_files_loads_neither_torch_nor_jax() -> None:

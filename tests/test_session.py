@@ -27,9 +27,10 @@ from s2p_tui.core.edits import (
     Trust,
 )
 from s2p_tui.core.errors import AlignmentError, InputError, OtherFilesError, OutputError, S2PError
-from s2p_tui.core.fit import Fit, judge
+from s2p_tui.core.fit import judge
 from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import Permute, Stack, Take
+from s2p_tui.core.verdict import Fit
 from s2p_tui.opening import load_mapping
 from s2p_tui.session import Session
 from s2p_tui.skeleton import save_skeleton

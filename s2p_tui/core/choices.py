@@ -14,7 +14,7 @@ from math import prod
 
 from s2p_tui.core.composed import composed
 from s2p_tui.core.composites import composites_of
-from s2p_tui.core.fit import Fit, Verdict, judge, landing, same_but_ones
+from s2p_tui.core.fit import judge, landing, same_but_ones
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.rows import Row
 from s2p_tui.core.ruled import rule_applied
@@ -33,6 +33,7 @@ from s2p_tui.core.transform import (
     keys_of,
     show,
 )
+from s2p_tui.core.verdict import Fit, Verdict
 from s2p_tui.core.ways import Way, ways
 
 MOST = 300

@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from s2p_tui.core.alignment import Alignment
-from s2p_tui.core.fit import Fit, Verdict, judge, landing
+from s2p_tui.core.fit import judge, landing
 from s2p_tui.core.layers import constant_for, rule_for
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.rows import EMPTY, Row, Rows
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.suggestions import Suggestion, Suggestions
 from s2p_tui.core.transform import Expr, Flip, Permute, Take, describe, keys_of, nodes_of
+from s2p_tui.core.verdict import Fit, Verdict
 from s2p_tui.core.ways import ways
 
 _NOWHERE = -1

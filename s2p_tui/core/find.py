@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from s2p_tui.core.fit import Fit
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.rows import Row
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Shape
+from s2p_tui.core.verdict import Fit
 
 _SHAPE = re.compile(r"\d+(?:[x×*]\d+)+")
 _FITS = {fit.value for fit in Fit}

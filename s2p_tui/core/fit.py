@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
 from math import prod
 
 from s2p_tui.core.composed import part_doubt
@@ -33,32 +31,7 @@ from s2p_tui.core.transform import (
     shape_of,
     show,
 )
-
-
-class Fit(StrEnum):
-    """How good a row is, best first, gaps aside."""
-
-    EXACT = "exact"
-    TRANSFORMED = "transformed"
-    DOUBTFUL = "doubtful"
-    MISMATCHED = "mismatched"
-    GAP = "gap"
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A row's fit and the reason in words.
-
-    Attributes:
-        fit: How good the row is.
-        why: The reason; empty for an exact row.
-        blocks: Whether the row stands in the way of a conversion.
-    """
-
-    fit: Fit
-    why: str = ""
-    blocks: bool = False
-
+from s2p_tui.core.verdict import Fit, Verdict
 
 _EXACT = Verdict(Fit.EXACT)
 NOTHING_YET = "nothing from the checkpoint is here yet"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from s2p_tui.core.composites import may_be_part
 from s2p_tui.core.evidence import Evidence
-from s2p_tui.core.fit import Fit, Verdict
 from s2p_tui.core.layers import rule_for
 from s2p_tui.core.pytree import Skeleton
 from s2p_tui.core.rows import Rows
 from s2p_tui.core.state_dict import StateDict
+from s2p_tui.core.verdict import Fit, Verdict
 
 _EXACT = Verdict(Fit.EXACT)
 _DOUBTED = Verdict(Fit.DOUBTFUL, blocks=True)

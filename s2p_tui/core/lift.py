@@ -16,12 +16,13 @@ from typing import NamedTuple
 
 from s2p_tui.core.alignment import Alignment
 from s2p_tui.core.evidence import Evidence, weigh
-from s2p_tui.core.fit import Fit, judge
+from s2p_tui.core.fit import judge
 from s2p_tui.core.proposal import Change, Confidence, Proposal, proposed, same_source
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.rows import Row
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Take, rename, show
+from s2p_tui.core.verdict import Fit
 
 _INDEX = re.compile(r"(?<=\[)\d{1,18}(?=\])|(?<=\[')\d{1,18}(?='\])")
 _SUFFIX = re.compile(r"(?<=_)\d{1,18}(?='\]|[.\[])")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from s2p_tui.core.plan import FileFormat
+if TYPE_CHECKING:
+    from s2p_tui.core.plan import FileFormat
 
 
 def output_path(output: str | Path) -> Path:

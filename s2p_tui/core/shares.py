@@ -9,12 +9,13 @@ from math import prod
 from s2p_tui.core.alignment import Alignment
 from s2p_tui.core.choices import MOST, alike, laid_out
 from s2p_tui.core.edits import SetRows
-from s2p_tui.core.fit import Fit, Verdict, judge
+from s2p_tui.core.fit import judge
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.rows import Row, Rows
 from s2p_tui.core.ruled import rule_applied
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Expr, Shape, Split, Take, describe, nodes_of, operands
+from s2p_tui.core.verdict import Fit, Verdict
 from s2p_tui.core.ways import ways
 
 

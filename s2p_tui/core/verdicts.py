@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
-from s2p_tui.core.fit import Fit, Verdict
+from s2p_tui.core.verdict import Fit, Verdict
 
 _AT_ONCE = 512
 _MOST_KEPT = 2048

@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,7 +16,6 @@ from textual.await_complete import AwaitComplete
 from textual.binding import Binding, BindingType
 from textual.driver import Driver
 from textual.events import DescendantFocus, Key
-from textual.screen import ModalScreen
 from textual.widgets import Input
 
 from s2p_tui.core.errors import AmbiguousStateDictError, S2PError
@@ -25,15 +25,13 @@ from s2p_tui.tui.bound import Bound
 from s2p_tui.tui.colours import OWN_COLOURS
 from s2p_tui.tui.ending import Ending
 from s2p_tui.tui.glyphs import ASCII, UNICODE
-from s2p_tui.tui.journalling import Journalled, Resume, begin, open_journal
+from s2p_tui.tui.journalled import Journalled, Resume
 from s2p_tui.tui.offered import Offered, missing, offered, taken
 from s2p_tui.tui.screens.confirm_quit import Answer, ConfirmQuit
 from s2p_tui.tui.screens.convert import Order
 from s2p_tui.tui.screens.opening import Reading, WhichStateDict
 from s2p_tui.tui.screens.palette import Palette
 from s2p_tui.tui.screens.progress import Progress
-from s2p_tui.tui.screens.review import Review
-from s2p_tui.tui.screens.workspace import Workspace
 from s2p_tui.tui.threads import in_thread
 from s2p_tui.tui.thrift import Thrifty, thrifty
 from s2p_tui.tui.tour import Tour
@@ -43,12 +41,14 @@ if TYPE_CHECKING:
     from s2p_tui.saving import Converted
     from s2p_tui.session import Session
     from s2p_tui.streaming.job import Job
+    from s2p_tui.tui.screens.workspace import Workspace
 
     ConvertedApp = KeysInTurn[Converted | None]
 else:
     ConvertedApp = KeysInTurn
 
 DEFAULT_CHUNK = 64 << 20
+_AFTER_THE_FIRST_FRAME = ("s2p_tui.tui.journalling", "s2p_tui.tui.screens.workspace")
 
 
 class S2PApp(ConvertedApp):
@@ -204,7 +204,7 @@ class S2PApp(ConvertedApp):
         screen = self.screen
         if isinstance(screen, ConfirmQuit):
             screen.action_again()
-        elif isinstance(screen, ModalScreen | Review) or isinstance(self.focused, Input):
+        elif self._is_something_open or isinstance(self.focused, Input):
             self.press_next(Key("escape", None))
         else:
             self.action_ask_quit()
@@ -223,6 +223,11 @@ class S2PApp(ConvertedApp):
     def pop_screen(self) -> AwaitComplete:
         """Close what lies over the workspace; a question answered twice does not close that."""
         return AwaitComplete() if self.screen is self._workspace else super().pop_screen()
+
+    @property
+    def _is_something_open(self) -> bool:
+        """Whether a screen lies over the workspace, or is asked before there is one."""
+        return not (self.screen is self._workspace or isinstance(self.screen, Reading))
 
     @property
     def _job(self) -> Job | None:
@@ -250,7 +255,7 @@ class S2PApp(ConvertedApp):
         key: str | None = None
         while True:
             try:
-                session = await in_thread(lambda key=key: self._open_session(key))
+                session = await in_thread(lambda key=key: self._opened(key))
             except AmbiguousStateDictError as error:
                 key = await self.push_screen_wait(
                     WhichStateDict(self._glyphs, self._labels[0], error.choices)
@@ -265,7 +270,16 @@ class S2PApp(ConvertedApp):
                 break
         await self._show(session)
 
+    def _opened(self, key: str | None) -> Session:
+        """The session, with what will show it imported: the first frame has not waited for it."""
+        for module in _AFTER_THE_FIRST_FRAME:
+            import_module(module)
+        return self._open_session(key)
+
     async def _show(self, session: Session) -> None:
+        from s2p_tui.tui.journalling import begin, open_journal
+        from s2p_tui.tui.screens.workspace import Workspace
+
         opened_with = session.alignment
         self._journalled = await open_journal(session)
         found = await self._mapping_of(session)

@@ -11,17 +11,18 @@ from s2p_tui.core.choices import Choice, choices, why_none
 from s2p_tui.core.dtypes import dtype_named
 from s2p_tui.core.edits import apply
 from s2p_tui.core.errors import TransformError
-from s2p_tui.core.fit import Fit, Verdict, as_taken, judge, landing
+from s2p_tui.core.fit import as_taken, judge, landing
 from s2p_tui.core.numbered import by_number
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.rows import Row
 from s2p_tui.core.shares import divisions, sharing
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.transform import Concat, Constant, Expr, Scale, Stack, describe, nodes_of, show
+from s2p_tui.core.verdict import Fit, Verdict
+from s2p_tui.tui.amounts import many
 from s2p_tui.tui.moves import ImpossibleError, Move
 from s2p_tui.tui.text import inert
 from s2p_tui.tui.together import together
-from s2p_tui.tui.words import many
 
 if TYPE_CHECKING:
     from s2p_tui.session import Session

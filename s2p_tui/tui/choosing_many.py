@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 from s2p_tui.core.choices import MOST, Choice, choices
 from s2p_tui.core.errors import TransformError
-from s2p_tui.core.fit import Fit, landing
+from s2p_tui.core.fit import landing
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import Expr, Split, nodes_of, rename
+from s2p_tui.core.verdict import Fit
+from s2p_tui.tui.amounts import many
 from s2p_tui.tui.choosing import Changes, Offer, Option
 from s2p_tui.tui.moves import ImpossibleError
 from s2p_tui.tui.text import inert
-from s2p_tui.tui.words import many
 
 if TYPE_CHECKING:
     from s2p_tui.session import Session

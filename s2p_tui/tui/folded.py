@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from s2p_tui.core.folds import Fold
+from s2p_tui.tui.amounts import many
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.text import inert
-from s2p_tui.tui.words import many, per_fit
+from s2p_tui.tui.words import per_fit
 
 if TYPE_CHECKING:
     from s2p_tui.session import Session

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from s2p_tui.core.edits import CloseGap, OpenGap, SendToBench, Trust
-from s2p_tui.core.fit import Fit
 from s2p_tui.core.rows import Row
+from s2p_tui.core.verdict import Fit
+from s2p_tui.tui.amounts import many
 from s2p_tui.tui.moves import ImpossibleError, Move, Said, hands_free, one_edit
 from s2p_tui.tui.text import inert
-from s2p_tui.tui.words import many
 
 if TYPE_CHECKING:
     from s2p_tui.core.alignment import Alignment

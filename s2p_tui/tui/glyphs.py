@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from s2p_tui.core.fit import Fit
+from s2p_tui.core.verdict import Fit
 from s2p_tui.tui.text import inert
 
 

@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from s2p_tui.core.errors import S2PError
+from s2p_tui.tui.amounts import many
 from s2p_tui.tui.glyphs import Glyphs
+from s2p_tui.tui.journalled import Journalled, Resume
 from s2p_tui.tui.offered import Offered
 from s2p_tui.tui.screens.going_on import Answer, GoOn
 from s2p_tui.tui.text import inert
 from s2p_tui.tui.threads import in_thread
-from s2p_tui.tui.words import many
 
 if TYPE_CHECKING:
     from s2p_tui.core.journal_replay import Replayed
     from s2p_tui.journal import Journal
     from s2p_tui.session import Session
-
-Resume = Literal["ask", "go on", "afresh"]
-
-
-@dataclass(frozen=True, slots=True)
-class Journalled:
-    """What came of it.
-
-    Attributes:
-        journal: Where the session is journalled; None if nowhere.
-        note: What the user should know; maybe empty.
-        bad: Whether that is bad news.
-    """
-
-    journal: Journal | None
-    note: str = ""
-    bad: bool = False
-
-    @property
-    def keeps(self) -> bool:
-        """Whether the next session on the pair could go on with every edit."""
-        return self.journal is not None and not self.journal.trouble
 
 
 async def open_journal(session: Session) -> Journalled:

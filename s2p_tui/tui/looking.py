@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from s2p_tui.core.fit import as_taken
 from s2p_tui.core.state_dict import Entry
 from s2p_tui.core.transform import describe, show
+from s2p_tui.tui.amounts import many, size_in_words
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.text import inert
-from s2p_tui.tui.words import AUTHORS, many, size_in_words
+from s2p_tui.tui.words import AUTHORS
 
 if TYPE_CHECKING:
     from s2p_tui.core.pytree import Leaf

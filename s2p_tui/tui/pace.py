@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from s2p_tui.tui.words import size_in_words
+from s2p_tui.tui.amounts import size_in_words
 
 if TYPE_CHECKING:
     from s2p_tui.streaming.job import Job, Phase

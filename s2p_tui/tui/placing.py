@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from s2p_tui.core.edits import MoveBlock, MoveTo, PlaceFromBench, Swap
+from s2p_tui.tui.amounts import many
 from s2p_tui.tui.gaps_and_bench import empty
 from s2p_tui.tui.moves import EDGE, ImpossibleError, Move, Step, block_after, landed_block, one_edit
-from s2p_tui.tui.words import many
 
 if TYPE_CHECKING:
     from s2p_tui.session import Session

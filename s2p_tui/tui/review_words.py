@@ -6,13 +6,14 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from s2p_tui.core.evidence import weigh
-from s2p_tui.core.fit import Verdict
 from s2p_tui.core.proposal import Change
 from s2p_tui.core.transform import describe, show
+from s2p_tui.core.verdict import Verdict
+from s2p_tui.tui.amounts import many
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.text import inert, wrap
 from s2p_tui.tui.together import part_taken, together
-from s2p_tui.tui.words import AUTHORS, many
+from s2p_tui.tui.words import AUTHORS
 
 if TYPE_CHECKING:
     from s2p_tui.core.rows import Row

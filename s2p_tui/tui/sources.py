@@ -10,14 +10,14 @@ from s2p_tui.core.candidates import Candidate, Pool, Tier
 from s2p_tui.core.choices import choices
 from s2p_tui.core.edits import SetRows, apply
 from s2p_tui.core.evidence import weigh
-from s2p_tui.core.fit import Fit, Verdict
 from s2p_tui.core.rows import Row
 from s2p_tui.core.shares import sharing
 from s2p_tui.core.transform import Expr, Take, describe, keys_of
+from s2p_tui.core.verdict import Fit, Verdict
+from s2p_tui.tui.amounts import many
 from s2p_tui.tui.moves import ImpossibleError, Move
 from s2p_tui.tui.text import inert
 from s2p_tui.tui.together import together
-from s2p_tui.tui.words import many
 
 if TYPE_CHECKING:
     from s2p_tui.session import Session

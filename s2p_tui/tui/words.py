@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 
-from s2p_tui.core.fit import Fit
 from s2p_tui.core.shares import parts_dropped
 from s2p_tui.core.transform import Take, show
+from s2p_tui.core.verdict import Fit
+from s2p_tui.tui.amounts import many, size_in_words
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.text import clip, inert, wrap
 from s2p_tui.tui.together import in_braces, together
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 _MOST_KEYS = 64
 _MOST_LINES = 4
-_UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _WORST_FIRST = (Fit.MISMATCHED, Fit.DOUBTFUL, Fit.GAP, Fit.TRANSFORMED, Fit.EXACT)
 AUTHORS: dict[Author, str] = {
     "order": "by order",
@@ -31,20 +31,6 @@ AUTHORS: dict[Author, str] = {
     "claude": "by Claude",
     "rule": "by a rule",
 }
-
-
-def size_in_words(count: float) -> str:
-    """Bytes in decimal units: `44.7 MB`."""
-    unit = 0
-    while count >= 1000 and unit < len(_UNITS) - 1:
-        count /= 1000
-        unit += 1
-    return f"{count:.0f} {_UNITS[unit]}" if not unit else f"{count:.1f} {_UNITS[unit]}"
-
-
-def many(count: int, word: str, plural: str = "") -> str:
-    """`1 leaf`, `2 leaves`."""
-    return f"{count:,} {word if count == 1 else plural or word + 's'}"
 
 
 def name_at(session: Session, position: int) -> str:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2p_tui.core.choices import MOST, choices, why_none
-from s2p_tui.core.fit import Fit, landing
+from s2p_tui.core.fit import landing
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.state_dict import Entry, StateDict
 from s2p_tui.core.transform import (
@@ -26,6 +26,7 @@ from s2p_tui.core.transform import (
     Sum,
     Take,
 )
+from s2p_tui.core.verdict import Fit
 from tests.helpers.exprs import by_numpy
 
 UP = "equinox.nn.ConvTranspose2d"

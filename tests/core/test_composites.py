@@ -8,7 +8,7 @@ import pytest
 
 from s2p_tui.core.choices import choices
 from s2p_tui.core.composites import composite_of, composites
-from s2p_tui.core.fit import Fit, judge
+from s2p_tui.core.fit import judge
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.rows import Row
 from s2p_tui.core.state_dict import Entry, StateDict
@@ -26,6 +26,7 @@ from s2p_tui.core.transform import (
     Take,
     WeightNorm,
 )
+from s2p_tui.core.verdict import Fit
 
 
 def state_dict(**shapes: Shape) -> StateDict:

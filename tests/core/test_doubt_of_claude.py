@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from s2p_tui.core.evidence import Evidence, weigh
-from s2p_tui.core.fit import Fit, Verdict
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.rows import Author, Row
 from s2p_tui.core.state_dict import Entry, StateDict
 from s2p_tui.core.suggestions import Suggestion, Suggestions
 from s2p_tui.core.transform import Expr, Permute, Reshape, Take
+from s2p_tui.core.verdict import Fit, Verdict
 
 ENTRIES = {"a": (3, 5), "b": (3, 5), "square": (4, 4), "other": (4, 4), "vector": (4,)}
 STATE_DICT = StateDict(tuple(Entry(key, shape, "float32") for key, shape in ENTRIES.items()))

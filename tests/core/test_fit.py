@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from s2p_tui.core.fit import NOTHING_YET, Fit, Verdict, judge, landing
+from s2p_tui.core.fit import NOTHING_YET, judge, landing
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.rows import Row
 from s2p_tui.core.state_dict import Entry, StateDict
 from s2p_tui.core.transform import Concat, Expr, Flip, Permute, Reshape, Split, Take
+from s2p_tui.core.verdict import Fit, Verdict
 
 ENTRIES = StateDict(
     (

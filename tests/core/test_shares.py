@@ -21,13 +21,14 @@ from s2p_tui.core.edits import (
     Swap,
     apply,
 )
-from s2p_tui.core.fit import Fit, judge, landing
+from s2p_tui.core.fit import judge, landing
 from s2p_tui.core.history import History
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.rows import Row
 from s2p_tui.core.shares import divisions, parts_dropped, sharing, takes_part
 from s2p_tui.core.state_dict import Entry, StateDict
 from s2p_tui.core.transform import Concat, Expr, Permute, Shape, Split, Stack, Sum, Take
+from s2p_tui.core.verdict import Fit
 from tests.helpers.exprs import by_numpy
 from tests.helpers.sessions import letters
 

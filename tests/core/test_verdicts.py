@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2p_tui.core.fit import Fit, Verdict
+from s2p_tui.core.verdict import Fit, Verdict
 from s2p_tui.core.verdicts import Verdicts
 
 ALL = [

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from s2p_tui.core.edits import SetRows
-from s2p_tui.core.fit import Fit
 from s2p_tui.core.layers import rule_for
 from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import Constant, Take
+from s2p_tui.core.verdict import Fit
 from s2p_tui.opening import load_mapping
 from s2p_tui.session import Session
 from s2p_tui.skeleton import save_skeleton

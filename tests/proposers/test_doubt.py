@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from s2p_tui.core.evidence import weigh
-from s2p_tui.core.fit import Fit
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.rows import Row
 from s2p_tui.core.state_dict import Entry, StateDict
 from s2p_tui.core.transform import Split, Take
+from s2p_tui.core.verdict import Fit
 from s2p_tui.proposers.matcher import match
 
 

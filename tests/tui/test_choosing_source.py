@@ -6,8 +6,8 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Label
 
-from s2p_tui.core.fit import Fit
 from s2p_tui.core.transform import Permute, Split, Take
+from s2p_tui.core.verdict import Fit
 from s2p_tui.session import Session
 from s2p_tui.tui.screens.choose_source import ChooseSource
 from s2p_tui.tui.screens.workspace import Workspace

@@ -10,7 +10,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Label, OptionList
 
-from s2p_tui.core.fit import Fit
+from s2p_tui.core.verdict import Fit
 from s2p_tui.proposers.claude import models
 from s2p_tui.session import Session
 from s2p_tui.tui.screens.ask_claude import AskClaude

@@ -9,9 +9,9 @@ import pytest
 from textual.pilot import Pilot
 
 from s2p_tui.core.alignment import Alignment
-from s2p_tui.core.fit import Fit
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.state_dict import Entry
+from s2p_tui.core.verdict import Fit
 from s2p_tui.session import Session
 from s2p_tui.tui.glyphs import ASCII
 from s2p_tui.tui.screens.workspace import Workspace

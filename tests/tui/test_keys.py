@@ -7,9 +7,9 @@ import json
 import pytest
 
 from s2p_tui.core.edits import SetRows
-from s2p_tui.core.fit import Fit
 from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import Constant
+from s2p_tui.core.verdict import Fit
 from s2p_tui.tui.glyphs import UNICODE
 from s2p_tui.tui.keys import GROUPS
 from s2p_tui.tui.screens.help import Help, help_text

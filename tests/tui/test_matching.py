@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from textual.pilot import Pilot
 
-from s2p_tui.core.fit import Fit
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.state_dict import Entry
 from s2p_tui.core.transform import Take
+from s2p_tui.core.verdict import Fit
 from s2p_tui.session import Session
 from s2p_tui.tui.glyphs import UNICODE
 from s2p_tui.tui.screens.convert import ConvertForm

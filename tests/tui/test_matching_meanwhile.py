@@ -9,7 +9,7 @@ import pytest
 
 from s2p_tui import session as session_module
 from s2p_tui.core.evidence import as_suggested
-from s2p_tui.core.fit import Fit
+from s2p_tui.core.verdict import Fit
 from s2p_tui.session import Session
 from s2p_tui.tui.screens.workspace import Workspace
 

@@ -12,10 +12,10 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
-from s2p_tui.core.fit import Fit
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.state_dict import Entry
 from s2p_tui.core.transform import Concat, Constant, Permute, Scale, Split, Stack, Sum, Take
+from s2p_tui.core.verdict import Fit
 from s2p_tui.opening import load_mapping
 from s2p_tui.session import Session
 from s2p_tui.tui.screens.result import Result

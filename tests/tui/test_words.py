@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from s2p_tui.streaming.job import Job
+from s2p_tui.tui.amounts import many, size_in_words
 from s2p_tui.tui.cursor import Cursor
 from s2p_tui.tui.glyphs import UNICODE
 from s2p_tui.tui.loading import snippet
 from s2p_tui.tui.pace import Pace, duration
 from s2p_tui.tui.screens.convert import obstacle, remark
-from s2p_tui.tui.words import details, many, size_in_words, tally
+from s2p_tui.tui.words import details, tally
 
 from .conftest import linears
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from s2p_tui.core.choices import Choice, choices, why_none
 from s2p_tui.core.composites import composites_of
 from s2p_tui.core.errors import TransformError
-from s2p_tui.core.fit import Fit, judge, landing
+from s2p_tui.core.fit import judge, landing
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.rows import Row
 from s2p_tui.core.state_dict import StateDict
@@ -23,6 +23,7 @@ from s2p_tui.core.transform import (
     nodes_of,
     rename,
 )
+from s2p_tui.core.verdict import Fit
 from s2p_tui.proposers.claude.references import WrongAnswerError
 
 

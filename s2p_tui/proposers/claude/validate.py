@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from s2p_tui.core.fit import Fit, judge
+from s2p_tui.core.fit import judge
 from s2p_tui.core.proposal import Confidence
 from s2p_tui.core.rows import Row
 from s2p_tui.core.transform import Expr
+from s2p_tui.core.verdict import Fit
 from s2p_tui.proposers.base import Situation
 from s2p_tui.proposers.claude.answer import Answer, AnsweredRow
 from s2p_tui.proposers.claude.listing import Line

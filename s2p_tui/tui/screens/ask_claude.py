@@ -12,6 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from s2p_tui.core.errors import S2PError
+from s2p_tui.tui.amounts import many, size_in_words
 from s2p_tui.tui.breakpoints import BY_COLUMNS, BY_LINES
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.running import app_of
@@ -22,7 +23,6 @@ from s2p_tui.tui.widgets.frame import rule
 from s2p_tui.tui.widgets.framed import framed
 from s2p_tui.tui.widgets.line_list import LineList
 from s2p_tui.tui.widgets.lines import Lines, Part
-from s2p_tui.tui.words import many, size_in_words
 
 if TYPE_CHECKING:
     from s2p_tui.proposers.claude.models import Model

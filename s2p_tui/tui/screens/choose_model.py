@@ -13,11 +13,11 @@ from textual.widgets import Input, Label, OptionList
 from textual.widgets.option_list import Option
 
 from s2p_tui.core.errors import S2PError
+from s2p_tui.tui.amounts import many
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.text import inert
 from s2p_tui.tui.threads import in_thread
 from s2p_tui.tui.widgets.box import Box, draw_plainly
-from s2p_tui.tui.words import many
 
 if TYPE_CHECKING:
     from s2p_tui.proposers.claude.client import Listed

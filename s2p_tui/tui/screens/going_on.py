@@ -11,10 +11,10 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Label
 
+from s2p_tui.tui.amounts import many
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.text import inert
 from s2p_tui.tui.widgets.box import Box
-from s2p_tui.tui.words import many
 
 if TYPE_CHECKING:
     from s2p_tui.core.journal_replay import Replayed

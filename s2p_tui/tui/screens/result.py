@@ -11,12 +11,12 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from s2p_tui.core.unused import parts_unused
+from s2p_tui.tui.amounts import many, size_in_words
 from s2p_tui.tui.copying import copy
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.loading import snippet
 from s2p_tui.tui.text import inert
 from s2p_tui.tui.widgets.box import Box
-from s2p_tui.tui.words import many, size_in_words
 
 if TYPE_CHECKING:
     from s2p_tui.saving import Converted

@@ -11,12 +11,12 @@ from textual import work
 from textual.binding import Binding, BindingType
 
 from s2p_tui.core.errors import S2PError
-from s2p_tui.core.fit import Fit
 from s2p_tui.core.names import default_mapping
+from s2p_tui.core.verdict import Fit
 from s2p_tui.tui import gaps_and_bench, matching, moves, placing, words
 from s2p_tui.tui.copying import copy, row_text
 from s2p_tui.tui.glyphs import Glyphs
-from s2p_tui.tui.journalling import Journalled
+from s2p_tui.tui.journalled import Journalled
 from s2p_tui.tui.keys import actions
 from s2p_tui.tui.matching import match_meanwhile
 from s2p_tui.tui.moves import ImpossibleError, Move, Step

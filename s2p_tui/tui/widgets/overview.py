@@ -11,7 +11,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from s2p_tui.core.fit import Fit
+from s2p_tui.core.verdict import Fit
 from s2p_tui.tui.glyphs import Glyphs
 
 if TYPE_CHECKING:

@@ -8,14 +8,14 @@ from rich.cells import cell_len
 
 from s2p_tui.core.proposal import Change, Confidence
 from s2p_tui.tui import review_words
+from s2p_tui.tui.amounts import many
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.text import clip, fit, inert
 from s2p_tui.tui.widgets.lines import Part
-from s2p_tui.tui.words import many
 
 if TYPE_CHECKING:
-    from s2p_tui.core.fit import Verdict
     from s2p_tui.core.rows import Row
+    from s2p_tui.core.verdict import Verdict
     from s2p_tui.session import Session
     from s2p_tui.tui.reviewing import Line, Reviewing
 

@@ -7,11 +7,11 @@ import json
 import pytest
 
 from s2p_tui.core.alignment import Alignment
-from s2p_tui.core.fit import Fit
 from s2p_tui.core.proposal import Confidence, Proposal
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.state_dict import Entry
 from s2p_tui.core.transform import Flip, Permute, Split, Stack, Sum, Take, WeightNorm
+from s2p_tui.core.verdict import Fit
 from s2p_tui.proposers.claude.budget import Budget
 from s2p_tui.proposers.claude.job import Asking
 from s2p_tui.session import Session

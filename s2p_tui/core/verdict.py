@@ -1,0 +1,31 @@
+"""How a row was judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Fit(StrEnum):
+    """How good a row is, best first, gaps aside."""
+
+    EXACT = "exact"
+    TRANSFORMED = "transformed"
+    DOUBTFUL = "doubtful"
+    MISMATCHED = "mismatched"
+    GAP = "gap"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A row's fit and the reason in words.
+
+    Attributes:
+        fit: How good the row is.
+        why: The reason; empty for an exact row.
+        blocks: Whether the row stands in the way of a conversion.
+    """
+
+    fit: Fit
+    why: str = ""
+    blocks: bool = False
