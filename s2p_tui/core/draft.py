@@ -58,6 +58,10 @@ class Draft:
         """Positions of a range that entries can be moved to one by one, in its order."""
         return unfixed(self._marks, span)
 
+    def full(self, positions: Iterable[int]) -> list[int]:
+        """Those of some positions whose rows take something, in their order."""
+        return [position for position in positions if self._held[position] is not None]
+
     def takers(self, keys: set[str]) -> list[int]:
         """Positions of the rows that take one of these entries."""
         taken = self.pick(range(len(self))).taken()

@@ -113,7 +113,7 @@ def close_gaps(draft: Draft, positions: Sequence[int]) -> None:
 
 
 def _empty(count: int) -> Rows:
-    return Rows.of([EMPTY] * count)
+    return Rows.repeated(EMPTY, count)
 
 
 def _pull(draft: Draft, places: list[int], below: range) -> list[int]:
@@ -145,12 +145,9 @@ def _one_after_the_other(places: Sequence[int], path: Sequence[int]) -> Sequence
 
 def send_to_bench(draft: Draft, positions: Sequence[int]) -> None:
     """Empty the rows; their entries go to the end of the bench."""
-    sent: list[str] = []
-    for position in positions:
-        row = draft[position]
-        if row.source is not None:
-            sent.extend(row.keys)
-            draft.put(position, Row(by="user"))
+    full = draft.full(dict.fromkeys(positions))
+    sent = draft.pick(full).keys
+    draft.put_all(sorted(full), Rows.repeated(Row(by="user"), len(full)))
     draft.settle_bench((*draft.bench, *sent), sent)
 
 

@@ -140,6 +140,12 @@ class Rows(Sequence[Row]):
             held[place], marks[place] = key, _WHOLE
         return cls(tuple(held), bytes(marks), whys)
 
+    @classmethod
+    def repeated(cls, row: Row, count: int) -> Rows:
+        """The same row so many times."""
+        held, mark = held_and_mark(row)
+        return cls((held,) * count, bytes((mark,)) * count, (row.why,) * count if row.why else ())
+
     def __len__(self) -> int:
         return len(self.held)
 

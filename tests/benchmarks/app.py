@@ -154,7 +154,7 @@ def _settle(terminal: Terminal, *, is_large: bool) -> None:
 
 
 def _keys(
-    terminal: Terminal, where: str, keys: Mapping[str, bytes], report: Report, presses: int = 15
+    terminal: Terminal, where: str, keys: Mapping[str, bytes], report: Report, presses: int = 11
 ) -> None:
     for what, key in keys.items():
         result = Result(f"{what}, {where}, key to last byte", "≤ 30 ms")

@@ -20,7 +20,7 @@ from tests.benchmarks.inputs import (
 from tests.benchmarks.measure import Report, Result, child, in_turns, needs, skipped
 
 _ENTRIES = (4_000, 12_000, 36_000)
-_BYTES = (256 * MIB, 512 * MIB, 1024 * MIB)
+_BYTES = (128 * MIB, 256 * MIB, 512 * MIB)
 _FLAT = 10 * 10**6
 _CHUNKS = "≤ 128 MiB"
 

@@ -12,7 +12,7 @@ def run(folder: Path, runs: int, report: Report) -> None:
     """All cases of this part; files are removed as soon as nothing needs them."""
     times = max(1, runs - 1)
     output, chunks = folder / "memory.eqx", folder / "chunks"
-    for mebibytes in (256, 1024):
+    for mebibytes in (128, 512):
         what = f"{mebibytes:,} MiB state dict in memory"
         result = Result(f"{what} to .eqx, verified", "≤ 128 MiB")
         report(in_turns(times, result, lambda m=mebibytes: _child(m, output, "file"), None))
