@@ -71,9 +71,11 @@ def _push(draft: Draft, start: int, stop: int, carried: Rows) -> Rows:
     contents = draft.pick(path)
     last = next(islice(contents.empty(), len(carried) - 1, None), None)
     end = len(path) if last is None else last + 1
-    flowing = carried + contents[:end].full()
-    draft.put_all(path[:end], flowing[:end].moved())
-    return flowing[end:]
+    # Each copy of very many rows takes its time.
+    flowing, room = contents[:end].full(), max(0, end - len(carried))
+    draft.put_all(path[: end - room], carried[:end].moved())
+    draft.put_all(path[end - room : end], flowing[:room].moved())
+    return carried[end:] + flowing[room:]
 
 
 def open_gaps(draft: Draft, positions: Sequence[int]) -> None:

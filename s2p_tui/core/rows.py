@@ -77,6 +77,7 @@ _IS_UNFIXED = _table(lambda mark: not mark & _FIXED)
 _IS_PASSED = _table(lambda mark: not mark & (_GAP | _FIXED))
 _IS_EMPTY = _table(lambda mark: not mark & _TAKES)
 _IS_FULL = _table(lambda mark: bool(mark & _TAKES))
+_IS_FLOWING = _table(lambda mark: bool(mark & _TAKES) and not mark & (_GAP | _FIXED))
 _IS_MADE = _table(lambda mark: bool(mark & _MADE))
 _IS_LEFT_ALONE = _table(lambda mark: not mark & (_TAKES | _FIXED))
 
@@ -254,6 +255,10 @@ class Rows(Sequence[Row]):
     def keys(self) -> list[str]:
         """Keys of the entries they take, row after row."""
         return [key for _, key in self.taken()]
+
+    def count_flowing(self, span: range) -> int:
+        """How many rows of a range take something that flows with what is above."""
+        return self.marks[span.start : span.stop].translate(_IS_FLOWING).count(1)
 
     def count_new(self, before: Rows, span: range) -> int:
         """How many rows of a range take something that they did not take before."""

@@ -37,16 +37,19 @@ def toggle_gap(session: Session, cursor: Cursor) -> Move:
     gaps = [position for position, row in rows if row is not None and row.gap]
     if len(gaps) == len(rows):
         closed = one_edit([CloseGap(position) for position in gaps])
-        return Move(closed, cursor.position, said=_flowed("up"))
-    opened = one_edit([OpenGap(position) for position, row in rows if row and not row.gap])
-    return Move(opened, cursor.position, said=_flowed("down"))
+        return Move(closed, cursor.position, said=_flowed("up", len(gaps)))
+    new = [position for position, row in rows if row and not row.gap]
+    opened = one_edit([OpenGap(position) for position in new])
+    return Move(opened, cursor.position, said=_flowed("down", len(new)))
 
 
-def _flowed(way: str) -> Said:
+def _flowed(way: str, gaps: int) -> Said:
     """How far the entries below flowed, and which fell to the bench or came from it."""
 
     def said(before: Alignment, after: Alignment, changed: range) -> str:
-        moved = after.rows.count_new(before.rows, changed)
+        # Between two gaps there may be rows that nothing flowed through.
+        rows, is_one = after.rows, gaps == 1
+        moved = rows.count_flowing(changed) if is_one else rows.count_new(before.rows, changed)
         benched = set(before.bench)
         fell = [key for key in after.bench if key not in benched]
         words = f"{many(moved, 'entry', 'entries')} moved {way}" if moved else "Nothing else moved"
