@@ -140,7 +140,8 @@ class Verdicts:
         if step > 0:
             spans = range(here + 1, count), range(min(here + 1, count))
         else:
-            spans = range(here), range(here, count)
+            above = range(max(0, here))
+            spans = above, range(above.stop, count)
         return next(
             (found for span in spans if (found := self.blocking_in(span, step)) is not None), None
         )

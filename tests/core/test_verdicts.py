@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from s2p_tui.core.verdict import Fit, Verdict
@@ -68,6 +68,7 @@ def test_many_changed_rows_are_judged_later() -> None:
     st.integers(-1, 41),
     st.integers(0, 2**16),
 )
+@example([4, 4], [], -1, 0)
 def test_they_say_what_judging_every_row_says(
     codes: list[int], changes: list[tuple[int, int, int]], position: int, seed: int
 ) -> None:
