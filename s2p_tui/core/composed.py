@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
+
+from msgspec import structs
 
 from s2p_tui.core.composites import Composite, composites_of, gates_of
 from s2p_tui.core.layers import CONV_TRANSPOSE
@@ -128,7 +130,7 @@ def _norm_of(leaf: Leaf, folded: Expr, shape: Shape) -> Expr | None:
         if not isinstance(groups, int) or groups < 1 or shape[0] % groups:
             return None
         turned = (shape[1] * groups, shape[0] // groups, *shape[2:])
-        stored = rule_applied(replace(layer, shape=turned, config=config), folded, shape)
+        stored = rule_applied(structs.replace(layer, shape=turned, config=config), folded, shape)
     axis = leaf.config.get("axis")
     return stored and Norm(stored, tuple(n for n in range(len(shape)) if n != axis))
 

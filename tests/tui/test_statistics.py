@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec import structs
 from textual.pilot import Pilot
 from textual.widgets import Static
 
@@ -154,7 +155,7 @@ async def test_packed_numbers_are_named(opened: Opened) -> None:
     session = linears()
     tensors = session.checkpoint.tensors
     assert isinstance(tensors, ArrayTensors)
-    object.__setattr__(session.checkpoint.state_dict.entries[3], "dtype", "float4")
+    structs.force_setattr(session.checkpoint.state_dict.entries[3], "dtype", "float4")
     async with opened(session, size=(100, 60)) as (pilot, _):
         await pilot.press("G", "k", "k", "k", "i")
         assert "float4 tensors cannot be converted" in await read(pilot)
