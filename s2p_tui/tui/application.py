@@ -34,6 +34,7 @@ from s2p_tui.tui.screens.palette import Palette
 from s2p_tui.tui.screens.progress import Progress
 from s2p_tui.tui.threads import in_thread
 from s2p_tui.tui.thrift import Thrifty, thrifty
+from s2p_tui.tui.tidying import Tidying
 from s2p_tui.tui.tour import Tour
 from s2p_tui.tui.turns import KeysInTurn
 
@@ -115,6 +116,7 @@ class S2PApp(ConvertedApp):
         self._ending = ending or Ending()
         self.fatal: S2PError | None = None
         self.farewell = ""
+        self._tidying = Tidying()
         self._tour = tour
         self._open_session = open_session
         self._labels = model_label, skeleton_label
@@ -144,6 +146,7 @@ class S2PApp(ConvertedApp):
 
     def on_load(self) -> None:
         """Be told of signals, before the terminal is changed."""
+        self._tidying.begin()
         loop = asyncio.get_running_loop()
 
         def told(number: int) -> None:
@@ -161,7 +164,16 @@ class S2PApp(ConvertedApp):
         """Bring the journal to the disk and give the signals back."""
         if self._journalled.journal is not None:
             self._journalled.journal.close()
+        self._tidying.end()
         self._ending.release()
+
+    def key_comes(self) -> None:
+        """Leave the garbage alone."""
+        self._tidying.wait()
+
+    def keys_are_past(self) -> None:
+        """Tidy up in the pause, if it is one."""
+        self._tidying.soon()
 
     def on_descendant_focus(self, event: DescendantFocus) -> None:
         """Blinking would keep a slow line busy."""
