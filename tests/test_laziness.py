@@ -47,6 +47,19 @@ def test_reading_files_loads_neither_torch_nor_jax() -> None:
     assert _loaded("import s2p_tui.session") == {"numpy"}
 
 
+def test_a_pair_with_the_same_names_is_matched_without_scipy() -> None:
+    matched = (
+        "from s2p_tui.core.pytree import Leaf, Skeleton\n"
+        "from s2p_tui.core.state_dict import Entry, StateDict\n"
+        "from s2p_tui.proposers.matcher import match\n"
+        "entries = StateDict((Entry('a.w', (2, 3), 'float32'), Entry('b.w', (2, 3), 'float32')))\n"
+        "leaves = Skeleton((Leaf('.b.w', (2, 3), 'float32'), Leaf('.a.w', (2, 3), 'float32')))\n"
+        "found = match(entries, leaves)\n"
+        "assert [s.source.key for s in found.suggestions] == ['b.w', 'a.w']"
+    )
+    assert _loaded(matched, ("scipy",)) == set()
+
+
 def test_anthropic_waits_until_claude_is_asked() -> None:
     """A question can be written and read without it; only the client loads it."""
     assert _loaded("import s2p_tui.asking, s2p_tui.session") == {"numpy"}

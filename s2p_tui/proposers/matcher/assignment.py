@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
+Indices = np.ndarray[tuple[int], np.dtype[np.intp]]
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 
 
@@ -19,7 +19,7 @@ def assignment(
     """
     ordered = matrix if order is None else matrix + order
     hinted = ordered if hints is None else ordered + hints
-    rows, columns = linear_sum_assignment(hinted, maximize=True)
+    rows, columns = _best(hinted)
     if len(rows) == 1 == matrix.size:
         return [(0, 0, 1.0)]
     chosen = ordered[rows, columns]
@@ -35,3 +35,31 @@ def assignment(
     if len(free_rows):
         margin = np.minimum(margin, chosen - matrix[np.ix_(free_rows, columns)].max(axis=0))
     return list(zip(rows.tolist(), columns.tolist(), margin.tolist(), strict=True))
+
+
+def _best(matrix: Matrix) -> tuple[Indices, Indices]:
+    """The rows, ascending, and the column of each, that make the sum the greatest."""
+    chosen = _without_rivals(matrix)
+    if chosen is None:
+        # Its import takes longer than most matches, and most have no need of it.
+        from scipy.optimize import linear_sum_assignment
+
+        chosen = linear_sum_assignment(matrix, maximize=True)
+    return chosen
+
+
+def _without_rivals(matrix: Matrix) -> tuple[Indices, Indices] | None:
+    """The best assignment where each takes what it likes best; None where two like the same.
+
+    No sum is greater than that of the maxima.
+    """
+    if matrix.shape[0] > matrix.shape[1]:
+        chosen = _without_rivals(matrix.T)
+        if chosen is None:
+            return None
+        columns, rows = chosen
+        by_row = rows.argsort()
+        return rows[by_row], columns[by_row]
+    columns = matrix.argmax(axis=1)
+    rows = np.arange(len(columns))
+    return (rows, columns) if len(np.unique(columns)) == len(rows) else None
