@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 _NUMBER = re.compile(r"\[(?:\d+|'\d+')\]|\.\d+(?=[.\[]|$)")
 _FEWEST_ROWS = 3
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Fold:
+class Fold(Struct, frozen=True, eq=False, gc=False):
     """Rows that can be shown as one line: all blocks of a list, or one of them.
 
     Attributes:

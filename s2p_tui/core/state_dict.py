@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from json.encoder import encode_basestring_ascii
 from math import prod
 from operator import mul
@@ -83,11 +84,10 @@ class StateDict:
 
 def digest_of(items: Iterable[tuple[str, tuple[int, ...], str]]) -> str:
     """SHA-256 (hex) over `(name, shape, dtype)` in order, one JSON line each."""
-    kinds: dict[tuple[tuple[int, ...], str], str] = {}
-    lines: list[str] = []
-    for name, shape, dtype in items:
-        kind = kinds.get((shape, dtype))
-        if kind is None:
-            kind = kinds[shape, dtype] = f"{json.dumps(shape)}, {json.dumps(dtype)}]\n"
-        lines.append(f"[{encode_basestring_ascii(name)}, {kind}")
+    encode, kind_of = encode_basestring_ascii, cache(_kind)
+    lines = [f"[{encode(name)}, {kind_of(shape, dtype)}" for name, shape, dtype in items]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _kind(shape: tuple[int, ...], dtype: str) -> str:
+    return f"{json.dumps(shape)}, {json.dumps(dtype)}]\n"

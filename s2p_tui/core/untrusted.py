@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection
 from math import prod
 from typing import Any, TypeGuard, cast
 
@@ -31,8 +31,10 @@ def why_malformed(error: Exception) -> str:
             return str(error).rstrip(".") or "it is damaged"
 
 
-def repeated(names: Iterable[str]) -> str | None:
+def repeated(names: Collection[str]) -> str | None:
     """The first name that comes a second time; None if all differ."""
+    if len(set(names)) == len(names):
+        return None
     seen: set[str] = set()
     for name in names:
         if name in seen:

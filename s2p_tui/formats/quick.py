@@ -19,22 +19,24 @@ from s2p_tui.core.pytree import NO_CONFIG, Leaf, LeafKind
 from s2p_tui.core.untrusted import MalformedError, object_of, parse_json, shape_of
 
 
-class Tensor(NamedTuple):
-    """What a `.safetensors` header says of a tensor; not looked at any further.
+class Header(NamedTuple):
+    """What a `.safetensors` header says of its tensors; not looked at any further.
+
+    Columns, as making an object of each takes longer than reading them all.
 
     Attributes:
-        name: Its name.
-        dtype: The format's code of its dtype.
-        shape: Its sizes.
-        begin: Where its bytes begin, counted from the end of the header.
-        end: Where they end.
+        names: Their names.
+        dtypes: The format's codes of their dtypes.
+        shapes: Their sizes.
+        begins: Where their bytes begin, counted from the end of the header.
+        ends: Where they end.
     """
 
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
+    names: list[str]
+    dtypes: list[str]
+    shapes: list[tuple[int, ...]]
+    begins: list[int]
+    ends: list[int]
 
 
 _Offset = Annotated[int, msgspec.Meta(ge=0)]
@@ -73,7 +75,7 @@ _METADATA = msgspec.json.Decoder(_Metadata)
 _HEAD = msgspec.json.Decoder(_Head)
 
 
-def quick_tensors(text: bytes) -> list[Tensor] | None:
+def quick_tensors(text: bytes) -> Header | None:
     """The tensors of a `.safetensors` header, in its order; None where a slower look is needed."""
     try:
         nodes = _TENSORS.decode(text)
@@ -87,13 +89,14 @@ def quick_tensors(text: bytes) -> list[Tensor] | None:
         colons += len(metadata)
     if text.count(b":") != colons:
         return None
-    tensors: list[Tensor] = []
-    for name, node in nodes.items():
-        dtype, shape, offsets = node.dtype, node.shape, node.data_offsets
-        if dtype is UNSET or shape is UNSET or offsets is UNSET:
-            return None
-        tensors.append(Tensor(name, dtype, shape, *offsets))
-    return tensors
+    tensors = nodes.values()
+    dtypes = [node.dtype for node in tensors if node.dtype is not UNSET]
+    shapes = [node.shape for node in tensors if node.shape is not UNSET]
+    ranges = [node.data_offsets for node in tensors if node.data_offsets is not UNSET]
+    if not len(nodes) == len(dtypes) == len(shapes) == len(ranges):
+        return None
+    begins, ends = [begin for begin, _ in ranges], [end for _, end in ranges]
+    return Header(list(nodes), dtypes, shapes, begins, ends)
 
 
 def quick_leaves(line: bytes) -> tuple[Leaf, ...] | None:

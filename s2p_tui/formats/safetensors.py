@@ -12,7 +12,6 @@ from array import array
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from math import prod
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +27,7 @@ from s2p_tui.core.untrusted import (
     without_duplicates,
 )
 from s2p_tui.formats.base import Checkpoint, Extent, row_major
-from s2p_tui.formats.quick import Tensor, quick_tensors
+from s2p_tui.formats.quick import Header, quick_tensors
 from s2p_tui.formats.tensors import FileTensors
 
 _LENGTH = struct.Struct("<Q")
@@ -52,11 +51,11 @@ def open_safetensors(path: Path, key: str | None = None) -> Checkpoint:
             f"{path} is a .safetensors file, which holds one state dict.", "Leave --key out."
         )
     size = path.stat().st_size
-    tensors, start = _read_header(path, size)
+    header, start = _read_header(path, size)
     available = size - start
-    entries = tuple(_entries(path, tensors, available))
-    _check_ranges(path, tensors, available)
-    offsets = array("q", (start + tensor.begin for tensor in tensors))
+    entries = tuple(_entries(path, header, available))
+    _check_ranges(path, header, available)
+    offsets = array("q", [start + begin for begin in header.begins])
     state_dict = StateDict(entries)
 
     def extent(name: str) -> Extent | None:
@@ -74,7 +73,7 @@ def _damaged(path: Path, reason: str) -> InputError:
     )
 
 
-def _read_header(path: Path, size: int) -> tuple[list[Tensor], int]:
+def _read_header(path: Path, size: int) -> tuple[Header, int]:
     """The tensors as the header has them, and where it ends."""
     with path.open("rb") as stream:
         prefix = stream.read(_LENGTH.size)
@@ -84,24 +83,29 @@ def _read_header(path: Path, size: int) -> tuple[list[Tensor], int]:
         text = stream.read(length)
     try:
         refuse_brackets(text)
-        tensors = quick_tensors(text)
-        if tensors is None:
-            header = json.loads(text.decode(), object_pairs_hook=without_duplicates)
-            if not isinstance(header, dict):
-                kind = type(header).__name__
-                raise _damaged(path, f"its header is a {kind}, an object was expected")
-            items = cast("dict[str, Any]", header).items()
-            tensors = [_tensor(path, *item) for item in items if item[0] != "__metadata__"]
+        header = quick_tensors(text) or _slowly(path, text)
     except DuplicateNameError as error:
         raise _damaged(path, f"the header names {error} twice") from None
     except MalformedError as error:
         raise _damaged(path, f"its header is not as it should be: {error}") from None
     except (ValueError, RecursionError):
         raise _damaged(path, "its header is not JSON") from None
-    return tensors, _LENGTH.size + length
+    return header, _LENGTH.size + length
 
 
-def _tensor(path: Path, name: str, value: Any) -> Tensor:
+def _slowly(path: Path, text: bytes) -> Header:
+    content = json.loads(text.decode(), object_pairs_hook=without_duplicates)
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise _damaged(path, f"its header is a {kind}, an object was expected")
+    header = Header([], [], [], [], [])
+    for name, value in cast("dict[str, Any]", content).items():
+        if name != "__metadata__":
+            _add(header, path, name, value)
+    return header
+
+
+def _add(header: Header, path: Path, name: str, value: Any) -> None:
     try:
         sizes, (begin, end) = shape_of(value["shape"]), value["data_offsets"]
         dtype = value["dtype"]
@@ -111,7 +115,11 @@ def _tensor(path: Path, name: str, value: Any) -> Tensor:
         raise _unknown(path, name) from None
     if not (is_size(begin) and is_size(end)):
         raise _out_of_order(path, name)
-    return Tensor(name, dtype, sizes, begin, end)
+    header.names.append(name)
+    header.dtypes.append(dtype)
+    header.shapes.append(sizes)
+    header.begins.append(begin)
+    header.ends.append(end)
 
 
 def _unknown(path: Path, name: str) -> InputError:
@@ -122,8 +130,8 @@ def _out_of_order(path: Path, name: str) -> InputError:
     return _damaged(path, f"{name} has offsets that are not whole numbers in order")
 
 
-def _entries(path: Path, tensors: Sequence[Tensor], available: int) -> Iterator[Entry]:
-    for name, code, sizes, begin, end in tensors:
+def _entries(path: Path, header: Header, available: int) -> Iterator[Entry]:
+    for name, code, sizes, begin, end in zip(*header, strict=True):
         try:
             dtype, shape, nbytes = _kind(code, sizes)
         except MalformedError as error:
@@ -144,15 +152,15 @@ def _kind(code: str, sizes: tuple[int, ...]) -> tuple[str, tuple[int, ...], int]
     return dtype.name, shape, (prod(shape) * dtype.bits + 7) // 8
 
 
-def _check_ranges(path: Path, tensors: Sequence[Tensor], available: int) -> None:
+def _check_ranges(path: Path, header: Header, available: int) -> None:
     """Make sure that the tensors follow each other without holes, in whatever order."""
+    if [*header.begins, available] == [0, *header.ends]:
+        return
     position = 0
-    for tensor in sorted(tensors, key=attrgetter("begin", "end")):
-        if tensor.begin != position:
-            raise _damaged(
-                path, f"{tensor.name} starts at {tensor.begin:,}, not where the last tensor ended"
-            )
-        position = tensor.end
+    for begin, end, name in sorted(zip(header.begins, header.ends, header.names, strict=True)):
+        if begin != position:
+            raise _damaged(path, f"{name} starts at {begin:,}, not where the last tensor ended")
+        position = end
     if position != available:
         raise _damaged(path, f"its tensors end at {position:,} of {available:,} bytes")
 

@@ -184,7 +184,7 @@ def _leaves(path: Path, line: bytes) -> tuple[Leaf, ...]:
             f"{path} is a damaged skeleton file: {why_malformed(error)}.",
             _AGAIN,
         ) from None
-    twice = repeated(leaf.path for leaf in leaves)
+    twice = repeated([leaf.path for leaf in leaves])
     if twice is not None:
         raise InputError(f"{path} is a damaged skeleton file: it names {twice} twice.", _AGAIN)
     return leaves

@@ -43,7 +43,7 @@ def open_torch_zip(path: Path, key: str | None = None) -> Checkpoint:
     try:
         with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
             members = {info.filename: info for info in archive.infolist()}
-            twice = repeated(info.filename for info in archive.infolist())
+            twice = repeated([info.filename for info in archive.infolist()])
             if twice is not None:
                 raise InputError(
                     f"{path} is refused: two files in it share one name, {twice}.", SAVE_AGAIN

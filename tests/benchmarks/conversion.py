@@ -59,25 +59,14 @@ def _sources(folder: Path, runs: int, report: Report) -> None:
     for suffix in (".safetensors", ".pt", ".shards"):
         pair = plain_pair(folder, "large", tensors, suffix)
         what = f"16 × 64 MiB, {'16 shards' if suffix == '.shards' else suffix}"
-        times = runs + 1 if suffix == ".safetensors" else _fewer(runs)
-        _against_copy(pair, times, what, ("≤ 1.3", "≤ 2"), report)
+        budgets, times = ("≤ 1.3", "≤ 2"), runs + 1
+        _against_copy(pair, times, what, budgets, report)
         if suffix == ".safetensors":
-            _against_copy(
-                pair,
-                _fewer(runs),
-                f"{what} to .safetensors",
-                ("≤ 1.3", "≤ 2"),
-                report,
-                ".safetensors",
-            )
+            target = f"{what} to .safetensors"
+            _against_copy(pair, times, target, budgets, report, ".safetensors")
             report(_against_script(pair, what))
             report(_ancestor(pair, what))
         remove(pair)
-
-
-def _fewer(runs: int) -> int:
-    """For what differs from another case in little that costs time."""
-    return max(1, runs - 1)
 
 
 def _many(folder: Path, runs: int, report: Report) -> None:
@@ -85,7 +74,7 @@ def _many(folder: Path, runs: int, report: Report) -> None:
         for suffix in (".safetensors", ".pt") if count == 5000 else (".safetensors",):
             pair = plain_pair(folder, "many", equal_tensors(count, total), suffix)
             what = f"{count:,} × {total // count // 1000:,} kB, {suffix}"
-            times = _fewer(runs) if count == _MANY else runs
+            times = 1 if count == _MANY else runs
             _against_copy(pair, times, what, (budgets[0], budgets[1]), report)
             if suffix == ".safetensors":
                 report(_against_script(pair, what))

@@ -45,7 +45,7 @@ def _safetensors(folder: Path, header: str, nbytes: int) -> Path:
 def test_plain_headers_are_read_quickly() -> None:
     header = {"__metadata__": {"format": "pt", "by": "x"}, "a": _tensor(0), "b": _tensor(8)}
     found = quick_tensors(json.dumps(header).encode())
-    assert found == [("a", "F32", (2,), 0, 8), ("b", "F32", (2,), 8, 16)]
+    assert found == (["a", "b"], ["F32"] * 2, [(2,)] * 2, [0, 8], [8, 16])
     leaves = (
         Leaf(".a", (2, 3), "float32", owner="equinox.nn.Linear", config={"groups": 1}),
         Leaf(".b", (), "float64", kind="scalar", has_value=False, fill=0.5),
