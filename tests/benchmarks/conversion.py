@@ -51,7 +51,7 @@ def run(folder: Path, runs: int, report: Report, *, large: bool = False) -> None
     _many(folder, runs, report)
     _transforms(folder, runs, report)
     if large:
-        _large(folder, report)
+        _large(folder, runs, report)
 
 
 def _sources(folder: Path, runs: int, report: Report) -> None:
@@ -89,20 +89,20 @@ def _transforms(folder: Path, runs: int, report: Report) -> None:
         remove(pair)
 
 
-def _large(folder: Path, report: Report) -> None:
+def _large(folder: Path, runs: int, report: Report) -> None:
     what = "8 GB split in 3"
     if why := needs(folder, 3 * 8 * 10**9):
         report(skipped(what, why))
     else:
         pair = transformed_pair(folder, "qkv", *thirds(8 * 10**9))
-        _against_dump(pair, 1, what, "≤ 2", report)
+        _against_dump(pair, runs, what, "≤ 2", report)
         remove(pair)
     what = "16 × 1.25 GB, .safetensors"
     if why := needs(folder, 2 * _LARGE):
         report(skipped(what, why))
         return
     pair = plain_pair(folder, "huge", equal_tensors(16, _LARGE), ".safetensors")
-    _against_copy(pair, 1, what, ("≤ 1.3", "≤ 2"), report)
+    _against_copy(pair, runs, what, ("≤ 1.3", "≤ 2"), report)
     remove(pair)
 
 
