@@ -29,9 +29,10 @@ def keep_for_good() -> None:
 
 
 def give_memory_back() -> None:
-    """Have the C library give the system what it keeps of memory that was freed, if it can.
+    """Free what only the collector finds, and have the C library give the system what it keeps.
 
     Headers and journals pass through blocks of many megabytes.
     """
+    gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
