@@ -101,9 +101,15 @@ async def _play(scene: Scene) -> str:
             await pilot.press(key)
             await until(lambda: app.keys_are_done)
         await until(lambda: isinstance(app.screen, scene.ends_on))
-        await pilot.pause()
         ends = opened[0].checkpoint.label, opened[0].target.label
-        picture = svg_of(app, title=" ".join(["s2p-tui", *ends]))
+        title = " ".join(["s2p-tui", *ends])
+        picture, before = svg_of(app, title=title), ""
+        # A screen that lays itself out once its size is known is not done when it is first drawn.
+        while picture != before:
+            refreshed = asyncio.Event()
+            app.screen.call_after_refresh(refreshed.set)
+            await refreshed.wait()
+            picture, before = svg_of(app, title=title), picture
     for session in opened:
         session.close()
     return picture
