@@ -95,6 +95,7 @@ class AskClaude(ConsentScreen):
         self._glyphs = glyphs
         self._text: list[str] = []
         self._position: int | None = None
+        self._here = 0
         self._warning = ""
         self._said: Part = ("", "")
 
@@ -107,9 +108,10 @@ class AskClaude(ConsentScreen):
         """Look whether the model is on its way out."""
         self._look_up()
 
-    def on_resize(self) -> None:
+    @on(LineList.Resized)
+    def resized(self) -> None:
         """Lay the text out anew."""
-        self.call_after_refresh(self._lay_out)
+        self._lay_out()
 
     def action_send(self) -> None:
         """Close with the question, if there is one."""
@@ -141,11 +143,11 @@ class AskClaude(ConsentScreen):
 
     def action_go(self, step: int) -> None:
         """Read on by lines."""
-        self._go((self._position or 0) + step)
+        self._go(self._here + step)
 
     def action_page(self, halves: int) -> None:
         """Read on by half pages."""
-        self._go((self._position or 0) + halves * self.query_one(LineList).half_page)
+        self._go(self._here + halves * self.query_one(LineList).half_page)
 
     def action_end(self, last: int) -> None:
         """Go to the first line, or to the last."""
@@ -163,7 +165,7 @@ class AskClaude(ConsentScreen):
         return model_named(self._name)
 
     def _go(self, position: int) -> None:
-        self._position = max(0, min(position, len(self._text) - 1))
+        self._position = self._here = max(0, min(position, len(self._text) - 1))
         self.query_one(LineList).go(self._position)
 
     @work(exclusive=True, group="retirement")
@@ -190,14 +192,20 @@ class AskClaude(ConsentScreen):
         room = max(1, lines.scrollable_content_region.width - 2)
         text = self.question.text.splitlines() if self.question.requests else _NOTHING
         self._text = self._wrapped(text, room)
-        if self._position is None:
-            # What is said of the user's own models matters more than what comes before it.
-            self._position = len(self._wrapped(self.question.preamble, room)) + lines.half_page
-        self._position = max(0, min(self._position, len(self._text) - 1))
-        lines.show(len(self._text), self._position)
+        # What is said of the user's own models matters more than what comes before it.
+        start = len(self._wrapped(self.question.preamble, room))
+        here = start + lines.half_page if self._position is None else self._position
+        self._here = max(0, min(here, len(self._text) - 1))
+        lines.show(len(self._text), self._here)
         # A list that was shorter than its window cannot scroll before it is laid out again.
-        self.call_after_refresh(lines.go, self._position)
+        self.call_after_refresh(self._scroll, start)
         self._show()
+
+    def _scroll(self, start: int) -> None:
+        lines = self.query_one(LineList)
+        if self._position is None:
+            lines.scroll_to(y=start, animate=False)
+        lines.go(self._here)
 
     def _wrapped(self, text: Iterable[str], room: int) -> list[str]:
         plain = (self._glyphs.plain(inert(line)) for line in text)

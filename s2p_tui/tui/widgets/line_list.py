@@ -55,6 +55,9 @@ class LineList(ScrollView, can_focus=False):
             super().__init__()
             self.position = position
 
+    class Resized(Message):
+        """The list has another size."""
+
     def __init__(self, draw: Draw, glyphs: Glyphs, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
         self.current = 0
@@ -77,6 +80,7 @@ class LineList(ScrollView, can_focus=False):
         if self.current < self.size.height:
             self.scroll_to(y=0, animate=False)
         self._show_current()
+        self.post_message(self.Resized())
 
     def show(self, count: int, current: int) -> None:
         """Have that many lines, all drawn anew, and the cursor on one of them."""
