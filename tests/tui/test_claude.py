@@ -98,6 +98,25 @@ async def test_from_the_key_to_the_accepted_rows(
         assert script.asked[0].json["model"] == models.ALIASES["sonnet"]
 
 
+async def test_the_preview_begins_alike_however_late_its_size_is_known(
+    opened: Opened, script: Script
+) -> None:
+    seen: list[tuple[int, str]] = []
+    for size in ((80, 24), (120, 14)):
+        async with opened(make_session(*unlike(), arrange="auto"), size=size) as (pilot, _):
+            await pilot.press("p")
+            await shows(pilot, AskClaude)
+            shown = pilot.app.screen.query_one(LineList)
+            await until(pilot, lambda shown=shown: shown.current > 0)
+            await pilot.resize_terminal(120, 14)
+            await until(pilot, lambda shown=shown: shown.app.size == (120, 14))
+            await pilot.pause()
+            await pilot.pause()
+            seen.append((shown.current, drawn(shown)))
+    assert seen[0] == seen[1]
+    assert script.received == []
+
+
 async def test_rejecting_changes_nothing(opened: Opened, script: Script, session: Session) -> None:
     async with opened(session) as (pilot, workspace):
         before = session.alignment
