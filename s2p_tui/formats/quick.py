@@ -91,7 +91,10 @@ def quick_tensors(text: bytes) -> Header | None:
         return None
     tensors = nodes.values()
     dtypes = [node.dtype for node in tensors if node.dtype is not UNSET]
-    shapes = [node.shape for node in tensors if node.shape is not UNSET]
+    shared: dict[tuple[int, ...], tuple[int, ...]] = {}
+    shapes = [
+        shared.setdefault(node.shape, node.shape) for node in tensors if node.shape is not UNSET
+    ]
     ranges = [node.data_offsets for node in tensors if node.data_offsets is not UNSET]
     if not len(nodes) == len(dtypes) == len(shapes) == len(ranges):
         return None
@@ -122,7 +125,10 @@ def _leaves(nodes: list[_LeafNode]) -> tuple[tuple[Leaf, ...], int]:
     shapes, configs = cache(shape_of), cache(_config)
     leaves: list[Leaf] = []
     colons = 5 * len(nodes)
-    for node in nodes:
+    nodes.reverse()
+    while nodes:
+        # What is done with makes room for what comes of it.
+        node = nodes.pop()
         owner, fill, config, within = node.owner, node.fill, NO_CONFIG, 0
         if node.config is not UNSET:
             config, within = configs(bytes(node.config))

@@ -28,13 +28,20 @@ def assignment(
     np.fill_diagonal(swapped, np.inf)
     margin = swapped.min(axis=1)
     chosen = matrix[rows, columns]
-    free_columns = np.setdiff1d(np.arange(matrix.shape[1]), columns)
+    free_columns = _others(columns, matrix.shape[1])
     if len(free_columns):
         margin = np.minimum(margin, chosen - matrix[np.ix_(rows, free_columns)].max(axis=1))
-    free_rows = np.setdiff1d(np.arange(matrix.shape[0]), rows)
+    free_rows = _others(rows, matrix.shape[0])
     if len(free_rows):
         margin = np.minimum(margin, chosen - matrix[np.ix_(free_rows, columns)].max(axis=0))
     return list(zip(rows.tolist(), columns.tolist(), margin.tolist(), strict=True))
+
+
+def _others(taken: Indices, count: int) -> Indices:
+    """Those of so many that are not taken. NumPy's own sets import masked arrays."""
+    is_free = np.ones(count, bool)
+    is_free[taken] = False
+    return np.flatnonzero(is_free)
 
 
 def _best(matrix: Matrix) -> tuple[Indices, Indices]:
@@ -62,4 +69,4 @@ def _without_rivals(matrix: Matrix) -> tuple[Indices, Indices] | None:
         return rows[by_row], columns[by_row]
     columns = matrix.argmax(axis=1)
     rows = np.arange(len(columns))
-    return (rows, columns) if len(np.unique(columns)) == len(rows) else None
+    return (rows, columns) if len({*columns.tolist()}) == len(rows) else None
