@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import os
 import signal
 import sys
 import tempfile
@@ -63,6 +64,9 @@ def _measure(options: argparse.Namespace, results: list[Result]) -> None:
     with tempfile.TemporaryDirectory(prefix="s2p-bench-", dir=options.directory) as folder:
         if why := needs(Path(folder), _ROOM):
             sys.exit(f"{folder} {why}; choose another --directory")
+        # An installed package has its bytecode; a checkout may be kept from having any.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(Path(folder, "bytecode"))
         print_head()
         for part in options.parts or PARTS:
             run = importlib.import_module(f"tests.benchmarks.{PARTS[part]}").run
