@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from sys import intern
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from s2p_tui.core.dtypes import BY_NAME
+from s2p_tui.core.dtypes import BY_NAME, BY_SAFETENSORS
 from s2p_tui.core.pytree import NO_CONFIG, Leaf, LeafKind
 from s2p_tui.core.untrusted import MalformedError, object_of, parse_json, shape_of
 
@@ -39,12 +39,18 @@ class Header(NamedTuple):
     ends: list[int]
 
 
+if TYPE_CHECKING:
+    _Code = _DtypeName = str
+else:
+    # Read as one of these, a hundred thousand times the same dtype is one object.
+    _Code, _DtypeName = Literal[tuple(BY_SAFETENSORS)], Literal[tuple(BY_NAME)]
+
 _Offset = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class _TensorNode(Struct, gc=False):
     # The metadata have none of these.
-    dtype: str | UnsetType = UNSET
+    dtype: _Code | UnsetType = UNSET
     shape: tuple[int, ...] | UnsetType = UNSET
     data_offsets: tuple[_Offset, _Offset] | UnsetType = UNSET
 
@@ -56,7 +62,7 @@ class _Metadata(Struct):
 class _LeafNode(Struct, gc=False):
     path: str
     shape: tuple[int, ...]
-    dtype: str
+    dtype: _DtypeName
     kind: LeafKind
     value: bool
     owner: str | UnsetType | None = UNSET

@@ -83,7 +83,7 @@ class Workspace(Asking):
     def on_mount(self) -> None:
         """Have the matcher at work if it has not had its say yet."""
         if self.session.awaits_evidence:
-            self._match_meanwhile()
+            self.call_after_refresh(self._match_meanwhile)
 
     @work
     async def _match_meanwhile(self) -> None:
