@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from s2p_tui.core.alignment import Alignment
 from s2p_tui.core.fit import judge, landing
 from s2p_tui.core.layers import constant_for, rule_for
+from s2p_tui.core.numbered import other_number
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.rows import EMPTY, Row, Rows
 from s2p_tui.core.state_dict import StateDict
@@ -120,13 +121,17 @@ def _doubt(
 
     What nothing speaks for is left to the user, so a row of theirs is not doubted for that, nor is
     one of Claude's that they accepted; which way round a weight goes in is not Claude's to settle.
+    What came here by moves, maybe of other rows, was not chosen for this leaf: what was doubtful
+    here before still is, and so is what has another number than belongs here.
     """
     suggestion = evidence.suggestions[place]
-    by_user = row.by == "user"
+    chosen, moved = row.by == "user", row.by == "moved"
     if row.source is None:
         neutral = suggestion.certain and suggestion.source is None
         return (
-            "" if by_user or neutral else f"{suggestion.reason}: it would keep the skeleton's value"
+            ""
+            if chosen or moved or neutral
+            else f"{suggestion.reason}: it would keep the skeleton's value"
         )
     leaf = skeleton[place]
     keys, here = row.keys, suggestion.source
@@ -137,8 +142,8 @@ def _doubt(
         if is_here or landing(row.source, leaf, state_dict) == here:
             if row.by == "claude" and not (suggestion.certain or suggestion.placed):
                 return _layout_doubt(row, leaf, state_dict)
-            return "" if suggestion.certain or by_user else suggestion.reason
-        picked = by_user and not isinstance(row.source, Take)
+            return "" if suggestion.certain or chosen else suggestion.reason
+        picked = chosen and not isinstance(row.source, Take)
         return (
             "" if picked else f"the weight may have to be laid out otherwise: {suggestion.reason}"
         )
@@ -154,11 +159,24 @@ def _doubt(
             return f"by name and structure {key} belongs to {skeleton[other].path}"
     if row.by == "claude":
         return _layout_doubt(row, leaf, state_dict)
-    return "" if by_user else "only the order speaks for it"
+    if moved and here is not None and suggestion.numbered:
+        (mine, *_), (wanted, *_) = row.keys, keys_of(here)
+        if other_number(mine, wanted):
+            return f"by the numbers {wanted} may belong here, and not {mine}"
+    if moved:
+        return _turned_doubt(row, leaf, state_dict)
+    return "" if chosen else "only the order speaks for it"
 
 
 def _moved(source: Expr | None) -> bool:
     return source is not None and any(isinstance(node, Permute | Flip) for node in nodes_of(source))
+
+
+def _turned_doubt(row: Row, leaf: Leaf, state_dict: StateDict) -> str:
+    """Why an entry may not be turned for a layer that keeps PyTorch's layout; empty if it may."""
+    known = (leaf.owner or "").startswith("equinox.nn.") and rule_for(leaf) is None
+    whole = known and len(row.keys) == 1 and state_dict.shape(row.keys[0]) == leaf.shape
+    return "this layer keeps PyTorch's layout" if whole and _moved(row.source) else ""
 
 
 def _layout_doubt(row: Row, leaf: Leaf, state_dict: StateDict) -> str:
@@ -166,8 +184,7 @@ def _layout_doubt(row: Row, leaf: Leaf, state_dict: StateDict) -> str:
     if rule_for(leaf) is not None:
         return ""
     if (leaf.owner or "").startswith("equinox.nn."):
-        whole = len(row.keys) == 1 and state_dict.shape(row.keys[0]) == leaf.shape
-        return "this layer keeps PyTorch's layout" if whole and _moved(row.source) else ""
+        return _turned_doubt(row, leaf, state_dict)
     for key in row.keys:
         shape = state_dict.shape(key)
         layouts = ways(shape, leaf.shape) or ways(shape, shape)

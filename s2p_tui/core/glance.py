@@ -5,6 +5,7 @@ from __future__ import annotations
 from s2p_tui.core.composites import may_be_part
 from s2p_tui.core.evidence import Evidence
 from s2p_tui.core.layers import rule_for
+from s2p_tui.core.numbered import other_number
 from s2p_tui.core.pytree import Skeleton
 from s2p_tui.core.rows import Rows
 from s2p_tui.core.state_dict import StateDict
@@ -35,16 +36,18 @@ def glance(
         return None
     if evidence is None or fixed:
         return _EXACT
-    wanted, (certain, _, placed) = evidence.suggestions.held(place)
+    wanted, (certain, _, placed, numbered) = evidence.suggestions.held(place)
     if by == "claude" or not (wanted is None or isinstance(wanted, str)):
         return None
-    by_user = by == "user"
+    settled = wanted is not None and (certain or placed)
     if wanted == held:
-        is_doubtful = not (certain or by_user)
-    elif wanted is not None and (certain or placed):
+        is_doubtful = not (certain or by == "user")
+    elif settled or by not in ("user", "moved"):
         is_doubtful = True
     else:
-        is_doubtful = not by_user or evidence.claimed(held, state_dict) not in (None, place)
+        is_doubtful = evidence.claimed(held, state_dict) not in (None, place)
+        if by == "moved" and numbered and wanted is not None:
+            is_doubtful = is_doubtful or other_number(held, wanted)
     if not is_doubtful:
         return _EXACT
     return _TRUSTED if trusted else _DOUBTED

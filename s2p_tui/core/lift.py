@@ -262,7 +262,8 @@ def _applied(
                 return {}, f"{name} would be taken twice"
             names[key] = name
         source = pattern.row.source and rename(pattern.row.source, names)
-        row = Row(source, pattern.row.gap, by="user", why=why)
+        chosen = pattern.row.by == "user" or pattern.row.trusted
+        row = Row(source, pattern.row.gap, by="user" if chosen else "moved", why=why)
         if misfit := _misfit(state_dict, skeleton, pattern, place, row, names):
             return {}, misfit
         rows[place] = row

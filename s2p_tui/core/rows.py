@@ -14,7 +14,9 @@ from typing import Literal, get_args, overload
 
 from s2p_tui.core.transform import Expr, Take, keys_of
 
-Author = Literal["order", "user", "matcher", "claude", "rule"]
+Author = Literal["order", "user", "matcher", "claude", "rule", "moved"]
+"""Who decided what a leaf takes. `user` chose it for this leaf; `moved` came here by moves of the
+user's, maybe of other rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ def _table(of: Callable[[int], int]) -> bytes:
 
 
 _TAKES = _WHOLE | _MADE
-_MOVED = _table(lambda mark: mark & (_GAP | _TAKES) | _PLACES["user"])
+_MOVED = _table(lambda mark: mark & (_GAP | _TAKES) | _PLACES["moved"])
 _IS_UNFIXED = _table(lambda mark: not mark & _FIXED)
 _IS_PASSED = _table(lambda mark: not mark & (_GAP | _FIXED))
 _IS_EMPTY = _table(lambda mark: not mark & _TAKES)

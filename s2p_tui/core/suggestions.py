@@ -18,12 +18,18 @@ class Suggestion:
         certain: Whether the proposer vouches for it.
         reason: Why, in words.
         placed: Whether it is settled which entry belongs here, be its layout settled or not.
+        numbered: Whether it is settled which of numbered blocks the entry belongs to.
     """
 
     source: Expr | None
     certain: bool
     reason: str
     placed: bool = False
+    numbered: bool = False
+
+
+Kind = tuple[bool, str, bool, bool]
+"""`certain`, `reason`, `placed` and `numbered`."""
 
 
 class Suggestions(Sequence[Suggestion]):
@@ -37,10 +43,11 @@ class Suggestions(Sequence[Suggestion]):
 
     def __init__(self, suggestions: Iterable[Suggestion]) -> None:
         self._sources: list[Expr | str | None] = []
-        self._kinds: list[tuple[bool, str, bool]] = []
-        shared: dict[tuple[bool, str, bool], tuple[bool, str, bool]] = {}
+        self._kinds: list[Kind] = []
+        shared: dict[Kind, Kind] = {}
         for one in suggestions:
-            source, kind = one.source, (one.certain, one.reason, one.placed)
+            source = one.source
+            kind = one.certain, one.reason, one.placed, one.numbered
             self._sources.append(source.key if type(source) is Take else source)
             self._kinds.append(shared.setdefault(kind, kind))
 
@@ -57,8 +64,8 @@ class Suggestions(Sequence[Suggestion]):
         source = self._sources[place]
         return Suggestion(Take(source) if isinstance(source, str) else source, *self._kinds[place])
 
-    def held(self, place: int) -> tuple[Expr | str | None, tuple[bool, str, bool]]:
-        """A suggestion's source, of a whole entry the key alone; `certain`, `reason`, `placed`."""
+    def held(self, place: int) -> tuple[Expr | str | None, Kind]:
+        """A suggestion's source, of a whole entry the key alone; and the rest of it."""
         return self._sources[place], self._kinds[place]
 
     def __eq__(self, other: object) -> bool:

@@ -30,6 +30,7 @@ AUTHORS: dict[Author, str] = {
     "matcher": "by the matcher",
     "claude": "by Claude",
     "rule": "by a rule",
+    "moved": "moved by you",
 }
 
 

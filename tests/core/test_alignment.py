@@ -123,7 +123,7 @@ def test_only_benched_entries_can_be_placed() -> None:
 def test_moving_drops_the_trust_and_the_reason() -> None:
     judged = Row(Take("a"), by="matcher", why="same name", trusted=True)
     alignment = Alignment.of((judged, Row(Take("b"))))
-    assert apply(alignment, Swap(0, 1)).rows[1] == Row(Take("a"), by="user")
+    assert apply(alignment, Swap(0, 1)).rows[1] == Row(Take("a"), by="moved")
 
 
 @pytest.mark.parametrize("edit", [Swap(0, 1), MoveBlock(0, 1, 1), MoveTo(0, 1), MoveTo(0, 2)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import get_args
 
 import pytest
 
@@ -14,7 +15,7 @@ from s2p_tui.core.state_dict import Entry, StateDict
 from s2p_tui.core.suggestions import Suggestion, Suggestions
 from s2p_tui.core.transform import Expr, Permute, Take
 
-KEYS = ("a", "b", "square", "half", "layer.weight_g", "layer.weight_v")
+KEYS = ("h.1.m.a", "h.2.m.a", "square", "half", "layer.weight_g", "layer.weight_v")
 SHAPES = ((2, 3), (2, 3), (3, 3), (2, 3), (2, 1), (2, 3))
 ENTRIES = StateDict(
     tuple(
@@ -33,24 +34,20 @@ SOURCES: tuple[Expr | None, ...] = (None, *map(Take, KEYS), Permute(Take("square
 
 
 @pytest.mark.parametrize("leaf", LEAVES, ids=lambda leaf: leaf.path)
-@pytest.mark.parametrize("by", ["order", "user", "matcher", "claude", "rule"])
+@pytest.mark.parametrize("by", get_args(Author))
 def test_a_glance_says_what_weighing_says(leaf: Leaf, by: Author) -> None:
     skeleton = Skeleton((leaf, Leaf(".other", (2, 3), "float32")))
     seen = 0
-    for source, wanted, certain, placed, elsewhere, trusted, fixed in product(
+    for source, wanted, certain, placed, numbered, elsewhere, trusted, fixed in product(
         SOURCES,
         SOURCES,
-        *[(False, True)] * 2,
-        (None, Take("a"), Take("half")),
+        *[(False, True)] * 3,
+        (None, Take(KEYS[0]), Take("half")),
         *[(False, True)] * 2,
     ):
         row = Row(source, gap=source is None and placed, by=by, trusted=trusted, fixed=fixed)
-        evidence = Evidence(
-            Suggestions(
-                (Suggestion(wanted, certain, "so", placed), Suggestion(elsewhere, True, "there"))
-            ),
-            {},
-        )
+        here = Suggestion(wanted, certain, "so", placed, numbered)
+        evidence = Evidence(Suggestions((here, Suggestion(elsewhere, True, "there"))), {})
         rows = Rows.of((row, EMPTY))
         for known in (evidence, None):
             glanced = glance(0, rows, ENTRIES, skeleton, known)

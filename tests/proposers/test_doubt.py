@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from s2p_tui.core.evidence import weigh
+from s2p_tui.core.edits import MoveBlock, OpenGap, Several, Swap, apply
+from s2p_tui.core.evidence import Evidence, as_suggested, weigh
 from s2p_tui.core.pytree import Leaf, Skeleton
-from s2p_tui.core.rows import Row
+from s2p_tui.core.rows import Row, Rows
 from s2p_tui.core.state_dict import Entry, StateDict
 from s2p_tui.core.transform import Split, Take
 from s2p_tui.core.verdict import Fit
@@ -63,3 +64,62 @@ def test_an_entry_of_the_decoder_is_not_certain_in_the_encoder() -> None:
     leaves = Skeleton((Leaf(".encoder.embed_positions.weight", (8, 4), "float32"),))
     (suggestion,) = match(entries, leaves).suggestions
     assert not suggestion.certain
+
+
+@pytest.fixture(name="unsure")
+def _unsure() -> tuple[StateDict, Skeleton, Evidence]:
+    """Blocks whose two norms nothing tells apart."""
+    entries = StateDict(
+        tuple(
+            Entry(f"model.layers.{n}.{norm}.weight", (8,), "float32")
+            for n in range(4)
+            for norm in ("input_layernorm", "post_attention_layernorm")
+        )
+    )
+    leaves = Skeleton(
+        tuple(
+            Leaf(f".stack[{n}].{norm}.weight", (8,), "float32")
+            for n in range(4)
+            for norm in ("n1", "n2")
+        )
+    )
+    evidence = match(entries, leaves)
+    assert not any(one.certain or one.placed for one in evidence.suggestions)
+    return entries, leaves, evidence
+
+
+def _fits(rows: Rows, known: tuple[StateDict, Skeleton, Evidence]) -> list[Fit]:
+    return [weigh(place, row, *known).fit for place, row in enumerate(rows)]
+
+
+def test_what_a_gap_moves_into_another_numbered_block_is_doubtful(
+    unsure: tuple[StateDict, Skeleton, Evidence],
+) -> None:
+    entries, leaves, evidence = unsure
+    start = as_suggested(evidence, entries, leaves)
+    shifted = apply(start, Several((OpenGap(2), OpenGap(3))))
+    assert shifted.rows[4].keys == ("model.layers.1.input_layernorm.weight",)
+    assert _fits(shifted.rows, unsure) == [*[Fit.DOUBTFUL] * 2, *[Fit.GAP] * 2, *[Fit.DOUBTFUL] * 4]
+    why = weigh(4, shifted.rows[4], *unsure).why
+    assert "model.layers.2.input_layernorm.weight may belong here" in why
+
+
+def test_going_there_and_back_settles_nothing(
+    unsure: tuple[StateDict, Skeleton, Evidence],
+) -> None:
+    entries, leaves, evidence = unsure
+    start = as_suggested(evidence, entries, leaves)
+    back = apply(apply(start, MoveBlock(0, 2, 2)), MoveBlock(2, 4, -2))
+    assert [row.source for row in back.rows] == [row.source for row in start.rows]
+    assert _fits(back.rows, unsure) == [Fit.DOUBTFUL] * 8
+
+
+def test_what_is_chosen_or_moved_within_its_block_is_the_users_to_settle(
+    unsure: tuple[StateDict, Skeleton, Evidence],
+) -> None:
+    entries, leaves, evidence = unsure
+    start = as_suggested(evidence, entries, leaves)
+    swapped = apply(start, Swap(2, 3)).rows
+    assert _fits(swapped, unsure)[2:4] == [Fit.EXACT] * 2
+    chosen = Row(Take("model.layers.3.input_layernorm.weight"), by="user")
+    assert weigh(0, chosen, *unsure).fit is Fit.EXACT

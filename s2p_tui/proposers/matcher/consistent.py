@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 from s2p_tui.proposers.matcher.words import meanings
@@ -102,6 +102,23 @@ def _other_kind(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
 
 def _other_number(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
     """Pairs whose numbers are not as far apart as those of most pairs of the same names."""
+    why = "the numbers of others like it are otherwise apart"
+    return {n: why for agreeing, others in _by_difference(pairs) if agreeing for n in others}
+
+
+def numbered(pairs: Mapping[int, tuple[Steps, Steps]]) -> set[int]:
+    """The pairs whose numbers are as far apart as those of most pairs of the same names.
+
+    Args:
+        pairs: The steps of a leaf and of what it takes.
+    """
+    return {n for agreeing, _ in _by_difference(pairs) for n in agreeing}
+
+
+def _by_difference(
+    pairs: Mapping[int, tuple[Steps, Steps]],
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Per names the pairs whose numbers are as far apart as most are, and the others."""
     apart: dict[tuple[Steps, Steps], dict[int, tuple[int, ...]]] = defaultdict(dict)
     for n, sides in pairs.items():
         numbers = [[number for step in steps[:-2] for number in _numbers(step)] for steps in sides]
@@ -109,14 +126,11 @@ def _other_number(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
             names = _kind(sides[0])[:-2], _kind(sides[1])[:-2]
             difference = (theirs - mine for mine, theirs in zip(*numbers, strict=True))
             apart[names][n] = tuple(difference)
-    found: dict[int, str] = {}
     for differences in apart.values():
-        counts = Counter(differences.values())
-        best, most = counts.most_common(1)[0]
-        if 1 < most < len(differences) and most > _MAJORITY * len(differences):
-            why = "the numbers of others like it are otherwise apart"
-            found.update({n: why for n, each in differences.items() if each != best})
-    return found
+        best, most = Counter(differences.values()).most_common(1)[0]
+        agreed = most > 1 and most > _MAJORITY * len(differences)
+        agreeing = [n for n, each in differences.items() if agreed and each == best]
+        yield agreeing, [n for n, each in differences.items() if each != best]
 
 
 @lru_cache(maxsize=4096)

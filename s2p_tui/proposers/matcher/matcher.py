@@ -17,7 +17,7 @@ from s2p_tui.core.suggestions import Suggestion, Suggestions
 from s2p_tui.core.transform import Flip, Permute, Take, keys_of, nodes_of
 from s2p_tui.proposers.matcher.absent import tied_again, without_partner
 from s2p_tui.proposers.matcher.align import Aligner, Pair
-from s2p_tui.proposers.matcher.consistent import inconsistent
+from s2p_tui.proposers.matcher.consistent import inconsistent, numbered
 from s2p_tui.proposers.matcher.crossed import crossed
 from s2p_tui.proposers.matcher.layout import Orientation
 from s2p_tui.proposers.matcher.losses import losses, lost_entries
@@ -146,8 +146,9 @@ def _fill(
     left = (piece.shape for piece in pieces if id(piece) not in used)
     doubts = crossed({p: (skeleton[p].shape, piece.shape) for p, piece, _ in found}, left, steps)
     doubts |= turned({p: (skeleton[p], piece) for p, piece, _ in found}, (p.shape for p in pieces))
-    if not nameless:
-        doubts |= inconsistent({p: (steps[p], piece.steps) for p, piece, _ in found})
+    sides = {} if nameless else {p: (steps[p], piece.steps) for p, piece, _ in found}
+    doubts |= inconsistent(sides)
+    by_number = numbered(sides)
     for place, piece, pair in found:
         leaf = skeleton[place]
         taken = as_leaf_takes(leaf, piece, state_dict)
@@ -155,7 +156,7 @@ def _fill(
         if suggestion is not None and place in doubts:
             suggestion = replace(suggestion, certain=False, placed=False, reason=doubts[place])
         if suggestion is not None:
-            suggestions[place] = suggestion
+            suggestions[place] = replace(suggestion, numbered=place in by_number)
 
 
 def _is_part(steps: tuple[str, ...]) -> bool:
