@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from s2p_tui.core.remarks import remarks
 from s2p_tui.core.unused import parts_unused
 from s2p_tui.core.verdict import Fit
 from s2p_tui.saving import Converted
@@ -24,7 +25,7 @@ class Report:
         rows: How many rows there are of each fit: exact, transformed, doubtful (that were trusted
             count as what they are), mismatched, gap.
         warnings: What the user should know: entries and parts of entries that no leaf takes,
-            numbers that did not survive a cast. One line each.
+            leaves that keep the skeleton's, numbers that did not survive a cast. One line each.
         verified: Whether the file was read back and compared with its sources, bit by bit.
         bytes: Size of the file.
         seconds: From start to rename.
@@ -85,10 +86,6 @@ def warnings_of(session: Session, losses: Mapping[str, CastLoss]) -> Iterator[st
     parts = parts_unused(session.alignment.rows, session.checkpoint.state_dict)
     for key, words in parts.items():
         yield f"unused of {key}: {words}"
-    if all(leaf.path == f"[{n}]" for n, leaf in enumerate(session.target.skeleton)):
-        yield (
-            "note: the skeleton names no layer classes, so that transposed convolutions, LSTM, "
-            "GRU and batch normalisation were taken as they are; --like names them"
-        )
+    yield from remarks(session.alignment.rows, session.target.skeleton)
     for path, loss in losses.items():
         yield f"{path}: {loss.overflowed:,} numbers became infinite, {loss.new_nan:,} not a number"

@@ -18,7 +18,7 @@ import numpy as np
 from msgspec import structs
 
 from s2p_tui.core.dtypes import dtype_named
-from s2p_tui.core.errors import InputError
+from s2p_tui.core.errors import InputError, UsageError
 from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.formats.npy import size_in_bytes
 from s2p_tui.formats.target import Target, head_line
@@ -51,9 +51,11 @@ def save_skeleton(path: str | Path, pytree: Any, *, values: bool = True) -> Skel
         The leaves, as described in the file.
 
     Raises:
-        UsageError: A leaf cannot be saved to a file at all, such as a `jax.random.key`.
+        UsageError: A leaf cannot be saved to a file at all, such as a `jax.random.key`; or the
+            pytree is a PyTorch module.
         OutputError: The file cannot be written.
     """
+    _refuse_torch(pytree)
     leaves = list(saved_leaves(with_state_apart(pytree)))
     described = tuple(_described(leaf, value, values) for leaf, value in leaves)
     held = (leaf for leaf in described if leaf.has_value)
@@ -84,8 +86,9 @@ def target_of(pytree: Any, label: str) -> Target:
     """The leaves of a pytree in memory, and their values where it has them.
 
     Raises:
-        UsageError: A leaf cannot be saved to a file at all.
+        UsageError: A leaf cannot be saved to a file at all, or the pytree is a PyTorch module.
     """
+    _refuse_torch(pytree)
     leaves = list(saved_leaves(with_state_apart(pytree)))
     described = tuple(_described(leaf, value, True) for leaf, value in leaves)
     arrays = {
@@ -94,6 +97,16 @@ def target_of(pytree: Any, label: str) -> Target:
         if leaf.has_value
     }
     return Target(label, (), 0, Skeleton(described), ArrayTensors(arrays))
+
+
+def _refuse_torch(pytree: Any) -> None:
+    """JAX takes a PyTorch module as one leaf, of which nothing would be saved."""
+    if any(cls.__module__ == "torch.nn.modules.module" for cls in type(pytree).__mro__):
+        name = type(pytree).__name__
+        raise UsageError(
+            f"{name} is a torch.nn.Module; expected the model that is to be filled.",
+            "Give the Equinox module, or what makes it; PyTorch's side is a checkpoint.",
+        )
 
 
 def with_values(pytree: Any, values: Iterable[NDArray[Any] | None]) -> Any:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import pytest
+import torch
 
 from s2p_tui.core.errors import InputError, UsageError
 from s2p_tui.core.pytree import Leaf
@@ -223,3 +224,9 @@ def test_values_in_memory_are_the_pytrees_own() -> None:
     target = target_of(tree, "in memory")
     assert [leaf.path for leaf in target.skeleton] == ["['w']"]
     assert np.array_equal(target.values.read("['w']", ((1, 2), (0, 3))), np.ones((1, 3)))
+
+
+def test_a_pytorch_module_is_no_skeleton(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"Linear is a torch\.nn\.Module"):
+        save_skeleton(tmp_path / "skeleton.eqx", torch.nn.Linear(2, 3))
+    assert not any(tmp_path.iterdir())

@@ -108,7 +108,7 @@ def convert(
     from s2p_tui.core.names import default_output
     from s2p_tui.session import Session
 
-    path = output or default_output(model)
+    path = output or default_output(model, skeleton)
     told = ConvertReport(path)
     try:
         if mapping is not None and arrange is not None:

@@ -96,7 +96,7 @@ def open_app(
         open_session,
         model_label=model.name,
         skeleton_label=skeleton.name,
-        output=output or default_output(model),
+        output=output or default_output(model, skeleton),
         way_out="s2p-tui convert, which needs no terminal",
         dtype=dtype,
         mapping=mapping,

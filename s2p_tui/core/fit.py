@@ -8,7 +8,7 @@ from s2p_tui.core.composed import part_doubt
 from s2p_tui.core.composites import may_be_part
 from s2p_tui.core.dtypes import DType, dtype_named
 from s2p_tui.core.errors import TransformError
-from s2p_tui.core.layers import as_layer_needs, rule_for
+from s2p_tui.core.layers import as_layer_needs, constant_for, rule_for
 from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.rows import Row
 from s2p_tui.core.ruled import departs_from_rule
@@ -77,6 +77,9 @@ def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
         notes.append(words)
     if parts:
         doubts.append(parts)
+    constant = constant_for(leaf) if rule is not None else None
+    if constant is not None and not row.keys and source != constant[0]:
+        doubts.append(f"this layer holds {describe(constant[0])}: {constant[1]}")
     if rule is not None and (made != source or (parts == "" and not isinstance(source, Take))):
         notes = [f"{'; '.join(notes)}: {rule.why}"]
     elif (

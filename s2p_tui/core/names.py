@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,13 @@ def output_path(output: str | Path) -> Path:
     return path if path.suffix or not path.name else path.with_suffix(".eqx")
 
 
-def default_output(model: str | Path) -> Path:
-    """`model.eqx` in the current folder for any `model.*`."""
+def default_output(model: str | Path, skeleton: str | Path = "") -> Path:
+    """`model.eqx` in the current folder for any `model.*`, unless that is one of the two ends."""
     name = Path(model).name.removesuffix(".index.json")
-    stem = Path(name).stem if Path(name).suffix else name
-    return Path(f"{stem or 'model'}.eqx")
+    stem = (Path(name).stem if Path(name).suffix else name) or "model"
+    path = Path(f"{stem}.eqx")
+    ends = {os.path.realpath(end) for end in (model, skeleton)}
+    return Path(f"{stem}_converted.eqx") if os.path.realpath(path) in ends else path
 
 
 def default_mapping(output: Path) -> Path:

@@ -78,6 +78,11 @@ class Skeleton:
         return self._position[path]
 
     @property
+    def is_nameless(self) -> bool:
+        """Whether the leaves are numbered, as in a plain `.eqx`, which names no layer either."""
+        return all(leaf.path == f"[{n}]" for n, leaf in enumerate(self.leaves))
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all elements together."""
         return sum(leaf.nbytes for leaf in self.leaves)

@@ -201,6 +201,10 @@ class Rows(Sequence[Row]):
         """A row's `gap`, `by`, `trusted` and `fixed`."""
         return _FACTS[self.marks[place]]
 
+    def gaps(self) -> list[int]:
+        """Places of the gaps, those that are fixed aside."""
+        return [place for place, mark in enumerate(self.marks) if mark & (_GAP | _FIXED) == _GAP]
+
     def replaced(self, start: int, rows: Rows) -> Rows:
         """All rows, those from `start` on replaced by as many others."""
         stop = start + len(rows)

@@ -28,6 +28,7 @@ _OPPOSITE = tuple(
     )
 )
 _DENSE = frozenset(("mlp", "conv", "proj", "query", "key", "value", "qkv"))
+_OF_A_VARIANCE = frozenset(("log", "std", "sqrt", "rsqrt", "inv"))
 _LAYER = frozenset(("weight", "bias", "mean", "var"))
 
 
@@ -62,6 +63,8 @@ def _opposite(sides: tuple[Steps, Steps]) -> str:
         mine, theirs = (several & found for found in words)
         if mine and theirs and not mine & theirs:
             return f"one is of the {min(theirs)}, the other of the {min(mine)}"
+    if "var" in words[0] | words[1] and (apart := (words[0] ^ words[1]) & _OF_A_VARIANCE):
+        return f"one is a variance, the other its {min(apart)}"
     for one, other in (layers, layers[::-1]):
         if "norm" in one and "norm" not in other and other & _DENSE:
             return "one is of a normalisation, the other is not"

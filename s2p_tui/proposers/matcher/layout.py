@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from math import prod
 
-from s2p_tui.core.transform import Expr, Permute, Reshape, Shape, Stack
+from s2p_tui.core.transform import Expr, Permute, Reshape, Shape, Split, Stack, Take
 from s2p_tui.proposers.matcher.pieces import Piece
 from s2p_tui.proposers.matcher.words import meanings, name_of
 
@@ -33,9 +33,15 @@ def _template(steps: Steps) -> Steps:
     return tuple("#" if step.isdigit() else step for step in steps)
 
 
-def _classes(steps: Steps, shape: Shape) -> tuple[tuple[str, *tuple[object, ...]], ...]:
-    """What the leaf has in common with ever more leaves, the nearest first."""
-    template, last = _template(steps), steps[-1]
+def _classes(
+    steps: Steps, shape: Shape, piece: Piece
+) -> tuple[tuple[str, *tuple[object, ...]], ...]:
+    """What the leaf has in common with ever more leaves, the nearest first.
+
+    Weights whose names say that they hold the input axis first are of another kind than others:
+    a model may have layers of both.
+    """
+    template, last = _template(steps), (steps[-1], piece.is_input_first)
     rank = len(shape)
     return (
         ("same leaf", template),
@@ -61,7 +67,7 @@ class Orientation:
             ways = {out_last for _, out_last in piece.layouts(shape)}
             if len(ways) == 1:
                 (out_last,) = ways
-                for group in _classes(steps, shape):
+                for group in _classes(steps, shape, piece):
                     self._votes[group][out_last] += 1
 
     @property
@@ -89,7 +95,9 @@ class Orientation:
             return layouts[0][0], _one_order(layouts, piece), ""
         if _as_it_is(steps):
             return _first(layouts, out_last=False), True, "tables keep their rows"
-        for group in _classes(steps, shape):
+        if known_layer and (shown := _shown(piece)) is not None:
+            return _first(layouts, out_last=shown), True, "its parts lie along the output axis"
+        for group in _classes(steps, shape, piece):
             verdict = _verdict(self._votes.get(group, [0, 0]))
             if verdict is not None:
                 return (
@@ -97,9 +105,15 @@ class Orientation:
                     True,
                     f"laid out as {_ALIKE[group[0]]}, whose sizes leave no choice",
                 )
-        if known_layer:
-            return _first(layouts, out_last=False), True, "the layer keeps PyTorch's layout"
         last = steps[-1]
+        if known_layer:
+            if piece.is_input_first:
+                why = "weights of such names may hold the input axis first, and nothing shows it"
+                return _first(layouts, out_last=True), False, why
+            turned = self._votes.get(_classes(steps, shape, piece)[-1], [0, 0])[True]
+            why = "some weights of this name are transposed, and nothing shows whether this one is"
+            why = why if turned else "the layer keeps PyTorch's layout"
+            return _first(layouts, out_last=False), not turned, why
         if name_of(last).words[-1:] != ("weight",):
             same = last in (piece.steps[-1] if piece.steps else "",)
             return _first(layouts, out_last=False), same, "kept as it is under the same name"
@@ -108,6 +122,14 @@ class Orientation:
             False,
             "square, and nothing shows whether it is transposed",
         )
+
+
+def _shown(piece: Piece) -> bool | None:
+    """Whether the output axis comes last in a part of a fused matrix; None if that is not shown."""
+    part = piece.members[0]
+    if len(piece.members) > 1 or len(piece.member) != _MATRIX or piece.otherwise is not None:
+        return None
+    return part.axis == 1 if isinstance(part, Split) and isinstance(part.of, Take) else None
 
 
 def _by_heads(

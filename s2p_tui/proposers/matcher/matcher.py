@@ -14,7 +14,7 @@ from s2p_tui.core.pytree import Leaf, Skeleton
 from s2p_tui.core.ruled import rule_applied
 from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.suggestions import Suggestion, Suggestions
-from s2p_tui.core.transform import Flip, Permute, Take, keys_of, nodes_of
+from s2p_tui.core.transform import Expr, Flip, Permute, Shape, Take, keys_of, nodes_of
 from s2p_tui.proposers.matcher.absent import tied_again, without_partner
 from s2p_tui.proposers.matcher.align import Aligner, Pair
 from s2p_tui.proposers.matcher.consistent import inconsistent, numbered
@@ -192,9 +192,18 @@ def _suggestion(
     expr, settled, why = chosen
     if leaf.owner in _CONVOLUTIONS and any(isinstance(n, Permute | Flip) for n in nodes_of(expr)):
         return Suggestion(expr, False, "this layer keeps PyTorch's layout", sure)
+    if leaf.owner is None and _may_be_transposed_convolution(expr, leaf.shape):
+        why = "nothing names this layer, and a transposed convolution's kernel is flipped too"
+        return Suggestion(expr, False, f"{why} (--like names layers)", sure)
     if may_alternate(expr):
         return Suggestion(expr, False, "heads may alternate in it: nothing shows it", sure)
     return Suggestion(expr, sure and settled, f"{pair.how}; {why}" if why else pair.how, sure)
+
+
+def _may_be_transposed_convolution(expr: Expr, shape: Shape) -> bool:
+    """Whether the channels of a kernel change places, and its window is larger than one element."""
+    turned = isinstance(expr, Permute) and expr.axes == (1, 0, *range(2, len(shape)))
+    return turned and len(shape) > 2 and prod(shape[2:]) > 1
 
 
 class _Fits:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 from s2p_tui.core.composites import Composite
-from s2p_tui.core.transform import Concat, Expr, Shape, Split, Stack, Take, keys_of, nodes_of
+from s2p_tui.core.transform import (
+    Concat,
+    Expr,
+    Permute,
+    Shape,
+    Split,
+    Stack,
+    Take,
+    keys_of,
+    nodes_of,
+)
 from s2p_tui.core.ways import Way, ways
 from s2p_tui.proposers.matcher.words import FAINT, meanings, name_of
 
@@ -25,7 +36,11 @@ _FUSED: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     (frozenset(("kv", "wkv", "to_kv", "kv_proj")), ("key", "value")),
     (frozenset(("gate_up_proj", "gate_up")), ("gate_proj", "up_proj")),
 )
-_MAY_ALTERNATE = frozenset(("wqkv", "query_key_value"))
+_INPUT_FIRST = frozenset(("c_attn", "c_proj", "c_fc", "q_attn", "kernel"))
+"""Modules and weights that are known to hold the input axis first: GPT-2's `Conv1D` and Flax.
+`w` is Haiku's. Layers of PyTorch's that are called so do not."""
+_WORD = re.compile(r"[./]")
+_MAY_ALTERNATE = frozenset(("wqkv", "query_key_value", "qkv_proj"))
 """Fused weights that some models keep head by head, so that a third is not one of the parts."""
 _TOGETHER: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("qkv", ("query", "key", "value")),
@@ -59,6 +74,8 @@ class Piece:
         members: The expressions it is put together from; one if it is an entry or a part of one.
         member: The shape of each of them.
         composite: What its entries make together; what a leaf takes of it depends on its layer.
+        otherwise: Of a part of a fused weight whose two axes are alike, what the part is if the
+            input axis comes first; of the same shape as `member`.
     """
 
     steps: tuple[str, ...]
@@ -66,6 +83,13 @@ class Piece:
     members: tuple[Expr, ...]
     member: Shape
     composite: Composite | None = None
+    otherwise: Expr | None = None
+
+    @property
+    def is_input_first(self) -> bool:
+        """Whether its name is of those whose weights may hold the input axis first."""
+        words = [_WORD.split(key) for expr in self.members for key in keys_of(expr)]
+        return any(_INPUT_FIRST.intersection(found) or found[-1] == "w" for found in words)
 
     def layouts(self, target: Shape) -> list[tuple[Expr, bool]]:
         """The expressions of the target's shape, the simplest first.
@@ -74,24 +98,25 @@ class Piece:
         """
         count = len(self.members)
         if count == 1:
-            return [
-                (way.of(self.members[0], self.member), way.out_last)
-                for way in ways(self.member, target)
-            ]
-        found: list[tuple[Expr, bool]] = []
+            found = ways(self.member, target)
+            layouts = [(way.of(self.members[0], self.member), way.out_last) for way in found]
+            if (other := self.otherwise) is not None:
+                layouts += [(way.of(other, self.member), not way.out_last) for way in found]
+            return layouts
+        stacked: list[tuple[Expr, bool]] = []
         for axis, size in enumerate(target):
             rest = (*target[:axis], *target[axis + 1 :])
             if size == count:
-                found += [
+                stacked += [
                     (Stack(self._each(way), axis), way.out_last) for way in ways(self.member, rest)
                 ]
-        for axis, size in enumerate(target if not found else ()):
+        for axis, size in enumerate(target if not stacked else ()):
             if size % count == 0:
                 part = (*target[:axis], size // count, *target[axis + 1 :])
-                found += [
+                stacked += [
                     (Concat(self._each(way), axis), way.out_last) for way in ways(self.member, part)
                 ]
-        return found
+        return stacked
 
     def _each(self, way: Way) -> tuple[Expr, ...]:
         return tuple(way.of(expr, self.member) for expr in self.members)
@@ -119,7 +144,10 @@ def regrouped(
 def _parted(
     pieces: list[Piece], wanted: Counter[int], targets: Sequence[tuple[tuple[str, ...], Shape]]
 ) -> list[Piece]:
-    words = {word for steps, _ in targets for word in meanings(steps)[0]}
+    words: dict[str, set[Shape]] = defaultdict(set)
+    for steps, shape in targets:
+        for word in meanings(steps)[0]:
+            words[word].add(_wide(shape))
     fused = _fused_leaves(targets)
     result: list[Piece] = []
     for piece in pieces:
@@ -142,7 +170,7 @@ def _fused_leaves(
 
 def _parts_of(
     piece: Piece,
-    words: set[str],
+    words: Mapping[str, set[Shape]],
     whole: set[tuple[tuple[str, ...], int]],
     wanted: Counter[int],
 ) -> list[Piece]:
@@ -150,24 +178,65 @@ def _parts_of(
         for fused, parts in _FUSED:
             if step.lower() not in fused or not piece.shape or (parts, prod(piece.shape)) in whole:
                 continue
-            if not all(meanings((part,))[0][0] in words for part in parts):
+            roles = [meanings((part,))[0][0] for part in parts]
+            if not all(role in words for role in roles):
                 continue
-            axis = 1 if step == "c_attn" and len(piece.shape) == 2 else 0
-            size, rest = divmod(piece.shape[axis], len(parts))
-            shape = (*piece.shape[:axis], size, *piece.shape[axis + 1 :])
-            if rest or not wanted[prod(shape)]:
+            leaves = {shape for role in roles for shape in words[role]}
+            axis = _fused_axis(piece, len(parts), leaves, wanted)
+            if axis is None:
                 continue
+            size = piece.shape[axis] // len(parts)
+            shape = _with_size(piece.shape, axis, size)
+            last = len(piece.shape) - 1
+            alike = axis == last - 1 and piece.shape[axis] == piece.shape[last]
+            swap = (*range(axis), last, axis)
+            whole_one = piece.members[0]
             tail = piece.steps[place + 1 :] or (("bias",) if step.endswith("bias") else ("weight",))
             return [
                 Piece(
                     (*piece.steps[:place], part, *tail),
                     shape,
-                    (Split(piece.members[0], axis, n * size, (n + 1) * size),),
+                    (Split(whole_one, axis, n * size, (n + 1) * size),),
                     shape,
+                    otherwise=Permute(Split(whole_one, last, n * size, (n + 1) * size), swap)
+                    if alike
+                    else None,
                 )
                 for n, part in enumerate(parts)
             ]
     return []
+
+
+def _fused_axis(
+    piece: Piece, count: int, leaves: Collection[Shape], wanted: Counter[int]
+) -> int | None:
+    """The axis along which a fused tensor holds so many parts; None if leaves take none such.
+
+    The one whose parts are as the leaves are, or else as they are with the last two axes swapped.
+    Parts of a matrix may take other layouts; of more axes, one is that of layers or experts.
+    """
+    axes = [axis for axis, size in enumerate(piece.shape) if size % count == 0]
+    parts = {axis: _with_size(piece.shape, axis, piece.shape[axis] // count) for axis in axes}
+    # The axis before the last is the output's where the input's is the last.
+    axes.sort(key=lambda axis: (axis != max(0, len(piece.shape) - 2), axis))
+    for axis in axes:
+        if _wide(parts[axis]) in leaves:
+            return axis
+    for axis in axes:
+        *head, first, last = (1, 1, *parts[axis])
+        if _wide((*head, last, first)) in leaves:
+            return axis
+    if len(_wide(piece.shape)) > 2:
+        return None
+    return next((axis for axis in axes if wanted[prod(parts[axis])]), None)
+
+
+def _with_size(shape: Shape, axis: int, size: int) -> Shape:
+    return (*shape[:axis], size, *shape[axis + 1 :])
+
+
+def _wide(shape: Shape) -> Shape:
+    return tuple(size for size in shape if size != 1)
 
 
 def _together(

@@ -8,8 +8,6 @@ from s2p_tui.core.pytree import Leaf
 from s2p_tui.core.transform import Shape
 from s2p_tui.proposers.matcher.pieces import Piece
 
-_IN_FIRST = frozenset(("c_attn", "c_proj", "c_fc", "q_attn", "kernel"))
-"""Modules and weights that are known to hold the input axis first: GPT-2's `Conv1D` and Flax."""
 _MATRIX = 2
 
 
@@ -29,7 +27,7 @@ def turned(found: Mapping[int, tuple[Leaf, Piece]], shapes: Iterable[Shape]) -> 
     if any(leaf.shape not in held for leaf, _ in pairs.values()):
         return {}
     why = "this layer keeps PyTorch's layout, and entries of its shape are there"
-    return {n: why for n, (_, piece) in pairs.items() if not _IN_FIRST.intersection(piece.steps)}
+    return {n: why for n, (_, piece) in pairs.items() if not piece.is_input_first}
 
 
 def _is_turned(leaf: Leaf, piece: Piece) -> bool:

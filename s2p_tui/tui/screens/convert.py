@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -88,8 +89,9 @@ class ConvertForm(ModalScreen[Order | None]):
         Binding("up", "app.focus_previous", show=False),
     ]
 
-    def __init__(self, order: Order, glyphs: Glyphs) -> None:
+    def __init__(self, order: Order, glyphs: Glyphs, remarks: Sequence[str] = ()) -> None:
         super().__init__()
+        self._remarks = [inert(line) for line in remarks]
         self._glyphs = glyphs
         self._order = order
         given = order.dtype
@@ -105,6 +107,8 @@ class ConvertForm(ModalScreen[Order | None]):
             with RadioSet(id="dtype", compact=True):
                 for dtype in self._dtypes:
                     yield Choice(dtype or "as in the skeleton", dtype == self._order.dtype)
+            for line in self._remarks:
+                yield Label(Content(self._glyphs.plain(line)), classes="told")
             with Horizontal(id="buttons"):
                 yield Button("Convert", variant="primary", id="convert", compact=True)
                 yield Button("Cancel", id="cancel", compact=True)

@@ -10,6 +10,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from s2p_tui.core.remarks import remarks
 from s2p_tui.core.unused import parts_unused
 from s2p_tui.tui.amounts import many, size_in_words
 from s2p_tui.tui.copying import copy
@@ -39,6 +40,7 @@ def report(session: Session, converted: Converted) -> list[str]:
     parts = parts_unused(session.alignment.rows, session.checkpoint.state_dict)
     for key, left in list(parts.items())[:_SHOWN_LOSSES]:
         lines.append(f"Not used of {inert(key)}: {left}.")
+    lines += map(inert, remarks(session.alignment.rows, session.target.skeleton))
     losses = list(written.losses.items())
     for path, loss in losses[:_SHOWN_LOSSES]:
         lines.append(

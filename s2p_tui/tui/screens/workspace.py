@@ -12,6 +12,7 @@ from textual.binding import Binding, BindingType
 
 from s2p_tui.core.errors import S2PError
 from s2p_tui.core.names import default_mapping
+from s2p_tui.core.remarks import remarks
 from s2p_tui.core.verdict import Fit
 from s2p_tui.tui import gaps_and_bench, matching, moves, placing, words
 from s2p_tui.tui.copying import copy, row_text
@@ -246,7 +247,8 @@ class Workspace(Asking):
             self._converting = False
 
     async def _ask_and_convert(self) -> None:
-        order = await app_of(self).push_screen_wait(ConvertForm(self.order, self._glyphs))
+        told = tuple(remarks(self.session.alignment.rows, self.session.target.skeleton))
+        order = await app_of(self).push_screen_wait(ConvertForm(self.order, self._glyphs, told))
         if order is None:
             return
         self.order = order
