@@ -161,3 +161,31 @@ def test_a_row_by_a_rule_with_nothing_to_note(tmp_path: Path) -> None:
     verdict = session.verdict(0)
     assert verdict is not None
     assert verdict.why == "so it is; cast float64 to float32"
+
+
+def test_a_mapping_made_for_another_momentum_does_not_convert(tmp_path: Path) -> None:
+    norm = torch.nn.BatchNorm1d(3)
+    torch.save(
+        {f"norm.{key}": value for key, value in norm.state_dict().items()}, tmp_path / "m.pt"
+    )
+    ends: list[Path] = []
+    for momentum in (0.5, 0.99):
+        ends.append(tmp_path / f"{momentum}.eqx")
+        save_skeleton(ends[-1], _pair(momentum))
+    mapping = tmp_path / "m.mapping.json"
+    Session.open(tmp_path / "m.pt", ends[0]).save_mapping(mapping)
+    blocking: list[list[str]] = []
+    for end in ends:
+        session = Session.open(tmp_path / "m.pt", end, mapping=mapping)
+        blocking.append([session.target.skeleton[place].path for place, _ in session.problems()])
+    assert blocking == [[], ["[1].norm.batch_counter"]]
+
+
+@pytest.mark.parametrize("window", [1, 4])
+def test_a_kernel_turned_for_a_layer_without_a_name_is_doubtful(
+    tmp_path: Path, window: int
+) -> None:
+    torch.save({"up.weight": torch.randn(3, 8, window, window)}, tmp_path / "m.pt")
+    eqx.tree_serialise_leaves(tmp_path / "plain.eqx", [jnp.zeros((8, 3, window, window))])
+    session = Session.open(tmp_path / "m.pt", tmp_path / "plain.eqx")
+    assert session.verdict(0).fit is (Fit.DOUBTFUL if window > 1 else Fit.TRANSFORMED)

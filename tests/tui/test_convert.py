@@ -8,9 +8,10 @@ from pathlib import Path
 import equinox as eqx
 import numpy as np
 import pytest
-from textual.widgets import Input, Static
+from textual.widgets import Input, Label, Static
 
 from s2p_tui.core.errors import OutputError
+from s2p_tui.formats.target import open_target
 from s2p_tui.saving import Converted
 from s2p_tui.session import Session
 from s2p_tui.streaming.contents import CastLoss
@@ -20,6 +21,7 @@ from s2p_tui.tui.screens.convert import ConvertForm
 from s2p_tui.tui.screens.progress import Progress
 from s2p_tui.tui.screens.result import Result, report
 from s2p_tui.tui.screens.workspace import Workspace
+from tests.helpers.sessions import checkpoint_of
 
 from .conftest import Opened, fitting, linears, until
 from .test_keys import status
@@ -164,6 +166,24 @@ def test_report_names_losses_and_unused_entries() -> None:
     assert "Not used: 1 entry on the bench." in lines
     assert "! .leaf0: 3 became infinite, 0 became NaN." in lines
     assert lines[-1] == "! And 2 more leaves lost numbers in the cast."
+
+
+async def test_form_tells_which_leaves_keep_their_values(opened: Opened) -> None:
+    async with opened(fitting()) as (pilot, workspace):
+        await pilot.press("G", "s", "c")
+        form = pilot.app.screen
+        assert isinstance(form, ConvertForm)
+        (told,) = form.query(".told").results(Label)
+        path = workspace.session.target.skeleton[-1].path
+        assert str(told.content) == f"1 leaf keeps its value of the skeleton: {path}"
+
+
+def test_form_and_result_tell_that_a_plain_file_names_no_layers(tmp_path: Path) -> None:
+    eqx.tree_serialise_leaves(tmp_path / "plain.eqx", [np.zeros(3, np.float32)])
+    target = open_target(tmp_path / "plain.eqx")
+    session = Session(checkpoint_of({"a": np.zeros(3, np.float32)}), target)
+    converted = Converted(Written(Path("a.eqx"), 1000, 2.0, True, {}), None)
+    assert "names no layer classes" in report(session, converted)[-1]
 
 
 def words_of(screen: object, selector: str) -> str:
