@@ -28,6 +28,7 @@ MOST_STEPS = 2000
 """Steps a journal is replayed with; longer ones are made shorter before they are gone on with."""
 UNDO_KEPT = 500
 """Edits that can still be undone when a longer journal is gone on with."""
+_MOST_ASIDE = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +246,11 @@ class Journal:
         return self._path.with_suffix(".new")
 
     def _aside(self, how: str) -> Path:
-        return self._path.with_suffix(f".{how}.jsonl")
+        """A free name beside the journal's; with very many kept, that of the one kept longest."""
+        numbers = ("", *range(2, _MOST_ASIDE + 1))
+        paths = [self._path.with_suffix(f".{how}{number}.jsonl") for number in numbers]
+        free = (path for path in paths if not path.exists())
+        return next(free, None) or min(paths, key=lambda path: path.stat().st_mtime)
 
 
 def _write(file: int, content: bytes, offset: int) -> None:

@@ -180,11 +180,14 @@ class Pair:
         require_place(Path(report), (*self._sources, *self._own_mappings, *outputs))
         return Certifier(Path(report), self.checkpoint, self.target)
 
-    def save_mapping(self, path: str | Path, alignment: Alignment | None = None) -> None:
+    def save_mapping(self, path: str | Path, alignment: Alignment | None = None) -> Path | None:
         """Save an alignment (by default the current one) as a mapping file.
 
         A file of that name that this session neither started from nor saved is kept under the same
-        name with `~` behind it.
+        name with `~` behind it, or `~2`, `~3` and so on.
+
+        Returns:
+            Where such a file is kept now; None if there was none.
 
         Raises:
             OutputError: It cannot be written, or would replace a source.
@@ -192,5 +195,6 @@ class Pair:
         path = Path(path)
         refuse_to_replace(path, self._sources)
         content = mapping_of(self.checkpoint, self.target, alignment or self.alignment)
-        write_mapping(path, content, keep_old=path not in self._own_mappings)
+        kept = write_mapping(path, content, keep_old=path not in self._own_mappings)
         self._own_mappings.add(path)
+        return kept

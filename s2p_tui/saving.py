@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 from s2p_tui.core.alignment import Alignment
@@ -72,35 +73,50 @@ def mapping_of(checkpoint: Checkpoint, target: Target, alignment: Alignment) -> 
     return Mapping(source_end(checkpoint), target_end(target), rows, alignment.bench)
 
 
-def write_mapping(path: Path, mapping: Mapping, *, keep_old: bool) -> None:
+def write_mapping(path: Path, mapping: Mapping, *, keep_old: bool) -> Path | None:
     """Write a mapping file; another one there is kept, if wanted, with `~` behind its name.
+
+    Returns:
+        Where another one is kept now; `~2`, `~3` and so on where there are kept ones already.
 
     Raises:
         OutputError: It cannot be written.
     """
     text = to_text(mapping).encode()
+    kept = None
     try:
         if keep_old and os.path.isfile(path) and not _holds(path, text):
-            _keep_aside(path)
+            kept = _kept_aside(path)
     except OSError as error:
         raise output_error(error, path) from None
     with written_atomically(path) as stream:
         stream.write(text)
+    return kept
 
 
 def _holds(path: Path, text: bytes) -> bool:
     return path.stat().st_size == len(text) and path.read_bytes() == text
 
 
-def _keep_aside(path: Path) -> None:
-    """Give a file a second name, `~` behind the first, so that it is never without one."""
-    aside = f"{path}~"
-    try:
-        os.link(path, f"{aside}.{os.getpid()}")
-    except OSError:
-        os.replace(path, aside)
-    else:
-        os.replace(f"{aside}.{os.getpid()}", aside)
+def _kept_aside(path: Path) -> Path:
+    """A second name of a file, `~` behind the first, so that it is never without one.
+
+    Nothing that is kept under such a name is replaced.
+    """
+    for number in count(1):
+        aside = Path(f"{path}~{number if number > 1 else ''}")
+        if os.path.lexists(aside):
+            if aside.is_file() and _holds(aside, path.read_bytes()):
+                return aside
+            continue
+        try:
+            os.link(path, aside)
+        except FileExistsError:
+            continue
+        except OSError:
+            os.rename(path, aside)
+        return aside
+    raise AssertionError
 
 
 def _written_out(leaf: Leaf, row: Row, state_dict: StateDict) -> Row:

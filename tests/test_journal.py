@@ -113,6 +113,13 @@ def test_starting_afresh_keeps_the_old_one_aside_at_the_first_edit(folder: Path)
     resumed(again).close()
     assert again.alignment == session.alignment
 
+    third = session_of()
+    journal = begun(third)
+    third.edit(Swap(1, 2))
+    journal.close()
+    assert names(folder) == ["jsonl", "lock", "old.jsonl", "old2.jsonl"]
+    assert next(folder.glob("*.old.jsonl")).read_bytes() == before
+
 
 def test_without_a_step_nothing_is_left(folder: Path) -> None:
     begun(session_of()).close()

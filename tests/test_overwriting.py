@@ -77,6 +77,12 @@ def test_a_mapping_of_another_session_is_kept_aside(pair: Pair) -> None:
     assert mapping.with_name("m.json~").read_text() == kept
     assert len(json.loads(mapping.read_text())["rows"]) == 6
 
+    last = mapping.read_text()
+    fourth = Session.open(pair.model, pair.skeleton)
+    assert fourth.save_mapping(mapping) == mapping.with_name("m.json~2")
+    assert mapping.with_name("m.json~2").read_text() == last
+    assert mapping.with_name("m.json~").read_text() == kept
+
 
 @pytest.mark.parametrize("name", [".", "/", "..", "folder", "folder/"])
 def test_folders_are_no_outputs(pair: Pair, name: str, monkeypatch: pytest.MonkeyPatch) -> None:

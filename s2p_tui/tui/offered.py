@@ -53,9 +53,9 @@ def offered(session: Session, path: Path) -> Offered | str | None:
         mapping = load_mapping(path)
         alignment = replay(mapping, session.checkpoint.state_dict, session.target.skeleton)
     except OtherFilesError:
-        return f"{name} here is of another pair; saving keeps it as {name}~"
+        return f"{name} here is of another pair; saving keeps it aside"
     except S2PError:
-        return f"{name} here is no usable mapping file; saving keeps it as {name}~"
+        return f"{name} here is no usable mapping file; saving keeps it aside"
     if alignment.rows == session.alignment.rows:
         return None
     return Offered(path, alignment, _saved(path))

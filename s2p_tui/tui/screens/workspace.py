@@ -193,15 +193,16 @@ class Workspace(Asking):
         """Save the mapping."""
         path = self._mapping_path(self.order.output)
         try:
-            self.session.save_mapping(path)
+            kept = self.session.save_mapping(path)
         except S2PError as error:
             self.say(inert(error.line), "lines--bad")
         else:
             self._saved = self.session.alignment
             said = "Mapping saved: "
-            room = self.size.width - len(said) - _FRAME
-            name = shorten(inert(str(path)), room, ellipsis=self._glyphs.ellipsis)
-            self.say(said + name, "lines--good")
+            other = "" if kept is None else f"; another was there: now {inert(kept.name)}"
+            room = self.size.width - len(said) - len(other) - _FRAME
+            name = shorten(inert(str(path)), max(1, room), ellipsis=self._glyphs.ellipsis)
+            self.say(said + name + other, "lines--good")
 
     def action_load_mapping(self) -> None:
         """Take over the alignment of a mapping file, in one step."""
