@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from rich.cells import cell_len, get_character_cell_size, set_cell_size
 
 _WORDS_FROM = 8
@@ -33,14 +35,27 @@ def _spelled(char: str) -> str:
 
 
 def shorten(text: str, width: int, *, ellipsis: str = "…") -> str:
-    """The text in at most `width` cells, cut in the middle so that most of its tail stays."""
+    """The text in at most `width` cells, cut in the middle so that most of its tail stays.
+
+    Where it is cut numbers are spared, as in `model.layers.17…rse_moe.experts.30`.
+    """
     if cell_len(text) <= width:
         return text
     room = width - cell_len(ellipsis)
     if room < 2:
         return _tail(text, width)
-    head = _head(text, room // 3)
+    head = _head(text, _before_the_cut(text, room) if text.isascii() else room // 3)
     return f"{head}{ellipsis}{_tail(text, room - cell_len(head))}"
+
+
+def _before_the_cut(text: str, room: int) -> int:
+    """How many characters to keep before the cut: a third, or where fewest digits are lost."""
+    lost, usual = len(text) - room, room // 3
+    digits = [0, *accumulate(map(str.isdigit, text))]
+    return min(
+        range(room // 4, room - usual + 1),
+        key=lambda start: (digits[start + lost] - digits[start], abs(start - usual)),
+    )
 
 
 def fit(text: str, width: int, *, ellipsis: str = "…", right: bool = False) -> str:

@@ -23,6 +23,8 @@ _LEFT_OVER = "what others that may belong here have left"
 _KNOWN_ELSEWHERE = 0.6
 """How alike names must be to pair a tensor whose module has its partner elsewhere."""
 
+NAMES_AGREE = "the names agree best"
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -187,7 +189,7 @@ class _Scope:
         for target, source, margin in found:
             if margin > _CLEAR:
                 self._learn(targets[target], sources[source], 0.5)
-            yield targets[target], sources[source], margin, "the names agree best"
+            yield targets[target], sources[source], margin, NAMES_AGREE
 
     def _pass_over(
         self,
@@ -246,7 +248,7 @@ class _Scope:
                     continue
                 if alone:
                     margin = 1.0 + min(matrix[i, j], 0.0)
-                how = "the only entry of this size here" if alone else "the names agree best"
+                how = "the only entry of this size here" if alone else NAMES_AGREE
                 left = min(self._left_by(targets[i]), self._left_by(sources[j]))
                 margin, how = (left, _LEFT_OVER) if left < margin else (margin, how)
                 if margin > _CLEAR:

@@ -108,7 +108,7 @@ class Orientation:
         last = steps[-1]
         if known_layer:
             if piece.is_input_first:
-                why = "weights of such names may hold the input axis first, and nothing shows it"
+                why = "by its name it may hold the input axis first"
                 return _first(layouts, out_last=True), False, why
             turned = self._votes.get(_classes(steps, shape, piece)[-1], [0, 0])[True]
             why = "some weights of this name are transposed, and nothing shows whether this one is"

@@ -16,7 +16,7 @@ from s2p_tui.core.state_dict import StateDict
 from s2p_tui.core.suggestions import Suggestion, Suggestions
 from s2p_tui.core.transform import Expr, Flip, Permute, Shape, Take, keys_of, nodes_of
 from s2p_tui.proposers.matcher.absent import tied_again, without_partner
-from s2p_tui.proposers.matcher.align import Aligner, Pair
+from s2p_tui.proposers.matcher.align import NAMES_AGREE, Aligner, Pair
 from s2p_tui.proposers.matcher.consistent import inconsistent, numbered
 from s2p_tui.proposers.matcher.crossed import crossed
 from s2p_tui.proposers.matcher.layout import Orientation
@@ -173,6 +173,8 @@ def _suggestion(
     leaf: Leaf, steps: tuple[str, ...], piece: Piece, pair: Pair, orientation: Orientation
 ) -> Suggestion | None:
     sure = pair.margin >= _CERTAIN
+    if not sure and pair.how == NAMES_AGREE:
+        pair = replace(pair, how=f"{NAMES_AGREE}, but others nearly as well")
     fused = _fused(steps) and _fused(steps) == _fused(piece.steps)
     if _is_part(piece.steps) and not _is_part(steps) and not fused:
         layouts = piece.layouts(leaf.shape)

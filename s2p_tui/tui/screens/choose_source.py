@@ -16,7 +16,7 @@ from s2p_tui.core.transform import describe, keys_of, show
 from s2p_tui.tui.breakpoints import BY_LINES
 from s2p_tui.tui.glyphs import Glyphs
 from s2p_tui.tui.sources import Offer, Option
-from s2p_tui.tui.text import fit, inert
+from s2p_tui.tui.text import clip, fit, inert
 from s2p_tui.tui.together import together
 from s2p_tui.tui.widgets.box import Box
 from s2p_tui.tui.widgets.line_list import LineList
@@ -197,7 +197,9 @@ class ChooseSource(ModalScreen[Chosen | None]):
         ]
         if wide:
             parts.append((fit(f" {dtype}", _DTYPE, ellipsis=glyphs.ellipsis), "muted"))
-            parts.append((f" {fit(used, width // 4 - 1, ellipsis=glyphs.ellipsis)}", "muted"))
+            beside = width // 4 - 1
+            used = clip(used, beside, ellipsis=glyphs.ellipsis)
+            parts.append((f" {fit(used, beside, ellipsis=glyphs.ellipsis)}", "muted"))
         return parts
 
     def _named(self, option: Option) -> tuple[str, str, str]:

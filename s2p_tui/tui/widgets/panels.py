@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from s2p_tui.session import Session
 
 _DETAILS = 4
+_MOST_SAID = 3
 _MOST_TIPS = 4
 
 
@@ -56,7 +57,7 @@ class Details(Lines):
 
 
 class Status(Lines):
-    """One line: what is in hand, what was just said, and the counts."""
+    """What is in hand, what was just said, and the counts: one line, more for a long message."""
 
     def show(self, session: Session, cursor: Cursor, glyphs: Glyphs, message: Part) -> None:
         """Say it; the situation if there is nothing else to say."""
@@ -66,8 +67,12 @@ class Status(Lines):
         if not said:
             said, style = words.situation(session), "lines--muted"
         counts, room = words.tally(session, glyphs), max(0, self.size.width - 1)
-        said = glyphs.plain(f" {said}")
-        self.set_line(0, *words.left_and_right(said, style, counts, room, glyphs.ellipsis))
+        lines = wrap(glyphs.plain(said), max(1, room - 1), _MOST_SAID)
+        self.set_height(len(lines))
+        for number, line in enumerate(lines, 1):
+            beside = counts if number == len(lines) else ""
+            parts = words.left_and_right(f" {line}", style, beside, room, glyphs.ellipsis)
+            self.set_line(number - 1, *parts)
 
 
 class Tip(Lines):
