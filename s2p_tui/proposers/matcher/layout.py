@@ -107,9 +107,10 @@ class Orientation:
                 )
         last = steps[-1]
         if known_layer:
-            if piece.is_input_first:
+            first = piece.is_input_first
+            if first or piece.may_be_input_first:
                 why = "by its name it may hold the input axis first"
-                return _first(layouts, out_last=True), False, why
+                return _first(layouts, out_last=first), False, why
             turned = self._votes.get(_classes(steps, shape, piece)[-1], [0, 0])[True]
             why = "some weights of this name are transposed, and nothing shows whether this one is"
             why = why if turned else "the layer keeps PyTorch's layout"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -38,7 +38,7 @@ _FUSED: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
 )
 _INPUT_FIRST = frozenset(("c_attn", "c_proj", "c_fc", "q_attn", "kernel"))
 """Modules and weights that are known to hold the input axis first: GPT-2's `Conv1D` and Flax.
-`w` is Haiku's. Layers of PyTorch's that are called so do not."""
+Layers of PyTorch's that are called so do not."""
 _WORD = re.compile(r"[./]")
 _MAY_ALTERNATE = frozenset(("wqkv", "query_key_value", "qkv_proj"))
 """Fused weights that some models keep head by head, so that a third is not one of the parts."""
@@ -87,9 +87,16 @@ class Piece:
 
     @property
     def is_input_first(self) -> bool:
-        """Whether its name is of those whose weights may hold the input axis first."""
-        words = [_WORD.split(key) for expr in self.members for key in keys_of(expr)]
-        return any(_INPUT_FIRST.intersection(found) or found[-1] == "w" for found in words)
+        """Whether its name is of those whose weights mostly hold the input axis first."""
+        return any(_INPUT_FIRST.intersection(found) for found in self._words())
+
+    @property
+    def may_be_input_first(self) -> bool:
+        """Whether it is called `w`, as Haiku's weights are, which hold the input axis first."""
+        return any(found[-1] == "w" for found in self._words())
+
+    def _words(self) -> Iterator[list[str]]:
+        return (_WORD.split(key) for expr in self.members for key in keys_of(expr))
 
     def layouts(self, target: Shape) -> list[tuple[Expr, bool]]:
         """The expressions of the target's shape, the simplest first.
