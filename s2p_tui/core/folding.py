@@ -104,6 +104,11 @@ class Folding:
             return Fold(self._rows, stop, "", "", "", 0) if self._bench_is_shut else None
         return next((fold for fold in self._around(position) if fold in self._shut), None)
 
+    def block_like(self, fold: Fold, position: int) -> Fold | None:
+        """The block around a row, folded or not, that is of the same list as a single block."""
+        alike = (one for one in self._around(position) if one.prefix == fold.prefix)
+        return next((one for one in alike if one.blocks == fold.blocks == 1), None)
+
     def unfold(self, position: int) -> range:
         """Unfold the line of a position by one level.
 

@@ -85,6 +85,9 @@ def _steps_past_neighbour(session: Session, cursor: Cursor, step: Step) -> int:
     if not 0 <= neighbour < len(rows):
         return 1
     line = cursor.line_at(neighbour)
+    if (folding := cursor.folding) is not None and (fold := folding.shut_at(here.start)):
+        other = folding.block_like(fold, neighbour)
+        line = range(other.start, other.stop) if other else line
     return max(1, len(list(rows.unfixed(line)))) if len(line) > 1 else 1
 
 

@@ -192,6 +192,16 @@ async def test_a_block_moves_past_its_neighbour_as_one_edit(opened: Opened) -> N
         assert layers(workspace) == [str(n) for n in range(LAYERS)]
 
 
+async def test_a_block_moves_past_all_of_a_neighbour_that_is_unfolded(opened: Opened) -> None:
+    async with opened(blocks()) as (pilot, workspace):
+        await pilot.press("j", "tab", "j", "tab", "k", "J")
+        rows = workspace.session.alignment.rows
+        assert [rows[1].keys, rows[1 + SIZE].keys] == [("layers.1.q",), ("layers.0.q",)]
+        assert rows[2 * SIZE].keys == (f"layers.0.experts.{EXPERTS - 1}.c",)
+        await pilot.press("u")
+        assert workspace.session.alignment.rows[1].keys == ("layers.0.q",)
+
+
 async def test_a_block_moves_past_a_single_row_by_one(opened: Opened) -> None:
     async with opened(blocks()) as (pilot, workspace):
         before = keys(workspace)
