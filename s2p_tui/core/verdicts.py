@@ -66,6 +66,11 @@ class Verdicts:
         """Judged rows per fit."""
         return _per_fit(self._counts)
 
+    @property
+    def trusted(self) -> int:
+        """Judged rows that are doubtful and trusted."""
+        return self._counts[_TRUSTED]
+
     def counts_in(self, span: range) -> Counter[Fit]:
         """Judged rows of a range per fit."""
         codes = self._codes[span.start : span.stop]

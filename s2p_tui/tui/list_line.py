@@ -11,6 +11,7 @@ from rich.style import Style
 from textual.strip import Strip
 
 from s2p_tui.core.transform import Shape, describe, show
+from s2p_tui.core.verdict import Fit, Verdict
 from s2p_tui.tui import folded
 from s2p_tui.tui.columns import Columns, lay_out_columns, widest
 from s2p_tui.tui.cursor import Cursor
@@ -80,7 +81,7 @@ class ListLine:
         if worst is None:
             segments.append(Segment(" " * columns.glyph, muted))
         else:
-            style = self._style(worst.fit.value, *states)
+            style = self._style(_sign_style(worst), *states)
             segments.append(Segment(f" {glyphs.fits[worst.fit]} ", style))
         self._add_side(segments, (folded.title(fold, glyphs), "", ""), columns, plain, muted)
         if rest := columns.side - columns.name:
@@ -111,7 +112,7 @@ class ListLine:
         if row is None or verdict is None:
             segments.append(Segment(fit("   (bench)", columns.glyph + columns.side), muted))
         else:
-            style = self._style(verdict.fit.value, *states)
+            style = self._style(_sign_style(verdict), *states)
             segments.append(Segment(f" {self._glyphs.fits[verdict.fit]} ", style))
             leaf = self.session.target.skeleton[position]
             right = (leaf.path, self._shape(leaf.shape), leaf.dtype)
@@ -177,3 +178,9 @@ class ListLine:
         if cursor.picked is not None and cursor.picked in span:
             states.append("picked")
         return tuple(states)
+
+
+def _sign_style(verdict: Verdict) -> str:
+    """What is trusted is as quiet as what stands in nobody's way."""
+    trusted = verdict.fit is Fit.DOUBTFUL and not verdict.blocks
+    return "muted" if trusted else verdict.fit.value

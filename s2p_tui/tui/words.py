@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -55,8 +56,13 @@ def titles(session: Session) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def tally(session: Session, glyphs: Glyphs) -> str:
-    """Rows per fit with their signs, bench and edits: `✗2 ?1 ✓119  bench 3  edits 5`."""
-    counts = per_fit(session.verdicts.counts, glyphs)
+    """Rows per fit with their signs, bench and edits: `✗2 ?1 ✓119  bench 3  edits 5`.
+
+    Trusted rows are counted apart.
+    """
+    trusted = session.verdicts.trusted
+    counts = per_fit(session.verdicts.counts - Counter({Fit.DOUBTFUL: trusted}), glyphs)
+    counts += f" trusted {trusted:,}" if trusted else ""
     if not session.verdicts.is_settled:
         counts = f"{counts} {glyphs.ellipsis}".strip()
     parts = [counts] if counts else []
