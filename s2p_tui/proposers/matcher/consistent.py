@@ -63,8 +63,9 @@ def _opposite(sides: tuple[Steps, Steps]) -> str:
         mine, theirs = (several & found for found in words)
         if mine and theirs and not mine & theirs:
             return f"one is of the {min(theirs)}, the other of the {min(mine)}"
-    if "var" in words[0] | words[1] and (apart := (words[0] ^ words[1]) & _OF_A_VARIANCE):
-        return f"one is a variance, the other its {min(apart)}"
+    for one, other in (words, words[::-1]):
+        if "var" in one and not one & _OF_A_VARIANCE and other & _OF_A_VARIANCE:
+            return f"one is a variance, the other its {min(other & _OF_A_VARIANCE)}"
     for one, other in (layers, layers[::-1]):
         if "norm" in one and "norm" not in other and other & _DENSE:
             return "one is of a normalisation, the other is not"
