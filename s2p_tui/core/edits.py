@@ -120,7 +120,7 @@ def apply(alignment: Alignment, edit: Edit) -> Alignment:
     """The alignment after one edit. An edit that changes nothing returns the same object.
 
     It depends on values alone, never on which rows are one object, so that a journal's edits read
-    from a file make what they made before. Whoever changes what rows take after an edit counts up
+    from a file make what they made before. Whoever changes what an edit makes counts up
     `s2p_tui.core.journal.VERSION`.
 
     Raises:

@@ -24,7 +24,7 @@ from s2p_tui.core.pytree import Skeleton
 from s2p_tui.core.untrusted import MalformedError, list_of, object_of, size_of, string_of
 
 FORMAT = "s2p-journal"
-VERSION = 1
+VERSION = 2
 _DIGITS = 8
 
 Step = Edit | Literal["undo", "redo"]

@@ -197,15 +197,15 @@ def _parts_of(
             last = len(piece.shape) - 1
             alike = axis == last - 1 and piece.shape[axis] == piece.shape[last]
             swap = (*range(axis), last, axis)
-            whole_one = piece.members[0]
+            source = piece.members[0]
             tail = piece.steps[place + 1 :] or (("bias",) if step.endswith("bias") else ("weight",))
             return [
                 Piece(
                     (*piece.steps[:place], part, *tail),
                     shape,
-                    (Split(whole_one, axis, n * size, (n + 1) * size),),
+                    (Split(source, axis, n * size, (n + 1) * size),),
                     shape,
-                    otherwise=Permute(Split(whole_one, last, n * size, (n + 1) * size), swap)
+                    otherwise=Permute(Split(source, last, n * size, (n + 1) * size), swap)
                     if alike
                     else None,
                 )
