@@ -14,7 +14,7 @@ from s2p_tui.tui.screens.workspace import Workspace
 
 from .conftest import Opened, fitting, in_turn, linears, make_app, until
 from .test_journalling import in_workspace, said
-from .test_keys import keys
+from .test_keys import keys, status
 
 _FIRST = ["a", "b", "c", "d", ".", "e"]
 _SAVED = ["b", "a", "c", "d", ".", "e"]
@@ -54,6 +54,7 @@ async def test_a_saved_mapping_is_offered(
         assert keys(workspace) == rows
         assert not workspace.has_unsaved_edits
         await pilot.press("G", "k", "k", "K", "ctrl+s")
+        assert ("another was there: now o.mapping.json~" in status(workspace)) is (key == "n")
     # It was started from, or it was not: then the old one is kept.
     assert (tmp_path / "o.mapping.json~").exists() is (key == "n")
 
