@@ -16,11 +16,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from s2p_tui.chunking import chunkify_pytree, chunkify_state_dict
-    from s2p_tui.converter import convert, convert_tree
-    from s2p_tui.opening import load_mapping
-    from s2p_tui.session import Session
-    from s2p_tui.skeleton import save_skeleton
+    from s2p_tui.converter import chunkify_pytree, chunkify_state_dict, convert, convert_tree
+    from s2p_tui.formats.pytree.skeleton import save_skeleton
+    from s2p_tui.session.opening import load_mapping
+    from s2p_tui.session.session import Session
 
 __all__ = [
     "Session",
@@ -33,13 +32,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Session": "s2p_tui.session",
-    "chunkify_pytree": "s2p_tui.chunking",
-    "chunkify_state_dict": "s2p_tui.chunking",
+    "Session": "s2p_tui.session.session",
+    "chunkify_pytree": "s2p_tui.converter",
+    "chunkify_state_dict": "s2p_tui.converter",
     "convert": "s2p_tui.converter",
     "convert_tree": "s2p_tui.converter",
-    "load_mapping": "s2p_tui.opening",
-    "save_skeleton": "s2p_tui.skeleton",
+    "load_mapping": "s2p_tui.session.opening",
+    "save_skeleton": "s2p_tui.formats.pytree.skeleton",
 }
 
 

@@ -7,27 +7,295 @@ is refused, and the file that is written has been compared with its sources.
 from __future__ import annotations
 
 import contextlib
+import gc
+import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections import abc
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, cast, get_args
 
-from s2p_tui.chunking import MEBIBYTE, chunkify_pytree, chunkify_state_dict
-from s2p_tui.core.errors import CancelledError, UsageError
-from s2p_tui.core.mapping import Mapping
-from s2p_tui.core.names import output_path
+from s2p_tui.alignment.mapping_file import Mapping
+from s2p_tui.conversion.chunk_folder import chunk_checkpoint, chunk_target
+from s2p_tui.conversion.convert import filled, refuse_to_replace
+from s2p_tui.conversion.job import Job
+from s2p_tui.conversion.output_names import output_path
+from s2p_tui.conversion.report import Report
+from s2p_tui.errors import AlignmentError, AmbiguousStateDictError, CancelledError, UsageError
+from s2p_tui.formats.atomic import temporary_folder
 from s2p_tui.formats.base import Checkpoint
-from s2p_tui.formats.target import Target
-from s2p_tui.interruption import cleaned_up_first
-from s2p_tui.memory import checkpoint_in_memory
-from s2p_tui.objects import state_dict_at, target_in_memory
-from s2p_tui.opening import load_mapping
-from s2p_tui.report import Report, report_of
-from s2p_tui.requested import Sides, in_words_of_python
-from s2p_tui.session import Arrangement, Session
-from s2p_tui.streaming.convert import refuse_to_replace
-from s2p_tui.streaming.fill import filled
-from s2p_tui.streaming.job import Job
+from s2p_tui.formats.memory import checkpoint_in_memory, is_tensor, is_torch_module
+from s2p_tui.formats.registry import READERS, kind_of
+from s2p_tui.formats.skeleton_file import Target
+from s2p_tui.session.opening import (
+    is_there,
+    like_with_object,
+    load_mapping,
+    pytree_at,
+    pytree_object,
+    state_dict_at,
+    target_in_memory,
+)
+from s2p_tui.session.session import Arrangement, Session
+from s2p_tui.session.signals import cleaned_up_first
+
+Holds = Literal["state-dict", "pytree"]
+MEBIBYTE = 1 << 20
+
+
+def chunkify_state_dict(
+    state_dict: Any,
+    target_path: str | Path,
+    *,
+    key: str | None = None,
+    chunk_size: int = 64,
+    overwrite: bool = False,
+) -> Path:
+    """Write a state dict as one `.npy` file a tensor, `DIR/state_dict/*.npy`, and a manifest.
+
+    One tensor at a time, read back and compared; memory stays at one chunk.
+
+    Args:
+        state_dict: As for `convert`: names and torch tensors, NumPy or JAX arrays; or a path to a
+            checkpoint.
+        target_path: The folder; made if need be.
+        key: Dotted place of the state dict in a nested one.
+        chunk_size: MiB to stay within.
+        overwrite: Replace a state dict in chunks that is there.
+
+    Returns:
+        The folder, for `convert(path_to_state_dict_chunks=…)`.
+
+    Raises:
+        S2PError: Tensors cannot be converted (all are named), or the folder cannot be written.
+    """
+    if isinstance(state_dict, str | Path):
+        checkpoint = state_dict_at(state_dict, key)
+    else:
+        checkpoint = checkpoint_in_memory(state_dict, key=key)
+    try:
+        size = chunk_size * MEBIBYTE
+        return chunk_checkpoint(
+            checkpoint, Path(target_path), chunk_bytes=size, overwrite=overwrite
+        )
+    finally:
+        checkpoint.tensors.close()
+
+
+def chunkify_pytree(
+    pytree: Any, target_path: str | Path, *, chunk_size: int = 64, overwrite: bool = False
+) -> Path:
+    """Write a pytree as one `.npy` file a leaf, `DIR/pytree/*.npy`, and a manifest.
+
+    Args:
+        pytree: As for `convert`; or a path to a skeleton file or `.eqx`.
+        target_path: The folder; made if need be. May be the state dict's.
+        chunk_size: MiB to stay within.
+        overwrite: Replace a pytree in chunks that is there.
+
+    Returns:
+        The folder, for `convert(path_to_pytree_chunks=…)`.
+
+    Raises:
+        S2PError: A leaf cannot be saved to a file, or the folder cannot be written.
+    """
+    is_path = isinstance(pytree, str | Path)
+    target = pytree_at(pytree) if is_path else target_in_memory(pytree)
+    try:
+        size = chunk_size * MEBIBYTE
+        return chunk_target(target, Path(target_path), chunk_bytes=size, overwrite=overwrite)
+    finally:
+        target.values.close()
+
+
+def chunkify(
+    where: str,
+    folder: Path,
+    *,
+    holds: Holds | None = None,
+    key: str | None = None,
+    like: str | None = None,
+    chunk_bytes: int,
+    overwrite: bool = False,
+    job: Job | None = None,
+) -> tuple[str, int]:
+    """Write a file, or the object of an import path, in chunks.
+
+    Args:
+        where: A checkpoint, a skeleton, an `.eqx`, or `pkg.module:object`.
+        folder: Where to.
+        holds: What it is; None to tell by its content.
+        key: Dotted place of the state dict in a nested checkpoint.
+        like: `pkg.module:factory` that names the leaves of a plain `.eqx`.
+        chunk_bytes: Memory to stay within, about.
+        overwrite: Replace chunks that are there.
+        job: Told of progress; asked whether to stop.
+
+    Returns:
+        What it held ("state dict" or "pytree"), and how many arrays.
+
+    Raises:
+        S2PError: It cannot be read, or the folder cannot be written.
+    """
+    given: Any = None
+    if is_there(where):
+        kind = kind_of(Path(where))
+        if kind == "mapping":
+            raise UsageError(
+                f"{where} is a mapping file, which holds no arrays to split.",
+                "Give a checkpoint or a skeleton.",
+            )
+        found: Holds = "state-dict" if kind in READERS else "pytree"
+    else:
+        given = pytree_object(where)
+        found = "state-dict" if holds == "state-dict" or _is_torch(given) else "pytree"
+    holds = holds or found
+    if holds == "state-dict":
+        if given is None:
+            checkpoint = state_dict_at(where, key)
+        else:
+            checkpoint = checkpoint_in_memory(given, key=key, label=where)
+        chunk_checkpoint(checkpoint, folder, chunk_bytes=chunk_bytes, overwrite=overwrite, job=job)
+        return "state dict", len(checkpoint.state_dict)
+    target = pytree_at(where, like) if given is None else target_in_memory(given, where)
+    chunk_target(target, folder, chunk_bytes=chunk_bytes, overwrite=overwrite, job=job)
+    return "pytree", len(target.skeleton)
+
+
+def _is_torch(value: Any) -> bool:
+    """Whether an object is the torch side: a module, or a mapping with torch tensors in it."""
+    if is_torch_module(value):
+        return True
+    if isinstance(value, abc.Mapping):
+        return any(map(_is_torch, cast("abc.Mapping[Any, Any]", value).values()))
+    return is_tensor(value) and type(value).__module__.startswith("torch")
+
+
+_IN_MEMORY = ("state_dict", "pytree")
+_MEMORY_NEEDS = "from_memory=True needs state_dict and pytree."
+_PATH_NEEDS = (
+    "from_path=True needs path_to_state_dict_chunks or path_to_state_dict_object, and "
+    "path_to_pytree_chunks or path_to_pytree_object; with chunkify=True the objects are written "
+    "in chunks first."
+)
+_WAYS_OUT = (
+    "Look at them in the app (s2p_tui.app.start_conversion_from_…), take doubtful ones for right "
+    'with trust=["…"] or trust=True, follow a mapping="file", or the order with arrange="order".'
+)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The two sides as the arguments give them; the names are those of the arguments."""
+
+    state_dict: Any
+    pytree: Any
+    path_to_state_dict_object: str | Path | None
+    path_to_pytree_object: str | Path | None
+    chunkify: bool
+    path_to_state_dict_chunks: str | Path | None
+    path_to_pytree_chunks: str | Path | None
+
+    def require(self, from_memory: bool, from_path: bool) -> None:
+        """Make sure that they go with the mode.
+
+        Raises:
+            UsageError: They do not; all that is missing or too much is named.
+        """
+        if from_memory == from_path:
+            both = "not both" if from_memory else "and the arguments that go with it"
+            raise UsageError(
+                f"Give from_memory=True or from_path=True, {both}.",
+                f"{_MEMORY_NEEDS} {_PATH_NEEDS}",
+            )
+        given = [field.name for field in fields(self) if _is_given(getattr(self, field.name))]
+        if from_memory:
+            problems = [f"{name} is missing" for name in _IN_MEMORY if name not in given]
+            problems += [f"{name} does not go with it" for name in given if name not in _IN_MEMORY]
+            mode, needs = "from_memory=True", _MEMORY_NEEDS
+        else:
+            problems = [f"{name} does not go with it" for name in given if name in _IN_MEMORY]
+            for side in _IN_MEMORY:
+                problems += self._path_problems(side, given)
+            if self.chunkify and not {f"path_to_{side}_object" for side in _IN_MEMORY} & {*given}:
+                problems.append("chunkify=True has no object to chunk")
+            mode, needs = "from_path=True", _PATH_NEEDS
+        if problems:
+            raise UsageError(f"convert({mode}): {'; '.join(problems)}.", needs)
+
+    def _path_problems(self, side: str, given: list[str]) -> list[str]:
+        names = [f"path_to_{side}_chunks", f"path_to_{side}_object"]
+        found = [name for name in names if name in given]
+        if not found:
+            return [f"{names[0]} or {names[1]} is missing"]
+        return [f"{found[0]} and {found[1]} are both given"] if len(found) > 1 else []
+
+    def open(
+        self,
+        stack: contextlib.ExitStack,
+        job: Job,
+        *,
+        key: str | None,
+        like: str | None,
+        chunk_bytes: int,
+    ) -> tuple[Checkpoint, Target]:
+        """Open both. Reads no tensor data, unless objects are to be written in chunks.
+
+        Args:
+            stack: Removes what is temporary.
+            job: Asked whether to stop.
+            key: Dotted place of the state dict in a nested checkpoint.
+            like: `pkg.module:factory` that names the leaves of a plain `.eqx`.
+            chunk_bytes: Memory to stay within, about.
+        """
+        if self.state_dict is not None:
+            if like is not None:
+                raise like_with_object(like)
+            return checkpoint_in_memory(self.state_dict, key=key), target_in_memory(self.pytree)
+        torch_side = self.path_to_state_dict_chunks or self.path_to_state_dict_object
+        jax_side = self.path_to_pytree_chunks or self.path_to_pytree_object
+        assert torch_side is not None
+        assert jax_side is not None
+        there = is_there(torch_side), is_there(jax_side)
+        if self.chunkify and not all(there):
+            parent = Path(tempfile.gettempdir())
+            folder = stack.enter_context(temporary_folder(parent, "s2p-tui-chunks-"))
+            if not there[0]:
+                checkpoint = state_dict_at(torch_side, key)
+                chunk_checkpoint(
+                    checkpoint, folder, chunk_bytes=chunk_bytes, durable=False, job=job
+                )
+                torch_side, key = folder, None
+                del checkpoint
+                gc.collect()
+            if not there[1]:
+                target = pytree_at(jax_side, like)
+                chunk_target(target, folder, chunk_bytes=chunk_bytes, durable=False, job=job)
+                jax_side, like = folder, None
+                del target
+                gc.collect()
+        return state_dict_at(torch_side, key), pytree_at(jax_side, like)
+
+
+def _is_given(value: Any) -> bool:
+    return value is not None and value is not False
+
+
+@contextlib.contextmanager
+def in_words_of_python() -> Generator[None]:
+    """Have errors list what a command line would print, and name arguments instead of options."""
+    try:
+        yield
+    except AlignmentError as error:
+        hint = _WAYS_OUT if error.problems else error.hint
+        raise AlignmentError(error.message, error.problems, hint) from None
+    except AmbiguousStateDictError as error:
+        places = ", ".join(repr(place) for place, _ in error.choices)
+        raise AmbiguousStateDictError(
+            error.message, error.choices, f"Choose one with key=; there are {places}."
+        ) from None
+
 
 __all__ = ["Report", "chunkify_pytree", "chunkify_state_dict", "convert", "convert_tree"]
 
@@ -149,7 +417,7 @@ def convert(
             report=report,
             job=job,
         )
-        return report_of(session, converted)
+        return session.report_of(converted)
 
 
 def convert_tree(
@@ -187,7 +455,7 @@ def convert_tree(
         AlignmentError: Rows do not line up or are doubtful; all are listed, with the ways out.
         InputError: The state dict holds tensors that cannot be converted; all are named.
     """
-    from s2p_tui.skeleton import with_values
+    from s2p_tui.formats.pytree.skeleton import with_values
 
     with in_words_of_python():
         if isinstance(state_dict, str | Path):
@@ -239,7 +507,7 @@ def _aligned(
 
 
 def _ask_claude(session: Session, model: str, confirm: Callable[[str], bool] | None) -> None:
-    from s2p_tui import asking
+    from s2p_tui.session import ask_claude
 
-    if not asking.propose_with_claude(session, model=model, confirm=confirm):
+    if not ask_claude.propose_with_claude(session, model=model, confirm=confirm):
         raise CancelledError("The proposal was declined; nothing was written.")

@@ -20,14 +20,14 @@ from typing import Any
 
 from textual.screen import Screen
 
-from s2p_tui.app import S2PApp
-from s2p_tui.saving import Converted
-from s2p_tui.session import Session
-from s2p_tui.tui.screens.ask_claude import AskClaude
-from s2p_tui.tui.screens.choose_source import ChooseSource
-from s2p_tui.tui.screens.result import Result
-from s2p_tui.tui.screens.review import Review
-from s2p_tui.tui.screens.workspace import Workspace
+from s2p_tui.app.screens.ask_claude import AskClaude
+from s2p_tui.app.screens.choose_source import ChooseSource
+from s2p_tui.app.screens.convert import Result
+from s2p_tui.app.screens.main import Workspace
+from s2p_tui.app.screens.review import Review
+from s2p_tui.app.start import S2PApp
+from s2p_tui.conversion.output import Converted
+from s2p_tui.session.session import Session
 from screenshots.drawing import is_made_from, svg_of, write_png
 from screenshots.models import minilm, mixture_of_experts
 

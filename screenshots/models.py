@@ -6,10 +6,10 @@ from pathlib import Path
 
 import equinox as eqx
 
-from s2p_tui.core.pytree import Leaf
-from s2p_tui.formats.target import head_line
-from s2p_tui.session import Arrangement, Session
-from s2p_tui.skeleton import save_skeleton
+from s2p_tui.alignment.skeleton import Leaf
+from s2p_tui.formats.pytree.skeleton import save_skeleton
+from s2p_tui.formats.skeleton_file import head_line
+from s2p_tui.session.session import Arrangement, Session
 from tests.benchmarks.alignment_scale import mixture
 from tests.benchmarks.inputs import write_hollow
 from tests.models.bert import make_minilm, minilm_folder

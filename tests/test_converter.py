@@ -22,9 +22,8 @@ import pytest
 import torch
 
 import s2p_tui
-from s2p_tui.chunking import chunkify_pytree, chunkify_state_dict
-from s2p_tui.converter import convert, convert_tree
-from s2p_tui.core.errors import (
+from s2p_tui.converter import chunkify_pytree, chunkify_state_dict, convert, convert_tree
+from s2p_tui.errors import (
     AlignmentError,
     AmbiguousStateDictError,
     CancelledError,
@@ -33,8 +32,8 @@ from s2p_tui.core.errors import (
     OutputError,
     UsageError,
 )
-from s2p_tui.session import Session
-from s2p_tui.skeleton import save_skeleton
+from s2p_tui.formats.pytree.skeleton import save_skeleton
+from s2p_tui.session.session import Session
 from tests.models.linears import EqxNet, TorchNet
 
 ROOT = Path(__file__).parents[1]
@@ -414,7 +413,7 @@ def test_an_error_after_chunking_leaves_no_temporary_folder(
 SIGNALLED = """
 import os, signal, sys, tempfile
 sys.path.insert(0, os.getcwd())
-from s2p_tui.session import Session
+from s2p_tui.session.session.session import Session
 from s2p_tui.converter import convert
 before = Session.convert
 def convert_and_signal(self, *args, job, **kwargs):
@@ -425,7 +424,7 @@ def convert_and_signal(self, *args, job, **kwargs):
     return before(self, *args, job=job, **kwargs)
 Session.convert = convert_and_signal
 if {moment!r} == "writing":
-    from s2p_tui.streaming import atomic
+    from s2p_tui.formats import atomic
     sync = atomic.AtomicFile.sync
     def signal_then_sync(self):
         assert self.temporary.exists()
@@ -585,7 +584,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Session, str, Any]]:
         calls.append((session, model, confirm))
         return confirm("the proposal")
 
-    monkeypatch.setattr("s2p_tui.asking.propose_with_claude", propose_with_claude)
+    monkeypatch.setattr("s2p_tui.session.ask_claude.propose_with_claude", propose_with_claude)
     return calls
 
 

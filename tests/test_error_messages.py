@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rapidfuzz import fuzz
 
-from s2p_tui.streaming.atomic import output_error
+from s2p_tui.formats.atomic import output_error
 from tests.helpers.error_messages import Message, class_names, messages, package_sources
 
 SOURCES = package_sources()

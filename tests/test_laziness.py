@@ -10,7 +10,7 @@ import pytest
 from s2p_tui.cli.options import app
 
 HEAVY = ("torch", "jax", "equinox", "anthropic", "numpy", "textual")
-AFTER_THE_FIRST_FRAME = ("s2p_tui.core.alignment", "s2p_tui.tui.screens.workspace")
+AFTER_THE_FIRST_FRAME = ("s2p_tui.alignment.alignment", "s2p_tui.app.screens.main")
 
 
 def _loaded(code: str, asked: tuple[str, ...] = HEAVY) -> set[str]:
@@ -37,21 +37,21 @@ def test_public_names_load_on_first_use() -> None:
 
 
 def test_app_loads_textual_alone() -> None:
-    assert _loaded("import s2p_tui.app") == {"textual"}
-    assert _loaded("import s2p_tui.app", AFTER_THE_FIRST_FRAME) == set()
-    shown = "import s2p_tui.tui.screens.workspace"
+    assert _loaded("import s2p_tui.app.start") == {"textual"}
+    assert _loaded("import s2p_tui.app.start", AFTER_THE_FIRST_FRAME) == set()
+    shown = "import s2p_tui.app.screens.main"
     assert _loaded(shown, AFTER_THE_FIRST_FRAME) == set(AFTER_THE_FIRST_FRAME)
 
 
 def test_reading_files_loads_neither_torch_nor_jax() -> None:
-    assert _loaded("import s2p_tui.session") == {"numpy"}
+    assert _loaded("import s2p_tui.session.session") == {"numpy"}
 
 
 def test_a_pair_with_the_same_names_is_matched_without_heavy_imports() -> None:
     matched = (
-        "from s2p_tui.core.pytree import Leaf, Skeleton\n"
-        "from s2p_tui.core.state_dict import Entry, StateDict\n"
-        "from s2p_tui.proposers.matcher import match\n"
+        "from s2p_tui.alignment.skeleton import Leaf, Skeleton\n"
+        "from s2p_tui.alignment.state_dict import Entry, StateDict\n"
+        "from s2p_tui.proposals.matcher import match\n"
         "entries = StateDict((Entry('a.w', (2, 3), 'float32'), Entry('b.w', (2, 3), 'float32')))\n"
         "leaves = Skeleton((Leaf('.b.w', (2, 3), 'float32'), Leaf('.a.w', (2, 3), 'float32')))\n"
         "found = match(entries, leaves)\n"
@@ -62,17 +62,17 @@ def test_a_pair_with_the_same_names_is_matched_without_heavy_imports() -> None:
 
 def test_anthropic_waits_until_claude_is_asked() -> None:
     """A question can be written and read without it; only the client loads it."""
-    assert _loaded("import s2p_tui.asking, s2p_tui.session") == {"numpy"}
-    client = "from s2p_tui.proposers.claude.client import Client"
+    assert _loaded("import s2p_tui.session.ask_claude, s2p_tui.session.session") == {"numpy"}
+    client = "from s2p_tui.proposals.claude.client import Client"
     assert _loaded(client) == set()
     asked = (
-        f"{client}\nfrom s2p_tui.proposers.claude.budget import Budget\n"
-        "from s2p_tui.proposers.claude.job import Asking\n"
-        "from s2p_tui.proposers.claude.secrets import Secret\n"
+        f"{client}\nfrom s2p_tui.proposals.claude.job import Budget\n"
+        "from s2p_tui.proposals.claude.job import Asking\n"
+        "from s2p_tui.proposals.claude.account import Secret\n"
         "with Client(Secret('key', 'here'), Budget(), Asking()).connected(): pass"
     )
     assert "anthropic" in _loaded(asked)
 
 
 def test_the_probe_can_fail() -> None:
-    assert "jax" in _loaded("import s2p_tui.skeleton")
+    assert "jax" in _loaded("import s2p_tui.formats.pytree.skeleton")

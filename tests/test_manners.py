@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from s2p_tui.demo import make_pair
+from s2p_tui.cli.demo import make_pair
 
 CANARY = "sk-ant-canary-6f1d0a"
 FACTORIES = """
-from s2p_tui.demo import EqxNet, TorchNet
+from s2p_tui.cli.demo import EqxNet, TorchNet
 def torch_net():
     return TorchNet()
 def eqx_net(key):

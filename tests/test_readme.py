@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 
 from s2p_tui.cli import run
-from s2p_tui.factory import call_factory
+from s2p_tui.formats.pytree.factory import call_factory
 from tests.helpers.terminal import CLEAN, Terminal
 
 README = (Path(__file__).parent.parent / "README.md").read_text()

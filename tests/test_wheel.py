@@ -34,10 +34,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_it_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     described = f"s2p_tui-{PROJECT['version']}.dist-info"
     package = {str(path.relative_to(ROOT)) for path in (ROOT / "s2p_tui").rglob("*.py")}
-    assert "s2p_tui/cli/opening.py" in package
+    assert "s2p_tui/cli/open_app.py" in package
     assert set(wheel.namelist()) == package | {
         "s2p_tui/py.typed",
-        "s2p_tui/tui/app.tcss",
+        "s2p_tui/app/app.tcss",
         f"{described}/METADATA",
         f"{described}/RECORD",
         f"{described}/WHEEL",

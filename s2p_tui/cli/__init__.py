@@ -12,12 +12,12 @@ from typing import NoReturn
 
 from cyclopts import CycloptsError
 
-from s2p_tui.cli import chunks, comparison, completion, conversion, files, opening, settings
+from s2p_tui.cli import compare, convert, files, open_app, settings
 from s2p_tui.cli.options import app
-from s2p_tui.core.errors import AlignmentError, S2PError, SettingsError, UsageError
-from s2p_tui.signals import StoppedError, stopping
+from s2p_tui.errors import AlignmentError, S2PError, SettingsError, UsageError
+from s2p_tui.session.signals import StoppedError, stopping
 
-COMMANDS = (opening, conversion, files, chunks, comparison, settings, completion)
+COMMANDS = (open_app, convert, files, compare, settings)
 """The modules whose commands are added to the app by importing them."""
 
 
@@ -51,7 +51,7 @@ _ROWS_SHOWN = 20
 
 
 def _narrate(message: str, hint: str, problems: tuple[tuple[str, str], ...] = ()) -> None:
-    from s2p_tui.core.printable import printable
+    from s2p_tui.errors import printable
 
     lines = [f"s2p-tui: {message} {hint}".rstrip()]
     lines += [f"  {where}: {why}" for where, why in problems[:_ROWS_SHOWN]]

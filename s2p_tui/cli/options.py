@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from cyclopts import App, Parameter, validators
 
-from s2p_tui.core.errors import UsageError
+from s2p_tui.errors import UsageError
 
 _HELP = (
     "Bring a PyTorch checkpoint into an Equinox model.\n\n"
@@ -159,3 +161,35 @@ def json_object(option: str, text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f"{option} is {text}, a JSON object was expected.", f"Write {example}.")
     return cast("dict[str, Any]", value)
+
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def command(examples: str) -> Callable[[Command], Command]:
+    """Have a function answer to its name.
+
+    Args:
+        examples: Commands as one types them, each below a line that says what it does; at most 78
+            characters a line, as terminals are 80 wide.
+    """
+
+    def added(function: Command) -> Command:
+        app.command(
+            function, help=unwrapped(function.__doc__ or ""), help_epilogue=as_epilogue(examples)
+        )
+        return function
+
+    return added
+
+
+def unwrapped(text: str) -> str:
+    """A docstring with each paragraph in one line, for a terminal of any width to wrap."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def as_epilogue(examples: str) -> str:
+    """Examples as they stand at the end of a help text."""
+    lines = inspect.cleandoc(examples).splitlines()
+    return "\n".join(["Examples:", *(f"  {line}".rstrip() for line in lines)])

@@ -8,8 +8,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from s2p_tui.core.dtypes import dtype_named
-from s2p_tui.core.state_dict import StateDict
+from s2p_tui.alignment.dtypes import dtype_named
+from s2p_tui.alignment.state_dict import StateDict
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
-from s2p_tui.core.errors import AmbiguousStateDictError, InputError
+from s2p_tui.errors import AmbiguousStateDictError, InputError
 
 _NOT_WEIGHTS = ("optim", "sched", "scaler", "callback", "loops", "rng", "hyper")
 _MAX_DEPTH = 8

@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from s2p_tui.core.dtypes import numpy_dtype
-from s2p_tui.core.errors import InputError
-from s2p_tui.core.untrusted import MOST_AXES, is_possible
+from s2p_tui.alignment.dtypes import numpy_dtype
+from s2p_tui.alignment.untrusted import MOST_AXES, is_possible
+from s2p_tui.errors import InputError
 
 _MAGIC = b"\x93NUMPY"
 _FIRST_READ = 256

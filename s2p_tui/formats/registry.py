@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from s2p_tui.core.errors import InputError
+from s2p_tui.errors import InputError
 from s2p_tui.formats.base import Checkpoint, FileKind
-from s2p_tui.formats.chunk_ends import open_pytree_chunks, open_state_dict_chunks
-from s2p_tui.formats.chunks import PYTREE, STATE_DICT, Kind, find_manifest
+from s2p_tui.formats.chunks import (
+    PYTREE,
+    STATE_DICT,
+    Kind,
+    find_manifest,
+    open_pytree_chunks,
+    open_state_dict_chunks,
+)
 from s2p_tui.formats.safetensors import open_safetensors
 from s2p_tui.formats.sharded import find_index, open_sharded
+from s2p_tui.formats.skeleton_file import Target
+from s2p_tui.formats.skeleton_file import open_target as open_target_file
 from s2p_tui.formats.sniff import READABLE, sniff
-from s2p_tui.formats.target import Target
-from s2p_tui.formats.target import open_target as open_target_file
-from s2p_tui.formats.torch_legacy import open_torch_legacy
-from s2p_tui.formats.torch_zip import open_torch_zip
+from s2p_tui.formats.torch_files import open_torch_legacy, open_torch_zip
 
 READERS: Mapping[FileKind, Callable[[Path, str | None], Checkpoint]] = {
     "torch": open_torch_zip,

@@ -15,10 +15,9 @@ from math import prod
 from pathlib import Path
 from typing import Any, cast
 
-from s2p_tui.core.dtypes import BY_SAFETENSORS, dtype_named
-from s2p_tui.core.errors import InputError, UsageError
-from s2p_tui.core.state_dict import Entry, StateDict
-from s2p_tui.core.untrusted import (
+from s2p_tui.alignment.dtypes import BY_SAFETENSORS, dtype_named
+from s2p_tui.alignment.state_dict import Entry, StateDict
+from s2p_tui.alignment.untrusted import (
     DuplicateNameError,
     MalformedError,
     is_size,
@@ -26,8 +25,9 @@ from s2p_tui.core.untrusted import (
     shape_of,
     without_duplicates,
 )
+from s2p_tui.errors import InputError, UsageError
 from s2p_tui.formats.base import Checkpoint, Extent, row_major
-from s2p_tui.formats.quick import Header, quick_tensors
+from s2p_tui.formats.headers import Header, quick_tensors
 from s2p_tui.formats.tensors import FileTensors
 
 _LENGTH = struct.Struct("<Q")

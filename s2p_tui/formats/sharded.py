@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from s2p_tui.core.errors import InputError
-from s2p_tui.core.state_dict import Entry, StateDict
-from s2p_tui.core.untrusted import (
+from s2p_tui.alignment.state_dict import Entry, StateDict
+from s2p_tui.alignment.untrusted import (
     DuplicateNameError,
     MalformedError,
     object_of,
     parse_json,
     string_of,
 )
+from s2p_tui.errors import InputError
 from s2p_tui.formats.base import Checkpoint, Extent
 from s2p_tui.formats.safetensors import open_safetensors
 from s2p_tui.formats.sniff import read_whole, sniff
 from s2p_tui.formats.tensors import FileTensors
-from s2p_tui.formats.torch_legacy import open_torch_legacy
-from s2p_tui.formats.torch_zip import open_torch_zip
+from s2p_tui.formats.torch_files import open_torch_legacy, open_torch_zip
 
 _MOST = 1 << 27
 """Bytes of an index; those of the largest models have a few million."""

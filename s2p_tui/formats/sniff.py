@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from s2p_tui.core.errors import InputError
+from s2p_tui.errors import InputError
 from s2p_tui.formats.base import FileKind
 
 READABLE = "Check its permissions and the disk it is on."

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from s2p_tui.core.dtypes import numpy_dtype
-from s2p_tui.core.errors import InputError
+from s2p_tui.alignment.dtypes import numpy_dtype
+from s2p_tui.errors import InputError
 from s2p_tui.formats.base import Extent, Region, Tensors
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, cast
 
-from s2p_tui.core.dtypes import BY_NAME, BY_TORCH_STORAGE
-from s2p_tui.core.errors import InputError
-from s2p_tui.core.untrusted import is_size, shape_of, size_of, sizes_of, string_of
+from s2p_tui.alignment.dtypes import BY_NAME, BY_TORCH_STORAGE
+from s2p_tui.alignment.untrusted import is_size, shape_of, size_of, sizes_of, string_of
+from s2p_tui.errors import InputError
 from s2p_tui.formats.pickle_machine import BadPickleError, Constructor, Known, Opaque, hashable
 
 

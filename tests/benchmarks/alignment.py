@@ -16,11 +16,10 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from s2p_tui.core.evidence import Evidence
-from s2p_tui.core.pytree import Leaf, Skeleton
-from s2p_tui.core.state_dict import Entry, StateDict
-from s2p_tui.core.suggestions import Suggestion
-from s2p_tui.core.transform import (
+from s2p_tui.alignment.evidence import Evidence, Suggestion
+from s2p_tui.alignment.skeleton import Leaf, Skeleton
+from s2p_tui.alignment.state_dict import Entry, StateDict
+from s2p_tui.alignment.transform import (
     Concat,
     Constant,
     Expr,
@@ -34,7 +33,7 @@ from s2p_tui.core.transform import (
     nodes_of,
     rename,
 )
-from s2p_tui.proposers.matcher.matcher import match
+from s2p_tui.proposals.matcher.match import match
 from tests.benchmarks import alignment_scale
 from tests.benchmarks.alignment_pairs import Pair, read_pairs, same_effect, write
 

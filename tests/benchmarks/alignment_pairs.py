@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from s2p_tui.core.transform import (
+from s2p_tui.alignment.transform import (
     Concat,
     Expr,
     Flip,

@@ -7,10 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-from s2p_tui.core.pytree import Leaf, Skeleton
-from s2p_tui.core.state_dict import Entry, StateDict
-from s2p_tui.core.transform import Shape, keys_of
-from s2p_tui.proposers.matcher import match
+from s2p_tui.alignment.skeleton import Leaf, Skeleton
+from s2p_tui.alignment.state_dict import Entry, StateDict
+from s2p_tui.alignment.transform import Shape, keys_of
+from s2p_tui.proposals.matcher import match
 from tests.benchmarks.child import status
 from tests.benchmarks.measure import Report, Result
 

@@ -13,7 +13,7 @@ from typing import Any
 
 def convert(model: str, skeleton: str, mapping: str, output: str, verify: str) -> dict[str, Any]:
     """Convert with this package; `mapping` may be empty. Peak is over the opened, idle session."""
-    from s2p_tui.session import Session
+    from s2p_tui.session.session import Session
 
     session = Session.open(model, skeleton, mapping=mapping or None)
     session.trust(None)
@@ -106,7 +106,7 @@ def opened(model: str) -> dict[str, Any]:
 
 def session(model: str, skeleton: str) -> dict[str, Any]:
     """Open both ends and line them up."""
-    from s2p_tui.session import Session
+    from s2p_tui.session.session import Session
 
     idle = _reset_peak()
     started = time.perf_counter()

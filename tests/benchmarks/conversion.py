@@ -18,16 +18,7 @@ from tests.benchmarks.inputs import (
     transformed_pair,
     transforms,
 )
-from tests.benchmarks.measure import (
-    Report,
-    Result,
-    child,
-    copied,
-    dumped,
-    in_turns,
-    needs,
-    skipped,
-)
+from tests.benchmarks.measure import Report, Result, child, copied, dumped, in_turns, needs, skipped
 
 GIB = 1 << 30
 MIB = 1 << 20

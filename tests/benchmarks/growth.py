@@ -8,7 +8,7 @@ from statistics import linear_regression
 
 import numpy as np
 
-from s2p_tui.core.transform import Expr, Permute, Shape, Take
+from s2p_tui.alignment.transform import Expr, Permute, Shape, Take
 from tests.benchmarks.conversion import GIB, MIB, convert, remove
 from tests.benchmarks.inputs import (
     Tensor,

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from s2p_tui.core.dtypes import dtype_named
-from s2p_tui.core.edits import SetRows
-from s2p_tui.core.pytree import Leaf
-from s2p_tui.core.rows import Row
-from s2p_tui.core.transform import Concat, Expr, Flip, Permute, Shape, Split, Stack, Take
+from s2p_tui.alignment.alignment import Row
+from s2p_tui.alignment.dtypes import dtype_named
+from s2p_tui.alignment.edits import SetRows
+from s2p_tui.alignment.skeleton import Leaf
+from s2p_tui.alignment.transform import Concat, Expr, Flip, Permute, Shape, Split, Stack, Take
 from s2p_tui.formats.safetensors import header_for
-from s2p_tui.formats.target import head_line
-from s2p_tui.session import Session
+from s2p_tui.formats.skeleton_file import head_line
+from s2p_tui.session.session import Session
 
 _BLOCK = 1 << 25
 _SHARDS = 16

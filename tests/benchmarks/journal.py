@@ -15,14 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from s2p_tui.core.edits import MoveBlock
-from s2p_tui.core.pytree import Leaf, Skeleton
-from s2p_tui.core.state_dict import Entry, StateDict
+from s2p_tui.alignment.edits import MoveBlock
+from s2p_tui.alignment.skeleton import Leaf, Skeleton
+from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.formats.base import Checkpoint
-from s2p_tui.formats.target import Target
+from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.formats.tensors import ArrayTensors
-from s2p_tui.journal import Journal
-from s2p_tui.session import Session
+from s2p_tui.session.journal import Journal
+from s2p_tui.session.session import Session
 from tests.helpers.killing import kill_rounds
 
 _SIZES = (1_000, 100_000)

@@ -17,12 +17,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2p_tui.chunking import chunkify_pytree, chunkify_state_dict
+from s2p_tui.alignment.dtypes import BY_NAME, numpy_dtype
 from s2p_tui.cli import run
-from s2p_tui.core.dtypes import BY_NAME, numpy_dtype
-from s2p_tui.core.errors import InputError, OutputError, S2PError
+from s2p_tui.converter import chunkify_pytree, chunkify_state_dict
+from s2p_tui.errors import InputError, OutputError, S2PError
+from s2p_tui.formats.pytree.skeleton import target_of
 from s2p_tui.formats.registry import open_checkpoint, open_target
-from s2p_tui.skeleton import target_of
 from tests.helpers.files import (
     TORCH_DTYPES,
     array_bytes,

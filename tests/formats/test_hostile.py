@@ -18,11 +18,11 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from s2p_tui.core.errors import InputError
+from s2p_tui.errors import InputError
+from s2p_tui.formats.pytree.skeleton import save_skeleton
 from s2p_tui.formats.registry import open_checkpoint
-from s2p_tui.formats.target import open_target
-from s2p_tui.formats.torch_legacy import MAGIC_NUMBER
-from s2p_tui.skeleton import save_skeleton
+from s2p_tui.formats.skeleton_file import open_target
+from s2p_tui.formats.torch_files import MAGIC_NUMBER
 from tests.helpers.files import folder, outcome, read, save_legacy, save_safetensors, save_zip
 
 STATE = {"w": torch.arange(12.0).reshape(3, 4), "b": torch.zeros(4, dtype=torch.bfloat16)}

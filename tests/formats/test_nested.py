@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from s2p_tui.core.errors import AmbiguousStateDictError, InputError
+from s2p_tui.errors import AmbiguousStateDictError, InputError
 from s2p_tui.formats.registry import open_checkpoint
 from tests.helpers.files import SAVE, assert_holds
 

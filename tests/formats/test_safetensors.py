@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from s2p_tui.core.dtypes import BY_SAFETENSORS
-from s2p_tui.core.errors import InputError, UsageError
+from s2p_tui.alignment.dtypes import BY_SAFETENSORS
+from s2p_tui.errors import InputError, UsageError
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.safetensors import header_for
 from tests.helpers.files import TORCH_DTYPES, assert_holds, random_tensor, read, save_safetensors

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from s2p_tui.core.errors import InputError
+from s2p_tui.errors import InputError
 from s2p_tui.formats.registry import open_checkpoint
 from tests.helpers.files import assert_holds, save_legacy, save_safetensors, save_zip
 

@@ -12,10 +12,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from s2p_tui.core.errors import InputError
-from s2p_tui.core.pytree import Leaf
-from s2p_tui.formats.target import Target, head_line, open_target
-from s2p_tui.skeleton import save_skeleton
+from s2p_tui.alignment.skeleton import Leaf
+from s2p_tui.errors import InputError
+from s2p_tui.formats.pytree.skeleton import save_skeleton
+from s2p_tui.formats.skeleton_file import Target, head_line, open_target
 from tests.helpers.files import array_bytes
 
 TREE = {

@@ -13,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2p_tui.core.dtypes import dtype_named
-from s2p_tui.core.errors import InputError
+from s2p_tui.alignment.dtypes import dtype_named
+from s2p_tui.errors import InputError
 from s2p_tui.formats.registry import open_checkpoint
 from tests.helpers.exprs import regions, slices
 from tests.helpers.files import (

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from s2p_tui.core.edits import OpenGap, SendToBench, SetRows, Swap
-from s2p_tui.core.rows import Row
-from s2p_tui.core.transform import Permute, Take
-from s2p_tui.journal import Journal
-from s2p_tui.session import Session
-from s2p_tui.skeleton import save_skeleton
+from s2p_tui.alignment.alignment import Row
+from s2p_tui.alignment.edits import OpenGap, SendToBench, SetRows, Swap
+from s2p_tui.alignment.transform import Permute, Take
+from s2p_tui.formats.pytree.skeleton import save_skeleton
+from s2p_tui.session.journal import Journal
+from s2p_tui.session.session import Session
 from tests.helpers.files import save_legacy, save_safetensors, save_zip
 
 MODEL, SKELETON, EQX, MAPPING = "model.pt", "skeleton.eqx", "plain.eqx", "model.mapping.json"

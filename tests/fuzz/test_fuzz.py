@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from s2p_tui.core.errors import InputError
+from s2p_tui.errors import InputError
 from tests.fuzz import trial
 from tests.fuzz.mutations import mutated
 from tests.fuzz.seeds import make_seeds

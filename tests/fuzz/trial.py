@@ -17,11 +17,11 @@ from types import FrameType
 import numpy as np
 
 from s2p_tui.cli import run
-from s2p_tui.core.errors import S2PError
+from s2p_tui.errors import S2PError
 from s2p_tui.formats.registry import open_checkpoint
-from s2p_tui.formats.target import open_target
-from s2p_tui.journal import Journal
-from s2p_tui.session import Session
+from s2p_tui.formats.skeleton_file import open_target
+from s2p_tui.session.journal import Journal
+from s2p_tui.session.session import Session
 from tests.fuzz.seeds import MODEL, SKELETON
 
 CPU_SECONDS = 5.0

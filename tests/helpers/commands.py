@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from s2p_tui.core.pytree import Leaf
+from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.formats.safetensors import header_for
-from s2p_tui.formats.target import head_line
+from s2p_tui.formats.skeleton_file import head_line
 
 ENDED = 60.0
 """Seconds, after which a process is taken to hang."""

@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 from hypothesis import strategies as st
 
-from s2p_tui.core.transform import (
+from s2p_tui.alignment.transform import (
     Broadcast,
     Concat,
     Constant,

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from s2p_tui.core.dtypes import numpy_dtype
-from s2p_tui.core.errors import S2PError
+from s2p_tui.alignment.dtypes import numpy_dtype
+from s2p_tui.errors import S2PError
 from s2p_tui.formats.base import Checkpoint, Region
 
 TORCH_DTYPES = (

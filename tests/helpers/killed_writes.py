@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from s2p_tui.cli import run
-from s2p_tui.skeleton import save_skeleton
+from s2p_tui.formats.pytree.skeleton import save_skeleton
 from tests.benchmarks.inputs import equal_tensors, plain_pair
 
 _OLD = b"what was there before" * 1000

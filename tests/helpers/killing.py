@@ -19,12 +19,12 @@ from typing import BinaryIO
 
 import pyte
 
-from s2p_tui.core.mapping import to_text
-from s2p_tui.saving import mapping_of
-from s2p_tui.session import Session
-from s2p_tui.tui import gaps_and_bench, moves
-from s2p_tui.tui.cursor import Cursor
-from s2p_tui.tui.moves import ImpossibleError
+from s2p_tui.alignment.mapping_file import to_text
+from s2p_tui.app.commands import arrange
+from s2p_tui.app.commands.arrange import ImpossibleError
+from s2p_tui.app.cursor import Cursor
+from s2p_tui.conversion.output import mapping_of
+from s2p_tui.session.session import Session
 from tests.benchmarks.inputs import equal_tensors, plain_pair
 
 _ROWS = 12
@@ -39,11 +39,11 @@ _FIRST_LEAF = ".layers[0].weight"
 # The emulator writes what it does not know of these as text.
 _MODES = re.compile(rb"\x1b\[[<>=][\d;]*[A-Za-z]|\x1b\[\?[\d;]*\$p")
 _EDITS = {
-    b"J": lambda session, cursor: moves.shift(session, cursor, 1),
-    b"K": lambda session, cursor: moves.shift(session, cursor, -1),
-    b"s": gaps_and_bench.toggle_gap,
-    b"\x7f": gaps_and_bench.to_bench,
-    b"y": gaps_and_bench.toggle_trust,
+    b"J": lambda session, cursor: arrange.shift(session, cursor, 1),
+    b"K": lambda session, cursor: arrange.shift(session, cursor, -1),
+    b"s": arrange.toggle_gap,
+    b"\x7f": arrange.to_bench,
+    b"y": arrange.toggle_trust,
 }
 _UNDO, _REDO, _MATCH, _SAVE = b"u", b"\x19", b"a", b"\x13"
 _TAKE = b"\r"

@@ -8,17 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from s2p_tui.core.alignment import Alignment
-from s2p_tui.core.pytree import Leaf, Skeleton
-from s2p_tui.core.rows import Row
-from s2p_tui.core.state_dict import Entry, StateDict
-from s2p_tui.core.transform import Constant, Take
+from s2p_tui.alignment.alignment import Alignment, Row
+from s2p_tui.alignment.skeleton import Leaf, Skeleton
+from s2p_tui.alignment.state_dict import Entry, StateDict
+from s2p_tui.alignment.transform import Constant, Take
 from s2p_tui.formats.base import Checkpoint
+from s2p_tui.formats.pytree.skeleton import save_skeleton
 from s2p_tui.formats.registry import open_checkpoint
-from s2p_tui.formats.target import Target, open_target
+from s2p_tui.formats.skeleton_file import Target, open_target
 from s2p_tui.formats.tensors import ArrayTensors
-from s2p_tui.session import Arrangement, Session
-from s2p_tui.skeleton import save_skeleton
+from s2p_tui.session.session import Arrangement, Session
 
 
 def checkpoint_of(arrays: Mapping[str, np.ndarray]) -> Checkpoint:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from s2p_tui.core.pytree import Leaf
-from s2p_tui.core.state_dict import Entry
+from s2p_tui.alignment.skeleton import Leaf
+from s2p_tui.alignment.state_dict import Entry
 
 LINEAR = "equinox.nn.Linear"
 

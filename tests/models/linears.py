@@ -8,8 +8,8 @@ import equinox as eqx
 import jax
 import torch
 
-from s2p_tui.demo import Pair
-from s2p_tui.skeleton import save_skeleton
+from s2p_tui.cli.demo import Pair
+from s2p_tui.formats.pytree.skeleton import save_skeleton
 
 
 class TorchNet(torch.nn.Module):

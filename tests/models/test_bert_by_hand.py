@@ -15,12 +15,7 @@ from tests.models.bert import (
     minilm_folder,
     minilm_sources,
 )
-from tests.models.minilm import (
-    SENTENCES,
-    reference_embeddings,
-    reference_pooled,
-    tokenize,
-)
+from tests.models.minilm import SENTENCES, reference_embeddings, reference_pooled, tokenize
 
 TOLERANCE = 1e-5
 

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from s2p_tui.converter import convert_tree
-from s2p_tui.core.errors import AlignmentError
-from s2p_tui.session import Session
-from s2p_tui.skeleton import save_skeleton
+from s2p_tui.errors import AlignmentError
+from s2p_tui.formats.pytree.skeleton import save_skeleton
+from s2p_tui.session.session import Session
 from tests.models.pairs import Order, Pair, pairs
 from tests.models.twin import relative_error
 

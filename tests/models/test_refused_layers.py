@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from s2p_tui.core.errors import S2PError
-from s2p_tui.session import Session
-from s2p_tui.skeleton import save_skeleton
+from s2p_tui.errors import S2PError
+from s2p_tui.formats.pytree.skeleton import save_skeleton
+from s2p_tui.session.session import Session
 
 KEY = jax.random.PRNGKey(0)
 BIASES = {f"use_{name}_bias": True for name in ("query", "key", "value", "output")}

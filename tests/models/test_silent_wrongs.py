@@ -13,8 +13,8 @@ import equinox as eqx
 import pytest
 import torch
 
-from s2p_tui.session import Session
-from s2p_tui.skeleton import save_skeleton
+from s2p_tui.formats.pytree.skeleton import save_skeleton
+from s2p_tui.session.session import Session
 from tests.models.twin import Twin, relative_error
 from tests.models.twins import TWINS
 

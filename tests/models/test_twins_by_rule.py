@@ -8,14 +8,14 @@ import equinox as eqx
 import pytest
 import torch
 
-from s2p_tui.core.edits import SetRows
-from s2p_tui.core.layers import rule_for
-from s2p_tui.core.rows import Row
-from s2p_tui.core.transform import Constant, Take
-from s2p_tui.core.verdict import Fit
-from s2p_tui.opening import load_mapping
-from s2p_tui.session import Session
-from s2p_tui.skeleton import save_skeleton
+from s2p_tui.alignment.alignment import Row
+from s2p_tui.alignment.edits import SetRows
+from s2p_tui.alignment.fit import Fit
+from s2p_tui.alignment.layer_rules import rule_for
+from s2p_tui.alignment.transform import Constant, Take
+from s2p_tui.formats.pytree.skeleton import save_skeleton
+from s2p_tui.session.opening import load_mapping
+from s2p_tui.session.session import Session
 from tests.models.twin import Twin, relative_error
 from tests.models.twins import TWINS
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from s2p_tui.core.edits import SetRows
-from s2p_tui.core.rows import Row
-from s2p_tui.factory import call_factory
-from s2p_tui.session import Session
-from s2p_tui.skeleton import save_skeleton, target_of
+from s2p_tui.alignment.alignment import Row
+from s2p_tui.alignment.edits import SetRows
+from s2p_tui.formats.pytree.factory import call_factory
+from s2p_tui.formats.pytree.skeleton import save_skeleton, target_of
+from s2p_tui.session.session import Session
 from tests.models.twin import Truth, Twin, relative_error, unused_by
 from tests.models.twins import BY_NAME, TWINS
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from s2p_tui.core.transform import Expr, keys_of
+from s2p_tui.alignment.transform import Expr, keys_of
 
 Arrays = tuple[np.ndarray, ...]
 Truth = Mapping[str, Expr | None]

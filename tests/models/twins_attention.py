@@ -9,7 +9,7 @@ import jax
 import torch
 from torch import nn
 
-from s2p_tui.core.transform import Constant, Take
+from s2p_tui.alignment.transform import Constant, Take
 from tests.models.twin import Twin, normal, twin
 from tests.models.twins_rules import Leaves, attention, gaps, part, renamed, same, weight
 

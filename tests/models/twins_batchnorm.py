@@ -9,7 +9,7 @@ import equinox as eqx
 import numpy as np
 from torch import nn
 
-from s2p_tui.core.transform import Constant, Take
+from s2p_tui.alignment.transform import Constant, Take
 from tests.models.twin import Twin, twin
 from tests.models.twins_rules import norm_batch, norm_counted, norm_ema
 

@@ -10,7 +10,7 @@ import jax
 import torch
 from torch import nn
 
-from s2p_tui.core.transform import Take, rename
+from s2p_tui.alignment.transform import Take, rename
 from tests.models.twin import Twin, tokens, twin
 from tests.models.twins_rules import Leaves, renamed, same, weight
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from torch import nn
 
-from s2p_tui.core.transform import Constant, Expr, Permute, Sum, Take
+from s2p_tui.alignment.transform import Constant, Expr, Permute, Sum, Take
 from tests.models.twin import Twin, tokens, twin
 from tests.models.twins_rules import Leaves, conv_transpose, same, weight
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import torch
 from torch import nn
 
-from s2p_tui.core.transform import Concat, Expr, Permute, Reshape, Take
+from s2p_tui.alignment.transform import Concat, Expr, Permute, Reshape, Take
 from tests.models.twin import Twin, tokens, twin
 from tests.models.twins_rules import Leaves, part, renamed
 

@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
-from s2p_tui.core.transform import (
+from s2p_tui.alignment.transform import (
     Expr,
     Flip,
     Norm,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from s2p_tui.core.transform import (
+from s2p_tui.alignment.transform import (
     Concat,
     Constant,
     Expr,

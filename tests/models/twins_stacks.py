@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import torch
 from torch import nn
 
-from s2p_tui.core.transform import Concat, Expr, Permute, Stack, Take
+from s2p_tui.alignment.transform import Concat, Expr, Permute, Stack, Take
 from tests.models.twin import Twin, twin
 from tests.models.twins_rules import Leaves, element, renamed, same, stacked, weight
 

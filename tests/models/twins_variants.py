@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from s2p_tui.core.transform import Flip, Permute, Stack, Take, WeightNorm
+from s2p_tui.alignment.transform import Flip, Permute, Stack, Take, WeightNorm
 from tests.models.twin import Twin, tokens, twin
 from tests.models.twins_layers import BOTH, WEIGHT
 from tests.models.twins_rules import Leaves, conv_transpose, renamed, same, stacked, weight

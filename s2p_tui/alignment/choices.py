@@ -1,0 +1,257 @@
+"""What could be done to entries so that they fill one leaf: the list to choose from.
+
+Best first: what it makes with the other parts of its layer, the entry as the leaf's layer needs it,
+the layout changes between the two shapes, the same with kernels flipped, parts of a larger entry;
+of several entries, stacked, joined or added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from math import prod
+
+from s2p_tui.alignment.alignment import Row
+from s2p_tui.alignment.composites import composed, composites_of
+from s2p_tui.alignment.fit import Fit, Verdict
+from s2p_tui.alignment.judge import judge, landing, same_but_ones
+from s2p_tui.alignment.layer_rules import rule_applied
+from s2p_tui.alignment.layouts import Way, ways
+from s2p_tui.alignment.skeleton import Leaf
+from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.alignment.transform import (
+    Concat,
+    Expr,
+    Flip,
+    Reshape,
+    Shape,
+    Split,
+    Stack,
+    Sum,
+    Take,
+    describe,
+    keys_of,
+    show,
+)
+
+MOST = 300
+"""Choices listed at most."""
+_MOST_PARTS = 128
+_KERNEL_FROM = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One way to fill a leaf.
+
+    Attributes:
+        expr: The row's source.
+        words: What is done, for people.
+        verdict: How good such a row is.
+    """
+
+    expr: Expr
+    words: str
+    verdict: Verdict
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the row would have to be trusted."""
+        return self.verdict.fit is Fit.DOUBTFUL
+
+
+def choices(leaf: Leaf, keys: Sequence[str], state_dict: StateDict) -> tuple[Choice, ...]:
+    """All sources over the entries of these keys that give the leaf's shape, best first.
+
+    Reads no tensor data. What could never be converted, as for its dtype, is left out.
+    """
+    if not keys:
+        return ()
+    offered = chain(
+        _of_parts(leaf, keys, state_dict),
+        _of_one(leaf, keys[0], state_dict) if len(keys) == 1 else _of_many(leaf, keys, state_dict),
+    )
+    found: dict[Expr, Choice] = {}
+    for expr, part in offered:
+        verdict = judge(leaf, Row(expr, by="user"), state_dict)
+        if verdict.fit is Fit.MISMATCHED:
+            continue
+        done = landing(expr, leaf, state_dict)
+        words = _in_words(expr, done, state_dict)
+        found.setdefault(done, Choice(expr, f"{part}{words}", verdict))
+        if len(found) == MOST:
+            break
+    return tuple(found.values())
+
+
+def _in_words(expr: Expr, done: Expr, state_dict: StateDict) -> str:
+    match expr:
+        case Reshape(Take(key), shape) if state_dict.shape(key) == shape:
+            return "as it is, whatever its layer needs"
+        case _:
+            return describe(done) or "as it is"
+
+
+def why_none(leaf: Leaf, keys: Sequence[str], state_dict: StateDict) -> str:
+    """Why `choices` is empty, in a sentence."""
+    if not keys:
+        return "No entry feeds this leaf."
+    shapes = [state_dict.shape(key) for key in keys]
+    if len(keys) == 1:
+        if prod(shapes[0]) == prod(leaf.shape):
+            why = judge(leaf, Row(Take(keys[0])), state_dict).why
+            return f"{why[:1].upper()}{why[1:]}."
+        return f"No layout change turns {show(shapes[0])} into {show(leaf.shape)}."
+    different = ", ".join(dict.fromkeys(map(show, shapes[:4])))
+    total = sum(map(prod, shapes))
+    return (
+        f"{len(keys)} entries ({different}: {total:,} elements) neither stack nor join nor add up "
+        f"to {show(leaf.shape)} ({prod(leaf.shape):,})."
+    )
+
+
+def laid_out(leaf: Leaf, expr: Expr, shape: Shape, way: Way) -> Expr:
+    """The expression of that shape, laid out for the leaf.
+
+    A row that only needs another shape is left as it is: how doubtful that is, is for the
+    judgement to say. Where the layer has a rule, a whole entry would stand for what the rule makes
+    of it, so that leaving it alone has to be written out.
+    """
+    if way.moves:
+        return way.of(expr, shape)
+    stands_for_more = isinstance(expr, Take) and rule_applied(leaf, expr, shape) is not None
+    return Reshape(expr, leaf.shape) if stands_for_more else expr
+
+
+def alike(lists: Sequence[tuple[Way, ...]]) -> Iterator[tuple[Way, ...]]:
+    """One way from each list that reorders axes as the others do, the first list's best first."""
+    for first in lists[0]:
+        chosen = [next((w for w in one if _alike(first, w)), None) for one in lists]
+        complete = tuple(way for way in chosen if way is not None)
+        if len(complete) == len(lists):
+            yield complete
+
+
+def _alike(first: Way, second: Way) -> bool:
+    if not first.moves:
+        return not second.moves
+    return first.axes == second.axes and len(first.parts) == len(second.parts)
+
+
+_Offer = tuple[Expr, str]
+
+
+def _of_parts(leaf: Leaf, keys: Sequence[str], state_dict: StateDict) -> Iterator[_Offer]:
+    """What an entry makes together with its companions, be they given or not."""
+    for composite in composites_of(keys, state_dict):
+        others = [part for part in composite.parts if part not in keys]
+        made = composed(leaf, composite, state_dict)
+        if made is None or (others and len(keys) > 1) or len(keys_of(made.expr)) == 1:
+            continue
+        words = f"with {' and '.join(others)}: " if others else ""
+        ruled = rule_applied(leaf, made.expr, made.shape)
+        if ruled is not None:
+            yield ruled, f"as its layer needs it, {words}" if words else "as its layer needs it: "
+        for way in ways(made.shape, leaf.shape):
+            yield way.of(made.expr, made.shape), words
+
+
+def _of_one(leaf: Leaf, key: str, state_dict: StateDict) -> Iterator[_Offer]:
+    whole, shape = Take(key), state_dict.shape(key)
+    if prod(shape) == prod(leaf.shape):
+        if rule_applied(leaf, whole, shape) is not None:
+            yield whole, "as its layer needs it: "
+        elif same_but_ones(shape, leaf.shape):
+            yield whole, ""
+        found = ways(shape, leaf.shape)
+        yield from ((laid_out(leaf, whole, shape, way), "") for way in found)
+        if axes := _kernel(shape):
+            yield from ((way.of(Flip(whole, axes), shape), "") for way in found)
+        yield whole, ""
+    else:
+        yield from _parts(leaf, whole, shape)
+
+
+def _kernel(shape: Shape) -> tuple[int, ...]:
+    """PyTorch's spatial axes, if there are elements to flip along them."""
+    spatial = range(2, len(shape)) if len(shape) >= _KERNEL_FROM else ()
+    return tuple(spatial) if any(shape[axis] > 1 for axis in spatial) else ()
+
+
+def _parts(leaf: Leaf, whole: Expr, shape: Shape) -> Iterator[_Offer]:
+    """One of n equal parts; all parts in one layout before the next layout."""
+    if not prod(leaf.shape) or prod(shape) % prod(leaf.shape):
+        return
+    count = prod(shape) // prod(leaf.shape)
+    if not 1 < count <= _MOST_PARTS:
+        return
+    axes = [axis for axis, size in enumerate(shape) if size % count == 0]
+    layouts: list[tuple[int, Way | None]] = []
+    for axis in axes:
+        part = _with(shape, axis, shape[axis] // count)
+        if rule_applied(leaf, whole, part) is not None:
+            layouts.append((axis, None))
+        layouts += [(axis, way) for way in ways(part, leaf.shape)]
+    layouts.sort(key=lambda layout: layout[1] is not None and layout[1].moves)
+    for axis, way in layouts:
+        size = shape[axis] // count
+        part = _with(shape, axis, size)
+        for number in range(count):
+            split = Split(whole, axis, number * size, (number + 1) * size)
+            expr = (
+                rule_applied(leaf, split, part) if way is None else laid_out(leaf, split, part, way)
+            )
+            if expr is not None:
+                yield expr, f"part {number + 1} of {count}: "
+
+
+def _of_many(leaf: Leaf, keys: Sequence[str], state_dict: StateDict) -> Iterator[_Offer]:
+    takes = [Take(key) for key in keys]
+    shapes = [state_dict.shape(key) for key in keys]
+    for axis, size in enumerate(leaf.shape):
+        if size == len(keys):
+            inner = (*leaf.shape[:axis], *leaf.shape[axis + 1 :])
+            one = Leaf(leaf.path, inner, leaf.dtype, leaf.kind, leaf.owner, leaf.config)
+            for of in _each(one, takes, shapes, [inner] * len(keys)):
+                yield Stack(of, axis), ""
+    for axis in range(len(leaf.shape)):
+        sizes = _lengths(leaf.shape, axis, shapes)
+        if sizes is not None and set(sizes) != {1}:
+            targets = [_with(leaf.shape, axis, size) for size in sizes]
+            for of in _each(leaf, takes, shapes, targets):
+                yield Concat(of, axis), ""
+    if all(shape == shapes[0] for shape in shapes) and prod(shapes[0]) == prod(leaf.shape):
+        added = Sum(tuple(takes))
+        yield from (
+            (laid_out(leaf, added, shapes[0], way), "") for way in ways(shapes[0], leaf.shape)
+        )
+
+
+def _each(
+    leaf: Leaf, takes: Sequence[Take], shapes: Sequence[Shape], targets: Sequence[Shape]
+) -> Iterator[tuple[Expr, ...]]:
+    """Every entry laid out for its target, all in the same manner."""
+    if targets[0] == leaf.shape:
+        ruled = [rule_applied(leaf, take, shape) for take, shape in zip(takes, shapes, strict=True)]
+        of = tuple(expr for expr in ruled if expr is not None)
+        if len(of) == len(takes):
+            yield of
+    lists = [ways(shape, target) for shape, target in zip(shapes, targets, strict=True)]
+    for chosen in alike(lists):
+        yield tuple(
+            way.of(take, shape) for way, take, shape in zip(chosen, takes, shapes, strict=True)
+        )
+
+
+def _lengths(whole: Shape, axis: int, shapes: Iterable[Shape]) -> list[int] | None:
+    """How far each entry reaches along an axis of what they make up; None if they do not."""
+    across = prod(_with(whole, axis, 1))
+    if not across or any(prod(shape) % across for shape in shapes):
+        return None
+    sizes = [prod(shape) // across for shape in shapes]
+    return sizes if sum(sizes) == whole[axis] else None
+
+
+def _with(shape: Shape, axis: int, size: int) -> Shape:
+    return (*shape[:axis], size, *shape[axis + 1 :])

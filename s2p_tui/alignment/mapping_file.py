@@ -1,0 +1,235 @@
+"""Mapping files: an alignment on disk, replayable without the terminal app.
+
+JSON: `{"format": "s2p-mapping", "version": 1, "source", "target", "rows", "bench"}`. `source` and
+`target` hold the file's name and size and the digest of its names, shapes and dtypes. A row holds
+`path`, then `sources` (state-dict keys) and, if it is not a plain copy, `transform` (entries given
+by their place in `sources`); or `"gap": true`; and `why`, `by`, `trusted`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping as AbstractMapping
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any, cast, get_args
+
+from s2p_tui.alignment.alignment import Alignment, Author, Row, Rows
+from s2p_tui.alignment.layer_rules import as_layer_needs
+from s2p_tui.alignment.skeleton import Leaf, Skeleton
+from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.alignment.transform import Take, from_json, shape_of, show, to_json
+from s2p_tui.alignment.untrusted import (
+    MalformedError,
+    list_of,
+    object_of,
+    parse_json,
+    size_of,
+    string_of,
+    why_malformed,
+)
+from s2p_tui.errors import InputError, OtherFilesError, TransformError
+
+FORMAT = "s2p-mapping"
+VERSION = 1
+_DIFFERENCES_SHOWN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """What identifies one end of a mapping: file name, size in bytes, digest of its description."""
+
+    file: str
+    size: int
+    digest: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """A mapping file's content.
+
+    Attributes:
+        source: The checkpoint it was made for.
+        target: The skeleton it was made for.
+        rows: Leaf key path and row, in leaf order.
+        bench: Keys no row uses.
+        name: What to call it in messages.
+    """
+
+    source: End
+    target: End
+    rows: tuple[tuple[str, Row], ...]
+    bench: tuple[str, ...]
+    name: str = field(default="the mapping", compare=False)
+
+
+def to_text(mapping: Mapping) -> str:
+    """The mapping file's content, one row a line."""
+    head: dict[str, Any] = {"format": FORMAT, "version": VERSION}
+    for name, end, unit in (
+        ("source", mapping.source, "entries"),
+        ("target", mapping.target, "leaves"),
+    ):
+        head[name] = end_to_json(end, unit)
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
+    rows = ",\n".join("  " + json.dumps(_row_to_json(path, row)) for path, row in mapping.rows)
+    return "\n".join(
+        ["{", *lines, ' "rows": [', rows, " ],", f' "bench": {json.dumps(mapping.bench)}', "}", ""]
+    )
+
+
+def end_to_json(end: End, unit: str) -> dict[str, Any]:
+    """One end as JSON values, its items counted in entries or leaves."""
+    return {"file": end.file, "size": end.size, unit: end.count, "digest": end.digest}
+
+
+def _row_to_json(path: str, row: Row) -> dict[str, Any]:
+    node: dict[str, Any] = {"path": path, "sources": list(row.keys)}
+    if row.source is not None and not isinstance(row.source, Take):
+        node["transform"] = to_json(row.source, row.keys)
+    for name in ("gap", "fixed", "trusted"):
+        if getattr(row, name):
+            node[name] = True
+    return node | {"by": row.by} | ({"why": row.why} if row.why else {})
+
+
+def from_text(text: str, name: str) -> Mapping:
+    """Inverse of `to_text`.
+
+    Args:
+        text: The file's content.
+        name: What to call the file in messages.
+
+    Raises:
+        InputError: It is not a mapping file, or of a version not known here.
+    """
+    try:
+        data = object_of(parse_json(text.encode()))
+        if data.get("format") != FORMAT:
+            raise MalformedError('it has no "format": "s2p-mapping"')
+        if data.get("version") != VERSION:
+            raise MalformedError(f"it is of version {data.get('version')!r}, this reads {VERSION}")
+        rows = tuple(_row_from_json(object_of(node)) for node in list_of(data["rows"]))
+        bench = tuple(string_of(key) for key in list_of(data["bench"]))
+        return Mapping(
+            end_from_json(object_of(data["source"]), "entries"),
+            end_from_json(object_of(data["target"]), "leaves"),
+            rows,
+            bench,
+            name,
+        )
+    except (ValueError, KeyError, RecursionError) as error:
+        raise InputError(
+            f"{name} is not a usable mapping file: {why_malformed(error)}.",
+            "Save one with ctrl+s in the app or with convert --save-mapping.",
+        ) from None
+
+
+def end_from_json(node: AbstractMapping[str, Any], unit: str) -> End:
+    """Inverse of `end_to_json`.
+
+    Raises:
+        MalformedError: The JSON is not an end.
+        KeyError: Something is missing.
+    """
+    file, digest = string_of(node["file"]), string_of(node["digest"])
+    return End(file, size_of(node["size"]), digest, size_of(node[unit]))
+
+
+def _row_from_json(node: AbstractMapping[str, Any]) -> tuple[str, Row]:
+    sources = [string_of(key) for key in list_of(node["sources"])]
+    by = node.get("by", "user")
+    if by not in get_args(Author):
+        raise MalformedError(f"{by!r} is not an author")
+    if "transform" in node:
+        source = from_json(node["transform"], sources)
+    else:
+        source = Take(sources[0]) if len(sources) == 1 else None
+        if len(sources) > 1:
+            raise MalformedError(f"row {node['path']!r} has several sources and no transform")
+    gap = node.get("gap") is True
+    if gap and source is not None:
+        raise MalformedError(f"row {node['path']!r} is a gap and has sources")
+    row = Row(
+        source,
+        gap,
+        cast("Author", by),
+        string_of(node.get("why", "")),
+        node.get("trusted") is True,
+        node.get("fixed") is True,
+    )
+    return string_of(node["path"]), row
+
+
+def replay(mapping: Mapping, state_dict: StateDict, skeleton: Skeleton) -> Alignment:
+    """The alignment a mapping stands for, over files with the same names, shapes and dtypes.
+
+    Raises:
+        OtherFilesError: Either end is not what the mapping was made for.
+    """
+    problems = [
+        *_end_problems("checkpoint", mapping.source, state_dict.digest, len(state_dict)),
+        *_end_problems("skeleton", mapping.target, skeleton.digest, len(skeleton)),
+    ]
+    paths = {path for path, _ in mapping.rows}
+    problems += [(leaf.path, "not in the mapping") for leaf in skeleton if leaf.path not in paths]
+    others = bool(problems)
+    for path, row in mapping.rows:
+        found = _row_problems(path, row, state_dict, skeleton, sizes=others)
+        problems += [(path, why) for why in found]
+    if not problems and [path for path, _ in mapping.rows] != [leaf.path for leaf in skeleton]:
+        problems.append(("skeleton", "a leaf is named twice in the mapping"))
+    if problems:
+        shown = "; ".join(f"{where}: {why}" for where, why in problems[:_DIFFERENCES_SHOWN])
+        more = len(problems) - _DIFFERENCES_SHOWN
+        raise OtherFilesError(
+            f"{mapping.name} was made for other files: {shown}{f'; and {more} more' * (more > 0)}.",
+            problems,
+            "Use the files it names, or align these anew and save a new mapping.",
+        )
+    rows = Rows.of(
+        _without_rule(leaf, row, state_dict)
+        for leaf, (_, row) in zip(skeleton, mapping.rows, strict=True)
+    )
+    used = set(rows.keys)
+    known = (key for key in mapping.bench if key in state_dict)
+    order = dict.fromkeys((*known, *(entry.key for entry in state_dict)))
+    return Alignment(rows, tuple(key for key in order if key not in used))
+
+
+def _without_rule(leaf: Leaf, row: Row, state_dict: StateDict) -> Row:
+    """The row as the user made it, where its source is only what the layer's rule makes of it.
+
+    So that an entry moved on to another layer does not take the rule along.
+    """
+    if row.source is None or isinstance(row.source, Take) or len(row.keys) != 1:
+        return row
+    (key,) = row.keys
+    ruled = as_layer_needs(leaf, key, state_dict.shape(key)) == row.source
+    return replace(row, source=Take(key)) if ruled else row
+
+
+def _end_problems(unit: str, made_for: End, digest: str, count: int) -> list[tuple[str, str]]:
+    if made_for.digest == digest:
+        return []
+    return [(unit, f"made for {made_for.file} with {made_for.count}, this one has {count}")]
+
+
+def _row_problems(
+    path: str, row: Row, state_dict: StateDict, skeleton: Skeleton, *, sizes: bool
+) -> list[str]:
+    if path not in skeleton:
+        return ["not in the skeleton"]
+    missing = [key for key in row.keys if key not in state_dict]
+    if missing or row.source is None or not sizes:
+        # Work in progress may hold rows that do not fit yet; files it was not made for may not.
+        return [f"its source {key} is not in the checkpoint" for key in missing]
+    leaf = skeleton[skeleton.position(path)]
+    try:
+        shape = shape_of(row.source, state_dict.shape)
+    except TransformError as error:
+        return [error.message]
+    if prod(shape) == prod(leaf.shape):
+        return []
+    return [f"expected {show(leaf.shape)}, its source gives {show(shape)}"]

@@ -1,0 +1,93 @@
+"""The JAX side: the leaves of the target pytree, without their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from types import MappingProxyType
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from s2p_tui.alignment.dtypes import dtype_named
+from s2p_tui.alignment.state_dict import digest_of
+
+LeafKind = Literal["array", "scalar"]
+NO_CONFIG: Mapping[str, Any] = MappingProxyType({})
+
+
+class Leaf(Struct, frozen=True, gc=False):
+    """One leaf that Equinox writes to a file.
+
+    Attributes:
+        path: Its key path (`jax.tree_util.keystr`), state leaves by their `StateIndex` marker.
+        shape: Its shape; `()` for a scalar.
+        dtype: Its dtype's name; what Equinox stores for a Python scalar (float64, int64, …).
+        kind: An array, or a Python scalar such as `Dropout.p`.
+        owner: Qualified name of the module class that holds it, if known.
+        config: The owner's static fields that are plain values.
+        has_value: Whether the skeleton holds its numbers, so that a gap can keep them.
+        fill: The number that all its elements are in the skeleton, if it was found to be one.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    kind: LeafKind = "array"
+    owner: str | None = None
+    config: Mapping[str, Any] = NO_CONFIG
+    has_value: bool = True
+    fill: float | None = None
+
+    def __hash__(self) -> int:
+        return hash((self.path, self.shape, self.dtype))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its elements."""
+        return prod(self.shape) * dtype_named(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """The leaves of a pytree in flatten order."""
+
+    leaves: tuple[Leaf, ...]
+
+    def __len__(self) -> int:
+        return len(self.leaves)
+
+    def __iter__(self) -> Iterator[Leaf]:
+        return iter(self.leaves)
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        """Places by path. Most sessions look up none."""
+        return {leaf.path: i for i, leaf in enumerate(self.leaves)}
+
+    def __getitem__(self, position: int) -> Leaf:
+        return self.leaves[position]
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._position
+
+    def position(self, path: str) -> int:
+        """Place of the leaf in flatten order, counted from 0."""
+        return self._position[path]
+
+    @property
+    def is_nameless(self) -> bool:
+        """Whether the leaves are numbered, as in a plain `.eqx`, which names no layer either."""
+        return all(leaf.path == f"[{n}]" for n, leaf in enumerate(self.leaves))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements together."""
+        return sum(leaf.nbytes for leaf in self.leaves)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over key paths, shapes and dtypes in order; not over the numbers."""
+        return digest_of((leaf.path, leaf.shape, leaf.dtype) for leaf in self.leaves)

@@ -1,0 +1,337 @@
+"""The app itself. Imports Textual only: everything heavy waits until the first frame is drawn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import work
+from textual.await_complete import AwaitComplete
+from textual.binding import Binding, BindingType
+from textual.driver import Driver
+from textual.events import DescendantFocus, Key
+from textual.widgets import Input
+
+from s2p_tui.app.background import in_thread
+from s2p_tui.app.keys import Bound
+from s2p_tui.app.resume import Journalled, Resume
+from s2p_tui.app.screens.busy import Progress
+from s2p_tui.app.screens.convert import Order
+from s2p_tui.app.screens.help import Palette
+from s2p_tui.app.screens.questions import ConfirmQuit, QuitAnswer, Reading, WhichStateDict
+from s2p_tui.app.terminal.exit import Ending
+from s2p_tui.app.terminal.key_queue import KeysInTurn
+from s2p_tui.app.terminal.output_diff import Thrifty, thrifty
+from s2p_tui.app.theme import ASCII, OWN_COLOURS, UNICODE
+from s2p_tui.app.tidying import Tidying
+from s2p_tui.app.tour import Tour
+from s2p_tui.conversion.output_names import default_mapping
+from s2p_tui.errors import AmbiguousStateDictError, S2PError
+from s2p_tui.formats.atomic import remove_unfinished
+from s2p_tui.session.saved_mapping import Offered, missing, offered, taken
+
+if TYPE_CHECKING:
+    from s2p_tui.app.screens.main import Workspace
+    from s2p_tui.conversion.job import Job
+    from s2p_tui.conversion.output import Converted
+    from s2p_tui.session.session import Session
+
+    ConvertedApp = KeysInTurn[Converted | None]
+else:
+    ConvertedApp = KeysInTurn
+
+DEFAULT_CHUNK = 64 << 20
+_AFTER_THE_FIRST_FRAME = ("s2p_tui.app.resume", "s2p_tui.app.screens.main")
+
+
+class S2PApp(ConvertedApp):
+    """Opens a session and shows it. `run()` returns the last conversion, or None.
+
+    Args:
+        open_session: Opens both ends, slowly; takes the dotted place of the state dict, or None.
+        model_label: What to call the checkpoint while it is being read.
+        skeleton_label: What to call the skeleton.
+        output: The file proposed for the conversion.
+        dtype: The dtype proposed for it; None for the skeleton's.
+        mapping: Where mappings are saved; None for beside the output.
+        has_mapping: Whether the session is opened with what is there already.
+        chunk_bytes: Memory a conversion stays within, about.
+        jobs: Threads that share a conversion; None for two, or one on a single core.
+        ascii_only: Use no signs beyond ASCII.
+        resume: What to do with edits that an earlier session on the same pair left.
+        bound: The keys of every action.
+        theme: Name of one of Textual's themes; None for what suits the terminal.
+        ending: How the program ends by a signal.
+        tour: Makes it a guided run.
+
+    Attributes:
+        bound: The keys of every action.
+        farewell: What to say once the terminal is the shell's again; maybe empty.
+        fatal: Why nothing could be opened; the app has ended then, with the error's exit code.
+    """
+
+    CSS_PATH = "app.tcss"
+    TITLE = "s2p-tui"
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+q", "ask_quit", show=False, priority=True),
+        Binding("ctrl+c", "interrupt", show=False, priority=True),
+    ]
+
+    def __init__(
+        self,
+        open_session: Callable[[str | None], Session],
+        *,
+        model_label: str,
+        skeleton_label: str,
+        output: Path,
+        dtype: str | None = None,
+        mapping: Path | None = None,
+        has_mapping: bool = False,
+        chunk_bytes: int = DEFAULT_CHUNK,
+        jobs: int | None = None,
+        ascii_only: bool = False,
+        resume: Resume = "ask",
+        bound: Bound | None = None,
+        theme: str | None = None,
+        ending: Ending | None = None,
+        tour: Tour | None = None,
+    ) -> None:
+        # Textual would draw in shades of grey, which are colours to a terminal too.
+        is_colourless = "NO_COLOR" in os.environ
+        super().__init__(ansi_color=True if is_colourless else None)
+        self.animation_level = "none"
+        self.bound = bound or Bound()
+        self.set_keymap(self.bound.keymap)
+        if is_colourless or theme is not None:
+            self.theme = OWN_COLOURS if is_colourless or theme is None else theme
+        self._ending = ending or Ending()
+        self.fatal: S2PError | None = None
+        self.farewell = ""
+        self._tidying = Tidying()
+        self._tour = tour
+        self._open_session = open_session
+        self._labels = model_label, skeleton_label
+        self._order = Order(output, dtype)
+        self._mapping = mapping
+        self._has_mapping = has_mapping
+        self._chunk_bytes = chunk_bytes
+        self._jobs = jobs
+        self._glyphs = ASCII if ascii_only else UNICODE
+        self._resume: Resume = resume
+        self._journalled = Journalled(None)
+        self._workspace: Workspace | None = None
+        self.set_class(ascii_only, "-ascii")
+
+    def get_driver_class(self) -> type[Driver]:
+        """The driver of this platform, which sends no more than what has changed."""
+        return thrifty(super().get_driver_class())
+
+    def on_resize(self) -> None:
+        """Draw everything anew: terminals do as they like with what they showed before."""
+        if isinstance(self._driver, Thrifty):
+            self._driver.forget()
+
+    def get_default_screen(self) -> Reading:
+        """The first frame."""
+        return Reading(self._glyphs, *self._labels)
+
+    def on_load(self) -> None:
+        """Be told of signals, before the terminal is changed."""
+        self._tidying.begin()
+        loop = asyncio.get_running_loop()
+
+        def told(number: int) -> None:
+            self._stop_working()
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self.end_by_signal, number)
+
+        self._ending.watch(told, self._clear_up)
+
+    def on_mount(self) -> None:
+        """Start reading."""
+        self.call_after_refresh(self._open)
+
+    def on_unmount(self) -> None:
+        """Bring the journal to the disk and give the signals back."""
+        if self._journalled.journal is not None:
+            self._journalled.journal.close()
+        self._tidying.end()
+        self._ending.release()
+
+    def key_comes(self) -> None:
+        """Leave the garbage alone."""
+        self._tidying.wait()
+
+    def keys_are_past(self) -> None:
+        """Tidy up in the pause, if it is one."""
+        self._tidying.soon()
+
+    def on_descendant_focus(self, event: DescendantFocus) -> None:
+        """Blinking would keep a slow line busy."""
+        if isinstance(event.widget, Input):
+            event.widget.cursor_blink = False
+
+    def end_by_signal(self, number: int) -> None:
+        """End cleanly: stop a running conversion, restore the terminal, tell the shell."""
+        self._leave(128 + number)
+
+    def action_ask_quit(self) -> None:
+        """Quit; ask first if that would stop a conversion or leave edits unsaved."""
+        if isinstance(self.screen, ConfirmQuit):
+            self.screen.action_again()
+            return
+        workspace, is_converting = self._workspace, self._job is not None
+        unsaved = workspace is not None and workspace.has_unsaved_edits
+        kept = self._journalled.keeps
+
+        def answered(answer: QuitAnswer | None) -> None:
+            if answer == "save" and workspace is not None:
+                workspace.action_save()
+                if workspace.has_unsaved_edits:
+                    return
+            if answer == "quit" and unsaved and kept:
+                self.farewell = "Edits not saved; opening the same pair again goes on with them."
+            if answer in ("save", "quit"):
+                self._leave()
+
+        if is_converting or unsaved:
+            question = ConfirmQuit(
+                self._glyphs, unsaved=unsaved, kept=kept, converting=is_converting
+            )
+            self.push_screen(question, answered)
+        else:
+            self._leave()
+
+    def action_interrupt(self) -> None:
+        """What ctrl+c does: leaves what is open, and asks to quit where nothing is."""
+        screen = self.screen
+        if isinstance(screen, ConfirmQuit):
+            screen.action_again()
+        elif self._is_something_open or isinstance(self.focused, Input):
+            self.press_next(Key("escape", None))
+        else:
+            self.action_ask_quit()
+
+    def action_palette(self) -> None:
+        """Show every action of the workspace, by name."""
+        workspace = self._workspace
+
+        async def chosen(action: str | None) -> None:
+            if action is not None and workspace is not None:
+                await workspace.run_action(action)
+
+        if workspace is not None and self.screen is workspace:
+            self.push_screen(Palette(self.bound, self._glyphs), chosen)
+
+    def pop_screen(self) -> AwaitComplete:
+        """Close what lies over the workspace; a question answered twice does not close that."""
+        return AwaitComplete() if self.screen is self._workspace else super().pop_screen()
+
+    @property
+    def _is_something_open(self) -> bool:
+        """Whether a screen lies over the workspace, or is asked before there is one."""
+        return not (self.screen is self._workspace or isinstance(self.screen, Reading))
+
+    @property
+    def _job(self) -> Job | None:
+        """The conversion that runs."""
+        jobs = [screen.job for screen in self.screen_stack if isinstance(screen, Progress)]
+        return jobs[0] if jobs else None
+
+    def _stop_working(self) -> None:
+        if self._job is not None:
+            self._job.cancel()
+
+    def _clear_up(self) -> None:
+        """Leave nothing unfinished behind where the end cannot be waited for."""
+        for screen in self.screen_stack:
+            if isinstance(screen, Progress):
+                remove_unfinished(Path(os.path.realpath(screen.output)).parent)
+
+    def _leave(self, return_code: int = 0) -> None:
+        self._stop_working()
+        converted = None if self._workspace is None else self._workspace.converted
+        self.exit(converted, return_code=return_code)
+
+    @work
+    async def _open(self) -> None:
+        key: str | None = None
+        while True:
+            try:
+                session = await in_thread(lambda key=key: self._opened(key))
+            except AmbiguousStateDictError as error:
+                key = await self.push_screen_wait(
+                    WhichStateDict(self._glyphs, self._labels[0], error.choices)
+                )
+                if key is None:
+                    self._fail(error)
+                    return
+            except S2PError as error:
+                self._fail(error)
+                return
+            else:
+                break
+        await self._show(session)
+
+    def _opened(self, key: str | None) -> Session:
+        """The session, with what will show it imported: the first frame has not waited for it."""
+        for module in _AFTER_THE_FIRST_FRAME:
+            import_module(module)
+        return self._open_session(key)
+
+    async def _show(self, session: Session) -> None:
+        from s2p_tui.app.resume import begin, open_journal
+        from s2p_tui.app.screens.main import Workspace
+
+        opened_with = session.alignment
+        self._journalled = await open_journal(session)
+        found = await self._mapping_of(session)
+        begun = await begin(
+            session,
+            self._journalled,
+            self._resume,
+            found if isinstance(found, Offered) else None,
+            self._glyphs,
+            self.push_screen_wait,
+        )
+        if begun is None:
+            self._leave()
+            return
+        self._journalled = begun
+        if isinstance(found, str):
+            note = "; ".join(part for part in (begun.note, found) if part)
+            self._journalled = replace(begun, note=note)
+        is_saved = isinstance(found, Offered) and found.alignment.rows == session.alignment.rows
+        saved = session.alignment if is_saved else opened_with
+        self._workspace = Workspace(
+            session,
+            self._order,
+            self._journalled,
+            saved=saved,
+            glyphs=self._glyphs,
+            mapping=self._mapping,
+            chunk_bytes=self._chunk_bytes,
+            tour=self._tour,
+            jobs=self._jobs,
+        )
+        await self.push_screen(self._workspace)
+
+    async def _mapping_of(self, session: Session) -> Offered | str | None:
+        """The mapping file to start from, or what there is to say of it."""
+        path = self._mapping
+        if path is None:
+            if self._resume == "afresh":
+                return None
+            return await in_thread(lambda: offered(session, default_mapping(self._order.output)))
+        return taken(session, path) if self._has_mapping else missing(path)
+
+    def _fail(self, error: S2PError) -> None:
+        self.fatal = error
+        self.exit(None, return_code=error.exit_code)

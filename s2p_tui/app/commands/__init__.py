@@ -1,0 +1,1 @@
+"""Commands of the main screen: a session and a cursor in, edits out."""

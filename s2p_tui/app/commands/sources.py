@@ -1,0 +1,225 @@
+"""What Enter offers where the cursor is: entries for a leaf, or leaves for a benched entry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from s2p_tui.alignment.alignment import Alignment, Row
+from s2p_tui.alignment.candidates import Candidate, Pool, Tier
+from s2p_tui.alignment.choices import choices
+from s2p_tui.alignment.edits import SetRows, apply
+from s2p_tui.alignment.evidence import weigh
+from s2p_tui.alignment.fit import Fit, Verdict
+from s2p_tui.alignment.sharing import sharing
+from s2p_tui.alignment.transform import Expr, Take, describe, keys_of
+from s2p_tui.app.commands.arrange import ImpossibleError, Move
+from s2p_tui.app.text import inert, many
+from s2p_tui.app.wording import together
+
+if TYPE_CHECKING:
+    from s2p_tui.session.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One line of the list.
+
+    Attributes:
+        place: The row it would fill.
+        source: What the row would take.
+        verdict: How good the row would be.
+        tier: How well sizes go together.
+    """
+
+    place: int
+    source: Expr
+    verdict: Verdict
+    tier: Tier
+
+
+class Sources:
+    """The pools of both sides of one session, made when they are first needed."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._entries: Pool | None = None
+        self._leaves: Pool | None = None
+
+    @property
+    def entries(self) -> Pool:
+        """The state dict's entries."""
+        if self._entries is None:
+            state_dict = self._session.checkpoint.state_dict
+            keys = (entry.key for entry in state_dict)
+            self._entries = Pool(keys, (entry.shape for entry in state_dict), whole=True)
+        return self._entries
+
+    @property
+    def leaves(self) -> Pool:
+        """The skeleton's leaves."""
+        if self._leaves is None:
+            skeleton = self._session.target.skeleton
+            paths = (leaf.path for leaf in skeleton)
+            self._leaves = Pool(paths, (leaf.shape for leaf in skeleton), whole=False)
+        return self._leaves
+
+
+@dataclass
+class Offer:
+    """What can be chosen where the cursor is.
+
+    Attributes:
+        session: The session.
+        pool: What is listed.
+        position: The leaf that is to be filled, or the benched entry that is to fill one.
+        key: The benched entry; None if a leaf is to be filled.
+        listed: What is listed now.
+    """
+
+    session: Session
+    pool: Pool
+    position: int
+    key: str | None
+    listed: list[Candidate] = field(default_factory=list[Candidate])
+    _options: dict[int, Option] = field(default_factory=dict[int, Option])
+    _holders: dict[str, int] = field(default_factory=dict[str, int])
+
+    def __post_init__(self) -> None:
+        self._holders = _holders(self.session.alignment)
+        self.search("")
+
+    def search(self, query: str) -> None:
+        """List what a query is for, best first."""
+        session = self.session
+        if self.key is not None:
+            entries = session.checkpoint.state_dict
+            claimed = session.evidence.claimed(self.key, entries) if session.evidence else None
+            first = [] if claimed is None else [claimed]
+            name, shape = self.key, entries.shape(self.key)
+        else:
+            leaf = session.target.skeleton[self.position]
+            name, shape, first = leaf.path, leaf.shape, self._suggested()
+        found = self.pool.ranked(name, shape, query, first)
+        rows = session.alignment.rows
+        self.listed = [
+            candidate for candidate in found if self.key is None or not rows[candidate.place].fixed
+        ]
+
+    def option(self, number: int) -> Option:
+        """The listed candidate of that number, judged."""
+        candidate = self.listed[number]
+        if candidate.place not in self._options:
+            self._options[candidate.place] = self._judged(candidate)
+        return self._options[candidate.place]
+
+    def holder(self, source: Expr) -> int | None:
+        """The row that takes (any of) a source's entries now."""
+        held = (self._holders.get(key) for key in keys_of(source))
+        return next((place for place in held if place is not None), None)
+
+    def _suggested(self) -> list[int]:
+        source = self._suggestion()
+        if source is None:
+            return []
+        state_dict = self.session.checkpoint.state_dict
+        return [state_dict.position(key) for key in keys_of(source)[:1]]
+
+    def _suggestion(self) -> Expr | None:
+        evidence = self.session.evidence
+        return evidence.suggestions[self.position].source if evidence is not None else None
+
+    def _judged(self, candidate: Candidate) -> Option:
+        session, state_dict = self.session, self.session.checkpoint.state_dict
+        if self.key is None:
+            place, key = self.position, state_dict.entries[candidate.place].key
+        else:
+            place, key = candidate.place, self.key
+        source, evidence = as_fits_best(session, place, key), session.evidence
+        if candidate.tier is Tier.SUGGESTED and evidence is not None:
+            source = evidence.suggestions[place].source or source
+        row = Row(source, by="user")
+        verdict = weigh(place, row, state_dict, session.target.skeleton, evidence)
+        return Option(place, source, verdict, candidate.tier)
+
+
+def as_fits_best(session: Session, place: int, key: str) -> Expr:
+    """An entry as it fits a leaf best: the entry itself if nothing makes it fit."""
+    leaf, state_dict = session.target.skeleton[place], session.checkpoint.state_dict
+    if state_dict.shape(key) == leaf.shape:
+        return Take(key)
+    ways = choices(leaf, (key,), state_dict)
+    return ways[0].expr if ways else Take(key)
+
+
+def offer(session: Session, position: int, sources: Sources) -> Offer:
+    """What can be chosen at a position.
+
+    Raises:
+        ImpossibleError: The leaf takes no entry.
+    """
+    if position >= len(session):
+        raise ImpossibleError("There is no row here: go to one.")
+    row, key = session.row(position), session.benched(position)
+    if row is None or key is not None:
+        return Offer(session, sources.leaves, position, key)
+    if row.fixed:
+        way_out = " If it should, press s on it." if row.gap else ""
+        raise ImpossibleError(f"Row {position + 1} takes no entry: {row.why}.{way_out}")
+    if not len(session.checkpoint.state_dict):
+        raise ImpossibleError("The checkpoint has no entries to choose from: s puts a gap here.")
+    return Offer(session, sources.entries, position, None)
+
+
+def _holders(alignment: Alignment) -> dict[str, int]:
+    holders: dict[str, int] = {}
+    for place, key in alignment.rows.taken():
+        holders.setdefault(key, place)
+    return holders
+
+
+def take(session: Session, option: Option, *, swap: bool, other: int | None) -> Move:
+    """The edit of a choice.
+
+    Args:
+        session: The session.
+        option: What was chosen.
+        swap: Give what the row holds to the row that loses its entry.
+        other: The row that takes the chosen entry now.
+
+    Raises:
+        ImpossibleError: It is there already, or there is nothing to swap.
+    """
+    place, alignment = option.place, session.alignment
+    old = alignment.rows[place]
+    if old.source == option.source:
+        raise ImpossibleError("The row takes it already: choose another, or Esc.")
+    changes = [(place, Row(option.source, by="user"))]
+    if swap:
+        if other is None or other == place:
+            raise ImpossibleError("No other row takes this entry: Enter takes it.")
+        if old.source is None:
+            raise ImpossibleError("This row has nothing to swap: Enter takes it.")
+        keys = old.keys
+        back = as_fits_best(session, other, keys[0]) if len(keys) == 1 else old.source
+        changes.append((other, Row(back, by="user")))
+    edit = sharing(alignment, changes)
+    return Move(edit, place, None, _said(session, option, edit))
+
+
+def _said(session: Session, option: Option, edit: SetRows) -> str:
+    before, after = session.alignment, apply(session.alignment, edit)
+    name = inert(together(keys_of(option.source))) if keys_of(option.source) else ""
+    words = describe(option.source)
+    said = f"Row {option.place + 1:,}: {name}{f', {words}' if words else ''}."
+    if option.verdict.fit is Fit.DOUBTFUL:
+        said = f"Doubtful, y trusts it. {said}"
+    pairs = enumerate(zip(before.rows.held, after.rows.held, strict=True))
+    emptied = [place for place, (old, new) in pairs if old is not None and new is None]
+    if emptied:
+        which = f"row {emptied[0] + 1:,}" if len(emptied) == 1 else many(len(emptied), "row")
+        said += f" {which[:1].upper()}{which[1:]} {'is' if len(emptied) == 1 else 'are'} empty now."
+    was = set(before.bench)
+    if fell := [key for key in after.bench if key not in was]:
+        said += f" {inert(together(fell))} went to the bench."
+    return said

@@ -1,0 +1,423 @@
+"""What `t` offers where the cursor is, and the edit each choice amounts to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from math import isfinite, prod
+from typing import TYPE_CHECKING
+
+from s2p_tui.alignment.alignment import Row
+from s2p_tui.alignment.block_numbers import by_number
+from s2p_tui.alignment.choices import MOST, Choice, choices, why_none
+from s2p_tui.alignment.dtypes import dtype_named
+from s2p_tui.alignment.edits import apply
+from s2p_tui.alignment.fit import Fit, Verdict
+from s2p_tui.alignment.judge import as_taken, judge, landing
+from s2p_tui.alignment.sharing import divisions, sharing
+from s2p_tui.alignment.skeleton import Leaf
+from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.alignment.transform import (
+    Concat,
+    Constant,
+    Expr,
+    Scale,
+    Split,
+    Stack,
+    describe,
+    nodes_of,
+    rename,
+    show,
+)
+from s2p_tui.app.commands.arrange import ImpossibleError, Move
+from s2p_tui.app.text import inert, many
+from s2p_tui.app.wording import together
+from s2p_tui.errors import TransformError
+
+if TYPE_CHECKING:
+    from s2p_tui.app.cursor import Cursor
+    from s2p_tui.session.session import Session
+
+Changes = tuple[tuple[int, Row], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One line of the list.
+
+    Attributes:
+        words: What is done.
+        verdict: How good the row, or the worst of the rows, would be.
+        changes: The rows' new contents; empty for what is there already.
+    """
+
+    words: str
+    verdict: Verdict
+    changes: Changes
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is what is there already."""
+        return not self.changes
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What can be chosen at a row.
+
+    Attributes:
+        position: The row.
+        entries: What would fill it, in words.
+        leaf: Its leaf.
+        options: Best first.
+        none: Why there are no options; empty if there are.
+        source: What the row takes now, if that could be multiplied.
+        block: The folded block whose rows it is about; empty for one row.
+    """
+
+    position: int
+    entries: str
+    leaf: Leaf
+    options: tuple[Option, ...]
+    none: str
+    source: Expr | None
+    block: str = ""
+
+
+def offer(session: Session, cursor: Cursor) -> Offer:
+    """What can be chosen for the cursor's leaf.
+
+    From the entry that is picked up; else from the marked entries together; else from the row's
+    own. One entry on the row, picked up, or marked on the bench, can be split over marked rows.
+
+    Raises:
+        ImpossibleError: There is no leaf here, or its layer's rule fills it.
+    """
+    position, state_dict = cursor.position, session.checkpoint.state_dict
+    if cursor.is_block:
+        raise ImpossibleError("What is in hand can go to one leaf: Tab unfolds the block.")
+    row = session.row(position)
+    if row is None:
+        raise ImpossibleError("A benched entry has no leaf: mark it or pick it up, go to a row, t.")
+    if row.fixed:
+        way_out = " If it should, press s on it." if row.gap else ""
+        raise ImpossibleError(f"Row {position + 1} takes no entry: {row.why}.{way_out}")
+    leaf = session.target.skeleton[position]
+    marked = [mark for mark in cursor.marked() if mark != position or len(cursor.marked()) > 1]
+    held = row.keys if cursor.picked is None else _keys_at(session, cursor.picked)
+    benched = [key for mark in marked if (key := session.benched(mark)) is not None]
+    if not held and len(benched) == 1 < len(marked):
+        held = (benched[0],)
+    keys = held
+    if marked and cursor.picked is None:
+        keys = tuple(dict.fromkeys(key for mark in marked for key in _keys_at(session, mark)))
+    own = cursor.picked in (None, position) and set(keys) == set(row.keys)
+    options = list(_divided(session, position, marked, held))
+    offered = _in_both_orders(leaf, keys, state_dict)
+    for choice in offered:
+        is_current = own and _lands_alike(session, leaf, row.source, choice.expr)
+        changes = () if is_current else ((position, Row(choice.expr, by="user")),)
+        options.append(Option(choice.words, choice.verdict, changes))
+    verdict = session.verdict(position)
+    fits = own and verdict is not None and row.source is not None and not _is_bad(verdict)
+    if fits and row.source is not None and not any(option.is_current for option in options):
+        words = describe(as_taken(row.source, leaf, state_dict))
+        options.append(Option(words or "as it is", verdict or judge(leaf, row, state_dict), ()))
+    none = "" if options else _why_none(session, leaf, marked, held, keys)
+    entries = _in_words(session, held if options and not offered else keys)
+    return Offer(position, entries, leaf, tuple(options), none, row.source if fits else None)
+
+
+def _in_both_orders(leaf: Leaf, keys: tuple[str, ...], state_dict: StateDict) -> tuple[Choice, ...]:
+    """The choices for entries as they are listed, and those by number first where that differs.
+
+    Files with sorted names list `layers.10` before `layers.2`; a stack in that order would load
+    and be wrong.
+    """
+    listed, numbered = choices(leaf, keys, state_dict), by_number(keys)
+    if numbered == keys:
+        return listed
+    joined = [
+        replace(choice, words=f"in list order: {choice.words}")
+        for choice in listed
+        if any(isinstance(node, Stack | Concat) for node in nodes_of(choice.expr))
+    ]
+    return (
+        *(
+            replace(choice, words=f"by number: {choice.words}") if joined else choice
+            for choice in choices(leaf, numbered, state_dict)
+        ),
+        *joined,
+    )
+
+
+def _in_words(session: Session, keys: tuple[str, ...]) -> str:
+    if not keys:
+        return "no entry"
+    shapes = {session.checkpoint.state_dict.shape(key) for key in keys}
+    return inert(together(keys)) + (f"  {show(shapes.pop())}" if len(shapes) == 1 else "")
+
+
+def _keys_at(session: Session, position: int) -> tuple[str, ...]:
+    row, benched = session.row(position), session.benched(position)
+    return row.keys if row is not None else (benched,) if benched is not None else ()
+
+
+def _is_bad(verdict: Verdict) -> bool:
+    return verdict.fit is Fit.MISMATCHED
+
+
+def _lands_alike(session: Session, leaf: Leaf, first: Expr | None, second: Expr) -> bool:
+    state_dict = session.checkpoint.state_dict
+    try:
+        return first is not None and landing(first, leaf, state_dict) == landing(
+            second, leaf, state_dict
+        )
+    except TransformError:
+        return False
+
+
+def _targets(session: Session, position: int, marked: Sequence[int], size: int) -> list[int]:
+    """The rows to split over: the marked ones, with the cursor's own if that makes the size."""
+    rows = [mark for mark in marked if session.row(mark) is not None]
+    skeleton = session.target.skeleton
+    if sum(prod(skeleton[row].shape) for row in rows) != size and position not in rows:
+        rows = sorted((*rows, position))
+    return rows
+
+
+def _divided(
+    session: Session, position: int, marked: Sequence[int], held: tuple[str, ...]
+) -> tuple[Option, ...]:
+    if not marked or len(held) != 1:
+        return ()
+    state_dict, skeleton = session.checkpoint.state_dict, session.target.skeleton
+    rows = _targets(session, position, marked, prod(state_dict.shape(held[0])))
+    if any(session.alignment.rows[row].fixed for row in rows):
+        return ()
+    return tuple(
+        Option(
+            division.words,
+            division.verdict,
+            tuple(
+                (row, Row(expr, by="user")) for row, expr in zip(rows, division.exprs, strict=True)
+            ),
+        )
+        for division in divisions([skeleton[row] for row in rows], held[0], state_dict)
+    )
+
+
+def _why_none(
+    session: Session,
+    leaf: Leaf,
+    marked: Sequence[int],
+    held: tuple[str, ...],
+    keys: tuple[str, ...],
+) -> str:
+    state_dict, skeleton = session.checkpoint.state_dict, session.target.skeleton
+    rows = [mark for mark in marked if session.row(mark) is not None]
+    if rows and len(held) == 1 and prod(state_dict.shape(held[0])) > prod(leaf.shape):
+        shape = state_dict.shape(held[0])
+        size = sum(prod(skeleton[row].shape) for row in rows)
+        return (
+            f"{inert(held[0])} ({show(shape)}: {prod(shape):,} elements) cannot be cut along an "
+            f"axis to fill the {len(rows)} marked rows ({size:,})."
+        )
+    return why_none(leaf, keys, state_dict)
+
+
+def scaled(session: Session, offered: Offer, text: str) -> Option:
+    """The row's source multiplied by the number in a text; an earlier factor is replaced.
+
+    Raises:
+        ImpossibleError: It is no number, or what the row takes cannot be multiplied.
+    """
+    source = offered.source
+    if source is None:
+        raise ImpossibleError("This row takes nothing to multiply: Enter chooses its entry.")
+    factor = _number(text)
+    before = source.of if isinstance(source, Scale) else source
+    made = as_taken(before, offered.leaf, session.checkpoint.state_dict)
+    return _option(session, offered, before if factor == 1 else Scale(made, factor))
+
+
+def constant(session: Session, offered: Offer, text: str) -> Option:
+    """The leaf filled with the number in a text.
+
+    Raises:
+        ImpossibleError: It is no number, or the leaf's dtype cannot hold it.
+    """
+    value, dtype = _number(text), dtype_named(offered.leaf.dtype)
+    low, high = {
+        "bool": (0, 1),
+        "uint": (0, 2**dtype.bits - 1),
+        "int": (-(2 ** (dtype.bits - 1)), 2 ** (dtype.bits - 1) - 1),
+    }.get(dtype.kind, (value, value))
+    if not dtype.is_floating and (value != int(value) or not low <= value <= high):
+        raise ImpossibleError(
+            f"A leaf of {dtype.name} cannot hold {value:g}: type a whole number from {low} to "
+            f"{high}."
+        )
+    return _option(session, offered, Constant(value, offered.leaf.shape))
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text.strip())
+    except ValueError:
+        raise ImpossibleError(
+            f"{text.strip()!r} is no number: type one such as 0.5 or 1e-3."
+        ) from None
+    if not isfinite(value):
+        raise ImpossibleError(f"{text.strip()} is not finite: type a number such as 0.5 or 1e-3.")
+    return value
+
+
+def _option(session: Session, offered: Offer, expr: Expr) -> Option:
+    row = Row(expr, by="user")
+    verdict = judge(offered.leaf, row, session.checkpoint.state_dict)
+    if _is_bad(verdict):
+        raise ImpossibleError(f"{verdict.why[:1].upper()}{verdict.why[1:]}.")
+    return Option(describe(expr) or "as it is", verdict, ((offered.position, row),))
+
+
+def take(session: Session, offered: Offer, option: Option) -> Move:
+    """The edit of a choice; entries that lose their rows go to the bench."""
+    here = offered.position
+    edit = sharing(session.alignment, option.changes)
+    before, after = set(session.alignment.bench), apply(session.alignment, edit)
+    fell = [key for key in after.bench if key not in before]
+    said = f"Row {here + 1}: {option.words}."
+    if offered.block:
+        said = f"{many(len(option.changes), 'row')} changed: {option.words}."
+    if option.verdict.fit is Fit.DOUBTFUL:
+        said = f"Doubtful, y trusts it. {said}"
+    if fell:
+        said = f"{inert(together(fell))} went to the bench. {said}"
+    return Move(edit, here, frozenset(), said)
+
+
+_INDEX = re.compile(r"(?<=\[)\d+(?=\])|(?<=\[')\d+(?='\])|(?<=\.)\d+(?=[.\[]|$)")
+_BLOCK = re.compile(r"^(?:\['?\*'?\]|\.\*)")
+_WORST_LAST = (Fit.EXACT, Fit.TRANSFORMED, Fit.GAP, Fit.DOUBTFUL, Fit.MISMATCHED)
+
+
+@dataclass(slots=True)
+class _Kind:
+    """Rows that are alike but for the numbers in their names.
+
+    Attributes:
+        name: Their leaves' key path below the block, numbers aside.
+        leaf: The first row's leaf.
+        key: The entry it takes.
+        choices: What could be done to that.
+        rows: Places, keys and sources of all.
+    """
+
+    name: str
+    leaf: Leaf
+    key: str
+    choices: tuple[Choice, ...]
+    rows: list[tuple[int, str, Expr]] = field(default_factory=list[tuple[int, str, Expr]])
+
+
+def offer_many(session: Session, cursor: Cursor) -> Offer:
+    """What can be chosen for the rows of the folded block under the cursor.
+
+    Of rows that take one entry: those that are alike allow the same. Slow in a large block; changes
+    nothing, for a thread.
+
+    Raises:
+        ImpossibleError: No row of it leaves a choice.
+    """
+    here, position = cursor.here, cursor.position
+    fold = cursor.folding.shut_at(position) if cursor.folding is not None else None
+    if fold is None or session.row(position) is None:
+        raise ImpossibleError("A benched entry has no leaf: Tab unfolds the bench.")
+    kinds = [kind for kind in _kinds(session, here, fold.prefix) if len(kind.choices) > 1]
+    if not kinds:
+        raise ImpossibleError(
+            "No row of this block leaves a choice: Tab unfolds it, t then chooses for one leaf."
+        )
+    together = list(_options(session, kinds))
+    apart = [
+        option
+        for kind in kinds
+        for option in _options(session, [kind], f"{inert(_BLOCK.sub('', kind.name))}: ")
+        if len(kinds) > 1
+    ]
+    count = sum(len(kind.rows) for kind in kinds)
+    entries = f"{many(count, 'row')} of {many(len(here), 'row')}"
+    leaf = session.target.skeleton[position]
+    options = (*together, *apart)[:MOST]
+    return Offer(position, entries, leaf, options, "", None, block=fold.title())
+
+
+def _kinds(session: Session, here: range, prefix: str) -> Iterable[_Kind]:
+    state_dict, skeleton = session.checkpoint.state_dict, session.target.skeleton
+    kinds: dict[object, _Kind] = {}
+    for place in here:
+        row, leaf = session.alignment.rows[place], skeleton[place]
+        if row.fixed or row.source is None or len(keys := row.keys) != 1:
+            continue
+        entry, name = state_dict[keys[0]], _INDEX.sub("*", leaf.path[len(prefix) :])
+        alike = (
+            name,
+            leaf.shape,
+            leaf.dtype,
+            leaf.owner,
+            id(leaf.config),
+            entry.shape,
+            entry.dtype,
+        )
+        kind = kinds.get(alike)
+        if kind is None:
+            whole = tuple(
+                choice
+                for choice in choices(leaf, keys, state_dict)
+                if not any(isinstance(node, Split) for node in nodes_of(choice.expr))
+            )
+            kind = kinds[alike] = _Kind(name, leaf, keys[0], whole)
+        kind.rows.append((place, keys[0], row.source))
+    return kinds.values()
+
+
+def _options(session: Session, kinds: list[_Kind], before: str = "") -> Iterable[Option]:
+    """What the kinds' choices amount to, one line for each that is described alike."""
+    described: dict[str, list[tuple[_Kind, Choice]]] = {}
+    for kind in kinds:
+        for choice in kind.choices:
+            described.setdefault(choice.words, []).append((kind, choice))
+    for words, chosen in described.items():
+        count = sum(len(kind.rows) for kind, _ in chosen)
+        changes = sorted(
+            (change for one in chosen for change in _changes(session, *one)),
+            key=lambda change: change[0],
+        )
+        verdict = max(
+            (choice.verdict for _, choice in chosen),
+            key=lambda verdict: _WORST_LAST.index(verdict.fit),
+        )
+        yield Option(f"{before}{words} ({many(count, 'row')})", verdict, tuple(changes))
+
+
+def _changes(session: Session, kind: _Kind, choice: Choice) -> Changes:
+    """The rows of a kind that a choice would change."""
+    wanted = _landing(session, kind.leaf, choice.expr)
+    known: dict[Expr, bool] = {}
+    found: list[tuple[int, Row]] = []
+    for place, key, source in kind.rows:
+        as_first = rename(source, {key: kind.key})
+        if as_first not in known:
+            known[as_first] = _landing(session, kind.leaf, as_first) == wanted
+        if not known[as_first]:
+            found.append((place, Row(rename(choice.expr, {kind.key: key}), by="user")))
+    return tuple(found)
+
+
+def _landing(session: Session, leaf: Leaf, source: Expr) -> Expr | None:
+    try:
+        return landing(source, leaf, session.checkpoint.state_dict)
+    except TransformError:
+        return None

@@ -1,0 +1,193 @@
+"""Where the user is and what they hold: cursor, marks, the picked-up entry, typed digits, find."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from s2p_tui.app.folding import Folding
+
+Mode = Literal["normal", "picked", "range", "find"]
+_MAX_DIGITS = 9
+
+
+@dataclass(slots=True)
+class Cursor:
+    """Positions are those of the session: rows, then benched entries.
+
+    On a folded block the cursor is on its first row, and what is done here is done to all of them.
+
+    Attributes:
+        position: The row under the cursor.
+        marks: Marked rows.
+        anchor: Where a range mark was started, while it is being made.
+        picked: The row of the entry that was picked up, or the first of the block that was.
+        picked_rows: How many rows were picked up.
+        typed: Digits of a row number typed so far.
+        query: What was searched for; empty if no search is on.
+        matches: Rows that match it, ascending.
+        folding: Which rows are shown as one line; None if each is a line of its own.
+    """
+
+    position: int = 0
+    marks: set[int] = field(default_factory=lambda: set[int]())
+    anchor: int | None = None
+    picked: int | None = None
+    picked_rows: int = 1
+    typed: str = ""
+    query: str = ""
+    matches: tuple[int, ...] = ()
+    folding: Folding | None = None
+
+    @property
+    def here(self) -> range:
+        """The rows of the line under the cursor: one, or a folded block's."""
+        return self.line_at(self.position)
+
+    @property
+    def is_block(self) -> bool:
+        """Whether a folded block is under the cursor, not a single leaf or entry."""
+        return len(self.here) > 1
+
+    def line_at(self, position: int) -> range:
+        """The positions that are shown on one line with this one."""
+        if self.folding is None:
+            return range(position, position + 1)
+        return self.folding.span(position)
+
+    def beside(self, lines: int) -> int:
+        """The position that many lines below or, where negative, above; or the outermost."""
+        if self.folding is None:
+            return self.position + lines
+        line = self.folding.line_of(self.position) + lines
+        last = self.folding.lines - 1
+        return self.folding.position_of(max(0, min(line, last))) if last >= 0 else 0
+
+    @property
+    def mode(self) -> Mode:
+        """What the next key means."""
+        if self.picked is not None:
+            return "picked"
+        if self.anchor is not None:
+            return "range"
+        return "find" if self.query else "normal"
+
+    @property
+    def typed_position(self) -> int | None:
+        """The row whose number was typed, rows being counted from 1."""
+        return int(self.typed) - 1 if self.typed else None
+
+    def marked(self) -> list[int]:
+        """Marked rows, those of an unfinished range included, ascending."""
+        return sorted(self.marks.union(self._range()))
+
+    def is_match(self, position: int) -> bool:
+        """Whether the search found the row."""
+        return self.matches_in(range(position, position + 1))
+
+    def matches_in(self, span: range) -> bool:
+        """Whether the search found one of these rows."""
+        return bisect_left(self.matches, span.start) < bisect_left(self.matches, span.stop)
+
+    def marks_in(self, span: range) -> bool:
+        """Whether one of these rows is marked, or would be if the range ended here."""
+        ranged, marks = self._range(), self.marks
+        if ranged.start < span.stop and span.start < ranged.stop:
+            return True
+        if len(marks) < len(span):
+            return any(mark in span for mark in marks)
+        return any(position in marks for position in span)
+
+    def chosen(self) -> list[int]:
+        """The rows an edit is about: the marked ones, or those under the cursor."""
+        return self.marked() or list(self.here)
+
+    def go(self, position: int, count: int) -> None:
+        """Move, within `count` positions; to the first row of a folded block."""
+        position = max(0, min(position, count - 1))
+        self.position = self.line_at(position).start if count else position
+
+    def type_digit(self, digit: str) -> None:
+        """Add a digit to the row number; a leading 0 is none."""
+        if (self.typed or digit != "0") and len(self.typed) < _MAX_DIGITS:
+            self.typed += digit
+
+    def toggle_mark(self) -> None:
+        """Mark what is under the cursor, or take the mark away."""
+        self.finish_range()
+        here = self.here
+        if all(position in self.marks for position in here):
+            self.marks.difference_update(here)
+        else:
+            self.marks.update(here)
+
+    def pick_up(self) -> None:
+        """Take what is under the cursor in hand."""
+        here = self.here
+        self.picked, self.picked_rows = here.start, len(here)
+
+    @property
+    def picked_span(self) -> range:
+        """The rows that were picked up; empty if nothing was."""
+        if self.picked is None:
+            return range(0)
+        return range(self.picked, self.picked + self.picked_rows)
+
+    def toggle_range(self) -> None:
+        """Start marking a range here, or finish it here."""
+        if self.anchor is None:
+            self.anchor = self.position
+        else:
+            self.finish_range()
+
+    def finish_range(self) -> None:
+        """Turn the range into marks."""
+        self.marks.update(self._range())
+        self.anchor = None
+
+    def mark_only(self, positions: set[int]) -> None:
+        """Replace all marks."""
+        self.anchor, self.marks = None, positions
+
+    def next_match(self, step: Literal[1, -1]) -> int | None:
+        """The nearest match after (or before) the cursor, going round."""
+        if not self.matches:
+            return None
+        if step > 0:
+            # What a folded block hides was not walked through yet.
+            find = bisect_left if self.is_block else bisect_right
+            place = find(self.matches, self.position)
+            return self.matches[place % len(self.matches)]
+        return self.matches[bisect_left(self.matches, self.position) - 1]
+
+    def escape(self) -> bool:
+        """Give up the innermost thing in hand; False if there was none."""
+        if self.typed:
+            self.typed = ""
+        elif self.picked is not None:
+            self.picked = None
+        elif self.anchor is not None:
+            self.anchor = None
+        elif self.query:
+            self.query, self.matches = "", ()
+        elif self.marks:
+            self.marks = set()
+        else:
+            return False
+        return True
+
+    def forget_beyond(self, count: int) -> None:
+        """Drop whatever points past the last position, as after the bench has shrunk."""
+        self.go(self.position, count)
+        self.marks = {mark for mark in self.marks if mark < count}
+        self.matches = self.matches[: bisect_left(self.matches, count)]
+        self.anchor = None if self.anchor is not None and self.anchor >= count else self.anchor
+        self.picked = None if self.picked is not None and self.picked >= count else self.picked
+
+    def _range(self) -> range:
+        if self.anchor is None:
+            return range(0)
+        low, high = sorted((self.anchor, self.position))
+        return range(self.line_at(low).start, self.line_at(high).stop)

@@ -1,0 +1,140 @@
+"""A session's journal between opening and the first key: going on, or starting afresh."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from s2p_tui.app.background import in_thread
+from s2p_tui.app.screens.questions import GoOn, ResumeAnswer
+from s2p_tui.app.text import inert, many
+from s2p_tui.app.theme import Glyphs
+from s2p_tui.errors import S2PError
+from s2p_tui.session.saved_mapping import Offered
+
+if TYPE_CHECKING:
+    from s2p_tui.session.journal import Journal
+    from s2p_tui.session.journal_lines import Replayed
+    from s2p_tui.session.session import Session
+
+Resume = Literal["ask", "go on", "afresh"]
+
+
+@dataclass(frozen=True, slots=True)
+class Journalled:
+    """What came of it.
+
+    Attributes:
+        journal: Where the session is journalled; None if nowhere.
+        note: What the user should know; maybe empty.
+        bad: Whether that is bad news.
+    """
+
+    journal: Journal | None
+    note: str = ""
+    bad: bool = False
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the next session on the pair could go on with every edit."""
+        return self.journal is not None and not self.journal.trouble
+
+
+async def open_journal(session: Session) -> Journalled:
+    """The session's journal, or why there is none."""
+
+    def opened() -> Journal:
+        from s2p_tui.session.journal import Journal
+
+        return Journal.open(session.checkpoint, session.target)
+
+    try:
+        journal = await in_thread(opened)
+    except (S2PError, OSError) as error:
+        return _without(error)
+    return Journalled(journal, journal.damaged, bad=bool(journal.damaged))
+
+
+async def begin(
+    session: Session,
+    opened: Journalled,
+    resume: Resume,
+    offered: Offered | None,
+    glyphs: Glyphs,
+    ask: Callable[[GoOn], Awaitable[ResumeAnswer]],
+) -> Journalled | None:
+    """Go on with a journal, start from a mapping file or afresh, as the user has it; None to quit.
+
+    Args:
+        session: The session; it gets the alignment that was chosen and its steps are journalled.
+        opened: What came of opening its journal.
+        resume: What to do without asking.
+        offered: A mapping file that it could be started from, or was.
+        glyphs: The signs to draw with.
+        ask: Asks the user.
+    """
+    journal = opened.journal
+    found = journal.found if journal is not None else None
+    found = found if found is not None and found.edits else None
+    if found is not None and offered is not None and _says_alike(found, offered):
+        # It is what was journalled, saved: going on has undo besides.
+        offered = offered if offered.is_taken else None
+    answer = _answered(resume, found, offered)
+    if answer is None:
+        labels = session.checkpoint.label, session.target.label
+        answer = await ask(GoOn(glyphs, found, offered, labels))
+    if answer == "quit":
+        return None
+    note = opened.note
+    if answer == "mapping" and offered is not None:
+        session.begin_with(offered.alignment, offered.path)
+        note = note or f"Started from {inert(offered.path.name)}."
+    if answer == "go on" and found is None:
+        note = note or "There were no edits to go on with."
+    if found is not None and answer != "go on" and resume == "afresh":
+        left = many(found.edits, "earlier edit")
+        note = f"Started afresh; until the first edit --resume still brings back {left}."
+    if journal is None:
+        return Journalled(None, note, opened.bad)
+    try:
+        if found is not None and answer == "go on":
+            await in_thread(lambda: _go_on(session, journal))
+            note = f"Going on after {many(found.edits, 'edit')}; u undoes them."
+        else:
+            if session.awaits_evidence:
+                journal.start_later(session.alignment)
+            else:
+                await in_thread(lambda: journal.start(session.alignment))
+    except OSError as error:
+        journal.close()
+        return _without(error)
+    session.record(journal.record)
+    return Journalled(journal, note, opened.bad)
+
+
+def _says_alike(found: Replayed, offered: Offered) -> bool:
+    return found.alignment.rows == offered.alignment.rows
+
+
+def _answered(
+    resume: Resume, found: Replayed | None, offered: Offered | None
+) -> ResumeAnswer | None:
+    """What needs no question; None for what does."""
+    if resume != "ask":
+        return resume
+    if offered is None or not offered.is_taken:
+        return "afresh" if found is None and offered is None else None
+    # Asked for by name: only what was done since it was saved comes before it.
+    is_newer = found is not None and found.last > offered.saved and not _says_alike(found, offered)
+    return None if is_newer else "mapping"
+
+
+def _go_on(session: Session, journal: Journal) -> None:
+    found: Replayed = journal.go_on()
+    session.go_on(found.alignment, found.history)
+
+
+def _without(error: S2PError | OSError) -> Journalled:
+    why = error.line if isinstance(error, S2PError) else f"{error.strerror}."
+    return Journalled(None, f"Edits are not journalled: {why}", bad=True)

@@ -1,0 +1,247 @@
+"""Where the user is in a proposal: what is accepted, what is shown, and where the cursor is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from s2p_tui.alignment.alignment import Alignment
+from s2p_tui.alignment.evidence import weigh
+from s2p_tui.alignment.fit import Verdict
+from s2p_tui.alignment.garbage import no_garbage_collection
+from s2p_tui.alignment.transform import describe, show
+from s2p_tui.app.text import inert, many, wrap
+from s2p_tui.app.theme import Glyphs
+from s2p_tui.app.wording import AUTHORS, part_taken, together
+from s2p_tui.proposals.proposal import Change, Confidence, Hunk, Outcome, Proposal
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from s2p_tui.alignment.alignment import Row
+    from s2p_tui.session.session import Session
+
+
+class Line(NamedTuple):
+    """One line of the list: a note, a hunk's title, or a change.
+
+    Attributes:
+        note: What the proposer says; empty for the others.
+        hunk: The hunk's number; -1 for a note.
+        change: The change; None for a title or a note.
+    """
+
+    note: str = ""
+    hunk: int = -1
+    change: Change | None = None
+
+
+class Reviewing:
+    """A proposal under review; at first all of it is accepted and shown.
+
+    Attributes:
+        proposal: What is reviewed.
+        outcome: What is accepted and what comes of it.
+        only: The one confidence that is shown; None for all.
+        position: The line under the cursor.
+        lines: What is shown.
+    """
+
+    def __init__(self, alignment: Alignment, proposal: Proposal) -> None:
+        self.proposal = proposal
+        self.only: Confidence | None = None
+        self.position = 0
+        self._taken = [len(hunk.changes) for hunk in proposal.hunks]
+        with no_garbage_collection():
+            self.outcome = Outcome(alignment, proposal)
+            self.lines = self._shown()
+        self.position = next((n for n, line in enumerate(self.lines) if line.change), 0)
+
+    @cached_property
+    def total(self) -> int:
+        """How many changes there are."""
+        return sum(len(hunk.changes) for hunk in self.proposal.hunks)
+
+    @property
+    def here(self) -> Line:
+        """The line under the cursor; an empty note if nothing is shown."""
+        return self.lines[self.position] if self.lines else Line()
+
+    def hunk(self, number: int) -> Hunk:
+        """The hunk of that number."""
+        return self.proposal.hunks[number]
+
+    def taken(self, number: int) -> tuple[int, int]:
+        """How many changes of a hunk are accepted, and how many it has."""
+        return self._taken[number], len(self.hunk(number).changes)
+
+    def go(self, position: int) -> None:
+        """Move, within the lines."""
+        self.position = max(0, min(position, len(self.lines) - 1))
+
+    def next_hunk(self, step: Literal[1, -1]) -> int:
+        """The nearest title after (or before) the cursor; the cursor's line if there is none."""
+        position = self.position + step
+        while 0 <= position < len(self.lines):
+            line = self.lines[position]
+            if line.hunk >= 0 and line.change is None:
+                return position
+            position += step
+        return self.position
+
+    def toggle(self) -> None:
+        """Accept what the cursor is on, or reject it: a change, or the shown part of its hunk."""
+        line = self.here
+        if line.change is not None:
+            self._set([line.change], line.hunk, line.change.place not in self.outcome.accepted)
+        elif line.hunk >= 0:
+            self.toggle_hunk()
+
+    def toggle_hunk(self) -> None:
+        """Reject the shown part of the cursor's hunk; accept it if any of it is rejected."""
+        number = self.here.hunk
+        if number < 0:
+            return
+        changes = [change for change in self.hunk(number).changes if self._is_shown(change)]
+        accept = any(change.place not in self.outcome.accepted for change in changes)
+        self._set(changes, number, accept)
+
+    def set_shown(self, *, accept: bool) -> None:
+        """Accept all that is shown, or reject it."""
+        for number, hunk in enumerate(self.proposal.hunks):
+            self._set(filter(self._is_shown, hunk.changes), number, accept)
+
+    def show_next_confidence(self) -> None:
+        """Show all, then the certain ones only, the likely, the unsure, and all again.
+
+        Confidences that no change has are passed over.
+        """
+        there = {change.confidence for change in self.proposal.changes}
+        kinds = [None, *(kind for kind in Confidence if kind in there)]
+        self.only = kinds[(kinds.index(self.only) + 1) % len(kinds)]
+        here = self.here
+        self.lines = self._shown()
+        place = here.change.place if here.change is not None else -1
+        self.position = next(
+            (n for n, line in enumerate(self.lines) if line.change and line.change.place >= place),
+            0,
+        )
+
+    def _set(self, changes: Iterable[Change], number: int, accept: bool) -> None:
+        accepted = self.outcome.accepted
+        before = len(accepted)
+        self.outcome.set([change.place for change in changes], accept=accept)
+        self._taken[number] += len(accepted) - before
+
+    def _is_shown(self, change: Change) -> bool:
+        return self.only is None or change.confidence is self.only
+
+    def _shown(self) -> list[Line]:
+        lines = [Line(note=note) for note in self.proposal.notes]
+        for number, hunk in enumerate(self.proposal.hunks):
+            shown = [
+                Line(hunk=number, change=change)
+                for change in hunk.changes
+                if self._is_shown(change)
+            ]
+            if shown:
+                lines.append(Line(hunk=number))
+                lines += shown
+        return lines
+
+
+GAP = "(gap)"
+_MOST_NAMED = 2
+_MOST_LINES = 3
+
+
+def taken_in_words(row: Row, glyphs: Glyphs) -> tuple[str, str]:
+    """What a row takes: a name, and what is done to it."""
+    if row.source is None:
+        return (GAP if row.gap else glyphs.nothing), ""
+    words = glyphs.plain(describe(row.source))
+    if not row.keys:
+        return words, ""
+    name = inert(together(row.keys, glyphs.ellipsis), ascii_only=glyphs.is_ascii)
+    if part := part_taken(row.source):
+        return name + part, ""
+    return name, words
+
+
+def verdict_of(session: Session, change: Change) -> Verdict:
+    """How good the row would be."""
+    return weigh(
+        change.place,
+        change.new,
+        session.checkpoint.state_dict,
+        session.target.skeleton,
+        session.evidence,
+    )
+
+
+def about(
+    session: Session, reviewing: Reviewing, line: Line, glyphs: Glyphs, width: int
+) -> list[str]:
+    """Lines about the line under the cursor."""
+    if line.change is None:
+        if line.hunk < 0:
+            return wrap(inert(line.note), width, _MOST_LINES)
+        hunk = reviewing.hunk(line.hunk)
+        taken, count = reviewing.taken(line.hunk)
+        head = f"{inert(hunk.title)}  {taken:,} of {many(count, 'row')} accepted, {hunk.confidence}"
+        return [head, *(wrap(inert(hunk.reason), width, _MOST_LINES) if hunk.reason else [])]
+    change = line.change
+    leaf = session.target.skeleton[change.place]
+    owner = f"  {inert(leaf.owner)}" if leaf.owner else ""
+    old = session.verdict(change.place)
+    why = f": {inert(change.new.why)}" if change.new.why else ""
+    sure = f"{change.confidence}, {AUTHORS[change.new.by]}{why}"
+    lines = [
+        f"{inert(leaf.path)}  {show(leaf.shape)} {leaf.dtype}{owner}",
+        f"now {_row(session, change.old, old, glyphs)}",
+        *wrap(f"new {_row(session, change.new, verdict_of(session, change), glyphs)}", width, 2),
+        *wrap(sure, width, _MOST_LINES),
+    ]
+    if change.objection:
+        lines += wrap(f"but {inert(change.objection)}", width, 2)
+    return lines
+
+
+def _row(session: Session, row: Row, verdict: Verdict | None, glyphs: Glyphs) -> str:
+    state_dict = session.checkpoint.state_dict
+    name = taken_in_words(row, glyphs)[0]
+    if len(row.keys) == 1:
+        entry = state_dict[row.keys[0]]
+        name = f"{name}  {show(entry.shape)} {entry.dtype}"
+    if verdict is None:
+        return name
+    why = f": {inert(verdict.why)}" if verdict.why else ""
+    return f"{name}  {glyphs.fits[verdict.fit]} {verdict.fit}{why}"
+
+
+def consequences(session: Session, reviewing: Reviewing) -> str:
+    """What becomes of rows and entries that are not among the accepted ones; empty if nothing."""
+    outcome = reviewing.outcome
+    parts: list[str] = []
+    if outcome.emptied:
+        paths = [session.target.skeleton[place].path for place in sorted(outcome.emptied)[:3]]
+        parts.append(f"{_named(paths, len(outcome.emptied), 'row')} left empty")
+    if outcome.benched:
+        keys = session.checkpoint.state_dict
+        few = len(outcome.benched) <= _MOST_NAMED
+        named = sorted(outcome.benched, key=keys.position) if few else outcome.benched
+        parts.append(f"{_named(named, len(named), 'entry', 'entries')} to the bench")
+    return "; ".join(parts)
+
+
+def _named(names: Collection[str], count: int, word: str, plural: str = "") -> str:
+    if count <= _MOST_NAMED:
+        return " and ".join(map(inert, names))
+    return many(count, word, plural)
+
+
+def summary(reviewing: Reviewing) -> str:
+    """How much is accepted, and what is shown: `3 of 12 accepted`."""
+    shown = f", only {reviewing.only} shown" if reviewing.only is not None else ""
+    return f"{len(reviewing.outcome.accepted):,} of {reviewing.total:,} accepted{shown}"

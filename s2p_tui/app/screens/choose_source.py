@@ -1,0 +1,244 @@
+"""The list that Enter opens: entries for this leaf, or leaves for this benched entry."""
+
+from __future__ import annotations
+
+from string import ascii_letters, digits
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Label
+
+from s2p_tui.alignment.transform import describe, keys_of, show
+from s2p_tui.app.commands.sources import Offer, Option
+from s2p_tui.app.text import clip, fit, inert
+from s2p_tui.app.theme import BY_LINES, Glyphs
+from s2p_tui.app.widgets.frame import Box
+from s2p_tui.app.widgets.line_list import LineList
+from s2p_tui.app.widgets.lines import Lines, Part
+from s2p_tui.app.wording import together
+
+if TYPE_CHECKING:
+    from s2p_tui.session.session import Session
+
+_CHARACTERS = {character: character for character in f"{ascii_letters}{digits}"} | {
+    "full_stop": ".",
+    "underscore": "_",
+    "minus": "-",
+    "slash": "/",
+    "colon": ":",
+    "left_square_bracket": "[",
+    "right_square_bracket": "]",
+    "space": " ",
+}
+_SHAPE = 16
+_DTYPE = 11
+_NAME_FROM = 16
+_USED_FROM = 56
+
+
+class Chosen(NamedTuple):
+    """What the list was closed with.
+
+    Attributes:
+        option: The line.
+        swap: Whether the row that loses its entry gets what this one held.
+        holder: The row that takes the entry now.
+    """
+
+    option: Option
+    swap: bool
+    holder: int | None
+
+
+class ChooseSource(ModalScreen[Chosen | None]):
+    """Typing filters, Enter takes, ctrl+x swaps, Esc leaves.
+
+    Args:
+        offered: What can be chosen.
+        glyphs: The signs to draw with.
+    """
+
+    AUTO_FOCUS = ""
+    VERTICAL_BREAKPOINTS = BY_LINES
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,ctrl+c", "dismiss(None)", show=False),
+        Binding("enter", "take(False)", show=False),
+        Binding("ctrl+x", "take(True)", show=False),
+        Binding("down,ctrl+n", "go(1)", show=False),
+        Binding("up,ctrl+p", "go(-1)", show=False),
+        Binding("pagedown,ctrl+f", "page(2)", show=False),
+        Binding("pageup,ctrl+b", "page(-2)", show=False),
+        Binding("backspace,ctrl+h", "take_back", show=False),
+        Binding("ctrl+u,ctrl+w", "clear", show=False),
+        # Bound one by one, as what is typed before the list is drawn reaches its bindings alone.
+        *(
+            Binding(key, f"filter({character!r})", show=False)
+            for key, character in _CHARACTERS.items()
+        ),
+    ]
+
+    def __init__(self, offered: Offer, glyphs: Glyphs) -> None:
+        super().__init__()
+        self._offer = offered
+        self._glyphs = glyphs
+        self._at = 0
+        self._query = ""
+
+    def compose(self) -> ComposeResult:
+        """What is to be filled, the filter, the list, and all about the line under the cursor."""
+        title = "Source" if self._offer.key is None else "Leaf"
+        keys = "Enter takes  ctrl+x swaps  type to filter  Esc leaves"
+        with Box(self._glyphs, title, keys):
+            yield Label(Content(self._glyphs.plain(self._heading())), id="what")
+            yield Lines(id="filter")
+            yield LineList(self._draw, self._glyphs, id="candidates")
+            yield Label("", id="why")
+
+    def on_mount(self) -> None:
+        """Show all."""
+        self._show()
+
+    def on_resize(self) -> None:
+        """Say it in the new width."""
+        self.call_after_refresh(self._explain)
+
+    def on_key(self, event: events.Key) -> None:
+        """Filter by characters that have no binding."""
+        if event.is_printable and event.character not in (None, *_CHARACTERS.values()):
+            event.stop()
+            self.action_filter(event.character or "")
+
+    def action_filter(self, character: str) -> None:
+        """Filter by one more character."""
+        self._search(self._query + character)
+
+    def action_take_back(self) -> None:
+        """Take back the last character of the filter."""
+        self._search(self._query[:-1])
+
+    def action_clear(self) -> None:
+        """Show all again."""
+        self._search("")
+
+    @on(LineList.Pressed)
+    def pressed(self, event: LineList.Pressed) -> None:
+        """Go where the mouse was pressed."""
+        self._go(event.position)
+
+    def action_take(self, swap: bool) -> None:
+        """Close with the line under the cursor."""
+        if self._offer.listed:
+            option = self._offer.option(self._at)
+            self.dismiss(Chosen(option, swap, self._offer.holder(option.source)))
+
+    def action_go(self, step: int) -> None:
+        """Move the cursor by lines."""
+        self._go(self._at + step)
+
+    def action_page(self, halves: int) -> None:
+        """Move the cursor by half pages."""
+        self._go(self._at + halves * self._list.half_page)
+
+    @property
+    def _list(self) -> LineList:
+        return self.query_one(LineList)
+
+    @property
+    def _session(self) -> Session:
+        return self._offer.session
+
+    def _heading(self) -> str:
+        session, offer = self._session, self._offer
+        if offer.key is not None:
+            entry = session.checkpoint.state_dict[offer.key]
+            return f"{inert(entry.key)}  {show(entry.shape)} {entry.dtype}"
+        leaf = session.target.skeleton[offer.position]
+        owner = f"  {inert(leaf.owner)}" if leaf.owner else ""
+        return f"{inert(leaf.path)}  {show(leaf.shape)} {leaf.dtype}{owner}"
+
+    def _go(self, position: int) -> None:
+        self._at = max(0, min(position, len(self._offer.listed) - 1))
+        self._list.go(self._at)
+        self._explain()
+
+    def _search(self, query: str) -> None:
+        """List what is typed, best first."""
+        self._query = query
+        self._offer.search(query)
+        self._at = 0
+        if self.is_mounted:
+            self._show()
+
+    def _show(self) -> None:
+        shown = self._glyphs.plain(inert(self._query))
+        hint = ("part of a name", "lines--muted")
+        prompt = self.query_one("#filter", Lines)
+        prompt.set_line(0, ("/ ", "lines--muted"), (shown, "lines--strong") if shown else hint)
+        self._list.show(len(self._offer.listed), self._at)
+        self._explain()
+
+    def _draw(self, position: int, width: int) -> list[Part]:
+        option, glyphs = self._offer.option(position), self._glyphs
+        name, shape, dtype = self._named(option)
+        used = self._used(option)
+        wide = width >= _USED_FROM + _NAME_FROM
+        room = width - 4 - _SHAPE - (_DTYPE + width // 4 if wide else 0)
+        here = glyphs.cursor if position == self._at else " "
+        parts: list[Part] = [
+            (f"{here} ", ""),
+            (f"{glyphs.fits[option.verdict.fit]} ", option.verdict.fit.value),
+            (fit(name, max(1, room), ellipsis=glyphs.ellipsis), ""),
+            (fit(f" {shape}", _SHAPE, ellipsis=glyphs.ellipsis), "muted"),
+        ]
+        if wide:
+            parts.append((fit(f" {dtype}", _DTYPE, ellipsis=glyphs.ellipsis), "muted"))
+            beside = width // 4 - 1
+            used = clip(used, beside, ellipsis=glyphs.ellipsis)
+            parts.append((f" {fit(used, beside, ellipsis=glyphs.ellipsis)}", "muted"))
+        return parts
+
+    def _named(self, option: Option) -> tuple[str, str, str]:
+        """Name, shape and dtype of what is listed."""
+        session, glyphs = self._session, self._glyphs
+        if self._offer.key is not None:
+            leaf = session.target.skeleton[option.place]
+            return glyphs.plain(inert(leaf.path)), glyphs.plain(show(leaf.shape)), leaf.dtype
+        keys = keys_of(option.source)
+        if not keys:
+            return describe(option.source), "", ""
+        entry = session.checkpoint.state_dict[keys[0]]
+        name = glyphs.plain(inert(together(keys, glyphs.ellipsis)))
+        return name, glyphs.plain(show(entry.shape)), entry.dtype
+
+    def _used(self, option: Option) -> str:
+        """Where an entry is used now, or what a leaf takes now."""
+        session = self._session
+        if self._offer.key is not None:
+            row = session.alignment.rows[option.place]
+            taken = inert(together(row.keys)) if row.keys else "a gap" if row.gap else "nothing"
+            return self._glyphs.plain(f"takes {taken}")
+        holder = self._offer.holder(option.source)
+        if holder is None:
+            return "on the bench"
+        if holder == self._offer.position:
+            return "here"
+        path = session.target.skeleton[holder].path
+        return self._glyphs.plain(f"row {holder + 1} {inert(path)}")
+
+    def _explain(self) -> None:
+        """Say how good the row would be and why, and where the entry is now."""
+        if not self._offer.listed:
+            self.query_one("#why", Label).update("No name is like this.")
+            return
+        option = self._offer.option(self._at)
+        words = describe(option.source)
+        verdict = option.verdict
+        why = f": {inert(verdict.why)}" if verdict.why else ""
+        said = f"{self._used(option)}; {verdict.fit}{why}"
+        if words and words not in verdict.why:
+            said = f"{said}; {words}"
+        self.query_one("#why", Label).update(Content(self._glyphs.plain(said)))

@@ -1,0 +1,239 @@
+"""What to write, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Button, Input, Label, RadioButton, RadioSet, Static
+
+from s2p_tui.app.terminal.clipboard import copy
+from s2p_tui.app.text import inert, many, size_in_words
+from s2p_tui.app.theme import Glyphs
+from s2p_tui.app.widgets.frame import Box
+from s2p_tui.conversion.output_names import output_path
+
+if TYPE_CHECKING:
+    from s2p_tui.conversion.output import Converted
+    from s2p_tui.session.session import Session
+
+_DTYPES = (None, "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to write.
+
+    Attributes:
+        output: The file.
+        dtype: Dtype of the floating-point leaves; None for the skeleton's.
+    """
+
+    output: Path
+    dtype: str | None = None
+
+
+def typable(path: Path) -> str:
+    """The name as one could type it: bytes that are no text, and control characters, become `_`."""
+    return "".join(char if char.isprintable() else "_" for char in str(path))
+
+
+def obstacle(name: str) -> str:
+    """Why nothing can be written under an output name; empty if something can."""
+    if not name.strip():
+        return "Give the file a name."
+    path = output_path(name.strip())
+    if path.is_dir():
+        return f"{inert(str(path))} is a folder."
+    if not path.parent.is_dir():
+        return f"There is no folder {inert(str(path.parent))}."
+    return ""
+
+
+def remark(name: str) -> str:
+    """What there is to know about an output name before it is written to."""
+    if stop := obstacle(name):
+        return stop
+    path = output_path(name.strip())
+    if path.exists():
+        return f"{inert(str(path))} exists and will be replaced."
+    if path != Path(name.strip()):
+        return f"Will be written as {inert(str(path))}."
+    return ""
+
+
+class Choice(RadioButton):
+    """A radio button whose state is a sign, not a colour."""
+
+    BUTTON_LEFT = "("
+    BUTTON_INNER = " "
+    BUTTON_RIGHT = ")"
+
+    def watch_value(self) -> None:
+        """Show the state."""
+        # Textual has it as a constant of the class and reads it of the button.
+        untyped: Any = self
+        untyped.BUTTON_INNER = "x" if self.value else " "
+        super().watch_value()
+
+
+class ConvertForm(ModalScreen[Order | None]):
+    """Asks for the output's name and dtype; Enter in the name converts."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "cancel", show=False),
+        Binding("down", "app.focus_next", show=False),
+        Binding("up", "app.focus_previous", show=False),
+    ]
+
+    def __init__(self, order: Order, glyphs: Glyphs, remarks: Sequence[str] = ()) -> None:
+        super().__init__()
+        self._remarks = [inert(line) for line in remarks]
+        self._glyphs = glyphs
+        self._order = order
+        given = order.dtype
+        self._dtypes = _DTYPES if given in _DTYPES else (*_DTYPES, given)
+
+    def compose(self) -> ComposeResult:
+        """The form in a box."""
+        with Box(self._glyphs, "Convert", "Tab next  Enter convert  Esc cancel"):
+            yield Label("Output (.eqx or .safetensors)")
+            yield Input(typable(self._order.output), id="output", compact=True)
+            yield Label("", id="remark")
+            yield Label("Floating-point numbers")
+            with RadioSet(id="dtype", compact=True):
+                for dtype in self._dtypes:
+                    yield Choice(dtype or "as in the skeleton", dtype == self._order.dtype)
+            for line in self._remarks:
+                yield Label(Content(self._glyphs.plain(line)), classes="told")
+            with Horizontal(id="buttons"):
+                yield Button("Convert", variant="primary", id="convert", compact=True)
+                yield Button("Cancel", id="cancel", compact=True)
+
+    @on(Input.Changed)
+    def warn(self, event: Input.Changed) -> None:
+        """Say what would happen to a file of this name."""
+        self.query_one("#remark", Label).update(Content(self._glyphs.plain(remark(event.value))))
+
+    @on(Input.Submitted)
+    @on(Button.Pressed, "#convert")
+    def accept(self) -> None:
+        """Convert, unless the name cannot be written to."""
+        name = self.query_one(Input).value.strip()
+        if obstacle(name):
+            self.query_one(Input).focus()
+            return
+        pressed = self.query_one(RadioSet).pressed_index
+        self.dismiss(Order(Path(name), self._dtypes[max(0, pressed)]))
+
+    @on(Button.Pressed, "#cancel")
+    def action_cancel(self) -> None:
+        """Close without converting."""
+        self.dismiss(None)
+
+
+def snippet(path: Path, leaf_paths: Sequence[str], dtype: str | None = None) -> str:
+    """Python code that loads the file.
+
+    Args:
+        path: The converted file.
+        leaf_paths: Key paths of the skeleton; `[0]…` and `[1]…` mean `(model, state)`.
+        dtype: The dtype floating-point leaves were written in, if not the skeleton's.
+    """
+    name = _quoted(str(path))
+    if path.suffix == ".safetensors":
+        return f"from safetensors.flax import load_file\n\nleaves = load_file({name})"
+    if _is_model_and_state(leaf_paths):
+        made, like = "model, state", "eqx.nn.make_with_state(Model)(...)"
+    else:
+        made, like = "model", "Model(...)"
+    return (
+        "import equinox as eqx\n\n"
+        f"like = {like}{f'  # with {dtype} leaves, as in the file' if dtype else ''}\n"
+        f"{made} = eqx.tree_deserialise_leaves({name}, like)"
+    )
+
+
+def _quoted(name: str) -> str:
+    plain = name.isprintable() and not set(name) & {'"', "\\"}
+    return f'"{name}"' if plain else repr(name)
+
+
+def _is_model_and_state(paths: Sequence[str]) -> bool:
+    """Both halves have named leaves below: a bare `[0]`, `[1]` is a plain `.eqx` without names."""
+    heads = {path[:3] for path in paths if len(path) > 3}
+    return heads == {"[0]", "[1]"}
+
+
+_SHOWN_LOSSES = 5
+
+
+def report(session: Session, converted: Converted) -> list[str]:
+    """The facts, one line each."""
+    written = converted.written
+    lines = [
+        f"{inert(str(written.path))}  {size_in_words(written.size)} in {written.seconds:.1f} s",
+        "Read back and compared with its sources: equal." if written.verified else "Not verified.",
+    ]
+    if converted.mapping is not None:
+        lines.append(f"Mapping: {inert(str(converted.mapping))}")
+    if unused := len(session.alignment.bench):
+        lines.append(f"Not used: {many(unused, 'entry', 'entries')} on the bench.")
+    from s2p_tui.conversion.report import parts_unused, remarks
+
+    parts = parts_unused(session.alignment.rows, session.checkpoint.state_dict)
+    for key, left in list(parts.items())[:_SHOWN_LOSSES]:
+        lines.append(f"Not used of {inert(key)}: {left}.")
+    lines += map(inert, remarks(session.alignment.rows, session.target.skeleton))
+    losses = list(written.losses.items())
+    for path, loss in losses[:_SHOWN_LOSSES]:
+        lines.append(
+            f"! {inert(path)}: {loss.overflowed:,} became infinite, {loss.new_nan:,} became NaN."
+        )
+    if len(losses) > _SHOWN_LOSSES:
+        lines.append(f"! And {len(losses) - _SHOWN_LOSSES:,} more leaves lost numbers in the cast.")
+    return lines
+
+
+class Result(ModalScreen[None]):
+    """Shown once after each conversion."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,enter,space", "dismiss", show=False),
+        Binding("y,Y", "copy", show=False),
+        Binding("q", "app.ask_quit", show=False),
+    ]
+
+    def __init__(
+        self,
+        session: Session,
+        converted: Converted,
+        glyphs: Glyphs,
+        dtype: str | None = None,
+        found: str = "",
+    ) -> None:
+        super().__init__()
+        self._lines = [*report(session, converted), *([found] if found else [])]
+        paths = [leaf.path for leaf in session.target.skeleton]
+        self._snippet = snippet(converted.written.path, paths, dtype)
+        self._glyphs = glyphs
+
+    def compose(self) -> ComposeResult:
+        """Facts and snippet in a box."""
+        with Box(self._glyphs, "Converted", "y copy the code  Enter go on  q quit", can_focus=True):
+            facts = "\n".join(map(self._glyphs.plain, self._lines))
+            yield Static(Content(facts), id="facts")
+            yield Static(Content(self._snippet), id="snippet")
+            yield Static("", id="copied")
+
+    def action_copy(self) -> None:
+        """Put the code on the terminal's clipboard."""
+        self.query_one("#copied", Static).update(Content(copy(self, self._snippet)))

@@ -1,0 +1,321 @@
+"""What is seen before there is anything to arrange: reading, and which state dict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Center, Middle
+from textual.content import Content
+from textual.screen import ModalScreen, Screen
+from textual.widgets import Input, Label, OptionList
+from textual.widgets.option_list import Option
+
+from s2p_tui.app.background import in_thread
+from s2p_tui.app.screens.convert import typable
+from s2p_tui.app.text import inert, many
+from s2p_tui.app.theme import Glyphs
+from s2p_tui.app.widgets.frame import Box
+from s2p_tui.errors import S2PError
+
+if TYPE_CHECKING:
+    from s2p_tui.session.journal_lines import Replayed
+    from s2p_tui.session.saved_mapping import Offered
+
+
+class Reading(Screen[None]):
+    """The first frame."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("q,escape,ctrl+c", "app.quit", show=False)]
+
+    def __init__(self, glyphs: Glyphs, model_label: str, skeleton_label: str) -> None:
+        super().__init__()
+        self._words = glyphs.plain(f"reading {inert(model_label)} and {inert(skeleton_label)} …")
+
+    def compose(self) -> ComposeResult:
+        """One line in the middle."""
+        with Middle(), Center():
+            yield Label(Content(self._words))
+
+
+class WhichStateDict(ModalScreen["str | None"]):
+    """Asks which of several state dicts in a checkpoint is meant.
+
+    Args:
+        glyphs: The signs to draw with.
+        label: The checkpoint.
+        choices: Dotted key and number of tensors of each.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q", "dismiss(None)", show=False),
+        Binding("j", "app.simulate_key('down')", show=False),
+        Binding("k", "app.simulate_key('up')", show=False),
+    ]
+
+    def __init__(self, glyphs: Glyphs, label: str, choices: Sequence[tuple[str, int]]) -> None:
+        super().__init__()
+        self._glyphs = glyphs
+        self._label = label
+        self._choices = choices
+
+    def compose(self) -> ComposeResult:
+        """The list in a box."""
+        plain = self._glyphs.plain
+        with Box(self._glyphs, "Which state dict?", "Enter choose  Esc quit"):
+            yield Label(Content(plain(f"{inert(self._label)} holds several:")))
+            options = [plain(f"{inert(key)}  {count:,} tensors") for key, count in self._choices]
+            yield OptionList(*(Option(Content(option)) for option in options), compact=True)
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """Take it."""
+        self.dismiss(self._choices[event.option_index][0])
+
+
+ResumeAnswer = Literal["go on", "mapping", "afresh", "quit"]
+
+
+class GoOn(ModalScreen[ResumeAnswer]):
+    """One question; Enter takes the newest of what there is.
+
+    Args:
+        glyphs: The signs to draw with.
+        found: What the earlier session left, if it left edits.
+        offered: The mapping file there is, if there is one.
+        labels: What the checkpoint and the skeleton are called now.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "newest", show=False),
+        Binding("y", "take('go on')", show=False),
+        Binding("m", "take('mapping')", show=False),
+        Binding("n", "take('afresh')", show=False),
+        Binding("escape,q", "take('quit')", show=False),
+    ]
+
+    def __init__(
+        self,
+        glyphs: Glyphs,
+        found: Replayed | None,
+        offered: Offered | None,
+        labels: tuple[str, str],
+    ) -> None:
+        super().__init__()
+        self._glyphs = glyphs
+        self._found = found
+        self._offered = offered
+        self._labels = labels
+        self._choices = self._possible()
+
+    def compose(self) -> ComposeResult:
+        """The question in a box."""
+        keys = {"go on": "y", "mapping": "m", "afresh": "n", "quit": "Esc"}
+        keys[next(iter(self._choices))] = "Enter"
+        with Box(self._glyphs, "Go on?", "", can_focus=True):
+            for line in self._facts():
+                yield self._label(line)
+            yield Label("")
+            for answer, words in self._choices.items():
+                yield self._label(f"{keys[answer]:<7}{words}")
+
+    def on_resize(self) -> None:
+        """Where not all of it fits, show the answers."""
+        self.call_after_refresh(self.query_one(Box).scroll_end, animate=False)
+
+    def _label(self, text: str) -> Label:
+        return Label(Content(self._glyphs.plain(inert(text))))
+
+    def action_take(self, answer: ResumeAnswer) -> None:
+        """ResumeAnswer, if that can be had."""
+        if answer in self._choices:
+            self.dismiss(answer)
+
+    def action_newest(self) -> None:
+        """Take the first of the answers."""
+        self.dismiss(next(iter(self._choices)))
+
+    def _possible(self) -> dict[ResumeAnswer, str]:
+        """The answers in words, the one for Enter first."""
+        found, offered = self._found, self._offered
+        choices: dict[ResumeAnswer, str] = {}
+        if found is not None:
+            choices["go on"] = "go on with the edits" if offered else "go on with them"
+        if offered is not None:
+            choices["mapping"] = f"start from {offered.path.name}"
+            if found is not None and offered.saved > found.last:
+                choices = {"mapping": choices["mapping"], "go on": choices["go on"]}
+        if offered is None or not offered.is_taken:
+            choices["afresh"] = "start afresh"
+        choices["quit"] = "quit, leaving all as it is"
+        return choices
+
+    def _facts(self) -> list[str]:
+        found, offered = self._found, self._offered
+        facts: list[str] = []
+        if found is not None:
+            made_with = found.header.source.file, found.header.target.file
+            others = (
+                ""
+                if made_with == self._labels
+                else f" They were made with {' and '.join(made_with)}."
+            )
+            last = _when(found.last)
+            facts.append(f"This pair has {many(found.edits, 'edit')}, the last on {last}.{others}")
+        if offered is not None:
+            whose = "is a mapping of it too" if found else "is a mapping of this pair"
+            facts.append(f"{offered.path.name} {whose}, saved on {_when(offered.saved)}.")
+        if found is not None:
+            facts.append("If you do not go on with the edits, they are kept aside.")
+        return facts
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+QuitAnswer = Literal["save", "quit", "stay"]
+
+
+class ConfirmQuit(ModalScreen[QuitAnswer]):
+    """One question, three keys.
+
+    Args:
+        glyphs: The signs to draw with.
+        unsaved: Whether there are edits that no mapping file holds.
+        kept: Whether the journal holds them.
+        converting: Whether a conversion runs.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "dismiss('quit')", show=False),
+        Binding("q", "again", show=False),
+        Binding("s,ctrl+s", "save", show=False),
+        Binding("n,escape", "dismiss('stay')", show=False),
+    ]
+
+    def __init__(
+        self, glyphs: Glyphs, *, unsaved: bool = True, kept: bool, converting: bool = False
+    ) -> None:
+        super().__init__()
+        self._glyphs = glyphs
+        self._unsaved = unsaved
+        self._kept = kept
+        self._converting = converting
+
+    def compose(self) -> ComposeResult:
+        """The question in a box."""
+        again = "  (or the same key again)" if self._harmless else ""
+        with Box(self._glyphs, "Quit?", ""):
+            yield Label("\n".join(self._lines()) + "\n")
+            if self._can_save:
+                yield Label("s    save the mapping and quit")
+            yield Label(f"y    {'quit without saving' if self._unsaved else 'quit'}{again}")
+            yield Label("Esc  stay")
+
+    def action_again(self) -> None:
+        """Quit by the key that asked for it, where nothing is lost by pressing it twice."""
+        if self._harmless:
+            self.dismiss("quit")
+
+    def action_save(self) -> None:
+        """Save and quit."""
+        if self._can_save:
+            self.dismiss("save")
+
+    @property
+    def _harmless(self) -> bool:
+        return self._kept and not self._converting
+
+    @property
+    def _can_save(self) -> bool:
+        return self._unsaved and not self._converting
+
+    def _lines(self) -> list[str]:
+        lines: list[str] = []
+        if self._converting:
+            lines.append("The conversion has not ended: it would be stopped, nothing written.")
+        if self._unsaved and self._kept:
+            lines.append(
+                "Your edits are in no mapping file. The journal has them: opening the pair again "
+                "goes on with them."
+            )
+        elif self._unsaved:
+            lines.append("Your edits are in no mapping file and not journalled: they get lost.")
+        return lines
+
+
+if TYPE_CHECKING:
+    from s2p_tui.alignment.mapping_file import Mapping
+    from s2p_tui.session.session import Session
+
+    MappingScreen = ModalScreen[Mapping | None]
+else:
+    MappingScreen = ModalScreen
+
+
+class LoadMapping(MappingScreen):
+    """The result is a mapping that belongs to the pair, or None.
+
+    Args:
+        session: What it has to belong to.
+        path: The name proposed.
+        glyphs: The signs to draw with.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", show=False)]
+
+    def __init__(self, session: Session, path: Path, glyphs: Glyphs) -> None:
+        super().__init__()
+        self._session = session
+        self._path = path
+        self._glyphs = glyphs
+
+    def compose(self) -> ComposeResult:
+        """The line to type in, and what is wrong with what it names."""
+        with Box(self._glyphs, "Load mapping", "Enter loads  Esc cancels"):
+            yield Label("Mapping file; u takes it back")
+            yield Input(typable(self._path), compact=True)
+            yield Label("", id="remark")
+
+    @on(Input.Changed)
+    def forget(self) -> None:
+        """What was said was about another name."""
+        self._say("")
+
+    @on(Input.Submitted)
+    def load(self, event: Input.Submitted) -> None:
+        """Read it, unless nothing is typed."""
+        if event.value.strip():
+            self._say("reading")
+            self._load(Path(event.value.strip()).expanduser())
+
+    @work(exclusive=True)
+    async def _load(self, path: Path) -> None:
+        try:
+            mapping = await in_thread(lambda: _read(path, self._session))
+        except S2PError as error:
+            self._say(str(error))
+        else:
+            self.dismiss(mapping)
+
+    def _say(self, text: str) -> None:
+        self.query_one("#remark", Label).update(Content(self._glyphs.plain(inert(text))))
+
+
+def _read(path: Path, session: Session) -> Mapping:
+    """The mapping in a file.
+
+    Raises:
+        S2PError: It cannot be read, or was made for other files.
+    """
+    from s2p_tui.alignment.mapping_file import replay
+    from s2p_tui.session.opening import load_mapping
+
+    mapping = load_mapping(path)
+    replay(mapping, session.checkpoint.state_dict, session.target.skeleton)
+    return mapping

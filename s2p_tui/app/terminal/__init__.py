@@ -1,0 +1,1 @@
+"""Workarounds for terminals and for Textual: output, keys, exit, clipboard."""

@@ -1,0 +1,291 @@
+"""What is sent to the terminal: the cells that differ from what it shows already.
+
+Textual sends whole parts of lines, and all colours anew with each of them. Over a slow line that
+is several times what has changed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from rich.cells import get_character_cell_size
+from rich.segment import Segment
+from textual.driver import Driver
+from textual.strip import Strip
+
+_ATTRIBUTES = frozenset(("1", "2", "3", "4", "5", "6", "7", "8", "9", "21", "53"))
+_SHOWN_ON_BLANKS = frozenset(("4", "5", "6", "7", "9", "21", "53"))
+_PARTS = {"2": 4, "5": 2}
+"""Numbers that follow `38` or `48`: how a colour is given, and the colour."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a cell is drawn; codes are kept as they are sent.
+
+    Attributes:
+        attributes: Codes of bold, underline and the like.
+        fore: The code of the foreground; None where it makes no difference.
+        back: The code of the background.
+    """
+
+    attributes: frozenset[str] = frozenset()
+    fore: str | None = "39"
+    back: str = "49"
+
+    @property
+    def of_blank(self) -> Look:
+        """What of it is seen on a space."""
+        if self.attributes & _SHOWN_ON_BLANKS:
+            return self
+        return Look(frozenset(), None, self.back)
+
+
+PLAIN = Look()
+
+
+class UnknownLookError(ValueError):
+    """Codes that are not known here."""
+
+
+@lru_cache(maxsize=1024)
+def parse(codes: str) -> Look:
+    """The look that codes such as `1;38;2;224;224;224` give a cell after a reset.
+
+    Raises:
+        UnknownLookError: One of them is not known.
+    """
+    attributes, fore, back = set[str](), "39", "49"
+    for code in _codes(codes):
+        first = code.partition(";")[0]
+        number = int(first) if first.isdecimal() else -1
+        if number == 0:
+            attributes, fore, back = set[str](), "39", "49"
+        elif first in _ATTRIBUTES:
+            attributes.add(first)
+        elif 30 <= number <= 39 or 90 <= number <= 97:
+            fore = code
+        elif 40 <= number <= 49 or 100 <= number <= 107:
+            back = code
+        else:
+            raise UnknownLookError(code)
+    return Look(frozenset(attributes), fore, back)
+
+
+def _codes(codes: str) -> Iterator[str]:
+    """The codes one by one, a colour's numbers together."""
+    parts = codes.split(";") if codes else ["0"]
+    place = 0
+    while place < len(parts):
+        count = 1
+        if parts[place] in ("38", "48"):
+            kind = parts[place + 1] if place + 1 < len(parts) else ""
+            count += _PARTS.get(kind, 0)
+            if count == 1 or place + count > len(parts):
+                raise UnknownLookError(codes)
+        yield ";".join(parts[place : place + count])
+        place += count
+
+
+@lru_cache(maxsize=4096)
+def transition(now: Look, then: Look) -> tuple[str, Look]:
+    """What to send where cells looked like `now` and are to look like `then`; how they look then.
+
+    Nothing is sent for what makes no difference.
+    """
+    superfluous = now.attributes - then.attributes
+    if superfluous if then.fore is not None else superfluous & _SHOWN_ON_BLANKS:
+        codes, now = ["0"], PLAIN
+    else:
+        codes = []
+    codes += sorted(then.attributes - now.attributes)
+    fore = now.fore if then.fore is None else then.fore
+    if fore is not None and fore != now.fore:
+        codes.append(fore)
+    if then.back != now.back:
+        codes.append(then.back)
+    result = Look(now.attributes | then.attributes, fore, then.back)
+    return (f"\x1b[{';'.join(codes)}m" if codes else ""), result
+
+
+_TOKEN = re.compile(r"\x1b\[(\d+);(\d+)H|\x1b\[([\d;]*)m|(\n)|([^\x00-\x1f\x7f-\x9f]+)")
+# Modes such as mouse reports or synchronised output, and what the clipboard is to hold.
+_HARMLESS = re.compile(
+    r"(?:\x1b\[[?<>=](?!1049|1047|47[hl])[\d;$]*[A-Za-z]|\x1b\]52;[^\x1b\x07]*\x07)*"
+)
+_BRIDGED = 4
+"""Cells that are as shown already and are sent all the same, as to step over them takes as much."""
+
+Cell = tuple[str, Look]
+
+
+class _Run(NamedTuple):
+    """Text of one look, as Textual wants it drawn."""
+
+    row: int
+    column: int
+    text: str
+    look: Look
+
+
+class _UnknownOutputError(ValueError):
+    """Something else than text at known places."""
+
+
+class Shown:
+    """What a terminal shows, as far as it is known."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, dict[int, Cell]] = {}
+
+    def forget(self) -> None:
+        """Take everything for unknown, as after the window's size has changed."""
+        self._rows = {}
+
+    def update(self, data: str) -> str:
+        """What to send instead of output that is to be drawn.
+
+        Output that draws nothing, or draws in a way not known here, is returned as it is.
+        """
+        if _HARMLESS.fullmatch(data):
+            return data
+        try:
+            runs, last = _parsed(data)
+        except (_UnknownOutputError, UnknownLookError):
+            self.forget()
+            return data
+        return "".join(self._changed(runs, last))
+
+    def _changed(self, runs: list[_Run], last: str) -> Iterator[str]:
+        by_row: dict[int, list[_Run]] = {}
+        for run in runs:
+            by_row.setdefault(run.row, []).append(run)
+        look = PLAIN
+        for row, of_row in by_row.items():
+            if not all(_is_simple(run.text) for run in of_row):
+                # How wide a terminal draws such characters is its own affair.
+                self._rows.pop(row, None)
+                for run in of_row:
+                    codes, look = transition(look, run.look)
+                    yield f"\x1b[{row};{run.column}H{codes}{run.text}"
+                continue
+            known, wanted = self._rows.setdefault(row, {}), dict[int, Cell]()
+            for run in of_row:
+                blank = (" ", run.look.of_blank)
+                for column, char in enumerate(run.text, run.column):
+                    wanted[column] = blank if char == " " else (char, run.look)
+            differing = [column for column, cell in wanted.items() if known.get(column) != cell]
+            differing.sort()
+            known.update(wanted)
+            sent, look = _sent(row, differing, known, look)
+            yield sent
+        yield transition(look, PLAIN)[0] + last
+
+
+def _sent(row: int, columns: list[int], cells: dict[int, Cell], look: Look) -> tuple[str, Look]:
+    """The output that brings columns of a row up to date, and the look it ends with."""
+    parts: list[str] = []
+    at = -1
+    for column in columns:
+        between = [cells.get(place) for place in range(at, column)] if at >= 0 else []
+        if at < 0 or len(between) > _BRIDGED or not all(_goes_on(c, look) for c in between):
+            step = column - at
+            parts.append(f"\x1b[{row};{column}H" if at < 0 else f"\x1b[{step}C")
+        else:
+            parts += [cell[0] for cell in between if cell]
+        char, wanted = cells[column]
+        codes, look = transition(look, wanted)
+        parts.append(codes + char)
+        at = column + 1
+    return "".join(parts), look
+
+
+def _goes_on(cell: Cell | None, look: Look) -> bool:
+    """Whether a cell can be sent again in the look at hand."""
+    return cell is not None and not transition(look, cell[1])[0]
+
+
+def _parsed(data: str) -> tuple[list[_Run], str]:
+    """What is drawn where, and the last move of the terminal's cursor if it ends the output."""
+    runs: list[_Run] = []
+    row, column, look, end, last = 0, 0, PLAIN, 0, ""
+    for token in _TOKEN.finditer(data):
+        if token.start() != end:
+            break
+        end = token.end()
+        to_row, to_column, codes, newline, text = token.groups()
+        last = ""
+        if to_row:
+            row, column, last = int(to_row), int(to_column), token[0]
+        elif codes is not None:
+            if look is not PLAIN and codes not in ("", "0"):
+                break
+            look = parse(codes) if codes not in ("", "0") else PLAIN
+        elif newline:
+            row = 0
+        elif row:
+            runs.append(_Run(row, column, text, look))
+            column += len(text) if _is_simple(text) else sum(map(get_character_cell_size, text))
+        else:
+            break
+    else:
+        if end == len(data):
+            return runs, last
+    raise _UnknownOutputError
+
+
+@lru_cache(maxsize=4096)
+def _is_simple(text: str) -> bool:
+    """Whether every character takes one cell everywhere."""
+    return text.isascii() or all(get_character_cell_size(char) == 1 for char in text)
+
+
+class Thrifty(Driver):
+    """Mixed into a driver, sends the cells that differ."""
+
+    shown: Shown | None = None
+
+    def write(self, data: str) -> None:
+        """Send what changes the screen."""
+        if self.shown is None:
+            self.shown = Shown()
+        changed = self.shown.update(data)
+        if changed:
+            super().write(changed)
+
+    def forget(self) -> None:
+        """Draw everything the next time, whatever the terminal may show."""
+        if self.shown is not None:
+            self.shown.forget()
+
+
+def thrifty(driver: type[Driver]) -> type[Driver]:
+    """The driver, sending the cells that differ."""
+    return type(f"Thrifty{driver.__name__}", (Thrifty, driver), {})
+
+
+def difference(old: Strip, new: Strip) -> tuple[int, int]:
+    """The cells outside which two strips of one width are alike."""
+    before, after = list(old), list(new)
+    start = _alike(before, after)
+    end = _alike(before[::-1], after[::-1], from_right=True)
+    return min(start, new.cell_length - 1), max(start + 1, new.cell_length - end)
+
+
+def _alike(first: list[Segment], second: list[Segment], *, from_right: bool = False) -> int:
+    cells = 0
+    for one, other in zip(first, second, strict=False):
+        if one == other:
+            cells += one.cell_length
+            continue
+        if one.style == other.style and one.text.isascii() and other.text.isascii():
+            texts = (one.text[::-1], other.text[::-1]) if from_right else (one.text, other.text)
+            pairs = zip(*texts, strict=False)
+            differing = next((n for n, (a, b) in enumerate(pairs) if a != b), None)
+            cells += min(map(len, texts)) if differing is None else differing
+        break
+    return cells

@@ -1,0 +1,119 @@
+"""Signs on the screen. Every state has its own shape: colour is never the only difference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from s2p_tui.alignment.fit import Fit
+from s2p_tui.app.text import inert
+
+
+@dataclass(frozen=True)
+class Glyphs:
+    """One set of signs, each one cell wide, the ellipsis aside.
+
+    Attributes:
+        fits: A sign for each fit.
+        cursor: The row the cursor is on.
+        picked: The entry that is being moved.
+        marked: A marked row.
+        match: A row that `/` found.
+        folded: A block that is shown as one line.
+        nothing: In place of an entry where there is none.
+        ellipsis: Where a name was cut.
+        times: Between the sizes of a shape.
+        dot: Between facts on one line.
+        arrow: From an entry to its leaf.
+        across: Horizontal line of the frame.
+        corners: Top left, top middle, top right, tee left, tee right, bottom left, bottom right.
+    """
+
+    fits: Mapping[Fit, str]
+    cursor: str
+    picked: str
+    marked: str
+    match: str
+    folded: str
+    nothing: str
+    ellipsis: str
+    times: str
+    dot: str
+    arrow: str
+    across: str
+    corners: str
+
+    @property
+    def is_ascii(self) -> bool:
+        """Whether nothing beyond ASCII may be shown."""
+        return self.dot.isascii()
+
+    def plain(self, text: str) -> str:
+        """Words of this program's own in this set of signs; names in them beyond it spelled out."""
+        if not self.is_ascii:
+            return text
+        own = {ord("×"): "x", ord("·"): "-", ord("…"): "..", ord("→"): ">"}
+        return inert(text.translate(own), ascii_only=True)
+
+
+UNICODE = Glyphs(
+    {
+        Fit.EXACT: "✓",
+        Fit.TRANSFORMED: "≈",
+        Fit.DOUBTFUL: "?",
+        Fit.MISMATCHED: "✗",
+        Fit.GAP: "·",
+    },
+    cursor="▸",
+    picked="↕",
+    marked="●",
+    match="›",
+    folded="+",
+    nothing="—",
+    ellipsis="…",
+    times="×",
+    dot="·",
+    arrow="→",
+    across="─",
+    corners="┌┬┐├┤└┘",
+)
+ASCII = Glyphs(
+    {
+        Fit.EXACT: "=",
+        Fit.TRANSFORMED: "~",
+        Fit.DOUBTFUL: "?",
+        Fit.MISMATCHED: "x",
+        Fit.GAP: ".",
+    },
+    cursor=">",
+    picked="^",
+    marked="*",
+    match="/",
+    folded="+",
+    nothing="-",
+    ellipsis="..",
+    times="x",
+    dot="-",
+    arrow=">",
+    across="-",
+    corners="+++++++",
+)
+
+
+OWN_COLOURS = "ansi-dark"
+"""The theme that leaves colours to the terminal."""
+
+
+def suitable_theme() -> str | None:
+    """The terminal's own colours where it has 16; None, for Textual's default, where it has more.
+
+    Other themes' colours come to the nearest of the 16, in which red and green are both grey.
+    """
+    from rich.console import Console
+
+    has_16 = Console(force_terminal=True).color_system == "standard"
+    return OWN_COLOURS if has_16 else None
+
+
+BY_COLUMNS = [(0, "-narrow"), (60, "-wide")]
+BY_LINES = [(0, "-short"), (16, "-tall")]

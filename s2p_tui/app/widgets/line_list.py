@@ -1,0 +1,148 @@
+"""A list of any length of which one line is current; lines are drawn when they come into sight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from s2p_tui.app.text import clip
+from s2p_tui.app.theme import Glyphs
+from s2p_tui.app.widgets.frame import draw_plainly
+from s2p_tui.app.widgets.lines import Part
+
+Draw = Callable[[int, int], Sequence[Part]]
+"""Gives a line's parts, from its number and the cells there are for it."""
+
+
+class LineList(ScrollView, can_focus=False):
+    """Draws lines; the keys are the screen's.
+
+    Args:
+        draw: Gives a line's parts; the second of each is a component class without its prefix.
+        glyphs: The signs to draw with.
+
+    Attributes:
+        current: The line the cursor is on.
+    """
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "list--cursor",
+        "list--muted",
+        "list--strong",
+        "list--exact",
+        "list--transformed",
+        "list--doubtful",
+        "list--mismatched",
+        "list--gap",
+    }
+
+    class Pressed(Message):
+        """A line was clicked.
+
+        Attributes:
+            position: The line.
+        """
+
+        def __init__(self, position: int) -> None:
+            super().__init__()
+            self.position = position
+
+    class Resized(Message):
+        """The list has another size."""
+
+    def __init__(self, draw: Draw, glyphs: Glyphs, *, id: str | None = None) -> None:  # noqa: A002
+        super().__init__(id=id)
+        self.current = 0
+        self._draw = draw
+        self._glyphs = glyphs
+        self._count = 0
+        self._styles: dict[tuple[str, ...], Style] = {}
+
+    @property
+    def half_page(self) -> int:
+        """Lines of half a page."""
+        return max(1, self.size.height // 2)
+
+    def on_mount(self) -> None:
+        """Choose how the scrollbar looks."""
+        draw_plainly(self, self._glyphs)
+
+    def on_resize(self) -> None:
+        """Keep the cursor in sight, and the top while both fit."""
+        if self.current < self.size.height:
+            self.scroll_to(y=0, animate=False)
+        self._show_current()
+        self.post_message(self.Resized())
+
+    def show(self, count: int, current: int) -> None:
+        """Have that many lines, all drawn anew, and the cursor on one of them."""
+        self._count, self.current = count, current
+        if self.virtual_size.height != count:
+            self.virtual_size = Size(0, count)
+        self.refresh()
+        self._show_current()
+
+    def go(self, position: int) -> None:
+        """Move the cursor, scrolling by half a page at the edge."""
+        before, self.current = self.current, position
+        if before != position:
+            self.redraw(before, before + 1)
+        self.redraw(position, position + 1)
+        self._show_current()
+
+    def redraw(self, start: int, stop: int) -> None:
+        """Draw the visible ones of some lines again, the scrollbar beside them aside."""
+        top = self.scroll_offset.y
+        first, last = max(start, top), min(stop, top + self.size.height)
+        if first < last:
+            width = self.scrollable_content_region.width
+            self.refresh(Region(0, first - top, width, last - first))
+
+    def on_click(self, event: events.Click) -> None:
+        """Report the line."""
+        position = event.y + self.scroll_offset.y
+        if position < self._count:
+            self.post_message(self.Pressed(position))
+
+    def notify_style_update(self) -> None:
+        """Forget styles made from the old theme."""
+        self._styles.clear()
+        super().notify_style_update()
+
+    def render_line(self, y: int) -> Strip:
+        """One line, exactly as wide as the widget."""
+        width = self.scrollable_content_region.width
+        position = y + self.scroll_offset.y
+        if position >= self._count:
+            return Strip.blank(width, self._style())
+        under = ("cursor",) if position == self.current else ()
+        segments: list[Segment] = []
+        left = width
+        for text, name in self._draw(position, width):
+            style = self._style(*([name] if name else []), *under)
+            segment = Segment(clip(text, left, ellipsis=self._glyphs.ellipsis), style)
+            segments.append(segment)
+            left -= segment.cell_length
+        return Strip(segments).adjust_cell_length(width, self._style(*under))
+
+    def _style(self, *names: str) -> Style:
+        style = self._styles.get(names)
+        if style is None:
+            style = self.visual_style.rich_style
+            for name in names:
+                style += self.get_component_rich_style(f"list--{name}", partial=True)
+            self._styles[names] = style
+        return style
+
+    def _show_current(self) -> None:
+        top, height = self.scroll_offset.y, self.size.height
+        if height and not top <= self.current < top + height:
+            self.scroll_to(y=max(0, self.current - height // 2), animate=False)

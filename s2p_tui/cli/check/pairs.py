@@ -1,0 +1,147 @@
+"""Which torch module stands for which Equinox module, told by what the alignment feeds where."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from s2p_tui.cli.check.arrays import Call, Difference, comparable, difference
+from s2p_tui.cli.check.result import Modules, Pair
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_LEAST_SHARED = 0.25
+_TOKEN = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    torch: str
+    jax: str
+    shared: float
+
+    @property
+    def same_name(self) -> bool:
+        return _TOKEN.findall(self.torch) == _TOKEN.findall(self.jax)
+
+    @property
+    def rank(self) -> tuple[float, bool, int]:
+        """Better ones have more; of wrappers around one layer the inner ones come first."""
+        depth = len(_TOKEN.findall(self.torch)) + len(_TOKEN.findall(self.jax))
+        return self.shared, self.same_name, depth
+
+
+def pair_modules(
+    feeds: Mapping[str, Sequence[str]], torch_paths: Iterable[str], jax_paths: Iterable[str]
+) -> dict[str, str]:
+    """The Equinox module for each torch module that has one.
+
+    Two modules belong together by the leaves they share: those in the one that entries in the
+    other feed. So blocks are paired as layers are, and a row that took a wrong entry changes
+    little. Where most pairs bear the same name on both sides, names decide first: then a
+    layer whose only entry went elsewhere is still held against its own twin.
+
+    Args:
+        feeds: Leaf key path to the keys that feed it, as the torch module itself names them.
+        torch_paths: Of modules, such as `layer1.0.bn1`.
+        jax_paths: Of modules, such as `.layer1[0].bn1`.
+
+    Returns:
+        Key path of the Equinox module by path of the torch module, each at most once.
+    """
+    torch_known = {path for path in torch_paths if path and "parametrizations" not in path}
+    jax_known = {path for path in jax_paths if path}
+    torch_holds: defaultdict[str, set[str]] = defaultdict(set)
+    jax_holds: defaultdict[str, set[str]] = defaultdict(set)
+    meetings: set[tuple[str, str]] = set()
+    for leaf, keys in feeds.items():
+        above_keys = {path for key in keys for path in _above(key, ".") if path in torch_known}
+        above_leaf = {path for path in _above(leaf, ".[") if path in jax_known}
+        for path in above_keys:
+            torch_holds[path].add(leaf)
+        for path in above_leaf if keys else ():
+            jax_holds[path].add(leaf)
+        meetings |= {(first, second) for first in above_keys for second in above_leaf}
+    candidates = [
+        _Candidate(a, b, len(torch_holds[a] & jax_holds[b]) / len(torch_holds[a] | jax_holds[b]))
+        for a, b in sorted(meetings)
+    ]
+    pairs = _best(candidates)
+    if sum(candidate.same_name for candidate in pairs) * 2 > len(pairs):
+        by_name = {" ".join(_TOKEN.findall(path)): path for path in jax_known}
+        names = ((path, by_name.get(" ".join(_TOKEN.findall(path)))) for path in torch_known)
+        named = [_Candidate(a, b, 1.0) for a, b in names if b is not None]
+        pairs = _best(candidates, first=named)
+    return {candidate.torch: candidate.jax for candidate in pairs}
+
+
+def _best(candidates: Sequence[_Candidate], first: Sequence[_Candidate] = ()) -> list[_Candidate]:
+    """The best candidates of which no two have a module in common."""
+    found: list[_Candidate] = []
+    torch_taken: set[str] = set()
+    jax_taken: set[str] = set()
+    ranked = sorted(candidates, key=lambda candidate: candidate.rank, reverse=True)
+    for candidate in (*first, *ranked):
+        taken = candidate.torch in torch_taken or candidate.jax in jax_taken
+        if not taken and candidate.shared >= _LEAST_SHARED:
+            found.append(candidate)
+            torch_taken.add(candidate.torch)
+            jax_taken.add(candidate.jax)
+    return found
+
+
+def _above(path: str, separators: str) -> Iterator[str]:
+    """Every part of a path that ends before a separator."""
+    for place, letter in enumerate(path):
+        if letter in separators:
+            yield path[:place]
+
+
+def find_first(
+    torch_calls: Sequence[tuple[str, Call]],
+    jax_calls: Mapping[str, Sequence[Call]],
+    pairs: Mapping[str, str],
+    tolerance: float,
+) -> Modules:
+    """Compare what paired modules returned, call by call, up to the first difference.
+
+    Args:
+        torch_calls: Path and call, in the order in which the calls returned.
+        jax_calls: Calls by key path.
+        pairs: Key path of the Equinox module by path of the torch module.
+        tolerance: Largest relative difference that counts as agreement.
+    """
+    total = Counter(path for path, _ in torch_calls)
+    seen: Counter[str] = Counter()
+    agreed: list[Pair] = []
+    for path, call in torch_calls:
+        number = seen[path]
+        seen[path] += 1
+        twin = pairs.get(path)
+        others = jax_calls.get(twin, ()) if twin is not None else ()
+        if twin is None or len(others) != total[path]:
+            continue
+        outputs = _apart(others[number].outputs, call.outputs)
+        if outputs is None:
+            continue
+        pair = Pair(path, twin, outputs, _apart(others[number].inputs, call.inputs))
+        if not outputs.relative <= tolerance:
+            return Modules(first=pair, before=agreed[-1] if agreed else None, agreed=len(agreed))
+        agreed.append(pair)
+    return Modules(first=None, before=agreed[-1] if agreed else None, agreed=len(agreed))
+
+
+def _apart(found: Sequence[NDArray[Any]], reference: Sequence[NDArray[Any]]) -> Difference | None:
+    """How far the arrays are apart, the first ones where one side has more of them.
+
+    None if they cannot be compared, as where one side runs over a sequence step by step.
+    """
+    if len(found) != len(reference):
+        found, reference = found[:1], reference[:1]
+    if not found or not reference or not comparable(found, reference):
+        return None
+    return difference(found, reference)

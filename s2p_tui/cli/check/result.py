@@ -1,0 +1,177 @@
+"""What a check found, as text or JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from s2p_tui.alignment.transform import Shape
+from s2p_tui.cli.check.arrays import Difference
+from s2p_tui.errors import S2PError, printable
+
+DIFFER = 6
+"""Exit status: both models ran, and their outputs differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One call of two modules that stand for each other.
+
+    Attributes:
+        torch: Path of the torch module.
+        jax: Key path of the Equinox module.
+        outputs: How far what they returned is apart.
+        inputs: How far what they were called with is apart; None if it cannot be compared.
+    """
+
+    torch: str
+    jax: str
+    outputs: Difference
+    inputs: Difference | None
+
+
+@dataclass(frozen=True, slots=True)
+class Modules:
+    """What comparing the modules inside found.
+
+    Attributes:
+        first: The first pair, in the order of torch's forward, that differs.
+        before: The last pair before it, which agrees.
+        agreed: How many calls before it agree.
+    """
+
+    first: Pair | None
+    before: Pair | None
+    agreed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckResult:
+    """Both forwards held against each other.
+
+    Attributes:
+        torch: The torch factory.
+        jax: The JAX factory.
+        examples: How many inputs both were run on.
+        tolerance: Largest relative difference that counts as agreement.
+        outputs: Shape and difference of each array they both return.
+        returned: How many arrays torch and Equinox return; the first of both are compared.
+        modules: What was found inside, or why nothing could be; None if the outputs agree.
+    """
+
+    torch: str
+    jax: str
+    examples: int
+    tolerance: float
+    outputs: tuple[tuple[Shape, Difference], ...]
+    returned: tuple[int, int]
+    modules: Modules | S2PError | None = None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every output is within the tolerance."""
+        return all(apart.relative <= self.tolerance for _, apart in self.outputs)
+
+    @property
+    def exit_code(self) -> int:
+        """The exit status it amounts to."""
+        return 0 if self.agrees else DIFFER
+
+    @property
+    def worst(self) -> Difference:
+        """The largest differences of all outputs."""
+        return Difference(
+            max(apart.absolute for _, apart in self.outputs),
+            max(apart.relative for _, apart in self.outputs),
+        )
+
+    def as_text(self) -> str:
+        """The verdict, and where the first difference is if there is one."""
+        verdict = "agree" if self.agrees else "DIFFER"
+        number = f"{self.examples} example{'s' * (self.examples != 1)}"
+        lines = [
+            f"{self.torch} and {self.jax} {verdict}: {_words(self.worst)}, "
+            f"tolerance {self.tolerance:.0e}, {number}"
+        ]
+        if self.returned[0] != self.returned[1]:
+            lines.append(
+                f"torch returns {self.returned[0]} arrays and Equinox {self.returned[1]}: "
+                f"the first {min(self.returned)} of both compared"
+            )
+        match self.modules:
+            case Modules():
+                lines += _inside(self.modules, self.tolerance)
+            case S2PError():
+                lines.append(f"the modules inside were not compared: {self.modules}")
+            case None:
+                pass
+        return "\n".join(map(printable, lines))
+
+    def as_json(self) -> str:
+        """One object; numbers that are not finite are null."""
+        inside = self.modules if isinstance(self.modules, Modules) else None
+        report = {
+            "status": "agree" if self.agrees else "differ",
+            **_numbers(self.worst),
+            "tolerance": self.tolerance,
+            "examples": self.examples,
+            "outputs": [{"shape": list(shape), **_numbers(apart)} for shape, apart in self.outputs],
+            "returned": {"torch": self.returned[0], "jax": self.returned[1]},
+            "first_difference": _pair(inside.first) if inside is not None else None,
+            "agreed_before": _pair(inside.before) if inside is not None else None,
+            "modules_agreed": inside.agreed if inside is not None else None,
+            "error": str(self.modules) if isinstance(self.modules, S2PError) else None,
+        }
+        return json.dumps(report)
+
+
+def failed_as_json(error: S2PError) -> str:
+    """The object for a check that could not be made."""
+    return json.dumps({"status": "failed", "error": error.line})
+
+
+def _inside(modules: Modules, tolerance: float) -> list[str]:
+    first, before = modules.first, modules.before
+    if first is None and not modules.agreed:
+        return ["no module is called alike on both sides, so that none could be compared"]
+    if first is None:
+        return [
+            f"every pair of modules that could be compared agrees ({modules.agreed} calls): look "
+            "at what the forwards do between and after them"
+        ]
+    line = f"first difference: {first.torch} ↔ {first.jax} ({_words(first.outputs)})"
+    if first.inputs is not None and first.inputs.relative <= tolerance:
+        line += f", called with inputs that agree to {first.inputs.relative:.1e}"
+    elif first.inputs is not None:
+        line += (
+            f", called with inputs that differ already (relative {first.inputs.relative:.2g}): "
+            "either these two are not twins and the alignment is wrong here, or what the "
+            "forwards do just before them differs"
+        )
+    if before is None:
+        return [line]
+    return [
+        line,
+        f"before it {before.torch} ↔ {before.jax} agreed to {before.outputs.relative:.1e} "
+        f"({modules.agreed} calls agree)",
+    ]
+
+
+def _words(apart: Difference) -> str:
+    return f"max |Δ| {apart.absolute:.2g}, relative {apart.relative:.2g}"
+
+
+def _numbers(apart: Difference) -> dict[str, float | None]:
+    return {
+        "max_abs_difference": apart.absolute if math.isfinite(apart.absolute) else None,
+        "relative_difference": apart.relative if math.isfinite(apart.relative) else None,
+    }
+
+
+def _pair(pair: Pair | None) -> dict[str, Any] | None:
+    if pair is None:
+        return None
+    inputs = None if pair.inputs is None else _numbers(pair.inputs)
+    return {"torch": pair.torch, "jax": pair.jax, **_numbers(pair.outputs), "inputs": inputs}

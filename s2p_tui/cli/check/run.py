@@ -1,0 +1,167 @@
+"""The check from start to end: make both models, convert, run, compare, look inside."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from s2p_tui.alignment.transform import show
+from s2p_tui.cli.check.arrays import comparable, difference, shapes_of
+from s2p_tui.cli.check.inputs import Examples, code_of
+from s2p_tui.cli.check.jax_side import (
+    jax_calls,
+    jax_forward,
+    load_converted,
+    make_jax,
+    model_and_state,
+    modules_in,
+)
+from s2p_tui.cli.check.pairs import find_first, pair_modules
+from s2p_tui.cli.check.result import CheckResult, Modules
+from s2p_tui.cli.check.torch_side import (
+    load_weights,
+    make_torch,
+    torch_calls,
+    torch_forward,
+    torch_paths,
+)
+from s2p_tui.errors import InputError, S2PError
+from s2p_tui.formats.base import Checkpoint
+from s2p_tui.formats.pytree.skeleton import target_of
+from s2p_tui.formats.registry import open_checkpoint
+from s2p_tui.formats.skeleton_file import Target
+from s2p_tui.session.opening import load_mapping
+from s2p_tui.session.session import Session
+
+torch_: Any = torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to check.
+
+    Attributes:
+        torch: `pkg.module:factory` of the torch module.
+        jax: `pkg.module:factory` of the Equinox module or `(model, state)`.
+        torch_kwargs: Arguments of the one.
+        jax_kwargs: Arguments of the other.
+        model: The checkpoint; None for the weights the torch factory gives its module.
+        key: Dotted place of the state dict in a nested checkpoint.
+        mapping: The mapping file; None for the session's own arrangement.
+        trust: Doubtful rows to take for right, by key path; None for all.
+        tolerance: Largest difference relative to the largest output that counts as agreement.
+        seed: Of torch's random numbers.
+    """
+
+    torch: str
+    jax: str
+    torch_kwargs: Mapping[str, Any]
+    jax_kwargs: Mapping[str, Any]
+    model: Path | None = None
+    key: str | None = None
+    mapping: Path | None = None
+    trust: tuple[str, ...] | None = ()
+    tolerance: float = 1e-4
+    seed: int = 0
+
+
+def check(request: Request, examples: Examples) -> CheckResult:
+    """Convert the torch module's weights and compare both forwards on the same input.
+
+    Runs the user's code on both sides. Leaves nothing on the disk.
+
+    Raises:
+        AlignmentError: Rows do not line up.
+        InputError: A file cannot be read, the user's code raised an exception, or the two models
+            return arrays of other shapes.
+        UsageError: There is no such factory, or a row to trust is not doubtful.
+    """
+    module = make_torch(request.torch, request.torch_kwargs, request.seed)
+    tree = make_jax(request.jax, request.jax_kwargs)
+    with tempfile.TemporaryDirectory(prefix="s2p-tui-check-") as folder:
+        checkpoint, prefix = _checkpoint(request, module, Path(folder))
+        session = _session(request, checkpoint, target_of(tree, request.jax))
+        try:
+            session.convert(Path(folder) / "model.eqx")
+        finally:
+            session.close()
+        converted = load_converted(Path(folder) / "model.eqx", tree)
+    reference = torch_forward(module, examples)
+    found = jax_forward(converted, examples)
+    returned = len(reference), len(found)
+    shared = min(returned)
+    reference, found = reference[:shared], found[:shared]
+    if not shared or not comparable(found, reference):
+        raise InputError(
+            f"The two models return other shapes: torch {_shown(shapes_of(reference))}, "
+            f"Equinox {_shown(shapes_of(found))}, the examples counted by the first axis.",
+            "Check --shape and --batch; a factory may wrap its model in one that returns less.",
+        )
+    apart = [difference([a], [b]) for a, b in zip(found, reference, strict=True)]
+    modules = None
+    if not all(part.relative <= request.tolerance for part in apart):
+        pairs = _pairs(session, module, converted, prefix)
+        modules = _look_inside(module, converted, examples, pairs, request.tolerance)
+    return CheckResult(
+        torch=request.torch,
+        jax=request.jax,
+        examples=examples.count,
+        tolerance=request.tolerance,
+        outputs=tuple(zip(shapes_of(reference), apart, strict=True)),
+        returned=returned,
+        modules=modules,
+    )
+
+
+def _checkpoint(request: Request, module: nn.Module, folder: Path) -> tuple[Checkpoint, str]:
+    """The weights, which the module then has too, and what precedes the module's names there."""
+    if request.model is not None:
+        checkpoint = open_checkpoint(request.model, request.key)
+        return checkpoint, load_weights(module, checkpoint)
+    file = folder / "model.pt"
+    with code_of("Saving the torch model's state_dict", "Give a --model checkpoint."):
+        torch_.save(module.state_dict(), file)
+    return open_checkpoint(file), ""
+
+
+def _session(request: Request, checkpoint: Checkpoint, target: Target) -> Session:
+    """Both ends, lined up by the mapping file, or as a session does on its own without one."""
+    wanted = load_mapping(request.mapping) if request.mapping is not None else None
+    session = Session.between(checkpoint, target, mapping=wanted)
+    if wanted is None:
+        session.require_kinship()
+    session.trust(request.trust)
+    return session
+
+
+def _pairs(session: Session, module: nn.Module, tree: Any, prefix: str) -> dict[str, str]:
+    model, state = model_and_state(tree)
+    # Leaves of the model and of its state are told apart by [0] and [1] in front.
+    skipped = 0 if state is None else len("[0]")
+    feeds = {
+        leaf.path[skipped:]: [key.removeprefix(prefix) for key in row.keys]
+        for leaf, row in zip(session.target.skeleton, session.alignment.rows, strict=True)
+    }
+    return pair_modules(feeds, torch_paths(module), modules_in(model))
+
+
+def _look_inside(
+    module: nn.Module, tree: Any, examples: Examples, pairs: Mapping[str, str], tolerance: float
+) -> Modules | S2PError:
+    try:
+        with code_of("Looking for the first difference", "Compare the modules' outputs yourself."):
+            return find_first(
+                torch_calls(module, examples), jax_calls(tree, examples), pairs, tolerance
+            )
+    except InputError as error:
+        return error
+
+
+def _shown(shapes: list[tuple[int, ...]]) -> str:
+    return ", ".join(map(show, shapes)) or "nothing"

@@ -1,0 +1,149 @@
+"""The torch model: made, given its weights, run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from s2p_tui.cli.check.arrays import Call, arrays_in
+from s2p_tui.cli.check.inputs import Examples, code_of
+from s2p_tui.errors import InputError, S2PError
+from s2p_tui.formats.base import Checkpoint
+from s2p_tui.formats.nested import find_state_dict
+from s2p_tui.formats.pytree.factory import call_factory, import_object
+from s2p_tui.formats.sniff import sniff
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+torch_: Any = torch
+
+
+def make_torch(spec: str, kwargs: Mapping[str, Any], seed: int) -> nn.Module:
+    """The module that the user's factory makes, in eval mode.
+
+    Raises:
+        UsageError: There is no such factory.
+        InputError: It raised an exception, or made something else.
+    """
+    torch_.manual_seed(seed)
+    try:
+        found = import_object(spec)
+        module = found if isinstance(found, nn.Module) else call_factory(spec, kwargs)
+    except S2PError as error:
+        raise type(error)(f"The torch side: {error.message}", error.hint) from error
+    if not isinstance(module, nn.Module):
+        raise InputError(
+            f"The torch side: {spec} made a {type(module).__name__}, a torch.nn.Module "
+            "was expected.",
+            "Give the factory of the module.",
+        )
+    return module.eval()
+
+
+def load_weights(module: nn.Module, checkpoint: Checkpoint) -> str:
+    """Load a checkpoint into the module, strictly, by torch's own means.
+
+    Returns:
+        What the checkpoint's keys have in front of the module's, such as `module.`.
+
+    Raises:
+        InputError: torch refuses the file, or its keys or shapes are not the module's.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    key = checkpoint.key if len(checkpoint.files) == 1 else None
+    for file in checkpoint.files:
+        loaded = _loaded(file)
+        if loaded is not None:
+            weights |= find_state_dict(loaded, _is_tensor, key, file.name)[1]
+    expected = set(module.state_dict())
+    prefix = _prefix(set(weights), expected)
+    weights = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
+    who = f"Loading {checkpoint.label} into the torch model"
+    with code_of(who, "Check --model, --torch and --torch-kwargs."):
+        module.load_state_dict(weights, strict=True)
+    return prefix
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+def _loaded(file: Path) -> Any:
+    """What torch or safetensors makes of a file; None for the index of a sharded checkpoint."""
+    kind = sniff(file)
+    if kind == "safetensors":
+        return cast("Any", safetensors.torch).load_file(file)
+    if kind not in ("torch", "torch-legacy"):
+        return None
+    with code_of(f"torch.load(weights_only=True) of {file.name}", "Save a plain state dict."):
+        return torch_.load(file, map_location="cpu", weights_only=True)
+
+
+def _prefix(keys: set[str], expected: set[str]) -> str:
+    if keys <= expected:
+        return ""
+    parts = min(keys, key=len).split(".")
+    found = (".".join([*parts[:count], ""]) for count in range(1, len(parts)))
+    return next((p for p in found if keys <= {p + key for key in expected}), "")
+
+
+def torch_forward(module: nn.Module, examples: Examples) -> list[NDArray[Any]]:
+    """The arrays the module returns, the first axis counting the examples.
+
+    Floating-point arguments are given in the dtype of its parameters, if these have but one.
+
+    Raises:
+        InputError: It raised an exception.
+    """
+    hint = "Check --shape, --dtype and --batch, or call it yourself to see the traceback."
+    floats = {tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()}
+    dtype = floats.pop() if len(floats) == 1 else None
+    arguments = [_tensor(array, examples.batched, dtype) for array in examples.arrays]
+    with code_of("The torch model's forward", hint), torch.no_grad():
+        found = arrays_in(module(*arguments))
+    return found if examples.batched else [array[None] for array in found]
+
+
+def torch_paths(module: nn.Module) -> list[str]:
+    """Path of every module in the module."""
+    return [path for path, _ in cast("Any", module).named_modules()]
+
+
+def torch_calls(module: nn.Module, examples: Examples) -> list[tuple[str, Call]]:
+    """What each module in the module was called with and returned, in the order they returned."""
+    calls: list[tuple[str, Call]] = []
+
+    def hook(path: str) -> Callable[..., None]:
+        def record(_module: nn.Module, inputs: Any, output: Any) -> None:
+            lots = (arrays_in(inputs), arrays_in(output))
+            if not examples.batched:
+                lots = tuple([array[None] for array in lot] for lot in lots)
+            calls.append((path, Call(*lots)))
+
+        return record
+
+    handles: list[Any] = [
+        inner.register_forward_hook(hook(path))
+        for path, inner in cast("Any", module).named_modules()
+        if path
+    ]
+    try:
+        torch_forward(module, examples)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _tensor(array: NDArray[Any], batched: bool, floats: torch.dtype | None) -> torch.Tensor:
+    array = array if batched else array[0]
+    dtype = getattr(torch, str(array.dtype))
+    if dtype == torch.bfloat16:
+        array = array.astype("float32")
+    return torch_.tensor(array).to((dtype.is_floating_point and floats) or dtype)

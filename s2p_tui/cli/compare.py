@@ -1,0 +1,145 @@
+"""`s2p-tui check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter, validators
+
+from s2p_tui.cli.options import AsJson, Key, MappingFile, Trust, TrustAll, command, json_object
+from s2p_tui.errors import S2PError, UsageError
+
+
+@command(
+    """
+    # on two random images
+    s2p-tui check --torch net.py:TorchNet --jax net.py:Net --model model.pt \\
+        --mapping model.mapping.json --shape 3x8x8
+
+    # on an example of your own, more strictly
+    s2p-tui check --torch net.py:TorchNet --jax net.py:Net --model model.pt \\
+        --sample-input net.py:example --tolerance 1e-5
+
+    # token ids below 30000 of a model with two arguments
+    s2p-tui check --torch bert.py:Torch --jax bert.py:Bert --model bert.pt \\
+        --shape 128 --shape 128 --dtype int32 --below 30000
+    """
+)
+def check(
+    *,
+    torch: Annotated[
+        str, Parameter(help="pkg.module:factory or file.py:factory of the torch module.")
+    ],
+    jax: Annotated[
+        str,
+        Parameter(
+            help="pkg.module:factory or file.py:factory of the Equinox module, or of (model, "
+            "state)."
+        ),
+    ],
+    mapping: MappingFile = None,
+    model: Annotated[
+        Path | None,
+        Parameter(
+            help="The checkpoint with the torch model's weights; those its factory gives it unless "
+            "given."
+        ),
+    ] = None,
+    key: Key = None,
+    torch_kwargs: Annotated[
+        str, Parameter(help="The torch factory's arguments, as a JSON object.")
+    ] = "{}",
+    jax_kwargs: Annotated[
+        str, Parameter(help="The JAX factory's arguments, as a JSON object.")
+    ] = "{}",
+    trust: Trust = (),
+    trust_all: TrustAll = False,
+    shape: Annotated[
+        tuple[str, ...],
+        Parameter(
+            negative="",
+            help="Shape of one example, as 3x32x32, () for a number; given once per argument.",
+        ),
+    ] = (),
+    dtype: Annotated[
+        tuple[str, ...],
+        Parameter(negative="", help="Dtype of all arguments, or given once per argument."),
+    ] = ("float32",),
+    below: Annotated[
+        int,
+        Parameter(help="What random whole numbers stay below.", validator=validators.Number(gte=1)),
+    ] = 10,
+    batch: Annotated[
+        int,
+        Parameter(
+            help="Number of examples; 0 for one that torch gets without a batch axis.",
+            validator=validators.Number(gte=0),
+        ),
+    ] = 2,
+    seed: Annotated[int, Parameter(help="Seed of the random numbers.")] = 0,
+    sample_input: Annotated[
+        str | None,
+        Parameter(
+            help="pkg.module:function that returns one example, an array or a tuple of them, in "
+            "place of --shape."
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float,
+        Parameter(
+            help="Largest difference to accept, relative to the largest output.",
+            validator=validators.Number(gt=0),
+        ),
+    ] = 1e-4,
+    json: AsJson = False,
+) -> int:
+    """Run both models on the same input and compare their outputs.
+
+    Makes both models with your own factories, converts the torch model's weights by the mapping
+    file, or by names and structure, loads them with Equinox, and runs both forwards in inference
+    mode, torch on a batch and Equinox on one example at a time. If the outputs differ, the first
+    module whose output does is named: exit status 6.
+    """
+    from s2p_tui.cli.check.inputs import random_examples, sample_examples
+    from s2p_tui.cli.check.result import failed_as_json
+    from s2p_tui.cli.check.run import Request
+    from s2p_tui.cli.check.run import check as run_check
+
+    try:
+        if bool(shape) == (sample_input is not None):
+            both = "--shape and --sample-input both say"
+            neither = "Neither --shape nor --sample-input says"
+            raise UsageError(
+                f"{both if shape else neither} what to run the models on.",
+                "Give --shape 3x32x32, once per argument, or --sample-input pkg.module:function.",
+            )
+        if key is not None and model is None:
+            raise UsageError(
+                f"--key {key} is a place in a checkpoint, and no checkpoint is given.",
+                "Give it with --model, or leave --key out.",
+            )
+        if sample_input is not None:
+            examples = sample_examples(sample_input, batched=batch > 0)
+        else:
+            examples = random_examples(shape, dtype, batch=batch, seed=seed, below=below)
+        request = Request(
+            torch=torch,
+            jax=jax,
+            torch_kwargs=json_object("--torch-kwargs", torch_kwargs),
+            jax_kwargs=json_object("--jax-kwargs", jax_kwargs),
+            model=model,
+            key=key,
+            mapping=mapping,
+            trust=None if trust_all else trust,
+            tolerance=tolerance,
+            seed=seed,
+        )
+        result = run_check(request, examples)
+    except S2PError as error:
+        if not json:
+            raise
+        print(failed_as_json(error))
+        return error.exit_code
+    print(result.as_json() if json else result.as_text())
+    return result.exit_code

@@ -1,0 +1,156 @@
+"""Listing what a file holds, without reading tensor data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from s2p_tui.alignment.alignment import Row
+from s2p_tui.alignment.garbage import no_garbage_collection
+from s2p_tui.alignment.transform import describe as in_words
+from s2p_tui.alignment.transform import show
+from s2p_tui.errors import one_line, printable
+from s2p_tui.formats.chunks import PYTREE, find_manifest
+from s2p_tui.formats.registry import READERS, kind_of, open_checkpoint, open_target
+from s2p_tui.session.opening import load_mapping
+
+_LONGEST_CELL = 300
+_LONGEST_NOTE = 2000
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A file's content as a table.
+
+    Attributes:
+        title: One line about the whole.
+        columns: Names of the columns.
+        rows: The cells, as text.
+        data: The same as JSON values.
+        notes: What else the user should know.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    data: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    def as_lines(self) -> Iterator[str]:
+        """The table with aligned columns, names as inert text."""
+        table = [self.columns, *(tuple(map(_cell, row)) for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        yield printable(self.title)
+        for row in table:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            yield "  ".join(cells).rstrip()
+        yield from (one_line(note, _LONGEST_NOTE) for note in self.notes)
+
+    def as_json(self) -> str:
+        """One JSON object."""
+        return json.dumps(self.data)
+
+
+def _cell(text: str) -> str:
+    """Inert text; of a name without end, both ends, as every row is as wide as the widest."""
+    return one_line(text, _LONGEST_CELL)
+
+
+def describe(path: Path, key: str | None = None) -> Listing:
+    """List a checkpoint, skeleton, `.eqx`, mapping file or chunk folder.
+
+    Args:
+        path: The file, or the folder of a sharded checkpoint or of chunks.
+        key: Dotted place of the state dict in a nested checkpoint.
+
+    Raises:
+        S2PError: It cannot be read, or is none of these.
+    """
+    kind = kind_of(path)
+    with no_garbage_collection():
+        if kind in READERS:
+            return _checkpoint(path, kind, key)
+        if kind == "mapping":
+            return _mapping(path)
+        return _target(path, kind)
+
+
+def _checkpoint(path: Path, kind: str, key: str | None) -> Listing:
+    checkpoint = open_checkpoint(path, key)
+    entries = checkpoint.state_dict.entries
+    notes = checkpoint.notes
+    if kind == "chunks" and path.is_dir() and find_manifest(path, PYTREE) is not None:
+        notes = (*notes, f"it holds a pytree too, which {path / PYTREE.holds} lists")
+    place = f", state dict at {checkpoint.key!r}" if checkpoint.key else ""
+    title = f"{path}: {kind}, {len(entries)} entries, {checkpoint.size:,} bytes{place}"
+    rows = [(entry.key, show(entry.shape), entry.dtype) for entry in entries]
+    data = {
+        "file": str(path),
+        "kind": kind,
+        "key": checkpoint.key,
+        "entries": [
+            {"key": entry.key, "shape": entry.shape, "dtype": entry.dtype} for entry in entries
+        ],
+        "notes": notes,
+    }
+    return Listing(title, ("key", "shape", "dtype"), rows, data, notes)
+
+
+def _target(path: Path, kind: str) -> Listing:
+    target = open_target(path)
+    leaves = target.skeleton.leaves
+    title = f"{path}: {kind}, {len(leaves)} leaves, {target.size:,} bytes"
+    rows = [
+        (
+            leaf.path,
+            show(leaf.shape),
+            leaf.dtype,
+            leaf.kind if leaf.has_value else f"{leaf.kind}, no value",
+            leaf.owner or "",
+        )
+        for leaf in leaves
+    ]
+    data = {
+        "file": str(path),
+        "kind": kind,
+        "leaves": [
+            {
+                "path": leaf.path,
+                "shape": leaf.shape,
+                "dtype": leaf.dtype,
+                "kind": leaf.kind,
+                "owner": leaf.owner,
+                "config": dict(leaf.config),
+                "value": leaf.has_value,
+            }
+            for leaf in leaves
+        ],
+    }
+    return Listing(title, ("path", "shape", "dtype", "kind", "owner"), rows, data)
+
+
+def _taken(row: Row) -> str:
+    if row.source is None:
+        return "(gap)" if row.gap else "(nothing yet)"
+    return ", ".join(row.keys)
+
+
+def _mapping(path: Path) -> Listing:
+    mapping = load_mapping(path)
+    title = f"{path}: mapping of {mapping.source.file} to {mapping.target.file}"
+    rows = [
+        (
+            leaf,
+            _taken(row),
+            in_words(row.source) if row.source is not None else "",
+            row.by,
+            row.why,
+        )
+        for leaf, row in mapping.rows
+    ]
+    notes = (f"unused: {', '.join(mapping.bench)}",) if mapping.bench else ()
+    data = json.loads(path.read_text(encoding="utf-8"))
+    return Listing(title, ("path", "sources", "transform", "by", "why"), rows, data, notes)

@@ -1,0 +1,207 @@
+"""`s2p-tui MODEL SKELETON` and `s2p-tui demo`: what opens the terminal app."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from s2p_tui.cli.options import (
+    MEBIBYTE,
+    ChunkSize,
+    Dtype,
+    Jobs,
+    Key,
+    Like,
+    Model,
+    Output,
+    Skeleton,
+    app,
+    command,
+)
+from s2p_tui.errors import UsageError
+
+if TYPE_CHECKING:
+    from s2p_tui.session.session import Session
+
+
+@app.default
+def open_app(
+    model: Model,
+    skeleton: Skeleton,
+    /,
+    *,
+    output: Output = None,
+    mapping: Annotated[
+        Path | None,
+        Parameter(
+            help="Start from this mapping file if it is there, and save to it; unless given, "
+            "save beside the output."
+        ),
+    ] = None,
+    key: Key = None,
+    like: Like = None,
+    dtype: Dtype = None,
+    chunk_size: ChunkSize = 64,
+    jobs: Jobs = None,
+    ascii_only: Annotated[
+        bool | None,
+        Parameter(
+            name="--ascii",
+            negative="--no-ascii",
+            help="Draw with ASCII characters only, or not; as the locale has it unless given.",
+        ),
+    ] = None,
+    mouse: Annotated[
+        bool | None,
+        Parameter(
+            help="Take clicks, or leave the mouse to the terminal, which selects text with it; as "
+            "config.toml has it unless given, else taken."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        Parameter(negative="", help="Go on with an earlier session's edits, unasked."),
+    ] = False,
+    fresh: Annotated[
+        bool,
+        Parameter(
+            negative="", help="Start afresh, unasked; an earlier session's edits are kept aside."
+        ),
+    ] = False,
+) -> int:
+    """Open the terminal app on a checkpoint and a skeleton; the app's own help says more."""
+    if resume and fresh:
+        raise UsageError("--resume and --fresh contradict each other.", "Give one of them.")
+    _require_folder(mapping)
+    from s2p_tui.app.start import run_app
+    from s2p_tui.app.terminal.exit import Ending
+    from s2p_tui.conversion.output_names import default_output
+
+    def open_session(chosen: str | None) -> Session:
+        from s2p_tui.session.session import Session
+
+        start = mapping if _is_there(mapping) else None
+        key_chosen = key if chosen is None else chosen
+        session = Session.open(model, skeleton, key=key_chosen, like=like, mapping=start, soon=True)
+        if start is None:
+            session.require_kinship()
+        return session
+
+    ending = Ending(os._exit)
+    ui, converted = run_app(
+        open_session,
+        model_label=model.name,
+        skeleton_label=skeleton.name,
+        output=output or default_output(model, skeleton),
+        way_out="s2p-tui convert, which needs no terminal",
+        dtype=dtype,
+        mapping=mapping,
+        has_mapping=_is_there(mapping),
+        chunk_bytes=chunk_size * MEBIBYTE,
+        jobs=jobs,
+        ascii_only=ascii_only,
+        mouse=mouse,
+        resume="go on" if resume else "afresh" if fresh else "ask",
+        ending=ending,
+    )
+    # After a hang-up there is nobody left to tell.
+    if sys.stdout.isatty():
+        if converted is not None:
+            print(converted.written.path, flush=True)
+        if ui.farewell:
+            print(ui.farewell, file=sys.stderr, flush=True)
+    ending.hasten()
+    return ui.return_code or 0
+
+
+def _require_folder(mapping: Path | None) -> None:
+    """Refuse a name for a mapping under which none could be saved."""
+    if mapping is not None and not mapping.parent.is_dir():
+        raise UsageError(
+            f"There is no folder {mapping.parent} for the mapping file.",
+            "Create it, or give another --mapping.",
+        )
+
+
+def _is_there(mapping: Path | None) -> bool:
+    return mapping is not None and mapping.exists()
+
+
+@command(
+    """
+    # in the terminal app, step by step
+    s2p-tui demo
+
+    # without it: convert, and compare the two models
+    s2p-tui demo --headless
+
+    # keep the files
+    s2p-tui demo --headless --directory demo-files
+    """
+)
+def demo(
+    *,
+    headless: Annotated[
+        bool,
+        Parameter(
+            negative="", help="Convert without the app, compare the two models' outputs and exit."
+        ),
+    ] = False,
+    directory: Annotated[
+        Path | None, Parameter(help="Where to put the files; a new temporary folder unless given.")
+    ] = None,
+) -> int:
+    """Try it on a small pair of models that is made for you.
+
+    Writes a residual network of torch and the skeleton of its twin in Equinox, whose layers come in
+    another order, and opens the app on them with a line that says what to try next. After the
+    conversion both models are run on the same images.
+    """
+    import tempfile
+
+    if not headless:
+        from s2p_tui.app.terminal.requirements import require_terminal
+
+        require_terminal("s2p-tui demo --headless, which needs no terminal")
+    folder = directory or Path(tempfile.mkdtemp(prefix="s2p-tui-demo-"))
+    if headless:
+        from s2p_tui.cli import demo as pair
+
+        print(pair.convert_and_compare(pair.make_pair(folder)))
+        return 0
+    from s2p_tui.app.start import run_app
+    from s2p_tui.app.terminal.exit import Ending
+    from s2p_tui.app.tour import Tour
+
+    def open_session(key: str | None) -> Session:
+        from s2p_tui.cli.demo import make_pair
+        from s2p_tui.session.session import Session
+
+        made = make_pair(folder)
+        return Session.open(made.model, made.skeleton, key=key, arrange="order")
+
+    def compare() -> str:
+        from s2p_tui.cli.demo import in_words, pair_in
+
+        return in_words(pair_in(folder))
+
+    ending = Ending(os._exit)
+    ui, converted = run_app(
+        open_session,
+        model_label="a small network of torch's",
+        skeleton_label="its twin in Equinox",
+        output=folder / "model.eqx",
+        way_out="s2p-tui demo --headless, which needs no terminal",
+        resume="afresh",
+        ending=ending,
+        tour=Tour(compare),
+    )
+    if sys.stdout.isatty():
+        print(f"The demo's files are in {folder}." if converted is None else converted.written.path)
+        print("Your own: s2p-tui skeleton FILE.py:MODEL, then s2p-tui MODEL SKELETON")
+    ending.hasten()
+    return ui.return_code or 0

@@ -1,0 +1,277 @@
+"""The elements of one leaf, in the dtype they are written in, region by region.
+
+Both the writer and the verification ask here, so that they agree on what should be in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from s2p_tui.alignment.dtypes import dtype_named, numpy_dtype
+from s2p_tui.alignment.state_dict import Entry, StateDict
+from s2p_tui.alignment.transform import Expr, Permute, Shape, Take
+from s2p_tui.conversion.evaluate import Evaluator
+from s2p_tui.conversion.records import Piece
+from s2p_tui.conversion.tiles import runs_of, source_axes, tiles
+from s2p_tui.conversion.tiles import tiles as in_cache
+from s2p_tui.errors import AlignmentError
+from s2p_tui.formats.base import Checkpoint, Extent, Region, Tensors
+from s2p_tui.formats.skeleton_file import Target
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_IN_CACHE = 1 << 17
+"""Elements of a part: that many, and what is made of them, fit in a core's own cache."""
+_CACHE_LINE = 64
+_PAGE = 1 << 12
+_FEW_LINES, _MANY_LINES = 16, 64
+_IN_ROWS = 1 << 22
+"""Bytes of a region whose rows are those of the entry; larger ones cost new pages each time."""
+_WRITES_COST = 4
+"""A write of a few kB takes about four times as long as such a read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Bytes of a file that go to the output unchanged."""
+
+    tensors: Tensors
+    extent: Extent
+    start: int
+    nbytes: int
+
+
+@dataclass(slots=True)
+class CastLoss:
+    """What narrowing a leaf's dtype lost: finite numbers turned infinite, and new NaNs."""
+
+    overflowed: int = 0
+    new_nan: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.overflowed or self.new_nan)
+
+
+@dataclass(slots=True)
+class Rounding:
+    """How far a leaf's numbers moved when they were cast.
+
+    Attributes:
+        largest: The largest difference of a number from what was made of it, over those that are
+            finite on both sides; `CastLoss` counts the others.
+    """
+
+    largest: float = 0.0
+
+    def add(self, before: NDArray[Any], after: NDArray[Any]) -> None:
+        """Take account of an array and what its cast gave."""
+        wide = np.complex128 if np.iscomplexobj(before) or np.iscomplexobj(after) else np.float64
+        with np.errstate(all="ignore"):
+            moved = np.abs(after.astype(wide) - before.astype(wide))
+        finite = moved[np.isfinite(moved)]
+        if finite.size:
+            self.largest = max(self.largest, float(finite.max()))
+
+
+class Made:
+    """The elements of one leaf that are computed, any region of them in any thread.
+
+    Args:
+        piece: The leaf.
+        expr: What it is made from.
+        shape: The shape it is laid out in.
+        evaluator: Computes it.
+        share: Bytes a region may have at the most.
+        in_memory: Whether its regions are views of an array that is there already.
+    """
+
+    def __init__(
+        self,
+        piece: Piece,
+        expr: Expr,
+        shape: Shape,
+        evaluator: Evaluator,
+        share: int,
+        *,
+        in_memory: bool,
+    ) -> None:
+        self.shape = shape
+        self._in_memory = in_memory
+        self._piece = piece
+        self._expr = expr
+        self._evaluator = evaluator
+        self._dtype = numpy_dtype(piece.instruction.dtype)
+        self._along = frozenset(source_axes(expr, evaluator.entry_shape))
+        self._limit = max(1, share // self._dtype.itemsize)
+        run = prod(shape[axis] for axis in self._along)
+        is_short = run * self._dtype.itemsize < _PAGE
+        self._in_cache = frozenset(range(len(shape))) if is_short else self._along
+
+    def regions(self) -> Iterator[Region]:
+        """Regions that cover the leaf as it is laid out, in row-major order."""
+        own = {len(self.shape) - 1} if self.shape else set[int]()
+        limit = self._limit
+        if self._along <= own:
+            limit = max(1, min(limit, _IN_ROWS // self._dtype.itemsize))
+        return iter(tiles(self.shape, self._along | own, limit, _WRITES_COST))
+
+    def elements(
+        self, region: Region, loss: CastLoss | None = None, rounding: Rounding | None = None
+    ) -> NDArray[Any]:
+        """The elements of a region, contiguous and in the dtype written; not to be changed.
+
+        Computed in parts that stay in the processor's cache.
+
+        Args:
+            region: Of the leaf as it is laid out.
+            loss: Counts what the cast loses, if given.
+            rounding: Measures how far the cast moves the numbers, if given.
+
+        Raises:
+            AlignmentError: A whole number does not fit the target's dtype.
+            InputError: The source was cut short meanwhile.
+        """
+        if self._in_memory:
+            there = self._evaluator.region(self._expr, region)
+            if there.dtype == self._dtype and there.flags.c_contiguous:
+                return there
+        sizes = tuple(stop - start for start, stop in region)
+        found = np.empty(sizes, self._dtype)
+        evaluator = self._evaluator.again()
+        for part in in_cache(sizes, self._in_cache, min(_IN_CACHE, self._limit)):
+            place = tuple(
+                (start + low, start + high)
+                for (start, _), (low, high) in zip(region, part, strict=True)
+            )
+            into = found[(*(slice(*bounds) for bounds in part), ...)]
+            array = evaluator.region(self._expr, place)
+            if array.dtype == self._dtype:
+                _copy(into, array)
+                continue
+            cast = _cast(array, self._dtype, self._piece, loss)
+            if rounding is not None:
+                rounding.add(array, cast)
+            _copy(into, cast)
+        if loss is not None:
+            loss.overflowed += evaluator.take_overflowed()
+        return found
+
+
+class Contents:
+    """Gives the elements of any leaf of a plan.
+
+    Args:
+        checkpoint: Source of rows.
+        target: Source of kept values.
+        chunk_bytes: Memory to stay within, about.
+        jobs: Threads that share it.
+
+    Attributes:
+        chunk_bytes: Memory to stay within, about.
+        share: What of it each thread may use.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, target: Target, chunk_bytes: int, jobs: int = 1
+    ) -> None:
+        self.chunk_bytes = chunk_bytes
+        self.share = chunk_bytes // jobs
+        self._checkpoint = checkpoint
+        self._kept_tensors = target.values
+        self._kept = StateDict(
+            tuple(Entry(leaf.path, leaf.shape, leaf.dtype) for leaf in target.skeleton)
+        )
+
+    def runs(self, piece: Piece) -> list[Run] | None:
+        """The leaf as unchanged byte ranges of files, or None if it is not that simple."""
+        expr, _, entries, tensors = self._source(piece)
+        ranges = runs_of(expr, entries.shape)
+        if ranges is None:
+            return None
+        found: list[Run] = []
+        for key, start, stop in ranges:
+            extent = tensors.extent(key)
+            if extent is None or extent.dtype != piece.instruction.dtype:
+                return None
+            if not extent.is_contiguous:
+                return None
+            size = dtype_named(extent.dtype).itemsize
+            begin = extent.offset + start * size
+            found.append(Run(tensors, extent, begin, (stop - start) * size))
+        return found
+
+    def made(self, piece: Piece) -> Made:
+        """The leaf as something to compute."""
+        expr, shape, entries, tensors = self._source(piece)
+        in_memory = isinstance(expr, Take) and tensors.extent(expr.key) is None
+        evaluator = Evaluator(entries, tensors)
+        return Made(piece, expr, shape, evaluator, self.share, in_memory=in_memory)
+
+    def _source(self, piece: Piece) -> tuple[Expr, Shape, StateDict, Tensors]:
+        leaf, expr = piece.instruction.leaf, piece.instruction.source
+        if expr is not None:
+            return expr, leaf.shape, self._checkpoint.state_dict, self._checkpoint.tensors
+        expr = Take(leaf.path)
+        shape = leaf.shape
+        if piece.column_major:
+            expr = Permute(expr, tuple(reversed(range(len(shape)))))
+            shape = shape[::-1]
+        return expr, shape, self._kept, self._kept_tensors
+
+
+def _cast(
+    array: NDArray[Any], dtype: np.dtype[Any], piece: Piece, loss: CastLoss | None
+) -> NDArray[Any]:
+    with np.errstate(all="ignore"):
+        cast = array.astype(dtype, order="K")
+    source, target = dtype_named(str(array.dtype)), dtype_named(piece.instruction.dtype)
+    if not target.is_floating:
+        same = np.array_equal(cast.astype(array.dtype), array)
+        if not same or not np.array_equal(cast < 0, array < 0):
+            raise AlignmentError(
+                f"{piece.instruction.leaf.path}: its {source.name} numbers do not fit "
+                f"{target.name}.",
+                hint=f"Give the leaf a wider dtype than {target.name} in the skeleton.",
+            )
+    elif loss is not None and not source.is_floating:
+        loss.overflowed += int(np.count_nonzero(~np.isfinite(cast)))
+    elif loss is not None and _may_lose(array.dtype, dtype) and not np.isfinite(cast).all():
+        finite = np.isfinite(array)
+        nan = np.isnan(cast)
+        loss.overflowed += int(np.count_nonzero(finite & ~np.isfinite(cast) & ~nan))
+        loss.new_nan += int(np.count_nonzero(nan & ~np.isnan(array)))
+    return cast
+
+
+def _copy(into: NDArray[Any], array: NDArray[Any]) -> None:
+    """Copy, a few cache lines' width of the last axis at a time.
+
+    NumPy copies row by row; where the source runs along another axis, that fetches each of its
+    cache lines once per element. Fewer fit where they share places of the cache.
+    """
+    if array.ndim == 0 or abs(array.strides[-1]) < _CACHE_LINE:
+        into[...] = array
+        return
+    lines = _FEW_LINES if array.strides[-1] % _PAGE == 0 else _MANY_LINES
+    for start in range(0, array.shape[-1], lines):
+        into[..., start : start + lines] = array[..., start : start + lines]
+
+
+@cache
+def _may_lose(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
+    """Whether a number of the source can become infinite, or NaN, in the target."""
+    import ml_dtypes
+
+    finfo: Any = ml_dtypes.finfo
+    with np.errstate(all="ignore"):
+        probes = np.array([float(finfo(source).max), -1.0, np.inf]).astype(source)
+        cast = probes.astype(target)
+    became_nan = np.isnan(cast) & ~np.isnan(probes)
+    return bool(np.any(np.isfinite(probes) != np.isfinite(cast)) or np.any(became_nan))

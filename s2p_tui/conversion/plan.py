@@ -1,0 +1,114 @@
+"""A complete alignment turned into one instruction per leaf, or refused with every reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from s2p_tui.alignment.alignment import Alignment
+from s2p_tui.alignment.dtypes import dtype_named
+from s2p_tui.alignment.evidence import Evidence, weigh
+from s2p_tui.alignment.judge import landing
+from s2p_tui.alignment.skeleton import Leaf, Skeleton
+from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.alignment.transform import Expr
+from s2p_tui.errors import AlignmentError, UsageError
+
+FileFormat = Literal["eqx", "safetensors"]
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """How one leaf of the output is made.
+
+    Attributes:
+        leaf: The leaf, with its shape and the skeleton's dtype.
+        source: An expression of the leaf's shape, or None to keep the skeleton's value.
+        dtype: The dtype it is written in.
+    """
+
+    leaf: Leaf
+    source: Expr | None
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All leaves in the order they are written.
+
+    Attributes:
+        instructions: One per leaf.
+        format: What they are written as.
+        dtype: What all real floating-point arrays are written in; None for the skeleton's dtypes.
+    """
+
+    instructions: tuple[Instruction, ...]
+    format: FileFormat
+    dtype: str | None = None
+
+
+def make_plan(
+    state_dict: StateDict,
+    skeleton: Skeleton,
+    alignment: Alignment,
+    *,
+    evidence: Evidence | None = None,
+    dtype: str | None = None,
+    file_format: FileFormat = "eqx",
+) -> Plan:
+    """Turn an alignment into a plan. Reads no tensor data.
+
+    Args:
+        state_dict: The entries.
+        skeleton: The leaves.
+        alignment: One row per leaf.
+        evidence: What names and structure say, to doubt rows by.
+        dtype: Write every real floating-point array leaf in this dtype, not in the skeleton's.
+        file_format: What the plan will be written as.
+
+    Raises:
+        AlignmentError: Rows are empty, mismatched or doubtful and not trusted; all are listed.
+        UsageError: A leaf's dtype cannot be loaded from a file of this format.
+    """
+    if dtype is not None and dtype_named(dtype).kind != "float":
+        raise UsageError(
+            f"--dtype {dtype} is not a floating-point dtype.",
+            "Use float32, bfloat16, float16 or float64.",
+        )
+    problems: list[tuple[str, str]] = []
+    instructions: list[Instruction] = []
+    for place, (leaf, row) in enumerate(zip(skeleton, alignment.rows, strict=True)):
+        verdict = weigh(place, row, state_dict, skeleton, evidence)
+        if verdict.blocks:
+            keys = ", ".join(row.keys)
+            problems.append((leaf.path, f"{keys}: {verdict.why}" if keys else verdict.why))
+            continue
+        source = None if row.source is None else landing(row.source, leaf, state_dict)
+        instructions.append(Instruction(leaf, source, _written_dtype(leaf, dtype)))
+    if problems:
+        count = f"{len(problems)} of {len(skeleton)} rows"
+        raise AlignmentError(
+            f"{count} {'does' if len(problems) == 1 else 'do'} not line up.",
+            problems,
+            "Line them up in the app, pass a --mapping, or --trust rows that are only doubtful.",
+        )
+    if file_format == "eqx":
+        _refuse_unloadable(instructions)
+    return Plan(tuple(instructions), file_format, dtype)
+
+
+def _written_dtype(leaf: Leaf, dtype: str | None) -> str:
+    if dtype is None or leaf.kind == "scalar" or dtype_named(leaf.dtype).kind != "float":
+        return leaf.dtype
+    return dtype
+
+
+def _refuse_unloadable(instructions: list[Instruction]) -> None:
+    bad = [i for i in instructions if not dtype_named(i.dtype).loads_in_equinox]
+    if bad:
+        names = ", ".join(dict.fromkeys(i.dtype for i in bad))
+        raise UsageError(
+            f"{len(bad)} leaves, {bad[0].leaf.path} the first, are {names}: "
+            "Equinox saves these to .eqx files but cannot load them.",
+            "Write bfloat16 with --dtype bfloat16, or write a .safetensors file.",
+        )

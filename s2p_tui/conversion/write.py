@@ -1,0 +1,205 @@
+"""Writing a laid-out plan: unchanged bytes inside the kernel, the rest region by region."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from s2p_tui.alignment.transform import Shape
+from s2p_tui.conversion.contents import CastLoss, Contents, Rounding, Run
+from s2p_tui.conversion.evaluate import flat_runs
+from s2p_tui.conversion.job import Job
+from s2p_tui.conversion.records import Layout, Piece
+from s2p_tui.conversion.units import Batch, Head, Stretch, Tile, Unit, put_together, units
+from s2p_tui.conversion.workers import share
+from s2p_tui.errors import InputError
+from s2p_tui.formats.atomic import output_error
+from s2p_tui.formats.base import Region
+from s2p_tui.formats.tensors import pread_into
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_NO_KERNEL_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
+_WRITE_BACK = 1 << 24
+
+
+def write_layout(
+    layout: Layout, contents: Contents, descriptor: int, target: Path, job: Job, jobs: int = 1
+) -> dict[str, CastLoss]:
+    """Write every leaf to an open file.
+
+    Args:
+        layout: Where the leaves go.
+        contents: What they are.
+        descriptor: The file, open for writing.
+        target: Its name, for messages.
+        job: Told of progress; asked whether to stop.
+        jobs: Threads that read and compute; one at a time writes.
+
+    Returns:
+        The leaves whose numbers did not all survive a cast, by key path.
+
+    Raises:
+        OutputError: The disk is full, or another error of the output.
+        InputError: A source was cut short or removed meanwhile.
+        CancelledError: Someone cancelled the job.
+    """
+    writing = _Writing(contents, descriptor, job)
+    try:
+        writing.head(layout)
+        work = units(layout.pieces, contents, min(contents.share, _WRITE_BACK))
+        share(work, writing.do, jobs)
+    except OSError as error:
+        raise output_error(error, target) from None
+    return writing.losses_in_order(layout)
+
+
+class _Writing:
+    """Writes units, called by any thread.
+
+    Writes to one file wait for one another in the kernel, spinning; here they wait asleep.
+    """
+
+    def __init__(self, contents: Contents, descriptor: int, job: Job) -> None:
+        self._contents = contents
+        self._descriptor = descriptor
+        self._job = job
+        self._write_back = _WriteBack(descriptor)
+        self._lock = threading.Lock()
+        self._losses: dict[str, CastLoss] = {}
+
+    def head(self, layout: Layout) -> None:
+        _pwrite(self._descriptor, memoryview(layout.head), 0)
+        self._job.written += len(layout.head)
+
+    def losses_in_order(self, layout: Layout) -> dict[str, CastLoss]:
+        paths = (piece.instruction.leaf.path for piece in layout.pieces)
+        return {path: self._losses[path] for path in paths if path in self._losses}
+
+    def do(self, unit: Unit) -> None:
+        self._job.check()
+        self._write_back.begin(unit.start)
+        match unit:
+            case Batch():
+                self._batch(unit)
+            case Head(piece):
+                self._job.leaf = piece.instruction.leaf.path
+                with self._lock:
+                    self._put(memoryview(piece.head), piece.start)
+            case Stretch():
+                with self._lock:
+                    self._stretch(unit)
+            case Tile():
+                self._tile(unit)
+        with self._lock:
+            self._write_back.end(unit.start)
+
+    def _batch(self, batch: Batch) -> None:
+        losses: list[tuple[Piece, CastLoss]] = []
+
+        def account(piece: Piece) -> tuple[CastLoss, Rounding | None]:
+            losses.append((piece, CastLoss()))
+            return losses[-1][1], None
+
+        whole = put_together(batch, self._contents, account)
+        self._job.check()
+        self._job.leaf = batch.pieces[-1].instruction.leaf.path
+        with self._lock:
+            self._put(whole.data, batch.start)
+            for piece, loss in losses:
+                self._note(piece, loss)
+
+    def _tile(self, tile: Tile) -> None:
+        loss = CastLoss()
+        array = tile.made.elements(tile.region, loss)
+        self._job.check()
+        with self._lock:
+            _write_region(self._descriptor, tile.piece.data, tile.made.shape, tile.region, array)
+            self._job.written += array.nbytes
+            self._note(tile.piece, loss)
+
+    def _stretch(self, stretch: Stretch) -> None:
+        run, descriptor = stretch.run, self._descriptor
+        source = run.tensors.descriptor(run.extent)
+        start, position, left = run.start + stretch.offset, stretch.start, stretch.nbytes
+        while left:
+            self._job.check()
+            try:
+                count = os.copy_file_range(source, descriptor, left, start, position)
+            except OSError as error:
+                if error.errno not in _NO_KERNEL_COPY:
+                    raise
+                count = _copy_through(run, descriptor, start, position, left)
+            if count == 0:
+                raise InputError(
+                    f"{run.extent.file} ends before byte {start + left:,}: it was cut short.",
+                    "Copy or download it again.",
+                )
+            start, position, left = start + count, position + count, left - count
+            self._job.written += count
+
+    def _put(self, buffer: memoryview, position: int) -> None:
+        _pwrite(self._descriptor, buffer, position)
+        self._job.written += len(buffer)
+
+    def _note(self, piece: Piece, loss: CastLoss) -> None:
+        if loss:
+            total = self._losses.setdefault(piece.instruction.leaf.path, CastLoss())
+            total.overflowed += loss.overflowed
+            total.new_nan += loss.new_nan
+
+
+class _WriteBack:
+    """Has the kernel start on what is finished, so that little is left for fsync to wait for.
+
+    The advice not to keep pages makes Linux write dirty ones out; it drops none of those.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._started = 0
+        self._in_hand: list[int] = []
+
+    def begin(self, start: int) -> None:
+        self._in_hand.append(start)
+
+    def end(self, start: int) -> None:
+        self._in_hand.remove(start)
+        # Units come in the output's order: before the earliest in hand nothing is left to write.
+        position = min(self._in_hand, default=start)
+        size = position - self._started
+        if size >= _WRITE_BACK:
+            os.posix_fadvise(self._descriptor, self._started, size, os.POSIX_FADV_DONTNEED)
+            self._started = position
+
+
+def _pwrite(descriptor: int, buffer: memoryview, position: int) -> None:
+    while buffer:
+        count = os.pwrite(descriptor, buffer, position)
+        buffer, position = buffer[count:], position + count
+
+
+def _write_region(
+    descriptor: int, start: int, shape: Shape, region: Region, array: NDArray[Any]
+) -> None:
+    itemsize = array.itemsize
+    buffer = array.reshape(-1).view(np.uint8).data
+    done = 0
+    for low, high in flat_runs(shape, region):
+        length = (high - low) * itemsize
+        _pwrite(descriptor, buffer[done : done + length], start + low * itemsize)
+        done += length
+
+
+def _copy_through(run: Run, descriptor: int, start: int, position: int, size: int) -> int:
+    """Copy where the kernel cannot, as between file systems."""
+    buffer = memoryview(bytearray(min(size, 1 << 22)))
+    pread_into(run.tensors.descriptor(run.extent), buffer, start, run.extent.file)
+    _pwrite(descriptor, buffer, position)
+    return len(buffer)

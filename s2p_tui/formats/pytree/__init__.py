@@ -1,0 +1,1 @@
+"""Pytrees and skeletons as JAX sees them; the only part of `formats` that imports JAX."""

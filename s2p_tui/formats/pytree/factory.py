@@ -1,0 +1,137 @@
+"""Calling the user's own code for the model it makes. Imports JAX and Equinox."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import equinox
+import jax
+
+from s2p_tui.errors import InputError, UsageError
+
+eqx: Any = equinox
+
+
+def is_pytree(value: Any) -> bool:
+    """Whether JAX looks into the value, rather than taking it as one leaf."""
+    return not jax.tree_util.all_leaves([value])
+
+
+def call_factory(
+    spec: str,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    abstract: bool = False,
+    is_object: Callable[[Any], bool] = is_pytree,
+) -> Any:
+    """What `pkg.module:factory` or `file.py:factory` makes. Runs the user's code.
+
+    A required argument named `key` that is not in `kwargs` gets `jax.random.PRNGKey(0)`. A name
+    that is not callable is taken as the object itself.
+
+    Args:
+        spec: Where the factory is.
+        kwargs: Its arguments.
+        abstract: Make shapes only (`equinox.filter_eval_shape`), allocating nothing.
+        is_object: Tells objects that can be called, as models can, from factories.
+
+    Raises:
+        UsageError: There is no such module or name.
+        InputError: The factory raised an exception.
+    """
+    factory = import_object(spec)
+    if not callable(factory) or is_object(factory):
+        return factory
+    arguments = dict(kwargs or {})
+    if "key" not in arguments and _needs_key(factory):
+        arguments["key"] = jax.random.PRNGKey(0)
+    try:
+        if abstract:
+            return eqx.filter_eval_shape(factory, **arguments)
+        return factory(**arguments)
+    except Exception as error:
+        raise InputError(
+            f"{spec} raised {type(error).__name__}: {_first_line(error)}.",
+            "Call it yourself in Python to see the traceback.",
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else "it does not say why"
+
+
+def _needs_key(factory: Callable[..., Any]) -> bool:
+    try:
+        parameter = inspect.signature(factory).parameters.get("key")
+    except (TypeError, ValueError):
+        return False
+    return parameter is not None and parameter.default is parameter.empty
+
+
+def import_object(spec: str) -> Any:
+    """What `pkg.module:name`, `pkg.module.name` or `file.py:name` names. Runs the module's code.
+
+    Raises:
+        UsageError: There is no such module or name.
+    """
+    where, _, name = spec.rpartition(":")
+    try:
+        if where.endswith(".py"):
+            module = _import_file(Path(where))
+        else:
+            if os.getcwd() not in sys.path:
+                sys.path.insert(0, os.getcwd())
+            if not where:
+                where, name = _split(spec)
+            module = importlib.import_module(where)
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UsageError(
+            f"{where} cannot be imported: {type(error).__name__}: {_first_line(error)}.",
+            "Give pkg.module:factory, importable from here, or file.py:factory.",
+        ) from error
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise UsageError(f"{where} has no {name!r}.", "Check the name after the colon.")
+        found = getattr(found, part)
+    return found
+
+
+def _split(dotted: str) -> tuple[str, str]:
+    """`pkg.module.Class.name` as its longest module and the name in it."""
+    parts = dotted.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        where = ".".join(parts[:length])
+        try:
+            known = where in sys.modules or importlib.util.find_spec(where) is not None
+        except ModuleNotFoundError:
+            known = False
+        if known:
+            return where, ".".join(parts[length:])
+    raise UsageError(
+        f"{dotted} names nothing that can be imported from here.",
+        "Give pkg.module:name, pkg.module.name or file.py:name.",
+    )
+
+
+def _import_file(path: Path) -> Any:
+    loaded = importlib.util.spec_from_file_location(path.stem, path)
+    if not path.is_file() or loaded is None or loaded.loader is None:
+        raise UsageError(
+            f"{path} does not exist.", "Give file.py:factory, the file as it is found from here."
+        )
+    module = importlib.util.module_from_spec(loaded)
+    sys.modules.setdefault(path.stem, module)
+    sys.path.insert(0, str(path.parent.resolve()))
+    loaded.loader.exec_module(module)
+    return module

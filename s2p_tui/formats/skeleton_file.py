@@ -1,0 +1,237 @@
+"""Skeleton files and plain `.eqx` files: the target's leaves, read without importing JAX.
+
+A skeleton file is one line of JSON (`{"format": "s2p-skeleton", "version": 1, "leaves": […]}`) and
+then the leaves that have a value, as Equinox writes them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from sys import intern
+from typing import Any, cast
+
+from s2p_tui.alignment.dtypes import BY_NAME, numpy_dtype
+from s2p_tui.alignment.skeleton import NO_CONFIG, Leaf, Skeleton
+from s2p_tui.alignment.untrusted import (
+    parse_json,
+    refuse_brackets,
+    repeated,
+    shape_of,
+    why_malformed,
+)
+from s2p_tui.errors import InputError
+from s2p_tui.formats.base import Extent, FileKind, Tensors, row_major
+from s2p_tui.formats.headers import quick_leaves
+from s2p_tui.formats.npy import Record, iter_records
+from s2p_tui.formats.sniff import READABLE, sniff
+from s2p_tui.formats.tensors import FileTensors
+
+FORMAT = "s2p-skeleton"
+_PLAIN = [name for name, dtype in BY_NAME.items() if dtype.loads_in_equinox and name != "bfloat16"]
+VERSION = 1
+_MAX_HEAD = 1 << 28
+_AGAIN = "Write the skeleton again with s2p-tui skeleton."
+_NO_TARGET: Mapping[FileKind, str] = {
+    "torch": "a torch.save file",
+    "torch-legacy": "a torch.save file",
+    "safetensors": "a .safetensors file",
+    "sharded": "an index of shards",
+    "chunks": "the manifest of a state dict in chunks",
+    "mapping": "a mapping file",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """An opened skeleton.
+
+    Attributes:
+        label: What to call it.
+        files: The file it was read from; empty for a pytree in memory.
+        size: Bytes of the file.
+        skeleton: Its leaves.
+        values: The values it holds, by key path.
+    """
+
+    label: str
+    files: tuple[Path, ...]
+    size: int
+    skeleton: Skeleton
+    values: Tensors
+
+
+def open_target(path: str | Path) -> Target:
+    """Describe a skeleton file or a plain `.eqx`. Reads headers only.
+
+    Raises:
+        InputError: It is missing, damaged, or neither of the two.
+    """
+    path = Path(path)
+    kind = sniff(path)
+    try:
+        if kind == "skeleton":
+            return _open_skeleton(path)
+        if kind == "eqx":
+            return _open_plain(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.", READABLE) from None
+    raise InputError(
+        f"{path} is {_NO_TARGET.get(kind, kind)}, a skeleton was expected.",
+        "Make one with s2p-tui skeleton pkg.module:factory -o model_skeleton.eqx.",
+    )
+
+
+def head_line(leaves: Iterable[Leaf]) -> bytes:
+    """The first line of a skeleton file, newline included."""
+    head = {"format": FORMAT, "version": VERSION, "leaves": [leaf_to_json(leaf) for leaf in leaves]}
+    return json.dumps(head, separators=(",", ":")).encode() + b"\n"
+
+
+def leaf_to_json(leaf: Leaf) -> dict[str, Any]:
+    """What a skeleton file says of a leaf, as JSON values."""
+    node: dict[str, Any] = {
+        "path": leaf.path,
+        "shape": leaf.shape,
+        "dtype": leaf.dtype,
+        "kind": leaf.kind,
+        "owner": leaf.owner,
+        "config": dict(leaf.config),
+        "value": leaf.has_value,
+    }
+    return node if leaf.fill is None else node | {"fill": leaf.fill}
+
+
+def _open_skeleton(path: Path) -> Target:
+    with path.open("rb") as stream:
+        line = stream.readline(_MAX_HEAD)
+        leaves = _leaves(path, line)
+        held = [leaf for leaf in leaves if leaf.has_value]
+        likely = ((leaf.shape, leaf.dtype) for leaf in held)
+        records = list(iter_records(stream.fileno(), len(line), path, likely))
+    if len(records) != len(held):
+        raise InputError(
+            f"{path} describes {len(held)} values and holds {len(records)}.",
+            _AGAIN,
+        )
+    problems = [
+        f"{leaf.path} is {list(leaf.shape)} {leaf.dtype}, its value {list(record.shape)}"
+        for leaf, record in zip(held, records, strict=True)
+        if leaf.shape != record.shape or not _is_stored_as(leaf.dtype, record.descr)
+    ]
+    if problems:
+        raise InputError(f"{path} contradicts itself: {'; '.join(problems[:5])}.", _AGAIN)
+    return _target(path, leaves, held, records)
+
+
+def _open_plain(path: Path) -> Target:
+    with path.open("rb") as stream:
+        records = list(iter_records(stream.fileno(), 0, path))
+    leaves = [
+        Leaf(f"[{number}]", record.shape, _dtype_of(path, number, record))
+        for number, record in enumerate(records)
+    ]
+    return _target(path, leaves, leaves, records)
+
+
+def _target(
+    path: Path, leaves: Sequence[Leaf], held: Sequence[Leaf], records: Sequence[Record]
+) -> Target:
+    skeleton = Skeleton(tuple(leaves))
+    places = {leaf.path: record for leaf, record in zip(held, records, strict=True)}
+
+    def extent(leaf_path: str) -> Extent | None:
+        record = places.get(leaf_path)
+        if record is None:
+            return None
+        strides = row_major(record.shape)
+        if record.fortran_order:
+            strides = row_major(record.shape[::-1])[::-1]
+        dtype = skeleton[skeleton.position(leaf_path)].dtype
+        return Extent(path, record.data, record.shape, strides, dtype)
+
+    values = FileTensors(extent, (path,))
+    return Target(path.name, (path,), path.stat().st_size, skeleton, values)
+
+
+@cache
+def _is_stored_as(dtype: str, descr: str) -> bool:
+    expected = numpy_dtype(dtype)
+    return descr in (expected.str, f"|V{expected.itemsize}")
+
+
+def _dtype_of(path: Path, number: int, record: Record) -> str:
+    if record.descr[1:] == "V2":
+        return "bfloat16"
+    for name in _PLAIN:
+        if numpy_dtype(name).str == record.descr:
+            return name
+    raise InputError(
+        f"{path}: record {number} is of type {record.descr}, which could be any of several.",
+        "Use a skeleton file, which names the dtypes, as s2p-tui skeleton makes them.",
+    )
+
+
+def _leaves(path: Path, line: bytes) -> tuple[Leaf, ...]:
+    try:
+        refuse_brackets(line)
+        leaves = quick_leaves(line) or _slowly(path, line)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{path} is a damaged skeleton file: {why_malformed(error)}.",
+            _AGAIN,
+        ) from None
+    twice = repeated([leaf.path for leaf in leaves])
+    if twice is not None:
+        raise InputError(f"{path} is a damaged skeleton file: it names {twice} twice.", _AGAIN)
+    return leaves
+
+
+def _slowly(path: Path, line: bytes) -> tuple[Leaf, ...]:
+    head = parse_json(line)
+    if head["format"] != FORMAT or head["version"] != VERSION:
+        raise InputError(
+            f"{path} is a skeleton of version {head['version']!r}, this reads {VERSION}.",
+            "Write it again with s2p-tui skeleton of this version.",
+        )
+    return tuple(leaf_from_json(node) for node in head["leaves"])
+
+
+def leaf_from_json(node: Any) -> Leaf:
+    """Inverse of `leaf_to_json`.
+
+    Raises:
+        ValueError: The JSON is not a leaf; also as KeyError and TypeError.
+    """
+    path, kind, sizes = node["path"], node["kind"], node["shape"]
+    owner, config = node.get("owner"), node.get("config", {})
+    if kind not in ("array", "scalar") or node["dtype"] not in BY_NAME:
+        raise ValueError(f"kind {kind!r}, dtype {node['dtype']!r}")
+    if not isinstance(path, str) or not isinstance(owner, str | None):
+        raise TypeError("path and owner must be strings")
+    path.encode()
+    if not isinstance(config, dict):
+        raise TypeError("config must be an object")
+    fill = node.get("fill")
+    if not isinstance(fill, float | None):
+        raise TypeError("fill must be a number")
+    # Unlike 1, true and 1.0 are no sizes, but they would be found in a table of sizes.
+    shape = _shape(tuple(sizes)) if {*map(type, sizes)} <= {int} else shape_of(sizes)
+    return Leaf(
+        path,
+        shape,
+        BY_NAME[node["dtype"]].name,
+        kind,
+        owner if owner is None else intern(owner),
+        cast("dict[str, Any]", config) if config else NO_CONFIG,
+        node["value"] is True,
+        fill,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _shape(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    return shape_of(sizes)

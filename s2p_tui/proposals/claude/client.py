@@ -1,0 +1,327 @@
+"""The one module that talks to Anthropic's service, through the official SDK."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from s2p_tui.errors import CancelledError, ProposerError, printable
+from s2p_tui.proposals.claude import failures
+from s2p_tui.proposals.claude.account import Secret
+from s2p_tui.proposals.claude.failures import Failure
+from s2p_tui.proposals.claude.job import Asking, Budget, estimate
+from s2p_tui.proposals.claude.question import INSTRUCTIONS, SCHEMA
+
+if TYPE_CHECKING:
+    from anthropic import Anthropic, Timeout
+
+
+class Received:
+    """An answer while it comes in."""
+
+    def __init__(self, output_tokens: int) -> None:
+        self.output_tokens = output_tokens
+        self.parts: list[str] = []
+        self.size = 0
+        self.ended = False
+        self.stop_reason: str | None = None
+        self.refusal = ""
+
+    def take(self, event: Any) -> None:
+        """Add what an event brings."""
+        match event.type:
+            case "content_block_delta" if event.delta.type == "text_delta":
+                self.parts.append(event.delta.text)
+                self.size += len(event.delta.text)
+            case "message_delta":
+                self.stop_reason = event.delta.stop_reason or self.stop_reason
+                details = getattr(event.delta, "stop_details", None)
+                self.refusal = getattr(details, "explanation", None) or self.refusal
+            case "message_stop":
+                self.ended = True
+            case _:
+                pass
+
+
+def text_of(received: Received) -> str:
+    """The answer's text if it ended of its own accord.
+
+    Raises:
+        ProposerError: It did not.
+    """
+    match received.stop_reason:
+        case "refusal":
+            said = printable(" ".join(received.refusal.split()))[:200].rstrip(".")
+            why = f": {said}" if said else ""
+            raise ProposerError(
+                f"Claude refuses to answer{why}.",
+                "Line the rows up by hand, or try another model.",
+            )
+        case "max_tokens":
+            raise ProposerError(
+                f"Claude's answer was cut off after {received.output_tokens:,} tokens.",
+                "Line up some rows by hand first, so that fewer have to be asked.",
+            )
+        case "model_context_window_exceeded":
+            raise ProposerError(
+                "The request is too large for this model.", "Choose a model with a longer context."
+            )
+        case _:
+            pass
+    text = "".join(received.parts)
+    if not text.strip():
+        raise ProposerError("Claude's answer is empty.", "Ask again.")
+    return text
+
+
+T = TypeVar("T")
+_CONNECT_SECONDS = 15.0
+_COUNT_SECONDS = 10.0
+_FIRST_WAIT = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The words of one request.
+
+    Attributes:
+        context: What several requests may begin with.
+        question: The rest.
+        keep: Whether the beginning will be sent again soon, so that it pays to keep it.
+    """
+
+    context: str
+    question: str
+    keep: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """By estimate, instructions and schema included."""
+        return estimate(INSTRUCTIONS, repr(SCHEMA), self.context, self.question)
+
+    def request(self, model: str) -> dict[str, Any]:
+        """The arguments that counting and asking have in common."""
+        context: dict[str, Any] = {"type": "text", "text": self.context}
+        if self.keep:
+            context["cache_control"] = {"type": "ephemeral"}
+        return {
+            "model": model,
+            "system": [{"type": "text", "text": INSTRUCTIONS}, context],
+            "messages": [{"role": "user", "content": self.question}],
+            "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A model that the service offers.
+
+    Attributes:
+        id: Its id.
+        name: What people call it.
+        note: That it will be retired; empty if not.
+    """
+
+    id: str
+    name: str
+    note: str = ""
+
+
+class Client:
+    """A connection to the service; every method may block and stops when the job is cancelled.
+
+    The SDK's own retries are off: it obeys `retry-after` almost without limit.
+
+    Args:
+        key: The key.
+        budget: What may be spent.
+        job: Progress and cancellation.
+    """
+
+    def __init__(self, key: Secret, budget: Budget, job: Asking) -> None:
+        self._key = key
+        self._budget = budget
+        self._job = job
+        self._client: Anthropic | None = None
+
+    @contextmanager
+    def connected(self) -> Generator[Client]:
+        """Import the SDK and keep connections while inside."""
+        self._job.phase = "loading"
+        import anthropic
+
+        self._job.check()
+        # The user is told of retired models in this program's own words.
+        warnings.filterwarnings("ignore", r"The model '.*' is deprecated", DeprecationWarning)
+        timeout = anthropic.Timeout(self._budget.silence, connect=_CONNECT_SECONDS)
+        client = self._made(timeout)
+        if client is None:
+            raise ProposerError(
+                "The address to reach Claude at cannot be used.",
+                "Check ANTHROPIC_BASE_URL and the proxy settings.",
+            )
+        try:
+            self._client = client
+            yield self
+        finally:
+            self._client = None
+            client.close()
+
+    def _made(self, timeout: Timeout) -> Anthropic | None:
+        """The SDK's client; None if the environment's addresses make no sense."""
+        import anthropic
+
+        hooks = {"request": [self._job.watch]}
+        try:
+            return anthropic.Anthropic(
+                api_key=self._key.reveal(),
+                max_retries=0,
+                timeout=timeout,
+                http_client=anthropic.DefaultHttpxClient(event_hooks=hooks, timeout=timeout),
+                open_telemetry=False,
+            )
+        # Whatever the SDK makes of these addresses and proxies, its words may hold the key.
+        except Exception:
+            return None
+
+    def count(self, prompt: Prompt, model: str) -> int | None:
+        """Input tokens by the service's own count; None if it does not say."""
+
+        def call(client: Anthropic) -> int | None:
+            counted = client.messages.count_tokens(**prompt.request(model), timeout=_COUNT_SECONDS)
+            tokens = getattr(counted, "input_tokens", None)
+            return tokens if isinstance(tokens, int) else None
+
+        outcome = self._attempt(call, model)
+        self._job.check()
+        return None if isinstance(outcome, Failure) else outcome
+
+    def models(self) -> list[Listed]:
+        """The models that the service offers, newest first.
+
+        Raises:
+            ProposerError: It does not say.
+            CancelledError: The job was cancelled.
+        """
+
+        def call(client: Anthropic) -> list[Listed]:
+            return [
+                Listed(printable(model.id), printable(model.display_name), _lifecycle(model))
+                for model in client.models.list(limit=100, timeout=_COUNT_SECONDS).data
+                if model.lifecycle != "retired"
+            ]
+
+        outcome = self._attempt(call, "")
+        self._job.check()
+        if isinstance(outcome, Failure):
+            raise outcome.error
+        return outcome
+
+    def ask(self, prompt: Prompt, model: str) -> str:
+        """The text of an answer that ended as it should.
+
+        Raises:
+            ProposerError: There is none.
+            CancelledError: The job was cancelled.
+        """
+        deadline = time.monotonic() + self._budget.deadline
+        for attempt in range(1, self._budget.attempts + 1):
+            self._job.check()
+            outcome = self._attempt(
+                lambda client: self._stream(client, prompt, model, deadline), model
+            )
+            self._job.check()
+            if not isinstance(outcome, Failure):
+                return text_of(outcome)
+            wait = outcome.after or _FIRST_WAIT * 2 ** (attempt - 1)
+            too_long = wait > min(self._budget.longest_wait, deadline - time.monotonic())
+            if not outcome.again or attempt == self._budget.attempts or too_long:
+                raise _last(outcome, attempt)
+            self._job.phase = f"{outcome.error.message.rstrip('.')}; trying again in {wait:.0f} s"
+            self._job.wait(wait)
+        raise AssertionError("unreachable")
+
+    def _attempt(self, call: Callable[[Anthropic], T], model: str) -> T | Failure:
+        """The outcome of a call. No exception of the SDK leaves here, as it may hold the key."""
+        import anthropic
+        import httpx2
+
+        client = self._client
+        assert client is not None
+        address = str(client.base_url)
+        try:
+            return call(client)
+        except (ProposerError, CancelledError) as error:
+            told = error
+        except anthropic.APIStatusError as error:
+            in_stream = error.status_code < 400
+            status = failures.status_of_type(error.body) if in_stream else error.status_code
+            failure = failures.failed_status(
+                status, error.body, error.response.headers, model=model, key=self._key
+            )
+            return Failure(failure.error) if in_stream else failure
+        except anthropic.APIConnectionError as error:
+            return failures.unreachable(error, address, self._budget.silence)
+        except httpx2.HTTPError:
+            return Failure(failures.broken_off())
+        except (anthropic.AnthropicError, ValueError, AssertionError, AttributeError):
+            return Failure(failures.not_the_api(address))
+        except Exception as error:
+            told = ProposerError(
+                f"Unexpected {type(error).__name__} while asking Claude.", "Please report this."
+            )
+        if isinstance(told, CancelledError):
+            self._job.check()
+        return Failure(told if isinstance(told, ProposerError) else failures.broken_off())
+
+    def _stream(self, client: Anthropic, prompt: Prompt, model: str, deadline: float) -> Received:
+        self._job.phase = "waiting for the answer to begin"
+        stream = client.messages.create(
+            **prompt.request(model), max_tokens=self._budget.output_tokens, stream=True
+        )
+        received = Received(self._budget.output_tokens)
+        with stream:
+            if "text/event-stream" not in stream.response.headers.get("content-type", ""):
+                raise failures.not_the_api(str(client.base_url))
+            for event in stream:
+                self._job.check()
+                if time.monotonic() > deadline:
+                    raise ProposerError(
+                        f"Claude took longer than {self._budget.deadline:.0f} s.",
+                        "Ask again, or about fewer rows.",
+                    )
+                before = received.size
+                received.take(event)
+                self._job.received += received.size - before
+                if received.size:
+                    self._job.phase = "receiving the answer"
+                if received.size > self._budget.answer_bytes:
+                    raise ProposerError(
+                        f"Claude's answer is longer than {self._budget.answer_bytes:,} bytes, more "
+                        "than any could need.",
+                        "Ask again, or choose another model.",
+                    )
+        if not received.ended:
+            raise failures.broken_off()
+        return received
+
+
+def _last(failure: Failure, attempts: int) -> ProposerError:
+    """What to tell after the last attempt."""
+    error, hint = failure.error, failure.error.hint
+    message = error.message
+    if attempts > 1:
+        message = f"{message.rstrip('.')}, {attempts} times in a row."
+    if failure.after:
+        hint = f"Ask again after {failure.after:.0f} s, as it says."
+    return ProposerError(message, hint)
+
+
+def _lifecycle(model: Any) -> str:
+    if model.lifecycle != "deprecated":
+        return ""
+    return f"retires {model.retires_at:%Y-%m-%d}" if model.retires_at else "will be retired"

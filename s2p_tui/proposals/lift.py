@@ -1,0 +1,335 @@
+"""Block lift: what was done in one numbered block, applied to its siblings.
+
+What is learnt of a block is, per leaf, the source with the block's number taken out of the keys.
+Which of a key's numbers is the block's is settled by what the block's keys have in common and by
+which number, counted on, names entries for the most siblings; the two sides may count from
+different numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from s2p_tui.alignment.alignment import Alignment, Row
+from s2p_tui.alignment.evidence import Evidence, weigh
+from s2p_tui.alignment.fit import Fit
+from s2p_tui.alignment.judge import judge
+from s2p_tui.alignment.skeleton import Leaf, Skeleton
+from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.alignment.transform import Take, rename, show
+from s2p_tui.proposals.proposal import Change, Confidence, Proposal, proposed, same_source
+
+_INDEX = re.compile(r"(?<=\[)\d{1,18}(?=\])|(?<=\[')\d{1,18}(?='\])")
+_SUFFIX = re.compile(r"(?<=_)\d{1,18}(?='\]|[.\[])")
+_NUMBER = re.compile(r"\d{1,18}")
+_MOST_NAMED = 8
+
+
+class Block(NamedTuple):
+    """A numbered block of the pytree: all leaves whose key paths begin alike.
+
+    Attributes:
+        head: The key path before the number.
+        number: The number.
+        tail: What closes it.
+        depth: How many numbered blocks it is in.
+    """
+
+    head: str
+    number: int
+    tail: str
+    depth: int
+
+    @property
+    def prefix(self) -> str:
+        """What its leaves' key paths begin with."""
+        return f"{self.head}{self.number}{self.tail}"
+
+
+class Slot(NamedTuple):
+    """One number in a key."""
+
+    before: str
+    digits: str
+    after: str
+    depth: int
+
+    def on(self, steps: int, state_dict: StateDict) -> str:
+        """The key so many numbers on, zero-padded if need be; empty if there is none."""
+        number = int(self.digits) + steps
+        for width in (0, len(self.digits)):
+            key = f"{self.before}{number:0{width}}{self.after}"
+            if number >= 0 and key in state_dict:
+                return key
+        return ""
+
+    def named(self, steps: int) -> str:
+        """What the key so many numbers on would be called, or why there cannot be one."""
+        number = int(self.digits) + steps
+        if number < 0:
+            return f"number before {self.before}0{self.after}"
+        return f"{self.before}{number}{self.after}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    """A block's leaf and what it takes.
+
+    Attributes:
+        rest: The leaf's key path within the block.
+        place: The leaf's place.
+        row: Its row.
+        slots: By key, the number that is the block's.
+    """
+
+    rest: str
+    place: int
+    row: Row
+    slots: dict[str, Slot]
+
+
+def blocks_at(skeleton: Skeleton, place: int) -> tuple[Block, ...]:
+    """The numbered blocks a leaf is in that have siblings, the innermost first."""
+    found = list(_blocks(skeleton[place].path))
+    return tuple(block for block in reversed(found) if len(_numbers(skeleton, block)) > 1)
+
+
+def _blocks(path: str) -> Iterator[Block]:
+    matches = list(_INDEX.finditer(path)) or list(_SUFFIX.finditer(path))
+    for depth, match in enumerate(matches):
+        tail = {"[": "]", "'": "']"}.get(path[match.start() - 1], "")
+        tail = tail or ("']" if path[match.end()] == "'" else "")
+        if match.group() == str(int(match.group())) and path != f"[{match.group()}]":
+            yield Block(path[: match.start()], int(match.group()), tail, depth)
+
+
+def _numbers(skeleton: Skeleton, block: Block) -> list[int]:
+    inside = re.compile(
+        re.escape(block.head) + r"(\d{1,18})" + re.escape(block.tail) + r"(?:[.\[]|$)"
+    )
+    found = (inside.match(leaf.path) for leaf in skeleton)
+    return sorted({int(match.group(1)) for match in found if match})
+
+
+def lift(
+    state_dict: StateDict,
+    skeleton: Skeleton,
+    alignment: Alignment,
+    block: Block,
+    evidence: Evidence | None = None,
+) -> Proposal:
+    """What applying a block's arrangement to its siblings would change. Reads no tensor data.
+
+    A sibling of which an entry is missing or does not fit as its counterpart does is left as it is
+    and named in the notes; so are leaves whose entries have no number to count on.
+
+    Args:
+        state_dict: The entries.
+        skeleton: The leaves.
+        alignment: The rows as they are.
+        block: The block to learn from, one of `blocks_at`.
+        evidence: What else is known; rows it speaks against are unsure.
+    """
+    numbers = [number for number in _numbers(skeleton, block) if number != block.number]
+    patterns, alone = _learn(state_dict, skeleton, alignment, block, numbers)
+    wanted: dict[int, Row] = {}
+    given = {key for pattern in patterns for key in pattern.row.keys}
+    differing: list[str] = []
+    for number in numbers:
+        sibling = block._replace(number=number)
+        rows, why = _applied(state_dict, skeleton, alignment, block, sibling, patterns)
+        keys = {key for row in rows.values() for key in row.keys}
+        why = why or next((f"{key} would be taken twice" for key in sorted(keys & given)), "")
+        if why:
+            differing.append(f"{sibling.prefix} differs: {why}")
+        else:
+            wanted |= rows
+            given |= keys
+    changed = [
+        (place, row) for place, row in wanted.items() if not same_source(alignment.rows[place], row)
+    ]
+    doubts = {
+        place: why
+        for place, row in changed
+        if (why := _doubt(place, row, state_dict, skeleton, evidence))
+    }
+    sure = {
+        place: Confidence.UNSURE if place in doubts else Confidence.CERTAIN for place, _ in changed
+    }
+    notes = [*_summary(block, len(numbers), differing), *alone] if patterns else []
+    proposal = proposed("user", alignment, wanted.items(), skeleton, sure, notes)
+    return _with_doubts(proposal, doubts)
+
+
+def _learn(
+    state_dict: StateDict,
+    skeleton: Skeleton,
+    alignment: Alignment,
+    block: Block,
+    numbers: list[int],
+) -> tuple[list[_Pattern], list[str]]:
+    """The patterns of a block, and notes on the leaves that have none."""
+    rows = [
+        (place, leaf.path[len(block.prefix) :], alignment.rows[place])
+        for place, leaf in enumerate(skeleton)
+        if _is_in(leaf, block)
+    ]
+    rows = [
+        (place, rest, row)
+        for place, rest, row in rows
+        if not row.fixed and (row.gap or row.source is not None)
+    ]
+    keys = dict.fromkeys(key for *_, row in rows for key in row.keys)
+    slots = _slots(state_dict, keys, block, numbers)
+    patterns: list[_Pattern] = []
+    alone: list[str] = []
+    for place, rest, row in rows:
+        mine = {key: slots[key] for key in row.keys if key in slots}
+        if len(mine) == len(row.keys):
+            patterns.append(_Pattern(rest, place, row, mine))
+        else:
+            key = next(key for key in row.keys if key not in slots)
+            path = skeleton[place].path
+            alone.append(f"{path} is left alone: no other block has a counterpart of {key}")
+    return patterns, _few(alone, "more leaves are left alone")
+
+
+def _is_in(leaf: Leaf, block: Block) -> bool:
+    prefix = block.prefix
+    return leaf.path.startswith(prefix) and leaf.path[len(prefix) : len(prefix) + 1] in (
+        "",
+        ".",
+        "[",
+    )
+
+
+def _slots(
+    state_dict: StateDict, keys: Iterable[str], block: Block, numbers: list[int]
+) -> dict[str, Slot]:
+    """Which number of each key is the block's, without keys that no sibling has one like.
+
+    The one that most keys of the block have in common; else the one most siblings have one like.
+    """
+    found: dict[str, list[tuple[int, Slot]]] = {}
+    votes = Counter[tuple[str, str]]()
+    for key in keys:
+        for depth, match in enumerate(_NUMBER.finditer(key)):
+            slot = Slot(key[: match.start()], match.group(), key[match.end() :], depth)
+            count = sum(bool(slot.on(number - block.number, state_dict)) for number in numbers)
+            if count:
+                found.setdefault(key, []).append((count, slot))
+                votes[slot.before, slot.digits] += 1
+
+    def order(candidate: tuple[int, Slot]) -> tuple[int, ...]:
+        count, slot = candidate
+        offset = abs(int(slot.digits) - block.number)
+        return (-votes[slot.before, slot.digits], -count, abs(slot.depth - block.depth), offset)
+
+    return {key: min(candidates, key=order)[1] for key, candidates in found.items()}
+
+
+def _applied(
+    state_dict: StateDict,
+    skeleton: Skeleton,
+    alignment: Alignment,
+    block: Block,
+    sibling: Block,
+    patterns: Sequence[_Pattern],
+) -> tuple[dict[int, Row], str]:
+    """A sibling's rows, or why it is left as it is."""
+    rows: dict[int, Row] = {}
+    steps = sibling.number - block.number
+    why = f"as in {block.prefix}"
+    whose: dict[str, str] = {}
+    for pattern in patterns:
+        path = sibling.prefix + pattern.rest
+        if path not in skeleton:
+            continue
+        place = skeleton.position(path)
+        if alignment.rows[place].fixed:
+            continue
+        names: dict[str, str] = {}
+        for key, slot in pattern.slots.items():
+            name = slot.on(steps, state_dict)
+            if not name:
+                return {}, f"there is no {slot.named(steps)} for {path}"
+            if whose.setdefault(name, key) != key:
+                return {}, f"{name} would be taken twice"
+            names[key] = name
+        source = pattern.row.source and rename(pattern.row.source, names)
+        chosen = pattern.row.by == "user" or pattern.row.trusted
+        row = Row(source, pattern.row.gap, by="user" if chosen else "moved", why=why)
+        if misfit := _misfit(state_dict, skeleton, pattern, place, row, names):
+            return {}, misfit
+        rows[place] = row
+    return rows, ""
+
+
+def _misfit(
+    state_dict: StateDict,
+    skeleton: Skeleton,
+    pattern: _Pattern,
+    place: int,
+    row: Row,
+    names: dict[str, str],
+) -> str:
+    """Why a row would not be to its leaf what the pattern is to its own; empty if it would be."""
+    before, leaf = skeleton[pattern.place], skeleton[place]
+    for key, name in names.items():
+        old, new = state_dict[key], state_dict[name]
+        if (old.shape, before.shape) != (new.shape, leaf.shape) and not (
+            isinstance(row.source, Take) and _fits_alike(state_dict, before, leaf, pattern.row, row)
+        ):
+            return f"{name} is {show(new.shape)} for {show(leaf.shape)}, {key} is {show(old.shape)}"
+    if row.gap and _fits_worse(state_dict, before, leaf, pattern.row, row):
+        return f"the skeleton has no value for {leaf.path}"
+    return ""
+
+
+def _fits_alike(state_dict: StateDict, before: Leaf, leaf: Leaf, old: Row, new: Row) -> bool:
+    return judge(before, old, state_dict).fit is judge(leaf, new, state_dict).fit
+
+
+def _fits_worse(state_dict: StateDict, before: Leaf, leaf: Leaf, old: Row, new: Row) -> bool:
+    fits = judge(before, old, state_dict).fit, judge(leaf, new, state_dict).fit
+    return fits[1] is Fit.MISMATCHED and fits[0] is not Fit.MISMATCHED
+
+
+def _doubt(
+    place: int,
+    row: Row,
+    state_dict: StateDict,
+    skeleton: Skeleton,
+    evidence: Evidence | None,
+) -> str:
+    verdict = weigh(place, row, state_dict, skeleton, evidence)
+    return verdict.why if verdict.fit in (Fit.DOUBTFUL, Fit.MISMATCHED) else ""
+
+
+def _with_doubts(proposal: Proposal, doubts: dict[int, str]) -> Proposal:
+    def doubted(change: Change) -> Change:
+        why = doubts.get(change.place)
+        return replace(change, objection=why) if why else change
+
+    if not doubts:
+        return proposal
+    hunks = (replace(hunk, changes=tuple(map(doubted, hunk.changes))) for hunk in proposal.hunks)
+    return replace(proposal, hunks=tuple(hunks))
+
+
+def _summary(block: Block, count: int, differing: list[str]) -> list[str]:
+    agree = count - len(differing)
+    said = f"{agree:,} of {count:,} agree with {block.prefix}"
+    if not differing:
+        return [said]
+    return [f"{said}, {differing[0]}", *_few(differing[1:], "more blocks differ")]
+
+
+def _few(notes: list[str], more: str) -> list[str]:
+    if len(notes) <= _MOST_NAMED:
+        return notes
+    return [*notes[:_MOST_NAMED], f"{len(notes) - _MOST_NAMED:,} {more}"]

@@ -1,0 +1,122 @@
+"""Leaves that nothing in the checkpoint feeds, and entries that are another one again."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from math import prod
+
+from s2p_tui.alignment.evidence import Suggestion
+from s2p_tui.alignment.skeleton import Leaf, Skeleton
+from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.alignment.transform import Constant, Take
+from s2p_tui.proposals.matcher.words import meanings, steps_of_key
+
+Steps = tuple[str, ...]
+_ADDS_ITS_BIAS = frozenset(
+    f"equinox.nn.{name}"
+    for name in (
+        *("Linear", "Conv", "Conv1d", "Conv2d", "Conv3d"),
+        *("ConvTranspose", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"),
+        *("LayerNorm", "GroupNorm", "RMSNorm", "BatchNorm", "LSTMCell", "GRUCell"),
+    )
+)
+_MORE_THAN_CHANCE = 2
+_TABLES = frozenset(("embed", "head", "out", "token"))
+
+
+def without_partner(
+    suggestions: Mapping[int, Suggestion],
+    skeleton: Skeleton,
+    steps: Mapping[int, Steps],
+    state_dict: StateDict,
+    left_over: Mapping[str, str],
+) -> dict[int, Suggestion]:
+    """What becomes of the leaves that have no suggestion.
+
+    Certain only where what they get has no effect: where the rest of their layer is settled and
+    nothing of their size is left over that could be theirs. The same layer of other blocks, and a
+    norm's bias without its scale, show that an entry is missing.
+    """
+    modules: dict[Steps, list[Suggestion]] = defaultdict(list)
+    filled: set[Steps] = set()
+    for place, path in steps.items():
+        if place in suggestions:
+            modules[path[:-1]].append(suggestions[place])
+            if suggestions[place].source is not None:
+                filled |= {_in_any_block(path), (*path[:-1], *meanings(path[-1:])[0][-1:])}
+    sizes = {prod(state_dict.shape(key)) for key in left_over}
+    found: dict[int, Suggestion] = {}
+    for place, path in steps.items():
+        if place in suggestions:
+            continue
+        leaf, siblings = skeleton[place], modules[path[:-1]]
+        settled = bool(siblings) and all(s.certain and s.source for s in siblings)
+        settled = settled and filled.isdisjoint((_in_any_block(path), (*path[:-1], "bias")))
+        neutral = _neutral(leaf, path) if settled and prod(leaf.shape) not in sizes else None
+        found[place] = (
+            neutral or _shared(path, leaf, suggestions, state_dict) or _missing(bool(siblings))
+        )
+    return found
+
+
+def _in_any_block(steps: Steps) -> Steps:
+    """The steps with the numbers of blocks left open; a layer that is a list's member keeps its."""
+    return (*("#" if step.isdigit() else step for step in steps[:-2]), *steps[-2:])
+
+
+def _missing(has_siblings: bool) -> Suggestion:
+    layer = "the layer this one comes from has no such entry"
+    return Suggestion(None, False, layer if has_siblings else "no entry corresponds to it")
+
+
+def _neutral(leaf: Leaf, steps: Steps) -> Suggestion | None:
+    """What leaves a layer computing as PyTorch's does that has no such parameter."""
+    last = meanings(steps[-1:])[0][-1:]
+    if last == ("weight",) and (leaf.owner or "").endswith("Norm") and leaf.fill == 1:
+        return Suggestion(None, True, "the layer this one comes from does not scale: stays 1")
+    if last != ("bias",) or leaf.owner not in _ADDS_ITS_BIAS:
+        return None
+    if leaf.fill == 0:
+        return Suggestion(None, True, "the layer this one comes from adds no bias: stays 0")
+    reason = "the layer this one comes from adds no bias"
+    return Suggestion(Constant(0.0, leaf.shape), True, reason)
+
+
+def _shared(
+    steps: Steps, leaf: Leaf, suggestions: Mapping[int, Suggestion], state_dict: StateDict
+) -> Suggestion | None:
+    """The one table of a checkpoint that keeps the embedding for the output layer too."""
+    if not _TABLES.intersection(meanings(steps)[0]):
+        return None
+    tables = {
+        suggestion.source
+        for suggestion in suggestions.values()
+        if isinstance(suggestion.source, Take)
+        and state_dict.shape(suggestion.source.key) == leaf.shape
+        and _TABLES.intersection(meanings(steps_of_key(suggestion.source.key))[0])
+    }
+    if len(leaf.shape) != 2 or len(tables) != 1:
+        return None
+    return Suggestion(tables.pop(), False, "the checkpoint may keep one table for both ends")
+
+
+def tied_again(state_dict: StateDict, wanted: Mapping[int, int]) -> dict[str, str]:
+    """Entries that are an earlier one again, and which; where there are more of them than leaves.
+
+    Args:
+        state_dict: The entries.
+        wanted: How many leaves there are by their number of elements.
+    """
+    sizes = Counter(prod(entry.shape) for entry in state_dict)
+    first: dict[object, str] = {}
+    again: dict[str, str] = {}
+    for entry in state_dict:
+        size = prod(entry.shape)
+        if entry.storage is None or size < _MORE_THAN_CHANCE:
+            continue
+        same = first.setdefault((entry.storage, entry.shape), entry.key)
+        if same != entry.key and sizes[size] > wanted.get(size, 0):
+            sizes[size] -= 1
+            again[entry.key] = same
+    return again

@@ -1,0 +1,318 @@
+"""Tree against tree: the largest parts of one structure first, names where structure is silent."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+from rapidfuzz.distance import LCSseq
+
+from s2p_tui.alignment.layouts import ways
+from s2p_tui.proposals.matcher.assignment import Matrix, assignment
+from s2p_tui.proposals.matcher.likeness import Learned, by_order, likeness
+from s2p_tui.proposals.matcher.tree import Node, kin_of, largest, parts_of, same_places, untaken
+from s2p_tui.proposals.matcher.words import is_known, meanings, name_of
+
+_SURE = 10.0
+_CLEAR = 0.4
+"""From what margin on a pair teaches what names mean."""
+_NOTHING_LEARNED: Learned = {}
+_LEFT_OVER = "what others that may belong here have left"
+_KNOWN_ELSEWHERE = 0.6
+"""How alike names must be to pair a tensor whose module has its partner elsewhere."""
+
+NAMES_AGREE = "the names agree best"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two tensors that belong together.
+
+    Attributes:
+        target: Place of the leaf among the leaves of its scope.
+        source: Place of the tensor among those of its scope.
+        margin: By how much the names are worse with any two pairs exchanged; the least over all
+            modules the pair lies in.
+        how: What spoke for it.
+    """
+
+    target: int
+    source: int
+    margin: float
+    how: str
+
+
+@dataclass(slots=True)
+class Aligner:
+    """Aligns two trees.
+
+    Attributes:
+        fits: Whether a source fills a target by the rule of its layer; None if it has no rule.
+        turns: Whether the output axis can come last where a source fills a target.
+        learned: What is known of names that mean the same here, from a first look.
+        order: Whether the order of both sides says something.
+        out_last: For shapes that fit either way, whether leaves keep the output axis last.
+    """
+
+    fits: Callable[[Node, Node], bool | None]
+    turns: Callable[[Node, Node], frozenset[bool]]
+    learned: Learned = field(default_factory=lambda: _NOTHING_LEARNED)
+    order: bool = True
+    out_last: bool | None = None
+    seen: list[tuple[tuple[str, ...], tuple[str, ...], float]] = field(default_factory=list)
+    _known: dict[tuple[int, int], tuple[Pair, ...]] = field(default_factory=dict)
+
+    def align(self, target: Node, source: Node) -> tuple[Pair, ...]:
+        """The pairs of tensors under two nodes that correspond."""
+        known = self._known.get((target.form, source.form))
+        if known is None:
+            known = self._known[target.form, source.form] = _Scope(self, target, source).solve()
+        return known
+
+
+@dataclass(slots=True)
+class _Scope:
+    aligner: Aligner
+    target: Node
+    source: Node
+    pairs: list[Pair] = field(default_factory=list)
+    loose: tuple[list[Node], list[Node]] = field(default_factory=lambda: ([], []))
+    released: set[Node] = field(default_factory=set)
+    marks: dict[int, Counter[int]] = field(default_factory=dict)
+    passed_over: dict[Node, float] = field(default_factory=dict)
+    """Nodes that lost their partner to another node, and by how much at least."""
+
+    def solve(self) -> tuple[Pair, ...]:
+        fronts = parts_of(self.target), parts_of(self.source)
+        while True:
+            side, part = largest(fronts)
+            if part is None or part.size == 1:
+                break
+            mine, others = fronts[side], fronts[1 - side]
+            equal = [other for other in others if other.mark == part.mark]
+            if equal:
+                same = [node for node in mine if node.mark == part.mark]
+                if self._match(side, same, equal, fronts):
+                    continue
+            else:
+                kin = kin_of(part, others, self._marks(side))
+                same = [node for node in mine if node.mark == part.mark]
+                if kin and self._match(side, same, kin, fronts):
+                    continue
+            for node in [node for node in mine if node.mark == part.mark]:
+                mine.remove(node)
+                mine.extend(node.children.values())
+        for side in (0, 1):
+            self.loose[side].extend(leaf for node in fronts[side] for leaf in node.leaves())
+        self._match_tensors()
+        return tuple(self.pairs)
+
+    def _marks(self, side: int) -> Counter[int]:
+        """How many modules of each fingerprint there are on a side, at any depth."""
+        if side not in self.marks:
+            scope = self.source if side else self.target
+            self.marks[side] = Counter(node.mark for node in scope.modules())
+        return self.marks[side]
+
+    def _match(
+        self, side: int, mine: list[Node], others: list[Node], fronts: tuple[list[Node], list[Node]]
+    ) -> bool:
+        targets, sources = (mine, others) if side == 0 else (others, mine)
+        found = list(self._assigned(targets, sources))
+        for target, source, margin, how in found:
+            fronts[0].remove(target)
+            fronts[1].remove(source)
+            self._take(target, source, margin, how, fronts)
+        return bool(found)
+
+    def _take(
+        self,
+        target: Node,
+        source: Node,
+        margin: float,
+        how: str,
+        fronts: tuple[list[Node], list[Node]],
+    ) -> None:
+        starts = self._start(0, target), self._start(1, source)
+        taken: tuple[set[int], set[int]] = (set(), set())
+        left = min(self._left_by(target), self._left_by(source))
+        margin, how = (left, _LEFT_OVER) if left < margin else (margin, how)
+        for pair in self.aligner.align(target, source):
+            taken[0].add(pair.target)
+            taken[1].add(pair.source)
+            self.pairs.append(
+                Pair(
+                    pair.target + starts[0],
+                    pair.source + starts[1],
+                    min(margin, pair.margin),
+                    how if margin < pair.margin else pair.how,
+                )
+            )
+        for side, node in enumerate((target, source)):
+            if len(taken[side]) == node.size:
+                continue
+            # Where nothing of it was taken, a node is not to come again: its parts are.
+            if taken[side]:
+                released = list(untaken(node, {node.start + n for n in taken[side]}))
+            else:
+                released = list(node.children.values()) or [node]
+            fronts[side].extend(released)
+            self.released.update(leaf for part in released for leaf in part.leaves())
+
+    def _start(self, side: int, node: Node) -> int:
+        scope = self.source if side else self.target
+        return node.start - scope.start
+
+    def _assigned(
+        self, targets: Sequence[Node], sources: Sequence[Node]
+    ) -> Iterable[tuple[Node, Node, float, str]]:
+        if (listed := same_places(targets, sources)) is not None:
+            for target, source, place, count in listed:
+                how = f"same place in its list, {place} of {count}"
+                yield target, source, _SURE, how
+            return
+        matrix = self._likeness(targets, sources)
+        if matrix.shape == (1, 1):
+            if min(self._left_by(targets[0]), self._left_by(sources[0])) > _CLEAR:
+                self._learn(targets[0], sources[0], 1.0)
+            yield (
+                targets[0],
+                sources[0],
+                _SURE if targets[0].mark == sources[0].mark else 1.0 + matrix[0, 0],
+                "the only part of this structure",
+            )
+            return
+        found = assignment(matrix, self._order(targets, sources))
+        self._pass_over(targets, sources, matrix, found)
+        for target, source, margin in found:
+            if margin > _CLEAR:
+                self._learn(targets[target], sources[source], 0.5)
+            yield targets[target], sources[source], margin, NAMES_AGREE
+
+    def _pass_over(
+        self,
+        targets: Sequence[Node],
+        sources: Sequence[Node],
+        matrix: Matrix,
+        found: Sequence[tuple[int, int, float]],
+    ) -> None:
+        """Remember by how much nodes without partner lost: what is left is no surer than that."""
+        for nodes, scores, axis in ((targets, matrix.T, 0), (sources, matrix, 1)):
+            taken = {pair[axis] for pair in found}
+            for n in set(range(len(nodes))) - taken:
+                lead = min(matrix[i, j] - scores[(i, j)[1 - axis], n] for i, j, _ in found)
+                self.passed_over[nodes[n]] = min(lead, self.passed_over.get(nodes[n], lead))
+
+    def _left_by(self, node: Node) -> float:
+        """By how much another node won the partner that the node, or one around it, might have."""
+        margin = _SURE
+        above: Node | None = node
+        while self.passed_over and above is not None and above not in (self.target, self.source):
+            margin = min(margin, self.passed_over.get(above, _SURE))
+            above = above.parent
+        return margin
+
+    def _learn(self, target: Node, source: Node, weight: float) -> None:
+        self.aligner.seen.append(
+            (target.steps_below(self.target), source.steps_below(self.source), weight)
+        )
+
+    def _likeness(self, targets: Sequence[Node], sources: Sequence[Node]) -> Matrix:
+        scopes = self.target, self.source
+        return likeness(targets, sources, scopes, self.aligner.learned)
+
+    def _order(self, targets: Sequence[Node], sources: Sequence[Node]) -> Matrix | None:
+        return by_order(targets, sources) if self.aligner.order else None
+
+    def _match_tensors(self) -> None:
+        groups: dict[int, tuple[list[Node], list[Node]]] = {}
+        for side in (0, 1):
+            for node in self.loose[side]:
+                groups.setdefault(node.mark, ([], []))[side].append(node)
+        for targets, sources in groups.values():
+            if not targets or not sources:
+                continue
+            matrix = self._likeness(targets, sources)
+            hints = np.zeros_like(matrix)
+            for i, target in enumerate(targets):
+                for j, source in enumerate(sources):
+                    matrix[i, j] -= self._misfit(source, target)
+                    hints[i, j] = self._hint(source, target)
+                    if {target, source} & self.released and matrix[i, j] < _KNOWN_ELSEWHERE:
+                        matrix[i, j] -= 5.0
+            alone = matrix.shape == (1, 1)
+            for i, j, margin in assignment(matrix, self._order(targets, sources), hints):
+                if matrix[i, j] <= -0.9:
+                    continue
+                if alone:
+                    margin = 1.0 + min(matrix[i, j], 0.0)
+                how = "the only entry of this size here" if alone else NAMES_AGREE
+                left = min(self._left_by(targets[i]), self._left_by(sources[j]))
+                margin, how = (left, _LEFT_OVER) if left < margin else (margin, how)
+                if margin > _CLEAR:
+                    self._learn(targets[i], sources[j], 1.0 if alone else 0.5)
+                self.pairs.append(
+                    Pair(self._start(0, targets[i]), self._start(1, sources[j]), margin, how)
+                )
+
+    def _misfit(self, source: Node, target: Node) -> float:
+        if (ruled := self.aligner.fits(target, source)) is not None:
+            return 0.0 if ruled else 0.5
+        return 0.0 if ways(source.shape, target.shape) else 5.0
+
+    def _hint(self, source: Node, target: Node) -> float:
+        """A little for a layout like that of the other weights: names may say otherwise."""
+        if self.aligner.out_last is None or len(source.shape) < 2:
+            return 0.0
+        return 0.5 * (self.aligner.out_last in self.aligner.turns(target, source))
+
+
+ORDER_ALONE = "only the order speaks for it"
+_NUMBER = re.compile(r"[0-9]+")
+
+
+def say_nothing(steps: Sequence[tuple[str, ...]], targets: Sequence[tuple[str, ...]]) -> bool:
+    """Whether names say nothing: they differ by numbers alone, or no word of theirs is known.
+
+    Names that are the same on both sides always say something.
+
+    Args:
+        steps: The steps of the entries' names.
+        targets: The steps of the leaves' names; words that occur there are known too.
+    """
+    if {*steps} == {*targets}:
+        return False
+    if len(steps) > 2 and len({_NUMBER.sub("#", ".".join(path)) for path in steps}) == 1:
+        return True
+    known = {word for path in targets for word in meanings(path)[0]}
+    return not any(
+        is_known(step) or bool(known.intersection(name_of(step).words) and len(step) > 1)
+        for path in steps
+        for step in path
+        if not step.isdigit()
+    ) and not all(step.isdigit() for path in steps for step in path)
+
+
+def in_sequence(target: Node, source: Node) -> tuple[Pair, ...]:
+    """The longest common sequence of sizes; sure only of sizes that occur once."""
+    targets = list(target.leaves())
+    by_leaf = list(source.leaves())
+    sources = sorted(range(len(by_leaf)), key=lambda place: by_leaf[place].item)
+    sizes = [prod(node.shape) for node in targets], [prod(by_leaf[n].shape) for n in sources]
+    counts = Counter(sizes[0]), Counter(sizes[1])
+    pairs: list[Pair] = []
+    for block in LCSseq.opcodes(sizes[0], sizes[1]):
+        if block.tag != "equal":
+            continue
+        for offset in range(block.src_end - block.src_start):
+            place = block.src_start + offset
+            alone = counts[0][sizes[0][place]] == counts[1][sizes[0][place]] == 1
+            how = "the only entry of this size" if alone else ORDER_ALONE
+            pairs.append(
+                Pair(place, sources[block.dest_start + offset], 1.0 if alone else 0.0, how)
+            )
+    return tuple(pairs)

@@ -1,0 +1,504 @@
+"""Pairs that do not do as the others of their kind do: where an entry is missing, another may be
+taken for it although the rest of the model says what belongs together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from s2p_tui.alignment.evidence import Suggestion
+from s2p_tui.alignment.skeleton import Leaf, Skeleton
+from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.alignment.transform import Shape, keys_of
+from s2p_tui.proposals.matcher.align import say_nothing
+from s2p_tui.proposals.matcher.pieces import Piece
+from s2p_tui.proposals.matcher.words import meanings, steps_of_key
+
+Steps = tuple[str, ...]
+_NUMBER = re.compile(r"\d+")
+_MAJORITY = 0.5
+_TOGETHER = 0.75
+_FEW = 3
+_OPPOSITE = tuple(
+    frozenset(words)
+    for words in (
+        ("enc", "dec"),
+        ("query", "key", "value"),
+        ("forward", "backward"),
+        ("vision", "text"),
+        ("cross", "self"),
+        ("pos", "token"),
+    )
+)
+_DENSE = frozenset(("mlp", "conv", "proj", "query", "key", "value", "qkv"))
+_OF_A_VARIANCE = frozenset(("log", "std", "sqrt", "rsqrt", "inv"))
+_LAYER = frozenset(("weight", "bias", "mean", "var"))
+
+
+def inconsistent(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+    """The pairs that others speak against, by their number, and what they say.
+
+    Args:
+        pairs: The steps of a leaf and of what it takes.
+    """
+    found = _other_kind(pairs) | _other_number(pairs)
+    return found | _other_module(pairs) | _other_layer(pairs) | _opposites(pairs)
+
+
+def _opposites(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+    """Pairs whose names say that they are different things."""
+    known: dict[tuple[Steps, Steps], str] = {}
+    found: dict[int, str] = {}
+    for n, sides in pairs.items():
+        names = _without_numbers(sides[0]), _without_numbers(sides[1])
+        why = known.get(names)
+        if why is None:
+            why = known[names] = _opposite(names)
+        if why:
+            found[n] = why
+    return found
+
+
+def _opposite(sides: tuple[Steps, Steps]) -> str:
+    words = [{*meanings(steps)[0]} for steps in sides]
+    layers = [{*meanings(steps[-2:-1])[0]} for steps in sides]
+    for several in _OPPOSITE:
+        mine, theirs = (several & found for found in words)
+        if mine and theirs and not mine & theirs:
+            return f"one is of the {min(theirs)}, the other of the {min(mine)}"
+    for one, other in (words, words[::-1]):
+        if "var" in one and not one & _OF_A_VARIANCE and other & _OF_A_VARIANCE:
+            return f"one is a variance, the other its {min(other & _OF_A_VARIANCE)}"
+    for one, other in (layers, layers[::-1]):
+        if "norm" in one and "norm" not in other and other & _DENSE:
+            return "one is of a normalisation, the other is not"
+    return ""
+
+
+def _without_numbers(steps: Steps) -> Steps:
+    return tuple("#" if step.isdigit() else step for step in steps)
+
+
+def _kind(steps: Steps) -> Steps:
+    """The steps with all numbers but those of the tensor and its own module left open."""
+    return (*(_open(step) for step in steps[:-2]), *steps[-2:])
+
+
+@lru_cache(maxsize=4096)
+def _open(step: str) -> str:
+    return _NUMBER.sub("#", step)
+
+
+def _other_kind(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+    """Pairs of which the same tensors of other blocks are paired otherwise."""
+    kinds = {n: (_kind(target), _kind(source)) for n, (target, source) in pairs.items()}
+    found: dict[int, str] = {}
+    for mine, theirs in ((0, 1), (1, 0)):
+        votes: dict[Steps, Counter[Steps]] = defaultdict(Counter)
+        for kind in kinds.values():
+            votes[kind[mine]][kind[theirs]] += 1
+        for n, kind in kinds.items():
+            counts = votes[kind[mine]]
+            total = counts.total()
+            if len(counts) > 1 and total >= _FEW:
+                best, most = counts.most_common(1)[0]
+                if best != kind[theirs] and most > _MAJORITY * total:
+                    found[n] = f"elsewhere {_text(kind[mine])} goes with {_text(best)}"
+    return found
+
+
+def _other_number(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+    """Pairs whose numbers are not as far apart as those of most pairs of the same names."""
+    why = "the numbers of others like it are otherwise apart"
+    return {n: why for agreeing, others in _by_difference(pairs) if agreeing for n in others}
+
+
+def numbered(pairs: Mapping[int, tuple[Steps, Steps]]) -> set[int]:
+    """The pairs whose numbers are as far apart as those of most pairs of the same names.
+
+    Args:
+        pairs: The steps of a leaf and of what it takes.
+    """
+    return {n for agreeing, _ in _by_difference(pairs) for n in agreeing}
+
+
+def _by_difference(
+    pairs: Mapping[int, tuple[Steps, Steps]],
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Per names the pairs whose numbers are as far apart as most are, and the others."""
+    apart: dict[tuple[Steps, Steps], dict[int, tuple[int, ...]]] = defaultdict(dict)
+    for n, sides in pairs.items():
+        numbers = [[number for step in steps[:-2] for number in _numbers(step)] for steps in sides]
+        if numbers[0] and len(numbers[0]) == len(numbers[1]):
+            names = _kind(sides[0])[:-2], _kind(sides[1])[:-2]
+            difference = (theirs - mine for mine, theirs in zip(*numbers, strict=True))
+            apart[names][n] = tuple(difference)
+    for differences in apart.values():
+        best, most = Counter(differences.values()).most_common(1)[0]
+        agreed = most > 1 and most > _MAJORITY * len(differences)
+        agreeing = [n for n, each in differences.items() if agreed and each == best]
+        yield agreeing, [n for n, each in differences.items() if each != best]
+
+
+@lru_cache(maxsize=4096)
+def _numbers(step: str) -> tuple[int, ...]:
+    return tuple(map(int, _NUMBER.findall(step)))
+
+
+def _other_module(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+    """Pairs of two modules that each have all else in common with another one."""
+    layers: dict[tuple[Steps, Steps], list[int]] = defaultdict(list)
+    for n, (target, source) in pairs.items():
+        layers[target[:-1], source[:-1]].append(n)
+    together: Counter[tuple[Steps, Steps]] = Counter()
+    sizes: tuple[Counter[Steps], Counter[Steps]] = (Counter(), Counter())
+    around = {layer: (_around(layer[0]), _around(layer[1])) for layer in layers}
+    for layer, (targets, sources) in around.items():
+        count = len(layers[layer])
+        for module in targets:
+            sizes[0][module] += count
+        for module in sources:
+            sizes[1][module] += count
+        for target in targets:
+            for source in sources:
+                together[target, source] += count
+    partners = _partners(together, sizes)
+    found: dict[int, str] = {}
+    for layer, sides in around.items() if partners[0] else ():
+        leaves = [
+            [
+                (module, other)
+                for module in reversed(sides[mine])
+                if (other := partners[mine].get(module)) is not None
+                and other not in sides[1 - mine]
+            ]
+            for mine in (0, 1)
+        ]
+        if all(leaves):
+            ((module, other), *_), _ = leaves
+            why = f"the rest of {_text(module)} goes with {_text(other)}"
+            found.update(dict.fromkeys(layers[layer], why))
+    return found
+
+
+def _partners(
+    together: Counter[tuple[Steps, Steps]], sizes: tuple[Counter[Steps], Counter[Steps]]
+) -> tuple[dict[Steps, Steps], dict[Steps, Steps]]:
+    """Modules that have more in common with each other than with any other, and nearly all."""
+    best: tuple[dict[Steps, tuple[float, Steps]], ...] = ({}, {})
+    for pair, count in together.items():
+        common = 2 * count / (sizes[0][pair[0]] + sizes[1][pair[1]])
+        for mine, theirs in ((0, 1), (1, 0)):
+            if common > best[mine].get(pair[mine], (0.0, ()))[0]:
+                best[mine][pair[mine]] = common, pair[theirs]
+    partners: tuple[dict[Steps, Steps], dict[Steps, Steps]] = ({}, {})
+    for target, (common, source) in best[0].items():
+        few = min(sizes[0][target], sizes[1][source])
+        if _TOGETHER <= common < 1 and few >= _FEW and best[1][source][1] == target:
+            partners[0][target] = source
+            partners[1][source] = target
+    return partners
+
+
+def _around(steps: Steps) -> list[Steps]:
+    return [steps[:level] for level in range(1, len(steps) + 1)]
+
+
+def _other_layer(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+    """Weights and biases of one layer that come from different layers, or go to different ones."""
+    found: dict[int, str] = {}
+    for mine in (0, 1):
+        layers: dict[Steps, dict[int, Steps]] = defaultdict(dict)
+        roles: dict[Steps, list[str]] = defaultdict(list)
+        for n, sides in pairs.items():
+            both = [meanings(steps[-1:])[0] for steps in sides]
+            if both[0] == both[1] and len(both[0]) == 1 and both[0][0] in _LAYER:
+                layers[sides[mine][:-1]][n] = sides[1 - mine][:-1]
+                roles[sides[mine][:-1]].append(both[0][0])
+        for layer, parts in layers.items():
+            counts = Counter(parts.values())
+            if len({*roles[layer]}) < len(roles[layer]):
+                continue
+            if len(counts) < 2:
+                continue
+            (best, most), (_, next_most) = counts.most_common(2)
+            for n, other in parts.items():
+                if other != best or most == next_most:
+                    found[n] = f"{_text(layer)} goes with more than one layer"
+    return found
+
+
+def _text(steps: Steps) -> str:
+    return ".".join(steps)
+
+
+def crossed(
+    pairs: Mapping[int, tuple[Shape, Shape]],
+    left: Iterable[Shape],
+    steps: Mapping[int, tuple[str, ...]],
+) -> dict[int, str]:
+    """The pairs of unlike axes for which one of like axes is to be had, by number, and why.
+
+    With each the rest of its layer.
+
+    Args:
+        pairs: The shapes of a leaf and of what it takes.
+        left: The shapes of what no leaf takes.
+        steps: The steps of the leaves.
+    """
+    unlike = {n: shapes for n, shapes in pairs.items() if _is_weight(shapes) and _unlike(*shapes)}
+    if not unlike:
+        return {}
+    entries = {*left, *(entry for _, entry in unlike.values())}
+    leaves = {leaf for leaf, _ in unlike.values()}
+    found = {n for n, (leaf, entry) in unlike.items() if leaf in entries or entry in leaves}
+    layers = {steps[n][:-1] for n in found} - {()}
+    why = "another one has the very shape that is wanted here"
+    return {n: why for n in pairs if n in found or steps[n][:-1] in layers}
+
+
+def _is_weight(shapes: tuple[Shape, Shape]) -> bool:
+    return sum(size != 1 for size in shapes[0]) > 1
+
+
+def _unlike(leaf: Shape, entry: Shape) -> bool:
+    return len(leaf) != len(entry) and _wide(leaf) == _wide(entry)
+
+
+def _wide(shape: Shape) -> list[int]:
+    return sorted(size for size in shape if size != 1)
+
+
+_MATRIX = 2
+
+
+def turned(found: Mapping[int, tuple[Leaf, Piece]], shapes: Iterable[Shape]) -> dict[int, str]:
+    """The pairs of which the entry is turned although nothing shows that it has to be, and why.
+
+    It has to be where one of them has no entry of its leaf's shape at all.
+
+    Args:
+        found: Leaves and what they take, by place.
+        shapes: The shapes of all that leaves could take.
+    """
+    pairs = {place: pair for place, pair in found.items() if _is_turned(*pair)}
+    if not pairs:
+        return {}
+    held = {*shapes}
+    if any(leaf.shape not in held for leaf, _ in pairs.values()):
+        return {}
+    why = "this layer keeps PyTorch's layout, and entries of its shape are there"
+    return {n: why for n, (_, piece) in pairs.items() if not piece.is_input_first}
+
+
+def _is_turned(leaf: Leaf, piece: Piece) -> bool:
+    return (
+        (leaf.owner or "").startswith("equinox.nn.")
+        and len(leaf.shape) == _MATRIX
+        and piece.shape == leaf.shape[::-1] != leaf.shape
+    )
+
+
+_NUMBERED = re.compile(r"(.*?)\d+")
+_TAKEN = "of {all} alike {name} in the checkpoint the model takes {used}, not {unused}"
+_FILLED = "of {all} alike {name} in the model the checkpoint fills {used}, not {unused}"
+
+
+@dataclass(slots=True)
+class _Member:
+    """A numbered module: what is in it, and of which tensors it is known whether they are used."""
+
+    steps: Steps
+    form: set[tuple[Steps, Shape]] = field(default_factory=set)
+    used: bool = False
+
+
+_Lists = Mapping[Steps, Mapping[Steps, _Member]]
+
+
+def unequal(
+    suggestions: Mapping[int, Suggestion],
+    skeleton: Skeleton,
+    steps: Mapping[int, Steps],
+    state_dict: StateDict,
+    lost: Iterable[str],
+) -> dict[int, str]:
+    """Leaves of lists of which one side has more members, and how many each has.
+
+    A whole member is left over beside others with the same names and shapes in it: the model is
+    then of another size, or another member is the one to leave out. Modules unlike all that are in
+    use, such as auxiliary heads, are no such members.
+
+    Args:
+        suggestions: By place.
+        skeleton: The leaves.
+        steps: Steps of the leaves that entries may feed, by place.
+        state_dict: The entries.
+        lost: Entries that no leaf takes, under no other name either.
+    """
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, suggestion in suggestions.items():
+        for key in keys_of(suggestion.source) if suggestion.source is not None else ():
+            places[key].append(place)
+    found: dict[int, str] = {}
+    lost = {*lost}
+    if lost:
+        paths = {entry.key: steps_of_key(entry.key) for entry in state_dict}
+        items = [(paths[e.key], e.shape, e.key in places) for e in state_dict]
+        told = _short(_lists(items, {paths[key] for key in lost}), _TAKEN)
+        for key, feeding in places.items() if told else ():
+            if (why := _within(paths[key], told)) is not None:
+                found.update(dict.fromkeys(feeding, why))
+    filled = {p: p in suggestions and suggestions[p].source is not None for p in steps}
+    empty = {steps[place] for place, is_filled in filled.items() if not is_filled}
+    if empty:
+        items = [(path, skeleton[place].shape, filled[place]) for place, path in steps.items()]
+        told = _short(_lists(items, empty), _FILLED)
+        for place, path in steps.items() if told else ():
+            if (why := _within(path, told)) is not None:
+                found.setdefault(place, why)
+    return found
+
+
+def _lists(items: Iterable[tuple[Steps, Shape, bool]], lost: set[Steps]) -> _Lists:
+    """The lists that have a tensor in them that is not used."""
+    concerned = {name for path in lost for _, name in _levels_around(path)}
+    lists: dict[Steps, dict[Steps, _Member]] = defaultdict(dict)
+    for path, shape, used in items:
+        for level, name in _levels_around(path):
+            if name in concerned:
+                member = lists[name].setdefault(path[:level], _Member(path[:level]))
+                member.form.add((path[level:], shape))
+                member.used |= used
+    return lists
+
+
+def _levels_around(path: Steps) -> Iterable[tuple[int, Steps]]:
+    """The lists that a tensor is in: how many steps lead to its member, and the list's name."""
+    for level, step in enumerate(path, 1):
+        if (stem := _NUMBERED.fullmatch(step)) is not None:
+            yield level, (*path[: level - 1], f"{stem[1]}*")
+
+
+def _short(lists: _Lists, words: str) -> dict[Steps, str]:
+    """Members in use beside others like them that are not, and why that is strange."""
+    found: dict[Steps, str] = {}
+    for name, members in lists.items():
+        kinds: dict[frozenset[tuple[Steps, Shape]], list[_Member]] = defaultdict(list)
+        for member in members.values():
+            kinds[frozenset(member.form)].append(member)
+        for kind in kinds.values():
+            unused = [member for member in kind if not member.used]
+            if not unused or len(unused) == len(kind):
+                continue
+            more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+            why = words.format(
+                all=len(kind),
+                name=".".join(name),
+                used=len(kind) - len(unused),
+                unused=".".join(unused[0].steps) + more,
+            )
+            found.update({member.steps: why for member in kind})
+    return found
+
+
+def _within(path: Steps, told: Mapping[Steps, str]) -> str | None:
+    return next((told[path[:n]] for n in range(1, len(path) + 1) if path[:n] in told), None)
+
+
+_PARAMETERS = ("weight", "bias")
+
+
+def lost_entries(
+    state_dict: StateDict, suggestions: Mapping[int, Suggestion], left_over: Mapping[str, str]
+) -> list[str]:
+    """Entries that no leaf takes, under no other name either."""
+    storages = {state_dict[key].storage for key in _feeding(suggestions)} - {None}
+    return [key for key in left_over if state_dict[key].storage not in storages]
+
+
+def losses(
+    state_dict: StateDict, suggestions: Mapping[int, Suggestion], lost: Sequence[str]
+) -> dict[int, str]:
+    """Leaves of modules of which a parameter would be lost, and which.
+
+    A weight or bias beside others of its layer; a layer in a block of which other layers are in
+    use; a layer between two others of a list. Heads and other modules at the ends are no such
+    loss. Where names say nothing an entry that is lost may belong to any module.
+    """
+    used = _feeding(suggestions)
+    if say_nothing([steps_of_key(entry.key) for entry in state_dict], []):
+        why = f"{lost[0]} is left over, and nothing shows what it belongs to" if lost else ""
+        return {place: why for places in used.values() for place in places if why}
+    parameters = {key: steps for key in lost if _is_parameter(steps := steps_of_key(key))}
+    found: dict[int, str] = {}
+    modules: dict[Steps, str] = {}
+    blocks: dict[Steps, str] = {}
+    for key, steps in parameters.items():
+        modules.setdefault(steps[:-1], key)
+        block = _block_of(steps[:-2])
+        if block is not None and steps[-1].startswith("weight"):
+            blocks.setdefault(block, key)
+    between = _between(parameters, [steps_of_key(key) for key in used])
+    for key, places in used.items():
+        steps = steps_of_key(key)
+        block = _block_of(steps[:-1])
+        if (same := modules.get(steps[:-1])) is not None:
+            why = f"{same} of the same layer would be lost"
+        elif block is not None and block in blocks:
+            why = f"{blocks[block]} of the same block would be lost"
+        elif (other := _first(steps, between)) is not None:
+            why = f"{other} beside it in its list would be lost"
+        else:
+            continue
+        found.update(dict.fromkeys(places, why))
+    return found
+
+
+def _feeding(suggestions: Mapping[int, Suggestion]) -> dict[str, list[int]]:
+    """The leaves that entries feed, by key."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for place, suggestion in suggestions.items():
+        for key in keys_of(suggestion.source) if suggestion.source is not None else ():
+            found[key].append(place)
+    return found
+
+
+def _is_parameter(steps: Steps) -> bool:
+    role = meanings(steps[-1:])[0][-1:]
+    return role in (("weight",), ("bias",)) or steps[-1].startswith(_PARAMETERS)
+
+
+def _block_of(module: Steps) -> Steps | None:
+    """The innermost member of a list that a module is, or is in."""
+    level = next((n for n in range(len(module), 0, -1) if module[n - 1].isdigit()), None)
+    return None if level is None else module[:level]
+
+
+def _between(parameters: Mapping[str, Steps], used: Sequence[Steps]) -> dict[Steps, str]:
+    """Members of lists in use that a lost one lies between, and which that is."""
+    numbers: dict[Steps, set[int]] = defaultdict(set)
+    for steps in used:
+        for level, step in enumerate(steps[:-1]):
+            if step.isdigit():
+                numbers[steps[:level]].add(int(step))
+    found: dict[Steps, str] = {}
+    for key, steps in parameters.items():
+        for level, step in enumerate(steps[:-1]):
+            members = numbers.get(steps[:level], ()) if step.isdigit() else ()
+            if not members or int(step) in members:
+                continue
+            before = max((n for n in members if n < int(step)), default=None)
+            after = min((n for n in members if n > int(step)), default=None)
+            if before is not None and after is not None:
+                for number in (before, after):
+                    found.setdefault((*steps[:level], str(number)), key)
+    return found
+
+
+def _first(steps: Steps, told: Mapping[Steps, str]) -> str | None:
+    return next((told[steps[:n]] for n in range(1, len(steps)) if steps[:n] in told), None)

@@ -1,0 +1,224 @@
+"""What PyTorch's layers keep in parts, or apart, as the pieces that the leaves want."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from s2p_tui.alignment.block_numbers import by_number
+from s2p_tui.alignment.composites import Composite, composed, composites
+from s2p_tui.alignment.skeleton import Leaf, Skeleton
+from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.alignment.transform import Broadcast, Expr, Shape, Take, shape_of
+from s2p_tui.proposals.matcher.pieces import Piece, parts_named
+from s2p_tui.proposals.matcher.words import steps_of_key, steps_of_path
+
+Steps = tuple[str, ...]
+_CELLS = ("equinox.nn.LSTMCell", "equinox.nn.GRUCell")
+_RECURRENT = re.compile(r"((?:weight|bias)_[ih]h)_l(\d+)(_reverse)?")
+_WRAPPERS = {"weight norm": "equinox.nn.WeightNorm", "spectral norm": "equinox.nn.SpectralNorm"}
+_PART_NAMES = frozenset(
+    ("weight_g", "weight_v", "weight_orig", "weight_u", "original0", "original1")
+)
+"""How modules name the parts that keep them as PyTorch does."""
+_PART_STEPS = {
+    "weight norm": ("magnitude", "weight"),
+    "spectral norm": ("weight", "left", "right"),
+}
+
+
+def steps_of_leaves(skeleton: Skeleton, places: Sequence[int]) -> dict[int, Steps]:
+    """The steps of leaves by place; the members of a list named for its parts go by their names."""
+    steps = {place: _steps_of_leaf(skeleton[place]) for place in places}
+    lists: dict[Steps, set[str]] = defaultdict(set)
+    for path in steps.values():
+        for level in range(1, len(path)):
+            if path[level].isdigit() and parts_named(path[level - 1]):
+                lists[path[:level]].add(path[level])
+    for place, path in steps.items():
+        for level in range(1, len(path)):
+            if (members := lists.get(path[:level])) is not None:
+                parts = parts_named(path[level - 1])
+                if members == {"0"}:
+                    steps[place] = (*path[:level], *path[level + 1 :])
+                elif members == {str(number) for number in range(len(parts))}:
+                    part = parts[int(path[level])]
+                    steps[place] = (*path[: level - 1], part, *path[level + 1 :])
+                break
+    return steps
+
+
+def _steps_of_leaf(leaf: Leaf) -> Steps:
+    """The steps of a leaf's key path, those of a normed layer as if it were a plain one."""
+    steps = steps_of_path(leaf.path)
+    match leaf.owner, steps:
+        case "equinox.nn.WeightNorm", (*around, "g"):
+            return (*around, "magnitude")
+        case "equinox.nn.SpectralNorm", (*around, "uv_index", ("0" | "1") as number):
+            return (*around, ("left", "right")[int(number)])
+        case _, (*around, "layer", last) if "wrapper" in leaf.config:
+            return (*around, last)
+        case _:
+            return steps
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What of a skeleton the entries in parts are made for, each kind of leaf once."""
+
+    owners: frozenset[str | None]
+    names: frozenset[str]
+    norms: tuple[Leaf, ...]
+    cells: tuple[Leaf, ...]
+
+
+def _wanted(skeleton: Skeleton) -> _Wanted:
+    norms: dict[tuple[object, ...], Leaf] = {}
+    cells: dict[tuple[str, str], Leaf] = {}
+    for leaf in skeleton:
+        if leaf.owner == _WRAPPERS["weight norm"]:
+            groups = leaf.config.get("layer_config", {}).get("groups")
+            kind = (leaf.shape, leaf.config.get("axis"), leaf.config.get("layer"), groups)
+            norms.setdefault(kind, leaf)
+        elif leaf.owner in _CELLS:
+            cells.setdefault((leaf.owner, leaf.path.rpartition(".")[2]), leaf)
+    names = frozenset(steps_of_path(leaf.path)[-1] for leaf in skeleton)
+    owners = frozenset(leaf.owner for leaf in skeleton)
+    return _Wanted(owners, names, tuple(norms.values()), tuple(cells.values()))
+
+
+def made_of_parts(state_dict: StateDict, skeleton: Skeleton) -> tuple[list[Piece], set[str]]:
+    """Pieces made of several entries, or named otherwise; and the keys of the entries in them."""
+    pieces: list[Piece] = []
+    found = composites(state_dict)
+    if found:
+        wanted = _wanted(skeleton)
+        pieces = [piece for one in found for piece in _of_composite(one, state_dict, wanted)]
+    covered = {key for piece in pieces if piece.composite for key in piece.composite.parts}
+    if any(leaf.owner in _CELLS for leaf in skeleton):
+        pieces += _of_cells(state_dict, covered)
+    pieces += _slopes(state_dict, skeleton)
+    return pieces, covered | {
+        member.key for piece in pieces for member in piece.members if isinstance(member, Take)
+    }
+
+
+def _of_composite(composite: Composite, state_dict: StateDict, wanted: _Wanted) -> list[Piece]:
+    if composite.kind == "recurrent biases":
+        return _biases(composite, state_dict, wanted)
+    layer = steps_of_key(composite.layer) if composite.layer else ()
+    if _WRAPPERS[composite.kind] in wanted.owners:
+        return [
+            _piece(
+                (*layer, step),
+                _as_wanted(step, key, composite, state_dict, wanted),
+                state_dict,
+                composite,
+            )
+            for step, key in zip(_PART_STEPS[composite.kind], composite.parts, strict=True)
+        ]
+    own_names = {steps_of_key(key)[-1] for key in composite.parts} | _PART_NAMES
+    if own_names & wanted.names:
+        return []
+    folded = composite.folded(state_dict, transposed=False)
+    if folded is None:
+        return []
+    return [_piece((*layer, composite.name), folded, state_dict, composite)]
+
+
+def _as_wanted(
+    step: str, key: str, composite: Composite, state_dict: StateDict, wanted: _Wanted
+) -> Expr:
+    """A part as it is, or the norms along another axis where all `WeightNorm`s want these."""
+    made = [(leaf, composed(leaf, composite, state_dict)) for leaf in wanted.norms]
+    sizes = [(prod(leaf.shape), one) for leaf, one in made if one is not None]
+    if step != "magnitude" or any(size == prod(state_dict.shape(key)) for size, _ in sizes):
+        return Take(key)
+    return next((one.expr for size, one in sizes if size == prod(one.shape)), Take(key))
+
+
+def _piece(steps: Steps, expr: Expr, state_dict: StateDict, composite: Composite) -> Piece:
+    shape = shape_of(expr, state_dict.shape)
+    return Piece(steps, shape, (expr,), shape, composite)
+
+
+def _biases(composite: Composite, state_dict: StateDict, wanted: _Wanted) -> list[Piece]:
+    found: dict[str, Piece] = {}
+    for leaf in wanted.cells:
+        if (made := composed(leaf, composite, state_dict)) is not None:
+            role = leaf.path.rpartition(".")[2]
+            steps = (*_cell(composite.parts[0], state_dict), role)
+            found.setdefault(role, _piece(steps, made.expr, state_dict, composite))
+    return list(found.values())
+
+
+def _of_cells(state_dict: StateDict, covered: set[str]) -> list[Piece]:
+    """The entries of recurrent layers, by layer and direction."""
+    pieces: list[Piece] = []
+    for entry in state_dict:
+        match = _RECURRENT.fullmatch(steps_of_key(entry.key)[-1])
+        if match is not None and entry.key not in covered:
+            steps = (*_cell(entry.key, state_dict), match[1])
+            pieces.append(Piece(steps, entry.shape, (Take(entry.key),), entry.shape))
+    return pieces
+
+
+def _cell(key: str, state_dict: StateDict) -> Steps:
+    """Where an entry of a recurrent layer stands: layer and direction, if there are several."""
+    *around, last = steps_of_key(key)
+    match = _RECURRENT.fullmatch(last)
+    if match is None:
+        return tuple(around)
+    start = key.removesuffix(last)
+    deep = f"{start}weight_ih_l1" in state_dict
+    both = f"{start}weight_ih_l0_reverse" in state_dict
+    number = (match[2],) if deep else ()
+    direction = ("backward" if match[3] else "forward",) if both else ()
+    return (*around, *number, *direction)
+
+
+def _slopes(state_dict: StateDict, skeleton: Skeleton) -> list[Piece]:
+    """The slopes of PReLUs in sequence, as the MLP whose activation they are keeps them."""
+    wanted: list[tuple[Leaf, Shape]] = [
+        (leaf, leaf.shape)
+        for leaf in skeleton
+        if leaf.owner == "equinox.nn.PReLU" and len(leaf.shape) == 2
+    ]
+    if not wanted:
+        return []
+    lists: dict[Steps, list[str]] = defaultdict(list)
+    for entry in state_dict:
+        steps = steps_of_key(entry.key)
+        numbered = len(steps) > 1 and steps[-1] == "weight" and steps[-2].isdigit()
+        bias = f"{entry.key.removesuffix('weight')}bias"
+        if numbered and len(entry.shape) == 1 and bias not in state_dict:
+            lists[steps[:-2]].append(entry.key)
+    pieces: list[Piece] = []
+    for around, listed in lists.items():
+        keys = by_number(listed)
+        shape = next((shape for _, shape in wanted if _fit(keys, shape, state_dict)), None)
+        if shape is not None:
+            members = tuple(
+                Take(key) if state_dict.shape(key) == shape[1:] else Broadcast(Take(key), shape[1:])
+                for key in keys
+            )
+            steps = (*around, "activation", "negative_slope")
+            pieces.append(Piece(steps, shape, members, shape[1:]))
+    return pieces
+
+
+def _fit(keys: Sequence[str], shape: Shape, state_dict: StateDict) -> bool:
+    return len(keys) == shape[0] and all(state_dict.shape(key) in ((1,), shape[1:]) for key in keys)
+
+
+def as_leaf_takes(leaf: Leaf, piece: Piece, state_dict: StateDict) -> Piece | None:
+    """A piece as it is for that leaf; None if its layer has no use for it."""
+    if piece.composite is None:
+        return piece
+    made = composed(leaf, piece.composite, state_dict)
+    if made is None:
+        return None
+    return Piece(piece.steps, made.shape, (made.expr,), made.shape, piece.composite)

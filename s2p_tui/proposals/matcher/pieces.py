@@ -1,0 +1,446 @@
+"""What can fill a leaf: an entry as it is, or several stacked, or a part of a fused one."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from s2p_tui.alignment.composites import Composite
+from s2p_tui.alignment.layouts import Way, ways
+from s2p_tui.alignment.transform import (
+    Concat,
+    Expr,
+    Permute,
+    Reshape,
+    Shape,
+    Split,
+    Stack,
+    Take,
+    keys_of,
+    nodes_of,
+)
+from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of
+
+_FUSED: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
+    (
+        frozenset(
+            (
+                *("qkv", "wqkv", "qkv_proj", "to_qkv", "query_key_value", "c_attn"),
+                *("in_proj", "in_proj_weight", "in_proj_bias"),
+            )
+        ),
+        ("query", "key", "value"),
+    ),
+    (frozenset(("kv", "wkv", "to_kv", "kv_proj")), ("key", "value")),
+    (frozenset(("gate_up_proj", "gate_up")), ("gate_proj", "up_proj")),
+)
+_INPUT_FIRST = frozenset(("c_attn", "c_proj", "c_fc", "q_attn", "kernel"))
+"""Modules and weights that are known to hold the input axis first: GPT-2's `Conv1D` and Flax.
+Layers of PyTorch's that are called so do not."""
+_WORD = re.compile(r"[./]")
+_MAY_ALTERNATE = frozenset(("wqkv", "query_key_value", "qkv_proj"))
+"""Fused weights that some models keep head by head, so that a third is not one of the parts."""
+_TOGETHER: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("qkv", ("query", "key", "value")),
+    ("kv", ("key", "value")),
+    ("gate_up", ("gate", "up")),
+    ("gate", ("gate", "up")),
+)
+
+
+def parts_named(step: str) -> tuple[str, ...]:
+    """What a module or tensor of that name is made of: query, key and value of `qkv`."""
+    return next((parts for names, parts in _FUSED if step.lower() in names), ())
+
+
+def may_alternate(expr: Expr) -> bool:
+    """Whether a part is taken of a fused weight of which it does not show how it is laid out."""
+    return any(
+        isinstance(node, Split) and _MAY_ALTERNATE.intersection(key.split("."))
+        for node in nodes_of(expr)
+        for key in keys_of(node)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A tensor that could fill a leaf.
+
+    Attributes:
+        steps: The steps of the name it goes by.
+        shape: Its shape; several members are on a new first axis.
+        members: The expressions it is put together from; one if it is an entry or a part of one.
+        member: The shape of each of them.
+        composite: What its entries make together; what a leaf takes of it depends on its layer.
+        otherwise: Of a part of a fused weight whose two axes are alike, what the part is if the
+            input axis comes first; of the same shape as `member`.
+    """
+
+    steps: tuple[str, ...]
+    shape: Shape
+    members: tuple[Expr, ...]
+    member: Shape
+    composite: Composite | None = None
+    otherwise: Expr | None = None
+
+    @property
+    def is_input_first(self) -> bool:
+        """Whether its name is of those whose weights mostly hold the input axis first."""
+        return any(_INPUT_FIRST.intersection(found) for found in self._words())
+
+    @property
+    def may_be_input_first(self) -> bool:
+        """Whether it is called `w`, as Haiku's weights are, which hold the input axis first."""
+        return any(found[-1] == "w" for found in self._words())
+
+    def _words(self) -> Iterator[list[str]]:
+        return (_WORD.split(key) for expr in self.members for key in keys_of(expr))
+
+    def layouts(self, target: Shape) -> list[tuple[Expr, bool]]:
+        """The expressions of the target's shape, the simplest first.
+
+        With each: whether the output axis of the weight comes last in it.
+        """
+        count = len(self.members)
+        if count == 1:
+            found = ways(self.member, target)
+            layouts = [(way.of(self.members[0], self.member), way.out_last) for way in found]
+            if (other := self.otherwise) is not None:
+                layouts += [(way.of(other, self.member), not way.out_last) for way in found]
+            return layouts
+        stacked: list[tuple[Expr, bool]] = []
+        for axis, size in enumerate(target):
+            rest = (*target[:axis], *target[axis + 1 :])
+            if size == count:
+                stacked += [
+                    (Stack(self._each(way), axis), way.out_last) for way in ways(self.member, rest)
+                ]
+        for axis, size in enumerate(target if not stacked else ()):
+            if size % count == 0:
+                part = (*target[:axis], size // count, *target[axis + 1 :])
+                stacked += [
+                    (Concat(self._each(way), axis), way.out_last) for way in ways(self.member, part)
+                ]
+        return stacked
+
+    def _each(self, way: Way) -> tuple[Expr, ...]:
+        return tuple(way.of(expr, self.member) for expr in self.members)
+
+
+def entry_piece(key: str, steps: tuple[str, ...], shape: Shape) -> Piece:
+    """An entry as it is."""
+    return Piece(steps, shape, (Take(key),), shape)
+
+
+def regrouped(
+    pieces: Sequence[Piece], targets: Sequence[tuple[tuple[str, ...], Shape]]
+) -> list[Piece]:
+    """The pieces with fused ones parted and parts fused as the leaves want them.
+
+    Args:
+        pieces: One per entry.
+        targets: Steps and shape of every leaf.
+    """
+    wanted = Counter(prod(shape) for _, shape in targets)
+    result = _parted(list(pieces), wanted, targets)
+    return _together(result, wanted, targets)
+
+
+def _parted(
+    pieces: list[Piece], wanted: Counter[int], targets: Sequence[tuple[tuple[str, ...], Shape]]
+) -> list[Piece]:
+    words: dict[str, set[Shape]] = defaultdict(set)
+    for steps, shape in targets:
+        for word in meanings(steps)[0]:
+            words[word].add(_wide(shape))
+    fused = _fused_leaves(targets)
+    result: list[Piece] = []
+    for piece in pieces:
+        parts = _parts_of(piece, words, fused, wanted)
+        result.extend(parts or [piece])
+    return result
+
+
+def _fused_leaves(
+    targets: Sequence[tuple[tuple[str, ...], Shape]],
+) -> set[tuple[tuple[str, ...], int]]:
+    """Of what parts, and of what size, leaves are that are fused themselves."""
+    return {
+        (parts, prod(shape))
+        for steps, shape in targets
+        for step in steps
+        if (parts := parts_named(step))
+    }
+
+
+def _parts_of(
+    piece: Piece,
+    words: Mapping[str, set[Shape]],
+    whole: set[tuple[tuple[str, ...], int]],
+    wanted: Counter[int],
+) -> list[Piece]:
+    for place, step in enumerate(piece.steps):
+        for fused, parts in _FUSED:
+            if step.lower() not in fused or not piece.shape or (parts, prod(piece.shape)) in whole:
+                continue
+            roles = [meanings((part,))[0][0] for part in parts]
+            if not all(role in words for role in roles):
+                continue
+            leaves = {shape for role in roles for shape in words[role]}
+            axis = _fused_axis(piece, len(parts), leaves, wanted)
+            if axis is None:
+                continue
+            size = piece.shape[axis] // len(parts)
+            shape = _with_size(piece.shape, axis, size)
+            last = len(piece.shape) - 1
+            alike = axis == last - 1 and piece.shape[axis] == piece.shape[last]
+            swap = (*range(axis), last, axis)
+            source = piece.members[0]
+            tail = piece.steps[place + 1 :] or (("bias",) if step.endswith("bias") else ("weight",))
+            return [
+                Piece(
+                    (*piece.steps[:place], part, *tail),
+                    shape,
+                    (Split(source, axis, n * size, (n + 1) * size),),
+                    shape,
+                    otherwise=Permute(Split(source, last, n * size, (n + 1) * size), swap)
+                    if alike
+                    else None,
+                )
+                for n, part in enumerate(parts)
+            ]
+    return []
+
+
+def _fused_axis(
+    piece: Piece, count: int, leaves: Collection[Shape], wanted: Counter[int]
+) -> int | None:
+    """The axis along which a fused tensor holds so many parts; None if leaves take none such.
+
+    The one whose parts are as the leaves are, or else as they are with the last two axes swapped.
+    Parts of a matrix may take other layouts; of more axes, one is that of layers or experts.
+    """
+    axes = [axis for axis, size in enumerate(piece.shape) if size % count == 0]
+    parts = {axis: _with_size(piece.shape, axis, piece.shape[axis] // count) for axis in axes}
+    # The axis before the last is the output's where the input's is the last.
+    axes.sort(key=lambda axis: (axis != max(0, len(piece.shape) - 2), axis))
+    for axis in axes:
+        if _wide(parts[axis]) in leaves:
+            return axis
+    for axis in axes:
+        *head, first, last = (1, 1, *parts[axis])
+        if _wide((*head, last, first)) in leaves:
+            return axis
+    if len(_wide(piece.shape)) > 2:
+        return None
+    return next((axis for axis in axes if wanted[prod(parts[axis])]), None)
+
+
+def _with_size(shape: Shape, axis: int, size: int) -> Shape:
+    return (*shape[:axis], size, *shape[axis + 1 :])
+
+
+def _wide(shape: Shape) -> Shape:
+    return tuple(size for size in shape if size != 1)
+
+
+def _together(
+    pieces: list[Piece], wanted: Counter[int], targets: Sequence[tuple[tuple[str, ...], Shape]]
+) -> list[Piece]:
+    words = {word for steps, _ in targets for word in meanings(steps)[0]}
+    names = {step.lower() for steps, _ in targets for step in steps}
+    for name, parts in _TOGETHER:
+        if name not in words and not any(step.startswith(name) for step in names):
+            continue
+        if not _in_one(parts, targets, words):
+            continue
+        groups: dict[tuple[tuple[str, ...], ...], dict[str, Piece]] = defaultdict(dict)
+        for piece in pieces:
+            for place in range(len(piece.steps) - 1, -1, -1):
+                found = meanings((piece.steps[place],))[0]
+                word = next((w for w in found if w in parts), None)
+                if word is not None:
+                    rest = tuple(other for other in found if other not in (word, *FAINT))
+                    groups[piece.steps[:place], rest, piece.steps[place + 1 :]][word] = piece
+                    break
+        gone: set[int] = set()
+        made: dict[int, Piece] = {}
+        for (head, rest, tail), group in groups.items():
+            shapes = {piece.shape for piece in group.values()}
+            if set(group) != set(parts) or len(shapes) != 1:
+                continue
+            (shape,) = shapes
+            if not wanted[prod(shape) * len(parts)]:
+                continue
+            members = tuple(group[part].members[0] for part in parts)
+            step = "_".join((name, *rest))
+            fused = Piece((*head, step, *tail), (len(parts), *shape), members, shape)
+            made[id(group[parts[0]])] = fused
+            gone |= {id(piece) for piece in group.values()}
+        pieces = [
+            made.get(id(piece), piece)
+            for piece in pieces
+            if id(piece) not in gone or id(piece) in made
+        ]
+    return pieces
+
+
+def _in_one(
+    parts: tuple[str, ...], targets: Sequence[tuple[tuple[str, ...], Shape]], words: set[str]
+) -> bool:
+    """Whether the leaves have no name for one of the parts, or a name for several at once."""
+    return not words.issuperset(parts) or any(
+        {*parts} <= {*name_of(step).words} for steps, _ in targets for step in steps
+    )
+
+
+def with_views(
+    pieces: Sequence[Piece], targets: Sequence[tuple[tuple[str, ...], Shape]]
+) -> list[Piece]:
+    """The pieces with families stacked, fused ones parted and parts fused as the leaves want them.
+
+    Args:
+        pieces: One per entry.
+        targets: Steps and shape of every leaf.
+    """
+    wanted = Counter(prod(shape) for _, shape in targets)
+    return _stacked(_unstacked(regrouped(pieces, targets), wanted), wanted)
+
+
+def _unstacked(pieces: list[Piece], wanted: Counter[int]) -> list[Piece]:
+    """Tensors stacked on their first axis, one by one, where the leaves come one by one."""
+    heads: dict[tuple[int, tuple[str, ...]], list[tuple[str, ...]]] = defaultdict(list)
+    counts: dict[int, int] = {}
+    for piece in pieces:
+        count = piece.shape[0] if len(piece.shape) >= 2 and len(piece.members) == 1 else 0
+        whole = prod(piece.shape)
+        if count >= 2 and not wanted[whole] and wanted[whole // count] >= count:
+            counts[id(piece)] = count
+            heads[count, _numbered(piece.steps)].append(piece.steps[:-1])
+    result: list[Piece] = []
+    for piece in pieces:
+        if (count := counts.get(id(piece), 0)) == 0:
+            result.append(piece)
+            continue
+        level = _shared(heads[count, _numbered(piece.steps)])
+        shape = piece.shape[1:]
+        result += [
+            Piece(
+                (*piece.steps[:level], str(n), *piece.steps[level:]),
+                shape,
+                (Reshape(Split(piece.members[0], 0, n, n + 1), shape),),
+                shape,
+            )
+            for n in range(count)
+        ]
+    return result
+
+
+def _numbered(steps: tuple[str, ...]) -> tuple[str, ...]:
+    """The steps down to the last number."""
+    last = max((level for level, step in enumerate(steps) if step.isdigit()), default=-1)
+    return steps[: last + 1]
+
+
+def _shared(paths: Sequence[tuple[str, ...]]) -> int:
+    """How many steps all paths begin with in common."""
+    first, last = min(paths), max(paths)
+    ends = min(len(first), len(last))
+    return next((n for n in range(ends) if first[n] != last[n]), ends)
+
+
+def _stacked(pieces: list[Piece], wanted: Counter[int]) -> list[Piece]:
+    """Families of equal modules as one, where the leaves hold them stacked."""
+    depth = max((len(piece.steps) for piece in pieces), default=0)
+    for level in range(depth - 1, -1, -1):
+        families = _families(pieces, level)
+        wholes = _wholes(families, wanted)
+        if not wholes:
+            continue
+        family_of = {id(piece): key for key in wholes for piece in families[key]}
+        result: list[Piece] = []
+        for piece in pieces:
+            key = family_of.get(id(piece))
+            if key is None:
+                result.append(piece)
+            elif families[key][0] is piece:
+                result.append(wholes[key])
+        pieces = result
+    return pieces
+
+
+_Key = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+"""The steps before a number, after it, and the first number if not all of the list are taken."""
+
+
+def _families(pieces: Sequence[Piece], level: int) -> dict[_Key, list[Piece]]:
+    """Pieces that differ by the number at a level alone, in order, runs of equal modules apart."""
+    lists: dict[tuple[str, ...], dict[int, list[Piece]]] = defaultdict(lambda: defaultdict(list))
+    for piece in pieces:
+        if level < len(piece.steps) and piece.steps[level].isdigit():
+            lists[piece.steps[:level]][int(piece.steps[level])].append(piece)
+    families: dict[_Key, list[Piece]] = {}
+    for head, modules in lists.items():
+        shapes: dict[tuple[str, ...], set[Shape]] = defaultdict(set)
+        for members in modules.values():
+            for piece in members:
+                shapes[piece.steps[level + 1 :]].add(piece.shape)
+        alike = all(len(found) == 1 for found in shapes.values())
+        runs = [sorted(modules)] if alike else _runs(modules, level)
+        for run in runs:
+            for number in run:
+                for piece in modules[number]:
+                    first = () if alike else (str(run[0]),)
+                    families.setdefault((head, piece.steps[level + 1 :], first), []).append(piece)
+    return families
+
+
+def _runs(modules: Mapping[int, Sequence[Piece]], level: int) -> list[list[int]]:
+    """Numbers of modules one after the other that hold the same."""
+    runs: list[list[int]] = []
+    before: set[tuple[tuple[str, ...], Shape]] | None = None
+    for number in sorted(modules):
+        holds = {(piece.steps[level + 1 :], piece.shape) for piece in modules[number]}
+        if holds == before:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+        before = holds
+    return runs
+
+
+def _wholes(families: Mapping[_Key, Sequence[Piece]], wanted: Counter[int]) -> dict[_Key, Piece]:
+    """The families to be taken as one: those of which the stacked sizes are wanted more."""
+    outer = Counter(map(_template, families))
+    by_module: dict[tuple[tuple[str, ...], tuple[str, ...]], list[_Key]] = defaultdict(list)
+    for key, family in families.items():
+        if len(family) > 1:
+            by_module[key[0], key[2]].append(key)
+    wholes: dict[_Key, Piece] = {}
+    for keys in by_module.values():
+        alone = together = 0
+        for key in keys:
+            count, size, repeats = (
+                len(families[key]),
+                prod(families[key][0].shape),
+                outer[_template(key)],
+            )
+            alone += wanted[size] >= count or (repeats > 1 and wanted[size * repeats] >= count)
+            together += wanted[size * count] > 0 or wanted[size * count * repeats] > 0
+        if together <= alone:
+            continue
+        for key in keys:
+            family = families[key]
+            members = tuple(expr for piece in family for expr in piece.members)
+            head, tail, first = key
+            shape = (len(family), *family[0].shape)
+            wholes[key] = Piece((*head, *first, *tail), shape, members, family[0].member)
+    return wholes
+
+
+def _template(key: _Key) -> _Key:
+    head, tail, first = key
+    return tuple("#" if step.isdigit() else step for step in head), tail, first

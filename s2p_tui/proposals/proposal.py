@@ -1,0 +1,324 @@
+"""Proposals: changed rows with reasons and confidence, to be accepted whole, in part or not at all.
+
+The offline matcher and Claude both end in one, and only an accepted part becomes an edit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import groupby
+from typing import Protocol
+
+from s2p_tui.alignment.alignment import Alignment, Author, Row
+from s2p_tui.alignment.edits import Edit, SetRows
+from s2p_tui.alignment.evidence import Evidence
+from s2p_tui.alignment.sharing import takes_part
+from s2p_tui.alignment.skeleton import Skeleton
+from s2p_tui.alignment.state_dict import StateDict
+
+_BLOCK = re.compile(r".*?\[(?:\d+|'\d+')\]")
+
+
+class Confidence(StrEnum):
+    """How sure a proposer is of a row, best first."""
+
+    CERTAIN = "certain"
+    LIKELY = "likely"
+    UNSURE = "unsure"
+
+    @property
+    def rank(self) -> int:
+        """0 for the best."""
+        return list(Confidence).index(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One row as it is and as it is proposed.
+
+    Attributes:
+        place: The row's place.
+        old: What the row holds now.
+        new: What it would hold.
+        confidence: How sure the proposer is.
+        objection: What another proposer has instead, in words; empty where they agree or it has
+            no opinion.
+    """
+
+    place: int
+    old: Row
+    new: Row
+    confidence: Confidence
+    objection: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hunk:
+    """Changes that belong together, by place ascending.
+
+    Attributes:
+        title: What they are about: the block's key path.
+        reason: Why, in words.
+        changes: At least one.
+    """
+
+    title: str
+    reason: str
+    changes: tuple[Change, ...]
+
+    @property
+    def confidence(self) -> Confidence:
+        """The worst of its rows'."""
+        return max((change.confidence for change in self.changes), key=lambda worst: worst.rank)
+
+
+Placed = tuple[int, Row]
+"""A row and its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a proposer would change.
+
+    Attributes:
+        by: The proposer.
+        hunks: In the order they are shown.
+        notes: What the user should know beside them: what was left out of an answer and why.
+        agreed: Rows the proposer would have as they are, of those that share entries with changes,
+            be it by way of other rows: both halves of a tied weight.
+        beside: Rows it has no opinion on, of those.
+    """
+
+    by: Author
+    hunks: tuple[Hunk, ...]
+    notes: tuple[str, ...] = ()
+    agreed: tuple[Placed, ...] = ()
+    beside: tuple[Placed, ...] = ()
+
+    @property
+    def changes(self) -> Iterator[Change]:
+        """All changes, hunk by hunk."""
+        return (change for hunk in self.hunks for change in hunk.changes)
+
+    def accepted(self, places: Collection[int]) -> Edit:
+        """The one edit that accepting the changes at these places amounts to.
+
+        Entries they take from other rows leave those empty, unless the proposer would have it so
+        that both take them, or both take no more than parts.
+        """
+        new = [(change.place, change.new) for change in self.changes if change.place in places]
+        rejected = (
+            (change.place, change.old) for change in self.changes if change.place not in places
+        )
+        taken = {key for _, row in new for key in row.keys}
+        whole = {key for _, row in new for key in row.keys if not takes_part_of(row, key)}
+        staying = [
+            *self.agreed,
+            *(
+                (place, row)
+                for place, row in (*rejected, *self.beside)
+                if whole.isdisjoint(row.keys)
+                and all(takes_part_of(row, key) for key in taken.intersection(row.keys))
+            ),
+        ]
+        kept = _sharing(staying, taken)
+        return SetRows(tuple(sorted((*new, *kept), key=lambda placed: placed[0])))
+
+
+def same_source(old: Row, new: Row) -> bool:
+    """Whether two rows fill the leaf alike, whoever decided it and why."""
+    return old.source == new.source and old.gap == new.gap
+
+
+def takes_part_of(row: Row, key: str) -> bool:
+    """Whether a row takes no more than parts of an entry."""
+    return row.source is None or takes_part(row.source, key)
+
+
+def proposed(
+    by: Author,
+    alignment: Alignment,
+    wanted: Iterable[Placed],
+    skeleton: Skeleton,
+    confidence: Mapping[int, Confidence],
+    notes: Iterable[str] = (),
+) -> Proposal:
+    """What of the wanted rows differs from an alignment, in hunks of one block of the tree each.
+
+    Args:
+        by: The proposer.
+        alignment: The rows as they are.
+        wanted: Places and the rows that should be there.
+        skeleton: The leaves.
+        confidence: By place; rows not in it are unsure.
+        notes: What to say beside the hunks.
+    """
+    wanted = sorted(wanted, key=lambda placed: placed[0])
+    changes = [
+        Change(place, alignment.rows[place], row, confidence.get(place, Confidence.UNSURE))
+        for place, row in wanted
+        if not same_source(alignment.rows[place], row)
+    ]
+    groups = groupby(changes, key=lambda change: block_of(skeleton[change.place].path))
+    hunks = tuple(_hunk(block, tuple(group)) for block, group in groups)
+    agreed, beside = rows_sharing(alignment, changes, {place for place, _ in wanted})
+    return Proposal(by, hunks, tuple(notes), agreed, beside)
+
+
+def rows_sharing(
+    alignment: Alignment, changes: Iterable[Change], known: Collection[int]
+) -> tuple[tuple[Placed, ...], tuple[Placed, ...]]:
+    """A proposal's `agreed` and `beside`.
+
+    Args:
+        alignment: The rows as they are.
+        changes: The proposal's.
+        known: Places of the rows the proposer has an opinion on.
+    """
+    changes = list(changes)
+    changed = {change.place for change in changes}
+    shared = _sharing(
+        (placed for placed in enumerate(alignment.rows) if placed[0] not in changed),
+        {key for change in changes for row in (change.old, change.new) for key in row.keys},
+    )
+    agreed = tuple(placed for placed in shared if placed[0] in known)
+    return agreed, tuple(placed for placed in shared if placed[0] not in known)
+
+
+def _sharing(rows: Iterable[Placed], taken: Collection[str]) -> list[Placed]:
+    """The rows that take some of these entries, or entries that such rows take, and so on."""
+    reached, found, left = set(taken), list[Placed](), list(rows)
+    while more := [placed for placed in left if not reached.isdisjoint(placed[1].keys)]:
+        found += more
+        left = [placed for placed in left if reached.isdisjoint(placed[1].keys)]
+        reached.update(key for _, row in more for key in row.keys)
+    return found
+
+
+def _hunk(block: str, changes: tuple[Change, ...]) -> Hunk:
+    reasons = Counter(change.new.why for change in changes if change.new.why)
+    return Hunk(block, reasons.most_common(1)[0][0] if reasons else "", changes)
+
+
+def block_of(path: str) -> str:
+    """The innermost numbered block a leaf is in, else its module: `.layers[3]` of
+    `.layers[3].attn.weight`, `.head` of `.head.weight`. The `[0]` of `(model, state)` is no block.
+    """
+    numbered = "".join(_BLOCK.findall(path))
+    if "[" in numbered[1:] and numbered != path:
+        return numbered
+    return path.rpartition(".")[0] or path.rpartition("[")[0] or path
+
+
+class Outcome:
+    """Starts with everything accepted.
+
+    Args:
+        alignment: The alignment the proposal was made for.
+        proposal: What could be accepted.
+
+    Attributes:
+        accepted: Places of the accepted changes.
+        emptied: Places of the rows that would lose their entries and get none.
+        benched: Keys that would go to the bench.
+    """
+
+    def __init__(self, alignment: Alignment, proposal: Proposal) -> None:
+        self.accepted: set[int] = set()
+        self.emptied: set[int] = set()
+        self.benched: set[str] = set()
+        self._rows = alignment.rows
+        self._changes = {change.place: change for change in proposal.changes}
+        self._agreed = {place for place, _ in proposal.agreed}
+        concerned = {key for change in self._changes.values() for key in change.new.keys}
+        concerned.update(key for change in self._changes.values() for key in change.old.keys)
+        self._holders: defaultdict[str, list[int]] = defaultdict(list)
+        self._used = Counter[str]()
+        for place, key in alignment.rows.taken():
+            self._used[key] += 1
+            if key in concerned:
+                self._holders[key].append(place)
+        self._was_used = set(self._used)
+        self._whole = Counter[str]()
+        self._part = Counter[str]()
+        self.set(self._changes, accept=True)
+
+    def set(self, places: Iterable[int], *, accept: bool) -> None:
+        """Accept changes, or reject them."""
+        for place in places:
+            if (place in self.accepted) != accept:
+                self._toggle(self._changes[place], accept)
+
+    def _toggle(self, change: Change, accept: bool) -> None:
+        place, step = change.place, 1 if accept else -1
+        before, after = (change.old, change.new) if accept else (change.new, change.old)
+        if place in self.emptied:
+            self.emptied.discard(place)
+        else:
+            self._count(before, -1)
+        (self.accepted.add if accept else self.accepted.discard)(place)
+        self._count(after, 1)
+        for key in change.new.keys:
+            (self._part if takes_part_of(change.new, key) else self._whole)[key] += step
+        for key in change.new.keys:
+            for holder in self._holders[key]:
+                self._look_at(holder)
+        if not accept:
+            self._look_at(place)
+
+    def _look_at(self, place: int) -> None:
+        """Empty a row that its entries are taken from, or give them back."""
+        if place in self.accepted:
+            return
+        row = self._rows[place]
+        empty = self._loses(place, row)
+        if empty != (place in self.emptied):
+            (self.emptied.add if empty else self.emptied.discard)(place)
+            self._count(row, -1 if empty else 1)
+
+    def _loses(self, place: int, row: Row) -> bool:
+        return place not in self._agreed and any(
+            self._whole[key] or (self._part[key] and not takes_part_of(row, key))
+            for key in row.keys
+        )
+
+    def _count(self, row: Row, step: int) -> None:
+        for key in row.keys:
+            self._used[key] += step
+            if self._used[key]:
+                self.benched.discard(key)
+            elif key in self._was_used:
+                self.benched.add(key)
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Both sides as names, shapes, dtypes and layers, and what lies between them.
+
+    Attributes:
+        state_dict: The entries.
+        skeleton: The leaves.
+        alignment: The rows as they are.
+        evidence: What names and structure say.
+    """
+
+    state_dict: StateDict
+    skeleton: Skeleton
+    alignment: Alignment
+    evidence: Evidence
+
+
+class Proposer(Protocol):
+    """Finds what could be changed; changes nothing itself."""
+
+    def propose(self, situation: Situation) -> Proposal:
+        """What it would change. Reads no tensor data.
+
+        Raises:
+            ProposerError: It cannot say.
+        """
+        ...

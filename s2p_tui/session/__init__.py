@@ -1,0 +1,1 @@
+"""An open pair: edits, undo, journal, opening and saving."""

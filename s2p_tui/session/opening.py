@@ -1,0 +1,252 @@
+"""Opening the two ends of a conversion, and the mapping between them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, abc
+from collections.abc import Iterable
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from s2p_tui.alignment import mapping_file
+from s2p_tui.alignment.mapping_file import Mapping
+from s2p_tui.alignment.skeleton import Skeleton
+from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.errors import InputError, OtherFilesError, UsageError
+from s2p_tui.formats.base import Checkpoint
+from s2p_tui.formats.memory import checkpoint_in_memory, is_torch_module
+from s2p_tui.formats.registry import kind_of, open_checkpoint, open_target
+from s2p_tui.formats.skeleton_file import Target
+from s2p_tui.formats.sniff import read_whole
+
+
+def could_line_up(state_dict: StateDict, skeleton: Skeleton) -> bool:
+    """Whether some array leaf could take something from the checkpoint, by number of elements.
+
+    An entry of the leaf's size, several entries of one size that make it up together, or a share
+    of an entry that several leaves of one size make up. True where either side has nothing.
+    """
+    entries = _per_size(entry.shape for entry in state_dict)
+    leaves = _per_size(leaf.shape for leaf in skeleton if leaf.kind == "array")
+    if not entries or not leaves:
+        return True
+    return any(
+        _makes_up(entry, entries[entry], leaf) or _makes_up(leaf, leaves[leaf], entry)
+        for entry in entries
+        for leaf in leaves
+    )
+
+
+def _per_size(shapes: Iterable[tuple[int, ...]]) -> Counter[int]:
+    sizes = Counter[int]()
+    for shape, count in Counter(shapes).items():
+        sizes[prod(shape)] += count
+    return sizes
+
+
+def _makes_up(part: int, count: int, whole: int) -> bool:
+    return part == whole or (0 < part <= whole and whole % part == 0 and whole // part <= count)
+
+
+_MOST = 1 << 28
+"""Bytes of a mapping file; 100,000 rows take some ten million."""
+
+
+def open_any_target(skeleton: str | Path, like: str | None = None) -> Target:
+    """Open a skeleton given as a file, a chunk folder or `pkg.module:factory`.
+
+    Raises:
+        S2PError: It cannot be opened, or `like` names other leaves.
+    """
+    from_code = not os.path.exists(skeleton) and ":" in str(skeleton)
+    if not from_code:
+        target = open_target(skeleton)
+        return target if like is None else _named_like(target, like)
+    if like is not None:
+        raise UsageError(
+            f"--like {like} names the leaves of a plain .eqx file, and {skeleton} is a factory.",
+            "Leave --like out: a factory's model names its own leaves.",
+        )
+    from s2p_tui.formats.pytree.factory import call_factory
+    from s2p_tui.formats.pytree.skeleton import target_of
+
+    return target_of(call_factory(str(skeleton)), str(skeleton))
+
+
+def _named_like(target: Target, like: str) -> Target:
+    from s2p_tui.formats.pytree.factory import call_factory
+    from s2p_tui.formats.pytree.skeleton import rename_leaves
+
+    return rename_leaves(target, call_factory(like, abstract=True), like)
+
+
+def require_kinship(checkpoint: Checkpoint, target: Target) -> None:
+    """Make sure that two ends can be of one model at all, by sizes alone.
+
+    Raises:
+        OtherFilesError: No leaf could take anything from the checkpoint.
+    """
+    state_dict, skeleton = checkpoint.state_dict, target.skeleton
+    if not could_line_up(state_dict, skeleton):
+        raise OtherFilesError(
+            f"{target.label} describes another model than {checkpoint.label} holds: "
+            f"none of its {len(skeleton)} leaves is as large as any of the {len(state_dict)} "
+            "entries, or as several of one size together.",
+            hint="Give the checkpoint and the skeleton of one model.",
+        )
+
+
+def load_mapping(path: str | Path) -> Mapping:
+    """Read a mapping file.
+
+    Raises:
+        InputError: It cannot be read, or is not one.
+    """
+    path = Path(path)
+    try:
+        text = read_whole(path, _MOST).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(
+            f"{path} cannot be read: {reason}.",
+            "Give a mapping file, as ctrl+s or --save-mapping writes it.",
+        ) from None
+    return mapping_file.from_text(text, str(path))
+
+
+_FILES = (".bin", ".ckpt", ".eqx", ".json", ".npy", ".npz", ".pt", ".pth", ".safetensors")
+_TARGETS = ("skeleton", "eqx", "pytree chunks")
+PYTREE_LABEL = "pytree in memory"
+
+
+def state_dict_at(where: str | Path, key: str | None = None) -> Checkpoint:
+    """A checkpoint file or folder, or the state dict that an import path names.
+
+    Args:
+        where: A file, an index, a folder of shards or chunks; or `pkg.mod.attr`, `pkg.mod:attr` or
+            `file.py:attr`, which runs that code: a state dict, a torch module, or a function that
+            makes one when called without arguments.
+        key: Dotted place of the state dict in a nested one; None to look for it.
+
+    Raises:
+        S2PError: There is nothing, it holds no state dict, or it cannot be read.
+    """
+    if is_there(where):
+        return open_checkpoint(where, key)
+    return checkpoint_in_memory(state_dict_object(str(where)), key=key, label=str(where))
+
+
+def pytree_at(where: str | Path, like: str | None = None) -> Target:
+    """A skeleton file, `.eqx` or chunk folder, or the pytree that an import path names.
+
+    Args:
+        where: As for `state_dict_at`; a required argument `key` of a function gets a `PRNGKey`.
+        like: `pkg.module:factory` that names the leaves of a plain `.eqx`.
+
+    Raises:
+        S2PError: There is nothing, it holds no leaves, or it cannot be read.
+    """
+    if is_there(where):
+        if like is None:
+            return open_target(where)
+
+        return open_any_target(where, like)
+    if like is not None:
+        raise like_with_object(like)
+    return target_in_memory(pytree_object(str(where)), str(where))
+
+
+def like_with_object(like: str) -> UsageError:
+    """The refusal of names for leaves that have their own."""
+    return UsageError(
+        f"like={like!r} names the leaves of a plain .eqx file, and the pytree is an object.",
+        "Leave like out: an object names its own leaves.",
+    )
+
+
+def target_in_memory(pytree: Any, label: str = PYTREE_LABEL) -> Target:
+    """The leaves of a pytree in memory.
+
+    Raises:
+        UsageError: There are none, or one cannot be saved to a file at all.
+    """
+    from s2p_tui.formats.pytree.skeleton import target_of
+
+    target = target_of(pytree, label)
+    if not len(target.skeleton):
+        raise UsageError(
+            f"The {label} is of type {type(pytree).__name__}, which has no leaves that could be "
+            "filled.",
+            "Give a pytree that holds arrays; register a dataclass of your own with "
+            "jax.tree_util.register_dataclass, or make it an equinox.Module.",
+        )
+    return target
+
+
+def state_dict_object(where: str) -> Any:
+    """What an import path names, or makes when called, on the torch side. Runs that code.
+
+    Raises:
+        UsageError: There is no such module or name.
+        InputError: Calling it failed.
+    """
+    from s2p_tui.formats.pytree.factory import call_factory
+
+    return call_factory(where, is_object=lambda value: _is_state_dict(value))
+
+
+def pytree_object(where: str) -> Any:
+    """What an import path names, or makes when called, on the JAX side. Runs that code.
+
+    Raises:
+        UsageError: There is no such module or name.
+        InputError: Calling it failed.
+    """
+    from s2p_tui.formats.pytree.factory import call_factory
+
+    return call_factory(where)
+
+
+def is_there(where: str | Path) -> bool:
+    """Whether it is a file or folder, and not an import path.
+
+    Raises:
+        InputError: It reads like a file's name, and there is no such file.
+    """
+    if os.path.exists(where):
+        return True
+    if isinstance(where, Path) or (":" not in where and _reads_like_a_file(where)):
+        raise InputError(
+            f"{where} does not exist.",
+            "Give a file, a folder, or an import path, pkg.mod:attr or pkg.mod.attr.",
+        )
+    return False
+
+
+def require_order(pytree: str | Path, state_dict: str | Path) -> None:
+    """Make sure that two paths were not given the wrong way round.
+
+    Raises:
+        UsageError: They were.
+    """
+    if _holds_target(state_dict) and not _holds_target(pytree):
+        raise UsageError(
+            f"{state_dict} is given as the state dict and holds a pytree.",
+            "The order is: the pytree's path, then the state dict's.",
+        )
+
+
+def _holds_target(where: str | Path) -> bool:
+    try:
+        return os.path.exists(where) and kind_of(Path(where)) in _TARGETS
+    except InputError:
+        return False
+
+
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, abc.Mapping) or is_torch_module(value)
+
+
+def _reads_like_a_file(where: str) -> bool:
+    return os.sep in where or where.endswith(_FILES)

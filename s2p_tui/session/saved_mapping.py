@@ -1,0 +1,77 @@
+"""A mapping file that the session could start from, found where it would be saved."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from s2p_tui.errors import OtherFilesError, S2PError, printable
+
+if TYPE_CHECKING:
+    from s2p_tui.alignment.alignment import Alignment
+    from s2p_tui.session.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """A mapping file of the pair.
+
+    Attributes:
+        path: The file.
+        alignment: What it says.
+        saved: When it was saved, in Unix seconds.
+        is_taken: Whether the session was opened with it.
+    """
+
+    path: Path
+    alignment: Alignment
+    saved: float
+    is_taken: bool = False
+
+
+def taken(session: Session, path: Path) -> Offered:
+    """The mapping file that a session was opened with."""
+    return Offered(path, session.alignment, _saved(path), is_taken=True)
+
+
+def offered(session: Session, path: Path) -> Offered | str | None:
+    """The mapping file under a name, if it is of the session's pair. Reads it.
+
+    Returns:
+        None if there is none, or it says what the session has; words on why it is of no use.
+    """
+    if not path.is_file():
+        return None
+    from s2p_tui.alignment.mapping_file import replay
+    from s2p_tui.session.opening import load_mapping
+
+    name = printable(path.name)
+    try:
+        mapping = load_mapping(path)
+        alignment = replay(mapping, session.checkpoint.state_dict, session.target.skeleton)
+    except OtherFilesError:
+        return f"{name} here is of another pair; saving keeps it aside"
+    except S2PError:
+        return f"{name} here is no usable mapping file; saving keeps it aside"
+    if alignment.rows == session.alignment.rows:
+        return None
+    return Offered(path, alignment, _saved(path))
+
+
+def missing(path: Path) -> str:
+    """What to say of a name given for a mapping file that is not there."""
+    from rapidfuzz import process
+
+    there = [file.name for file in path.parent.glob("*.json")]
+    near = process.extractOne(path.name, there, score_cutoff=85)
+    meant = f" Or is {printable(near[0])} meant?" if near else ""
+    return f"{printable(path.name)} does not exist yet: ctrl+s will save there.{meant}"
+
+
+def _saved(path: Path) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,512 @@
+"""The one mutable object: an open pair, and the edits that change its alignment."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from s2p_tui.alignment.alignment import Alignment, Row, in_order
+from s2p_tui.alignment.edits import Edit, SetRows, Trust
+from s2p_tui.alignment.evidence import Evidence, as_suggested, weigh
+from s2p_tui.alignment.fit import Fit, Verdict
+from s2p_tui.alignment.garbage import keep_for_good, no_garbage_collection
+from s2p_tui.alignment.history import History
+from s2p_tui.alignment.mapping_file import Mapping, replay
+from s2p_tui.alignment.skeleton import Skeleton
+from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.alignment.verdicts import Verdicts, glance
+from s2p_tui.conversion.certificate import Certifier
+from s2p_tui.conversion.convert import DEFAULT_CHUNK, refuse_to_replace, verify_file, write_file
+from s2p_tui.conversion.job import Job
+from s2p_tui.conversion.output import Converted, mapping_of, require_place, write_mapping
+from s2p_tui.conversion.output_names import format_of, output_path
+from s2p_tui.conversion.plan import FileFormat, Plan, make_plan
+from s2p_tui.conversion.report import Report, report_of
+from s2p_tui.errors import InputError, OutputError, UsageError
+from s2p_tui.formats.base import Checkpoint
+from s2p_tui.formats.registry import open_checkpoint
+from s2p_tui.formats.skeleton_file import Target
+from s2p_tui.proposals.matcher.match import propose
+from s2p_tui.proposals.proposal import Proposal, Situation
+from s2p_tui.session.find import parse_query
+from s2p_tui.session.journal_lines import Step
+from s2p_tui.session.opening import load_mapping, open_any_target, require_kinship
+
+Listener = Callable[[range], None]
+Recorder = Callable[[Step, Alignment, range], None]
+"""Told of every step, of the alignment it made and of the rows that may have changed."""
+Arrangement = Literal["auto", "order"]
+_JUDGED_AT_ONCE = 500
+"""Rows that are judged when a session is made; others when somebody asks, or by and by."""
+_MATCHED_AT_ONCE = 2000
+"""Leaves that the matcher is done with before anybody notices."""
+
+
+class Session:
+    """An open pair of files and the edits made so far.
+
+    Positions count leaves first, then benched entries: `0 … len(rows) + len(bench) - 1`.
+
+    Attributes:
+        checkpoint: The torch side.
+        target: The JAX side.
+        alignment: The current alignment; replaced by every edit, never changed.
+        evidence: What names and structure say; rows they speak against are doubtful.
+        history: The edits made and undone.
+        verdicts: What is known of the rows' fits; a row is judged when somebody asks.
+        awaits_evidence: Whether the matcher has yet to say what it makes of the two ends.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        target: Target,
+        alignment: Alignment | None = None,
+        *,
+        evidence: Evidence | None = None,
+    ) -> None:
+        start = alignment or in_order(checkpoint.state_dict, target.skeleton)
+        self.checkpoint = checkpoint
+        self.target = target
+        self.alignment: Alignment = start
+        self.evidence: Evidence | None = evidence
+        self._sources = (*checkpoint.files, *target.files)
+        self._own_mappings: set[Path] = set()
+        self.history = History()
+        self.verdicts = Verdicts(self._judge, len(target.skeleton), self._glance)
+        self.verdicts.settle(_JUDGED_AT_ONCE)
+        self.awaits_evidence = False
+        self._is_guess = False
+        self._listeners: list[Listener] = []
+        self._recorder: Recorder | None = None
+
+    @classmethod
+    def open(
+        cls,
+        model: str | Path,
+        skeleton: str | Path,
+        *,
+        key: str | None = None,
+        like: str | None = None,
+        mapping: str | Path | None = None,
+        arrange: Arrangement = "auto",
+        soon: bool = False,
+    ) -> Session:
+        """Open both ends. Reads no tensor data.
+
+        Args:
+            model: The checkpoint: file, index of shards, or folder that holds one.
+            skeleton: A skeleton file, a plain `.eqx`, or `pkg.module:factory` (runs its code).
+            key: Dotted place of the state dict in a nested checkpoint.
+            like: `pkg.module:factory` that names the leaves of a plain `.eqx`.
+            mapping: A mapping file to start from.
+            arrange: What to start from otherwise: the offline matcher's proposal, or strictly the
+                order of both sides.
+            soon: With many leaves, leave the matcher for later: see `awaits_evidence`.
+
+        Raises:
+            S2PError: Anything wrong with one of them, in one line.
+        """
+        with no_garbage_collection():
+            checkpoint = open_checkpoint(model, key)
+            target = open_any_target(skeleton, like)
+            wanted = load_mapping(mapping) if mapping is not None else None
+            session = cls.between(checkpoint, target, mapping=wanted, arrange=arrange, soon=soon)
+            if session.awaits_evidence:
+                keep_for_good()
+        if mapping is not None:
+            session._own_mappings.add(Path(mapping))
+        return session
+
+    @classmethod
+    def between(
+        cls,
+        checkpoint: Checkpoint,
+        target: Target,
+        *,
+        mapping: Mapping | None = None,
+        arrange: Arrangement = "auto",
+        soon: bool = False,
+    ) -> Session:
+        """A session on two open ends; see `open`. Reads no tensor data.
+
+        Raises:
+            OtherFilesError: The mapping was made for other files.
+        """
+        state_dict, leaves = checkpoint.state_dict, target.skeleton
+        later = soon and len(leaves) > _MATCHED_AT_ONCE
+        evidence = None if later else _match(state_dict, leaves)
+        if mapping is not None:
+            alignment = replay(mapping, state_dict, leaves)
+        elif arrange == "auto" and evidence is not None:
+            alignment = as_suggested(evidence, state_dict, leaves)
+        else:
+            alignment = in_order(state_dict, leaves)
+        session = cls(checkpoint, target, alignment, evidence=evidence)
+        session.awaits_evidence = later
+        session._is_guess = later and mapping is None and arrange == "auto"
+        return session
+
+    def gather_evidence(self) -> tuple[Evidence, Alignment]:
+        """What the offline matcher makes of both ends. Slow; changes nothing, for a thread."""
+        with no_garbage_collection():
+            evidence = _match(self.checkpoint.state_dict, self.target.skeleton)
+            return evidence, as_suggested(
+                evidence, self.checkpoint.state_dict, self.target.skeleton
+            )
+
+    def take_evidence(self, evidence: Evidence, suggested: Alignment | None) -> bool:
+        """Weigh rows by what `gather_evidence` found from now on.
+
+        Args:
+            evidence: What it found.
+            suggested: The alignment it found; None to keep the present one in any case.
+
+        Returns:
+            Whether its alignment was taken over: an order nobody has touched yet is but a guess.
+        """
+        self.evidence, self.awaits_evidence = evidence, False
+        is_taken = self._is_guess and not self._is_touched and suggested is not None
+        if is_taken and suggested is not None:
+            self.alignment = suggested
+        everything = range(len(self.verdicts))
+        self.verdicts.forget(everything)
+        for listener in self._listeners:
+            listener(everything)
+        return is_taken
+
+    @property
+    def _is_touched(self) -> bool:
+        return bool(len(self.history) or self.history.undone)
+
+    def match_proposal(self) -> Proposal:
+        """What the offline matcher would change. Reads no tensor data and changes nothing."""
+        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
+        if self.evidence is None:
+            self.evidence = _match(state_dict, skeleton)
+        return propose(self.evidence, state_dict, skeleton, self.alignment)
+
+    @property
+    def situation(self) -> Situation:
+        """What a proposer is given."""
+        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
+        evidence = self.evidence or _match(state_dict, skeleton)
+        return Situation(state_dict, skeleton, self.alignment, evidence)
+
+    def subscribe(self, listener: Listener) -> None:
+        """Have the listener called with the rows that may have changed, after each edit."""
+        self._listeners.append(listener)
+
+    def record(self, recorder: Recorder) -> None:
+        """Have the recorder told of every step that changes something, before listeners are."""
+        self._recorder = recorder
+
+    def go_on(self, alignment: Alignment, history: History) -> None:
+        """Take over where an earlier session on the same pair was left, undo and redo included."""
+        self.alignment, self.history = alignment, history
+        self._is_guess = False
+        self.verdicts.forget(range(len(alignment.rows)))
+
+    def begin_with(self, alignment: Alignment, mapping: Path) -> None:
+        """Start from what a mapping file says, which saving may replace then."""
+        self.go_on(alignment, History())
+        self._own_mappings.add(mapping)
+
+    def begin_from(self, mapping: Path) -> None:
+        """Start from a mapping file, which saving may replace then.
+
+        Raises:
+            InputError: It cannot be read, or was made for other files.
+        """
+        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
+        self.begin_with(replay(load_mapping(mapping), state_dict, skeleton), mapping)
+
+    def __len__(self) -> int:
+        return len(self.alignment.rows) + len(self.alignment.bench)
+
+    def row(self, position: int) -> Row | None:
+        """The row at a position, None for a benched entry."""
+        rows = self.alignment.rows
+        return rows[position] if position < len(rows) else None
+
+    def benched(self, position: int) -> str | None:
+        """The benched key at a position, None for a row."""
+        number = position - len(self.alignment.rows)
+        return self.alignment.bench[number] if number >= 0 else None
+
+    def verdict(self, position: int) -> Verdict | None:
+        """The fit of the row at a position, None for a benched entry."""
+        return self.verdicts.at(position) if position < len(self.verdicts) else None
+
+    @property
+    def counts(self) -> Counter[Fit]:
+        """Rows per fit."""
+        self.verdicts.settle()
+        return self.verdicts.counts
+
+    @property
+    def blocking(self) -> int:
+        """Rows that stand in the way of a conversion."""
+        self.verdicts.settle()
+        return self.verdicts.blocking
+
+    def edit(self, edit: Edit) -> range:
+        """Make an edit; returns the rows that may have changed, empty if nothing did."""
+        return self._step(edit, *self.history.make(self.alignment, edit))
+
+    def undo(self) -> range:
+        """Take back the last edit."""
+        return self._step("undo", *self.history.undo(self.alignment))
+
+    def redo(self) -> range:
+        """Make the last undone edit again."""
+        return self._step("redo", *self.history.redo(self.alignment))
+
+    def start_from(self, mapping: Mapping) -> range:
+        """Take over a mapping's alignment as one edit; returns the rows that may have changed.
+
+        Raises:
+            OtherFilesError: It was made for other files; the differences are named.
+        """
+        wanted = replay(mapping, self.checkpoint.state_dict, self.target.skeleton)
+        return self.edit(SetRows(tuple(enumerate(wanted.rows))))
+
+    def trust(self, paths: Sequence[str] | None) -> None:
+        """Take doubtful rows for right, as one edit.
+
+        Args:
+            paths: The rows' leaf key paths; None for all that are doubtful.
+
+        Raises:
+            UsageError: A path is no leaf's, or its row is not doubtful.
+        """
+        doubtful = {
+            self.target.skeleton[position].path: position
+            for position in range(len(self.verdicts))
+            if self.verdicts.fit(position) is Fit.DOUBTFUL
+        }
+        wrong = [path for path in paths or () if path not in doubtful]
+        if wrong:
+            raise UsageError(
+                f"These rows are not doubtful: {', '.join(wrong)}.",
+                f"Trust doubtful rows only: {', '.join(doubtful) or 'there are none'}.",
+            )
+        positions = doubtful.values() if paths is None else [doubtful[path] for path in paths]
+        self.edit(Trust(tuple(positions)))
+
+    def find(self, query: str, within: range | None = None) -> list[int]:
+        """Positions that match every word of a query: names, shapes (`10x10`), statuses.
+
+        Args:
+            query: The words.
+            within: Look at these positions alone.
+        """
+        matches = parse_query(query, self.checkpoint.state_dict)
+        found: list[int] = []
+        for position in range(len(self)) if within is None else within:
+            row = self.row(position)
+            leaf = self.target.skeleton[position] if row is not None else None
+            fit = self.verdicts.fit(position) if row is not None else None
+            if matches(leaf, row, self.benched(position) or "", fit):
+                found.append(position)
+        return found
+
+    def next_blocking(self, position: int, step: Literal[1, -1]) -> int | None:
+        """The nearest row after (or before) a position that stands in the way, going round."""
+        return self.verdicts.next_blocking(position, step)
+
+    def problems(self) -> Iterator[tuple[int, str]]:
+        """Rows that stand in the way of a conversion, with the reason."""
+        rest = range(len(self.verdicts))
+        while (found := self.verdicts.blocking_in(rest)) is not None:
+            rest = range(found + 1, len(self.verdicts))
+            yield found, self.verdicts.at(found).why
+
+    def require_kinship(self) -> None:
+        """Make sure the two sides can be of one model at all, by sizes alone.
+
+        Raises:
+            OtherFilesError: No leaf could take anything from the checkpoint.
+        """
+        require_kinship(self.checkpoint, self.target)
+
+    def close(self) -> None:
+        """Close the files."""
+        self.checkpoint.tensors.close()
+        self.target.values.close()
+
+    def plan(self, dtype: str | None = None, file_format: FileFormat = "eqx") -> Plan:
+        """The alignment as instructions; see `make_plan` for what it raises."""
+        return make_plan(
+            self.checkpoint.state_dict,
+            self.target.skeleton,
+            self.alignment,
+            evidence=self.evidence,
+            dtype=dtype,
+            file_format=file_format,
+        )
+
+    def convert(
+        self,
+        output: str | Path,
+        *,
+        dtype: str | None = None,
+        chunk_bytes: int = DEFAULT_CHUNK,
+        verify: bool = True,
+        mapping: str | Path | None = None,
+        report: str | Path | None = None,
+        job: Job | None = None,
+        jobs: int | None = None,
+    ) -> Converted:
+        """Write the output, then the mapping file. Blocks; meant for a worker thread.
+
+        Args:
+            output: The file. `.safetensors` writes that format, anything else `.eqx`; without
+                a suffix it gets `.eqx`, as Equinox itself would look for.
+            dtype: Write real floating-point leaves in this dtype, not in the skeleton's.
+            chunk_bytes: Memory to stay within, about.
+            verify: Read the file back and compare it with its sources.
+            mapping: Save the alignment there.
+            report: Write a certificate there, see `s2p_tui.conversion.certificate`; needs `verify`.
+            job: Progress and cancellation.
+            jobs: Threads that share the work; None for two, or one on a single core.
+
+        Raises:
+            S2PError: Rows do not line up, the output cannot be written, or it was cancelled.
+        """
+        if os.path.isdir(output):
+            raise OutputError(
+                f"{output} is a folder, a file was expected.",
+                "Give the name of a file in it with -o.",
+            )
+        path = output_path(output)
+        refuse_to_replace(path, self._own_mappings)
+        if report is not None and not verify:
+            raise UsageError(
+                "--report certifies what verification finds, and --no-verify leaves it out.",
+                "Give one of the two.",
+            )
+        if mapping is not None:
+            require_place(Path(mapping), (*self._sources, path))
+        certifier = self._certifier(report, path, *([] if mapping is None else [Path(mapping)]))
+        alignment = self.alignment
+        plan = self.plan(dtype, format_of(path))
+        written = write_file(
+            plan,
+            self.checkpoint,
+            self.target,
+            path,
+            chunk_bytes=chunk_bytes,
+            verify=verify,
+            readback=certifier and certifier.readback,
+            job=job,
+            jobs=jobs,
+        )
+        if mapping is not None:
+            self.save_mapping(mapping, alignment)
+        if certifier is not None:
+            certifier.write(path, plan, alignment)
+        return Converted(
+            written, *(None if file is None else Path(file) for file in (mapping, report))
+        )
+
+    def verify(
+        self,
+        output: str | Path,
+        *,
+        dtype: str | None = None,
+        report: str | Path | None = None,
+        job: Job | None = None,
+        jobs: int | None = None,
+    ) -> int:
+        """Compare an existing file with its sources; returns its size in bytes.
+
+        Args:
+            output: The file.
+            dtype: As it was converted with.
+            report: Write a certificate there, see `s2p_tui.conversion.certificate`.
+            job: Progress and cancellation.
+            jobs: Threads that share the work; None for two, or one on a single core.
+
+        Raises:
+            S2PError: It differs, or something cannot be read or written.
+        """
+        path = Path(output)
+        alignment = self.alignment
+        plan = self.plan(dtype, format_of(path))
+        if not path.is_file():
+            raise InputError(
+                f"{path} does not exist or is no file, a converted file was expected.",
+                "Give the file that convert or the app wrote.",
+            )
+        certifier = self._certifier(report, path)
+        readback = certifier and certifier.readback
+        size = verify_file(
+            plan, self.checkpoint, self.target, path, readback=readback, job=job, jobs=jobs
+        )
+        if certifier is not None:
+            certifier.write(path, plan, alignment)
+        return size
+
+    def _certifier(self, report: str | Path | None, *outputs: Path) -> Certifier | None:
+        if report is None:
+            return None
+        require_place(Path(report), (*self._sources, *self._own_mappings, *outputs))
+        return Certifier(Path(report), self.checkpoint, self.target)
+
+    def save_mapping(self, path: str | Path, alignment: Alignment | None = None) -> Path | None:
+        """Save an alignment (by default the current one) as a mapping file.
+
+        A file of that name that this session neither started from nor saved is kept under the same
+        name with `~` behind it, or `~2`, `~3` and so on.
+
+        Returns:
+            Where such a file is kept now; None if there was none.
+
+        Raises:
+            OutputError: It cannot be written, or would replace a source.
+        """
+        path = Path(path)
+        refuse_to_replace(path, self._sources)
+        content = mapping_of(self.checkpoint, self.target, alignment or self.alignment)
+        kept = write_mapping(path, content, keep_old=path not in self._own_mappings)
+        self._own_mappings.add(path)
+        return kept
+
+    def report_of(self, converted: Converted) -> Report:
+        """Return the report of a conversion of this session."""
+        return report_of(self.alignment, self.checkpoint, self.target, self.counts, converted)
+
+    def _judge(self, position: int) -> Verdict:
+        row = self.alignment.rows[position]
+        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
+        return weigh(position, row, state_dict, skeleton, self.evidence)
+
+    def _glance(self, position: int) -> Verdict | None:
+        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
+        return glance(position, self.alignment.rows, state_dict, skeleton, self.evidence)
+
+    def _step(self, step: Step, alignment: Alignment, changed: range) -> range:
+        if alignment is self.alignment:
+            return changed
+        self.alignment = alignment
+        if self._recorder is not None:
+            self._recorder(step, alignment, changed)
+        self.verdicts.changed(changed)
+        if changed:
+            for listener in self._listeners:
+                listener(changed)
+        return changed
+
+
+def _match(state_dict: StateDict, skeleton: Skeleton) -> Evidence:
+    # Its import takes longer than most matches.
+    from s2p_tui.proposals.matcher import forget_names, match
+
+    try:
+        return match(state_dict, skeleton)
+    finally:
+        forget_names()

@@ -1,1 +1,0 @@
-"""Everything that is drawn: widgets, screens, and the pure functions behind them."""

@@ -1,0 +1,210 @@
+"""What the matcher lines up, doubts and takes back: keys in; session and screen out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import equinox as eqx
+import numpy as np
+import pytest
+from textual.pilot import Pilot
+
+from s2p_tui.alignment.fit import Fit
+from s2p_tui.alignment.skeleton import Leaf
+from s2p_tui.alignment.state_dict import Entry
+from s2p_tui.alignment.transform import Take
+from s2p_tui.app.screens.convert import ConvertForm, Result
+from s2p_tui.app.screens.main import Workspace
+from s2p_tui.app.screens.review import Review
+from s2p_tui.app.theme import UNICODE
+from s2p_tui.app.widgets.lines import Lines
+from s2p_tui.session.session import Session
+from tests.app.conftest import Opened, make_session, reordered, until, without_partner
+from tests.app.test_keys import bench, footer, keys, status
+from tests.models.linears import make_pair
+
+BY_NAME = [f"lin{n}.{kind}" for n in (1, 2, 3) for kind in ("weight", "bias")]
+BY_ORDER = [f"lin{n}.{kind}" for n in (3, 2, 1) for kind in ("weight", "bias")]
+
+
+def details(workspace: Workspace) -> list[str]:
+    return [line.strip() for line in workspace.query_one("#details", Lines).texts]
+
+
+def drawn(workspace: Workspace, row: int) -> str:
+    """A row of the list as it is on the screen."""
+    return "".join(segment.text for segment in workspace.view.render_line(row))
+
+
+async def converted(pilot: Pilot[object], session: Session, output: Path) -> list[np.ndarray]:
+    await pilot.press("c")
+    await until(pilot, lambda: isinstance(pilot.app.screen, ConvertForm))
+    await pilot.press("enter")
+    await until(pilot, lambda: isinstance(pilot.app.screen, Result))
+    await pilot.press("enter")
+    like = [np.full(leaf.shape, 9, leaf.dtype) for leaf in session.target.skeleton]
+    return [np.asarray(leaf) for leaf in eqx.tree_deserialise_leaves(output, like)]
+
+
+async def test_first_guess_is_the_matchers(opened: Opened, tmp_path: Path) -> None:
+    pair = make_pair(tmp_path)
+    async with opened(Session.open(pair.model, pair.skeleton)) as (_, workspace):
+        assert [entry.key for entry in workspace.session.checkpoint.state_dict] == BY_ORDER
+        assert keys(workspace) == BY_NAME
+        assert "Every row lines up" in status(workspace)
+        assert "lin1.weight" in drawn(workspace, 0)
+        assert ".lin1.weight" in drawn(workspace, 0)
+        assert "by the matcher: " in details(workspace)[-1]
+        assert not workspace.has_unsaved_edits
+
+
+async def test_a_lines_up_again_in_one_step(opened: Opened) -> None:
+    async with opened(reordered("order")) as (pilot, workspace):
+        assert keys(workspace) == BY_ORDER
+        await pilot.press("J", "delete")
+        before = workspace.session.alignment
+        edits = len(workspace.session.history)
+        await pilot.press("a")
+        assert isinstance(pilot.app.screen, Review)
+        assert workspace.session.alignment == before
+        await pilot.press("enter")
+        assert keys(workspace) == BY_NAME
+        assert bench(workspace) == ()
+        assert not workspace.session.blocking
+        assert len(workspace.session.history) == edits + 1
+        assert "u takes it back" in status(workspace)
+        await pilot.press("u")
+        assert workspace.session.alignment == before
+        await pilot.press("ctrl+y")
+        assert keys(workspace) == BY_NAME
+
+
+async def test_a_takes_trust_back_and_undo_gives_it_again(opened: Opened) -> None:
+    async with opened(reordered("order")) as (pilot, workspace):
+        await pilot.press("g", "y", "n", "y", "n", "y", "n", "y")
+        assert not workspace.session.blocking
+        trusted = workspace.session.alignment
+        await pilot.press("a", "enter")
+        assert keys(workspace) == BY_NAME
+        assert not any(row.trusted for row in workspace.session.alignment.rows)
+        await pilot.press("u")
+        assert workspace.session.alignment == trusted
+        assert not workspace.session.blocking
+
+
+async def test_a_leaves_trust_in_what_the_matcher_would_have_too(opened: Opened) -> None:
+    async with opened(without_partner()) as (pilot, workspace):
+        await pilot.press("2", "enter", "y")
+        assert not workspace.session.blocking
+        await pilot.press("a")
+        assert pilot.app.screen is workspace
+        assert "as the matcher would have it" in status(workspace)
+        assert not workspace.session.blocking
+
+
+async def test_a_with_nothing_to_do_is_no_edit(opened: Opened) -> None:
+    async with opened(reordered()) as (pilot, workspace):
+        await pilot.press("a")
+        assert "as the matcher would have it" in status(workspace)
+        assert not len(workspace.session.history)
+
+
+async def test_a_needs_no_evidence_beforehand(opened: Opened) -> None:
+    known = reordered("order")
+    session = Session(known.checkpoint, known.target)
+    async with opened(session) as (pilot, workspace):
+        assert not session.blocking
+        await pilot.press("a", "enter")
+        assert keys(workspace) == BY_NAME
+
+
+async def test_a_is_offered(opened: Opened) -> None:
+    async with opened(reordered()) as (_, workspace):
+        assert "a match" in footer(workspace)
+
+
+async def test_doubt_by_names_is_shown_with_its_reason_and_trusted(
+    opened: Opened, tmp_path: Path
+) -> None:
+    session, output = reordered("order"), tmp_path / "m.eqx"
+    async with opened(session, output=output) as (pilot, workspace):
+        doubtful = UNICODE.fits[Fit.DOUBTFUL]
+        signs = [doubtful in drawn(workspace, row) for row in range(6)]
+        assert signs == [True, True, False, False, True, True]
+        reason = "by name and structure lin1.weight belongs here"
+        assert f"{doubtful} doubtful: {reason}" in details(workspace)
+        await pilot.press("c")
+        await pilot.pause()
+        assert pilot.app.screen is workspace
+        assert f"Row 1: {reason} (y trusts it). And 3 other rows." in status(workspace)
+        await pilot.press("y")
+        assert session.blocking == 3
+        assert "by order, trusted" in details(workspace)[-1]
+        assert doubtful in drawn(workspace, 0)
+        assert f"{doubtful}3 ✓2 trusted 1" in status(workspace)
+        await pilot.press("n", "y", "n", "y", "n", "y")
+        assert not session.blocking
+        leaves = await converted(pilot, session, output)
+        assert [leaf.tolist() for leaf in leaves] == [[[0, 1], [2, 3]], [0, 1]] * 3
+        assert [row.source for row in session.alignment.rows] == [Take(key) for key in BY_ORDER]
+
+
+async def test_row_put_right_is_not_doubted(opened: Opened) -> None:
+    async with opened(reordered("order")) as (pilot, workspace):
+        await pilot.press("g", "m", "5", "x")
+        assert workspace.session.blocking == 2
+        assert [workspace.session.verdict(row).fit for row in (0, 4)] == [Fit.EXACT, Fit.EXACT]
+
+
+async def test_row_the_user_puts_against_names_is_doubted(opened: Opened) -> None:
+    async with opened(reordered()) as (pilot, workspace):
+        await pilot.press("m", "3", "x")
+        assert workspace.session.alignment.rows[0].by == "moved"
+        assert workspace.session.verdict(0).fit is Fit.DOUBTFUL
+        assert workspace.session.blocking == 2
+
+
+async def test_leaf_without_partner_blocks_until_trusted(opened: Opened, tmp_path: Path) -> None:
+    session, output = without_partner(), tmp_path / "m.eqx"
+    async with opened(session, output=output) as (pilot, workspace):
+        assert workspace.cursor.position == 1
+        assert keys(workspace) == ["lin1.weight", ".", "lin2.weight", "lin2.bias"]
+        assert UNICODE.fits[Fit.DOUBTFUL] in drawn(workspace, 1)
+        reason = "has no such entry: it would keep the skeleton's value"
+        assert sum(reason in line for line in details(workspace)) == 1
+        assert details(workspace)[-1] == "row 2, by the matcher"
+        await pilot.press("c")
+        await pilot.pause()
+        assert pilot.app.screen is workspace
+        assert reason in status(workspace)
+        await pilot.press("y")
+        assert not session.blocking
+        leaves = await converted(pilot, session, output)
+        assert leaves[1].tolist() == [0, 0]
+        assert leaves[2].tolist() == [[0, 1], [2, 3], [4, 5]]
+
+
+async def test_gap_of_the_users_own_is_not_doubted(opened: Opened) -> None:
+    async with opened(reordered()) as (pilot, workspace):
+        await pilot.press("G", "s")
+        assert workspace.session.verdict(5).fit is Fit.GAP
+        assert not workspace.session.blocking
+
+
+def long_names() -> Session:
+    names = [f"encoder.layers.{n}.attention.output.projection.weight" for n in (1, 0)]
+    owner = "equinox.nn.Linear"
+    return make_session(
+        (Entry(name, (2, 2), "float32") for name in names),
+        (Leaf(f".{name}", (2, 2), "float32", owner=owner) for name in reversed(names)),
+        arrange="order",
+    )
+
+
+@pytest.mark.parametrize("width", [80, 120])
+async def test_long_reason_is_shown_whole(opened: Opened, width: int) -> None:
+    session = long_names()
+    async with opened(session, size=(width, 30)) as (_, workspace):
+        reason = session.verdict(0).why
+        assert len(reason) > 80
+        assert reason in " ".join(details(workspace))

@@ -1,0 +1,115 @@
+"""A long list is drawn by order first; what the matcher finds comes when it is ready."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from s2p_tui.alignment.evidence import as_suggested
+from s2p_tui.alignment.fit import Fit
+from s2p_tui.app.screens.main import Workspace
+from s2p_tui.session import session as session_module
+from s2p_tui.session.session import Session
+from tests.app.conftest import Opened, reordered, until
+from tests.app.test_keys import keys, status
+
+
+@pytest.fixture
+def go(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Holds the matcher back until it is set; every list counts as long."""
+    event = threading.Event()
+    match = session_module._match
+
+    def slow(*ends):
+        assert event.wait(60)
+        return match(*ends)
+
+    monkeypatch.setattr(session_module, "_match", slow)
+    monkeypatch.setattr(session_module, "_MATCHED_AT_ONCE", 0)
+    yield event
+    event.set()
+
+
+def soon() -> Session:
+    ends = reordered(None)
+    return Session.between(ends.checkpoint, ends.target, soon=True)
+
+
+BY_ORDER = [f"lin{n}.{part}" for n in (3, 2, 1) for part in ("weight", "bias")]
+BY_NAME = [f"lin{n}.{part}" for n in (1, 2, 3) for part in ("weight", "bias")]
+
+
+async def matched(pilot, workspace: Workspace) -> None:
+    await until(pilot, lambda: not workspace.session.awaits_evidence)
+    await pilot.pause()
+
+
+async def test_rows_by_order_give_way_to_what_was_found(
+    opened: Opened, go: threading.Event
+) -> None:
+    async with opened(soon()) as (pilot, workspace):
+        assert keys(workspace) == BY_ORDER
+        assert "Matching by names and structure" in status(workspace)
+        go.set()
+        await matched(pilot, workspace)
+        assert keys(workspace) == BY_NAME
+        assert "Lined up by names and structure" in status(workspace)
+        assert not workspace.has_unsaved_edits
+        assert not len(workspace.session.history)
+        assert workspace.session.counts[Fit.EXACT] == 6
+
+
+async def test_rows_the_user_has_touched_stay(opened: Opened, go: threading.Event) -> None:
+    async with opened(soon()) as (pilot, workspace):
+        await pilot.press("J")
+        touched = keys(workspace)
+        go.set()
+        await matched(pilot, workspace)
+        assert keys(workspace) == touched
+        assert "your rows stay" in status(workspace)
+        assert workspace.session.counts[Fit.DOUBTFUL] or workspace.session.blocking
+
+
+@pytest.mark.parametrize("key", ["c", "a"])
+async def test_nothing_is_converted_before_it_is_known_what_is_doubtful(
+    opened: Opened, go: threading.Event, key: str
+) -> None:
+    async with opened(soon()) as (pilot, workspace):
+        await pilot.press(key)
+        assert pilot.app.screen is workspace
+        assert "Still matching" in status(workspace)
+        go.set()
+        await matched(pilot, workspace)
+
+
+@pytest.mark.parametrize("before", [[], ["J"]])
+async def test_the_journal_begins_with_what_is_on_the_screen(
+    opened: Opened, go: threading.Event, before: list[str]
+) -> None:
+    async with opened(soon()) as (pilot, workspace):
+        await pilot.press(*before)
+        go.set()
+        await matched(pilot, workspace)
+        await pilot.press("j", "J")
+        left = workspace.session
+        await pilot.press("ctrl+q", "y")
+        await until(pilot, lambda: not pilot.app.is_running)
+    async with opened(soon(), resume="go on") as (pilot, workspace):
+        assert workspace.session.alignment == left.alignment
+        await matched(pilot, workspace)
+        assert workspace.session.alignment == left.alignment
+        await pilot.press(*"u" * (1 + len(before)))
+        assert keys(workspace) == (BY_ORDER if before else BY_NAME)
+
+
+def test_what_is_taken_over_is_what_opening_with_patience_gives(go: threading.Event) -> None:
+    go.set()
+    session = soon()
+    assert session.take_evidence(*session.gather_evidence())
+    patient = Session.between(session.checkpoint, session.target)
+    assert session.alignment == patient.alignment
+    assert session.evidence is not None
+    wanted = as_suggested(session.evidence, session.checkpoint.state_dict, session.target.skeleton)
+    assert session.alignment == wanted
