@@ -16,12 +16,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from s2p_tui.conversion.report import Report
     from s2p_tui.converter import chunkify_pytree, chunkify_state_dict, convert, convert_tree
+    from s2p_tui.errors import AlignmentError, S2PError
     from s2p_tui.formats.pytree.skeleton import save_skeleton
     from s2p_tui.session.opening import load_mapping
     from s2p_tui.session.session import Session
 
 __all__ = [
+    "AlignmentError",
+    "Report",
+    "S2PError",
     "Session",
     "chunkify_pytree",
     "chunkify_state_dict",
@@ -32,6 +37,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AlignmentError": "s2p_tui.errors",
+    "Report": "s2p_tui.conversion.report",
+    "S2PError": "s2p_tui.errors",
     "Session": "s2p_tui.session.session",
     "chunkify_pytree": "s2p_tui.converter",
     "chunkify_state_dict": "s2p_tui.converter",

@@ -413,7 +413,7 @@ def test_an_error_after_chunking_leaves_no_temporary_folder(
 SIGNALLED = """
 import os, signal, sys, tempfile
 sys.path.insert(0, os.getcwd())
-from s2p_tui.session.session.session import Session
+from s2p_tui.session.session import Session
 from s2p_tui.converter import convert
 before = Session.convert
 def convert_and_signal(self, *args, job, **kwargs):

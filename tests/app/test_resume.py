@@ -204,8 +204,8 @@ def test_options_answer_beforehand(
 
     (tmp_path / "there.json").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("s2p_tui.app.S2PApp", App)
-    monkeypatch.setattr("s2p_tui.app.require_terminal", lambda _: None)
+    monkeypatch.setattr("s2p_tui.app.start.S2PApp", App)
+    monkeypatch.setattr("s2p_tui.app.start.require_terminal", lambda _: None)
     assert run(["model.pt", "skeleton.eqx", *options]) == 0
     assert given == [resume]
 

@@ -201,7 +201,7 @@ def test_a_norm_depends_on_no_region(data: st.DataObject, rows: int) -> None:
 _CHILD = """
 import sys
 from pathlib import Path
-from s2p_tui.session.session.session import Session
+from s2p_tui.session.session import Session
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
