@@ -22,9 +22,9 @@ from s2p_tui.conversion.contents import Contents
 from s2p_tui.conversion.convert import DEFAULT_CHUNK, SMALLEST_CHUNK
 from s2p_tui.conversion.job import Job
 from s2p_tui.conversion.plan import Instruction
-from s2p_tui.conversion.records import Layout, Piece
+from s2p_tui.conversion.records import OutputRecord, RecordTable
 from s2p_tui.conversion.tiles import tiles
-from s2p_tui.conversion.write import write_layout
+from s2p_tui.conversion.write import write_records
 from s2p_tui.errors import InputError, OutputError
 from s2p_tui.formats import npy
 from s2p_tui.formats.atomic import output_error, temporary_folder
@@ -59,8 +59,8 @@ class _Array:
 
     Attributes:
         leaf: Its name, shape and dtype.
-        source: Where it comes from; None for the target's own value.
-        described: What the manifest says of it, the file aside.
+        source: Its source; None for the target's own value.
+        described: Its entry in the manifest, without the file.
         shared: Equal for arrays that one file can stand for; None for one of its own.
     """
 
@@ -85,18 +85,19 @@ def chunk_checkpoint(
 
     Args:
         checkpoint: The state dict; its tensor data is read, one tensor at a time.
-        folder: Where to; made if need be.
+        folder: The folder, created if needed.
         chunk_bytes: Memory to stay within, about.
         overwrite: Replace a state dict in chunks that is there.
         durable: Wait until all of it is on the disk.
-        job: Told of progress; asked whether to stop.
+        job: Progress and cancellation.
 
     Returns:
         The folder.
 
     Raises:
         OutputError: It cannot be written, or something is there already.
-        InputError: Tensors have no dtype of NumPy's; all are named. Or a source changed meanwhile.
+        InputError: Tensors have no dtype of NumPy's (all are named), or a source changed during
+            the conversion.
         CancelledError: Someone cancelled the job; nothing is left behind.
     """
     arrays = [
@@ -158,8 +159,8 @@ class _Writing:
         _require_dtypes(arrays)
         _require_place(folder, kind, self._overwrite)
         files = _named_files(arrays)
-        pieces = {file: _piece(array) for array, file in zip(arrays, files, strict=True) if file}
-        self._job.total = sum(piece.stop for piece in pieces.values())
+        records = {file: _piece(array) for array, file in zip(arrays, files, strict=True) if file}
+        self._job.total = sum(record.stop for record in records.values())
         try:
             folder.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(folder).free
@@ -174,8 +175,8 @@ class _Writing:
             inside = partial / kind.holds
             try:
                 inside.mkdir()
-                for file, piece in pieces.items():
-                    self._write_file(inside / file, piece)
+                for file, record in records.items():
+                    self._write_file(inside / file, record)
                 _write_manifest(partial / kind.manifest, kind, arrays, files)
                 self._compare(partial / kind.manifest, kind, arrays)
                 self._source.check_unchanged()
@@ -189,11 +190,11 @@ class _Writing:
                 raise output_error(error, folder) from None
         self._job.phase = "done"
 
-    def _write_file(self, path: Path, piece: Piece) -> None:
-        layout = Layout(b"", (piece,), piece.stop)
+    def _write_file(self, path: Path, record: OutputRecord) -> None:
+        table = RecordTable(b"", (record,), record.stop)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            write_layout(layout, self._contents, descriptor, path, self._job)
+            write_records(table, self._contents, descriptor, path, self._job)
         finally:
             os.close(descriptor)
 
@@ -283,11 +284,11 @@ def _named_files(arrays: Sequence[_Array]) -> list[str | None]:
     return names
 
 
-def _piece(array: _Array) -> Piece:
+def _piece(array: _Array) -> OutputRecord:
     leaf = array.leaf
     head = npy.header(leaf.shape, stored_as(leaf.dtype))
     nbytes = npy.size_in_bytes(leaf.shape, leaf.dtype)
-    return Piece(Instruction(leaf, array.source, leaf.dtype), head, 0, nbytes)
+    return OutputRecord(Instruction(leaf, array.source, leaf.dtype), head, 0, nbytes)
 
 
 def _write_manifest(
@@ -313,7 +314,10 @@ def _sync_all(folder: Path) -> None:
 
 
 def _put_in_place(partial: Path, folder: Path, kind: Kind) -> None:
-    """Give the files their names. The manifest goes first and comes last: it says all is there."""
+    """Give the files their names.
+
+    The manifest is removed first and written last: it marks the folder as complete.
+    """
     manifest, held = folder / kind.manifest, folder / kind.holds
     manifest.unlink(missing_ok=True)
     if held.exists():

@@ -17,7 +17,7 @@ from s2p_tui.alignment.dtypes import dtype_named, numpy_dtype
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.transform import Expr, Permute, Shape, Take
 from s2p_tui.conversion.evaluate import Evaluator
-from s2p_tui.conversion.records import Piece
+from s2p_tui.conversion.records import OutputRecord
 from s2p_tui.conversion.tiles import runs_of, source_axes, tiles
 from s2p_tui.conversion.tiles import tiles as in_cache
 from s2p_tui.errors import AlignmentError
@@ -50,7 +50,7 @@ class Run:
 
 @dataclass(slots=True)
 class CastLoss:
-    """What narrowing a leaf's dtype lost: finite numbers turned infinite, and new NaNs."""
+    """Losses of a narrowing cast: finite numbers that became infinite, and new NaNs."""
 
     overflowed: int = 0
     new_nan: int = 0
@@ -61,7 +61,7 @@ class CastLoss:
 
 @dataclass(slots=True)
 class Rounding:
-    """How far a leaf's numbers moved when they were cast.
+    """The largest change of a leaf's numbers by a cast.
 
     Attributes:
         largest: The largest difference of a number from what was made of it, over those that are
@@ -84,17 +84,17 @@ class Made:
     """The elements of one leaf that are computed, any region of them in any thread.
 
     Args:
-        piece: The leaf.
-        expr: What it is made from.
+        record: The leaf.
+        expr: Its source.
         shape: The shape it is laid out in.
         evaluator: Computes it.
         share: Bytes a region may have at the most.
-        in_memory: Whether its regions are views of an array that is there already.
+        in_memory: True if its regions are views of an existing array.
     """
 
     def __init__(
         self,
-        piece: Piece,
+        record: OutputRecord,
         expr: Expr,
         shape: Shape,
         evaluator: Evaluator,
@@ -104,10 +104,10 @@ class Made:
     ) -> None:
         self.shape = shape
         self._in_memory = in_memory
-        self._piece = piece
+        self._piece = record
         self._expr = expr
         self._evaluator = evaluator
-        self._dtype = numpy_dtype(piece.instruction.dtype)
+        self._dtype = numpy_dtype(record.instruction.dtype)
         self._along = frozenset(source_axes(expr, evaluator.entry_shape))
         self._limit = max(1, share // self._dtype.itemsize)
         run = prod(shape[axis] for axis in self._along)
@@ -136,7 +136,7 @@ class Made:
 
         Raises:
             AlignmentError: A whole number does not fit the target's dtype.
-            InputError: The source was cut short meanwhile.
+            InputError: The source became shorter during the conversion.
         """
         if self._in_memory:
             there = self._evaluator.region(self._expr, region)
@@ -175,7 +175,7 @@ class Contents:
 
     Attributes:
         chunk_bytes: Memory to stay within, about.
-        share: What of it each thread may use.
+        share: The part of it each thread may use.
     """
 
     def __init__(
@@ -189,16 +189,16 @@ class Contents:
             tuple(Entry(leaf.path, leaf.shape, leaf.dtype) for leaf in target.skeleton)
         )
 
-    def runs(self, piece: Piece) -> list[Run] | None:
+    def runs(self, record: OutputRecord) -> list[Run] | None:
         """The leaf as unchanged byte ranges of files, or None if it is not that simple."""
-        expr, _, entries, tensors = self._source(piece)
+        expr, _, entries, tensors = self._source(record)
         ranges = runs_of(expr, entries.shape)
         if ranges is None:
             return None
         found: list[Run] = []
         for key, start, stop in ranges:
             extent = tensors.extent(key)
-            if extent is None or extent.dtype != piece.instruction.dtype:
+            if extent is None or extent.dtype != record.instruction.dtype:
                 return None
             if not extent.is_contiguous:
                 return None
@@ -207,36 +207,36 @@ class Contents:
             found.append(Run(tensors, extent, begin, (stop - start) * size))
         return found
 
-    def made(self, piece: Piece) -> Made:
+    def made(self, record: OutputRecord) -> Made:
         """The leaf as something to compute."""
-        expr, shape, entries, tensors = self._source(piece)
+        expr, shape, entries, tensors = self._source(record)
         in_memory = isinstance(expr, Take) and tensors.extent(expr.key) is None
         evaluator = Evaluator(entries, tensors)
-        return Made(piece, expr, shape, evaluator, self.share, in_memory=in_memory)
+        return Made(record, expr, shape, evaluator, self.share, in_memory=in_memory)
 
-    def _source(self, piece: Piece) -> tuple[Expr, Shape, StateDict, Tensors]:
-        leaf, expr = piece.instruction.leaf, piece.instruction.source
+    def _source(self, record: OutputRecord) -> tuple[Expr, Shape, StateDict, Tensors]:
+        leaf, expr = record.instruction.leaf, record.instruction.source
         if expr is not None:
             return expr, leaf.shape, self._checkpoint.state_dict, self._checkpoint.tensors
         expr = Take(leaf.path)
         shape = leaf.shape
-        if piece.column_major:
+        if record.column_major:
             expr = Permute(expr, tuple(reversed(range(len(shape)))))
             shape = shape[::-1]
         return expr, shape, self._kept, self._kept_tensors
 
 
 def _cast(
-    array: NDArray[Any], dtype: np.dtype[Any], piece: Piece, loss: CastLoss | None
+    array: NDArray[Any], dtype: np.dtype[Any], record: OutputRecord, loss: CastLoss | None
 ) -> NDArray[Any]:
     with np.errstate(all="ignore"):
         cast = array.astype(dtype, order="K")
-    source, target = dtype_named(str(array.dtype)), dtype_named(piece.instruction.dtype)
+    source, target = dtype_named(str(array.dtype)), dtype_named(record.instruction.dtype)
     if not target.is_floating:
         same = np.array_equal(cast.astype(array.dtype), array)
         if not same or not np.array_equal(cast < 0, array < 0):
             raise AlignmentError(
-                f"{piece.instruction.leaf.path}: its {source.name} numbers do not fit "
+                f"{record.instruction.leaf.path}: its {source.name} numbers do not fit "
                 f"{target.name}.",
                 hint=f"Give the leaf a wider dtype than {target.name} in the skeleton.",
             )
@@ -266,7 +266,7 @@ def _copy(into: NDArray[Any], array: NDArray[Any]) -> None:
 
 @cache
 def _may_lose(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
-    """Whether a number of the source can become infinite, or NaN, in the target."""
+    """Return True if a number of the source can become infinite, or NaN, in the target."""
     import ml_dtypes
 
     finfo: Any = ml_dtypes.finfo

@@ -16,10 +16,10 @@ from s2p_tui.conversion.contents import CastLoss, Contents
 from s2p_tui.conversion.job import Job
 from s2p_tui.conversion.plan import Plan
 from s2p_tui.conversion.readback import Readback
-from s2p_tui.conversion.records import Piece, lay_out
-from s2p_tui.conversion.verify import verify_layout
+from s2p_tui.conversion.records import OutputRecord, record_table
+from s2p_tui.conversion.verify import verify_records
 from s2p_tui.conversion.workers import usual_jobs
-from s2p_tui.conversion.write import write_layout
+from s2p_tui.conversion.write import write_records
 from s2p_tui.errors import OutputError
 from s2p_tui.formats.atomic import AtomicFile, require_space
 from s2p_tui.formats.base import Checkpoint
@@ -42,7 +42,7 @@ class Written:
         path: The file.
         size: Its bytes.
         seconds: Time from start to rename.
-        verified: Whether it was read back and compared.
+        verified: True if it was read back and compared.
         losses: Leaves whose numbers did not all survive a cast, by key path.
         memory: Bytes of memory it took at most, beside the program's own.
     """
@@ -70,38 +70,38 @@ def write_file(
     """Carry out a plan. The file appears under its name only when it is complete and verified.
 
     Args:
-        plan: What to write.
+        plan: The leaves to write.
         checkpoint: Source of rows; its tensor data is read.
         target: Source of kept values.
         path: The output; an existing file is replaced.
         chunk_bytes: Memory to stay within, about.
         verify: Read the file back and compare it with its sources.
         readback: Takes down what verification reads.
-        job: Told of progress; asked whether to stop.
+        job: Progress and cancellation.
         jobs: Threads that share the work and its memory; None for two, or one on a single core.
 
     Raises:
         OutputError: The target cannot be written, lacks space, or is one of the sources.
-        InputError: A source changed meanwhile.
+        InputError: A source changed during the conversion.
         AlignmentError: A whole number does not fit its leaf's dtype.
         CancelledError: Someone cancelled the job; nothing is left behind.
     """
     job, jobs = job or Job(), jobs or usual_jobs()
     started = time.monotonic()
-    layout = lay_out(plan, target)
-    job.total = layout.size
+    table = record_table(plan, target)
+    job.total = table.size
     refuse_to_replace(path, (*checkpoint.files, *target.files))
-    job.free = require_space(path, layout.size)
+    job.free = require_space(path, table.size)
     job.memory = _CHUNKS_HELD * max(chunk_bytes, SMALLEST_CHUNK)
     contents = Contents(checkpoint, target, max(chunk_bytes, SMALLEST_CHUNK), jobs)
     with AtomicFile(path) as file:
         job.check()
-        losses = write_layout(layout, contents, file.descriptor, file.target, job, jobs)
+        losses = write_records(table, contents, file.descriptor, file.target, job, jobs)
         job.phase = "syncing"
         file.sync()
         try:
             if verify:
-                verify_layout(plan, layout, contents, file.temporary, job, readback, jobs)
+                verify_records(plan, table, contents, file.temporary, job, readback, jobs)
         finally:
             # A source that changed is the better explanation for what verification found.
             checkpoint.tensors.check_unchanged()
@@ -109,7 +109,7 @@ def write_file(
         job.check()
         file.commit()
     job.phase = "done"
-    return Written(path, layout.size, time.monotonic() - started, verify, losses, job.memory)
+    return Written(path, table.size, time.monotonic() - started, verify, losses, job.memory)
 
 
 def verify_file(
@@ -129,26 +129,26 @@ def verify_file(
         Its size in bytes.
 
     Raises:
-        OutputError: It differs from what the plan says; the leaves are named.
+        OutputError: It differs from the plan; the leaves are named.
         InputError: It or a source cannot be read.
     """
     job, jobs = job or Job(), jobs or usual_jobs()
-    layout = lay_out(plan, target)
-    job.total = layout.size
+    table = record_table(plan, target)
+    job.total = table.size
     contents = Contents(checkpoint, target, max(chunk_bytes, SMALLEST_CHUNK), jobs)
     try:
-        verify_layout(plan, layout, contents, path, job, readback, jobs)
+        verify_records(plan, table, contents, path, job, readback, jobs)
     except OutputError as error:
         hint = "Check --model, --key, --skeleton, --mapping and --dtype, or convert again."
         raise OutputError(error.message, hint) from None
-    return layout.size
+    return table.size
 
 
 def refuse_to_replace(path: Path, protected: Iterable[Path]) -> None:
     """Make sure that writing a file would not destroy another that is still needed.
 
     Raises:
-        OutputError: The path is one of the protected files, maybe under another name.
+        OutputError: The path is one of the protected files, possibly under another name.
     """
     for file in protected:
         if os.path.realpath(path) == os.path.realpath(file) or _is_same_file(path, file):
@@ -173,13 +173,13 @@ def filled(
     None stands for a leaf that keeps the target's own value in its own dtype.
 
     Args:
-        plan: What to make.
+        plan: The leaves to make.
         checkpoint: Source of rows; its tensor data is read.
         target: Source of kept values that are to be cast.
         chunk_bytes: Memory to stay within beside the arrays, about.
 
     Raises:
-        InputError: A source was cut short meanwhile.
+        InputError: A source became shorter during the conversion.
         AlignmentError: A whole number does not fit its leaf's dtype.
     """
     contents = Contents(checkpoint, target, max(chunk_bytes, SMALLEST_CHUNK))
@@ -191,7 +191,7 @@ def filled(
         shape, dtype = instruction.leaf.shape, numpy_dtype(instruction.dtype)
         nbytes = int(np.prod(shape)) * dtype_named(instruction.dtype).itemsize
         array: NDArray[Any] = np.empty(shape, dtype)
-        made = contents.made(Piece(instruction, b"", 0, nbytes))
+        made = contents.made(OutputRecord(instruction, b"", 0, nbytes))
         for region in made.regions():
             part = made.elements(region, loss)
             array[tuple(slice(start, stop) for start, stop in region)] = part

@@ -142,7 +142,7 @@ class Evaluator:
         tensors: Gives their numbers.
         limit: Elements that norms, which need more than the region, read at once. A norm may
             differ in its last bit where this differs.
-        reduced: Norms to go on with; those of another evaluator of the same entries.
+        reduced: Norms already computed by another evaluator of the same entries.
     """
 
     def __init__(
@@ -162,7 +162,10 @@ class Evaluator:
         return Evaluator(self._state_dict, self._tensors, reduced=self._reduced)
 
     def take_overflowed(self) -> int:
-        """How many sums and products of finite numbers were not finite, since last asked."""
+        """Return how often finite numbers gave a sum or product that is not finite.
+
+        Counted since the last call.
+        """
         count, self._overflowed = self._overflowed, 0
         return count
 

@@ -20,8 +20,8 @@ class Job:
         memory: Bytes of memory the work takes at most, beside the program's own; 0 until known.
         written: Bytes written so far.
         verified: Bytes compared so far.
-        leaf: Key path of the leaf in hand.
-        phase: What is being done.
+        leaf: Key path of the current leaf.
+        phase: The current phase.
         started: `time.monotonic()` at the start.
     """
 
@@ -42,7 +42,7 @@ class Job:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether someone asked the worker to stop."""
+        """True if the worker was asked to stop."""
         return self._cancel.is_set()
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""How output files are called, and what their names ask for."""
+"""Names of output files, and the formats they stand for."""
 
 from __future__ import annotations
 

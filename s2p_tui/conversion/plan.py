@@ -19,7 +19,7 @@ FileFormat = Literal["eqx", "safetensors"]
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """How one leaf of the output is made.
+    """The source and dtype of one leaf of the output.
 
     Attributes:
         leaf: The leaf, with its shape and the skeleton's dtype.
@@ -38,8 +38,8 @@ class Plan:
 
     Attributes:
         instructions: One per leaf.
-        format: What they are written as.
-        dtype: What all real floating-point arrays are written in; None for the skeleton's dtypes.
+        format: The file format.
+        dtype: The dtype of all real floating-point arrays; None for the skeleton's dtypes.
     """
 
     instructions: tuple[Instruction, ...]
@@ -62,9 +62,9 @@ def make_plan(
         state_dict: The entries.
         skeleton: The leaves.
         alignment: One row per leaf.
-        evidence: What names and structure say, to doubt rows by.
+        evidence: Names and structure; rows that contradict them are doubtful.
         dtype: Write every real floating-point array leaf in this dtype, not in the skeleton's.
-        file_format: What the plan will be written as.
+        file_format: The format the plan will be written in.
 
     Raises:
         AlignmentError: Rows are empty, mismatched or doubtful and not trusted; all are listed.

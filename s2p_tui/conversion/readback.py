@@ -1,4 +1,4 @@
-"""What verification takes down of a file while it reads it: digests, and what casts did."""
+"""Results of reading a file back: digests, and the losses of casts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Protocol
 from s2p_tui.conversion.contents import CastLoss, Rounding
 from s2p_tui.conversion.job import Job
 from s2p_tui.conversion.plan import Instruction
-from s2p_tui.conversion.records import Piece
+from s2p_tui.conversion.records import OutputRecord
 from s2p_tui.formats.tensors import pread_into
 
 _READ = 1 << 20
 
 
 class Digest(Protocol):
-    """What `hashlib` makes."""
+    """The interface of `hashlib` objects."""
 
     def update(self, data: memoryview, /) -> None:
         """Add bytes."""
@@ -33,12 +33,12 @@ class ReadLeaf:
     """One leaf as it was read back.
 
     Attributes:
-        instruction: What it was made from.
+        instruction: Its source.
         start: Byte at which its record starts.
         nbytes: Bytes of its record, the header of a `.npy` record included.
         sha256: Of these bytes.
         largest_difference: Of its numbers from those of its source after the transform.
-        loss: What a cast lost.
+        loss: Losses of its cast.
     """
 
     instruction: Instruction
@@ -80,9 +80,9 @@ class Readback:
         self._descriptor, self._file, self._head = descriptor, file, head
         self.digest(0, head, (self.whole,), None)
 
-    def leaf(self, piece: Piece) -> LeafReadback:
+    def leaf(self, record: OutputRecord) -> LeafReadback:
         """Begin with the next leaf."""
-        return LeafReadback(self, piece)
+        return LeafReadback(self, record)
 
     def digest(self, start: int, stop: int, digests: tuple[Digest, ...], job: Job | None) -> None:
         """Read bytes of the file into digests."""
@@ -105,15 +105,15 @@ class LeafReadback:
         rounding: To be filled with how far a cast moved the numbers.
     """
 
-    def __init__(self, readback: Readback, piece: Piece) -> None:
+    def __init__(self, readback: Readback, record: OutputRecord) -> None:
         self.loss = CastLoss()
         self.rounding = Rounding()
         self._readback = readback
-        self._piece = piece
+        self._piece = record
         self._digest = hashlib.sha256()
         self._both = (self._digest, readback.whole)
-        self._done = piece.start
-        self._catch_up(piece.data, None)
+        self._done = record.start
+        self._catch_up(record.data, None)
 
     def feed(self, part: memoryview, position: int) -> None:
         """Take down bytes that were compared; those out of the file's order wait for `finish`."""
@@ -124,13 +124,13 @@ class LeafReadback:
 
     def finish(self, job: Job) -> None:
         """End the leaf."""
-        piece = self._piece
-        self._catch_up(piece.stop, job)
+        record = self._piece
+        self._catch_up(record.stop, job)
         self._readback.leaves.append(
             ReadLeaf(
-                piece.instruction,
-                piece.start,
-                piece.stop - piece.start,
+                record.instruction,
+                record.start,
+                record.stop - record.start,
                 self._digest.hexdigest(),
                 self.rounding.largest,
                 self.loss,

@@ -1,4 +1,4 @@
-"""Where each leaf's bytes go in the output, worked out before anything is written."""
+"""Records of the output: the byte range of each leaf, computed before anything is written."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from s2p_tui.formats.skeleton_file import Target
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class OutputRecord:
     """One leaf in the output.
 
     Attributes:
-        instruction: What it is made from.
+        instruction: Its source.
         head: Bytes that go before its elements.
         start: Byte at which `head` starts.
         nbytes: Bytes of its elements, which follow `head`.
-        column_major: Whether the elements are laid out in column-major order, as Equinox does for
+        column_major: True if the elements are laid out in column-major order, as Equinox does for
             a kept NumPy array of that order.
     """
 
@@ -43,15 +43,15 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class RecordTable:
     """The whole output: what precedes the leaves, then the leaves."""
 
     head: bytes
-    pieces: tuple[Piece, ...]
+    records: tuple[OutputRecord, ...]
     size: int
 
 
-def lay_out(plan: Plan, target: Target) -> Layout:
+def record_table(plan: Plan, target: Target) -> RecordTable:
     """Place every leaf of a plan. Reads the headers of kept values, no data.
 
     Raises:
@@ -62,17 +62,17 @@ def lay_out(plan: Plan, target: Target) -> Layout:
     else:
         head = b""
     position = len(head)
-    pieces: list[Piece] = []
+    records: list[OutputRecord] = []
     for instruction in plan.instructions:
         column_major = plan.format == "eqx" and _is_kept_column_major(instruction, target)
         leaf_head = b""
         if plan.format == "eqx":
             leaf_head = npy.header(instruction.leaf.shape, instruction.dtype, column_major)
         nbytes = prod(instruction.leaf.shape) * dtype_named(instruction.dtype).itemsize
-        piece = Piece(instruction, leaf_head, position, nbytes, column_major)
-        pieces.append(piece)
-        position = piece.stop
-    return Layout(head, tuple(pieces), position)
+        record = OutputRecord(instruction, leaf_head, position, nbytes, column_major)
+        records.append(record)
+        position = record.stop
+    return RecordTable(head, tuple(records), position)
 
 
 def _is_kept_column_major(instruction: Instruction, target: Target) -> bool:

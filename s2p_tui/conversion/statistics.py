@@ -27,7 +27,7 @@ _CHUNK = 1 << 19
 
 
 class Progress:
-    """How far a reading is; written by its worker, polled by watchers.
+    """Progress of a reading; written by its worker, polled by watchers.
 
     Attributes:
         total: Elements to read, those read twice counted twice.
@@ -45,7 +45,7 @@ class Progress:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether someone asked the worker to stop."""
+        """True if the worker was asked to stop."""
         return self._cancel.is_set()
 
     def advance(self, count: int) -> None:
@@ -72,7 +72,7 @@ class Statistics:
         high: The greatest.
         mean: Their mean, computed in float64.
         std: Their population standard deviation.
-        bins: How many of them are in each of `BINS` equal intervals from `low` to `high`; one for
+        bins: Counts of the numbers in each of `BINS` equal intervals from `low` to `high`; one for
             all if they are equal.
     """
 
@@ -97,7 +97,7 @@ def statistics(
         name: The tensor's name there.
         shape: Its shape.
         dtype: Its dtype's name.
-        progress: Told how far it is; cancels.
+        progress: Progress and cancellation.
 
     Raises:
         InputError: The file was cut short, or the dtype packs several elements in a byte.
@@ -133,7 +133,7 @@ def _chunks(tensors: Tensors, name: str, shape: tuple[int, ...], dtype: str) -> 
 
 
 class _First:
-    """What the first pass gathers; means and squares are merged after Chan et al. 1979."""
+    """Results of the first pass; means and squares are merged after Chan et al. 1979."""
 
     def __init__(self) -> None:
         self.count = self.nan = self.inf = self.zeros = self.finite = 0

@@ -35,10 +35,10 @@ def tiles(shape: Shape, fast: frozenset[int], limit: int, longer: int = 1) -> It
     """Regions that cover the shape, each of at most `limit` elements, in row-major order.
 
     Args:
-        shape: What to cover.
+        shape: The shape to cover.
         fast: Axes that should be long: those along which source or target are contiguous.
         limit: Elements per region, at least 1.
-        longer: How many times as long as the other fast axes the last one should be.
+        longer: Ratio of the last fast axis to the others.
     """
     sizes = _tile_sizes(shape, fast, limit, longer)
     steps = (range(0, size, step) for size, step in zip(shape, sizes, strict=True))

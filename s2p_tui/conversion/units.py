@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from s2p_tui.conversion.contents import CastLoss, Contents, Made, Rounding, Run
-from s2p_tui.conversion.records import Piece
+from s2p_tui.conversion.records import OutputRecord
 from s2p_tui.formats.base import Region
 from s2p_tui.formats.tensors import pread_into
 
@@ -30,29 +30,29 @@ _BATCHES_PER_CHUNK = 4
 class Batch:
     """Neighbouring small leaves, put together in memory, heads included."""
 
-    pieces: tuple[Piece, ...]
+    records: tuple[OutputRecord, ...]
 
     @property
     def start(self) -> int:
         """Byte of the output at which it starts."""
-        return self.pieces[0].start
+        return self.records[0].start
 
     @property
     def stop(self) -> int:
         """Byte behind its last."""
-        return self.pieces[-1].stop
+        return self.records[-1].stop
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The head of a leaf that is no part of a batch; stretches or tiles follow."""
+    """The head of a leaf that is not part of a batch; stretches or tiles follow."""
 
-    piece: Piece
+    record: OutputRecord
 
     @property
     def start(self) -> int:
         """Byte of the output at which it starts."""
-        return self.piece.start
+        return self.record.start
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +60,14 @@ class Stretch:
     """Bytes of one run of a leaf that go to the output unchanged.
 
     Attributes:
-        piece: The leaf.
-        run: Where they come from.
+        record: The leaf.
+        run: Their source.
         offset: Byte of the run at which they start.
         start: Byte of the output at which they go.
-        nbytes: How many.
+        nbytes: Their number.
     """
 
-    piece: Piece
+    record: OutputRecord
     run: Run
     offset: int
     start: int
@@ -78,7 +78,7 @@ class Stretch:
 class Tile:
     """A region of a leaf that is computed."""
 
-    piece: Piece
+    record: OutputRecord
     made: Made
     region: Region
 
@@ -86,56 +86,56 @@ class Tile:
     def start(self) -> int:
         """Byte of the output before which it, and all tiles behind it, have nothing to write."""
         if not self.region:
-            return self.piece.data
-        row = self.piece.nbytes // self.made.shape[0]
-        return self.piece.data + self.region[0][0] * row
+            return self.record.data
+        row = self.record.nbytes // self.made.shape[0]
+        return self.record.data + self.region[0][0] * row
 
 
 Unit = Batch | Head | Stretch | Tile
 
 
-def units(pieces: Iterable[Piece], contents: Contents, stretch: int) -> Iterator[Unit]:
-    """All units of the pieces, in the output's order.
+def units(records: Iterable[OutputRecord], contents: Contents, stretch: int) -> Iterator[Unit]:
+    """All units of the records, in the output's order.
 
     Args:
-        pieces: Neighbours in the output.
-        contents: What they are.
+        records: Neighbours in the output.
+        contents: Their values.
         stretch: Bytes of a stretch at the most.
     """
     most = min(_BATCH, contents.share // _BATCHES_PER_CHUNK)
-    waiting: list[Piece] = []
+    waiting: list[OutputRecord] = []
     size = 0
-    for piece in pieces:
-        length = piece.stop - piece.start
-        if waiting and (size + length > most or piece.nbytes > _SMALL):
+    for record in records:
+        length = record.stop - record.start
+        if waiting and (size + length > most or record.nbytes > _SMALL):
             yield Batch(tuple(waiting))
             waiting, size = [], 0
-        if length <= most and piece.nbytes <= _SMALL:
-            waiting.append(piece)
+        if length <= most and record.nbytes <= _SMALL:
+            waiting.append(record)
             size += length
         else:
-            yield from _parts(piece, contents, stretch)
+            yield from _parts(record, contents, stretch)
     if waiting:
         yield Batch(tuple(waiting))
 
 
-def _parts(piece: Piece, contents: Contents, stretch: int) -> Iterator[Unit]:
-    yield Head(piece)
-    runs = contents.runs(piece)
+def _parts(record: OutputRecord, contents: Contents, stretch: int) -> Iterator[Unit]:
+    yield Head(record)
+    runs = contents.runs(record)
     if runs is None:
-        made = contents.made(piece)
-        yield from (Tile(piece, made, region) for region in made.regions())
+        made = contents.made(record)
+        yield from (Tile(record, made, region) for region in made.regions())
         return
-    position = piece.data
+    position = record.data
     for run in runs:
         for offset in range(0, run.nbytes, stretch):
             count = min(stretch, run.nbytes - offset)
-            yield Stretch(piece, run, offset, position + offset, count)
+            yield Stretch(record, run, offset, position + offset, count)
         position += run.nbytes
 
 
-Account = Callable[[Piece], tuple[CastLoss | None, Rounding | None]]
-"""What to take down of a leaf while it is computed."""
+Account = Callable[[OutputRecord], tuple[CastLoss | None, Rounding | None]]
+"""What to record about a leaf while it is computed."""
 _WORTH_SKIPPING = 1 << 12
 _MOST_PARTS = 512
 
@@ -145,26 +145,26 @@ def put_together(batch: Batch, contents: Contents, account: Account) -> NDArray[
 
     Raises:
         AlignmentError: A whole number does not fit the target's dtype.
-        InputError: The source was cut short meanwhile.
+        InputError: The source became shorter during the conversion.
     """
     whole = np.empty(batch.stop - batch.start, np.uint8)
     view = whole.data
     gathering = _Gathering()
-    for piece in batch.pieces:
-        position = piece.start - batch.start
-        view[position : position + len(piece.head)] = piece.head
-        position += len(piece.head)
-        runs = contents.runs(piece)
+    for record in batch.records:
+        position = record.start - batch.start
+        view[position : position + len(record.head)] = record.head
+        position += len(record.head)
+        runs = contents.runs(record)
         if runs is not None:
             for run in runs:
                 gathering.add(run, view[position : position + run.nbytes])
                 position += run.nbytes
             continue
-        loss, rounding = account(piece)
-        made = contents.made(piece)
+        loss, rounding = account(record)
+        made = contents.made(record)
         everything = tuple((0, size) for size in made.shape)
         array = made.elements(everything, loss, rounding)
-        view[position : position + piece.nbytes] = array.reshape(-1).view(np.uint8).data
+        view[position : position + record.nbytes] = array.reshape(-1).view(np.uint8).data
     gathering.finish()
     return whole
 

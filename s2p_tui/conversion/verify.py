@@ -18,7 +18,7 @@ from s2p_tui.conversion.evaluate import flat_runs
 from s2p_tui.conversion.job import Job
 from s2p_tui.conversion.plan import Plan
 from s2p_tui.conversion.readback import LeafReadback, Readback
-from s2p_tui.conversion.records import Layout, Piece
+from s2p_tui.conversion.records import OutputRecord, RecordTable
 from s2p_tui.conversion.units import Batch, Head, Stretch, Tile, Unit, put_together, units
 from s2p_tui.conversion.workers import share
 from s2p_tui.errors import OutputError
@@ -34,33 +34,33 @@ _STRETCH = 1 << 24
 _SHOWN = 10
 
 
-def verify_layout(
+def verify_records(
     plan: Plan,
-    layout: Layout,
+    table: RecordTable,
     contents: Contents,
     file: Path,
     job: Job,
     readback: Readback | None = None,
     jobs: int = 1,
 ) -> None:
-    """Compare a file with what the plan says should be in it, leaf by leaf.
+    """Compare a file with its plan, leaf by leaf.
 
     Reads the whole file and the whole source. Checks that the records are exactly those of the
     leaves, in order, with nothing behind the last, and that every element is equal bit by bit
     to the source's after the row's transform and cast.
 
     Args:
-        plan: What should be in the file.
-        layout: Where.
+        plan: The expected contents of the file.
+        table: The byte ranges of its leaves.
         contents: Gives it.
         file: The file.
-        job: Told of progress; asked whether to stop.
+        job: Progress and cancellation.
         readback: Takes down what is read, leaf by leaf, if given; then one thread does it all.
         jobs: Threads that read and compare.
 
     Raises:
         OutputError: It differs; the leaves are named.
-        InputError: A source was cut short meanwhile.
+        InputError: A source became shorter during the conversion.
         CancelledError: Someone cancelled the job.
     """
     job.phase = "verifying"
@@ -68,21 +68,21 @@ def verify_layout(
     with file.open("rb") as stream:
         descriptor = stream.fileno()
         size = os.fstat(descriptor).st_size
-        if size != layout.size:
-            problems.append(f"it has {size:,} bytes, {layout.size:,} were expected")
+        if size != table.size:
+            problems.append(f"it has {size:,} bytes, {table.size:,} were expected")
         elif plan.format == "eqx":
-            problems += _record_problems(layout, descriptor, file)
+            problems += _record_problems(table, descriptor, file)
         else:
-            problems += _header_problems(layout, file)
+            problems += _header_problems(table, file)
         if not problems:
             comparing = _Comparing(contents, descriptor, file, job, readback)
             if readback is not None:
-                readback.start(descriptor, file, len(layout.head))
+                readback.start(descriptor, file, len(table.head))
                 jobs = 1
-            work = units(layout.pieces, contents, min(contents.share, _STRETCH))
+            work = units(table.records, contents, min(contents.share, _STRETCH))
             share(work, comparing.do, jobs)
             comparing.finish()
-            problems += comparing.problems(layout)
+            problems += comparing.problems(table)
     if problems:
         more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise OutputError(
@@ -91,40 +91,40 @@ def verify_layout(
         )
 
 
-def _record_problems(layout: Layout, descriptor: int, file: Path) -> list[str]:
-    likely = ((piece.instruction.leaf.shape, piece.instruction.dtype) for piece in layout.pieces)
-    records = list(iter_records(descriptor, 0, file, likely))
+def _record_problems(table: RecordTable, descriptor: int, file: Path) -> list[str]:
+    likely = ((record.instruction.leaf.shape, record.instruction.dtype) for record in table.records)
+    there = list(iter_records(descriptor, 0, file, likely))
     problems: list[str] = []
-    for piece, record in zip_longest(layout.pieces, records):
-        if piece is None or record is None:
-            problems.append(f"{len(layout.pieces)} leaves, but {len(records)} records")
+    for record, found in zip_longest(table.records, there):
+        if record is None or found is None:
+            problems.append(f"{len(table.records)} leaves, but {len(there)} records")
             break
-        if not _describes(record, piece):
-            problems.append(f"the record of {piece.instruction.leaf.path} is of another kind")
+        if not _describes(found, record):
+            problems.append(f"the record of {record.instruction.leaf.path} is of another kind")
     return problems
 
 
-def _describes(record: Record, piece: Piece) -> bool:
-    instruction = piece.instruction
+def _describes(found: Record, record: OutputRecord) -> bool:
+    instruction = record.instruction
     descr = numpy_dtype(instruction.dtype).str
     return (
-        record.shape == instruction.leaf.shape
-        and record.descr == descr
-        and record.fortran_order == piece.column_major
-        and record.data == piece.data
-        and record.stop == piece.stop
+        found.shape == instruction.leaf.shape
+        and found.descr == descr
+        and found.fortran_order == record.column_major
+        and found.data == record.data
+        and found.stop == record.stop
     )
 
 
-def _header_problems(layout: Layout, file: Path) -> list[str]:
+def _header_problems(table: RecordTable, file: Path) -> list[str]:
     written = open_safetensors(file)
     expected = {
-        piece.instruction.leaf.path: (
-            piece.instruction.leaf.shape,
-            piece.instruction.dtype,
-            piece.data,
+        record.instruction.leaf.path: (
+            record.instruction.leaf.shape,
+            record.instruction.dtype,
+            record.data,
         )
-        for piece in layout.pieces
+        for record in table.records
     }
     found: dict[str, tuple[Shape, str, int]] = {}
     for entry in written.state_dict:
@@ -161,9 +161,9 @@ class _Comparing:
         self._compared: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def problems(self, layout: Layout) -> list[str]:
+    def problems(self, table: RecordTable) -> list[str]:
         """The leaves that differ, in the file's order; those not wholly compared among them."""
-        paths = [(piece.instruction.leaf.path, piece.nbytes) for piece in layout.pieces]
+        paths = [(record.instruction.leaf.path, record.nbytes) for record in table.records]
         return [
             f"{path} differs from its source"
             for path, nbytes in paths
@@ -181,26 +181,26 @@ class _Comparing:
         match unit:
             case Batch():
                 self._batch(unit)
-            case Head(piece):
-                self._begin(piece)
-                if self._read(piece.start, len(piece.head)).tobytes() != piece.head:
-                    self.differing.add(piece.instruction.leaf.path)
+            case Head(record):
+                self._begin(record)
+                if self._read(record.start, len(record.head)).tobytes() != record.head:
+                    self.differing.add(record.instruction.leaf.path)
             case Stretch():
-                if unit.piece.instruction.leaf.path not in self.differing:
+                if unit.record.instruction.leaf.path not in self.differing:
                     self._stretch(unit)
             case Tile():
-                if unit.piece.instruction.leaf.path not in self.differing:
+                if unit.record.instruction.leaf.path not in self.differing:
                     self._tile(unit)
 
-    def _begin(self, piece: Piece) -> None:
-        self._job.leaf = piece.instruction.leaf.path
+    def _begin(self, record: OutputRecord) -> None:
+        self._job.leaf = record.instruction.leaf.path
         if self._readback is not None:
             self.finish()
-            self._leaf = self._readback.leaf(piece)
+            self._leaf = self._readback.leaf(record)
 
-    def _count(self, piece: Piece, nbytes: int) -> None:
+    def _count(self, record: OutputRecord, nbytes: int) -> None:
         with self._lock:
-            self._compared[piece.instruction.leaf.path] += nbytes
+            self._compared[record.instruction.leaf.path] += nbytes
             self._job.verified += nbytes
 
     def _read(self, start: int, nbytes: int) -> NDArray[np.uint8]:
@@ -209,29 +209,29 @@ class _Comparing:
         return found
 
     def _batch(self, batch: Batch) -> None:
-        def account(piece: Piece) -> tuple[CastLoss | None, Rounding | None]:
-            return taken[piece.start] if taken else (None, None)
+        def account(record: OutputRecord) -> tuple[CastLoss | None, Rounding | None]:
+            return taken[record.start] if taken else (None, None)
 
         taken: dict[int, tuple[CastLoss, Rounding]] = {}
         if self._readback is not None:
-            taken = {piece.start: (CastLoss(), Rounding()) for piece in batch.pieces}
+            taken = {record.start: (CastLoss(), Rounding()) for record in batch.records}
         expected = put_together(batch, self._contents, account)
         written = self._read(batch.start, batch.stop - batch.start)
         all_equal = np.array_equal(expected, written)
-        for piece in batch.pieces:
-            place = slice(piece.start - batch.start, piece.stop - batch.start)
+        for record in batch.records:
+            place = slice(record.start - batch.start, record.stop - batch.start)
             if not all_equal and not np.array_equal(expected[place], written[place]):
-                self.differing.add(piece.instruction.leaf.path)
+                self.differing.add(record.instruction.leaf.path)
             if taken:
-                self._begin(piece)
+                self._begin(record)
                 assert self._leaf is not None
-                self._leaf.loss, self._leaf.rounding = taken[piece.start]
-                self._leaf.feed(written[place].data[len(piece.head) :], piece.data)
-        self._job.leaf = batch.pieces[-1].instruction.leaf.path
+                self._leaf.loss, self._leaf.rounding = taken[record.start]
+                self._leaf.feed(written[place].data[len(record.head) :], record.data)
+        self._job.leaf = batch.records[-1].instruction.leaf.path
         with self._lock:
-            for piece in batch.pieces:
-                self._compared[piece.instruction.leaf.path] += piece.nbytes
-                self._job.verified += piece.nbytes
+            for record in batch.records:
+                self._compared[record.instruction.leaf.path] += record.nbytes
+                self._job.verified += record.nbytes
 
     def _stretch(self, stretch: Stretch) -> None:
         run = stretch.run
@@ -245,14 +245,14 @@ class _Comparing:
             start = run.start + stretch.offset + done
             pread_into(source, theirs.data[:count], start, run.extent.file)
             if not np.array_equal(ours[:count], theirs[:count]):
-                self.differing.add(stretch.piece.instruction.leaf.path)
+                self.differing.add(stretch.record.instruction.leaf.path)
                 return
             if self._leaf is not None:
                 self._leaf.feed(ours.data[:count], position)
-            self._count(stretch.piece, count)
+            self._count(stretch.record, count)
 
     def _tile(self, tile: Tile) -> None:
-        piece, leaf = tile.piece, self._leaf
+        record, leaf = tile.record, self._leaf
         loss, rounding = (leaf.loss, leaf.rounding) if leaf is not None else (None, None)
         array = tile.made.elements(tile.region, loss, rounding)
         expected = array.reshape(-1).view(np.uint8)
@@ -260,14 +260,14 @@ class _Comparing:
         done = 0
         for low, high in flat_runs(tile.made.shape, tile.region):
             stop = done + (high - low) * array.itemsize
-            position = piece.data + low * array.itemsize
+            position = record.data + low * array.itemsize
             while done < stop:
                 part = buffer[: stop - done]
                 pread_into(self._descriptor, part.data, position, self._file)
                 if not np.array_equal(part, expected[done : done + part.size]):
-                    self.differing.add(piece.instruction.leaf.path)
+                    self.differing.add(record.instruction.leaf.path)
                     return
                 if leaf is not None:
                     leaf.feed(part.data, position)
                 done, position = done + part.size, position + part.size
-        self._count(piece, array.nbytes)
+        self._count(record, array.nbytes)

@@ -17,12 +17,12 @@ _MOST_BY_DEFAULT = 2
 
 
 def usual_jobs() -> int:
-    """How many threads a conversion uses unless told: two, one on a single core."""
+    """Return the default number of threads: two, or one on a single core."""
     return min(_MOST_BY_DEFAULT, len(os.sched_getaffinity(0)))
 
 
 def share(work: Iterable[T], do: Callable[[T], None], jobs: int) -> None:
-    """Do every piece of work, begun in order, at most `jobs` at a time.
+    """Do every record of work, begun in order, at most `jobs` at a time.
 
     After a failure nothing new is begun. When this returns or raises, no thread is left.
 
@@ -32,7 +32,7 @@ def share(work: Iterable[T], do: Callable[[T], None], jobs: int) -> None:
         jobs: Threads, the calling one among them.
 
     Raises:
-        BaseException: What the earliest piece of work that failed raised.
+        BaseException: The error of the earliest record of work that failed.
     """
     if jobs == 1:
         for item in work:

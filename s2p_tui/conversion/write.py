@@ -14,7 +14,7 @@ from s2p_tui.alignment.transform import Shape
 from s2p_tui.conversion.contents import CastLoss, Contents, Rounding, Run
 from s2p_tui.conversion.evaluate import flat_runs
 from s2p_tui.conversion.job import Job
-from s2p_tui.conversion.records import Layout, Piece
+from s2p_tui.conversion.records import OutputRecord, RecordTable
 from s2p_tui.conversion.units import Batch, Head, Stretch, Tile, Unit, put_together, units
 from s2p_tui.conversion.workers import share
 from s2p_tui.errors import InputError
@@ -29,17 +29,17 @@ _NO_KERNEL_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, er
 _WRITE_BACK = 1 << 24
 
 
-def write_layout(
-    layout: Layout, contents: Contents, descriptor: int, target: Path, job: Job, jobs: int = 1
+def write_records(
+    table: RecordTable, contents: Contents, descriptor: int, target: Path, job: Job, jobs: int = 1
 ) -> dict[str, CastLoss]:
     """Write every leaf to an open file.
 
     Args:
-        layout: Where the leaves go.
-        contents: What they are.
+        table: Byte ranges of the leaves.
+        contents: Their values.
         descriptor: The file, open for writing.
         target: Its name, for messages.
-        job: Told of progress; asked whether to stop.
+        job: Progress and cancellation.
         jobs: Threads that read and compute; one at a time writes.
 
     Returns:
@@ -47,17 +47,17 @@ def write_layout(
 
     Raises:
         OutputError: The disk is full, or another error of the output.
-        InputError: A source was cut short or removed meanwhile.
+        InputError: A source became shorter or was removed during the conversion.
         CancelledError: Someone cancelled the job.
     """
     writing = _Writing(contents, descriptor, job)
     try:
-        writing.head(layout)
-        work = units(layout.pieces, contents, min(contents.share, _WRITE_BACK))
+        writing.head(table)
+        work = units(table.records, contents, min(contents.share, _WRITE_BACK))
         share(work, writing.do, jobs)
     except OSError as error:
         raise output_error(error, target) from None
-    return writing.losses_in_order(layout)
+    return writing.losses_in_order(table)
 
 
 class _Writing:
@@ -74,12 +74,12 @@ class _Writing:
         self._lock = threading.Lock()
         self._losses: dict[str, CastLoss] = {}
 
-    def head(self, layout: Layout) -> None:
-        _pwrite(self._descriptor, memoryview(layout.head), 0)
-        self._job.written += len(layout.head)
+    def head(self, table: RecordTable) -> None:
+        _pwrite(self._descriptor, memoryview(table.head), 0)
+        self._job.written += len(table.head)
 
-    def losses_in_order(self, layout: Layout) -> dict[str, CastLoss]:
-        paths = (piece.instruction.leaf.path for piece in layout.pieces)
+    def losses_in_order(self, table: RecordTable) -> dict[str, CastLoss]:
+        paths = (record.instruction.leaf.path for record in table.records)
         return {path: self._losses[path] for path in paths if path in self._losses}
 
     def do(self, unit: Unit) -> None:
@@ -88,10 +88,10 @@ class _Writing:
         match unit:
             case Batch():
                 self._batch(unit)
-            case Head(piece):
-                self._job.leaf = piece.instruction.leaf.path
+            case Head(record):
+                self._job.leaf = record.instruction.leaf.path
                 with self._lock:
-                    self._put(memoryview(piece.head), piece.start)
+                    self._put(memoryview(record.head), record.start)
             case Stretch():
                 with self._lock:
                     self._stretch(unit)
@@ -101,28 +101,28 @@ class _Writing:
             self._write_back.end(unit.start)
 
     def _batch(self, batch: Batch) -> None:
-        losses: list[tuple[Piece, CastLoss]] = []
+        losses: list[tuple[OutputRecord, CastLoss]] = []
 
-        def account(piece: Piece) -> tuple[CastLoss, Rounding | None]:
-            losses.append((piece, CastLoss()))
+        def account(record: OutputRecord) -> tuple[CastLoss, Rounding | None]:
+            losses.append((record, CastLoss()))
             return losses[-1][1], None
 
         whole = put_together(batch, self._contents, account)
         self._job.check()
-        self._job.leaf = batch.pieces[-1].instruction.leaf.path
+        self._job.leaf = batch.records[-1].instruction.leaf.path
         with self._lock:
             self._put(whole.data, batch.start)
-            for piece, loss in losses:
-                self._note(piece, loss)
+            for record, loss in losses:
+                self._note(record, loss)
 
     def _tile(self, tile: Tile) -> None:
         loss = CastLoss()
         array = tile.made.elements(tile.region, loss)
         self._job.check()
         with self._lock:
-            _write_region(self._descriptor, tile.piece.data, tile.made.shape, tile.region, array)
+            _write_region(self._descriptor, tile.record.data, tile.made.shape, tile.region, array)
             self._job.written += array.nbytes
-            self._note(tile.piece, loss)
+            self._note(tile.record, loss)
 
     def _stretch(self, stretch: Stretch) -> None:
         run, descriptor = stretch.run, self._descriptor
@@ -148,9 +148,9 @@ class _Writing:
         _pwrite(self._descriptor, buffer, position)
         self._job.written += len(buffer)
 
-    def _note(self, piece: Piece, loss: CastLoss) -> None:
+    def _note(self, record: OutputRecord, loss: CastLoss) -> None:
         if loss:
-            total = self._losses.setdefault(piece.instruction.leaf.path, CastLoss())
+            total = self._losses.setdefault(record.instruction.leaf.path, CastLoss())
             total.overflowed += loss.overflowed
             total.new_nan += loss.new_nan
 
@@ -171,7 +171,7 @@ class _WriteBack:
 
     def end(self, start: int) -> None:
         self._in_hand.remove(start)
-        # Units come in the output's order: before the earliest in hand nothing is left to write.
+        # Units come in the output's order: all before the earliest one in progress is written.
         position = min(self._in_hand, default=start)
         size = position - self._started
         if size >= _WRITE_BACK:

@@ -24,7 +24,7 @@ _BLOCK = re.compile(r".*?\[(?:\d+|'\d+')\]")
 
 
 class Confidence(StrEnum):
-    """How sure a proposer is of a row, best first."""
+    """A proposer's confidence in a row, best first."""
 
     CERTAIN = "certain"
     LIKELY = "likely"
@@ -42,10 +42,10 @@ class Change:
 
     Attributes:
         place: The row's place.
-        old: What the row holds now.
-        new: What it would hold.
-        confidence: How sure the proposer is.
-        objection: What another proposer has instead, in words; empty where they agree or it has
+        old: The present row.
+        new: The proposed row.
+        confidence: The proposer's confidence.
+        objection: Another proposer's choice, in words; empty where they agree or it has
             no opinion.
     """
 
@@ -61,7 +61,7 @@ class Hunk:
     """Changes that belong together, by place ascending.
 
     Attributes:
-        title: What they are about: the block's key path.
+        title: Key path of their block.
         reason: Why, in words.
         changes: At least one.
     """
@@ -82,12 +82,12 @@ Placed = tuple[int, Row]
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What a proposer would change.
+    """The changes a proposer suggests.
 
     Attributes:
         by: The proposer.
         hunks: In the order they are shown.
-        notes: What the user should know beside them: what was left out of an answer and why.
+        notes: Remarks for the user: parts left out of an answer, and the reasons.
         agreed: Rows the proposer would have as they are, of those that share entries with changes,
             be it by way of other rows: both halves of a tied weight.
         beside: Rows it has no opinion on, of those.
@@ -130,12 +130,12 @@ class Proposal:
 
 
 def same_source(old: Row, new: Row) -> bool:
-    """Whether two rows fill the leaf alike, whoever decided it and why."""
+    """Return True if two rows fill the leaf alike, whoever decided it and why."""
     return old.source == new.source and old.gap == new.gap
 
 
 def takes_part_of(row: Row, key: str) -> bool:
-    """Whether a row takes no more than parts of an entry."""
+    """Return True if a row takes only parts of entries."""
     return row.source is None or takes_part(row.source, key)
 
 
@@ -147,7 +147,7 @@ def proposed(
     confidence: Mapping[int, Confidence],
     notes: Iterable[str] = (),
 ) -> Proposal:
-    """What of the wanted rows differs from an alignment, in hunks of one block of the tree each.
+    """Return the wanted rows that differ from an alignment, in one hunk per block of the tree.
 
     Args:
         by: The proposer.
@@ -155,7 +155,7 @@ def proposed(
         wanted: Places and the rows that should be there.
         skeleton: The leaves.
         confidence: By place; rows not in it are unsure.
-        notes: What to say beside the hunks.
+        notes: Remarks beside the hunks.
     """
     wanted = sorted(wanted, key=lambda placed: placed[0])
     changes = [
@@ -206,7 +206,8 @@ def _hunk(block: str, changes: tuple[Change, ...]) -> Hunk:
 
 def block_of(path: str) -> str:
     """The innermost numbered block a leaf is in, else its module: `.layers[3]` of
-    `.layers[3].attn.weight`, `.head` of `.head.weight`. The `[0]` of `(model, state)` is no block.
+    `.layers[3].attn.weight`, `.head` of `.head.weight`. The `[0]` of `(model, state)`
+    is not a block.
     """
     numbered = "".join(_BLOCK.findall(path))
     if "[" in numbered[1:] and numbered != path:
@@ -219,7 +220,7 @@ class Outcome:
 
     Args:
         alignment: The alignment the proposal was made for.
-        proposal: What could be accepted.
+        proposal: The proposal.
 
     Attributes:
         accepted: Places of the accepted changes.
@@ -303,7 +304,7 @@ class Situation:
         state_dict: The entries.
         skeleton: The leaves.
         alignment: The rows as they are.
-        evidence: What names and structure say.
+        evidence: Evidence from names and structure.
     """
 
     state_dict: StateDict
@@ -316,7 +317,7 @@ class Proposer(Protocol):
     """Finds what could be changed; changes nothing itself."""
 
     def propose(self, situation: Situation) -> Proposal:
-        """What it would change. Reads no tensor data.
+        """Return the proposed changes. Reads no tensor data.
 
         Raises:
             ProposerError: It cannot say.

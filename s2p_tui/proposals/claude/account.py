@@ -21,7 +21,7 @@ class Secret:
 
     Args:
         value: The key.
-        source: Where it was found, in words.
+        source: The place it was found in, in words.
     """
 
     __slots__ = ("_value", "source")
@@ -38,12 +38,12 @@ class Secret:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is none."""
+        """True if there is no key."""
         return not self._value
 
     @property
     def can_be_sent(self) -> bool:
-        """Whether it can stand in a header: printable ASCII without spaces."""
+        """True if it is valid in a header: printable ASCII without spaces."""
         return self._value.isascii() and self._value.isprintable() and " " not in self._value
 
     def reveal(self) -> str:
@@ -59,8 +59,8 @@ def find_key(folder: Path | None = None) -> Secret:
     """The key from the environment, or from the nearest `.env` file.
 
     Args:
-        folder: Where to look for `.env`, and then in the folders above; the working directory
-            unless given. Of the file nothing but the key is read.
+        folder: The folder to search for `.env`, followed by the folders above it. Default: the
+            working directory. Nothing but the key is read from the file.
 
     Raises:
         ProposerError: There is none, or it cannot be one.
@@ -81,7 +81,7 @@ def find_key(folder: Path | None = None) -> Secret:
 
 
 def _found(folder: Path | None) -> Secret:
-    """What there is in place of a key; whoever raises an error about it does not hold it."""
+    """Describe an unusable key without holding it."""
     value, source = os.environ.get(KEY_NAME, "").strip(), f"the environment's {KEY_NAME}"
     if not value:
         file = _nearest(folder or Path.cwd())
@@ -116,7 +116,7 @@ ALIASES: Mapping[str, str] = {
     "opus": "claude-opus-5-5",
     "sonnet3.5": "claude-sonnet-5-5",
 }
-"""What the short names stand for."""
+"""Model ids by short name."""
 DEFAULT = "sonnet"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{2,127}")
 _FILE = "claude-model"
@@ -128,7 +128,7 @@ class Model:
 
     Attributes:
         id: Its full id.
-        warning: What the user should know of the choice; maybe empty.
+        warning: A warning about the choice for the user; possibly empty.
     """
 
     id: str

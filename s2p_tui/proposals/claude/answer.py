@@ -23,7 +23,7 @@ _CHOICE = re.compile(r"(\*)|([0-9]{1,9})(?:\.\.([0-9]{1,9}))?")
 
 
 class WrongAnswerError(ValueError):
-    """Something in an answer is not as it was asked for; the text says what."""
+    """Part of an answer does not have the requested form; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class Reference:
         text: As it was written.
         line: The group's.
         items: The members, the last axis running fastest.
-        lengths: How many numbers were chosen along each axis where it was more than one.
-        part: Which of equal parts of each, counted from 1; 0 for the whole, -1 for one each.
-        parts: How many parts there are.
+        lengths: Number of choices along each axis with more than one.
+        part: The equal part of each, counted from 1; 0 for the whole, -1 for one each.
+        parts: Number of parts.
     """
 
     text: str
@@ -110,8 +110,8 @@ def shared_out(reference: Reference, wanted: Sequence[int], count: int) -> list[
 
     Args:
         reference: The entries.
-        wanted: How many leaves were chosen along each axis where it was more than one.
-        count: How many leaves there are.
+        wanted: Number of leaves along each axis with more than one.
+        count: Number of leaves.
 
     Raises:
         WrongAnswerError: They cannot be shared out evenly, or in more than one manner.
@@ -144,14 +144,14 @@ _MOST_SOURCES = 4_096
 
 @dataclass(frozen=True, slots=True)
 class AnsweredRow:
-    """What an answer says of one leaf id.
+    """The answer for one leaf id.
 
     Attributes:
         leaf: The leaf id.
         sources: The entry ids; none for a gap.
         how: One of `HOWS`.
-        confidence: How sure Claude is.
-        group: Which group of the answer it is in.
+        confidence: Claude's confidence.
+        group: Its group in the answer.
     """
 
     leaf: str
@@ -168,7 +168,7 @@ class Answer:
     Attributes:
         rows: In the order given.
         reasons: One per group.
-        notes: What was ignored.
+        notes: Ignored parts of the answer.
     """
 
     rows: tuple[AnsweredRow, ...]
@@ -177,10 +177,10 @@ class Answer:
 
 
 def read_answer(text: str) -> Answer:
-    """The rows of an answer. Prose around the JSON is ignored and said so.
+    """Return the rows of an answer. Prose around the JSON is ignored and noted.
 
     Raises:
-        WrongAnswerError: There is no such JSON in it.
+        WrongAnswerError: It holds no such JSON.
     """
     start = text.find("{")
     if start < 0:

@@ -38,13 +38,13 @@ def proposal_of(
     reasons: Mapping[tuple[int, int], str],
     notes: Iterable[str],
 ) -> Proposal:
-    """What of the found rows differs from the alignment, with what was dropped and why.
+    """Return the found rows that differ from the alignment, and the dropped ones with reasons.
 
     Args:
-        question: What was asked.
-        found: What came of it.
+        question: The question.
+        found: The validated rows.
         reasons: Claude's, by request and group.
-        notes: What else to say.
+        notes: Further remarks.
     """
     situation = question.situation
     rows, skeleton = situation.alignment.rows, situation.skeleton
@@ -67,7 +67,7 @@ def proposal_of(
 
 
 def _matters(situation: Situation, place: int, row: Row) -> bool:
-    """Whether a row differs from what is there, or takes the doubt from it."""
+    """Return True if a row differs from the present one, or resolves its doubt."""
     old = situation.alignment.rows[place]
     if not same_source(old, row):
         return True
@@ -94,7 +94,7 @@ def _unchanged(count: int) -> Iterator[str]:
 
 
 def title_of(paths: list[str]) -> str:
-    """What some leaves have in common: their block, numbers in braces."""
+    """Return the common block of some leaves, numbers in braces."""
     blocks = list(dict.fromkeys(map(block_of, paths)))
     groups = grouped((number, block, 0) for number, block in enumerate(blocks))
     name = groups[0].name
@@ -102,7 +102,7 @@ def title_of(paths: list[str]) -> str:
 
 
 def objection(situation: Situation, place: int, row: Row) -> str:
-    """What the offline matcher has on a leaf instead; empty where it agrees or has no opinion."""
+    """Describe the offline matcher's choice for a leaf; empty where it agrees or has none."""
     suggestion = situation.evidence.suggestions[place]
     source, leaf = suggestion.source, situation.skeleton[place]
     if source is None:
@@ -140,7 +140,7 @@ class Claude:
     Args:
         key: The key.
         model: The model's full id.
-        budget: What may be spent.
+        budget: The spending limits.
         job: Progress and cancellation.
     """
 
@@ -154,7 +154,7 @@ class Claude:
         """Ask about the unsettled rows. Blocks; meant for a worker thread.
 
         Raises:
-            ProposerError: There is no answer that can be used.
+            ProposerError: No usable answer came.
             CancelledError: The job was cancelled.
         """
         return self.answer(question_about(situation, self._budget))
@@ -215,13 +215,13 @@ class Claude:
 
 @dataclass
 class _SoFar:
-    """What has come of a question's requests.
+    """The results of a question's requests.
 
     Attributes:
         question: The question.
         found: Rows and problems.
         reasons: By request and group.
-        notes: What to say beside the proposal.
+        notes: Remarks beside the proposal.
     """
 
     question: Question
@@ -246,7 +246,7 @@ class _SoFar:
         return ""
 
     def errors(self, places: Collection[int]) -> str:
-        """What was wrong with an answer, for Claude."""
+        """Return the problems of an answer, worded for Claude."""
         names = self._ids(places)
         problems = {place: self.found.problems[place] for place in places}
         lines = [*in_words(problems, names, _MOST_ERRORS), *self.found.stray[:_MOST_ERRORS]]
@@ -273,7 +273,7 @@ def repair_of(request: Request, places: Collection[int], errors: str, room: int)
     Args:
         request: The request that was answered.
         places: The leaves to answer for again.
-        errors: What was wrong.
+        errors: The problems.
         room: Tokens that all this may take.
     """
     wanted = frozenset(places)

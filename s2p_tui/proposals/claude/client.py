@@ -89,9 +89,9 @@ class Prompt:
     """The words of one request.
 
     Attributes:
-        context: What several requests may begin with.
+        context: The common beginning of several requests.
         question: The rest.
-        keep: Whether the beginning will be sent again soon, so that it pays to keep it.
+        keep: True if the beginning will be sent again soon, so that caching it pays.
     """
 
     context: str
@@ -122,7 +122,7 @@ class Listed:
 
     Attributes:
         id: Its id.
-        name: What people call it.
+        name: Its display name.
         note: That it will be retired; empty if not.
     """
 
@@ -138,7 +138,7 @@ class Client:
 
     Args:
         key: The key.
-        budget: What may be spent.
+        budget: The spending limits.
         job: Progress and cancellation.
     """
 
@@ -155,7 +155,7 @@ class Client:
         import anthropic
 
         self._job.check()
-        # The user is told of retired models in this program's own words.
+        # Retired models are reported in this program's own words.
         warnings.filterwarnings("ignore", r"The model '.*' is deprecated", DeprecationWarning)
         timeout = anthropic.Timeout(self._budget.silence, connect=_CONNECT_SECONDS)
         client = self._made(timeout)
@@ -311,7 +311,7 @@ class Client:
 
 
 def _last(failure: Failure, attempts: int) -> ProposerError:
-    """What to tell after the last attempt."""
+    """Return the error to report after the last attempt."""
     error, hint = failure.error, failure.error.hint
     message = error.message
     if attempts > 1:

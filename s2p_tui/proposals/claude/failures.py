@@ -1,4 +1,4 @@
-"""What went wrong between here and Claude, in one line each; never the exception's own words."""
+"""Errors of the connection to Claude, one line each, never in the exception's own words."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _LONGEST = 200
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt failed.
+    """The reason why an attempt failed.
 
     Attributes:
-        error: What to tell the user.
-        again: Whether another attempt may succeed.
+        error: The error for the user.
+        again: True if another attempt may succeed.
         after: Seconds the service asks to wait; 0 if it does not say.
         status: The HTTP status, 0 if there was none.
     """
@@ -127,7 +127,8 @@ def unreachable(error: BaseException, address: str, seconds: float) -> Failure:
     chain = list(_chain(error))
     if any(type(cause).__name__ in ("UnsupportedProtocol", "InvalidURL") for cause in chain):
         error = ProposerError(
-            "ANTHROPIC_BASE_URL is no address.", "Give one that begins with https://, or unset it."
+            "ANTHROPIC_BASE_URL is not an address.",
+            "Give one that begins with https://, or unset it.",
         )
         return Failure(error)
     if any("Timeout" in type(cause).__name__ for cause in chain):

@@ -24,7 +24,7 @@ class Budget:
         input_tokens: Of one request, by `estimate`, everything in it counted.
         output_tokens: Of one answer.
         lines: Groups of leaves asked for in one request.
-        requests: Of one question, repairs aside: each may be repaired once.
+        requests: Limit for one question, not counting repairs: each may be repaired once.
         attempts: To get one answer begun.
         longest_wait: Seconds between two attempts, whatever the service asks for.
         deadline: Seconds for one answer, waiting included.
@@ -62,13 +62,13 @@ class Asking:
     """Read by whoever shows it, written by the thread that asks.
 
     Attributes:
-        phase: What is going on, in words.
+        phase: The current phase, in words.
         request: The number of the request, counted from 1.
-        requests: How many there are.
+        requests: Number of requests.
         sent: Tokens sent so far.
-        counted: Whether the service counted them; if not, they are estimated.
+        counted: True if the service counted them; otherwise they are estimated.
         received: Bytes of answers received so far.
-        started: When it began, on the monotonic clock.
+        started: Start time on the monotonic clock.
     """
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class Asking:
 
     @property
     def words(self) -> str:
-        """How far it is, in a line."""
+        """The progress in one line."""
         parts = [self.phase]
         if self.requests > 1 and self.request:
             parts.append(f"request {self.request} of {self.requests}")
@@ -103,7 +103,7 @@ class Asking:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether it was asked to stop."""
+        """True if it was asked to stop."""
         return self._cancelled.is_set()
 
     def cancel(self) -> None:
@@ -127,7 +127,7 @@ class Asking:
             raise CancelledError("Asking Claude was cancelled; nothing was changed.")
 
     def wait(self, seconds: float) -> None:
-        """Wait, unless cancelled meanwhile.
+        """Wait until the time is over or the job is cancelled.
 
         Raises:
             CancelledError: It was cancelled.

@@ -27,9 +27,9 @@ class Group(Generic[K]):
     """Items of one kind whose names differ by numbers only.
 
     Attributes:
-        words: What stands around the numbers: one more than there are axes.
+        words: The text around the numbers: one more than there are axes.
         axes: The numbers along each axis, ascending.
-        kind: What else they have in common.
+        kind: Their other common properties.
         items: The items, by number, the last axis running fastest.
     """
 
@@ -82,7 +82,7 @@ def _repeated(split: Iterable[Sequence[str]]) -> frozenset[tuple[str, ...]]:
 
 
 def _is_step(parts: Sequence[str], place: int) -> bool:
-    """Whether a number is a whole step of the name: `.3.`, `[3]`."""
+    """Return True if a number is a whole step of the name: `.3.`, `[3]`."""
     before, after = parts[2 * place], parts[2 * place + 2]
     return before[-1:] in ("", ".", "[", "/") and after[:1] in ("", ".", "]", "/")
 
@@ -133,7 +133,7 @@ _LONGEST = 160
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What the members of a group have in common.
+    """The common part of the members of a group.
 
     Attributes:
         shape: The shape.
@@ -168,7 +168,7 @@ class Line:
         return self.id[0]
 
     def reference(self, number: int) -> str:
-        """How an answer refers to one member, counted from 0."""
+        """Return the reference of one member, counted from 0."""
         chosen: list[int] = []
         for axis in reversed(self.group.axes):
             number, place = divmod(number, len(axis))
@@ -232,7 +232,7 @@ class Pairing:
 
     Attributes:
         text: The line as it is sent.
-        rows: How many.
+        rows: Number of rows.
     """
 
     text: str

@@ -1,4 +1,4 @@
-"""What is asked: the rows that are not settled, in as few words as will do, in bounded requests."""
+"""The question to Claude: the rows that are not settled, briefly, in bounded requests."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ SCHEMA: dict[str, Any] = {
 
 _MOST_SETTLED = 40
 _SHARED = 0.6
-"""How much of a request the entries may take where all requests list the same ones."""
+"""The share of a request for entries where all requests list the same ones."""
 _SLACK = 60
 
 
@@ -101,7 +101,7 @@ class Request:
     """One request's own words.
 
     Attributes:
-        context: What comes before the leaves: settled rows and entries.
+        context: The text before the leaves: settled rows and entries.
         leaves: The leaves asked for.
         asked: Their lines.
     """
@@ -117,7 +117,7 @@ class Request:
 
     @property
     def text(self) -> str:
-        """All that is sent, the form of the answer aside."""
+        """All that is sent, except the schema of the answer."""
         return f"{INSTRUCTIONS}\n{self.context}\n{self.leaves}"
 
 
@@ -126,12 +126,12 @@ class Question:
     """Everything that would be sent.
 
     Attributes:
-        situation: What it is about.
+        situation: The pair it is about.
         requests: One after the other.
         asked: Places of the rows asked for.
-        settled: How many rows are settled and only summed up.
+        settled: Number of settled rows, which are only summarised.
         lines: All lines by id.
-        notes: What is not asked, and why.
+        notes: Rows that are not asked about, and the reasons.
     """
 
     situation: Situation
@@ -153,7 +153,7 @@ class Question:
 
     @property
     def shares_context(self) -> bool:
-        """Whether several requests begin alike, so that it pays to keep the beginning."""
+        """True if several requests share their beginning, so that caching it pays."""
         return len(self.requests) > 1 and len({r.context for r in self.requests}) == 1
 
     @property
@@ -184,7 +184,7 @@ def question_about(situation: Situation, budget: Budget, *, everything: bool = F
 
     Args:
         situation: Both sides and the rows as they are.
-        budget: What it may cost.
+        budget: The spending limits.
         everything: Ask about settled rows too.
     """
     rows = situation.alignment.rows
@@ -232,7 +232,7 @@ def _free(situation: Situation, asked: set[int]) -> Iterator[str]:
 
 
 def _counts(entry: Entry) -> bool:
-    """Whether it is a counter, such as batch normalisation's, that no leaf asked for could take."""
+    """Return True for a counter, as batch normalisation has, that no leaf in question takes."""
     return not entry.shape and entry.dtype.startswith(("int", "uint"))
 
 

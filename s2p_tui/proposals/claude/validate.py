@@ -67,14 +67,14 @@ class Maker:
         """The source of a row.
 
         Args:
-            leaf: What it is to fill.
+            leaf: The leaf to fill.
             keys: The entries, in order.
             how: One of `HOWS`.
-            part: Which of how many equal parts, counted from 1; `(0, 1)` for the whole.
+            part: The part, counted from 1, and the number of parts; `(0, 1)` for the whole.
             alike: Equal for rows of the same leaf group, entry groups, word and part.
 
         Raises:
-            WrongAnswerError: There is no such way.
+            WrongAnswerError: It is not possible.
         """
         known = self._made.get(alike)
         if known is not None:
@@ -118,7 +118,7 @@ class Maker:
 
 
 def _part_of(expr: Expr, state_dict: StateDict) -> tuple[int, int]:
-    """Which of how many equal parts an expression takes of its entry; `(0, 1)` for the whole."""
+    """Return the equal part an expression takes of its entry, and the number of parts."""
     splits = [node for node in nodes_of(expr) if isinstance(node, Split)]
     keys = keys_of(expr)
     if len(splits) != 1 or len(keys) != 1:
@@ -148,14 +148,14 @@ class Reading:
     stop: int = 0
 
     def overlaps(self, other: Reading) -> bool:
-        """Whether two readings of one entry may share elements."""
+        """Return True if two readings of one entry may share elements."""
         if self.axis < 0 or self.axis != other.axis:
             return True
         return self.start < other.stop and other.start < self.stop
 
 
 def readings_of(expr: Expr) -> Iterator[Reading]:
-    """What an expression reads, each entry's whole or one split of it."""
+    """Return the reads of an expression: whole entries or splits of them."""
     match expr:
         case Take(key):
             yield Reading(key)
@@ -198,7 +198,7 @@ class Accepted:
 
     Attributes:
         row: The row.
-        confidence: How sure Claude is of it.
+        confidence: Claude's confidence.
         group: Rows with an equal one share a reason: the request, and the group of its answer.
     """
 
@@ -209,12 +209,12 @@ class Accepted:
 
 @dataclass
 class Found:
-    """What has been found possible so far, and what not.
+    """The rows validated so far, and the problems found.
 
     Attributes:
         rows: By place.
-        problems: Why an answered row cannot be, by place.
-        stray: What was said of ids that nobody asked about.
+        problems: Reasons why answered rows are impossible, by leaf index.
+        stray: Answers about ids that were not asked about.
     """
 
     rows: dict[int, Accepted] = field(default_factory=lambda: dict[int, Accepted]())
@@ -226,8 +226,8 @@ class Validator:
     """Holds answers against a situation.
 
     Args:
-        situation: What was asked about.
-        lines: What was listed, by id.
+        situation: The pair that was asked about.
+        lines: The listed groups, by id.
     """
 
     def __init__(self, situation: Situation, lines: Mapping[str, Line]) -> None:
@@ -306,7 +306,7 @@ class Validator:
             proposed[place] = Accepted(made, row.confidence, group)
 
     def _sources(self, row: AnsweredRow, leaves: Reference) -> Iterator[_Source]:
-        """What each member of a leaf reference is to take."""
+        """Return the source of each member of a leaf reference."""
         references = [resolve(text, "E", self._lines) for text in row.sources]
         parted = [reference for reference in references if reference.part]
         if parted and len(references) > 1:
@@ -352,12 +352,12 @@ class Validator:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What one leaf is to take, in an answer's words.
+    """The source of one leaf in the terms of an answer.
 
     Attributes:
         keys: The entries; none for a gap.
         how: One of `HOWS`.
-        part: Which of how many equal parts, counted from 1.
+        part: Number of the part, counted from 1, and number of equal parts.
         alike: Equal for rows that are made in the same manner.
     """
 
@@ -372,7 +372,7 @@ def in_words(problems: Mapping[int, str], names: Mapping[int, str], most: int) -
 
     Args:
         problems: Why, by place.
-        names: What to call the rows, by place.
+        names: Names of the rows, by leaf index.
         most: Lines at most.
     """
     by_reason: dict[str, list[str]] = {}
