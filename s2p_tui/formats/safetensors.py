@@ -13,21 +13,19 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from math import prod
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from s2p_tui.alignment.dtypes import BY_SAFETENSORS, dtype_named
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.untrusted import (
     DuplicateNameError,
     MalformedError,
-    is_size,
     refuse_brackets,
     shape_of,
-    without_duplicates,
 )
 from s2p_tui.errors import InputError, UsageError
 from s2p_tui.formats.base import Checkpoint, Extent, row_major
-from s2p_tui.formats.headers import Header, quick_tensors
+from s2p_tui.formats.headers import Header, tensors_of
 from s2p_tui.formats.tensors import FileTensors
 
 _LENGTH = struct.Struct("<Q")
@@ -83,47 +81,14 @@ def _read_header(path: Path, size: int) -> tuple[Header, int]:
         text = stream.read(length)
     try:
         refuse_brackets(text)
-        header = quick_tensors(text) or _slowly(path, text)
+        header = tensors_of(text)
     except DuplicateNameError as error:
         raise _damaged(path, f"the header names {error} twice") from None
     except MalformedError as error:
-        raise _damaged(path, f"its header is not as it should be: {error}") from None
+        raise _damaged(path, f"{error}") from None
     except (ValueError, RecursionError):
         raise _damaged(path, "its header is not JSON") from None
     return header, _LENGTH.size + length
-
-
-def _slowly(path: Path, text: bytes) -> Header:
-    content = json.loads(text.decode(), object_pairs_hook=without_duplicates)
-    if not isinstance(content, dict):
-        kind = type(content).__name__
-        raise _damaged(path, f"its header is a {kind}, an object was expected")
-    header = Header([], [], [], [], [])
-    for name, value in cast("dict[str, Any]", content).items():
-        if name != "__metadata__":
-            _add(header, path, name, value)
-    return header
-
-
-def _add(header: Header, path: Path, name: str, value: Any) -> None:
-    try:
-        sizes, (begin, end) = shape_of(value["shape"]), value["data_offsets"]
-        dtype = value["dtype"]
-    except MalformedError as error:
-        raise _damaged(path, f"{name}: {error}") from None
-    except (KeyError, TypeError, ValueError):
-        raise _unknown(path, name) from None
-    if not (is_size(begin) and is_size(end)):
-        raise _out_of_order(path, name)
-    header.names.append(name)
-    header.dtypes.append(dtype)
-    header.shapes.append(sizes)
-    header.begins.append(begin)
-    header.ends.append(end)
-
-
-def _unknown(path: Path, name: str) -> InputError:
-    return _damaged(path, f"the header describes {name} in a way not known here")
 
 
 def _out_of_order(path: Path, name: str) -> InputError:
@@ -136,8 +101,6 @@ def _entries(path: Path, header: Header, available: int) -> Iterator[Entry]:
             dtype, shape, nbytes = _kind(code, sizes)
         except MalformedError as error:
             raise _damaged(path, f"{name}: {error}") from None
-        except (KeyError, TypeError):
-            raise _unknown(path, name) from None
         if begin > end:
             raise _out_of_order(path, name)
         if end - begin != nbytes or end > available:

@@ -9,30 +9,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
-from sys import intern
-from typing import Any, cast
+from typing import Any
 
 from s2p_tui.alignment.dtypes import BY_NAME, numpy_dtype
-from s2p_tui.alignment.skeleton import NO_CONFIG, Leaf, Skeleton
+from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.untrusted import (
-    parse_json,
     refuse_brackets,
     repeated,
-    shape_of,
     why_malformed,
 )
 from s2p_tui.errors import InputError
 from s2p_tui.formats.base import Extent, FileKind, Tensors, row_major
-from s2p_tui.formats.headers import quick_leaves
+from s2p_tui.formats.headers import VERSION, leaves_of
 from s2p_tui.formats.npy import Record, iter_records
 from s2p_tui.formats.sniff import READABLE, sniff
 from s2p_tui.formats.tensors import FileTensors
 
 FORMAT = "s2p-skeleton"
 _PLAIN = [name for name, dtype in BY_NAME.items() if dtype.loads_in_equinox and name != "bfloat16"]
-VERSION = 1
 _MAX_HEAD = 1 << 28
 _AGAIN = "Write the skeleton again with s2p-tui skeleton."
 _NO_TARGET: Mapping[FileKind, str] = {
@@ -178,60 +174,18 @@ def _dtype_of(path: Path, number: int, record: Record) -> str:
 def _leaves(path: Path, line: bytes) -> tuple[Leaf, ...]:
     try:
         refuse_brackets(line)
-        leaves = quick_leaves(line) or _slowly(path, line)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        leaves = leaves_of(line)
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is a damaged skeleton file: {why_malformed(error)}.",
             _AGAIN,
         ) from None
+    if isinstance(leaves, int):
+        raise InputError(
+            f"{path} is a skeleton of version {leaves}, this reads {VERSION}.",
+            "Write it again with s2p-tui skeleton of this version.",
+        )
     twice = repeated([leaf.path for leaf in leaves])
     if twice is not None:
         raise InputError(f"{path} is a damaged skeleton file: it names {twice} twice.", _AGAIN)
     return leaves
-
-
-def _slowly(path: Path, line: bytes) -> tuple[Leaf, ...]:
-    head = parse_json(line)
-    if head["format"] != FORMAT or head["version"] != VERSION:
-        raise InputError(
-            f"{path} is a skeleton of version {head['version']!r}, this reads {VERSION}.",
-            "Write it again with s2p-tui skeleton of this version.",
-        )
-    return tuple(leaf_from_json(node) for node in head["leaves"])
-
-
-def leaf_from_json(node: Any) -> Leaf:
-    """Inverse of `leaf_to_json`.
-
-    Raises:
-        ValueError: The JSON is not a leaf; also as KeyError and TypeError.
-    """
-    path, kind, sizes = node["path"], node["kind"], node["shape"]
-    owner, config = node.get("owner"), node.get("config", {})
-    if kind not in ("array", "scalar") or node["dtype"] not in BY_NAME:
-        raise ValueError(f"kind {kind!r}, dtype {node['dtype']!r}")
-    if not isinstance(path, str) or not isinstance(owner, str | None):
-        raise TypeError("path and owner must be strings")
-    path.encode()
-    if not isinstance(config, dict):
-        raise TypeError("config must be an object")
-    fill = node.get("fill")
-    if not isinstance(fill, float | None):
-        raise TypeError("fill must be a number")
-    # Unlike 1, true and 1.0 are no sizes, but they would be found in a table of sizes.
-    shape = _shape(tuple(sizes)) if {*map(type, sizes)} <= {int} else shape_of(sizes)
-    return Leaf(
-        path,
-        shape,
-        BY_NAME[node["dtype"]].name,
-        kind,
-        owner if owner is None else intern(owner),
-        cast("dict[str, Any]", config) if config else NO_CONFIG,
-        node["value"] is True,
-        fill,
-    )
-
-
-@lru_cache(maxsize=4096)
-def _shape(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    return shape_of(sizes)
