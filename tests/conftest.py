@@ -13,13 +13,34 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from s2p_tui.session.signals import STOPPING
 from tests.helpers.terminal import Terminal
 
 # No test is about time: a busy machine must not fail one.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
-# Programs started from a background job ignore SIGINT, and so would those that tests start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Make warnings errors from here on: those at start-up are other packages' plugins'."""
+    session.config.addinivalue_line("filterwarnings", "error")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def default_signals() -> Iterator[None]:
+    """Signals as a terminal's programs have them, whatever the parent ignores (`nohup`, a shell's
+    background job).
+
+    This process still does nothing at such a signal, but by a handler: those it starts inherit no
+    handler, where they would inherit that the signal is ignored.
+    """
+    ignored = [number for number in STOPPING if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, lambda *_: None)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(autouse=True)
