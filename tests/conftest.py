@@ -61,6 +61,11 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    """As in a shell in which this package was installed: its scripts and its Python come first."""
-    first = [sysconfig.get_path("scripts"), os.path.dirname(sys.executable)]
+    """As in a shell in which this package was installed: its scripts and its Python come first.
+
+    Scripts of `pip install --user` lie in a folder of the user's.
+    """
+    schemes = [sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user")]
+    scripts = [sysconfig.get_path("scripts", scheme) for scheme in schemes]
+    first = [*scripts, os.path.dirname(sys.executable)]
     return {**os.environ, "PATH": os.pathsep.join([*first, os.environ["PATH"]])}
