@@ -19,9 +19,12 @@ from s2p_tui.cli import run
 from s2p_tui.errors import OutputError
 from s2p_tui.formats.pytree.skeleton import save_skeleton
 from tests.helpers.commands import ended, large_pair, small_pair, started
+from tests.helpers.killing import Program
 
 DISK = 2 << 20
 """Bytes of the small disk."""
+READ_ONLY = Path("/proc/self")
+"""A folder in which nobody can make anything, root included."""
 
 
 @pytest.fixture
@@ -145,6 +148,36 @@ def test_a_folder_that_is_read_only(
 
 def make() -> list[np.ndarray]:
     return [np.ones(3, np.float32)]
+
+
+def test_the_app_in_a_home_that_is_read_only(tmp_path: Path) -> None:
+    model, skeleton = small_pair(tmp_path)
+    program = Program(str(model), str(skeleton), state_home=READ_ONLY)
+    try:
+        program.until(b"Edits are not journalled: /proc/self/s2p-tui/journals cannot be used: ")
+        program.send(b"s")
+        program.until(b"the skeleton's value")
+        program.send(b"Y")
+        program.until(b"Copied by OSC 52 alone: /proc/self/s2p-tui/copied.txt: ")
+        program.send(b"q")
+        program.until(b"Quit?")
+        program.send(b"y")
+        assert program.status() == 0
+    finally:
+        program.kill_after(0)
+
+
+def test_commands_in_a_home_that_is_read_only(tmp_path: Path) -> None:
+    model, skeleton = small_pair(tmp_path)
+    home = {"HOME": str(READ_ONLY), "XDG_STATE_HOME": "", "XDG_CACHE_HOME": ""}
+    out = str(tmp_path / "model.eqx")
+    for command in (
+        ["convert", str(model), str(skeleton), "-o", out],
+        ["skeleton", "tests.conversion.test_bad_disks:make", "-o", str(tmp_path / "made.eqx")],
+    ):
+        status, _, err = ended(started(*command, env=home))
+        assert status == 0, err
+        assert "Traceback" not in err
 
 
 def test_two_programs_that_write_one_file(tmp_path: Path) -> None:
