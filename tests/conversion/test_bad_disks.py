@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import shutil
+import site
 import subprocess
 from collections import namedtuple
 from collections.abc import Iterator
@@ -44,6 +45,12 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture
+def large(tmp_path: Path) -> tuple[Path, Path]:
+    """A checkpoint and a skeleton that no limit keeps from being made, if asked for before it."""
+    return large_pair(tmp_path, 8 << 20)
+
+
 def _mount(*arguments: str) -> bool:
     return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode == 0
 
@@ -58,9 +65,9 @@ def unseen(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("unseen")
 @pytest.mark.parametrize("suffix", [".eqx", ".safetensors"])
 def test_a_disk_that_fills_while_it_converts(
-    tmp_path: Path, disk: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+    large: tuple[Path, Path], disk: Path, suffix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, skeleton = large_pair(tmp_path, 8 << 20)
+    model, skeleton = large
     out = disk / f"model{suffix}"
     out.write_bytes(b"old")
     assert run(["convert", str(model), str(skeleton), "-o", str(out)]) == 5
@@ -94,12 +101,14 @@ def test_a_disk_with_no_room_for_what_goes_beside(
 
 
 def _fill(disk: Path) -> None:
-    """Take all of the room; where the disk is only a folder, let no file have any byte."""
+    """Take all of the room; where the disk is only a folder, let no file be larger than an output
+    of three numbers: a mapping and a certificate are.
+    """
     with (disk / "filling").open("wb", buffering=0) as stream, contextlib.suppress(OSError):
         while stream.write(bytes(4096)):
             pass
     if resource.getrlimit(resource.RLIMIT_FSIZE)[0] == DISK:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (256, resource.RLIM_INFINITY))
 
 
 def test_too_little_room_is_told_before_anything_is_written(
@@ -170,6 +179,8 @@ def test_the_app_in_a_home_that_is_read_only(tmp_path: Path) -> None:
 def test_commands_in_a_home_that_is_read_only(tmp_path: Path) -> None:
     model, skeleton = small_pair(tmp_path)
     home = {"HOME": str(READ_ONLY), "XDG_STATE_HOME": "", "XDG_CACHE_HOME": ""}
+    # Packages that were installed with `--user` are looked for in the home.
+    home["PYTHONUSERBASE"] = site.getuserbase()
     out = str(tmp_path / "model.eqx")
     for command in (
         ["convert", str(model), str(skeleton), "-o", out],
