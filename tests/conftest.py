@@ -27,6 +27,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.addinivalue_line("filterwarnings", "error")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have every slow test say why it is."""
+    for item in items:
+        for mark in item.iter_markers("slow"):
+            if not (len(mark.args) == 1 and isinstance(mark.args[0], str) and mark.args[0]):
+                raise pytest.UsageError(f"{item.nodeid}: slow needs a reason")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def default_signals() -> Iterator[None]:
     """Signals as a terminal's programs have them, whatever the parent ignores (`nohup`, a shell's

@@ -86,6 +86,7 @@ async def _one_by_one(pair: Pair, keys: list[str], output: Path) -> str:
 
 
 @pytest.mark.parametrize("seed", [7])
+@pytest.mark.slow("presses hundreds of keys one by one")
 async def test_a_burst_comes_to_what_its_keys_do(seed: int, tmp_path: Path) -> None:
     pair = plain_pair(tmp_path, "burst", equal_tensors(_ROWS, _ROWS * 64), ".safetensors")
     keys = _mixed(seed)

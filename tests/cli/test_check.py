@@ -76,6 +76,7 @@ AGREEING = [
 
 
 @pytest.mark.parametrize(("name", "arguments"), AGREEING, ids=[name for name, _ in AGREEING])
+@pytest.mark.slow("compiles and runs models in both frameworks")
 def test_twins_agree(
     name: str, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,7 @@ from s2p_tui.formats.pytree.skeleton import save_skeleton
 ROUNDS = 24
 
 
+@pytest.mark.slow("starts 24 programs and kills them")
 def test_killed_at_random_moments() -> None:
     command = [sys.executable, "-m", "tests.helpers.killed_writes", f"--rounds={ROUNDS}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

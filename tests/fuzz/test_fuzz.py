@@ -17,6 +17,7 @@ from tests.fuzz.seeds import make_seeds
 from tests.fuzz.trial import Ground, TooSlowError, WrongError, limited_memory, limited_time
 
 
+@pytest.mark.slow("opens ten thousand changed files")
 def test_changed_files_are_refused_or_converted() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz", "--files=10000", "--seed=1"],

@@ -18,6 +18,7 @@ from tests.models.bert import (
 from tests.models.minilm import SENTENCES, reference_embeddings, reference_pooled, tokenize
 
 TOLERANCE = 1e-5
+pytestmark = pytest.mark.slow("runs MiniLM in both frameworks")
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from s2p_tui.session.session import Session
 from tests.models.bert import make_minilm, mean_pooled_embedding, minilm_folder, minilm_sources
 from tests.models.minilm import SENTENCES, reference_embeddings, tokenize
 
+pytestmark = pytest.mark.slow("converts MiniLM and runs it in both frameworks")
 Weights = dict[str, torch.Tensor]
 
 

@@ -33,6 +33,7 @@ def _id(pair: Pair) -> str:
 
 
 @pytest.mark.parametrize("pair", SETTLED, ids=_id)
+@pytest.mark.slow("compiles and runs every layer of every pair")
 def test_every_layer_computes_what_its_twin_does(pair: Pair, tmp_path: Path) -> None:
     torch.save(pair.state_dict(), tmp_path / "model.pt")
     model = pair.model()
@@ -95,6 +96,7 @@ _ORDERS: dict[str, Order] = {"": list, "reversed": lambda names: names[::-1]}
 
 
 @pytest.mark.parametrize("pair", SETTLED + UNCLEAR, ids=_id)
+@pytest.mark.slow("converts every pair several times")
 def test_changed_it_is_right_or_refused(pair: Pair) -> None:
     expected = pair.torch_outputs()
     entries = pair.state_dict()

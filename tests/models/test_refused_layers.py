@@ -152,6 +152,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.slow("runs layers in both frameworks")
 def test_it_is_refused_and_the_rows_say_why(case: str, tmp_path: Path) -> None:
     make_torch, make_eqx, named = REFUSED[case]
     torch.save(make_torch().state_dict(), tmp_path / "model.pt")

@@ -59,6 +59,7 @@ def misleading(tensors: Tensors) -> Iterator[tuple[str, Tensors]]:
 
 
 @pytest.mark.parametrize("twin", SEEING, ids=lambda twin: twin.name)
+@pytest.mark.slow("converts every twin sixteen times")
 def test_no_order_and_no_names_make_a_wrong_file(twin: Twin, tmp_path: Path) -> None:
     module = twin.make_torch()
     tensors = twin.checkpoint(module)

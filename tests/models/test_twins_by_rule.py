@@ -54,6 +54,7 @@ def session(twin: Twin, tmp_path: Path) -> Session:
 
 
 @pytest.mark.parametrize("twin", RULED, ids=lambda twin: twin.name)
+@pytest.mark.slow("compiles and runs every twin in both frameworks")
 def test_rules_give_what_torch_computes(twin: Twin, session: Session, tmp_path: Path) -> None:
     assert list(session.problems()) == []
     session.convert(tmp_path / "out.eqx", chunk_bytes=64)

@@ -76,6 +76,7 @@ def _scrambled(tree: Any) -> Any:
 
 
 @pytest.mark.parametrize(("twin", "truth"), TOLD)
+@pytest.mark.slow("compiles and runs every twin in both frameworks")
 def test_the_converted_file_computes_what_torch_does(
     twin: Twin, truth: Truth, tmp_path: Path
 ) -> None:

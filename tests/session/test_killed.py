@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.killing import Round, kill_rounds
 
 
+@pytest.mark.slow("starts the app 25 times and kills it")
 def test_what_the_last_drawn_key_made_is_there_again(tmp_path: Path) -> None:
     rounds = kill_rounds(tmp_path, 25, seed=4)
     assert len(rounds) == 25

@@ -137,6 +137,7 @@ SIZES: dict[str, tuple[Callable[[], Situation], int, int]] = {
 
 
 @pytest.mark.parametrize("name", SIZES)
+@pytest.mark.slow("asks about 100,000 rows")
 def test_recorded_requests_are_bounded(script: Script, name: str) -> None:
     """By the stated estimate, over the whole body as it went out, a token for 2.5 bytes."""
     make, most, requests = SIZES[name]
