@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import site
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -56,6 +57,8 @@ def state_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """A state directory of the test's own; the user's stays as it is."""
     home = tmp_path_factory.mktemp("state")
     monkeypatch.setenv("XDG_STATE_HOME", str(home))
+    # Where a test gives its programs another home, they still find what `--user` installed.
+    monkeypatch.setenv("PYTHONUSERBASE", site.getuserbase())
     return home
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,8 @@ def test_the_walk_of_five_minutes(
     for block in _BLOCK.finditer(section("Five minutes")):
         text, ran = block["text"], ran + 1
         if block["note"] == "in a terminal":
-            terminal.start(f"{CLEAN} PATH={environment['PATH']} {text.strip()}; cat", tmp_path)
+            path = shlex.quote(environment["PATH"])
+            terminal.start(f"{CLEAN} PATH={path} {text.strip()}; cat", tmp_path)
             terminal.wait_for("Every row lines up")
             terminal.keys("c")
             terminal.wait_for("Convert")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import shlex
 import time
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from s2p_tui.cli.demo import Pair, compare
-from tests.helpers.terminal import CLEAN, Terminal
+from tests.helpers.terminal import CLEAN, PYTHON, Terminal
 from tests.models.linears import EqxNet, TorchNet, make_pair
 
 _PATIENCE = 30.0
@@ -26,7 +26,7 @@ def pair(tmp_path: Path) -> Pair:
 
 def _program(pair: Pair) -> str:
     arguments = f"{pair.model.name} {pair.skeleton.name} -o {pair.output.name}"
-    return f"{CLEAN} {sys.executable} -m s2p_tui {arguments}; echo status $?; cat"
+    return f"{CLEAN} {PYTHON} -m s2p_tui {arguments}; echo status $?; cat"
 
 
 def _forwards_differ_by(pair: Pair) -> float:
@@ -64,7 +64,7 @@ def test_reversed_layers_are_lined_up_and_converted(terminal: Terminal, pair: Pa
 
 def test_a_closed_terminal_ends_the_program(terminal: Terminal, pair: Pair) -> None:
     pid_file = pair.model.parent / "pid"
-    command = f"echo $$ > {pid_file}; exec {_program(pair).split(';')[0]}"
+    command = f"echo $$ > {shlex.quote(str(pid_file))}; exec {_program(pair).split(';')[0]}"
     terminal.start(command, pair.model.parent)
     terminal.wait_for(".lin3.bias")
     process = Path("/proc") / pid_file.read_text().strip()
@@ -92,7 +92,7 @@ def test_small_terminals_stay_usable(
 def test_the_demo_leads_to_a_file_that_computes_the_same(
     terminal: Terminal, tmp_path: Path
 ) -> None:
-    program = f"{CLEAN} {sys.executable} -m s2p_tui demo --directory demo; echo status $?; cat"
+    program = f"{CLEAN} {PYTHON} -m s2p_tui demo --directory demo; echo status $?; cat"
     terminal.start(program, tmp_path)
     terminal.wait_for("Demo: the checkpoint lists its layers last to first")
     terminal.keys("a")

@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import equinox as eqx
@@ -18,7 +17,7 @@ from s2p_tui.cli import run
 from s2p_tui.cli.options import app
 from s2p_tui.formats.pytree.factory import call_factory
 from s2p_tui.formats.safetensors import header_for
-from tests.helpers.terminal import CLEAN, Terminal
+from tests.helpers.terminal import CLEAN, PYTHON, Terminal
 
 WIDTH = 80
 COMMANDS = ["", *(name for name in app if not name.startswith("-"))]
@@ -194,7 +193,8 @@ def test_examples_work(models: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_example_of_the_app_opens_it(models: Path, terminal: Terminal) -> None:
-    program = f"{CLEAN} PYTHONPATH={os.environ.get('PYTHONPATH', '')} {sys.executable} -m s2p_tui"
+    path = shlex.quote(os.environ.get("PYTHONPATH", ""))
+    program = f"{CLEAN} PYTHONPATH={path} {PYTHON} -m s2p_tui"
     terminal.start(f"{program} model.pt net.py:Net -o model.eqx; cat", models, width=WIDTH)
     terminal.wait_for("Every row lines up")
     terminal.keys("q")

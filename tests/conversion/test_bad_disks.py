@@ -6,7 +6,6 @@ import contextlib
 import os
 import resource
 import shutil
-import site
 import subprocess
 from collections import namedtuple
 from collections.abc import Iterator
@@ -179,8 +178,6 @@ def test_the_app_in_a_home_that_is_read_only(tmp_path: Path) -> None:
 def test_commands_in_a_home_that_is_read_only(tmp_path: Path) -> None:
     model, skeleton = small_pair(tmp_path)
     home = {"HOME": str(READ_ONLY), "XDG_STATE_HOME": "", "XDG_CACHE_HOME": ""}
-    # Packages that were installed with `--user` are looked for in the home.
-    home["PYTHONUSERBASE"] = site.getuserbase()
     out = str(tmp_path / "model.eqx")
     for command in (
         ["convert", str(model), str(skeleton), "-o", out],

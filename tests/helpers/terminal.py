@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ _PATIENCE = 60.0
 _BETWEEN_LOOKS = 0.05
 # GNU readline, where a test runner has loaded it, exports a size that is not this window's.
 CLEAN = "env -u LINES -u COLUMNS TERM=tmux-256color"
+PYTHON = shlex.quote(sys.executable)
 
 
 @dataclass
