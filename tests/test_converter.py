@@ -365,6 +365,7 @@ def test_chunks_made_earlier_are_converted() -> None:
     ],
 )
 @pytest.mark.parametrize("chunkify", [False, True])
+@pytest.mark.slow("makes and converts both models anew each time")
 def test_objects_and_files_are_converted_and_leave_nothing_behind(
     inside: Path, objects: Any, torch_side: str, jax_side: str, chunkify: bool
 ) -> None:
@@ -443,6 +444,7 @@ print("went on")
 @pytest.mark.parametrize("moment", ["making", "between", "writing"])
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 @pytest.mark.usefixtures("objects")
+@pytest.mark.slow("starts programs that import torch and JAX")
 def test_signals_clean_up_before_they_end_the_program(inside: Path, name: str, moment: str) -> None:
     made = "signalled" if moment == "making" else "model"
     done = subprocess.run(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow("starts pytest anew")
 ROOT = Path(__file__).parents[1]
 SMALL = "tests/formats/test_quick.py"
 PLUGIN = """

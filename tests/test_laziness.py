@@ -9,6 +9,7 @@ import pytest
 
 from s2p_tui.cli.options import app
 
+pytestmark = pytest.mark.slow("starts programs")
 HEAVY = ("torch", "jax", "equinox", "anthropic", "numpy", "textual")
 AFTER_THE_FIRST_FRAME = ("s2p_tui.alignment.alignment", "s2p_tui.app.screens.main")
 

@@ -13,6 +13,7 @@ import pytest
 
 from s2p_tui.cli.demo import make_pair
 
+pytestmark = pytest.mark.slow("runs every command in a program of its own")
 CANARY = "sk-ant-canary-6f1d0a"
 FACTORIES = """
 from s2p_tui.cli.demo import EqxNet, TorchNet

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
+import pytest
 
 from s2p_tui.cli import run
 from s2p_tui.formats.pytree.factory import call_factory
@@ -24,6 +25,7 @@ def section(title: str) -> str:
     return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
+@pytest.mark.slow("runs every command of the README")
 def test_the_walk_of_five_minutes(
     tmp_path: Path, terminal: Terminal, environment: dict[str, str]
 ) -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from screenshots import make
 from screenshots.drawing import is_made_from
 
@@ -15,6 +17,7 @@ FOLDER = ROOT / "screenshots"
 _MOST_BYTES = 150_000
 
 
+@pytest.mark.slow("draws every picture")
 def test_the_pictures_are_what_the_script_makes() -> None:
     command = [sys.executable, "-m", "screenshots.make", "--check"]
     done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)

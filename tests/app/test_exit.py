@@ -16,6 +16,7 @@ from s2p_tui.session.session import Session
 from tests.benchmarks.inputs import Pair, equal_tensors, plain_pair
 from tests.helpers.killing import Program
 
+pytestmark = pytest.mark.slow("starts the app in a terminal")
 Start = Callable[..., Program]
 _FIRST_ROW = b"layers.0.weight"
 _SIGNALS = [signal.SIGHUP, signal.SIGTERM, signal.SIGINT]

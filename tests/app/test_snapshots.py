@@ -30,6 +30,7 @@ from tests.app.conftest import fitting, linears, make_app, reordered, until, wit
 from tests.app.test_drawing import hostile
 from tests.app.test_transform import fused, many_keys, scanned, turned, turned_up
 
+pytestmark = pytest.mark.slow("draws every screen in every size")
 SIZES = {"120x40": (120, 40), "80x24": (80, 24), "40x10": (40, 10)}
 SCENES: dict[str, tuple[Callable[[], Session], str]] = {
     "start": (linears, ""),

@@ -17,6 +17,7 @@ from tests.app.test_drawing import hostile
 from tests.app.test_lift import layers
 from tests.app.test_review import blocks, opened_on_a_swap
 
+pytestmark = pytest.mark.slow("draws every screen in every size")
 SIZES = {"120x40": (120, 40), "80x24": (80, 24), "40x10": (40, 10)}
 SCENES: dict[str, tuple[Callable[[], Session], str]] = {
     "match": (lambda: reordered("order"), "a"),

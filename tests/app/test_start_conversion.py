@@ -21,6 +21,7 @@ from s2p_tui.app.terminal.requirements import require_foreground, require_termin
 from s2p_tui.errors import UsageError
 from tests.helpers.killing import Program
 
+pytestmark = pytest.mark.slow("starts programs that import torch and JAX")
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
 import sys, torch, jax

@@ -16,6 +16,7 @@ from s2p_tui.cli.demo import Pair, compare
 from tests.helpers.terminal import CLEAN, PYTHON, Terminal
 from tests.models.linears import EqxNet, TorchNet, make_pair
 
+pytestmark = pytest.mark.slow("starts the app in a terminal")
 _PATIENCE = 30.0
 
 

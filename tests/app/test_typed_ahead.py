@@ -11,6 +11,7 @@ from s2p_tui.session.opening import load_mapping
 from tests.helpers.killing import Program
 from tests.models.linears import make_pair
 
+pytestmark = pytest.mark.slow("starts the app in a terminal")
 STRAIGHT = [f"lin{n}.{kind}" for n in (1, 2, 3) for kind in ("weight", "bias")]
 
 

@@ -134,6 +134,7 @@ SWAPPED = [
 
 
 @pytest.mark.parametrize(("name", "shape", "dtype", "swap", "first", "before"), SWAPPED)
+@pytest.mark.slow("compiles and runs models in both frameworks")
 def test_the_first_module_that_differs_is_named(
     name: str,
     shape: str,

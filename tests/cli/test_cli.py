@@ -332,6 +332,7 @@ def test_inspect_lists_names_as_inert_text(
     assert "\x1b" not in out
 
 
+@pytest.mark.slow("compiles and runs models in both frameworks")
 def test_demo_converts_and_compares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["demo", "--headless", "--directory", str(tmp_path / "demo")]) == 0
     out = capsys.readouterr().out
@@ -361,6 +362,7 @@ def test_the_app_wants_a_terminal(pair: Pair, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
+@pytest.mark.slow("starts programs")
 def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: int, status: int) -> None:
     model = tmp_path / "model.pt"
     torch.save({"w": torch.zeros(4096, 4096)}, model)

@@ -173,6 +173,7 @@ def test_examples_are_parsed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("narrow")
+@pytest.mark.slow("runs every example")
 def test_examples_work(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All but those that open the app or ask Claude, one after the other in one folder."""
     ran: list[str] = []
@@ -192,6 +193,7 @@ def test_examples_work(models: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (models / "wide_skeleton.eqx").is_file()
 
 
+@pytest.mark.slow("starts a program in a terminal")
 def test_example_of_the_app_opens_it(models: Path, terminal: Terminal) -> None:
     path = shlex.quote(os.environ.get("PYTHONPATH", ""))
     program = f"{CLEAN} PYTHONPATH={path} {PYTHON} -m s2p_tui"

@@ -259,6 +259,7 @@ def test_a_pytree_in_memory(tmp_path: Path) -> None:
     session.close()
 
 
+@pytest.mark.slow("converts 64 MiB with every allocation traced")
 def test_memory_stays_within_two_chunks(tmp_path: Path) -> None:
     chunk = 4 << 20
     weight = torch.arange(16 << 20, dtype=torch.float32).reshape(1024, 128, 128)

@@ -216,6 +216,7 @@ print((peak() - idle) >> 10)
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 4])
+@pytest.mark.slow("starts programs that convert 96 MiB")
 def test_memory_is_bounded_whatever_the_threads(tmp_path: Path, jobs: int) -> None:
     tensors = {"w": torch.zeros(4096, 4096), "copied": torch.zeros(4096, 2048)}
     session = open_pair(

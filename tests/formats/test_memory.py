@@ -224,6 +224,7 @@ print(run(256))
 """
 
 
+@pytest.mark.slow("starts a program that imports torch and JAX")
 def test_memory_grows_by_at_most_two_chunks(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", GROWTH, str(tmp_path)], capture_output=True, text=True

@@ -99,6 +99,7 @@ DOUBTED = {
 
 
 @pytest.mark.parametrize("twin", SEEING, ids=lambda twin: twin.name)
+@pytest.mark.slow("makes every twin in both frameworks")
 def test_a_twin_is_settled_unless_it_cannot_be(twin: Twin, tmp_path: Path) -> None:
     """So that refusing everything is no way to pass the test above."""
     torch.save(twin.checkpoint(twin.make_torch()), tmp_path / "model.pt")

@@ -250,6 +250,7 @@ def on_terminal(
 
 
 @pytest.mark.parametrize(("answers", "status"), [("n", 130), ("yn", 130), ("yy", 3)])
+@pytest.mark.slow("starts programs in a terminal")
 def test_command_line_asks_on_the_terminal(
     script: Script, files: list[str], tmp_path: Path, answers: str, status: int
 ) -> None:

@@ -16,6 +16,7 @@ from s2p_tui.session.session import Session
 from s2p_tui.session.signals import StoppedError, stopping
 from tests.helpers.commands import ENDED, ended, large_pair, small_pair, started
 
+pytestmark = pytest.mark.slow("starts programs")
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 LARGE = 3 << 30
 """Bytes that take longer to write than a signal takes to come."""
