@@ -110,13 +110,20 @@ def test_while_it_inspects(tmp_path: Path) -> None:
         assert real(["inspect", str(model)]) == 128 + signal.SIGTERM
 
 
-def test_what_is_ignored_stays_ignored(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "before"),
+    [
+        (signal.SIGHUP, ["nohup"]),
+        (signal.SIGINT, ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]),
+    ],
+)
+def test_what_is_ignored_stays_ignored(tmp_path: Path, number: int, before: list[str]) -> None:
     model, skeleton = large_pair(tmp_path, 1 << 28)
     out = tmp_path / "out" / "model.eqx"
     out.parent.mkdir()
-    process = started("convert", str(model), str(skeleton), "-o", str(out), before=["nohup"])
+    process = started("convert", str(model), str(skeleton), "-o", str(out), before=before)
     wait_for(process, lambda: any(out.parent.iterdir()))
-    process.send_signal(signal.SIGHUP)
+    process.send_signal(number)
     status, _, err = ended(process)
     assert status == 0, err
     assert out.stat().st_size > 1 << 28
