@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import os
 import sys
-from io import TextIOWrapper
-from typing import NoReturn
+from io import BufferedWriter, FileIO, TextIOWrapper
+from typing import TYPE_CHECKING, NoReturn
 
 from cyclopts import CycloptsError
 
 from s2p_tui.cli import compare, convert, files, open_app, settings
 from s2p_tui.cli.options import app
-from s2p_tui.errors import AlignmentError, S2PError, SettingsError, UsageError
+from s2p_tui.errors import AlignmentError, OutputError, S2PError, SettingsError, UsageError
 from s2p_tui.session.signals import StoppedError, stopping
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 COMMANDS = (open_app, convert, files, compare, settings)
 """The modules whose commands are added to the app by importing them."""
@@ -26,7 +29,9 @@ def run(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     try:
         with stopping():
-            return app(arguments, exit_on_error=False, print_error=False) or 0
+            status = app(arguments, exit_on_error=False, print_error=False) or 0
+        print(end="", flush=True)
+        return status
     except CycloptsError as error:
         _narrate(f"{error}".strip(), "s2p-tui --help shows how it is used.")
         return UsageError.exit_code
@@ -61,9 +66,42 @@ def _narrate(message: str, hint: str, problems: tuple[tuple[str, str], ...] = ()
         print(printable(line), file=sys.stderr)
 
 
+class _StandardOutput(FileIO):
+    """Standard output, whose failure is the user's to know; what comes after one is dropped."""
+
+    _has_failed = False
+
+    def write(self, data: Buffer, /) -> int:
+        """Write as `FileIO` does.
+
+        Raises:
+            OutputError: The disk is full, or whatever it is connected to refuses more.
+            BrokenPipeError: Nobody reads it any more.
+        """
+        try:
+            return len(memoryview(data)) if self._has_failed else super().write(data)
+        except BrokenPipeError:
+            self._has_failed = True
+            raise
+        except OSError as error:
+            self._has_failed = True
+            raise OutputError(
+                f"Standard output cannot be written: {error.strerror}.",
+                "Free some space, or send the output elsewhere.",
+            ) from None
+
+
 def main() -> NoReturn:
     """Entry point of the `s2p-tui` command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, TextIOWrapper):
+        plain = sys.stdout
+        sys.stdout = TextIOWrapper(
+            BufferedWriter(_StandardOutput(plain.fileno(), "w", closefd=False)),
+            plain.encoding,
+            plain.errors,
+            line_buffering=plain.line_buffering,
+        )
     sys.exit(run())

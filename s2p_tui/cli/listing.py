@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ def _checkpoint(path: Path, kind: str, key: str | None) -> Listing:
     checkpoint = open_checkpoint(path, key)
     entries = checkpoint.state_dict.entries
     notes = checkpoint.notes
-    if kind == "chunks" and path.is_dir() and find_manifest(path, PYTREE) is not None:
+    if kind == "chunks" and os.path.isdir(path) and find_manifest(path, PYTREE) is not None:
         notes = (*notes, f"it holds a pytree too, which {path / PYTREE.holds} lists")
     place = f", state dict at {checkpoint.key!r}" if checkpoint.key else ""
     title = f"{path}: {kind}, {len(entries)} entries, {checkpoint.size:,} bytes{place}"

@@ -26,6 +26,8 @@ _MAGIC = b"\x93NUMPY"
 _FIRST_READ = 256
 _AHEAD = 1 << 15
 _MAX_HEADER = 1 << 16
+_LENGTH_OF = {b"\1\0": (2, "<H"), b"\2\0": (4, "<I"), b"\3\0": (4, "<I")}
+"""Of each version of the format, the bytes and layout of the header's length."""
 _HEADER = re.compile(
     rb"\{'descr': '(?P<descr>[<|][biufcV]\d{1,2})', 'fortran_order': (?P<order>True|False), "
     rb"'shape': \((?P<shape>(?:\d{1,18}(?:, \d{1,18})*,?)?)\), \} *\n"
@@ -149,12 +151,19 @@ def size_in_bytes(shape: tuple[int, ...], dtype: str) -> int:
 
 def _record_at(descriptor: int, start: int, file: Path, number: int) -> Record:
     head = os.pread(descriptor, _FIRST_READ, start)
-    width, layout = (2, "<H") if head[6:7] == b"\x01" else (4, "<I")
+    version = head[6:8]
+    width, layout = _LENGTH_OF.get(version, (0, ""))
     begin = 8 + width
     if head[:6] != _MAGIC or len(head) < begin:
         raise InputError(
             f"{file}: record {number} at byte {start:,} is not an array.",
             "It is damaged or no such file: copy or write it again.",
+        )
+    if not layout:
+        raise InputError(
+            f"{file}: record {number} at byte {start:,} is of .npy version {version[0]}."
+            f"{version[1]}, of which nothing is known here (1.0, 2.0 and 3.0 are).",
+            "It is damaged, or was written by a newer NumPy: write it again with an older one.",
         )
     length = struct.unpack(layout, head[8:begin])[0]
     if length > _MAX_HEADER:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def open_checkpoint(path: str | Path, key: str | None = None) -> Checkpoint:
     """
     path = Path(path)
     try:
-        if path.is_dir():
+        if os.path.isdir(path):
             path = _in_folder(path)
         kind = sniff(path)
         reader = READERS.get(kind)
@@ -66,7 +67,7 @@ def open_target(path: str | Path) -> Target:
     """
     path = Path(path)
     try:
-        if path.is_dir():
+        if os.path.isdir(path):
             path = _manifest(path, PYTREE)
         if sniff(path) == "pytree chunks":
             return open_pytree_chunks(path)
@@ -81,7 +82,7 @@ def kind_of(path: Path) -> FileKind:
     Raises:
         InputError: It is nothing known here.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return sniff(path)
     if find_manifest(path, STATE_DICT) is not None:
         return "chunks"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from s2p_tui.alignment.dtypes import BY_NAME, numpy_dtype
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
@@ -29,7 +29,10 @@ from s2p_tui.formats.tensors import FileTensors
 
 FORMAT = "s2p-skeleton"
 _PLAIN = [name for name, dtype in BY_NAME.items() if dtype.loads_in_equinox and name != "bfloat16"]
-_MAX_HEAD = 1 << 28
+# A skeleton of 100,000 leaves has a first line of 20 million bytes; reading one takes several times
+# its size of memory.
+_MAX_HEAD = 1 << 26
+_SCANNED = 1 << 20
 _AGAIN = "Write the skeleton again with s2p-tui skeleton."
 _NO_TARGET: Mapping[FileKind, str] = {
     "torch": "a torch.save file",
@@ -103,7 +106,7 @@ def leaf_to_json(leaf: Leaf) -> dict[str, Any]:
 
 def _open_skeleton(path: Path) -> Target:
     with path.open("rb") as stream:
-        line = stream.readline(_MAX_HEAD)
+        line = _first_line(path, stream)
         leaves = _leaves(path, line)
         held = [leaf for leaf in leaves if leaf.has_value]
         likely = ((leaf.shape, leaf.dtype) for leaf in held)
@@ -121,6 +124,23 @@ def _open_skeleton(path: Path) -> Target:
     if problems:
         raise InputError(f"{path} contradicts itself: {'; '.join(problems[:5])}.", _AGAIN)
     return _target(path, leaves, held, records)
+
+
+def _first_line(path: Path, stream: BinaryIO) -> bytes:
+    """The first line, whose length is found before it is read."""
+    length = 0
+    while length <= _MAX_HEAD:
+        part = stream.read(_SCANNED)
+        newline = part.find(b"\n")
+        length += len(part) if newline < 0 else newline + 1
+        if newline >= 0 or not part:
+            stream.seek(0)
+            return stream.read(length)
+    raise InputError(
+        f"{path} is refused: its first line has more than {_MAX_HEAD:,} bytes, far more than the "
+        "description of a pytree takes.",
+        _AGAIN,
+    )
 
 
 def _open_plain(path: Path) -> Target:

@@ -30,7 +30,7 @@ def sniff(path: Path) -> FileKind:
         InputError: It is missing, a folder, empty, unreadable or none of them.
     """
     try:
-        if path.is_dir():
+        if os.path.isdir(path):
             raise _folder(path)
         _require_plain(path)
         with path.open("rb") as stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,46 @@ def test_other_files_are_no_skeletons(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(InputError, match="skeleton"):
         open_target(path)
+
+
+def test_a_first_line_without_end_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "s.eqx"
+    file.write_bytes(b'{"format": "s2p-skeleton", "version": 1, "leaves": [')
+    with file.open("ab") as stream:
+        stream.truncate(150_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"first line has more than 67,108,864 bytes"):
+            open_target(file)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_first_line_longer_than_what_is_read_at_once(tmp_path: Path) -> None:
+    line = head(node(shape=[1], value=True)).rstrip(b"\n") + b" " * (3 << 20) + b"\n"
+    with (tmp_path / "s.eqx").open("wb") as stream:
+        stream.write(line)
+        np.save(stream, np.float32([7]))
+    assert value(open_target(tmp_path / "s.eqx"), ".a") == 7
+
+
+@pytest.mark.parametrize("version", [b"\x00\x00", b"\x01\x01", b"\x04\x00", b"\xff\xff"])
+@pytest.mark.parametrize("line", [b"", head(node(value=True))], ids=["plain", "skeleton"])
+def test_a_version_of_npy_that_is_not_known(tmp_path: Path, line: bytes, version: bytes) -> None:
+    with (tmp_path / "s.eqx").open("wb") as stream:
+        np.save(stream, np.zeros(2, np.float32))
+    record = (tmp_path / "s.eqx").read_bytes()
+    (tmp_path / "s.eqx").write_bytes(line + record[:6] + version + record[8:])
+    words = rf"of \.npy version {version[0]}\.{version[1]}, of which nothing is known"
+    with pytest.raises(InputError, match=words):
+        open_target(tmp_path / "s.eqx")
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_every_version_of_npy_that_is_known(tmp_path: Path, version: tuple[int, int]) -> None:
+    with (tmp_path / "s.eqx").open("wb") as stream:
+        np.lib.format.write_array(stream, np.float32([1, 2]), version=version)
+    assert (
+        array_bytes(value(open_target(tmp_path / "s.eqx"), "[0]")) == np.float32([1, 2]).tobytes()
+    )
