@@ -8,19 +8,11 @@ from pathlib import Path
 
 from s2p_tui.errors import InputError
 from s2p_tui.formats.base import FileKind
+from s2p_tui.formats.foreign import foreign, is_tar
 
 READABLE = "Check its permissions and the disk it is on."
 """The way out where the operating system refuses to read a file."""
 _HEAD = 512
-_NAMED: tuple[tuple[bytes, str], ...] = (
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras, perhaps)"),
-    (b"GGUF", "a GGUF file"),
-    (b"\x1f\x8b", "a gzip file, which has to be unpacked first"),
-    (b"\x28\xb5\x2f\xfd", "a zstandard file, which has to be unpacked first"),
-    (b"version https://git-lfs", "a git-lfs pointer, whose file git lfs pull brings"),
-    (b"<!DOCTYPE", "a web page, not the download it should be"),
-    (b"<html", "a web page, not the download it should be"),
-)
 
 
 def sniff(path: Path) -> FileKind:
@@ -39,20 +31,11 @@ def sniff(path: Path) -> FileKind:
         raise InputError(f"{path} does not exist.", "Check the path for typing errors.") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.", READABLE) from None
-    if head[257:262] == b"ustar":
-        raise InputError(
-            f"{path} is a tar archive, which torch.save has not written since 2017.",
-            "Unpack it; or load it with an old torch and save model.state_dict() with a new one.",
-        )
     if not head:
         raise InputError(f"{path} is empty.", "Copy or download it again.")
     kind = _kind(head)
     if kind is None:
-        named = next((words for magic, words in _NAMED if head.startswith(magic)), None)
-        raise InputError(
-            f"{path} is {named or 'neither a checkpoint nor a skeleton'}.",
-            "Give a torch.save file, .safetensors, *.index.json, a skeleton file or an .eqx.",
-        )
+        raise foreign(path, head)
     return kind
 
 
@@ -91,6 +74,8 @@ def _folder(path: Path) -> InputError:
 
 
 def _kind(head: bytes) -> FileKind | None:
+    if is_tar(head):
+        return None
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "torch"
     if head.startswith(b"\x93NUMPY"):

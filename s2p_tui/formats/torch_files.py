@@ -20,6 +20,7 @@ from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.untrusted import repeated
 from s2p_tui.errors import InputError
 from s2p_tui.formats.base import Checkpoint, Extent
+from s2p_tui.formats.foreign import foreign_zip, torchscript
 from s2p_tui.formats.nested import find_state_dict
 from s2p_tui.formats.pickle_machine import BadPickleError, BlockedGlobalError, PickleMachine
 from s2p_tui.formats.tensors import FileTensors
@@ -47,7 +48,7 @@ def big_endian(path: Path) -> InputError:
     """The refusal of a file whose numbers lie the other way round, or that does not say how."""
     return InputError(
         f"{path} was written on a big-endian machine, or does not say that it was not.",
-        "Load it on the machine that wrote it and save it as .safetensors.",
+        "Have torch turn its numbers round: torch.save(torch.load(file), other_file).",
     )
 
 
@@ -203,19 +204,13 @@ def _refuse_overlaps(
         end = place.start + place.nbytes
 
 
-def _root(path: Path, members: dict[str, zipfile.ZipInfo]) -> str:
+def _root(path: Path, members: Mapping[str, zipfile.ZipInfo]) -> str:
     pickles = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise InputError(
-            f"{path} is a zip archive, but not one written by torch.save.",
-            "Pass the file that torch.save(model.state_dict(), file) wrote.",
-        )
+        raise foreign_zip(path, members.values())
     root = pickles[0].removesuffix("data.pkl")
     if f"{root}constants.pkl" in members:
-        raise InputError(
-            f"{path} is a TorchScript archive, which holds code.",
-            "Save its weights: torch.save(torch.jit.load(file).state_dict(), other_file).",
-        )
+        raise torchscript(path)
     return root
 
 
