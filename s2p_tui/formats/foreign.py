@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import bz2
 import contextlib
 import io
 import json
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from shlex import quote
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
@@ -84,41 +84,19 @@ class _Packed(NamedTuple):
     magic: bytes
     name: str
     command: str
-    unpack: Callable[[bytes], bytes] | None
-    opened: Callable[[Path], IO[bytes]] | None
-
-
-def _gzip_opened(path: Path) -> IO[bytes]:
-    import gzip
-
-    return cast("IO[bytes]", gzip.open(path, "rb"))
+    module: str = ""
+    """Of the standard library, with an `open` for such files."""
 
 
 _PACKED = (
-    _Packed(
-        b"\x1f\x8b",
-        "gzip",
-        "gzip -dc",
-        lambda data: zlib.decompressobj(31).decompress(data, _PEEKED),
-        _gzip_opened,
-    ),
-    _Packed(
-        b"\xfd7zXZ\x00",
-        "xz",
-        "xz -dc",
-        lambda data: lzma.LZMADecompressor(memlimit=1 << 27).decompress(data, _PEEKED),
-        lambda path: lzma.open(path, "rb"),
-    ),
-    _Packed(
-        b"BZh",
-        "bzip2",
-        "bzip2 -dc",
-        lambda data: bz2.BZ2Decompressor().decompress(data, _PEEKED),
-        lambda path: bz2.open(path, "rb"),
-    ),
-    _Packed(b"\x28\xb5\x2f\xfd", "zstandard", "zstd -dc", None, None),
-    _Packed(b"\x04\x22\x4d\x18", "lz4", "lz4 -dc", None, None),
+    _Packed(b"\x1f\x8b", "gzip", "gzip -dc", "gzip"),
+    _Packed(b"\xfd7zXZ\x00", "xz", "xz -dc", "lzma"),
+    _Packed(b"BZh", "bzip2", "bzip2 -dc", "bz2"),
+    _Packed(b"\x28\xb5\x2f\xfd", "zstandard", "zstd -dc"),
+    _Packed(b"\x04\x22\x4d\x18", "lz4", "lz4 -dc"),
 )
+_BROKEN = (OSError, EOFError, ValueError, MemoryError, zlib.error, lzma.LZMAError)
+"""What reading a damaged archive, or one that claims anything, can raise."""
 
 
 def foreign(path: Path, head: bytes) -> InputError:
@@ -154,17 +132,21 @@ def is_tar(head: bytes) -> bool:
 
 
 def _of_packed(path: Path, packed: _Packed) -> InputError:
-    out = quote(_without_suffix(path.name))
-    with contextlib.suppress(OSError, EOFError, ValueError, zlib.error, lzma.LZMAError):
-        if packed.unpack is not None and packed.opened is not None:
-            with path.open("rb") as stream:
-                inside = packed.unpack(stream.read(1 << 16))
-            if is_tar(inside):
+    if packed.module:
+        with contextlib.suppress(*_BROKEN), _unpacked(path, packed) as stream:
+            if is_tar(stream.read(_PEEKED)):
                 return _of_tar(path, packed)
+    out = quote(_without_suffix(path.name))
     return InputError(
         f"{path} is packed with {packed.name}.",
         f"Unpack it: {packed.command} {quote(str(path))} > {out}",
     )
+
+
+def _unpacked(path: Path, packed: _Packed) -> IO[bytes]:
+    """What is in it, unpacked as it is read, and not without end."""
+    stream: IO[bytes] = import_module(packed.module).open(path, "rb")
+    return cast("IO[bytes]", io.BufferedReader(_Limited(stream, _MOST_UNPACKED)))
 
 
 def _without_suffix(name: str) -> str:
@@ -176,7 +158,7 @@ def _without_suffix(name: str) -> str:
 def _of_tar(path: Path, packed: _Packed | None) -> InputError:
     how = f", packed with {packed.name}" if packed is not None else ""
     sizes = dict(_tar_members(path, packed))
-    if _OLD_TORCH <= {name.removeprefix("./") for name in sizes}:
+    if _OLD_TORCH.issubset(name.removeprefix("./") for name in sizes):
         return InputError(
             f"{path} is a tar archive, which torch.save has not written since 2017.",
             "If you trust it, save it again: "
@@ -203,6 +185,10 @@ class _Limited(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
     def readinto(self, buffer: Any, /) -> int:
         data = self._stream.read(min(len(buffer), self._left))
         buffer[: len(data)] = data
@@ -214,20 +200,17 @@ def _tar_members(path: Path, packed: _Packed | None) -> Iterator[tuple[str, int]
     """The names and sizes of an archive's files, as far as they can be read."""
     import tarfile
 
-    broken = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(*broken):
-            if packed is None or packed.opened is None:
-                archive = stack.enter_context(tarfile.open(path, "r:"))
-            else:
-                stream = stack.enter_context(packed.opened(path))
-                limited = io.BufferedReader(_Limited(stream, _MOST_UNPACKED))
-                archive = stack.enter_context(tarfile.open(fileobj=limited, mode="r|"))
-            for number, member in enumerate(archive):
-                if number >= _MOST_MEMBERS:
-                    return
-                if member.isfile():
-                    yield member.name, member.size
+    with contextlib.ExitStack() as stack, contextlib.suppress(tarfile.TarError, *_BROKEN):
+        if packed is None:
+            archive = stack.enter_context(tarfile.open(path, "r:"))
+        else:
+            stream = stack.enter_context(_unpacked(path, packed))
+            archive = stack.enter_context(tarfile.open(fileobj=stream, mode="r|"))
+        for number, member in enumerate(archive):
+            if number >= _MOST_MEMBERS:
+                return
+            if member.isfile():
+                yield member.name, member.size
 
 
 def foreign_zip(path: Path, members: Iterable[zipfile.ZipInfo]) -> InputError:
@@ -356,9 +339,8 @@ def _of_markup(path: Path, text: str) -> InputError:
 
 def _of_json(path: Path) -> InputError:
     content: Any = None
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        with path.open("rb") as stream:
-            content = json.loads(stream.read(_MOST_ERROR))
+    with contextlib.suppress(OSError, ValueError, RecursionError), path.open("rb") as stream:
+        content = json.loads(stream.read(_MOST_ERROR))
     if isinstance(content, dict):
         fields = cast("dict[str, Any]", content)
         said = next((fields[name] for name in _ERROR_FIELDS if fields.get(name)), None)
