@@ -49,6 +49,7 @@ def chunkify_state_dict(
     target_path: str | Path,
     *,
     key: str | None = None,
+    allow_missing: bool = False,
     chunk_size: int = 64,
     overwrite: bool = False,
 ) -> Path:
@@ -61,6 +62,7 @@ def chunkify_state_dict(
             checkpoint.
         target_path: The folder; made if need be.
         key: Dotted place of the state dict in a nested one.
+        allow_missing: Leave out entries that an index promises and no shard holds.
         chunk_size: MiB to stay within.
         overwrite: Replace a state dict in chunks that is there.
 
@@ -71,7 +73,7 @@ def chunkify_state_dict(
         S2PError: Tensors cannot be converted (all are named), or the folder cannot be written.
     """
     if isinstance(state_dict, str | Path):
-        checkpoint = state_dict_at(state_dict, key)
+        checkpoint = state_dict_at(state_dict, key, allow_missing=allow_missing)
     else:
         checkpoint = checkpoint_in_memory(state_dict, key=key)
     try:
@@ -115,6 +117,7 @@ def chunkify(
     *,
     holds: Holds | None = None,
     key: str | None = None,
+    allow_missing: bool = False,
     like: str | None = None,
     chunk_bytes: int,
     overwrite: bool = False,
@@ -127,6 +130,7 @@ def chunkify(
         folder: Where to.
         holds: What it is; None to tell by its content.
         key: Dotted place of the state dict in a nested checkpoint.
+        allow_missing: Leave out entries that an index promises and no shard holds.
         like: `pkg.module:factory` that names the leaves of a plain `.eqx`.
         chunk_bytes: Memory to stay within, about.
         overwrite: Replace chunks that are there.
@@ -153,7 +157,7 @@ def chunkify(
     holds = holds or found
     if holds == "state-dict":
         if given is None:
-            checkpoint = state_dict_at(where, key)
+            checkpoint = state_dict_at(where, key, allow_missing=allow_missing)
         else:
             checkpoint = checkpoint_in_memory(given, key=key, label=where)
         chunk_checkpoint(checkpoint, folder, chunk_bytes=chunk_bytes, overwrite=overwrite, job=job)
@@ -237,6 +241,7 @@ class Sides:
         job: Job,
         *,
         key: str | None,
+        allow_missing: bool,
         like: str | None,
         chunk_bytes: int,
     ) -> tuple[Checkpoint, Target]:
@@ -246,6 +251,7 @@ class Sides:
             stack: Removes what is temporary.
             job: Asked whether to stop.
             key: Dotted place of the state dict in a nested checkpoint.
+            allow_missing: Leave out entries that an index promises and no shard holds.
             like: `pkg.module:factory` that names the leaves of a plain `.eqx`.
             chunk_bytes: Memory to stay within, about.
         """
@@ -262,7 +268,7 @@ class Sides:
             parent = Path(tempfile.gettempdir())
             folder = stack.enter_context(temporary_folder(parent, "s2p-tui-chunks-"))
             if not there[0]:
-                checkpoint = state_dict_at(torch_side, key)
+                checkpoint = state_dict_at(torch_side, key, allow_missing=allow_missing)
                 chunk_checkpoint(
                     checkpoint, folder, chunk_bytes=chunk_bytes, durable=False, job=job
                 )
@@ -275,7 +281,8 @@ class Sides:
                 jax_side, like = folder, None
                 del target
                 gc.collect()
-        return state_dict_at(torch_side, key), pytree_at(jax_side, like)
+        checkpoint = state_dict_at(torch_side, key, allow_missing=allow_missing)
+        return checkpoint, pytree_at(jax_side, like)
 
 
 def _is_given(value: Any) -> bool:
@@ -325,6 +332,7 @@ def convert(
     save_mapping: str | Path | None = None,
     report: str | Path | None = None,
     key: str | None = None,
+    allow_missing: bool = False,
     like: str | None = None,
     confirm: Callable[[str], bool] | None = None,
 ) -> Report:
@@ -369,6 +377,7 @@ def convert(
         save_mapping: Save the alignment there, as a mapping file.
         report: Write a certificate there of what was read back, leaf by leaf.
         key: Dotted place of the state dict in a nested checkpoint.
+        allow_missing: Leave out entries that an index promises and no shard holds.
         like: `pkg.module:factory` that names the leaves of a plain `.eqx`.
         confirm: Asked about Claude's proposal, in place of the terminal.
 
@@ -400,7 +409,9 @@ def convert(
     job, chunk_bytes = Job(), chunk_size * MEBIBYTE
     output = output_path(Path(target_dir) / target_name)
     with cleaned_up_first(job), contextlib.ExitStack() as stack, in_words_of_python():
-        ends = sides.open(stack, job, key=key, like=like, chunk_bytes=chunk_bytes)
+        ends = sides.open(
+            stack, job, key=key, allow_missing=allow_missing, like=like, chunk_bytes=chunk_bytes
+        )
         session = _aligned(*ends, mapping, arrange, trust)
         stack.callback(session.close)
         if arrange_with_anthropic:
@@ -430,6 +441,7 @@ def convert_tree(
     dtype: str | None = None,
     chunk_size: int = 64,
     key: str | None = None,
+    allow_missing: bool = False,
 ) -> Any:
     """Fill a pytree from a state dict in memory, writing no file.
 
@@ -444,6 +456,7 @@ def convert_tree(
         dtype: Dtype of real floating-point leaves, in place of the pytree's.
         chunk_size: MiB to stay within, beside the new tree.
         key: Dotted place of the state dict in a nested checkpoint.
+        allow_missing: Leave out entries that an index promises and no shard holds.
 
     Returns:
         A new pytree of the structure of `pytree`, its arrays JAX arrays (NumPy arrays where
@@ -459,7 +472,7 @@ def convert_tree(
 
     with in_words_of_python():
         if isinstance(state_dict, str | Path):
-            checkpoint = state_dict_at(state_dict, key)
+            checkpoint = state_dict_at(state_dict, key, allow_missing=allow_missing)
         else:
             checkpoint = checkpoint_in_memory(state_dict, key=key)
         target = target_in_memory(pytree)

@@ -6,6 +6,8 @@
     ├── AlignmentError            3     rows are missing, mismatched or doubtful
     ├── InputError                4     a file cannot be read, or must not be trusted
     │   ├── AmbiguousStateDictError     several state dicts in one checkpoint
+    │   ├── NoStateDictError            nothing in it maps names to tensors
+    │   ├── MissingEntriesError         an index names entries that are not there
     │   └── OtherFilesError             files that do not belong together
     ├── TransformError            4     a transform does not apply to these shapes
     ├── OutputError               5     the result cannot be written
@@ -133,6 +135,28 @@ class AmbiguousStateDictError(InputError):
     def __init__(self, message: str, choices: Sequence[tuple[str, int]], hint: str = "") -> None:
         super().__init__(message, hint)
         self.choices = tuple(choices)
+
+
+class NoStateDictError(InputError):
+    """A file is sound, but nothing in it maps names to tensors."""
+
+
+class MissingEntriesError(InputError):
+    """A checkpoint's own list names entries that none of its files holds.
+
+    Attributes:
+        entries: Their names.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        entries: Sequence[str],
+        hint: str = "Copy or download the whole set again, or go on without them: "
+        "--allow-missing, in Python allow_missing=True.",
+    ) -> None:
+        super().__init__(message, hint)
+        self.entries = tuple(entries)
 
 
 class OtherFilesError(InputError):

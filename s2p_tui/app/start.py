@@ -162,6 +162,7 @@ def start_conversion_from_paths(
     dtype: str | None = None,
     mapping: str | Path | None = None,
     key: str | None = None,
+    allow_missing: bool = False,
     like: str | None = None,
     resume: Resume = "ask",
     ascii_only: bool | None = None,
@@ -177,6 +178,7 @@ def start_conversion_from_paths(
         mapping: A mapping file to start from if it is there, and to save to; None for beside the
             output.
         key: Dotted place of the state dict in a nested checkpoint.
+        allow_missing: Leave out entries that an index promises and no shard holds.
         like: `pkg.module:factory` that names the leaves of a plain `.eqx`.
         resume: What to do with edits that an earlier session on the same pair left.
         ascii_only: Use no signs beyond ASCII; None for what configuration and locale say.
@@ -195,7 +197,8 @@ def start_conversion_from_paths(
         from s2p_tui.session.session import Session
 
         require_order(pytree_path, state_dict_path)
-        checkpoint = state_dict_at(state_dict_path, key if chosen is None else chosen)
+        place = key if chosen is None else chosen
+        checkpoint = state_dict_at(state_dict_path, place, allow_missing=allow_missing)
         return Session.between(checkpoint, pytree_at(pytree_path, like))
 
     return _start(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from io import BufferedWriter, FileIO, TextIOWrapper
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from cyclopts import CycloptsError
 
@@ -96,8 +96,8 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if isinstance(sys.stdout, TextIOWrapper):
-        plain = sys.stdout
+    plain = cast("TextIOWrapper[Any] | None", sys.stdout)
+    if isinstance(plain, TextIOWrapper):
         sys.stdout = TextIOWrapper(
             BufferedWriter(_StandardOutput(plain.fileno(), "w", closefd=False)),
             plain.encoding,

@@ -7,7 +7,16 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
-from s2p_tui.cli.options import AsJson, Key, MappingFile, Trust, TrustAll, command, json_object
+from s2p_tui.cli.options import (
+    AllowMissing,
+    AsJson,
+    Key,
+    MappingFile,
+    Trust,
+    TrustAll,
+    command,
+    json_object,
+)
 from s2p_tui.errors import S2PError, UsageError
 
 
@@ -47,6 +56,7 @@ def check(
         ),
     ] = None,
     key: Key = None,
+    allow_missing: AllowMissing = False,
     torch_kwargs: Annotated[
         str, Parameter(help="The torch factory's arguments, as a JSON object.")
     ] = "{}",
@@ -130,6 +140,7 @@ def check(
             jax_kwargs=json_object("--jax-kwargs", jax_kwargs),
             model=model,
             key=key,
+            allow_missing=allow_missing,
             mapping=mapping,
             trust=None if trust_all else trust,
             tolerance=tolerance,

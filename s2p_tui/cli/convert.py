@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from s2p_tui.cli.options import (
     MEBIBYTE,
+    AllowMissing,
     AsJson,
     ChunkSize,
     Dtype,
@@ -84,6 +85,7 @@ def convert(
     trust: Trust = (),
     trust_all: TrustAll = False,
     key: Key = None,
+    allow_missing: AllowMissing = False,
     like: Like = None,
     dtype: Dtype = None,
     chunk_size: ChunkSize = 64,
@@ -122,7 +124,15 @@ def convert(
                 "Add --arrange claude, or leave them out.",
             )
         start = "order" if arrange == "order" else "auto"
-        session = Session.open(model, skeleton, key=key, like=like, mapping=mapping, arrange=start)
+        session = Session.open(
+            model,
+            skeleton,
+            key=key,
+            allow_missing=allow_missing,
+            like=like,
+            mapping=mapping,
+            arrange=start,
+        )
         if mapping is None:
             session.require_kinship()
         told.session = session
@@ -180,6 +190,7 @@ def verify(
     skeleton: Skeleton,
     mapping: Annotated[Path, Parameter(help="The mapping file it was converted with.")],
     key: Key = None,
+    allow_missing: AllowMissing = False,
     like: Like = None,
     dtype: Dtype = None,
     jobs: Jobs = None,
@@ -193,7 +204,9 @@ def verify(
     from s2p_tui.cli.progress import run_with_progress
     from s2p_tui.session.session import Session
 
-    session = Session.open(model, skeleton, key=key, like=like, mapping=mapping)
+    session = Session.open(
+        model, skeleton, key=key, allow_missing=allow_missing, like=like, mapping=mapping
+    )
     size = run_with_progress(
         lambda job: session.verify(output, dtype=dtype, report=report, job=job, jobs=jobs)
     )

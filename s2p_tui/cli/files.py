@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from s2p_tui.cli.options import MEBIBYTE, AsJson, ChunkSize, Key, Like, command, json_object
+from s2p_tui.cli.options import (
+    MEBIBYTE,
+    AllowMissing,
+    AsJson,
+    ChunkSize,
+    Key,
+    Like,
+    command,
+    json_object,
+)
 
 
 @command(
@@ -78,6 +87,7 @@ def inspect(
     /,
     *,
     key: Key = None,
+    allow_missing: AllowMissing = False,
     json: AsJson = False,
 ) -> int:
     """List what a file or folder holds.
@@ -86,7 +96,7 @@ def inspect(
     """
     from s2p_tui.cli.listing import describe
 
-    described = describe(file, key)
+    described = describe(file, key, allow_missing=allow_missing)
     for line in [described.as_json()] if json else described.as_lines():
         print(line)
     return 0
@@ -120,6 +130,7 @@ def chunk(
         Parameter(name="--as", help="What FILE holds, where its content does not tell."),
     ] = None,
     key: Key = None,
+    allow_missing: AllowMissing = False,
     like: Like = None,
     chunk_size: ChunkSize = 64,
     overwrite: Annotated[
@@ -141,6 +152,7 @@ def chunk(
             directory,
             holds=holds,
             key=key,
+            allow_missing=allow_missing,
             like=like,
             chunk_bytes=chunk_size * MEBIBYTE,
             overwrite=overwrite,

@@ -60,12 +60,13 @@ def _cell(text: str) -> str:
     return one_line(text, _LONGEST_CELL)
 
 
-def describe(path: Path, key: str | None = None) -> Listing:
+def describe(path: Path, key: str | None = None, *, allow_missing: bool = False) -> Listing:
     """List a checkpoint, skeleton, `.eqx`, mapping file or chunk folder.
 
     Args:
         path: The file, or the folder of a sharded checkpoint or of chunks.
         key: Dotted place of the state dict in a nested checkpoint.
+        allow_missing: Leave out entries that an index promises and no shard holds.
 
     Raises:
         S2PError: It cannot be read, or is none of these.
@@ -73,14 +74,15 @@ def describe(path: Path, key: str | None = None) -> Listing:
     kind = kind_of(path)
     with no_garbage_collection():
         if kind in READERS:
-            return _checkpoint(path, kind, key)
+            return _checkpoint(path, kind, key, allow_missing)
         if kind == "mapping":
             return _mapping(path)
         return _target(path, kind)
 
 
-def _checkpoint(path: Path, kind: str, key: str | None) -> Listing:
-    checkpoint = open_checkpoint(path, key)
+def _checkpoint(path: Path, kind: str, key: str | None, allow_missing: bool) -> Listing:
+    checkpoint = open_checkpoint(path, key, allow_missing=allow_missing)
+    kind = checkpoint.kind or kind
     entries = checkpoint.state_dict.entries
     notes = checkpoint.notes
     if kind == "chunks" and os.path.isdir(path) and find_manifest(path, PYTREE) is not None:

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from s2p_tui.cli.options import (
     MEBIBYTE,
+    AllowMissing,
     ChunkSize,
     Dtype,
     Jobs,
@@ -43,6 +44,7 @@ def open_app(
         ),
     ] = None,
     key: Key = None,
+    allow_missing: AllowMissing = False,
     like: Like = None,
     dtype: Dtype = None,
     chunk_size: ChunkSize = 64,
@@ -86,7 +88,15 @@ def open_app(
 
         start = mapping if _is_there(mapping) else None
         key_chosen = key if chosen is None else chosen
-        session = Session.open(model, skeleton, key=key_chosen, like=like, mapping=start, soon=True)
+        session = Session.open(
+            model,
+            skeleton,
+            key=key_chosen,
+            allow_missing=allow_missing,
+            like=like,
+            mapping=start,
+            soon=True,
+        )
         if start is None:
             session.require_kinship()
         return session

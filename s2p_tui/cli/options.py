@@ -103,6 +103,12 @@ Key = Annotated[
         "where several could be meant."
     ),
 ]
+AllowMissing = Annotated[
+    bool,
+    Parameter(
+        negative="", help="Leave out entries that an index of shards names and no shard holds."
+    ),
+]
 Like = Annotated[
     str | None,
     Parameter(help="pkg.module:factory of the model in a plain .eqx, to name its leaves."),

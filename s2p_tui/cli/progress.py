@@ -147,6 +147,7 @@ class ConvertReport:
             "rows": rows,
             "doubtful": self._rows(Fit.DOUBTFUL),
             "mismatched": self._rows(Fit.MISMATCHED),
+            "notes": list(session.checkpoint.notes) if session is not None else [],
             "unused": list(session.alignment.bench) if session is not None else [],
             "parts_unused": (
                 parts_unused(session.alignment.rows, session.checkpoint.state_dict)

@@ -98,8 +98,9 @@ class Report:
         path: The file that was written.
         rows: How many rows there are of each fit: exact, transformed, doubtful (that were trusted
             count as what they are), mismatched, gap.
-        warnings: What the user should know: entries and parts of entries that no leaf takes,
-            leaves that keep the skeleton's, numbers that did not survive a cast. One line each.
+        warnings: What the user should know: what was passed over in the checkpoint, entries and
+            parts of entries that no leaf takes, leaves that keep the skeleton's, numbers that did
+            not survive a cast. One line each.
         verified: Whether the file was read back and compared with its sources, bit by bit.
         bytes: Size of the file.
         seconds: From start to rename.
@@ -161,6 +162,7 @@ def warnings_of(
     alignment: Alignment, checkpoint: Checkpoint, target: Target, losses: Mapping[str, CastLoss]
 ) -> Iterator[str]:
     """What the user should know of a conversion, one line each."""
+    yield from (f"{checkpoint.label}: {note}" for note in checkpoint.notes)
     bench = alignment.bench
     if bench:
         more = ", …" if len(bench) > _UNUSED_SHOWN else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import prod
 from pathlib import Path
@@ -15,6 +15,20 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_EXTRA_STATE = "_extra_state"
+_SHOWN = 5
+FileKind = Literal[
+    "torch",
+    "torch-legacy",
+    "safetensors",
+    "sharded",
+    "chunks",
+    "pytree chunks",
+    "skeleton",
+    "eqx",
+    "mapping",
+]
+"""What a file is told to be by its content."""
 Region = tuple[tuple[int, int], ...]
 """A box in a tensor: `(start, stop)` per axis."""
 
@@ -78,7 +92,7 @@ class Tensors(Protocol):
         ...
 
     def descriptor(self, extent: Extent) -> int:
-        """An open file descriptor of the extent's file."""
+        """An open file descriptor of the extent's file, until the thread asks for another."""
         ...
 
     def check_unchanged(self) -> None:
@@ -106,6 +120,7 @@ class Checkpoint:
         tensors: Their numbers.
         key: Where in the file the state dict was found, dotted; empty at the top.
         notes: What the user should know, e.g. which items are not tensors.
+        kind: What it was read from, None for a state dict in memory.
     """
 
     label: str
@@ -115,16 +130,15 @@ class Checkpoint:
     tensors: Tensors
     key: str = ""
     notes: tuple[str, ...] = field(default=())
+    kind: FileKind | None = None
 
 
-FileKind = Literal[
-    "torch",
-    "torch-legacy",
-    "safetensors",
-    "sharded",
-    "chunks",
-    "pytree chunks",
-    "skeleton",
-    "eqx",
-    "mapping",
-]
+def without_extra_state(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint without what modules save beside their tensors by `get_extra_state`."""
+    extra = [e.key for e in checkpoint.state_dict if e.key.rpartition(".")[2] == _EXTRA_STATE]
+    if not extra:
+        return checkpoint
+    kept = (e for e in checkpoint.state_dict if e.key.rpartition(".")[2] != _EXTRA_STATE)
+    more = f" and {len(extra) - _SHOWN} more" if len(extra) > _SHOWN else ""
+    note = f"passed over, as no layer's weights are in them: {', '.join(extra[:_SHOWN])}{more}"
+    return replace(checkpoint, state_dict=StateDict(tuple(kept)), notes=(*checkpoint.notes, note))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,12 +39,11 @@ from s2p_tui.formats.headers import leaf_from_json
 from s2p_tui.formats.npy import iter_records
 from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.formats.sniff import READABLE
-from s2p_tui.formats.tensors import GONE, FileTensors
+from s2p_tui.formats.tensors import FileTensors
 
 FORMAT = "s2p-chunks"
 VERSION = 1
 _MAX_MANIFEST = 1 << 28
-_OPEN_AT_ONCE = 64
 _SHOWN = 5
 _READ_ONLY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _AGAIN = "Make the folder again with s2p-tui chunk."
@@ -164,30 +162,10 @@ def some(names: list[str]) -> str:
 
 
 class ChunkTensors(FileTensors):
-    """Tensors in many files, of which only a few are open at a time; symbolic links are refused."""
+    """Tensors in the files of a chunk folder; symbolic links are refused."""
 
     def __init__(self, extent: Callable[[str], Extent | None], files: Iterable[Path]) -> None:
-        super().__init__(extent, files)
-        self._open: OrderedDict[Path, int] = OrderedDict()
-
-    def descriptor(self, extent: Extent) -> int:
-        """An open file descriptor; good until as many other files were asked for."""
-        file = extent.file
-        if file in self._open:
-            self._open.move_to_end(file)
-            return self._open[file]
-        while len(self._open) >= _OPEN_AT_ONCE:
-            os.close(self._open.popitem(last=False)[1])
-        try:
-            self._open[file] = os.open(file, _READ_ONLY)
-        except OSError as error:
-            raise InputError(f"{file} can no longer be read: {error.strerror}.", GONE) from None
-        return self._open[file]
-
-    def close(self) -> None:
-        """Close the files."""
-        while self._open:
-            os.close(self._open.popitem()[1])
+        super().__init__(extent, files, _READ_ONLY)
 
 
 def _fields(manifest: Path, kind: Kind) -> tuple[Field, ...]:

@@ -352,7 +352,8 @@ def _of_json(path: Path) -> InputError:
                 _DOWNLOAD,
             )
     return InputError(
-        f"{path} is a text in JSON, but neither an index of shards nor a mapping.", _ACCEPTED
+        f"{path} is a text in JSON, neither a checkpoint, an index of shards nor a skeleton.",
+        _ACCEPTED,
     )
 
 

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
-from s2p_tui.errors import AmbiguousStateDictError, InputError
+from s2p_tui.errors import AmbiguousStateDictError, InputError, NoStateDictError
 
 _NOT_WEIGHTS = ("optim", "sched", "scaler", "callback", "loops", "rng", "hyper")
 _MAX_DEPTH = 8
@@ -50,7 +50,7 @@ def find_state_dict(
             if counts[""] * 2 > len(top) and counts[""] == max(counts.values()):
                 likely = {"": top}
         if not likely:
-            raise InputError(
+            raise NoStateDictError(
                 f"{label} holds no state dict: no mapping from names to tensors was found.",
                 "Save model.state_dict() with torch.save.",
             )

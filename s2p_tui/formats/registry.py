@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from s2p_tui.errors import InputError
-from s2p_tui.formats.base import Checkpoint, FileKind
+from s2p_tui.formats.base import Checkpoint, FileKind, without_extra_state
 from s2p_tui.formats.chunks import (
     PYTREE,
     STATE_DICT,
@@ -16,8 +17,10 @@ from s2p_tui.formats.chunks import (
     open_pytree_chunks,
     open_state_dict_chunks,
 )
+from s2p_tui.formats.folders import find_files, find_index
+from s2p_tui.formats.parts import alone_of_many, refuse_ranks, refuse_zero, zero_hint
 from s2p_tui.formats.safetensors import open_safetensors
-from s2p_tui.formats.sharded import find_index, open_sharded
+from s2p_tui.formats.sharded import open_parts, open_sharded
 from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.formats.skeleton_file import open_target as open_target_file
 from s2p_tui.formats.sniff import READABLE, sniff
@@ -32,31 +35,79 @@ READERS: Mapping[FileKind, Callable[[Path, str | None], Checkpoint]] = {
 }
 
 
-def open_checkpoint(path: str | Path, key: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    path: str | Path, key: str | None = None, *, allow_missing: bool = False
+) -> Checkpoint:
     """Describe a checkpoint of any known format, told by its content. Reads no tensor data.
 
     Args:
-        path: A file, an index of shards, or a folder that holds one; a chunk folder.
+        path: A file, an index of shards, or a folder that holds one checkpoint, its numbered
+            parts, or chunks.
         key: Dotted place of the state dict in a nested checkpoint; None to look for it.
+        allow_missing: Leave out entries that an index of shards promises and no shard holds.
 
     Raises:
         InputError: It is missing, damaged, hostile, or not a checkpoint.
         AmbiguousStateDictError: It holds several state dicts and `key` is None.
+        MissingEntriesError: An index promises more than its shards hold.
     """
     path = Path(path)
     try:
         if os.path.isdir(path):
-            path = _in_folder(path)
-        kind = sniff(path)
-        reader = READERS.get(kind)
-        if reader is None:
-            raise InputError(
-                f"{path} is {_WRONG_SIDE.get(kind, kind)}, a checkpoint was expected.",
-                "The order is: MODEL (the checkpoint), then SKELETON.",
-            )
-        return reader(path, key)
+            checkpoint = _open_folder(path, key, allow_missing)
+        else:
+            checkpoint = _open_file(path, key, allow_missing)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.", READABLE) from None
+    return without_extra_state(checkpoint)
+
+
+def _open_file(path: Path, key: str | None, allow_missing: bool) -> Checkpoint:
+    kind = sniff(path)
+    reader = READERS.get(kind)
+    if reader is None:
+        raise InputError(
+            f"{path} is {_WRONG_SIDE.get(kind, kind)}, a checkpoint was expected.",
+            "The order is: MODEL (the checkpoint), then SKELETON.",
+        )
+    if kind == "sharded":
+        checkpoint = open_sharded(path, key, allow_missing=allow_missing)
+    else:
+        refuse_ranks(path)
+        refuse_zero(path)
+        checkpoint = reader(path, key)
+    _refuse_placeholders(path, checkpoint)
+    alone = alone_of_many(path)
+    notes = (*checkpoint.notes, alone) if alone else checkpoint.notes
+    return replace(checkpoint, kind=kind, notes=notes)
+
+
+def _open_folder(folder: Path, key: str | None, allow_missing: bool) -> Checkpoint:
+    manifest = find_manifest(folder, STATE_DICT)
+    if manifest is None and (find_manifest(folder, PYTREE) or _is_of_ancestor(folder)):
+        manifest = _manifest(folder, STATE_DICT)
+    listed = manifest or find_index(folder)
+    if listed is not None:
+        return _open_file(listed, key, allow_missing)
+    found, notes = find_files(folder, lambda file: _open_file(file, None, False))
+    if isinstance(found, Path):
+        checkpoint = _open_file(found, key, allow_missing)
+    else:
+        checkpoint = replace(open_parts(found, key), kind="sharded")
+    return replace(checkpoint, notes=(*checkpoint.notes, *notes))
+
+
+def _refuse_placeholders(path: Path, checkpoint: Checkpoint) -> None:
+    """Make sure that the weights are there: DeepSpeed's ZeRO-3 leaves empty tensors behind."""
+    entries = checkpoint.state_dict.entries
+    weights = [entry.shape for entry in entries if entry.key.rpartition(".")[2] == "weight"]
+    empty = weights.count((0,))
+    if empty * 2 > len(weights):
+        raise InputError(
+            f"{path}: {empty:,} of {len(weights):,} weights are empty, as DeepSpeed's ZeRO-3 "
+            "leaves them where it splits the parameters over all processes.",
+            zero_hint(path),
+        )
 
 
 def open_target(path: str | Path) -> Target:
@@ -87,13 +138,6 @@ def kind_of(path: Path) -> FileKind:
     if find_manifest(path, STATE_DICT) is not None:
         return "chunks"
     return "sharded" if find_manifest(path, PYTREE) is None else "pytree chunks"
-
-
-def _in_folder(folder: Path) -> Path:
-    manifest = find_manifest(folder, STATE_DICT)
-    if manifest is None and (find_manifest(folder, PYTREE) or _is_of_ancestor(folder)):
-        return _manifest(folder, STATE_DICT)
-    return manifest or find_index(folder)
 
 
 def _manifest(folder: Path, kind: Kind) -> Path:

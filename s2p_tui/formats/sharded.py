@@ -1,8 +1,14 @@
-"""Checkpoints in several files: a `*.index.json` whose `weight_map` says which file holds what."""
+"""Checkpoints in several files, with an index that says which file holds what or without one.
+
+An index is a `*.index.json` with a `weight_map`, as Hugging Face's libraries write them.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.untrusted import (
@@ -12,8 +18,9 @@ from s2p_tui.alignment.untrusted import (
     parse_json,
     string_of,
 )
-from s2p_tui.errors import InputError
+from s2p_tui.errors import InputError, MissingEntriesError
 from s2p_tui.formats.base import Checkpoint, Extent
+from s2p_tui.formats.parts import some
 from s2p_tui.formats.safetensors import open_safetensors
 from s2p_tui.formats.sniff import read_whole, sniff
 from s2p_tui.formats.tensors import FileTensors
@@ -21,74 +28,134 @@ from s2p_tui.formats.torch_files import open_torch_legacy, open_torch_zip
 
 _MOST = 1 << 27
 """Bytes of an index; those of the largest models have a few million."""
-_READERS = {
+_SHOWN = 5
+READERS: Mapping[str, Callable[[Path, str | None], Checkpoint]] = {
     "torch": open_torch_zip,
     "torch-legacy": open_torch_legacy,
     "safetensors": open_safetensors,
 }
+"""Of the kinds that a part of a checkpoint can be."""
 
 
-def open_sharded(path: Path, key: str | None = None) -> Checkpoint:
+def open_sharded(path: Path, key: str | None = None, *, allow_missing: bool = False) -> Checkpoint:
     """Describe a sharded checkpoint. Reads the index and each shard's header, no tensor data.
 
-    Entries come shard by shard, in the shards' own order: indexes are usually sorted by name.
+    Entries come shard by shard, in the shards' own order: indexes are usually sorted by name. What
+    the shards hold besides is passed over, with a note.
 
     Args:
         path: The index.
         key: Place of the state dict within each shard, or None to look for it.
+        allow_missing: Leave out entries that no shard holds, with a note.
 
     Raises:
-        InputError: The index is damaged, points outside its folder, or index and shards disagree;
-            all disagreements are named.
+        MissingEntriesError: The index promises entries that no shard holds.
+        InputError: The index is damaged or points outside its folder; all reasons are named.
     """
     weight_map = _read_weight_map(path)
     problems: list[str] = []
+    absent: list[str] = []
+    shards: dict[str, Checkpoint] = {}
+    for name in sorted(set(weight_map.values())):
+        shard = _open_shard(path, name, key, problems, absent)
+        if shard is not None:
+            shards[name] = shard
+    holders: defaultdict[str, list[str]] = defaultdict(list)
+    for name, shard in shards.items():
+        for entry in shard.state_dict:
+            holders[entry.key].append(name)
+    chosen: dict[str, str] = {}
+    missing: list[str] = []
+    for entry, name in weight_map.items():
+        held_by = holders.get(entry, [])
+        if name in held_by:
+            chosen[entry] = name
+        elif len(held_by) == 1:
+            chosen[entry] = held_by[0]
+        elif held_by:
+            problems.append(f"{entry} is not in {name} but in {some(held_by)}")
+        else:
+            missing.append(entry)
+    if problems:
+        raise InputError(
+            f"{path} and its shards disagree: {_several(problems)}.",
+            "Copy or download the whole set again.",
+        )
+    notes: list[str] = []
+    if missing:
+        gone = "".join(f"; shard {name} is missing" for name in absent)
+        held = f"{len(missing):,} entries that the index promises: {some(missing)}{gone}"
+        if not allow_missing or not chosen:
+            raise MissingEntriesError(f"{path}: no shard holds {held}.", missing)
+        notes.append(f"left out, as no shard holds them: {held}")
+    moved = [entry for entry, name in chosen.items() if name != weight_map[entry]]
+    if moved:
+        notes.append(f"in another shard than the index says: {some(moved)}")
+    extra = [entry for entry, names in holders.items() if entry not in chosen and names]
+    if extra:
+        notes.append(f"passed over, as the index does not name them: {some(extra)}")
+    return _joined(path.name, (path,), shards, chosen, notes)
+
+
+def open_parts(files: Sequence[Path], key: str | None = None) -> Checkpoint:
+    """Describe the numbered parts of a checkpoint that has no index. Reads each one's header.
+
+    Args:
+        files: All of them, in order.
+        key: Place of the state dict within each part, or None to look for it.
+
+    Raises:
+        InputError: Parts are damaged, or hold entries of one name.
+    """
+    parts = {file.name: READERS[sniff(file)](file, key) for file in files}
+    chosen: dict[str, str] = {}
+    problems: list[str] = []
+    for name, part in parts.items():
+        for entry in part.state_dict:
+            first = chosen.setdefault(entry.key, name)
+            if first != name:
+                problems.append(f"{entry.key} is in {first} and in {name}")
+    folder = files[0].absolute().parent
+    if problems:
+        raise InputError(
+            f"{folder} holds parts that are not those of one state dict: {_several(problems)}.",
+            "Each may hold a slice of every tensor: join them with the library that wrote them. "
+            "Or give one of the files.",
+        )
+    return _joined(folder.name, (), parts, chosen, [])
+
+
+def _joined(
+    label: str,
+    index: tuple[Path, ...],
+    shards: Mapping[str, Checkpoint],
+    chosen: Mapping[str, str],
+    notes: Iterable[str],
+) -> Checkpoint:
     entries: list[Entry] = []
     extents: dict[str, Extent] = {}
-    files: list[Path] = []
-    for name in sorted(set(weight_map.values())):
-        shard = _open_shard(path, name, key, problems)
-        if shard is None:
-            continue
-        files.extend(shard.files)
-        wanted = {entry for entry, file in weight_map.items() if file == name}
-        held = {entry.key for entry in shard.state_dict}
-        problems += [f"{entry} is not in {name}" for entry in sorted(wanted - held)]
-        problems += [f"{entry} of {name} is not in the index" for entry in sorted(held - wanted)]
+    for name, shard in shards.items():
         for entry in shard.state_dict:
             extent = shard.tensors.extent(entry.key)
-            if entry.key in wanted and extent is not None:
+            if chosen.get(entry.key) == name and extent is not None:
                 storage = None if entry.storage is None else (name, entry.storage)
                 entries.append(Entry(entry.key, entry.shape, entry.dtype, storage))
                 extents[entry.key] = extent
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise InputError(
-            f"{path} and its shards disagree: {'; '.join(problems[:5])}{more}.",
-            "Copy or download the whole set again.",
-        )
-    size = sum(file.stat().st_size for file in files)
+    files = [file for shard in shards.values() for file in shard.files]
+    said = [note for shard in shards.values() for note in shard.notes]
     return Checkpoint(
-        path.name, (path, *files), size, StateDict(tuple(entries)), FileTensors(extents.get, files)
+        label,
+        (*index, *files),
+        sum(shard.size for shard in shards.values()),
+        StateDict(tuple(entries)),
+        FileTensors(extents.get, (*index, *files)),
+        notes=tuple(dict.fromkeys((*notes, *said))),
     )
 
 
-def find_index(folder: Path) -> Path:
-    """The one index in a folder.
-
-    Raises:
-        InputError: There is none, or more than one.
-    """
-    found = sorted(folder.glob("*.index.json"))
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise InputError(
-            f"{folder} is a folder without a *.index.json.",
-            "Pass a checkpoint file, or a folder that holds a sharded checkpoint.",
-        )
-    names = ", ".join(file.name for file in found)
-    raise InputError(f"{folder} holds several indexes: {names}.", "Pass the one that is meant.")
+def _several(problems: Sequence[str]) -> str:
+    more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return "; ".join(problems[:_SHOWN]) + more
 
 
 def _read_weight_map(path: Path) -> dict[str, str]:
@@ -110,14 +177,19 @@ def _read_weight_map(path: Path) -> dict[str, str]:
     return pairs
 
 
-def _open_shard(index: Path, name: str, key: str | None, problems: list[str]) -> Checkpoint | None:
+def _open_shard(
+    index: Path, name: str, key: str | None, problems: list[str], absent: list[str]
+) -> Checkpoint | None:
+    inside = PurePosixPath(name)
     file = index.parent / name
-    if Path(name).name != name:
+    if inside.is_absolute() or ".." in inside.parts or not inside.parts or "\0" in name:
         problems.append(f"shard {name!r} lies outside the index's folder")
+    elif not os.path.exists(file):
+        absent.append(name)
     elif not file.is_file():
-        problems.append(f"shard {name} is missing")
+        problems.append(f"shard {name} is not a file")
     else:
-        reader = _READERS.get(sniff(file))
+        reader = READERS.get(sniff(file))
         if reader is not None:
             return reader(file, key)
         problems.append(f"shard {name} is not a checkpoint")

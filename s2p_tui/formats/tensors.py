@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from math import prod
@@ -26,23 +27,32 @@ _LEAST_RUN, _MAX_GAP, _WITH_GAPS, _MAX_WASTE_IN_GAPS = 1 << 10, 1 << 14, 1 << 21
 """A read costs as much time as some ten kB that are read along with others. In bytes."""
 _PAGE = 1 << 12
 _CACHE_LINE = 64
+_OPEN_AT_ONCE = 64
 _LOOPING = threading.Lock()
 """Loops of short reads take turns: two at once hand the interpreter's lock to and fro at each."""
 
 
 class FileTensors(Tensors):
-    """Tensors that lie in files. Descriptors are opened on first use and kept until `close`.
+    """Tensors that lie in files, of which only a few are open at a time.
 
     Any thread may read.
 
     Args:
         extent: Says where a tensor lies, None if it is not there.
         files: All files they lie in.
+        flags: To open them with.
     """
 
-    def __init__(self, extent: Callable[[str], Extent | None], files: Iterable[Path]) -> None:
+    def __init__(
+        self,
+        extent: Callable[[str], Extent | None],
+        files: Iterable[Path],
+        flags: int = os.O_RDONLY | os.O_CLOEXEC,
+    ) -> None:
         self._extent = extent
-        self._descriptors: dict[Path, int] = {}
+        self._flags = flags
+        self._descriptors: OrderedDict[Path, int] = OrderedDict()
+        self._in_hand: dict[int, Path] = {}
         self._opening = threading.Lock()
         self._states = {file: _state(os.stat(file)) for file in files}
 
@@ -52,14 +62,25 @@ class FileTensors(Tensors):
     def descriptor(self, extent: Extent) -> int:
         file = extent.file
         with self._opening:
-            if file not in self._descriptors:
-                try:
-                    self._descriptors[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-                except OSError as error:
-                    raise InputError(
-                        f"{file} can no longer be read: {error.strerror}.", GONE
-                    ) from None
+            # Another thread must not close it while this one reads.
+            self._in_hand[threading.get_ident()] = file
+            if file in self._descriptors:
+                self._descriptors.move_to_end(file)
+                return self._descriptors[file]
+            self._close_some()
+            try:
+                self._descriptors[file] = os.open(file, self._flags)
+            except OSError as error:
+                raise InputError(f"{file} can no longer be read: {error.strerror}.", GONE) from None
             return self._descriptors[file]
+
+    def _close_some(self) -> None:
+        """Close those that were not asked for lately, as processes may open a thousand or so."""
+        if len(self._descriptors) >= _OPEN_AT_ONCE:
+            idle = (file for file in self._descriptors if file not in self._in_hand.values())
+            oldest = next(idle, None)
+            if oldest is not None:
+                os.close(self._descriptors.pop(oldest))
 
     def read(self, name: str, region: Region) -> NDArray[np.generic]:
         extent = self._extent(name)

@@ -120,7 +120,9 @@ _TARGETS = ("skeleton", "eqx", "pytree chunks")
 PYTREE_LABEL = "pytree in memory"
 
 
-def state_dict_at(where: str | Path, key: str | None = None) -> Checkpoint:
+def state_dict_at(
+    where: str | Path, key: str | None = None, *, allow_missing: bool = False
+) -> Checkpoint:
     """A checkpoint file or folder, or the state dict that an import path names.
 
     Args:
@@ -128,12 +130,13 @@ def state_dict_at(where: str | Path, key: str | None = None) -> Checkpoint:
             `file.py:attr`, which runs that code: a state dict, a torch module, or a function that
             makes one when called without arguments.
         key: Dotted place of the state dict in a nested one; None to look for it.
+        allow_missing: Leave out entries that an index promises and no shard holds.
 
     Raises:
         S2PError: There is nothing, it holds no state dict, or it cannot be read.
     """
     if is_there(where):
-        return open_checkpoint(where, key)
+        return open_checkpoint(where, key, allow_missing=allow_missing)
     return checkpoint_in_memory(state_dict_object(str(where)), key=key, label=str(where))
 
 

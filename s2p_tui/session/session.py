@@ -90,6 +90,7 @@ class Session:
         skeleton: str | Path,
         *,
         key: str | None = None,
+        allow_missing: bool = False,
         like: str | None = None,
         mapping: str | Path | None = None,
         arrange: Arrangement = "auto",
@@ -101,6 +102,7 @@ class Session:
             model: The checkpoint: file, index of shards, or folder that holds one.
             skeleton: A skeleton file, a plain `.eqx`, or `pkg.module:factory` (runs its code).
             key: Dotted place of the state dict in a nested checkpoint.
+            allow_missing: Leave out entries that an index promises and no shard holds.
             like: `pkg.module:factory` that names the leaves of a plain `.eqx`.
             mapping: A mapping file to start from.
             arrange: What to start from otherwise: the offline matcher's proposal, or strictly the
@@ -111,7 +113,7 @@ class Session:
             S2PError: Anything wrong with one of them, in one line.
         """
         with no_garbage_collection():
-            checkpoint = open_checkpoint(model, key)
+            checkpoint = open_checkpoint(model, key, allow_missing=allow_missing)
             target = open_any_target(skeleton, like)
             wanted = load_mapping(mapping) if mapping is not None else None
             session = cls.between(checkpoint, target, mapping=wanted, arrange=arrange, soon=soon)

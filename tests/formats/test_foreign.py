@@ -219,7 +219,7 @@ FAILED = {
     "lfs newline": ("\n" + LFS, "git-lfs pointer"),
     "annex": ("/annex/objects/SHA256E-s438007537--4d7a.pt\n", "git-annex pointer"),
     "text": ("Epoch 1: 3.1\n" * 300, "is a text, no checkpoint; it begins 'Epoch 1: 3.1'"),
-    "config": ('{"hidden_size": 768}', "text in JSON, but neither an index"),
+    "config": ('{"hidden_size": 768}', "text in JSON, neither a checkpoint"),
 }
 
 

@@ -53,6 +53,7 @@ class Request:
         jax_kwargs: Arguments of the other.
         model: The checkpoint; None for the weights the torch factory gives its module.
         key: Dotted place of the state dict in a nested checkpoint.
+        allow_missing: Leave out entries that an index promises and no shard holds.
         mapping: The mapping file; None for the session's own arrangement.
         trust: Doubtful rows to take for right, by key path; None for all.
         tolerance: Largest difference relative to the largest output that counts as agreement.
@@ -65,6 +66,7 @@ class Request:
     jax_kwargs: Mapping[str, Any]
     model: Path | None = None
     key: str | None = None
+    allow_missing: bool = False
     mapping: Path | None = None
     trust: tuple[str, ...] | None = ()
     tolerance: float = 1e-4
@@ -122,7 +124,9 @@ def check(request: Request, examples: Examples) -> CheckResult:
 def _checkpoint(request: Request, module: nn.Module, folder: Path) -> tuple[Checkpoint, str]:
     """The weights, which the module then has too, and what precedes the module's names there."""
     if request.model is not None:
-        checkpoint = open_checkpoint(request.model, request.key)
+        checkpoint = open_checkpoint(
+            request.model, request.key, allow_missing=request.allow_missing
+        )
         return checkpoint, load_weights(module, checkpoint)
     file = folder / "model.pt"
     with code_of("Saving the torch model's state_dict", "Give a --model checkpoint."):

@@ -1,0 +1,153 @@
+"""The checkpoint that a folder holds: a list of shards, numbered parts, or a single file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from s2p_tui.errors import AmbiguousStateDictError, InputError, NoStateDictError
+from s2p_tui.formats.base import Checkpoint
+from s2p_tui.formats.parts import Numbered, is_of_zero, numbered_sets, refuse_ranks, some, zero_hint
+from s2p_tui.formats.sharded import READERS
+from s2p_tui.formats.sniff import sniff
+
+Found = Path | tuple[Path, ...]
+"""A file to open, or the numbered parts of one checkpoint."""
+_NAMED = 6
+"""Candidates after which no more are opened: a message names five."""
+_DEEPEST = 3
+_MOST_LOOKED_AT = 2000
+"""Files and folders looked at below a folder, to name the checkpoints that lie there."""
+
+
+def find_index(folder: Path) -> Path | None:
+    """The index of the sharded checkpoint that a folder holds; None if it has none.
+
+    Raises:
+        InputError: It holds more than one.
+    """
+    found = sorted(folder.glob("*.index.json"))
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found)
+        raise InputError(f"{folder} holds several indexes: {names}.", "Pass the one that is meant.")
+    return found[0] if found else None
+
+
+def find_files(folder: Path, opened: Callable[[Path], Checkpoint]) -> tuple[Found, tuple[str, ...]]:
+    """The one checkpoint among the files of a folder without an index, and what to note of others.
+
+    Args:
+        folder: The folder; its subfolders are not looked into.
+        opened: Opens a checkpoint, to see which of the files hold a state dict.
+
+    Raises:
+        InputError: There is none, or more than one; they are named.
+    """
+    files = [file for file in _files(folder) if _is_checkpoint(file)]
+    sets = numbered_sets(files)
+    parts = {file for found in sets for file in found.files}
+    if len(sets) == 1 and sets[0].missing:
+        raise _incomplete(folder, sets[0])
+    held: list[Found] = [found.files for found in sets]
+    passed: list[str] = []
+    for file in files:
+        if len(held) >= _NAMED:
+            break
+        if file not in parts:
+            refuse_ranks(file)
+            try:
+                opened(file).tensors.close()
+            except NoStateDictError:
+                passed.append(file.name)
+                continue
+            except AmbiguousStateDictError:
+                pass
+            except InputError:
+                # Damaged or not, it may be the one that is meant; alone, it says what is wrong.
+                pass
+            held.append(file)
+    if len(held) > 1:
+        names = some([_name(found) for found in held])
+        raise InputError(
+            f"{folder} holds several checkpoints: {names}.", "Pass the one that is meant."
+        )
+    if not held:
+        raise _empty(folder, passed)
+    notes = (f"passed over: {some(passed)}, without a state dict",) if passed else ()
+    return held[0], notes
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    with os.scandir(folder) as inside:
+        names = sorted(item.name for item in inside if item.is_file())
+    return (folder / name for name in names if not name.startswith("."))
+
+
+def _is_checkpoint(file: Path) -> bool:
+    try:
+        return sniff(file) in READERS
+    except InputError:
+        return False
+
+
+def _name(found: Found) -> str:
+    if isinstance(found, Path):
+        return found.name
+    return f"{found[0].name} … {found[-1].name}"
+
+
+def _incomplete(folder: Path, found: Numbered) -> InputError:
+    there, gone = len(found.files), len(found.missing)
+    return InputError(
+        f"{folder} holds {there} of {there + gone} numbered parts of a checkpoint, without "
+        f"{some(found.missing)}.",
+        "Copy or download what is missing; or give one of the files, to read it alone.",
+    )
+
+
+def _empty(folder: Path, passed: list[str]) -> InputError:
+    below = [str(path.relative_to(folder)) for path in _below(folder)]
+    zero = [name for name in (*passed, *below) if is_of_zero(os.path.basename(name))]
+    if zero:
+        return InputError(
+            f"{folder} holds no whole model, only what DeepSpeed's ZeRO split over all processes: "
+            f"{some(zero)}.",
+            zero_hint(folder / zero[0]),
+        )
+    if below:
+        return InputError(
+            f"{folder} holds no checkpoint itself; below it lie {some(below)}.",
+            "Pass the one that is meant.",
+        )
+    without = f", only {some(passed)} without a state dict" if passed else ""
+    return InputError(
+        f"{folder} is a folder without a checkpoint{without}.",
+        "Pass a checkpoint file, or a folder that holds one or its shards.",
+    )
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """What can be given of the folders below one: indexes and checkpoints, nearest first."""
+    looked_at = 0
+    level = [folder]
+    for _ in range(_DEEPEST):
+        deeper: list[Path] = []
+        for place in level:
+            try:
+                items = sorted(place.iterdir())
+            except OSError:
+                continue
+            for item in items:
+                looked_at += 1
+                if looked_at > _MOST_LOOKED_AT:
+                    return
+                if item.is_dir():
+                    if (item / ".metadata").is_file():
+                        yield item
+                    deeper.append(item)
+                elif place != folder and (
+                    item.name.endswith(".index.json") or _is_checkpoint(item)
+                ):
+                    yield item
+        level = deeper

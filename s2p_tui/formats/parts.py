@@ -1,0 +1,144 @@
+"""Files that are one of several by their names: numbered parts, ranks of a parallel run."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from s2p_tui.errors import InputError, NoStateDictError
+
+_OF = re.compile(r"^(?P<stem>.*?)(?P<number>\d+)(?P<of>[-_. ]of[-_. ])(?P<total>\d+)(?P<rest>.*)$")
+"""`model-00001-of-00003.safetensors`, as transformers and others number them."""
+_RANK = re.compile(
+    r"^(?P<stem>consolidated\.|(?:.*[-_.])?(?:mp|tp|model|model_parallel|tensor_parallel)_rank_"
+    r"|model-rank-)(?P<number>\d+)(?P<rest>.*)$"
+)
+"""`consolidated.00.pth` (Llama), `mp_rank_00…` (Megatron, DeepSpeed), `model-rank-0-…` (vLLM)."""
+_ZERO = re.compile(r"(?:^|_)zero_pp_rank_\d+_")
+_MOST_PARTS = 1_000_000
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Files of one folder that are numbered parts of one checkpoint.
+
+    Attributes:
+        files: Those that are there, in order.
+        missing: The names of those that are not.
+    """
+
+    files: tuple[Path, ...]
+    missing: tuple[str, ...]
+
+
+def numbered_sets(files: Iterable[Path]) -> list[Numbered]:
+    """The sets of numbered parts among the files of a folder, complete or not."""
+    groups: dict[tuple[str, str, str, str], dict[int, Path]] = {}
+    for file in files:
+        found = _OF.match(file.name)
+        if found is not None and 0 < int(found["total"]) <= _MOST_PARTS:
+            name = (found["stem"], found["of"], found["total"], found["rest"])
+            groups.setdefault(name, {})[int(found["number"])] = file
+    return [_numbered(*name, found) for name, found in groups.items()]
+
+
+def _numbered(stem: str, of: str, total: str, rest: str, found: dict[int, Path]) -> Numbered:
+    first = 0 if 0 in found else 1
+    width = len(_OF.match(next(iter(found.values())).name)["number"])  # type: ignore[index]
+    absent = [n for n in range(first, first + int(total)) if n not in found]
+    missing = (f"{stem}{number:0{width}}{of}{total}{rest}" for number in absent)
+    return Numbered(tuple(found[number] for number in sorted(found)), tuple(missing))
+
+
+def alone_of_many(file: Path) -> str:
+    """What to note of a file that is opened by itself and is a part of more; empty if it is not."""
+    found = _OF.match(file.name)
+    if found is None or int(found["total"]) < 2:
+        return ""
+    return (
+        f"{file.name} is one of {int(found['total']):,} parts: entries of the others are not read; "
+        "give the folder to read all"
+    )
+
+
+def refuse_ranks(file: Path) -> None:
+    """Make sure that a file is not one device's part of tensors that are split over several.
+
+    Raises:
+        InputError: It is, by its name or its folder's, and others lie beside it; they are named.
+    """
+    for place in (file, file.absolute().parent):
+        ranks = _ranks_beside(place)
+        if len(ranks) > 1:
+            raise InputError(
+                f"{file} is one of {len(ranks)} parts of a model that was split over as many "
+                f"devices ({some([rank.name for rank in ranks])}): each has a slice of every large "
+                "tensor.",
+                "Join them with the converter of the library that wrote them "
+                "(convert_llama_weights_to_hf.py for Llama's), or with torch.cat, tensor by "
+                "tensor, along the axis that each was split along; then give the result.",
+            )
+
+
+def _ranks_beside(place: Path) -> Sequence[Path]:
+    found = _RANK.match(place.name)
+    if found is None:
+        return ()
+    beside: list[Path] = []
+    try:
+        with os.scandir(place.parent) as inside:
+            for item in inside:
+                other = _RANK.match(item.name)
+                if other is not None and other.group("stem", "rest") == found.group("stem", "rest"):
+                    beside.append(place.parent / item.name)
+    except OSError:
+        return ()
+    return sorted(beside)
+
+
+def is_of_zero(name: str) -> bool:
+    """Return True if DeepSpeed gives a file this name where ZeRO splits what it holds."""
+    return _ZERO.search(name) is not None
+
+
+def refuse_zero(file: Path) -> None:
+    """Make sure that a file is none of those over which DeepSpeed's ZeRO splits a state.
+
+    Raises:
+        NoStateDictError: It is, by its name.
+    """
+    if is_of_zero(file.name):
+        raise NoStateDictError(
+            f"{file} is one process's part of what DeepSpeed's ZeRO splits over all of them: it "
+            "holds no whole tensors.",
+            zero_hint(file),
+        )
+
+
+def zero_hint(file: Path) -> str:
+    """The way out where DeepSpeed's ZeRO split a model, given one of the files it wrote."""
+    folder = file.absolute().parent
+    script = next(
+        (place / "zero_to_fp32.py" for place in (folder.parent, folder)
+         if (place / "zero_to_fp32.py").is_file()),
+        None,
+    )  # fmt: skip
+    if script is not None:
+        return (
+            f"Join the parts with the script that DeepSpeed put there: python {script} "
+            f"{script.parent} {script.parent / 'joined'}; then give the folder it wrote."
+        )
+    return (
+        "Join the parts with zero_to_fp32.py, which DeepSpeed writes beside the checkpoint's "
+        "folders, or deepspeed.utils.zero_to_fp32; then give what it wrote."
+    )
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
