@@ -1,30 +1,30 @@
 """Unpickling that cannot run anything.
 
-A pickle is a program for a stack machine. This machine knows the opcodes that build plain data and
-no others, and the only names it resolves are the ones in a table the caller gives, each bound to a
-constructor of ours. No module is imported and no attribute looked up on the pickle's behalf.
+A pickle is a program for a stack machine. This machine imports no module and looks no attribute up
+on the pickle's behalf: the only names it resolves are those in a table the caller gives, each bound
+to a constructor of ours. Any other name, and whatever is made by calling it, is a `Placeholder`
+that records the call and is as harmless as a string.
 
-A pickle can name a thing again in two bytes. What takes longer the larger the thing is may
-therefore be done to no more in all than the pickle has opcodes: its time grows with its size alone.
+How it is bounded:
+- Each opcode takes constant time and memory, except for the bytes it carries itself. Work that
+  grows with the size of a value (`OrderedDict(items)`, hashing a tuple) is either limited per call
+  or, in all, to the number of opcodes: a pickle can name a large value again in two bytes.
+- There are at most `MOST_OPCODES`, and nothing is ever walked or hashed in depth.
+- Long strings stay in the file: only their place is recorded (`Stretch`).
 """
 
 from __future__ import annotations
 
+import io
+import os
 import pickletools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 Constructor = Callable[..., Any]
-
-
-class BlockedGlobalError(Exception):
-    """The pickle wants a name that is not in the table."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
 
 
 class BadPickleError(Exception):
@@ -33,27 +33,68 @@ class BadPickleError(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Known:
-    """A resolved name: what it is called and what stands in for it when it is called."""
+    """A name of the table: what it is called and what stands in for it when it is called."""
 
     name: str
     construct: Constructor
 
 
-_PUSH = frozenset(
-    (
-        *("NONE", "NEWTRUE", "NEWFALSE", "FLOAT", "BINFLOAT"),
-        *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
-        *("STRING", "BINSTRING", "SHORT_BINSTRING"),
-        *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-        *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
-    )
-)
-_CONTAINERS = frozenset((list, tuple, dict, set, frozenset))
+@dataclass(slots=True, eq=False)
+class Placeholder:
+    """A name outside the table, or an object made by calling one: recorded, never made.
+
+    Attributes:
+        module: The module the name is of.
+        name: The name in that module.
+        arguments: Arguments of the call; None for the name itself, which was not called.
+        state: State that BUILD gave the object (`__setstate__`, or its `__dict__`), or None.
+        items: What was set in it like in a dictionary, or None.
+        elements: What was appended or added to it like to a list or set, or None.
+        is_call: Whether REDUCE called a function, which may return anything.
+    """
+
+    module: str
+    name: str
+    arguments: tuple[Any, ...] | None = None
+    state: Any = None
+    items: dict[Any, Any] | None = None
+    elements: list[Any] | None = None
+    is_call: bool = False
+
+    @property
+    def dotted(self) -> str:
+        """The whole name."""
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stretch:
+    """A long string that was left in the file.
+
+    Attributes:
+        start: Position of its first byte in the stream.
+        nbytes: Its length there.
+        is_text: Whether it is text, stored as UTF-8; bytes otherwise.
+    """
+
+    start: int
+    nbytes: int
+    is_text: bool
+
+
+MOST_OPCODES = 1 << 26
+"""A tensor takes 30 to 50, so this is more than a million of them, and less than three minutes."""
+_LONG_BYTES = 1 << 9
+"""Bytes from here on stay in the file: the elements of an array, which are read when wanted."""
+_LONG_TEXT = 1 << 14
+"""Text from here on, which is no name: keys of 5,000 letters do occur."""
+_LONGEST_LINE = 1 << 28
 _MOST_ARGUMENTS = 64
 _MOST_PARTS = 64
 _MOST_BITS = 1 << 12
 _AHEAD = 1 << 12
-_CONSTANTS: Mapping[str, object] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_COPYREG = frozenset(("copyreg", "copy_reg"))
+_COPYREG_NAMES = frozenset(("_reconstructor", "__newobj__", "__newobj_ex__"))
 
 
 class _Mark:
@@ -69,11 +110,20 @@ class PickleMachine:
     Args:
         table: Dotted names (`module.attribute`) and what stands in for each when it is called.
         persistent: Turns a persistent id into a value.
+
+    Attributes:
+        strangers: How often names outside the table were called, by module; a name that was
+            only mentioned counts once.
     """
 
     def __init__(self, table: Mapping[str, Constructor], persistent: Callable[[Any], Any]) -> None:
-        self._known = {name: Known(name, construct) for name, construct in table.items()}
+        # Looked up by module and name, so that no long name is ever put together.
+        self._names: dict[tuple[str, str], Known | Placeholder] = {}
+        for name, construct in table.items():
+            module, _, attribute = name.rpartition(".")
+            self._names[module, attribute] = Known(name, construct)
         self._persistent = persistent
+        self.strangers: Counter[str] = Counter()
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         self._opcodes = self._handed_over = 0
@@ -82,7 +132,6 @@ class PickleMachine:
         """The value of the pickle at the stream's position, which is left behind its STOP.
 
         Raises:
-            BlockedGlobalError: It wants a name outside the table.
             BadPickleError: It is malformed, or uses opcodes no checkpoint needs.
         """
         self._stack = []
@@ -92,107 +141,195 @@ class PickleMachine:
             # Odd escapes in old strings are the file's affair, not a warning to the user.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
-                for opcode, argument, _ in pickletools.genops(stream):
-                    if opcode.name == "STOP":
-                        return self._stack.pop()
-                    self._step(opcode.name, argument)
+                return self._run(_Source(stream))
         except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
             raise BadPickleError(str(error) or type(error).__name__) from None
         except (OverflowError, MemoryError, RecursionError):
             raise BadPickleError("it claims more than there can be") from None
+
+    def _run(self, source: _Source) -> Any:
+        read, push = source.read, self._stack.append
+        while code := read(1):
+            self._opcodes += 1
+            try:
+                argument, step = _OPCODES[code]
+            except KeyError:
+                raise BadPickleError(f"byte {code!r} is no opcode a checkpoint needs") from None
+            if step is None:
+                assert argument is not None
+                push(argument(source))
+            else:
+                step(self, argument(source) if argument else None)
+                if code == b".":
+                    return self._stack.pop()
+                if self._opcodes > MOST_OPCODES:
+                    raise BadPickleError(f"it has more than {MOST_OPCODES:,} opcodes")
         raise BadPickleError("it has no end")
 
-    def _step(self, name: str, argument: Any) -> None:
-        stack = self._stack
-        self._opcodes += 1
-        if name in _PUSH:
-            stack.append(_CONSTANTS.get(name, argument))
-            return
-        match name:
-            case "BINGET" | "LONG_BINGET" | "GET":
-                stack.append(self._memo[int(argument)])
-            case "BINPUT" | "LONG_BINPUT" | "PUT":
-                self._memo[int(argument)] = stack[-1]
-            case "MEMOIZE":
-                self._memo[len(self._memo)] = stack[-1]
-            case "MARK":
-                stack.append(_MARK)
-            case "EMPTY_TUPLE":
-                stack.append(())
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = int(name[-1])
-                stack[-count:] = [tuple(stack[-count:])]
-            case "TUPLE":
-                stack.append(tuple(self._pop_mark()))
-            case "EMPTY_LIST":
-                stack.append([])
-            case "LIST":
-                stack.append(self._pop_mark())
-            case "EMPTY_DICT":
-                stack.append({})
-            case "DICT":
-                stack.append(_paired(self._pop_mark()))
-            case "EMPTY_SET":
-                stack.append(set())
-            case "FROZENSET":
-                stack.append(frozenset(map(hashable, self._pop_mark())))
-            case "APPEND":
-                item = stack.pop()
-                self._fill(stack[-1], list, "append", item)
-            case "APPENDS":
-                items = self._pop_mark()
-                self._fill(stack[-1], list, "extend", items)
-            case "SETITEM":
-                value, key = stack.pop(), stack.pop()
-                self._fill(stack[-1], dict, "update", _paired([key, value]))
-            case "SETITEMS":
-                items = self._pop_mark()
-                self._fill(stack[-1], dict, "update", _paired(items))
-            case "ADDITEMS":
-                items = list(map(hashable, self._pop_mark()))
-                self._fill(stack[-1], set, "update", items)
-            case "GLOBAL" | "INST":
-                known = self._resolve(*str(argument).split(" ", 1))
-                if name == "INST":
-                    stack.append(known.construct(*self._pop_mark()))
-                else:
-                    stack.append(known)
-            case "STACK_GLOBAL":
-                attribute, module = stack.pop(), stack.pop()
-                stack.append(self._resolve(module, attribute))
-            case "REDUCE" | "NEWOBJ":
-                arguments, function = stack.pop(), stack.pop()
-                stack.append(self._call(function, arguments))
-            case "BUILD":
-                stack.pop()
-            case "PERSID":
-                stack.append(self._persistent(argument))
-            case "BINPERSID":
-                stack.append(self._persistent(stack.pop()))
-            case "POP":
-                stack.pop()
-            case "POP_MARK":
-                self._pop_mark()
-            case "PROTO" | "FRAME":
-                pass
-            case _:
-                raise BadPickleError(f"opcode {name} has no place in a checkpoint")
+    def _nothing(self, _: Any) -> None:
+        pass
+
+    def _none(self, _: Any) -> None:
+        self._stack.append(None)
+
+    def _true(self, _: Any) -> None:
+        self._stack.append(True)
+
+    def _false(self, _: Any) -> None:
+        self._stack.append(False)
+
+    def _get(self, argument: Any) -> None:
+        self._stack.append(self._memo[int(argument)])
+
+    def _put(self, argument: Any) -> None:
+        self._memo[int(argument)] = self._stack[-1]
+
+    def _memoize(self, _: Any) -> None:
+        self._memo[len(self._memo)] = self._stack[-1]
+
+    def _mark(self, _: Any) -> None:
+        self._stack.append(_MARK)
+
+    def _empty_tuple(self, _: Any) -> None:
+        self._stack.append(())
+
+    def _tuple1(self, _: Any) -> None:
+        self._stack[-1:] = [(self._stack[-1],)]
+
+    def _tuple2(self, _: Any) -> None:
+        self._stack[-2:] = [(self._stack[-2], self._stack[-1])]
+
+    def _tuple3(self, _: Any) -> None:
+        self._stack[-3:] = [(self._stack[-3], self._stack[-2], self._stack[-1])]
+
+    def _tuple(self, _: Any) -> None:
+        self._stack.append(tuple(self._pop_mark()))
+
+    def _empty_list(self, _: Any) -> None:
+        self._stack.append([])
+
+    def _list(self, _: Any) -> None:
+        self._stack.append(self._pop_mark())
+
+    def _empty_dict(self, _: Any) -> None:
+        self._stack.append({})
+
+    def _dict(self, _: Any) -> None:
+        self._stack.append(_paired(self._pop_mark()))
+
+    def _empty_set(self, _: Any) -> None:
+        self._stack.append(Placeholder("builtins", "set", ()))
+
+    def _frozenset(self, _: Any) -> None:
+        items = self._pop_mark()
+        self._stack.append(Placeholder("builtins", "frozenset", (), elements=items))
+
+    def _append(self, _: Any) -> None:
+        item = self._stack.pop()
+        self._extend([item])
+
+    def _appends(self, _: Any) -> None:
+        self._extend(self._pop_mark())
+
+    def _extend(self, items: list[Any]) -> None:
+        container = self._stack[-1]
+        if type(container) is list:
+            cast("list[Any]", container).extend(items)
+        elif isinstance(container, Placeholder):
+            if container.elements is None:
+                container.elements = []
+            container.elements.extend(items)
+        else:
+            raise BadPickleError(f"{type(container).__name__} is not a list")
+
+    def _setitem(self, _: Any) -> None:
+        value, key = self._stack.pop(), self._stack.pop()
+        self._update(_paired([key, value]))
+
+    def _setitems(self, _: Any) -> None:
+        self._update(_paired(self._pop_mark()))
+
+    def _update(self, items: dict[Any, Any]) -> None:
+        container = self._stack[-1]
+        if type(container) is dict:
+            cast("dict[Any, Any]", container).update(items)
+        elif isinstance(container, Placeholder):
+            if container.items is None:
+                container.items = {}
+            container.items.update(items)
+        else:
+            raise BadPickleError(f"{type(container).__name__} is not a dict")
+
+    def _global(self, argument: Any) -> None:
+        self._stack.append(self._named(*str(argument).split(" ", 1)))
+
+    def _stack_global(self, _: Any) -> None:
+        attribute, module = self._stack.pop(), self._stack.pop()
+        self._stack.append(self._named(module, attribute))
+
+    def _inst(self, argument: Any) -> None:
+        arguments = tuple(self._pop_mark())
+        self._stack.append(self._call(self._named(*str(argument).split(" ", 1)), arguments))
+
+    def _obj(self, _: Any) -> None:
+        function, *arguments = self._pop_mark()
+        self._stack.append(self._call(function, tuple(arguments)))
+
+    def _reduce(self, _: Any) -> None:
+        arguments, function = self._stack.pop(), self._stack.pop()
+        made = self._call(function, arguments)
+        if isinstance(made, Placeholder) and made.name == getattr(function, "name", None):
+            made.is_call = True
+        self._stack.append(made)
+
+    def _newobj(self, _: Any) -> None:
+        arguments, function = self._stack.pop(), self._stack.pop()
+        self._stack.append(self._call(function, arguments))
+
+    def _newobj_ex(self, _: Any) -> None:
+        keywords, arguments, function = (self._stack.pop() for _ in range(3))
+        made = self._call(function, arguments)
+        if isinstance(made, Placeholder):
+            made.state = keywords
+        self._stack.append(made)
+
+    def _build(self, _: Any) -> None:
+        state = self._stack.pop()
+        built = self._stack[-1]
+        if isinstance(built, Placeholder) and built.arguments is not None:
+            built.state = state
+
+    def _persid(self, argument: Any) -> None:
+        self._stack.append(self._persistent(argument))
+
+    def _binpersid(self, _: Any) -> None:
+        self._stack.append(self._persistent(self._stack.pop()))
+
+    def _pop(self, _: Any) -> None:
+        self._stack.pop()
+
+    def _drop_mark(self, _: Any) -> None:
+        self._pop_mark()
 
     def _pop_mark(self) -> list[Any]:
         stack = self._stack
         start = len(stack) - 1
-        while stack[start] is not _MARK:
+        while start >= 0 and stack[start] is not _MARK:
             start -= 1
-            if start < 0:
-                raise BadPickleError("a mark is missing")
+        if start < 0:
+            raise BadPickleError("a mark is missing")
         items = stack[start + 1 :]
         del stack[start:]
         return items
 
     def _call(self, function: Any, arguments: Any) -> Any:
-        if not isinstance(function, Known) or type(arguments) is not tuple:
-            raise BadPickleError(f"{type(function).__name__} is called like a function")
+        if type(arguments) is not tuple:
+            raise BadPickleError("a call has no arguments")
         given = cast("tuple[Any, ...]", arguments)
+        if isinstance(function, Placeholder):
+            return self._stand_in(function, given)
+        if not isinstance(function, Known):
+            raise BadPickleError(f"{type(function).__name__} is called like a function")
         if len(given) > _MOST_ARGUMENTS:
             raise BadPickleError(f"{function.name} is called with {len(given):,} arguments")
         self._handed_over += sum(map(_length, given))
@@ -200,28 +337,178 @@ class PickleMachine:
             raise BadPickleError("it hands one large value over again and again")
         return function.construct(*given)
 
-    def _resolve(self, module: Any, attribute: Any) -> Known:
+    def _stand_in(self, function: Placeholder, given: tuple[Any, ...]) -> Placeholder:
+        """Record a call; one that only makes an object of a class is recorded as that class's."""
+        made, items = function, None
+        if function.module in _COPYREG and function.name in _COPYREG_NAMES and given:
+            if isinstance(given[0], Placeholder):
+                made = given[0]
+            base = given[-1]
+            items = cast("dict[Any, Any]", base) if type(base) is dict else None
+        if made.arguments is None:
+            self.strangers[made.module] += 1
+        return Placeholder(made.module, made.name, given, items=items)
+
+    def _named(self, module: Any, attribute: Any) -> Known | Placeholder:
         if type(module) is not str or type(attribute) is not str:
             raise BadPickleError("a name is not a string")
-        name = f"{module}.{attribute}"
-        try:
-            return self._known[name]
-        except KeyError:
-            raise BlockedGlobalError(name) from None
-
-    @staticmethod
-    def _fill(container: Any, kind: type, method: str, items: Any) -> None:
-        if type(container) is kind:
-            getattr(container, method)(items)
-        elif not isinstance(container, Opaque):
-            raise BadPickleError(f"{type(container).__name__} is not a {kind.__name__}")
+        found = self._names.get((module, attribute))
+        if found is None:
+            found = self._names[module, attribute] = Placeholder(module, attribute)
+            self.strangers[module] += 0
+        return found
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Opaque:
-    """A value that is of no interest here, such as an optimizer's settings."""
+class _Source:
+    """The stream a pickle is read from, in the form that `pickletools` reads arguments from."""
 
-    name: str
+    def __init__(self, stream: BinaryIO) -> None:
+        self.read = stream.read
+        self._stream = stream
+        position = stream.tell()
+        self._end = stream.seek(0, os.SEEK_END)
+        stream.seek(position)
+
+    def readline(self) -> bytes:
+        return self._stream.readline(_LONGEST_LINE)
+
+    def string(self, width: int, longest: int, is_text: bool) -> bytes | Stretch:
+        """A string behind its length, or its place if it is long."""
+        length = self.read(width)
+        nbytes = int.from_bytes(length, "little")
+        if nbytes < longest:
+            found = self.read(nbytes)
+            if len(length) == width and len(found) == nbytes:
+                return found
+        else:
+            start = self._stream.tell()
+            if start + nbytes <= self._end:
+                self._stream.seek(nbytes, os.SEEK_CUR)
+                return Stretch(start, nbytes, is_text)
+        raise BadPickleError("it is cut short in a string")
+
+
+def _text(width: int) -> Callable[[Any], Any]:
+    def read(source: _Source) -> str | Stretch:
+        found = source.string(width, _LONG_TEXT, is_text=True)
+        return found if isinstance(found, Stretch) else str(found, "utf-8", "surrogatepass")
+
+    return read
+
+
+def _bytes(width: int) -> Callable[[Any], Any]:
+    return lambda source: source.string(width, _LONG_BYTES, is_text=False)
+
+
+def _old_string(width: int) -> Callable[[Any], Any]:
+    """Strings of Python 2, which were text and bytes at once."""
+
+    def read(source: _Source) -> str | Stretch:
+        found = source.string(width, _LONG_BYTES, is_text=False)
+        return found if isinstance(found, Stretch) else str(found, "latin-1")
+
+    return read
+
+
+Reader = Callable[[Any], Any]
+Step = Callable[[PickleMachine, Any], None]
+_STRINGS: Mapping[str, Reader] = {
+    "SHORT_BINUNICODE": _text(1),
+    "BINUNICODE": _text(4),
+    "BINUNICODE8": _text(8),
+    "SHORT_BINBYTES": _bytes(1),
+    "BINBYTES": _bytes(4),
+    "BINBYTES8": _bytes(8),
+    "BYTEARRAY8": _bytes(8),
+    "SHORT_BINSTRING": _old_string(1),
+    "BINSTRING": _old_string(4),
+}
+_PUSHED = frozenset(
+    (
+        *("FLOAT", "BINFLOAT", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
+        *("STRING", "UNICODE", *_STRINGS),
+    )
+)
+# They are all members of the one class below which they stand.
+# pyright: reportPrivateUsage=false
+_STEPS: Mapping[str, Step] = {
+    "NONE": PickleMachine._none,
+    "NEWTRUE": PickleMachine._true,
+    "NEWFALSE": PickleMachine._false,
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), PickleMachine._get),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), PickleMachine._put),
+    "MEMOIZE": PickleMachine._memoize,
+    "MARK": PickleMachine._mark,
+    "EMPTY_TUPLE": PickleMachine._empty_tuple,
+    "TUPLE1": PickleMachine._tuple1,
+    "TUPLE2": PickleMachine._tuple2,
+    "TUPLE3": PickleMachine._tuple3,
+    "TUPLE": PickleMachine._tuple,
+    "EMPTY_LIST": PickleMachine._empty_list,
+    "LIST": PickleMachine._list,
+    "EMPTY_DICT": PickleMachine._empty_dict,
+    "DICT": PickleMachine._dict,
+    "EMPTY_SET": PickleMachine._empty_set,
+    "FROZENSET": PickleMachine._frozenset,
+    "APPEND": PickleMachine._append,
+    "APPENDS": PickleMachine._appends,
+    "ADDITEMS": PickleMachine._appends,
+    "SETITEM": PickleMachine._setitem,
+    "SETITEMS": PickleMachine._setitems,
+    "GLOBAL": PickleMachine._global,
+    "STACK_GLOBAL": PickleMachine._stack_global,
+    "INST": PickleMachine._inst,
+    "OBJ": PickleMachine._obj,
+    "REDUCE": PickleMachine._reduce,
+    "NEWOBJ": PickleMachine._newobj,
+    "NEWOBJ_EX": PickleMachine._newobj_ex,
+    "BUILD": PickleMachine._build,
+    "PERSID": PickleMachine._persid,
+    "BINPERSID": PickleMachine._binpersid,
+    "POP": PickleMachine._pop,
+    "POP_MARK": PickleMachine._drop_mark,
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), PickleMachine._nothing),
+}
+_OPCODES: Mapping[bytes, tuple[Reader | None, Step | None]] = {
+    opcode.code.encode("latin-1"): (
+        _STRINGS.get(opcode.name) or (opcode.arg.reader if opcode.arg else None),
+        _STEPS.get(opcode.name),
+    )
+    for opcode in pickletools.opcodes
+    if opcode.name in _PUSHED or opcode.name in _STEPS
+}
+
+
+def ordered_dict(items: Iterable[Any] = ()) -> dict[Any, Any]:
+    """Stand in for `collections.OrderedDict`."""
+    return {hashable(key): value for key, value in items}
+
+
+def size(values: Any = ()) -> tuple[Any, ...]:
+    """Stand in for `torch.Size`."""
+    return tuple(values)
+
+
+PLAIN: Mapping[str, Constructor] = {"collections.OrderedDict": ordered_dict, "torch.Size": size}
+"""Containers that become plain dictionaries and tuples."""
+
+
+def read_objects(source: bytes | BinaryIO) -> Any:
+    """Unpickle into plain values and placeholders. Imports and runs nothing.
+
+    Every class, function and object is a `Placeholder`, of which persistent ids are given as the
+    only argument of `persistent.id`; `OrderedDict` is a dictionary, `torch.Size` a tuple.
+
+    Raises:
+        BadPickleError: It is malformed, or uses opcodes no checkpoint needs.
+    """
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    return PickleMachine(PLAIN, unknown_persistent).load(stream)
+
+
+def unknown_persistent(persistent_id: Any) -> Placeholder:
+    """Stand in for what a persistent id names."""
+    return Placeholder("persistent", "id", (persistent_id,))
 
 
 def _paired(items: Sequence[Any]) -> dict[Any, Any]:
@@ -229,20 +516,25 @@ def _paired(items: Sequence[Any]) -> dict[Any, Any]:
 
 
 def hashable(key: Any) -> Any:
-    """The key, unless it is of a size or depth that makes hashing it over and over take forever."""
-    if isinstance(key, tuple | frozenset):
+    """The key; if it is of a size or depth that makes hashing it slow, what stands in for it."""
+    if type(key) is str or isinstance(key, str | Placeholder):
+        return key
+    if type(key) is tuple:
         parts = cast("tuple[Any, ...]", key)
-        if len(parts) > _MOST_PARTS:
-            raise BadPickleError(f"a key has {len(parts):,} parts")
-        for part in parts:
-            if isinstance(part, tuple | frozenset):
-                raise BadPickleError("a key is nested")
-            hashable(part)
+        if len(parts) > _MOST_PARTS or any(hashable_part(part) is not part for part in parts):
+            return Placeholder("builtins", "tuple", parts)
         return parts
-    if isinstance(key, int) and key.bit_length() > _MOST_BITS:
-        raise BadPickleError("a key is a number of thousands of digits")
-    return key
+    return hashable_part(key)
+
+
+def hashable_part(part: Any) -> Any:
+    """The key, which is no tuple, or what stands in for it."""
+    if type(part) is tuple:
+        return Placeholder("builtins", "tuple", cast("tuple[Any, ...]", part))
+    if type(part) is int and part.bit_length() > _MOST_BITS:
+        return Placeholder("builtins", "int", (part,))
+    return part
 
 
 def _length(value: Any) -> int:
-    return len(value) if type(value) in _CONTAINERS else 0
+    return len(value) if type(value) in (list, tuple, dict) else 0

@@ -22,15 +22,9 @@ from s2p_tui.errors import InputError
 from s2p_tui.formats.base import Checkpoint, Extent
 from s2p_tui.formats.foreign import foreign_zip, torchscript
 from s2p_tui.formats.nested import find_state_dict
-from s2p_tui.formats.pickle_machine import BadPickleError, BlockedGlobalError, PickleMachine
+from s2p_tui.formats.pickle_machine import BadPickleError, PickleMachine
 from s2p_tui.formats.tensors import FileTensors
-from s2p_tui.formats.torch_objects import (
-    TORCH_TABLE,
-    StorageRef,
-    TensorRef,
-    blocked,
-    persistent_storage,
-)
+from s2p_tui.formats.torch_objects import TORCH_TABLE, StorageRef, TensorRef, persistent_storage
 
 SAVE_AGAIN = "Save it again with torch.save(model.state_dict(), file)."
 _SHOWN = 5
@@ -67,8 +61,6 @@ def load_pickle(
     """
     try:
         return PickleMachine(TORCH_TABLE, persistent).load(stream)
-    except BlockedGlobalError as error:
-        raise blocked(str(path), error.name) from None
     except BadPickleError as error:
         raise InputError(
             f"{path} is not a usable torch checkpoint: {error}.",
