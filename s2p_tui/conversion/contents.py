@@ -197,20 +197,18 @@ class Contents:
             return None
         found: list[Run] = []
         for key, start, stop in ranges:
-            extent = tensors.extent(key)
-            if extent is None or extent.dtype != record.instruction.dtype:
+            if entries[key].dtype != record.instruction.dtype:
                 return None
-            if not extent.is_contiguous:
+            ranges_of_it = tensors.byte_ranges(key, start, stop)
+            if ranges_of_it is None:
                 return None
-            size = dtype_named(extent.dtype).itemsize
-            begin = extent.offset + start * size
-            found.append(Run(tensors, extent, begin, (stop - start) * size))
+            found += (Run(tensors, *one) for one in ranges_of_it)
         return found
 
     def made(self, record: OutputRecord) -> Made:
         """The leaf as something to compute."""
         expr, shape, entries, tensors = self._source(record)
-        in_memory = isinstance(expr, Take) and tensors.extent(expr.key) is None
+        in_memory = isinstance(expr, Take) and tensors.in_memory
         evaluator = Evaluator(entries, tensors)
         return Made(record, expr, shape, evaluator, self.share, in_memory=in_memory)
 

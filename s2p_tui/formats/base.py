@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from s2p_tui.alignment.dtypes import dtype_named
 from s2p_tui.alignment.state_dict import StateDict
@@ -27,6 +28,7 @@ FileKind = Literal[
     "skeleton",
     "eqx",
     "mapping",
+    "dcp",
 ]
 """What a file is told to be by its content."""
 Region = tuple[tuple[int, int], ...]
@@ -67,6 +69,20 @@ class Extent:
         return prod(self.shape) * dtype_named(self.dtype).itemsize
 
 
+class ByteRange(NamedTuple):
+    """Elements that lie in a row in a file.
+
+    Attributes:
+        extent: Of the tensor, or of the piece of it, that they are of.
+        start: Byte of the file at which the first one starts.
+        nbytes: Their bytes.
+    """
+
+    extent: Extent
+    start: int
+    nbytes: int
+
+
 @lru_cache(maxsize=4096)
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Strides, in elements, of a contiguous row-major tensor."""
@@ -87,8 +103,20 @@ class Tensors(Protocol):
         """
         ...
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether regions are views of what is in memory anyway."""
+        ...
+
     def extent(self, name: str) -> Extent | None:
-        """Where the tensor lies in a file, or None if it is in memory."""
+        """Where the tensor lies in a file; None if it is in memory, or in several pieces."""
+        ...
+
+    def byte_ranges(self, name: str, start: int, stop: int) -> Sequence[ByteRange] | None:
+        """Where elements `start` to `stop` in row-major order lie in files.
+
+        None if they are in memory, or not all in byte_ranges of that order.
+        """
         ...
 
     def descriptor(self, extent: Extent) -> int:

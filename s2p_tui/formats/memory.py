@@ -6,7 +6,7 @@ Of torch only the methods of the tensors given are used; it is not imported.
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +15,7 @@ import numpy as np
 from s2p_tui.alignment.dtypes import BY_NAME, numpy_dtype
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.errors import InputError, UsageError
-from s2p_tui.formats.base import Checkpoint, Extent, Region, Tensors
+from s2p_tui.formats.base import ByteRange, Checkpoint, Extent, Region, Tensors
 from s2p_tui.formats.chunks import some
 from s2p_tui.formats.nested import find_state_dict
 
@@ -58,7 +58,16 @@ class MemoryTensors(Tensors):
         part = self._others[name][box].resolve_conj().resolve_neg().cpu()
         return _viewed(part, str(dtype))
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether regions are views."""
+        return True
+
     def extent(self, name: str) -> Extent | None:
+        """None: they lie in no file."""
+        return None
+
+    def byte_ranges(self, name: str, start: int, stop: int) -> Sequence[ByteRange] | None:
         """None: they lie in no file."""
         return None
 

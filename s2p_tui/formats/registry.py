@@ -17,6 +17,7 @@ from s2p_tui.formats.chunks import (
     open_pytree_chunks,
     open_state_dict_chunks,
 )
+from s2p_tui.formats.dcp import find_list, open_dcp, refuse_chunk_file
 from s2p_tui.formats.folders import find_files, find_index
 from s2p_tui.formats.parts import alone_of_many, refuse_ranks, refuse_zero, zero_hint
 from s2p_tui.formats.safetensors import open_safetensors
@@ -32,6 +33,7 @@ READERS: Mapping[FileKind, Callable[[Path, str | None], Checkpoint]] = {
     "safetensors": open_safetensors,
     "sharded": open_sharded,
     "chunks": open_state_dict_chunks,
+    "dcp": open_dcp,
 }
 
 
@@ -72,7 +74,10 @@ def _open_file(path: Path, key: str | None, allow_missing: bool) -> Checkpoint:
         )
     if kind == "sharded":
         checkpoint = open_sharded(path, key, allow_missing=allow_missing)
+    elif kind == "dcp":
+        checkpoint = open_dcp(path, key, allow_missing=allow_missing)
     else:
+        refuse_chunk_file(path)
         refuse_ranks(path)
         refuse_zero(path)
         checkpoint = reader(path, key)
@@ -86,7 +91,7 @@ def _open_folder(folder: Path, key: str | None, allow_missing: bool) -> Checkpoi
     manifest = find_manifest(folder, STATE_DICT)
     if manifest is None and (find_manifest(folder, PYTREE) or _is_of_ancestor(folder)):
         manifest = _manifest(folder, STATE_DICT)
-    listed = manifest or find_index(folder)
+    listed = manifest or find_list(folder) or find_index(folder)
     if listed is not None:
         return _open_file(listed, key, allow_missing)
     found, notes = find_files(folder, lambda file: _open_file(file, None, False))

@@ -41,6 +41,7 @@ _NO_TARGET: Mapping[FileKind, str] = {
     "sharded": "an index of shards",
     "chunks": "the manifest of a state dict in chunks",
     "mapping": "a mapping file",
+    "dcp": "the list of a torch.distributed.checkpoint folder",
 }
 
 

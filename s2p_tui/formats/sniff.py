@@ -82,6 +82,8 @@ def _kind(head: bytes) -> FileKind | None:
         return "eqx"
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40:
         return "safetensors"
+    if head[:1] == b"\x80" and b"torch.distributed.checkpoint.metadata" in head:
+        return "dcp"
     if head[:1] == b"\x80" and b"\x00" <= head[1:2] <= b"\x05":
         return "torch-legacy"
     text = head.lstrip()

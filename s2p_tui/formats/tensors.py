@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from math import prod
 from pathlib import Path
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from s2p_tui.alignment.dtypes import numpy_dtype
+from s2p_tui.alignment.dtypes import dtype_named, numpy_dtype
 from s2p_tui.errors import InputError
-from s2p_tui.formats.base import Extent, Region, Tensors
+from s2p_tui.formats.base import ByteRange, Extent, Region, Tensors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,6 +56,10 @@ class FileTensors(Tensors):
         self._opening = threading.Lock()
         self._states = {file: _state(os.stat(file)) for file in files}
 
+    @property
+    def in_memory(self) -> bool:
+        return False
+
     def extent(self, name: str) -> Extent | None:
         return self._extent(name)
 
@@ -86,7 +90,18 @@ class FileTensors(Tensors):
         extent = self._extent(name)
         if extent is None:
             raise KeyError(name)
+        return self.read_extent(extent, region)
+
+    def read_extent(self, extent: Extent, region: Region) -> NDArray[np.generic]:
+        """The elements of a region of an extent of any of the files."""
         return _read_region(self.descriptor(extent), extent, region)
+
+    def byte_ranges(self, name: str, start: int, stop: int) -> Sequence[ByteRange] | None:
+        extent = self.extent(name)
+        if extent is None or not extent.is_contiguous:
+            return None
+        size = dtype_named(extent.dtype).itemsize
+        return (ByteRange(extent, extent.offset + start * size, (stop - start) * size),)
 
     def check_unchanged(self) -> None:
         for file, state in self._states.items():
@@ -111,7 +126,14 @@ class ArrayTensors(Tensors):
     def __init__(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         self._arrays = arrays
 
+    @property
+    def in_memory(self) -> bool:
+        return True
+
     def extent(self, name: str) -> Extent | None:
+        return None
+
+    def byte_ranges(self, name: str, start: int, stop: int) -> Sequence[ByteRange] | None:
         return None
 
     def descriptor(self, extent: Extent) -> int:

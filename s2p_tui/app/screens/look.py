@@ -89,7 +89,7 @@ def _in_checkpoint(session: Session, key: str) -> str:
 def _place(tensors: Tensors, name: str, label: str) -> str:
     extent = tensors.extent(name)
     if extent is None:
-        return f"{inert(label)}, in memory"
+        return f"{inert(label)}, {'in memory' if tensors.in_memory else 'in several chunks'}"
     strides = "" if extent.is_contiguous else f", strides {extent.strides}"
     return f"{inert(extent.file.name)}, from byte {extent.offset:,}{strides}"
 
