@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.composites import may_be_part, part_doubt
 from s2p_tui.alignment.dtypes import DType, dtype_named
+from s2p_tui.alignment.encoded import Encoded
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.layer_rules import as_layer_needs, constant_for, departs_from_rule, rule_for
 from s2p_tui.alignment.skeleton import Leaf
-from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.transform import (
     Concat,
     Constant,
@@ -49,6 +51,9 @@ def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
     if source is None:
         return _judge_gap(leaf, row)
     rule = rule_for(leaf)
+    for key in row.keys if state_dict.encoded else ():
+        if key in state_dict.encoded and not _is_meant(leaf, state_dict[key], state_dict.encoded):
+            return Verdict(Fit.MISMATCHED, state_dict.encoded[key].why, blocks=True)
     # Almost every row is one of these, and a key press may have thousands judged.
     if isinstance(source, Take) and rule is None and not may_be_part(source.key):
         entry = state_dict[source.key]
@@ -108,6 +113,13 @@ def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
         why = "; ".join(dict.fromkeys((*doubts, *notes)))
         return Verdict(Fit.DOUBTFUL, why, blocks=not row.trusted)
     return Verdict(Fit.TRANSFORMED, "; ".join(dict.fromkeys(notes))) if notes else _EXACT
+
+
+def _is_meant(leaf: Leaf, entry: Entry, encoded: Mapping[str, Encoded]) -> bool:
+    """Whether a leaf is of a model that is quantised or pruned itself."""
+    if encoded[entry.key].narrow:
+        return leaf.dtype == entry.dtype
+    return leaf.path.rpartition(".")[2] == entry.key.rpartition(".")[2]
 
 
 _COMPUTED = {Sum, Scale, Norm, WeightNorm, SpectralNorm}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from json.encoder import encode_basestring_ascii
 from math import prod
 from operator import mul
@@ -15,6 +15,7 @@ from operator import mul
 from msgspec import Struct
 
 from s2p_tui.alignment.dtypes import dtype_named
+from s2p_tui.alignment.encoded import Encoded, encoded
 
 
 class Entry(Struct, frozen=True, gc=False):
@@ -60,6 +61,11 @@ class StateDict:
 
     def __getitem__(self, key: str) -> Entry:
         return self.entries[self._position[key]]
+
+    @cached_property
+    def encoded(self) -> Mapping[str, Encoded]:
+        """The entries that have to be decoded before they are weights."""
+        return encoded(self.entries)
 
     def position(self, key: str) -> int:
         """Place of the key in the state dict, counted from 0."""

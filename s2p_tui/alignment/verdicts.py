@@ -220,7 +220,7 @@ def glance(
     if not isinstance(held, str) or may_be_part(held) or rule_for(leaf) is not None:
         return None
     entry = state_dict[held]
-    if entry.shape != leaf.shape or entry.dtype != leaf.dtype:
+    if entry.shape != leaf.shape or entry.dtype != leaf.dtype or held in state_dict.encoded:
         return None
     if evidence is None or fixed:
         return _EXACT

@@ -8,6 +8,7 @@ from typing import Literal
 from s2p_tui.alignment.alignment import Alignment
 from s2p_tui.alignment.dtypes import dtype_named
 from s2p_tui.alignment.evidence import Evidence, weigh
+from s2p_tui.alignment.fit import Fit
 from s2p_tui.alignment.judge import landing
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
@@ -76,11 +77,13 @@ def make_plan(
             "Use float32, bfloat16, float16 or float64.",
         )
     problems: list[tuple[str, str]] = []
+    are_doubtful = False
     instructions: list[Instruction] = []
     for place, (leaf, row) in enumerate(zip(skeleton, alignment.rows, strict=True)):
         verdict = weigh(place, row, state_dict, skeleton, evidence)
         if verdict.blocks:
             keys = ", ".join(row.keys)
+            are_doubtful = are_doubtful or verdict.fit is Fit.DOUBTFUL
             problems.append((leaf.path, f"{keys}: {verdict.why}" if keys else verdict.why))
             continue
         source = None if row.source is None else landing(row.source, leaf, state_dict)
@@ -90,7 +93,9 @@ def make_plan(
         raise AlignmentError(
             f"{count} {'does' if len(problems) == 1 else 'do'} not line up.",
             problems,
-            "Line them up in the app, pass a --mapping, or --trust rows that are only doubtful.",
+            "Line them up in the app, pass a --mapping, or --trust rows that are only doubtful."
+            if are_doubtful
+            else "Line them up in the app, or pass a --mapping.",
         )
     if file_format == "eqx":
         _refuse_unloadable(instructions)
