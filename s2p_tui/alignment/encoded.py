@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from s2p_tui.alignment.dtypes import dtype_named
@@ -41,10 +41,12 @@ _FEWEST_BITS = 16
 """Of a floating-point dtype that holds a weight as it is."""
 
 
-def encoded(entries: Iterable[Entry]) -> Mapping[str, Encoded]:
+def encoded(entries: Sequence[Entry]) -> Mapping[str, Encoded]:
     """The entries that are none of the model's weights as they are, by key."""
-    known = {entry.key: entry for entry in entries}
     found: dict[str, Encoded] = {}
+    if not any(map(_is_telling, {entry.key.rpartition(".")[2] for entry in entries})):
+        return found
+    known = {entry.key: entry for entry in entries}
     for key in known:
         before, dot, last = key.rpartition(".")
         weights = [f"{before}{ending}" if dot else ending[1:] for ending in _SCALES.get(last, ())]
@@ -69,6 +71,11 @@ _PRUNED = (
     "it is pruned, and {} says where it is 0: call torch.nn.utils.prune.remove(module, {!r}), then "
     "save the state dict again"
 )
+
+
+def _is_telling(last: str) -> bool:
+    """Whether an entry of that last name says something of another."""
+    return last in _SCALES or last.endswith(("_scales", "_mask"))
 
 
 def _is_narrow(entry: Entry) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import equinox as eqx
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 
 from s2p_tui.cli import run
 from s2p_tui.formats.pytree.skeleton import save_skeleton
@@ -87,7 +88,14 @@ def test_twins_agree(
     assert (out.count("\n"), err) == (1, "")
 
 
-@pytest.mark.parametrize("save", [save_zip, save_legacy, save_safetensors, _save_shards])
+def _save_dcp(value: dict[str, torch.Tensor], folder: Path) -> Path:
+    """A folder of torch.distributed.checkpoint."""
+    dcp.save(value, checkpoint_id=folder)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("save", [save_zip, save_legacy, save_safetensors, _save_shards, _save_dcp])
 def test_both_sides_get_the_weights_of_the_checkpoint(
     save: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import nn
 
+from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.cli.check.arrays import Call, arrays_in
 from s2p_tui.cli.check.inputs import Examples, code_of
 from s2p_tui.errors import InputError, S2PError
@@ -57,10 +59,14 @@ def load_weights(module: nn.Module, checkpoint: Checkpoint) -> str:
     """
     weights: dict[str, torch.Tensor] = {}
     key = checkpoint.key if len(checkpoint.files) == 1 else None
-    for file in checkpoint.files:
+    # Torch's own reader of such folders runs what their list says.
+    by_torch = checkpoint.kind != "dcp"
+    for file in checkpoint.files if by_torch else ():
         loaded = _loaded(file)
         if loaded is not None:
             weights |= find_state_dict(loaded, _is_tensor, key, file.name)[1]
+    for entry in checkpoint.state_dict if not by_torch else ():
+        weights[entry.key] = _read(checkpoint, entry)
     expected = set(module.state_dict())
     prefix = _prefix(set(weights), expected)
     weights = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
@@ -83,6 +89,13 @@ def _loaded(file: Path) -> Any:
         return None
     with code_of(f"torch.load(weights_only=True) of {file.name}", "Save a plain state dict."):
         return torch_.load(file, map_location="cpu", weights_only=True)
+
+
+def _read(checkpoint: Checkpoint, entry: Entry) -> torch.Tensor:
+    array = checkpoint.tensors.read(entry.key, tuple((0, size) for size in entry.shape))
+    empty: torch.Tensor = torch_.empty(entry.shape, dtype=getattr(torch, entry.dtype))
+    bits = torch_.from_numpy(np.frombuffer(array.tobytes(), np.uint8).copy())
+    return bits.view(empty.dtype).reshape(entry.shape) if array.size else empty
 
 
 def _prefix(keys: set[str], expected: set[str]) -> str:
