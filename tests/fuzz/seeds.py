@@ -19,8 +19,10 @@ from s2p_tui.alignment.transform import Permute, Take
 from s2p_tui.formats.pytree.skeleton import save_skeleton
 from s2p_tui.session.journal import Journal
 from s2p_tui.session.session import Session
+from tests.helpers.dcp import Box, save_by_hand
 from tests.helpers.files import save_legacy, save_safetensors, save_zip
 
+CHUNKS, SOUND_LIST = "__0_0.distcp", "sound.metadata"
 MODEL, SKELETON, EQX, MAPPING = "model.pt", "skeleton.eqx", "plain.eqx", "model.mapping.json"
 
 
@@ -80,6 +82,11 @@ def make_seeds(folder: Path, state: Path) -> list[Seed]:
     weights = dict.fromkeys(tensors, "shard.safetensors")
     index = json.dumps({"metadata": {"total_size": 118}, "weight_map": weights}).encode()
     pickled = _members(model)
+    halves = {key: (tensor, _halves(tuple(tensor.shape))) for key, tensor in tensors.items()}
+    chunked = save_by_hand(halves, folder / "chunked", files=1)
+    chunks = (chunked / CHUNKS).rename(folder / CHUNKS).read_bytes()
+    listed = (chunked / ".metadata").rename(folder / SOUND_LIST).read_bytes()
+    chunked.rmdir()
     return [
         Seed("zip", model.read_bytes(), "model"),
         Seed("zip pickle", pickled[f"{_root(pickled)}data.pkl"], "model", _in_zip(pickled)),
@@ -90,9 +97,16 @@ def make_seeds(folder: Path, state: Path) -> list[Seed]:
         Seed("shard", shard, "shard", _with_length, (8, 8 + length)),
         Seed("skeleton", skeleton_bytes, "skeleton", text=(0, head)),
         Seed("eqx", skeleton_bytes[head + 1 :], "skeleton"),
+        Seed("dcp", listed, "dcp"),
+        Seed("distcp", chunks, "distcp"),
         Seed("mapping", mapping, "mapping", text=(0, len(mapping))),
         Seed("journal", journal, "journal", text=(0, len(journal))),
     ]
+
+
+def _halves(shape: tuple[int, ...]) -> list[Box]:
+    rest = tuple((0, size) for size in shape[1:])
+    return [((0, 2), *rest), ((2, shape[0]), *rest)] if shape else [()]
 
 
 def _journal(session: Session, state: Path) -> bytes:

@@ -22,7 +22,7 @@ from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.skeleton_file import open_target
 from s2p_tui.session.journal import Journal
 from s2p_tui.session.session import Session
-from tests.fuzz.seeds import MODEL, SKELETON
+from tests.fuzz.seeds import CHUNKS, MODEL, SKELETON, SOUND_LIST
 
 CPU_SECONDS = 5.0
 MEMORY = 64 << 20
@@ -123,6 +123,8 @@ class Ground:
                 mapping = path
             case "shard":
                 model = self.folder / "sound.index.json"
+            case "distcp":
+                model = self.folder / SOUND_LIST
             case _:
                 model = path
         status = _command("inspect", str(path), *["--json"] * (len(path.read_bytes()) % 2))
@@ -182,7 +184,12 @@ class Ground:
             journal_file.write_bytes(sound)
 
 
-_NAMES = {"shard": "shard.safetensors", "index": "changed.index.json"}
+_NAMES = {
+    "shard": "shard.safetensors",
+    "index": "changed.index.json",
+    "dcp": "changed.metadata",
+    "distcp": CHUNKS,
+}
 
 
 def _contents(folder: Path) -> dict[str, tuple[int, int]]:
