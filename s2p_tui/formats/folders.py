@@ -45,6 +45,8 @@ def find_files(folder: Path, opened: Callable[[Path], Checkpoint]) -> tuple[Foun
         InputError: There is none, or more than one; they are named.
     """
     files = [file for file in _files(folder) if _is_checkpoint(file)]
+    for file in files:
+        refuse_ranks(file)
     sets = numbered_sets(files)
     parts = {file for found in sets for file in found.files}
     if len(sets) == 1 and sets[0].missing:
@@ -55,7 +57,6 @@ def find_files(folder: Path, opened: Callable[[Path], Checkpoint]) -> tuple[Foun
         if len(held) >= _NAMED:
             break
         if file not in parts:
-            refuse_ranks(file)
             try:
                 opened(file).tensors.close()
             except NoStateDictError:

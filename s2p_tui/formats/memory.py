@@ -15,7 +15,7 @@ import numpy as np
 from s2p_tui.alignment.dtypes import BY_NAME, numpy_dtype
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.errors import InputError, UsageError
-from s2p_tui.formats.base import ByteRange, Checkpoint, Extent, Region, Tensors
+from s2p_tui.formats.base import ByteRange, Checkpoint, Extent, Region, Tensors, without_extra_state
 from s2p_tui.formats.chunks import some
 from s2p_tui.formats.nested import find_state_dict
 
@@ -146,7 +146,9 @@ def checkpoint_in_memory(
     described = StateDict(tuple(entries))
     notes = (f"{len(others)} items are not tensors: {some(list(others))}",) if others else ()
     tensors_here = MemoryTensors(arrays, apart, versions)
-    return Checkpoint(label, (), described.nbytes, described, tensors_here, place, notes)
+    return without_extra_state(
+        Checkpoint(label, (), described.nbytes, described, tensors_here, place, notes)
+    )
 
 
 def is_torch_module(value: Any) -> bool:
@@ -189,6 +191,8 @@ def _problem_of(tensor: Any) -> str:
     if torch.nn.parameter.is_lazy(tensor):
         return "is not initialised yet; run the model once"
     plain: Any = torch.Tensor.__torch_dispatch__
+    if callable(getattr(tensor, "full_tensor", None)):
+        return "is a DTensor, which is spread over processes; call .full_tensor()"
     if getattr(cast("object", type(tensor)), "__torch_dispatch__", None) is not plain:
         return "is a tensor subclass that wraps others; convert it to a plain tensor"
     if tensor.is_meta:

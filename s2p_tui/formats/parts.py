@@ -14,9 +14,17 @@ _OF = re.compile(r"^(?P<stem>.*?)(?P<number>\d+)(?P<of>[-_. ]of[-_. ])(?P<total>
 """`model-00001-of-00003.safetensors`, as transformers and others number them."""
 _RANK = re.compile(
     r"^(?P<stem>consolidated\.|(?:.*[-_.])?(?:mp|tp|model|model_parallel|tensor_parallel)_rank_"
-    r"|model-rank-)(?P<number>\d+)(?P<rest>.*)$"
+    r"|model-rank-|shard-(?=\d+-model-))(?P<number>\d+)(?P<rest>.*)$"
 )
-"""`consolidated.00.pth` (Llama), `mp_rank_00…` (Megatron, DeepSpeed), `model-rank-0-…` (vLLM)."""
+"""`consolidated.00.pth` (Llama), `mp_rank_00…` (Megatron, DeepSpeed), `model-rank-0-…` (vLLM),
+`shard-00001-model-00001-of-00001.safetensors` (torch.distributed.checkpoint for Hugging Face).
+"""
+_JOINED_BY = {
+    "consolidated.": "the converter of the library that wrote them "
+    "(convert_llama_weights_to_hf.py of transformers for Llama's)",
+    "shard-": "torch.distributed.checkpoint._consolidate_hf_safetensors."
+    "consolidate_safetensors_files(folder, other_folder, dict.fromkeys(names_of_all_entries, 1))",
+}
 _ZERO = re.compile(r"(?:^|_)zero_pp_rank_\d+_")
 _MOST_PARTS = 1_000_000
 _SHOWN = 5
@@ -78,10 +86,15 @@ def refuse_ranks(file: Path) -> None:
                 f"{file} is one of {len(ranks)} parts of a model that was split over as many "
                 f"devices ({some([rank.name for rank in ranks])}): each has a slice of every large "
                 "tensor.",
-                "Join them with the converter of the library that wrote them "
-                "(convert_llama_weights_to_hf.py for Llama's), or with torch.cat, tensor by "
-                "tensor, along the axis that each was split along; then give the result.",
+                f"Join them with {_joined_by(place)}, or with torch.cat, tensor by tensor, along "
+                "the axis that each was split along; then give the result.",
             )
+
+
+def _joined_by(place: Path) -> str:
+    found = _RANK.match(place.name)
+    stem = found["stem"] if found is not None else ""
+    return _JOINED_BY.get(stem, "the converter of the library that wrote them")
 
 
 def _ranks_beside(place: Path) -> Sequence[Path]:

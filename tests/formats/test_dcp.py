@@ -219,6 +219,22 @@ def test_a_large_tensor_is_put_together_in_bounded_memory(tmp_path: Path) -> Non
     assert np.array_equal(np.load(tmp_path / "o.eqx"), tensor.numpy())
 
 
+def test_safetensors_of_several_processes_are_slices(tmp_path: Path) -> None:
+    state = {"rows": torch.randn(4, 3), "plain": torch.ones(2)}
+    path = save_in_processes(state, tmp_path / "c", 2, "safetensors")
+    for file in (path, *path.glob("*.safetensors")):
+        with pytest.raises(InputError, match=r"one of 2 parts .*consolidate_safetensors_files"):
+            open_checkpoint(file)
+    from torch.distributed.checkpoint._consolidate_hf_safetensors import (
+        consolidate_safetensors_files,
+    )
+
+    names = dict.fromkeys(state, 1)
+    consolidate_safetensors_files(str(path), str(tmp_path / "whole"), names)
+    opened = open_checkpoint(tmp_path / "whole")
+    assert_holds(opened, in_order(opened, state))
+
+
 def small(tmp_path: Path) -> tuple[Path, torch.Tensor]:
     tensor = torch.randn(4, 6)
     boxes = [((0, 2), (0, 6)), ((2, 4), (0, 6))]

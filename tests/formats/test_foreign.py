@@ -10,16 +10,18 @@ import shutil
 import subprocess
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.numpy import save_file
 
 from s2p_tui.errors import InputError
+from s2p_tui.formats.memory import checkpoint_in_memory
 from s2p_tui.formats.registry import open_checkpoint, open_target
 from tests.helpers.files import assert_holds, save_legacy, save_safetensors, save_zip
 
@@ -292,3 +294,44 @@ def test_what_is_no_checkpoint_leaves_checkpoints_alone() -> None:
     assert_holds(open_checkpoint("a.txt"), dict(sorted(STATE.items())))
     save_file({"x": np.ones(1)}, "b.html")
     assert len(open_checkpoint("b.html").state_dict) == 1
+
+
+@pytest.fixture
+def one_process() -> Iterator[Any]:
+    """A mesh of this process alone."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dtensors(one_process: Any) -> None:
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    spread = {key: distribute_tensor(t, one_process, [Shard(0)]) for key, t in STATE.items()}
+    save_zip(spread, Path("spread.pt"))
+    refused_as_checkpoint("spread.pt", "fc.weight is a DTensor", "call .full_tensor()")
+    with pytest.raises(InputError, match=r"fc\.weight is a DTensor.*call \.full_tensor\(\)"):
+        checkpoint_in_memory(spread)
+    save_zip({key: tensor.full_tensor() for key, tensor in spread.items()}, Path("whole.pt"))
+    assert_holds(open_checkpoint("whole.pt"), STATE)
+
+
+UNUSABLE: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "quantised": (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "dequantize"),
+    "sparse": (lambda t: t.to_sparse(), "to_dense"),
+    "conjugated": (lambda t: t.to(torch.complex64).conj(), "resolve_conj"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_tensors_that_have_to_be_converted_first(kind: str) -> None:
+    make, method = UNUSABLE[kind]
+    made = make(STATE["fc.weight"])
+    save_zip({"fc.weight": made, "fc.bias": STATE["fc.bias"]}, Path("model.pt"))
+    refused_as_checkpoint("model.pt", "fc.weight is ", f".{method}()")
+    save_zip({"fc.weight": getattr(made, method)()}, Path("again.pt"))
+    assert len(open_checkpoint("again.pt").state_dict) == 1

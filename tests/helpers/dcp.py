@@ -44,18 +44,31 @@ state = {
     name: distribute_tensor(tensor, mesh, placed[name]) if name in placed else tensor
     for name, tensor in whole.items()
 }
-dcp.save({"model": state, "step": 7}, checkpoint_id=folder)
+if len(sys.argv) > 5:
+    writer = dcp.HuggingFaceStorageWriter(path=folder, save_distributed=True)
+    dcp.save(state, storage_writer=writer)
+else:
+    dcp.save({"model": state, "step": 7}, checkpoint_id=folder)
 dist.destroy_process_group()
 """
 
 
-def save_in_processes(state: Mapping[str, torch.Tensor], folder: Path, world: int) -> Path:
-    """Save DTensors from several processes, as FSDP and tensor parallelism do."""
+def save_in_processes(
+    state: Mapping[str, torch.Tensor], folder: Path, world: int, *more: str
+) -> Path:
+    """Save DTensors from several processes, as FSDP and tensor parallelism do.
+
+    Args:
+        state: The whole tensors.
+        folder: Where to.
+        world: How many processes, a multiple of two.
+        more: Anything, to have `.safetensors` written.
+    """
     torch.save(dict(state), f"{folder}.whole.pt")
     processes = [
         subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", IN_PROCESSES,
-             str(folder), f"{folder}.store", str(rank), str(world)]
+             str(folder), f"{folder}.store", str(rank), str(world), *more]
         )
         for rank in range(world)
     ]  # fmt: skip
