@@ -229,6 +229,7 @@ def test_safetensors_of_several_processes_are_slices(tmp_path: Path) -> None:
         consolidate_safetensors_files,
     )
 
+    (tmp_path / "whole").mkdir()
     names = dict.fromkeys(state, 1)
     consolidate_safetensors_files(str(path), str(tmp_path / "whole"), names)
     opened = open_checkpoint(tmp_path / "whole")
