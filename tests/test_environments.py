@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.slow("starts pytest anew")
 ROOT = Path(__file__).parents[1]
-SMALL = "tests/formats/test_quick.py"
+SMALL = "tests/formats/test_headers.py"
 PLUGIN = """
 import warnings
 import pytest
@@ -87,6 +87,6 @@ def test_a_test_may_not_warn(tmp_path: Path) -> None:
 
 
 def test_a_parent_may_ignore_signals() -> None:
-    done = suite("tests/test_signals.py::test_handlers_are_put_back",
+    done = suite("tests/session/test_signals.py::test_handlers_are_put_back",
                  before=("sh", "-c", 'trap "" INT HUP TERM; exec "$@"', "sh"))  # fmt: skip
     assert done.returncode == 0, done.stdout
