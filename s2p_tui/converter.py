@@ -300,7 +300,10 @@ def in_words_of_python() -> Generator[None]:
     except AmbiguousStateDictError as error:
         places = ", ".join(repr(place) for place, _ in error.choices)
         raise AmbiguousStateDictError(
-            error.message, error.choices, f"Choose one with key=; there are {places}."
+            error.message,
+            error.choices,
+            f"Choose one with key=; there are {places}.",
+            meanings=error.meanings,
         ) from None
 
 

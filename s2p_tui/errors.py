@@ -20,7 +20,7 @@ Each holds one line that names the thing and the reason, and a `hint`: the way o
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _OBEYED = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
@@ -130,11 +130,20 @@ class AmbiguousStateDictError(InputError):
 
     Attributes:
         choices: The `--key` of each candidate and its number of tensors.
+        meanings: What a candidate is, by its `--key`, where that can be told.
     """
 
-    def __init__(self, message: str, choices: Sequence[tuple[str, int]], hint: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        choices: Sequence[tuple[str, int]],
+        hint: str = "",
+        *,
+        meanings: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message, hint)
         self.choices = tuple(choices)
+        self.meanings = dict(meanings or {})
 
 
 class NoStateDictError(InputError):

@@ -268,7 +268,7 @@ class S2PApp(ConvertedApp):
                 session = await in_thread(lambda key=key: self._opened(key))
             except AmbiguousStateDictError as error:
                 key = await self.push_screen_wait(
-                    WhichStateDict(self._glyphs, self._labels[0], error.choices)
+                    WhichStateDict(self._glyphs, self._labels[0], error.choices, error.meanings)
                 )
                 if key is None:
                     self._fail(error)

@@ -313,14 +313,17 @@ def open_dcp(path: Path, key: str | None = None, *, allow_missing: bool = False)
         if not allow_missing:
             raise MissingEntriesError(f"{path}: {said}: {some(missing)}.", missing)
         notes = (f"left out: {said}: {some(missing)}",)
-    place, tensors, others = find_state_dict(value, _is_item, key, str(path.parent))
-    if others:
-        notes += (f"{len(others)} items are not tensors: {some(list(others))}",)
+    found = find_state_dict(value, _is_item, key, str(path.parent))
+    if found.others:
+        notes += (f"{len(found.others)} items are not tensors: {some(found.others)}",)
+    tensors: dict[str, _Item] = found.tensors
     entries = tuple(Entry(name, item.shape, item.dtype) for name, item in tensors.items())
     files = (path, *sizes)
     size = path.stat().st_size + sum(sizes.values())
     held = DcpTensors(tensors, files)
-    return Checkpoint(folder.name, files, size, StateDict(entries), held, place, notes)
+    return Checkpoint(
+        folder.name, files, size, StateDict(entries), held, found.place, (*notes, *found.notes)
+    )
 
 
 class _Range(io.RawIOBase):
@@ -377,6 +380,9 @@ def _in_archive(
     members = {info.filename: info for info in archive.infolist()}
     root = next(name for name in [*members, "data.pkl"] if name.endswith("data.pkl"))
     root = root.removesuffix("data.pkl")
+    for info in members.values():
+        # torch.serialization.set_crc32_options(False) leaves 0, and None is not compared.
+        info.CRC = info.CRC or cast("int", None)
     if (
         len(members) != len(archive.infolist())
         or members[f"{root}data.pkl"].file_size > _MAX_PICKLE
@@ -385,7 +391,7 @@ def _in_archive(
     order = members.get(f"{root}byteorder")
     if order is not None and archive.read(order) != b"little":
         raise big_endian(file)
-    ref = load_pickle(file, io.BytesIO(archive.read(members[f"{root}data.pkl"])))
+    ref = load_pickle(file, io.BytesIO(archive.read(members[f"{root}data.pkl"]))).value
     if not isinstance(ref, TensorRef) or ref.problem or ref.storage is None:
         raise MalformedError(ref.problem if isinstance(ref, TensorRef) else "it holds no tensor")
     data = members[f"{root}data/{ref.storage.key}"]

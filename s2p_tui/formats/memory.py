@@ -17,7 +17,7 @@ from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.errors import InputError, UsageError
 from s2p_tui.formats.base import ByteRange, Checkpoint, Extent, Region, Tensors, without_extra_state
 from s2p_tui.formats.chunks import some
-from s2p_tui.formats.nested import find_state_dict
+from s2p_tui.formats.nested import find_state_dict, inside_plain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -115,7 +115,8 @@ def checkpoint_in_memory(
             f"The state dict is of type {type(state_dict).__name__}, not a mapping.",
             "Give model.state_dict(), a dictionary of names and tensors.",
         )
-    place, tensors, others = find_state_dict(state_dict, is_tensor, key, f"The {label}")
+    found = find_state_dict(state_dict, is_tensor, key, f"The {label}", inside_memory)
+    place, tensors, others = found.place, found.tensors, found.others
     entries: list[Entry] = []
     problems: list[str] = []
     arrays: dict[str, NDArray[np.generic]] = {}
@@ -145,6 +146,7 @@ def checkpoint_in_memory(
         )
     described = StateDict(tuple(entries))
     notes = (f"{len(others)} items are not tensors: {some(list(others))}",) if others else ()
+    notes = (*notes, *found.notes)
     tensors_here = MemoryTensors(arrays, apart, versions)
     return without_extra_state(
         Checkpoint(label, (), described.nbytes, described, tensors_here, place, notes)
@@ -155,6 +157,11 @@ def is_torch_module(value: Any) -> bool:
     """Whether it is a `torch.nn.Module`."""
     torch: Any = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.nn.Module)
+
+
+def inside_memory(value: Any) -> Mapping[Any, Any] | None:
+    """The items of a mapping, list or tuple, or the state dict of a module; else None."""
+    return value.state_dict() if is_torch_module(value) else inside_plain(value)
 
 
 def is_tensor(value: Any) -> bool:

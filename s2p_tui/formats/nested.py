@@ -3,81 +3,348 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, NamedTuple, cast
 
 from s2p_tui.errors import AmbiguousStateDictError, InputError, NoStateDictError
+from s2p_tui.formats.copies import are_copies, copies_within, is_marked, role_of, words_of
 
-_NOT_WEIGHTS = ("optim", "sched", "scaler", "callback", "loops", "rng", "hyper")
-_MAX_DEPTH = 8
+_BOOKKEEPING = frozenset(
+    (
+        *("optimizer", "optimizers", "optimiser", "optimisers", "optim", "optims"),
+        *("scheduler", "schedulers", "sched", "scaler", "amp", "callback", "callbacks", "loops"),
+        *("rng", "hparams", "hyperparameters", "criterion", "loss", "losses", "metric", "metrics"),
+    )
+)
+"""Last words of names under which no model lies: `lr_scheduler`, but not `schedule_embed`."""
+_OPTIMIZERS = frozenset(("optimizer", "optimizers", "optimiser", "optimisers"))
+_QUALIFIERS = frozenset(
+    ("state", "states", "dict", "dicts", "all", "fn", "g", "d", "gen", "dis", "disc", "a", "b")
+)
+_SETTINGS = frozenset(("parameters", "params", "param", "parameter"))
+_SLOTS = frozenset(
+    (
+        *("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg"),
+        *("grad_avg", "acc_delta", "sum", "prev", "step_size", "eta", "mu", "mu_product", "ax"),
+        *("exp_inf", "exp_avg_sq_row", "exp_avg_sq_col", "momentum", "variance"),
+    )
+)
+"""What optimizers hold for each parameter."""
+_CONTAINERS = frozenset(
+    (
+        *("model", "state_dict", "model_state_dict", "model_state", "module", "net", "network"),
+        *("weights", "model_weights", "params", "parameters", "net_state_dict", "network_state"),
+    )
+)
+"""Names under which training scripts save the model."""
+_PARAMETERS = frozenset(("weight", "bias", "kernel", "running_mean", "running_var"))
+_MAX_DEPTH = 10
 _LONGEST_NAME = 200
 """Of what a state dict is nested in; every place under it is named after it."""
+_LONGEST_LIST = 1 << 17
+"""Items: what is longer is data, not a list of models."""
+_MOST_ITEMS, _MOST_LETTERS = 1 << 22, 1 << 26
+"""Looked through in all: what lies deepest is looked at last, and pickles can share without end."""
+_LEAVES = frozenset((str, int, float, bool, bytes, type(None)))
+_SHOWN = 20
+_DOMINANT = 10
+ALL = "."
+"""The key of everything in a checkpoint, each part's names behind its place."""
+
+
+class Found(NamedTuple):
+    """The state dict in a value.
+
+    Attributes:
+        place: Its dotted place; empty at the top.
+        tensors: Its tensors by name.
+        others: Names of its items that are no tensors.
+        notes: What else there is that was not taken.
+    """
+
+    place: str
+    tensors: dict[str, Any]
+    others: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def inside_plain(value: Any) -> Mapping[Any, Any] | None:
+    """The items of a mapping, list or tuple by name or number; None for anything else."""
+    if isinstance(value, Mapping):
+        return cast("Mapping[Any, Any]", value)
+    if isinstance(value, list | tuple) and len(cast("Sequence[Any]", value)) <= _LONGEST_LIST:
+        return dict(enumerate(cast("Sequence[Any]", value)))
+    return None
 
 
 def find_state_dict(
-    value: Any, is_tensor: Callable[[Any], bool], key: str | None, label: str
-) -> tuple[str, dict[str, Any], tuple[str, ...]]:
+    value: Any,
+    is_tensor: Callable[[Any], bool],
+    key: str | None,
+    label: str,
+    inside: Callable[[Any], Mapping[Any, Any] | None] = inside_plain,
+) -> Found:
     """The state dict in a value: a mapping from names to tensors, at the top or nested.
 
     Args:
         value: What a file or a caller holds.
-        is_tensor: Tells tensors from other values.
-        key: Dotted place of the state dict, or None to look for it.
+        is_tensor: Tells tensors, which have a `shape`, from other values.
+        key: Dotted place of the state dict, or what the wanted names in one begin with; `.` for
+            everything together; None to look for it.
         label: What to call the value in messages.
-
-    Returns:
-        Its dotted place (empty at the top), its tensors, and the names of its other items.
+        inside: The items of a value by name, None if it holds none.
 
     Raises:
         AmbiguousStateDictError: Several candidates and no `key`.
         InputError: No candidate, or nothing at `key`.
     """
-    found = _by_place(_candidates(value, is_tensor))
-    if key is not None:
-        if key.strip(".") not in found:
-            raise InputError(
-                f"{label} has no state dict at --key {key!r}.",
-                f"Choose one with --key: {_choices(found)}.",
-            )
-        key = key.strip(".")
-    else:
-        distinct = {id(state): place for place, state in reversed(found.items())}
-        likely = {place: found[place] for place in reversed(distinct.values())}
-        likely = {place: state for place, state in likely.items() if not _unlikely(place)}
-        top = likely.get("")
-        if top is not None and len(likely) > 1:
-            counts = {place: len(_tensors(state, is_tensor)) for place, state in likely.items()}
-            if counts[""] * 2 > len(top) and counts[""] == max(counts.values()):
-                likely = {"": top}
-        if not likely:
-            raise NoStateDictError(
-                f"{label} holds no state dict: no mapping from names to tensors was found.",
-                "Save model.state_dict() with torch.save.",
-            )
-        if len(likely) > 1:
-            raise AmbiguousStateDictError(
-                f"{label} holds several state dicts: {_choices(likely)}.",
-                [(place, len(_tensors(state, is_tensor))) for place, state in likely.items()],
-                "Choose one with --key.",
-            )
-        key = next(iter(likely))
-    state = found[key]
-    tensors = _tensors(state, is_tensor)
-    return key, tensors, tuple(_shown(name) for name in state if name not in tensors)
+    nameless: list[_Nameless] = []
+    groups = _by_place(_groups(value, is_tensor, inside, nameless))
+    return _at(groups, key, label, nameless) if key is not None else _best(groups, label, nameless)
 
 
-def _by_place(
-    candidates: Iterator[tuple[str, Mapping[Any, Any]]],
-) -> dict[str, Mapping[Any, Any]]:
-    """The candidates by place; those whose dotted places read alike are numbered."""
-    found: dict[str, Mapping[Any, Any]] = {}
+@dataclass(frozen=True, slots=True, eq=False)
+class _Group:
+    """A mapping that holds tensors under names."""
+
+    items: Mapping[Any, Any]
+    tensors: dict[str, Any]
+    is_likely: bool
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+
+    def weights(self) -> int:
+        """How many tensors may be weights: no single numbers, no generator's bytes."""
+        return sum(prod(tensor.shape) != 1 and not _is_rng(tensor) for tensor in self._values())
+
+    def _values(self) -> Sequence[Any]:
+        return list(self.tensors.values())
+
+    def others(self) -> tuple[str, ...]:
+        return tuple(_shown(name) for name in self.items if name not in self.tensors)
+
+    def has_parameters(self) -> bool:
+        return any("." in name or name in _PARAMETERS for name in self.tensors)
+
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        if not self.shapes:
+            self.shapes.update((name, tuple(t.shape)) for name, t in self.tensors.items())
+        return self.shapes
+
+
+class _Nameless(NamedTuple):
+    """A list of tensors, which have no names."""
+
+    place: str
+    length: int
+
+
+def _at(groups: Mapping[str, _Group], key: str, label: str, nameless: list[_Nameless]) -> Found:
+    place = key.strip(".")
+    is_all = key.strip() in (ALL, "")
+    if place in groups and key != ALL:
+        return _taken(place, groups)
+    below = {
+        at: group for at, group in groups.items() if not place or f"{at}.".startswith(f"{place}.")
+    }
+    if below:
+        likely = _distinct({at: group for at, group in below.items() if group.is_likely})
+        together = likely or _distinct(below)
+        if is_all and len(together) == 1 and "" in together:
+            return _taken("", groups)
+        return _together(ALL if is_all else place, len(place), together)
+    for at in sorted(groups, key=len, reverse=True):
+        prefix = place[len(at) :].removeprefix(".") + "."
+        if not f"{place}.".startswith(f"{at}." if at else ""):
+            continue
+        under = {name: t for name, t in groups[at].tensors.items() if name.startswith(prefix)}
+        if under:
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in under.items()}
+            rest = len(groups[at].tensors) - len(under)
+            notes = (f"{rest} tensors whose names do not begin with {prefix} are left out",)
+            return Found(place, tensors, (), notes if rest else ())
+    listed = next((item for item in nameless if item.place == place), None)
+    if listed is not None:
+        raise InputError(f"{label}: {_explained(listed)}.", _NAMELESS)
+    raise InputError(
+        f"{label} has no state dict at --key {key!r}.",
+        f"Choose one with --key: {_choices(groups)}.",
+    )
+
+
+def _taken(place: str, groups: Mapping[str, _Group], notes: Sequence[str] = ()) -> Found:
+    """A group with what lies in groups under it, unless its own tensors are most."""
+    group = groups[place]
+    below = _distinct(
+        {
+            at: other
+            for at, other in groups.items()
+            if (not place or at.startswith(f"{place}.")) and at != place and other.is_likely
+        }
+    )
+    below = {at: other for at, other in below.items() if other.items is not group.items}
+    if sum(len(other.tensors) for other in below.values()) > len(group.tensors):
+        return _together(place, len(place), {place: group, **below}, notes)
+    return Found(place, group.tensors, group.others(), tuple(notes))
+
+
+def _together(
+    place: str, front: int, groups: Mapping[str, _Group], notes: Sequence[str] = ()
+) -> Found:
+    tensors: dict[str, Any] = {}
+    for at, group in groups.items():
+        prefix = at[front:].removeprefix(".")
+        for name, tensor in group.tensors.items():
+            tensors.setdefault(f"{prefix}.{name}" if prefix else name, tensor)
+    if len(groups) > 1:
+        places = [at or ALL for at in groups]
+        notes = (*notes, f"taken together, each part's names behind its place: {_some(places)}")
+    return Found(place, tensors, (), tuple(notes))
+
+
+_NAMELESS = (
+    "Load it with the library that wrote it, copy it into the model (ema.copy_to(parameters)), "
+    "then save model.state_dict()."
+)
+
+
+def _explained(listed: _Nameless) -> str:
+    return (
+        f"{listed.place or ALL} is a list of {listed.length:,} tensors without names, as averages "
+        "of parameters (EMA) are saved; names are needed"
+    )
+
+
+def _best(groups: Mapping[str, _Group], label: str, nameless: list[_Nameless]) -> Found:
+    likely = _distinct({at: group for at, group in groups.items() if group.is_likely})
+    notes = [_explained(item) for item in nameless if item.length > 1 and not _is_kept(item.place)]
+    if not likely:
+        raise NoStateDictError(
+            f"{label} holds no state dict: no mapping from names to tensors was found."
+            + "".join(f" {note}." for note in notes[:1]),
+            f"Choose one with --key: {_choices(groups)}."
+            if groups
+            else _NAMELESS
+            if notes
+            else "Save model.state_dict() with torch.save.",
+        )
+    candidates = _without_sides(likely)
+    if len(candidates) > 1:
+        raise _question(label, candidates, _may_be_joined(candidates))
+    place = next(iter(candidates))
+    left = [at for at in likely if at != place and not (place == "" or at.startswith(f"{place}."))]
+    if left:
+        counted = [f"{at or ALL} ({len(likely[at].tensors)})" for at in left]
+        notes.append(f"tensors beside the state dict are left out: {_some(counted)}")
+    copies = copies_within(candidates[place].tensors)
+    if copies:
+        raise _question(label, _as_groups(place, candidates[place], copies), [(place or ALL)])
+    return _taken(place, groups, notes)
+
+
+def _without_sides(likely: dict[str, _Group]) -> dict[str, _Group]:
+    """The candidates less those that lie beside a state dict: metrics, statistics, states."""
+    strong = {at: group for at, group in likely.items() if group.weights()}
+    likely = strong or likely
+    inner: dict[str, list[str]] = {}
+    for at in likely:
+        for outer in _outer(at):
+            if outer in likely:
+                inner.setdefault(outer, []).append(at)
+    for at, within in inner.items():
+        group = likely.get(at)
+        below = {other: likely[other] for other in within if other in likely}
+        if group is None or not below:
+            continue
+        most = max(below.values(), key=_Group.weights)
+        own, theirs = group.weights(), most.weights()
+        contained = any(_is_container(other) for other in below)
+        if contained and not group.has_parameters() and own <= theirs:
+            del likely[at]
+        elif own * 2 > len(group.items) and own >= theirs:
+            likely = {other: kept for other, kept in likely.items() if other not in below}
+        elif not group.has_parameters() and own < theirs:
+            del likely[at]
+    mains = [at for at in likely if _is_container(at)]
+    if len(mains) == 1:
+        main = likely[mains[0]]
+        rest = [group for at, group in likely.items() if at != mains[0]]
+        if not any(are_copies(main.sizes(), other.sizes()) for other in rest) and all(
+            other.weights() * _DOMINANT <= main.weights() for other in rest
+        ):
+            return {mains[0]: main}
+    return likely
+
+
+def _outer(place: str) -> list[str]:
+    """The places that a place lies in."""
+    if not place:
+        return []
+    return ["", *(place[:end] for end, letter in enumerate(place) if letter == ".")]
+
+
+def _may_be_joined(candidates: Mapping[str, _Group]) -> list[str]:
+    """`.` if the candidates are parts of one model, not several of a kind."""
+    groups = list(candidates.values())
+    if len(groups) > _SHOWN or any(map(is_marked, candidates)):
+        return []
+    pairs = [(one, two) for n, one in enumerate(groups) for two in groups[:n]]
+    alike = any(are_copies(one.sizes(), two.sizes()) for one, two in pairs)
+    return [] if alike else [ALL]
+
+
+def _as_groups(place: str, group: _Group, copies: Sequence[tuple[str, str]]) -> dict[str, _Group]:
+    found: dict[str, _Group] = {}
+    for prefix in (prefix for pair in copies for prefix in pair):
+        under = {n: t for n, t in group.tensors.items() if n.startswith(f"{prefix}.")}
+        found[f"{place}.{prefix}".removeprefix(".")] = _Group(under, under, is_likely=True)
+    return found
+
+
+def _question(
+    label: str, candidates: Mapping[str, _Group], whole: Sequence[str]
+) -> AmbiguousStateDictError:
+    is_copied = any(map(is_marked, candidates))
+    choices = [(at or ALL, len(group.tensors)) for at, group in candidates.items()]
+    meanings = {
+        at or ALL: role_of(at) or ("the trained weights" if is_copied else "") for at in candidates
+    }
+    total = sum(count for _, count in choices)
+    for key in whole:
+        choices.append((key, total))
+        meanings[key] = "everything together"
+    words = [f"{key} ({count} items{_behind(meanings[key])})" for key, count in choices[:_SHOWN]]
+    return AmbiguousStateDictError(
+        f"{label} holds several state dicts: {', '.join(words)}.",
+        choices,
+        "Choose one with --key.",
+        meanings=meanings,
+    )
+
+
+def _behind(meaning: str) -> str:
+    return f": {meaning}" if meaning else ""
+
+
+def _distinct(groups: Mapping[str, _Group]) -> dict[str, _Group]:
+    """Each group at its first place alone."""
+    first: dict[int, str] = {}
+    for at, group in groups.items():
+        first.setdefault(id(group.items), at)
+    return {at: groups[at] for at in first.values()}
+
+
+def _by_place(candidates: Iterator[tuple[str, _Group]]) -> dict[str, _Group]:
+    """The groups by place; those whose dotted places read alike are numbered."""
+    found: dict[str, _Group] = {}
     counts: Counter[str] = Counter()
-    for place, state in candidates:
+    for place, group in candidates:
         name = place
         while name in found:
             counts[place] += 1
             name = f"{place}#{counts[place] + 1}"
-        found[name] = state
+        found[name] = group
     return found
 
 
@@ -87,39 +354,78 @@ def _shown(name: Any) -> str:
     return str(name) if short or isinstance(name, str) else f"<{type(name).__name__}>"
 
 
-def _tensors(state: Mapping[Any, Any], is_tensor: Callable[[Any], bool]) -> dict[str, Any]:
-    return {k: v for k, v in state.items() if isinstance(k, str) and is_tensor(v)}
+def _choices(groups: Mapping[str, _Group]) -> str:
+    first = list(groups.items())[:_SHOWN]
+    return ", ".join(f"{at or ALL} ({len(g.items)} items)" for at, g in first) or "none"
 
 
-def _choices(found: Mapping[str, Mapping[Any, Any]]) -> str:
-    shown = [f"{place or '.'} ({len(state)} items)" for place, state in list(found.items())[:20]]
-    return ", ".join(shown) or "none"
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
-def _unlikely(place: str) -> bool:
-    return any(
-        part.isdigit() or part.lower().startswith(_NOT_WEIGHTS) for part in place.split(".") if part
-    )
+def _is_container(place: str) -> bool:
+    return place.rpartition(".")[2].lower() in _CONTAINERS
 
 
-def _candidates(
-    value: Any, is_tensor: Callable[[Any], bool]
-) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    holds_tensors: dict[int, bool] = {}
-    queue: deque[tuple[str, Any, int]] = deque([("", value, 0)])
-    while queue:
-        place, node, depth = queue.popleft()
-        if not isinstance(node, Mapping) or depth > _MAX_DEPTH:
+def _is_kept(place: str) -> bool:
+    return any(map(_is_bookkeeping, place.split(".")))
+
+
+def _is_bookkeeping(name: str) -> bool:
+    words = words_of(name)
+    while words and (words[-1] in _QUALIFIERS or words[-1].isdigit()):
+        words.pop()
+    if not words:
+        return False
+    if words[0] in _OPTIMIZERS or words[-1] in _BOOKKEEPING:
+        return True
+    return words[0] == "hyper" and len(words) > 1 and words[1] in _SETTINGS
+
+
+def _is_rng(tensor: Any) -> bool:
+    return len(tensor.shape) == 1 and str(tensor.dtype).removeprefix("torch.") == "uint8"
+
+
+def _groups(
+    value: Any,
+    is_tensor: Callable[[Any], bool],
+    inside: Callable[[Any], Mapping[Any, Any] | None],
+    nameless: list[_Nameless],
+) -> Iterator[tuple[str, _Group]]:
+    seen: dict[int, tuple[Any, _Group | None]] = {}
+    queue: deque[tuple[str, Any, int, bool]] = deque([("", value, 0, True)])
+    visited = letters = 0
+    while queue and visited < _MOST_ITEMS:
+        place, node, depth, is_likely = queue.popleft()
+        if depth > _MAX_DEPTH:
             continue
-        items = cast("Mapping[Any, Any]", node)
-        again = id(items) in holds_tensors
-        if not again:
-            holds_tensors[id(items)] = bool(_tensors(items, is_tensor))
-        if holds_tensors[id(items)]:
-            yield place, items
-        if again:
+        if id(node) in seen:
+            group = seen[id(node)][1]
+            if group is not None:
+                is_likely = is_likely and group.is_likely
+                yield place, _Group(group.items, group.tensors, is_likely, group.shapes)
             continue
+        items = inside(node)
+        if items is None:
+            continue
+        tensors = {k: v for k, v in items.items() if isinstance(k, str) and is_tensor(v)}
+        is_optimizer = "param_groups" in items and "state" in items
+        if is_optimizer or (tensors and _SLOTS.issuperset(tensors)):
+            is_likely = False
+        group = _Group(items, tensors, is_likely) if tensors else None
+        # The node is held so that its identity stays its own.
+        seen[id(node)] = node, group
+        if group is not None:
+            yield place, group
+        elif items and all(map(is_tensor, items.values())):
+            nameless.append(_Nameless(place, len(items)))
+        visited += len(items)
         for name, child in items.items():
+            if type(child) in _LEAVES or is_tensor(child) or letters > _MOST_LETTERS:
+                continue
             shown = _shown(name)
             if len(shown) <= _LONGEST_NAME:
-                queue.append((f"{place}.{shown}".removeprefix("."), child, depth + 1))
+                at = f"{place}.{shown}".removeprefix(".")
+                letters += len(at)
+                queue.append((at, child, depth + 1, is_likely and not _is_bookkeeping(shown)))

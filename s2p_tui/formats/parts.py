@@ -23,8 +23,7 @@ _JOINED_BY = {
     "consolidated.": "the converter of the library that wrote them "
     "(convert_llama_weights_to_hf.py of transformers for Llama's)",
     "shard-": "torch.distributed.checkpoint._consolidate_hf_safetensors."
-    "consolidate_safetensors_files(folder, existing_folder, "
-    "dict.fromkeys(names_of_all_entries, 1))",
+    "consolidate_safetensors_files(folder, existing_folder, dict.fromkeys(all_names, 1))",
 }
 _ZERO = re.compile(r"(?:^|_)zero_pp_rank_\d+_")
 _MOST_PARTS = 1_000_000

@@ -39,7 +39,7 @@ class Known:
     construct: Constructor
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Placeholder:
     """A name outside the table, or an object made by calling one: recorded, never made.
 
@@ -65,6 +65,10 @@ class Placeholder:
     def dotted(self) -> str:
         """The whole name."""
         return f"{self.module}.{self.name}"
+
+    def __repr__(self) -> str:
+        # What it holds may be without end.
+        return f"<{self.dotted}>"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,8 +116,7 @@ class PickleMachine:
         persistent: Turns a persistent id into a value.
 
     Attributes:
-        strangers: How often names outside the table were called, by module; a name that was
-            only mentioned counts once.
+        strangers: How often names outside the table were called, by module and name.
     """
 
     def __init__(self, table: Mapping[str, Constructor], persistent: Callable[[Any], Any]) -> None:
@@ -123,7 +126,7 @@ class PickleMachine:
             module, _, attribute = name.rpartition(".")
             self._names[module, attribute] = Known(name, construct)
         self._persistent = persistent
-        self.strangers: Counter[str] = Counter()
+        self.strangers: Counter[tuple[str, str]] = Counter()
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         self._opcodes = self._handed_over = 0
@@ -346,7 +349,7 @@ class PickleMachine:
             base = given[-1]
             items = cast("dict[Any, Any]", base) if type(base) is dict else None
         if made.arguments is None:
-            self.strangers[made.module] += 1
+            self.strangers[made.module, made.name] += 1
         return Placeholder(made.module, made.name, given, items=items)
 
     def _named(self, module: Any, attribute: Any) -> Known | Placeholder:
@@ -355,7 +358,7 @@ class PickleMachine:
         found = self._names.get((module, attribute))
         if found is None:
             found = self._names[module, attribute] = Placeholder(module, attribute)
-            self.strangers[module] += 0
+            self.strangers[module, attribute] += 0
         return found
 
 

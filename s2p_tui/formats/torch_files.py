@@ -7,27 +7,44 @@ nor any tensor data is loaded. Format: torch/csrc/docs/serialization.md of the t
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import struct
 import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from s2p_tui.alignment.dtypes import BY_NAME
+import numpy as np
+
+from s2p_tui.alignment.dtypes import BY_NAME, numpy_dtype
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.untrusted import repeated
-from s2p_tui.errors import InputError
-from s2p_tui.formats.base import Checkpoint, Extent
+from s2p_tui.errors import InputError, NoStateDictError, printable
+from s2p_tui.formats.base import Checkpoint, Extent, Region
 from s2p_tui.formats.foreign import foreign_zip, torchscript
 from s2p_tui.formats.nested import find_state_dict
-from s2p_tui.formats.pickle_machine import BadPickleError, PickleMachine
-from s2p_tui.formats.tensors import FileTensors
+from s2p_tui.formats.pickle_machine import BadPickleError, PickleMachine, Stretch
+from s2p_tui.formats.pickled import ArrayRef, ModuleItems, PickledItems, is_pickled_tensor, seen
+from s2p_tui.formats.tensors import FileTensors, pread_into
 from s2p_tui.formats.torch_objects import TORCH_TABLE, StorageRef, TensorRef, persistent_storage
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SAVE_AGAIN = "Save it again with torch.save(model.state_dict(), file)."
 _SHOWN = 5
+_PLAIN = frozenset(
+    (
+        *("builtins", "__builtin__", "collections", "copyreg", "copy_reg", "_codecs", "datetime"),
+        *("pathlib", "types", "argparse", "io", "_io", "decimal", "fractions", "uuid", "enum"),
+        *("functools", "operator", "numpy", "torch", "random", "persistent", "ml_dtypes"),
+    )
+)
+"""Packages whose objects are plain values beside weights, of which nobody has to be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +53,71 @@ class StoragePlace:
 
     start: int
     nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pickled:
+    """The value of a pickle, and which names in it were passed over.
+
+    Attributes:
+        value: It, tensors as `TensorRef`, unknown objects as placeholders.
+        strangers: How often names that are not torch's were called, by module and name.
+        start: Where the stream it was read from begins in the file.
+    """
+
+    value: Any
+    strangers: Counter[tuple[str, str]]
+    start: int = 0
+
+
+class PickledTensors(FileTensors):
+    """Tensors in a file, and arrays that a pickle holds as text or in a few bytes.
+
+    Args:
+        extents: Where tensors lie whose elements lie in the file as they are.
+        arrays: The others; a stretch begins at its place in the file.
+        file: The file.
+    """
+
+    def __init__(
+        self, extents: Mapping[str, Extent], arrays: Mapping[str, ArrayRef], file: Path
+    ) -> None:
+        super().__init__(extents.get, (file,))
+        self._extents, self._arrays, self._file = extents, arrays, file
+        self._last: tuple[ArrayRef | None, NDArray[np.generic]] = (None, np.zeros(0))
+
+    def read(self, name: str, region: Region) -> NDArray[np.generic]:
+        """The elements of a region. Of an array held as text, the whole is decoded once."""
+        array = self._arrays.get(name)
+        if array is None:
+            return super().read(name, region)
+        last, whole = self._last
+        if last is not array:
+            whole = self._whole(array)
+            self._last = array, whole
+        return whole[tuple(slice(start, stop) for start, stop in region)]
+
+    def _whole(self, array: ArrayRef) -> NDArray[np.generic]:
+        data = array.data
+        try:
+            if isinstance(data, Stretch):
+                data = self._text(data, array.dtype)
+            raw = data if isinstance(data, bytes) else data.encode("latin-1")
+            dtype = numpy_dtype(array.dtype)
+            steps = [stride * dtype.itemsize for stride in array.strides]
+            return np.ndarray(array.shape, dtype, raw, 0, steps)
+        except (ValueError, TypeError):
+            raise InputError(
+                f"{self._file} is damaged: an array of shape {list(array.shape)} does not have "
+                "as many bytes.",
+                "Copy or download it again.",
+            ) from None
+
+    def _text(self, stretch: Stretch, dtype: str) -> str:
+        held = bytearray(stretch.nbytes)
+        place = Extent(self._file, stretch.start, (), (), dtype)
+        pread_into(self.descriptor(place), memoryview(held), stretch.start, self._file)
+        return held.decode("utf-8", "surrogatepass")
 
 
 def big_endian(path: Path) -> InputError:
@@ -48,7 +130,7 @@ def big_endian(path: Path) -> InputError:
 
 def load_pickle(
     path: Path, stream: BinaryIO, persistent: Callable[[Any], Any] = persistent_storage
-) -> Any:
+) -> Pickled:
     """The pickled value at the stream's position, tensors as `TensorRef`; runs nothing.
 
     Args:
@@ -57,10 +139,11 @@ def load_pickle(
         persistent: Turns a persistent id into a `StorageRef`.
 
     Raises:
-        InputError: It wants names outside the table, or is malformed.
+        InputError: It is malformed.
     """
+    machine = PickleMachine(TORCH_TABLE, persistent)
     try:
-        return PickleMachine(TORCH_TABLE, persistent).load(stream)
+        return Pickled(machine.load(stream), machine.strangers)
     except BadPickleError as error:
         raise InputError(
             f"{path} is not a usable torch checkpoint: {error}.",
@@ -69,7 +152,7 @@ def load_pickle(
 
 
 def checkpoint_of(
-    path: Path, value: Any, storages: Mapping[str, StoragePlace], key: str | None
+    path: Path, pickled: Pickled, storages: Mapping[str, StoragePlace], key: str | None
 ) -> Checkpoint:
     """The checkpoint a pickled value describes.
 
@@ -77,17 +160,83 @@ def checkpoint_of(
         InputError: Tensors cannot be converted or lie outside the file; all are named.
         AmbiguousStateDictError: Several state dicts and no `key`.
     """
-    place, tensors, others = find_state_dict(value, _is_tensor, key, str(path))
-    problems = [f"{name} {ref.problem}" for name, ref in tensors.items() if ref.problem]
+    inside = PickledItems()
+    modules: list[ModuleItems] = []
+
+    def inside_noted(value: Any) -> Mapping[Any, Any] | None:
+        items = inside(value)
+        if isinstance(items, ModuleItems):
+            modules.append(items)
+        return items
+
+    try:
+        found = find_state_dict(
+            seen(pickled.value), is_pickled_tensor, key, str(path), inside_noted
+        )
+    except BadPickleError as error:
+        raise InputError(f"{path} is refused: {error}.", SAVE_AGAIN) from None
+    except InputError as error:
+        raise _with_strangers(error, pickled) from None
+    tensors = {
+        name: tensor
+        for name, tensor in found.tensors.items()
+        if name.rpartition(".")[2] != "_extra_state"
+    }
+    extra = len(found.tensors) - len(tensors)
+    _refuse_unusable(path, tensors)
+    entries, extents, arrays = _placed(path, pickled, storages, tensors)
+    others = found.others
+    notes = [f"{len(others)} items are not tensors: {_some(list(others))}"] if others else []
+    if extra:
+        notes.append(f"{extra} items named _extra_state hold no weights and are left out")
+    notes += [*found.notes, *_passed_over(pickled, modules, tensors)]
+    return Checkpoint(
+        path.name,
+        (path,),
+        path.stat().st_size,
+        StateDict(tuple(entries)),
+        PickledTensors(extents, arrays, path),
+        found.place,
+        tuple(notes),
+    )
+
+
+def _refuse_unusable(path: Path, tensors: Mapping[str, Any]) -> None:
+    problems = [
+        f"{name} {ref.problem}"
+        for name, ref in tensors.items()
+        if isinstance(ref, TensorRef) and ref.problem
+    ]
     if problems:
         raise InputError(
             f"{path} holds {len(problems)} tensors that cannot be converted: {_some(problems)}.",
             "Mend each as it says, or drop it, then save the state dict again.",
         )
+
+
+def _placed(
+    path: Path,
+    pickled: Pickled,
+    storages: Mapping[str, StoragePlace],
+    tensors: Mapping[str, Any],
+) -> tuple[list[Entry], dict[str, Extent], dict[str, ArrayRef]]:
+    """Entries, and where each lies; arrays that do not lie in the file as they are by name."""
     entries: list[Entry] = []
     extents: dict[str, Extent] = {}
+    arrays: dict[str, ArrayRef] = {}
     missing: list[str] = []
     for name, ref in tensors.items():
+        if isinstance(ref, ArrayRef):
+            entries.append(Entry(name, ref.shape, ref.dtype, ("array", id(ref.origin))))
+            data = ref.data
+            if isinstance(data, Stretch):
+                start = pickled.start + data.start
+                if not data.is_text:
+                    extents[name] = Extent(path, start, ref.shape, ref.strides, ref.dtype)
+                    continue
+                ref = ref.at(start)
+            arrays[name] = ref
+            continue
         storage = ref.storage
         held = storages.get(storage.key) if storage is not None else None
         if storage is None or held is None or storage.offset + storage.nbytes > held.nbytes:
@@ -103,20 +252,51 @@ def checkpoint_of(
             f"{_some(missing)}.",
             "Copy or download it again.",
         )
-    notes = (f"{len(others)} items are not tensors: {_some(list(others))}",) if others else ()
-    return Checkpoint(
-        path.name,
-        (path,),
-        path.stat().st_size,
-        StateDict(tuple(entries)),
-        FileTensors(extents.get, (path,)),
-        place,
-        notes,
+    return entries, extents, arrays
+
+
+def _passed_over(
+    pickled: Pickled, modules: Iterable[ModuleItems], tensors: Mapping[str, Any]
+) -> list[str]:
+    """What to note about whole modules and about objects that nothing was done with."""
+    taken = {id(tensor) for tensor in tensors.values()}
+    notes: list[str] = []
+    classes: set[tuple[str, str]] = set()
+    for module in modules:
+        if not any(id(tensor) in taken for tensor in module.values()):
+            continue
+        classes |= module.classes
+        hooks = "; its state-dict hooks were not run" if module.hooks else ""
+        notes.append(
+            f"a whole module ({_short(module.name)}) was pickled: its tensors are read as "
+            f"state_dict() names them, and no code of it was run{hooks}"
+        )
+    counts: Counter[str] = Counter()
+    for (module, name), calls in pickled.strangers.items():
+        if (module, name) not in classes:
+            counts[module.partition(".")[0]] += max(calls, 1)
+    told = [(name, count) for name, count in counts.items() if name not in _PLAIN]
+    if told:
+        shown = [f"{count} object{'s' * (count > 1)} of {_short(name)}" for name, count in told]
+        notes.append(f"passed over, not run: {_some(shown)}")
+    return notes
+
+
+def _with_strangers(error: InputError, pickled: Pickled) -> InputError:
+    """The refusal, with the names that nothing was done with, where nothing was found."""
+    names = [f"{module}.{name}" for module, name in pickled.strangers]
+    if not isinstance(error, NoStateDictError) or not names:
+        return error
+    passed = _some([_short(name) for name in names])
+    return NoStateDictError(
+        f"{error.message} Its pickle names {passed}, which are not part of a state dict. "
+        "Nothing in it was run.",
+        error.hint,
     )
 
 
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, TensorRef)
+def _short(name: str) -> str:
+    return printable(name[:100])
 
 
 def _some(names: list[str]) -> str:
@@ -126,7 +306,10 @@ def _some(names: list[str]) -> str:
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _STORED = zipfile.ZIP_STORED
-_MAX_PICKLE = 1 << 28
+_HELD_PICKLE = 1 << 26
+"""Bytes of a pickle that is read from memory; a longer one holds arrays, and is read where it is.
+"""
+_PIECE = 1 << 20
 
 
 def open_torch_zip(path: Path, key: str | None = None) -> Checkpoint:
@@ -137,13 +320,14 @@ def open_torch_zip(path: Path, key: str | None = None) -> Checkpoint:
         key: Dotted place of the state dict in the pickled object, or None to look for it.
 
     Raises:
-        InputError: The file is damaged, not a checkpoint, or its pickle wants foreign names.
+        InputError: The file is damaged, or not a checkpoint.
         AmbiguousStateDictError: It holds several state dicts and `key` is None.
     """
     try:
-        with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
-            members = {info.filename: info for info in archive.infolist()}
-            twice = repeated([info.filename for info in archive.infolist()])
+        with path.open("rb") as stream:
+            infos, notes = _members(path, stream)
+            members = {info.filename: info for info in infos}
+            twice = repeated([info.filename for info in infos])
             if twice is not None:
                 raise InputError(
                     f"{path} is refused: two files in it share one name, {twice}.", SAVE_AGAIN
@@ -151,16 +335,8 @@ def open_torch_zip(path: Path, key: str | None = None) -> Checkpoint:
             root = _root(path, members)
             if f"{root}byteorder" in members:
                 _check_byte_order(path, stream, members[f"{root}byteorder"])
-            head = members[f"{root}data.pkl"]
-            _place(path, stream, head)
-            if head.file_size > _MAX_PICKLE:
-                raise InputError(
-                    f"{path} is refused: its pickle claims {head.file_size:,} bytes, at most "
-                    f"{_MAX_PICKLE:,} are read.",
-                    SAVE_AGAIN,
-                )
-            _refuse_overlaps(path, stream, members.values())
-            value = load_pickle(path, io.BytesIO(archive.read(head)))
+            _refuse_overlaps(path, stream, infos)
+            pickled = _pickled(path, stream, members[f"{root}data.pkl"])
             prefix = f"{root}data/"
             storages = {
                 name.removeprefix(prefix): _place(path, stream, info)
@@ -179,7 +355,58 @@ def open_torch_zip(path: Path, key: str | None = None) -> Checkpoint:
             f"{path} is a damaged zip archive: {error}.",
             "Copy or download it again.",
         ) from None
-    return checkpoint_of(path, value, storages, key)
+    checkpoint = checkpoint_of(path, pickled, storages, key)
+    return replace(checkpoint, notes=(*notes, *checkpoint.notes))
+
+
+def _members(
+    path: Path, stream: io.BufferedReader
+) -> tuple[list[zipfile.ZipInfo], tuple[str, ...]]:
+    """The members of the archive that begins at byte 0, and what to note about others.
+
+    A zip archive is found from the end of a file, so that the last of several would be read, with
+    all its offsets moved: `torch.load` reads the first.
+    """
+    with zipfile.ZipFile(stream) as archive:
+        infos = archive.infolist()
+    first = min((info.header_offset for info in infos), default=0)
+    if first == 0:
+        return infos, ()
+    with mmap.mmap(stream.fileno(), first, access=mmap.ACCESS_READ) as front:
+        try:
+            with zipfile.ZipFile(cast("BinaryIO", front)) as archive:
+                infos = archive.infolist()
+        except zipfile.BadZipFile:
+            infos = []
+    if min((info.header_offset for info in infos), default=1):
+        raise InputError(
+            f"{path} is refused: its archive begins at byte {first:,}, not at the first, so that "
+            "something else may be meant.",
+            "Copy or download it again, or save it again with torch.save to a file of its own.",
+        )
+    return infos, ("more than one archive lies in the file: the first is read, as torch.load does",)
+
+
+def _pickled(path: Path, stream: io.BufferedReader, info: zipfile.ZipInfo) -> Pickled:
+    place = _place(path, stream, info)
+    held: list[bytes] = []
+    checksum = 0
+    for start in range(place.start, place.start + place.nbytes, _PIECE):
+        piece = os.pread(stream.fileno(), min(_PIECE, place.start + place.nbytes - start), start)
+        checksum = zlib.crc32(piece, checksum)
+        if place.nbytes <= _HELD_PICKLE:
+            held.append(piece)
+    # torch.serialization.set_crc32_options(False) leaves 0.
+    if info.CRC not in (checksum, 0):
+        raise zipfile.BadZipFile(f"Bad CRC-32 for file {info.filename!r}")
+    if place.nbytes <= _HELD_PICKLE:
+        pickled = load_pickle(path, io.BytesIO(b"".join(held)))
+        return replace(pickled, start=place.start)
+    stream.seek(place.start)
+    pickled = load_pickle(path, stream)
+    if stream.tell() > place.start + place.nbytes:
+        raise zipfile.BadZipFile(f"{info.filename!r} does not end where it should")
+    return pickled
 
 
 def _refuse_overlaps(
@@ -237,41 +464,45 @@ _NUMEL = struct.Struct("<q")
 
 
 def open_torch_legacy(path: Path, key: str | None = None) -> Checkpoint:
-    """Describe a legacy checkpoint. Reads its pickles and the storages' sizes, no tensor data.
+    """Describe a legacy checkpoint, or a plain pickle. Reads its pickles, no tensor data.
 
     Args:
         path: The file.
         key: Dotted place of the state dict in the pickled object, or None to look for it.
 
     Raises:
-        InputError: The file is damaged, not a checkpoint, or its pickle wants foreign names.
+        InputError: The file is damaged, or not a checkpoint.
         AmbiguousStateDictError: It holds several state dicts and `key` is None.
     """
     with path.open("rb") as stream:
-        if load_pickle(path, stream) != MAGIC_NUMBER or load_pickle(path, stream) != _PROTOCOL:
+        first = load_pickle(path, stream)
+        if first.value != MAGIC_NUMBER:
+            return checkpoint_of(path, first, {}, key)
+        if load_pickle(path, stream).value != _PROTOCOL:
             raise InputError(
                 f"{path} is a pickle, but not one written by torch.save.",
                 "Pass the file that torch.save(model.state_dict(), file) wrote.",
             )
-        system = load_pickle(path, stream)
+        system = load_pickle(path, stream).value
         if not isinstance(system, dict) or ("little_endian", True) not in system.items():
             raise big_endian(path)
         itemsizes: dict[str, int] = {}
 
-        def storage_of(persistent_id: Any) -> StorageRef:
+        def storage_of(persistent_id: Any) -> Any:
             storage = persistent_storage(persistent_id)
-            itemsizes[storage.key] = BY_NAME[storage.dtype].itemsize if storage.dtype else 1
+            if isinstance(storage, StorageRef):
+                itemsizes[storage.key] = BY_NAME[storage.dtype].itemsize if storage.dtype else 1
             return storage
 
-        value = load_pickle(path, stream, storage_of)
-        keys = load_pickle(path, stream)
+        pickled = load_pickle(path, stream, storage_of)
+        keys = load_pickle(path, stream).value
         named = cast("list[Any]", keys if isinstance(keys, list) else [None])
         if not all(isinstance(key, str) for key in named):
             raise InputError(
                 f"{path} is damaged: it has no list of storages.", "Copy or download it again."
             )
         storages = _places(path, stream, named, itemsizes)
-    return checkpoint_of(path, value, storages, key)
+    return checkpoint_of(path, pickled, storages, key)
 
 
 def _places(

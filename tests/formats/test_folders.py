@@ -238,7 +238,7 @@ def test_extra_state_is_passed_over(tmp_path: Path, suffix: str) -> None:
     assert "1._extra_state" in state
     file = SAVE[suffix](state, tmp_path / f"model{suffix}")
     opened = open_checkpoint(file)
-    assert opened.notes == ("passed over, as no layer's weights are in them: 1._extra_state",)
+    assert "_extra_state" in opened.notes[0]
     assert_holds(opened, {entry.key: state[entry.key] for entry in opened.state_dict})
     assert len(opened.state_dict) == 4
 

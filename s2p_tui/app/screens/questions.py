@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -50,6 +50,7 @@ class WhichStateDict(ModalScreen["str | None"]):
         glyphs: The signs to draw with.
         label: The checkpoint.
         choices: Dotted key and number of tensors of each.
+        meanings: What each is, by key, where that is known.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -58,19 +59,31 @@ class WhichStateDict(ModalScreen["str | None"]):
         Binding("k", "app.simulate_key('up')", show=False),
     ]
 
-    def __init__(self, glyphs: Glyphs, label: str, choices: Sequence[tuple[str, int]]) -> None:
+    def __init__(
+        self,
+        glyphs: Glyphs,
+        label: str,
+        choices: Sequence[tuple[str, int]],
+        meanings: Mapping[str, str],
+    ) -> None:
         super().__init__()
         self._glyphs = glyphs
         self._label = label
         self._choices = choices
+        self._meanings = meanings
 
     def compose(self) -> ComposeResult:
         """The list in a box."""
         plain = self._glyphs.plain
         with Box(self._glyphs, "Which state dict?", "Enter choose  Esc quit"):
             yield Label(Content(plain(f"{inert(self._label)} holds several:")))
-            options = [plain(f"{inert(key)}  {count:,} tensors") for key, count in self._choices]
+            options = [plain(self._words(*choice)) for choice in self._choices]
             yield OptionList(*(Option(Content(option)) for option in options), compact=True)
+
+    def _words(self, key: str, count: int) -> str:
+        meaning = self._meanings.get(key, "")
+        behind = f"  {meaning}" if meaning else ""
+        return f"{inert(key)}  {count:,} tensors{behind}"
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """Take it."""

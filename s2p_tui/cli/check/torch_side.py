@@ -64,7 +64,7 @@ def load_weights(module: nn.Module, checkpoint: Checkpoint) -> str:
     for file in checkpoint.files if by_torch else ():
         loaded = _loaded(file)
         if loaded is not None:
-            weights |= find_state_dict(loaded, _is_tensor, key, file.name)[1]
+            weights |= find_state_dict(loaded, _is_tensor, key, file.name).tensors
     for entry in checkpoint.state_dict if not by_torch else ():
         weights[entry.key] = _read(checkpoint, entry)
     expected = set(module.state_dict())
