@@ -111,10 +111,11 @@ def _empty(folder: Path, passed: list[str]) -> InputError:
     below = [str(path.relative_to(folder)) for path in _below(folder)]
     zero = [name for name in (*passed, *below) if is_of_zero(os.path.basename(name))]
     if zero:
+        hint = zero_hint(folder / zero[0])
         return InputError(
             f"{folder} holds no whole model, only what DeepSpeed's ZeRO split over all processes: "
             f"{some(zero)}.",
-            zero_hint(folder / zero[0]),
+            hint,
         )
     if below:
         return InputError(

@@ -49,7 +49,7 @@ class _Known(NamedTuple):
     offset: int
     magic: bytes
     what: str
-    way_out: str
+    hint: str
 
 
 _BINARY = (
@@ -114,7 +114,7 @@ def foreign(path: Path, head: bytes) -> InputError:
             return _of_packed(path, packed)
     for known in _BINARY:
         if head.startswith(known.magic, known.offset):
-            return InputError(f"{path} is {known.what}.", known.way_out)
+            return InputError(f"{path} is {known.what}.", known.hint)
     text = _text_of(head)
     if text is not None:
         return _of_text(path, text)
@@ -139,7 +139,7 @@ def _of_packed(path: Path, packed: _Packed) -> InputError:
     out = quote(_without_suffix(path.name))
     return InputError(
         f"{path} is packed with {packed.name}.",
-        f"Unpack it: {packed.command} {quote(str(path))} > {out}",
+        f"Unpack it with {packed.command} {quote(str(path))} > {out}, and give {out}.",
     )
 
 
@@ -292,69 +292,70 @@ def _text_of(head: bytes) -> str | None:
 
 def _of_text(path: Path, text: str) -> InputError:
     low = text.lower()
-    if low.startswith("version https://git-lfs"):
-        size = re.search(r"size (\d{1,18})", text)
-        of = f" for {int(size[1]):,} bytes" if size else ""
+    pointer = _pointer(text, quote(path.name))
+    if pointer is not None:
+        what, command = pointer
         return InputError(
-            f"{path} is a git-lfs pointer{of}, not the file itself.",
-            f"Get it with git lfs pull --include {quote(path.name)} in the clone, or download it.",
+            f"{path} is a {what}, not the file itself.",
+            f"Get it with {command} in the clone, or download it.",
         )
-    if re.search(r"/annex/objects/", text):
+    if _PAGE.search(low) and low.startswith("<"):
+        title = re.search(r"<title[^>]*>\s*([^<]+?)\s*(<|$)", text, re.IGNORECASE)
+        said = f" ({one_line(title[1], _QUOTED)!r})" if title else ""
+        return InputError(f"{path} is a web page{said}, not the download it should be.", _DOWNLOAD)
+    form = "XML" if low.startswith("<") else "JSON" if low.startswith(("{", "[")) else ""
+    said = _error_in_json(path) if form == "JSON" else _error_in_xml(text) if form else ""
+    if said:
         return InputError(
-            f"{path} is a git-annex pointer, not the file itself.",
-            f"Get it with git annex get {quote(path.name)} in the clone, or download it.",
+            f"{path} holds what a server answered in {form} in place of the file: {said}.",
+            _DOWNLOAD,
         )
-    if low.startswith("<"):
-        return _of_markup(path, text)
-    if low.startswith(("{", "[")):
-        return _of_json(path)
+    if form:
+        return InputError(
+            f"{path} is a text in {form}, neither a checkpoint, an index of shards nor a skeleton.",
+            _ACCEPTED,
+        )
     said = one_line(text.partition("\n")[0].strip()[:_QUOTED], _QUOTED)
     if len(text) < _QUOTED or _SOUNDS_FAILED.search(low):
         return InputError(f"{path} is no checkpoint but a message: {said!r}.", _DOWNLOAD)
     return InputError(f"{path} is a text, no checkpoint; it begins {said!r}.", _ACCEPTED)
 
 
+def _pointer(text: str, name: str) -> tuple[str, str] | None:
+    """What stands for a file that is kept elsewhere, and the command that gets it."""
+    if text.startswith("version https://git-lfs"):
+        size = re.search(r"size (\d{1,18})", text)
+        of = f" for {int(size[1]):,} bytes" if size else ""
+        return f"git-lfs pointer{of}", f"git lfs pull --include {name}"
+    if "/annex/objects/" in text:
+        return "git-annex pointer", f"git annex get {name}"
+    return None
+
+
+_PAGE = re.compile(r"<(!doctype\s+html|html|head|body|title|meta|script|div|center|h1|p)\b")
 _SOUNDS_FAILED = re.compile(
     r"not found|denied|forbidden|unauthori[sz]ed|restricted|gated|expired|invalid|error|"
     r"too many requests|rate limit|quota|bad gateway|unavailable|timed? ?out"
 )
 
 
-def _of_markup(path: Path, text: str) -> InputError:
-    low = text.lower()
-    if re.search(r"<(!doctype\s+html|html|head|body|title|meta|script|div|center|h1|p)\b", low):
-        title = re.search(r"<title[^>]*>\s*([^<]+?)\s*(<|$)", text, re.IGNORECASE)
-        said = f" ({one_line(title[1], _QUOTED)!r})" if title else ""
-        return InputError(f"{path} is a web page{said}, not the download it should be.", _DOWNLOAD)
+def _error_in_xml(text: str) -> str:
     tags = (re.search(rf"<{tag}>\s*([^<]+?)\s*<", text) for tag in ("Code", "Message"))
     said = ": ".join(one_line(found[1], _QUOTED) for found in tags if found)
-    if said or "<error" in low:
-        return InputError(
-            f"{path} is a server's error in XML ({said or 'unnamed'}), not the download it should "
-            "be.",
-            _DOWNLOAD,
-        )
-    return InputError(f"{path} is a text in XML, no checkpoint.", _ACCEPTED)
+    return said or ("an error" if "<error" in text.lower() else "")
 
 
-def _of_json(path: Path) -> InputError:
+def _error_in_json(path: Path) -> str:
     content: Any = None
     with contextlib.suppress(OSError, ValueError, RecursionError), path.open("rb") as stream:
         content = json.loads(stream.read(_MOST_ERROR))
-    if isinstance(content, dict):
-        fields = cast("dict[str, Any]", content)
-        said = next((fields[name] for name in _ERROR_FIELDS if fields.get(name)), None)
-        if said is not None and len(fields) <= len(_ERROR_FIELDS):
-            words = said if isinstance(said, str) else json.dumps(said)
-            return InputError(
-                f"{path} is a server's error in JSON ({one_line(words, _QUOTED)!r}), not the "
-                "download it should be.",
-                _DOWNLOAD,
-            )
-    return InputError(
-        f"{path} is a text in JSON, neither a checkpoint, an index of shards nor a skeleton.",
-        _ACCEPTED,
-    )
+    if not isinstance(content, dict):
+        return ""
+    fields = cast("dict[str, Any]", content)
+    said = next((fields[name] for name in _ERROR_FIELDS if fields.get(name)), None)
+    if said is None or len(fields) > len(_ERROR_FIELDS):
+        return ""
+    return repr(one_line(said if isinstance(said, str) else json.dumps(said), _QUOTED))
 
 
 _ERROR_FIELDS = (

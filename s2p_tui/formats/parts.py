@@ -125,10 +125,11 @@ def refuse_zero(file: Path) -> None:
         NoStateDictError: It is, by its name.
     """
     if is_of_zero(file.name):
+        hint = zero_hint(file)
         raise NoStateDictError(
             f"{file} is one process's part of what DeepSpeed's ZeRO splits over all of them: it "
             "holds no whole tensors.",
-            zero_hint(file),
+            hint,
         )
 
 

@@ -108,10 +108,11 @@ def _refuse_placeholders(path: Path, checkpoint: Checkpoint) -> None:
     weights = [entry.shape for entry in entries if entry.key.rpartition(".")[2] == "weight"]
     empty = weights.count((0,))
     if empty * 2 > len(weights):
+        hint = zero_hint(path)
         raise InputError(
             f"{path}: {empty:,} of {len(weights):,} weights are empty, as DeepSpeed's ZeRO-3 "
             "leaves them where it splits the parameters over all processes.",
-            zero_hint(path),
+            hint,
         )
 
 

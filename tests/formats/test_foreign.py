@@ -201,7 +201,7 @@ FAILED = {
     "s3": (
         "<?xml version='1.0' encoding='UTF-8'?>\n<Error><Code>AccessDenied</Code>"
         "<Message>Access Denied</Message></Error>",
-        "error in XML (AccessDenied: Access Denied)",
+        "a server answered in XML in place of the file: AccessDenied: Access Denied.",
     ),
     "azure": ("<?xml version='1.0'?><Error><Code>BlobNotFound</Code>", "BlobNotFound"),
     "hub": ("Entry not found", "message: 'Entry not found'"),
@@ -210,13 +210,16 @@ FAILED = {
     "gated": ("Access to model x/y is restricted. You must be authenticated.", "restricted"),
     "github": ("404: Not Found", "'404: Not Found'"),
     "long text": ("Rate limit exceeded for this address. " * 20, "message: 'Rate limit"),
-    "json error": ('{"error": "Repository not found"}', "error in JSON ('Repository not found')"),
+    "json error": (
+        '{"error": "Repository not found"}',
+        "in JSON in place of the file: 'Repository not found'",
+    ),
     "json message": (
         '\n{"message": "Not Found", "documentation_url": "https://docs.github.com"}',
-        "error in JSON ('Not Found')",
+        "in JSON in place of the file: 'Not Found'",
     ),
-    "json nested": ('{"error": {"code": 403, "message": "denied"}}', "error in JSON"),
-    "json detail": ('{"detail": "Not authenticated"}', "('Not authenticated')"),
+    "json nested": ('{"error": {"code": 403, "message": "denied"}}', "in JSON in place"),
+    "json detail": ('{"detail": "Not authenticated"}', "'Not authenticated'"),
     "lfs": (LFS, "git-lfs pointer for 438,007,537 bytes"),
     "lfs newline": ("\n" + LFS, "git-lfs pointer"),
     "annex": ("/annex/objects/SHA256E-s438007537--4d7a.pt\n", "git-annex pointer"),
