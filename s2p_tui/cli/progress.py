@@ -140,7 +140,7 @@ class ConvertReport:
         else:
             status = "refused" if isinstance(self.error, AlignmentError) else "failed"
         mapping = converted.mapping if converted is not None else None
-        certified = converted.report if converted is not None else None
+        certified = converted.certificate if converted is not None else None
         report = {
             "status": status,
             "output": str(written.path if written is not None else self.path),
@@ -154,6 +154,7 @@ class ConvertReport:
                 else {}
             ),
             "mapping": str(mapping) if mapping is not None else None,
+            "certificate": str(certified) if certified is not None else None,
             "report": str(certified) if certified is not None else None,
             "bytes": written.size if written is not None else 0,
             "memory": written.memory if written is not None else 0,

@@ -20,7 +20,7 @@ from s2p_tui.conversion.records import Piece, lay_out
 from s2p_tui.conversion.verify import verify_layout
 from s2p_tui.conversion.workers import usual_jobs
 from s2p_tui.conversion.write import write_layout
-from s2p_tui.errors import OutputError
+from s2p_tui.errors import Code, Hint, OutputError
 from s2p_tui.formats.atomic import AtomicFile, require_space
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.skeleton_file import Target
@@ -139,8 +139,7 @@ def verify_file(
     try:
         verify_layout(plan, layout, contents, path, job, readback, jobs)
     except OutputError as error:
-        hint = "Check --model, --key, --skeleton, --mapping and --dtype, or convert again."
-        raise OutputError(error.message, hint) from None
+        raise OutputError(error.message, Hint(Code.SAME_AS_CONVERTED)) from None
     return layout.size
 
 

@@ -12,7 +12,7 @@ from s2p_tui.alignment.judge import landing
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Expr
-from s2p_tui.errors import AlignmentError, UsageError
+from s2p_tui.errors import AlignmentError, Code, Hint, UsageError
 
 FileFormat = Literal["eqx", "safetensors"]
 
@@ -72,7 +72,7 @@ def make_plan(
     """
     if dtype is not None and dtype_named(dtype).kind != "float":
         raise UsageError(
-            f"--dtype {dtype} is not a floating-point dtype.",
+            f"{dtype} is not a floating-point dtype.",
             "Use float32, bfloat16, float16 or float64.",
         )
     problems: list[tuple[str, str]] = []
@@ -90,7 +90,7 @@ def make_plan(
         raise AlignmentError(
             f"{count} {'does' if len(problems) == 1 else 'do'} not line up.",
             problems,
-            "Line them up in the app, pass a --mapping, or --trust rows that are only doubtful.",
+            Hint(Code.LINE_UP_NAMELESS_ROWS if skeleton.is_nameless else Code.LINE_UP_ROWS),
         )
     if file_format == "eqx":
         _refuse_unloadable(instructions)
@@ -110,5 +110,5 @@ def _refuse_unloadable(instructions: list[Instruction]) -> None:
         raise UsageError(
             f"{len(bad)} leaves, {bad[0].leaf.path} the first, are {names}: "
             "Equinox saves these to .eqx files but cannot load them.",
-            "Write bfloat16 with --dtype bfloat16, or write a .safetensors file.",
+            Hint(Code.LOADABLE_DTYPE),
         )

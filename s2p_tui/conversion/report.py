@@ -19,8 +19,8 @@ from s2p_tui.formats.skeleton_file import Target
 
 _SHOWN = 3
 TAKEN_AS_THEY_ARE = (
-    "note: the skeleton names no layer classes, so that transposed convolutions, LSTM, "
-    "GRU and batch normalisation were taken as they are; --like names them"
+    "note: the skeleton names no layer classes, so transposed convolutions, LSTM, GRU and batch "
+    "normalisation were taken as they are; a skeleton file or the model's factory names them"
 )
 
 
@@ -153,7 +153,7 @@ def report_of(
         written.seconds,
         alignment.bench,
         converted.mapping,
-        converted.report,
+        converted.certificate,
     )
 
 

@@ -6,10 +6,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
-from s2p_tui.errors import AmbiguousStateDictError, InputError
+from s2p_tui.errors import AmbiguousStateDictError, Code, Hint, InputError
 
 _NOT_WEIGHTS = ("optim", "sched", "scaler", "callback", "loops", "rng", "hyper")
 _MAX_DEPTH = 8
+_SAVE_ONE = "Save model.state_dict() with torch.save."
 _LONGEST_NAME = 200
 """Of what a state dict is nested in; every place under it is named after it."""
 
@@ -36,8 +37,8 @@ def find_state_dict(
     if key is not None:
         if key.strip(".") not in found:
             raise InputError(
-                f"{label} has no state dict at --key {key!r}.",
-                f"Choose one with --key: {_choices(found)}.",
+                f"{label} has no state dict at {key!r}.",
+                Hint(Code.CHOOSE_STATE_DICT, {"choices": _choices(found)}) if found else _SAVE_ONE,
             )
         key = key.strip(".")
     else:
@@ -52,13 +53,12 @@ def find_state_dict(
         if not likely:
             raise InputError(
                 f"{label} holds no state dict: no mapping from names to tensors was found.",
-                "Save model.state_dict() with torch.save.",
+                _SAVE_ONE,
             )
         if len(likely) > 1:
             raise AmbiguousStateDictError(
                 f"{label} holds several state dicts: {_choices(likely)}.",
                 [(place, len(_tensors(state, is_tensor))) for place, state in likely.items()],
-                "Choose one with --key.",
             )
         key = next(iter(likely))
     state = found[key]

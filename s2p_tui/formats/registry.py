@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from s2p_tui.errors import InputError
+from s2p_tui.errors import Code, Hint, InputError
 from s2p_tui.formats.base import Checkpoint, FileKind
 from s2p_tui.formats.chunks import (
     PYTREE,
@@ -51,7 +51,7 @@ def open_checkpoint(path: str | Path, key: str | None = None) -> Checkpoint:
         if reader is None:
             raise InputError(
                 f"{path} is {_WRONG_SIDE.get(kind, kind)}, a checkpoint was expected.",
-                "The order is: MODEL (the checkpoint), then SKELETON.",
+                Hint(Code.SWAPPED_SIDES),
             )
         return reader(path, key)
     except OSError as error:
@@ -108,7 +108,7 @@ def _manifest(folder: Path, kind: Kind) -> Path:
     held = f"holds a {other.holds} in chunks and no" if find_manifest(folder, other) else "is no"
     raise InputError(
         f"{folder} {held} chunk folder with a {kind.holds}: it has no {kind.manifest}.",
-        "The order is: MODEL (the checkpoint), then SKELETON.",
+        Hint(Code.SWAPPED_SIDES),
     )
 
 

@@ -21,7 +21,7 @@ from s2p_tui.app.terminal.requirements import require_foreground, require_termin
 from s2p_tui.errors import UsageError
 from tests.helpers.killing import Program
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import sys, torch, jax
 sys.path.append(sys.argv[2])

@@ -189,7 +189,7 @@ def test_examples_work(models: Path, capsys: pytest.CaptureFixture[str]) -> None
         like = call_factory("net.py:Net", abstract=True)
         model = eqx.tree_deserialise_leaves(models / name, like)
         assert float(jax.numpy.abs(model.up.weight).max()) > 0
-    assert (models / "model.report.json").is_file()
+    assert (models / "model.certificate.json").is_file()
     assert (models / "wide_skeleton.eqx").is_file()
 
 

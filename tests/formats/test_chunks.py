@@ -396,7 +396,7 @@ def test_the_wrong_side_is_named(tmp_path: Path) -> None:
         open_target(tmp_path / "s")
     with pytest.raises(InputError, match=r"is no chunk folder with a pytree"):
         open_target(tmp_path)
-    with pytest.raises(InputError, match="Leave --key out"):
+    with pytest.raises(InputError, match="there is none at 'model'"):
         open_checkpoint(tmp_path / "s", "model")
 
 
