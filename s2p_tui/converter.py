@@ -21,7 +21,7 @@ from s2p_tui.conversion.chunk_folder import chunk_checkpoint, chunk_target
 from s2p_tui.conversion.convert import filled, refuse_to_replace
 from s2p_tui.conversion.job import Job
 from s2p_tui.conversion.output_names import output_path
-from s2p_tui.conversion.report import Report
+from s2p_tui.conversion.report import Report, loss_in_words
 from s2p_tui.errors import CancelledError, Code, S2PError, UsageError
 from s2p_tui.formats.atomic import temporary_folder
 from s2p_tui.formats.base import Checkpoint
@@ -502,11 +502,7 @@ def convert_tree(
         checkpoint.tensors.check_unchanged()
     for instruction, loss in zip(plan.instructions, losses, strict=True):
         if loss:
-            warnings.warn(
-                f"{instruction.leaf.path}: {loss.overflowed:,} numbers became infinite, "
-                f"{loss.new_nan:,} not a number",
-                stacklevel=2,
-            )
+            warnings.warn(loss_in_words(instruction.leaf.path, loss), stacklevel=3)
     return with_values(pytree, arrays)
 
 

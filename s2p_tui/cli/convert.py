@@ -106,12 +106,13 @@ def convert(
     Claude's help. Rows that do not line up, or are doubtful and not trusted, are listed and nothing
     is written: exit status 3. Progress goes to standard error, the summary to standard output.
     """
-    from s2p_tui.cli.progress import ConvertReport, run_with_progress
+    from s2p_tui.cli.progress import run_with_progress
     from s2p_tui.conversion.output_names import default_output
+    from s2p_tui.conversion.report import result_as_json
     from s2p_tui.session.session import Session
 
     path = output or default_output(checkpoint, skeleton)
-    told = ConvertReport(path)
+    session: Session | None = None
     try:
         if mapping is not None and arrange is not None:
             raise UsageError(
@@ -124,17 +125,17 @@ def convert(
                 "Add --arrange claude, or leave them out.",
             )
         start = "order" if arrange == "order" else "auto"
-        session = Session.open(
+        opened = Session.open(
             checkpoint, skeleton, key=key, like=like, mapping=mapping, arrange=start
         )
         if mapping is None:
-            session.require_kinship()
-        told.session = session
+            opened.require_kinship()
+        session = opened
         if arrange == "claude":
             ask_claude(session, claude_model, yes=yes)
         session.trust(None if trust_all else trust)
-        told.converted = run_with_progress(
-            lambda job: session.convert(
+        converted = run_with_progress(
+            lambda job: opened.convert(
                 path,
                 dtype=dtype,
                 chunk_bytes=chunk_size * MEBIBYTE,
@@ -148,9 +149,11 @@ def convert(
     except S2PError as error:
         if not json:
             raise
-        told.error = error.put_into(WAYS_OUT)
-    print(told.as_json() if json else told.as_text())
-    return told.exit_code
+        print(result_as_json(path, session, None, error.put_into(WAYS_OUT)))
+        return error.exit_code
+    report = session.report_of(converted)
+    print(result_as_json(path, session, report, None) if json else report)
+    return 0
 
 
 def ask_claude(session: Session, model: str | None, *, yes: bool) -> None:

@@ -484,7 +484,7 @@ class Session:
 
     def report_of(self, converted: Converted) -> Report:
         """Return the report of a conversion of this session."""
-        return report_of(self.alignment, self.checkpoint, self.target, self.counts, converted)
+        return report_of(self, converted)
 
     def _judge(self, position: int) -> Verdict:
         row = self.alignment.rows[position]

@@ -124,7 +124,6 @@ def test_json_tells_what_was_done(pair: Pair, capsys: pytest.CaptureFixture[str]
         "unused": [],
         "parts_unused": {},
         "mapping": str(kept),
-        "certificate": None,
         "report": None,
         "bytes": pair.output.stat().st_size,
         "memory": 128 << 20,
