@@ -176,7 +176,8 @@ class AlignmentError(S2PError):
         self.problems = _inert(problems)
 
     def __str__(self) -> str:
-        rows = [f"  {where}: {why}" for where, why in self.problems[:_MOST_ROWS]]
+        shown = self.problems[:_MOST_ROWS]
+        rows = [f"  {one_line(where, _LONGEST)}: {why}" for where, why in shown]
         if len(self.problems) > _MOST_ROWS:
             rows.append(f"  and {len(self.problems) - _MOST_ROWS} more")
         return "\n".join(part for part in (self.message, *rows, self.hint) if part)

@@ -152,7 +152,7 @@ def refuse_to_replace(path: Path, protected: Iterable[Path]) -> None:
     for file in protected:
         if os.path.realpath(path) == os.path.realpath(file) or _is_same_file(path, file):
             raise OutputError(
-                f"{path} is one of the files to convert from, or is to be written too ({file}).",
+                f"{path} would overwrite {file}, which this conversion reads or writes.",
                 "Choose another name.",
             )
 

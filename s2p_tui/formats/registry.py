@@ -101,7 +101,7 @@ def _manifest(folder: Path, kind: Kind) -> Path:
         return manifest
     if _is_of_ancestor(folder):
         raise InputError(
-            f"{folder} holds chunks whose list is a pickle, which is not read here.",
+            f"{folder} uses statedict2pytree's pickled manifest, which is not loaded, for safety.",
             "Make them again with s2p-tui chunk FILE DIR.",
         )
     other = STATE_DICT if kind is PYTREE else PYTREE

@@ -89,7 +89,7 @@ def checkpoint_of(
     if problems:
         raise InputError(
             f"{path} holds {len(problems)} tensors that cannot be converted: {_some(problems)}.",
-            "Mend each as it says, or drop it, then save the state dict again.",
+            "Convert or remove these tensors, then save the state dict again.",
         )
     entries: list[Entry] = []
     extents: dict[str, Extent] = {}
