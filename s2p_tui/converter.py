@@ -21,8 +21,8 @@ from s2p_tui.conversion.chunk_folder import chunk_checkpoint, chunk_target
 from s2p_tui.conversion.convert import filled, refuse_to_replace
 from s2p_tui.conversion.job import Job
 from s2p_tui.conversion.output_names import output_path
-from s2p_tui.conversion.report import Report
-from s2p_tui.errors import AlignmentError, AmbiguousStateDictError, CancelledError, UsageError
+from s2p_tui.conversion.report import Report, loss_in_words
+from s2p_tui.errors import CancelledError, Code, S2PError, UsageError
 from s2p_tui.formats.atomic import temporary_folder
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.memory import checkpoint_in_memory, is_tensor, is_torch_module
@@ -44,6 +44,50 @@ Holds = Literal["state-dict", "pytree"]
 MEBIBYTE = 1 << 20
 
 
+_LINE_UP = (
+    "Look at them in the app (s2p_tui.app.start_conversion_from_…), trust doubtful ones with "
+    'trust=["…"] or trust=True, follow a mapping="file", or the order with arrange="order".'
+)
+WAYS_OUT = {
+    Code.CHOOSE_STATE_DICT: "Choose one with key=; there are {choices}.",
+    Code.ALLOW_MISSING: (
+        "Copy or download the whole set again, or leave them out with allow_missing=True."
+    ),
+    Code.NO_NESTED_STATE_DICT: "Leave key= out.",
+    Code.SWAPPED_SIDES: "Check which argument takes the state dict, and which the pytree.",
+    Code.NO_NAMES_FOR_LEAVES: "Leave like= out.",
+    Code.SAVED_MAPPING: "Give a mapping file as save_mapping=, or ctrl+s in the app, writes it.",
+    Code.LINE_UP_ROWS: _LINE_UP,
+    Code.LINE_UP_MISMATCHED_ROWS: (
+        'Look at them in the app (s2p_tui.app.start_conversion_from_…), or follow a mapping="file".'
+    ),
+    Code.LINE_UP_NAMELESS_ROWS: (
+        f'{_LINE_UP} The leaves of a plain .eqx can be named with like="pkg.module:factory".'
+    ),
+    Code.LOADABLE_DTYPE: (
+        'Write bfloat16 with dtype="bfloat16", or a target_name= that ends in .safetensors.'
+    ),
+    Code.VERIFY_OR_NO_CERTIFICATE: "Leave out certificate= or verify=False.",
+    Code.OVERWRITE_CHUNKS: "Choose another folder, or replace these with overwrite=True.",
+    Code.NOBODY_TO_ASK: (
+        "Run it in a terminal, or pass confirm=: a function that takes the question and returns "
+        "True to go on."
+    ),
+}
+"""The wording of ways out for those who call from Python."""
+
+
+@contextlib.contextmanager
+def in_words_of_python() -> Generator[None]:
+    """Have the hints of errors name arguments of the calls below."""
+    try:
+        yield
+    except S2PError as error:
+        error.put_into(WAYS_OUT)
+        raise
+
+
+@in_words_of_python()
 def chunkify_state_dict(
     state_dict: Any,
     target_path: str | Path,
@@ -85,6 +129,7 @@ def chunkify_state_dict(
         checkpoint.tensors.close()
 
 
+@in_words_of_python()
 def chunkify_pytree(
     pytree: Any, target_path: str | Path, *, chunk_size: int = 64, overwrite: bool = False
 ) -> Path:
@@ -182,10 +227,6 @@ _PATH_NEEDS = (
     "from_path=True needs path_to_state_dict_chunks or path_to_state_dict_object, and "
     "path_to_pytree_chunks or path_to_pytree_object; with chunkify=True the objects are written "
     "in chunks first."
-)
-_WAYS_OUT = (
-    "Look at them in the app (s2p_tui.app.start_conversion_from_…), take doubtful ones for right "
-    'with trust=["…"] or trust=True, follow a mapping="file", or the order with arrange="order".'
 )
 
 
@@ -289,27 +330,10 @@ def _is_given(value: Any) -> bool:
     return value is not None and value is not False
 
 
-@contextlib.contextmanager
-def in_words_of_python() -> Generator[None]:
-    """Have errors list what a command line would print, and name arguments instead of options."""
-    try:
-        yield
-    except AlignmentError as error:
-        hint = _WAYS_OUT if error.problems else error.hint
-        raise AlignmentError(error.message, error.problems, hint) from None
-    except AmbiguousStateDictError as error:
-        places = ", ".join(repr(place) for place, _ in error.choices)
-        raise AmbiguousStateDictError(
-            error.message,
-            error.choices,
-            f"Choose one with key=; there are {places}.",
-            meanings=error.meanings,
-        ) from None
-
-
 __all__ = ["Report", "chunkify_pytree", "chunkify_state_dict", "convert", "convert_tree"]
 
 
+@in_words_of_python()
 def convert(
     from_memory: bool | None = False,
     from_path: bool | None = False,
@@ -325,6 +349,7 @@ def convert(
     target_name: str = "model.eqx",
     target_dir: str | Path = ".",
     *,
+    claude_model: str | None = None,
     arrange: Arrangement | None = None,
     mapping: str | Path | Mapping | None = None,
     trust: bool | str | Sequence[str] = (),
@@ -333,6 +358,7 @@ def convert(
     jobs: int | None = None,
     verify: bool = True,
     save_mapping: str | Path | None = None,
+    certificate: str | Path | None = None,
     report: str | Path | None = None,
     key: str | None = None,
     allow_missing: bool = False,
@@ -367,18 +393,21 @@ def convert(
         path_to_pytree_chunks: A folder that `chunkify_pytree` or `s2p-tui chunk` wrote.
         arrange_with_anthropic: Have Claude propose the arrangement, and ask before following it.
             Names, shapes and dtypes are sent, never numbers.
-        anthropic_model: "haiku", "opus", "sonnet", "sonnet3.5" or a full model id.
+        anthropic_model: The old name of `claude_model`.
         target_name: The file, `.eqx` or `.safetensors`.
         target_dir: Its folder.
+        claude_model: "haiku", "opus", "sonnet", "sonnet3.5" or a full model id. Default:
+            `anthropic_model`.
         arrange: By names and structure ("auto", the default), or strictly by order ("order").
         mapping: Follow this mapping file instead.
-        trust: Take these doubtful rows for right, by their leaves' key paths; True for all.
-        dtype: Dtype of real floating-point leaves, in place of the pytree's: "bfloat16" …
+        trust: Accept these doubtful rows, by their leaves' key paths; True for all.
+        dtype: Dtype of real floating-point leaves instead of the pytree's: "bfloat16" …
         chunk_size: MiB to stay within.
         jobs: Threads that share the work; None for two, or one on a single core.
         verify: Read the file back and compare it with its sources, bit by bit.
         save_mapping: Save the alignment there, as a mapping file.
-        report: Write a certificate there of what was read back, leaf by leaf.
+        certificate: Write a certificate there: a JSON record of each leaf as it was read back.
+        report: The old name of `certificate`.
         key: Dotted place of the state dict in a nested checkpoint.
         allow_missing: Leave out entries that an index promises and no shard holds.
         like: `pkg.module:factory` that names the leaves of a plain `.eqx`.
@@ -409,16 +438,21 @@ def convert(
             "arrange_with_anthropic=, mapping= and arrange= all say how to line up the two sides.",
             "Give one of them.",
         )
+    if certificate is not None and report is not None:
+        raise UsageError(
+            "certificate= and report= both name the certificate's file.",
+            "Give certificate=; report= is its old name.",
+        )
     job, chunk_bytes = Job(), chunk_size * MEBIBYTE
     output = output_path(Path(target_dir) / target_name)
-    with cleaned_up_first(job), contextlib.ExitStack() as stack, in_words_of_python():
+    with cleaned_up_first(job), contextlib.ExitStack() as stack:
         ends = sides.open(
             stack, job, key=key, allow_missing=allow_missing, like=like, chunk_bytes=chunk_bytes
         )
         session = _aligned(*ends, mapping, arrange, trust)
         stack.callback(session.close)
         if arrange_with_anthropic:
-            _ask_claude(session, anthropic_model, confirm)
+            _ask_claude(session, claude_model or anthropic_model, confirm)
         if isinstance(mapping, str | Path):
             refuse_to_replace(output, [Path(mapping)])
         converted = session.convert(
@@ -428,12 +462,13 @@ def convert(
             jobs=jobs,
             verify=verify,
             mapping=save_mapping,
-            report=report,
+            certificate=certificate or report,
             job=job,
         )
         return session.report_of(converted)
 
 
+@in_words_of_python()
 def convert_tree(
     state_dict: Any,
     pytree: Any,
@@ -473,25 +508,20 @@ def convert_tree(
     """
     from s2p_tui.formats.pytree.skeleton import with_values
 
-    with in_words_of_python():
-        if isinstance(state_dict, str | Path):
-            checkpoint = state_dict_at(state_dict, key, allow_missing=allow_missing)
-        else:
-            checkpoint = checkpoint_in_memory(state_dict, key=key)
-        target = target_in_memory(pytree)
-        with contextlib.closing(_aligned(checkpoint, target, mapping, arrange, trust)) as session:
-            # The other format: what keeps a dtype out of .eqx files does not matter here.
-            plan = session.plan(dtype, "safetensors")
-            made = filled(plan, checkpoint, target, chunk_bytes=chunk_size * MEBIBYTE)
-            arrays, losses = zip(*made, strict=True)
-            checkpoint.tensors.check_unchanged()
+    if isinstance(state_dict, str | Path):
+        checkpoint = state_dict_at(state_dict, key, allow_missing=allow_missing)
+    else:
+        checkpoint = checkpoint_in_memory(state_dict, key=key)
+    target = target_in_memory(pytree)
+    with contextlib.closing(_aligned(checkpoint, target, mapping, arrange, trust)) as session:
+        # The other format: what keeps a dtype out of .eqx files does not matter here.
+        plan = session.plan(dtype, "safetensors")
+        made = filled(plan, checkpoint, target, chunk_bytes=chunk_size * MEBIBYTE)
+        arrays, losses = zip(*made, strict=True)
+        checkpoint.tensors.check_unchanged()
     for instruction, loss in zip(plan.instructions, losses, strict=True):
         if loss:
-            warnings.warn(
-                f"{instruction.leaf.path}: {loss.overflowed:,} numbers became infinite, "
-                f"{loss.new_nan:,} not a number",
-                stacklevel=2,
-            )
+            warnings.warn(loss_in_words(instruction.leaf.path, loss), stacklevel=3)
     return with_values(pytree, arrays)
 
 

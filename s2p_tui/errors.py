@@ -1,8 +1,8 @@
-"""Every error a user can cause, and what each one means to a shell.
+"""Every error a user can cause, and its exit status.
 
     S2PError                      exit
     ├── UsageError                2     the request itself makes no sense
-    │   └── SettingsError               as does what the configuration file says
+    │   └── SettingsError               the configuration file has invalid settings
     ├── AlignmentError            3     rows are missing, mismatched or doubtful
     ├── InputError                4     a file cannot be read, or must not be trusted
     │   ├── AmbiguousStateDictError     several state dicts in one checkpoint
@@ -14,19 +14,24 @@
     ├── ProposerError             7     Claude cannot be asked, or its answer cannot be used
     └── CancelledError            130   the user stopped it
 
-Each holds one line that names the thing and the reason, and a `hint`: the way out.
+Each holds one line that names the thing and the reason, and a `hint`: the way out. Where that
+depends on the door the user came through (an option, an argument, a key), the hint is a `Code` with
+facts, which the command line, the Python calls and the app put into their own words.
 """
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Self
 
 _OBEYED = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def printable(text: str) -> str:
-    r"""The text with control, format and unassigned characters spelled out (`\\x1b`, `\\u202e`)."""
+    r"""Spell out control, format and unassigned characters (`\\x1b`, `\\u202e`)."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(
@@ -38,17 +43,58 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str, longest: int) -> str:
-    """The text made printable; of one that is too long, beginning and end."""
+    """Return the text made printable, its middle cut out if it is too long."""
     if len(text) > longest:
         half = longest // 2
         text = f"{text[:half]} … {text[-half:]}"
     return printable(text)
 
 
+# A name in a file may have a million characters; a terminal shows two thousand in 25 lines.
 _LONGEST = 2000
-
-
 _MOST_ROWS = 20
+
+
+class Code(StrEnum):
+    """Ways out that each door words in its own language.
+
+    The value is the wording for callers without a door, such as a script that uses a `Session`.
+    Facts stand in braces.
+    """
+
+    CHOOSE_STATE_DICT = "Choose one of them: {choices}."
+    ALLOW_MISSING = "Copy or download the whole set again, or allow that they are missing."
+    NO_NESTED_STATE_DICT = "Do not name a state dict within it."
+    SWAPPED_SIDES = "The checkpoint comes first, then the skeleton."
+    NO_NAMES_FOR_LEAVES = "Leave the names out: the leaves have their own."
+    SAVED_MAPPING = "Give a mapping file that a conversion or the app saved."
+    LINE_UP_ROWS = "Line them up, follow a mapping, or trust rows that are only doubtful."
+    LINE_UP_MISMATCHED_ROWS = "Line them up, or follow a mapping."
+    LINE_UP_NAMELESS_ROWS = (
+        "Line them up, follow a mapping, or trust rows that are only doubtful. The leaves of a "
+        "plain .eqx can be named by the model that was saved."
+    )
+    LOADABLE_DTYPE = "Write bfloat16, or a .safetensors file."
+    VERIFY_OR_NO_CERTIFICATE = "Verify the file, or leave the certificate out."
+    SAME_AS_CONVERTED = (
+        "Give the checkpoint, skeleton, mapping and dtype that it was converted with, or convert "
+        "again."
+    )
+    OVERWRITE_CHUNKS = "Choose another folder, or allow that these are replaced."
+    NOBODY_TO_ASK = "Run it in a terminal, or answer beforehand."
+    ANOTHER_PROGRAM = "Quit that one and start again, or save a mapping file."
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """A way out as a code and the facts it is worded with."""
+
+    code: Code
+    facts: Mapping[str, object] = field(default_factory=dict[str, object])
+
+    def worded(self, words: Mapping[Code, str]) -> str:
+        """Return the hint in a door's words; in the code's own where the table has none."""
+        return words.get(self.code, self.code.value).format_map(self.facts)
 
 
 class S2PError(Exception):
@@ -57,16 +103,33 @@ class S2PError(Exception):
     What a file holds may be in them, so they are made one line of inert text of bounded length.
 
     Attributes:
-        message: What is wrong, in one line, naming the thing.
-        hint: What to do about it, or an empty string.
+        message: The thing and its problem, in one line.
+        hint: The way out, or an empty string.
     """
 
     exit_code: int = 1
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str | Hint = "") -> None:
         super().__init__(message)
         self.message = one_line(message, _LONGEST)
+        self._hint = hint
+        self.hint = ""
+        self.put_into({})
+
+    @property
+    def code(self) -> Code | None:
+        """The code of the way out; None where it reads the same at every door."""
+        return self._hint.code if isinstance(self._hint, Hint) else None
+
+    def put_into(self, words: Mapping[Code, str]) -> Self:
+        """Word the hint as a door does; returns this error.
+
+        Args:
+            words: The door's wording of each code, facts in braces.
+        """
+        hint = self._hint.worded(words) if isinstance(self._hint, Hint) else self._hint
         self.hint = one_line(hint, _LONGEST)
+        return self
 
     @property
     def line(self) -> str:
@@ -82,25 +145,27 @@ def _inert(problems: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
 
 
 class UsageError(S2PError):
-    """The request itself makes no sense, whatever the files hold."""
+    """A request that makes no sense, whatever the files hold."""
 
     exit_code = 2
 
 
 class SettingsError(UsageError):
-    """What the configuration file says makes no sense.
+    """A configuration file with invalid settings.
 
     Attributes:
-        problems: One `(line, what is wrong with it)` each, in the file's order.
+        problems: One `(line, problem)` each, in the file's order.
     """
 
-    def __init__(self, message: str, problems: Sequence[tuple[str, str]] = (), hint: str = ""):
+    def __init__(
+        self, message: str, problems: Sequence[tuple[str, str]] = (), hint: str | Hint = ""
+    ):
         super().__init__(message, hint)
         self.problems = tuple(problems)
 
 
 class AlignmentError(S2PError):
-    """Rows stand in the way of a conversion.
+    """Rows that block a conversion.
 
     Attributes:
         problems: One `(leaf key path, reason)` per row, in leaf order.
@@ -108,40 +173,43 @@ class AlignmentError(S2PError):
 
     exit_code = 3
 
-    def __init__(self, message: str, problems: Sequence[tuple[str, str]] = (), hint: str = ""):
+    def __init__(
+        self, message: str, problems: Sequence[tuple[str, str]] = (), hint: str | Hint = ""
+    ):
         super().__init__(message, hint)
         self.problems = _inert(problems)
 
     def __str__(self) -> str:
-        rows = [f"  {where}: {why}" for where, why in self.problems[:_MOST_ROWS]]
+        shown = self.problems[:_MOST_ROWS]
+        rows = [f"  {one_line(where, _LONGEST)}: {why}" for where, why in shown]
         if len(self.problems) > _MOST_ROWS:
             rows.append(f"  and {len(self.problems) - _MOST_ROWS} more")
         return "\n".join(part for part in (self.message, *rows, self.hint) if part)
 
 
 class InputError(S2PError):
-    """A file cannot be read, is not what it should be, or must not be trusted."""
+    """A file that cannot be read, is not what it should be, or must not be trusted."""
 
     exit_code = 4
 
 
 class AmbiguousStateDictError(InputError):
-    """A checkpoint holds several state dicts.
+    """A checkpoint that holds several state dicts.
 
     Attributes:
-        choices: The `--key` of each candidate and its number of tensors.
-        meanings: What a candidate is, by its `--key`, where that can be told.
+        choices: Where each is, as a dotted path, and its number of tensors.
+        meanings: What a candidate is, by its path, where that is known.
     """
 
     def __init__(
         self,
         message: str,
         choices: Sequence[tuple[str, int]],
-        hint: str = "",
         *,
         meanings: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message, hint)
+        paths = ", ".join(repr(path) for path, _ in choices)
+        super().__init__(message, Hint(Code.CHOOSE_STATE_DICT, {"choices": paths}))
         self.choices = tuple(choices)
         self.meanings = dict(meanings or {})
 
@@ -161,10 +229,8 @@ class MissingEntriesError(InputError):
         self,
         message: str,
         entries: Sequence[str],
-        hint: str = "Copy or download the whole set again, or go on without them: "
-        "--allow-missing, in Python allow_missing=True.",
     ) -> None:
-        super().__init__(message, hint)
+        super().__init__(message, Hint(Code.ALLOW_MISSING))
         self.entries = tuple(entries)
 
 
@@ -175,38 +241,40 @@ class OtherFilesError(InputError):
         problems: One `(where, difference)` each, `where` being a key path or a file's role.
     """
 
-    def __init__(self, message: str, problems: Sequence[tuple[str, str]] = (), hint: str = ""):
+    def __init__(
+        self, message: str, problems: Sequence[tuple[str, str]] = (), hint: str | Hint = ""
+    ):
         super().__init__(message, hint)
         self.problems = _inert(problems)
 
 
 class TransformError(S2PError):
-    """A transform does not apply to the shapes it is given."""
+    """A transform that does not apply to the shapes it is given."""
 
     exit_code = 4
 
     def __init__(
         self,
         message: str,
-        hint: str = "Choose another with t in the app, or mend the row in the mapping file.",
+        hint: str | Hint = "Choose another transform, or fix the row in the mapping file.",
     ) -> None:
         super().__init__(message, hint)
 
 
 class OutputError(S2PError):
-    """The result cannot be written, or is not what it should be."""
+    """A result that cannot be written, or is not what it should be."""
 
     exit_code = 5
 
 
 class ProposerError(S2PError):
-    """Claude cannot be asked, or did not answer, or its answer cannot be used."""
+    """Claude cannot be asked, did not answer, or its answer cannot be used."""
 
     exit_code = 7
 
 
 class CancelledError(S2PError):
-    """The user or a signal stopped it; nothing was written."""
+    """A stop by the user or a signal; nothing was written."""
 
     def __init__(self, message: str, *, signal_number: int = 2) -> None:
         super().__init__(message)

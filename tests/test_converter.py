@@ -510,7 +510,7 @@ BOTH = {"state_dict": FIRST, "pytree": FIRST_TREE}
         ({"from_memory": True, **BOTH, "arrange_with_anthropic": True, "mapping": "m.json"},
          ["arrange_with_anthropic=, mapping= and arrange= all say"]),
         ({"from_memory": True, **BOTH, "arrange": "alphabet"}, ["arrange='alphabet' is not known"]),
-        ({"from_memory": True, **BOTH, "like": "a:b"}, ["names the leaves of a plain .eqx file"]),
+        ({"from_memory": True, **BOTH, "like": "a:b"}, ["names its own leaves", "Leave like= out"]),
         ({"from_memory": True, **BOTH, "dtype": "int8"}, ["int8 is not a floating-point dtype"]),
         ({"from_memory": True, **BOTH, "trust": ["['x']"]}, ["not doubtful: ['x']"]),
     ],

@@ -1,213 +1,199 @@
-"""Every error message names the thing, the reason and the way out, in the package's own words."""
+"""Errors as a user meets them: the thing, its problem, expected against got, and a way out that
+works, in one line and with the right exit status.
+"""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
+import pickle
 import re
-from collections.abc import Iterable
-from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
-from rapidfuzz import fuzz
+import torch
 
+from s2p_tui.cli import run
+from s2p_tui.converter import convert_tree
+from s2p_tui.errors import AlignmentError, S2PError, SettingsError, one_line
 from s2p_tui.formats.atomic import output_error
-from tests.helpers.error_messages import Message, class_names, messages, package_sources
+from s2p_tui.formats.pytree.skeleton import save_skeleton
 
-SOURCES = package_sources()
-MESSAGES = messages(SOURCES)
-OURS = class_names(SOURCES)
-
-HANDED_ON = {
-    "{error.message}": "the message of another error, which is listed itself",
-    "{message}": "the last attempt's own, which is listed itself",
-}
-"""Messages that are another's, and why that is so."""
-
-NAMELESS = {
-    "Anthropic refuses the request as too large.": "there is one request",
-    "Anthropic's rate limit is reached.": "there is one service",
-    "Claude is overloaded.": "there is one service",
-    "Claude refuses to answer.": "there is one answer",
-    "Claude's answer is empty.": "there is one answer",
-    "Claude's proposal has to be confirmed, and there is no terminal to ask on.": "the terminal",
-    "The address to reach Claude at cannot be used.": "the hint names where it is set",
-    "The app cannot start inside a running event loop, as a notebook's.": "the app",
-    "The app runs in the main thread only.": "the app",
-    "The connection broke off in the middle of Claude's answer.": "there is one connection",
-    "The request is too large for this model.": "the model is on the screen",
-    "another s2p-tui is at work on the same pair.": "there is one pair; said after a colon",
-}
-"""Messages that name nothing by its name, and what there is but one of."""
-
-ONE_SIDED = {
-    "--model and --yes go with --arrange claude alone.": "the other side is the user's own words",
-    "{file} was changed while it was open.": "how, nobody can tell from a size and a time",
-    "{path} is a pickle, but not one written by torch.save.": "magic numbers say nothing",
-    "{path} is a zip archive, but not one written by torch.save.": "the hint says what is",
-    "{where} does not exist.": "no comparison of values",
-    "Claude took longer than {self._budget.deadline} s.": "the time it took is that, and no answer",
-    "Claude's answer is longer than {self._budget.answer_bytes} bytes, more than any could need.": (
-        "it is not read to its end"
-    ),
-    "There is nothing here.": "the cursor is on no row",
-    "There is no row here: go to one.": "the cursor is on no row",
-    "{path} is cut short: storage {key} ends behind the end of the file.": "where it ends is wrong",
-}
-"""Messages on a comparison that show one of its sides alone, and why the other says nothing."""
-
-SAID_BY_ITSELF = {
-    "It is in the first row already.": "the way out is down",
-    "It is in the last row already.": "the way out is up",
-    "It is on the bench already.": "it is where it was sent",
-    "Pick an entry up first, with m.": "the way out is all it says",
-    "There is nothing here.": "the cursor is on no row",
-    "{verdict.why[:1].upper()}{verdict.why[1:]}.": "the row's own reason, beside the choices left",
-}
-"""Messages of the app's status line without a second half, and why they need none."""
-
-_WORDS_OF_PYTHON = re.compile(
-    r"Traceback|NoneType|Errno|Exception|\bself\b|object at 0x|\bassert|\b[A-Z]\w+Error\b"
+PAIR = ["model.pt", "skeleton.eqx"]
+ENDS = ["--checkpoint", "model.pt", "--skeleton", "skeleton.eqx", "--mapping", "m.json"]
+CODE = """
+def broken():
+    raise ValueError("no weights here")
+def number():
+    return 7
+"""
+# What a traceback says, and no sentence of ours.
+_PYTHON = re.compile(
+    r"Traceback|NoneType|Errno|\bself\b|object at 0x|\bassert|\b(?:S2P|Input|Output|Usage)Error"
 )
-_OPTION = re.compile(r"--[a-z]|[a-z_]+=|\b[A-Z]{2,}(_[A-Z]+)+\b|\.[a-z]{3,}\b|[a-z]_[a-z]")
-_FROM_YOUR_CODE = re.compile(r"raised \{|imported: \{|Unexpected \{|Unexpected ")
 
 
-def unhinted(found: Iterable[Message]) -> list[str]:
-    """Messages without a way out. Cancelling is the user's own wish, and the app's status line
-    has one line for both, where the way out follows a colon or a semicolon.
-    """
-    return [
-        message.place
-        for message in found
-        if not message.hint and message.kind not in ("CancelledError", "ImpossibleError")
-    ]
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pair that converts, and files that are wrong in one way each."""
+    monkeypatch.chdir(tmp_path)
+    torch.save({"w": torch.ones(2, 3)}, "model.pt")
+    torch.save({"w": torch.ones(2, 4)}, "other.pt")
+    torch.save({"step": 3}, "none.pt")
+    save_skeleton("skeleton.eqx", {"w": np.zeros((2, 3), np.float32)})
+    Path("net.py").write_text(CODE)
+    Path("empty.pt").touch()
+    Path("text.pt").write_text("hello, this is text")
+    Path("cut.safetensors").write_bytes((100).to_bytes(8, "little") + b"{}")
+    Path("cut.eqx").write_bytes(Path("skeleton.eqx").read_bytes()[:-5])
+    Path("cut.pt").write_bytes(Path("model.pt").read_bytes()[:300])
+    Path("pickled.pt").write_bytes(pickle.dumps({"a": print}))
+    Path("bad.json").write_text('{"format": "s2p-mapping", "version": 99}')
+    shards = {"weight_map": {"w": "missing.safetensors"}}
+    Path("set.safetensors.index.json").write_text(json.dumps(shards))
+    Path("folder").mkdir()
+    assert run(["convert", *PAIR, "-o", "out.eqx", "--save-mapping", "m.json"]) == 0
+    Path("wrong.eqx").write_bytes(Path("out.eqx").read_bytes()[:-1] + b"\x07")
+    return tmp_path
 
 
-def nameless(found: Iterable[Message]) -> list[str]:
-    """Messages that name no path, key, key path, option or argument."""
-    return [
-        f"{message.place}: {message.text}"
-        for message in found
-        if message.kind not in ("CancelledError", "ImpossibleError")
-        and not message.inserted
-        and not _OPTION.search(message.text)
-        and message.text not in NAMELESS
-    ]
+CASES: list[tuple[int, str, list[str]]] = [
+    (4, "inspect missing.pt", ["missing.pt does not exist.", "Check the path"]),
+    (4, "inspect empty.pt", ["empty.pt is empty.", "Copy or download it again."]),
+    (4, "inspect text.pt", ["neither a checkpoint nor a skeleton", "Give a torch.save file"]),
+    (4, "inspect cut.safetensors", ["header claims 100 bytes of 10", "Copy or download"]),
+    (4, "inspect pickled.pt", ["'builtins.print'", "Nothing in it was run.", "save only the weig"]),
+    (4, "inspect cut.pt", ["cut.pt is a damaged zip archive", "Copy or download it again."]),
+    (4, "inspect folder", ["folder is a folder without a *.index.json", "Pass a checkpoint file"]),
+    (4, "inspect set.safetensors.index.json", ["missing.safetensors is missing", "whole set"]),
+    (4, "inspect none.pt", ["none.pt holds no state dict", "Save model.state_dict()"]),
+    (4, "inspect cut.eqx", ["record 0 claims 24 bytes of data, 19 are left", "copy it again"]),
+    (4, "inspect bad.json", ["it is of version 99, this reads 1", "Give a mapping file"]),
+    (4, "convert model.pt missing.eqx", ["missing.eqx does not exist.", "Check the path"]),
+    (4, "convert other.pt skeleton.eqx",
+     ["skeleton.eqx describes another model than other.pt holds", "of one model"]),
+    (4, "convert other.pt skeleton.eqx --mapping m.json",
+     ["expected 2×3, its source gives 2×4", "Use the files it names"]),
+    (5, "convert model.pt skeleton.eqx -o folder",
+     ["folder is a folder, a file was expected.", "Give the name of a file in it."]),
+    (5, "convert model.pt skeleton.eqx -o nowhere/out.eqx",
+     ["nowhere/out.eqx cannot be written: its folder does not exist", "Create the folder"]),
+    (5, "convert model.pt skeleton.eqx -o model.pt",
+     ["model.pt would overwrite model.pt", "Choose another name."]),
+    (5, "convert model.pt skeleton.eqx -o new.eqx --save-mapping nowhere/m.json",
+     ["nowhere/m.json cannot be written", "Create the folder first."]),
+    (2, "convert model.pt skeleton.eqx -o new.eqx --trust .x",
+     ["These rows are not doubtful: .x.", "there are none"]),
+    (2, "convert model.pt skeleton.eqx --mapping m.json --arrange order",
+     ["--mapping and --arrange both say", "Give one of them."]),
+    (2, "convert model.pt skeleton.eqx --yes",
+     ["--claude-model and --yes go with --arrange claude", "or leave them out"]),
+    (4, "convert model.pt net.py:broken",
+     ["net.py:broken raised ValueError: no weights here.", "Call it yourself"]),
+    (2, "convert model.pt net.py:nothing", ["net.py has no 'nothing'.", "after the colon"]),
+    (2, "convert model.pt nomodule:x", ["nomodule cannot be imported", "importable from here"]),
+    (2, "skeleton net.py:broken --kwargs [1]", ["a JSON object was expected", "--kwargs '{"]),
+    (2, "skeleton net.py:broken --kwargs {", ["--kwargs is not JSON", "Quote it"]),
+    (5, f"verify wrong.eqx {' '.join(ENDS)}",
+     ["wrong.eqx does not match the alignment: ['w'] differs", "--checkpoint, --key"]),
+    (4, f"verify missing.eqx {' '.join(ENDS)}", ["missing.eqx does not exist", "Give the file"]),
+    (2, "check --torch net.py:number --jax net.py:number", ["Neither --shape nor", "3x32x32"]),
+    (2, "check --torch net.py:number --jax net.py:number --shape 3xx",
+     ["--shape 3xx is not a shape", "3x32x32"]),
+    (4, "check --torch net.py:number --jax net.py:number --shape 3",
+     ["net.py:number made a int, a torch.nn.Module was expected", "Give the factory"]),
+    (2, "check --torch a:b --jax a:b --shape 3 --key x",
+     ["no checkpoint is given", "--checkpoint, or leave --key out"]),
+    (2, "chunk m.json chunks", ["m.json is a mapping file", "Give a checkpoint or a skeleton."]),
+    (5, "chunk model.pt text.pt", ["text.pt cannot be written", "Choose another folder"]),
+    (2, "model.pt skeleton.eqx", ["standard input is none", "Use s2p-tui convert"]),
+    (2, "model.pt skeleton.eqx --resume --fresh", ["contradict each other", "Give one of them."]),
+    (2, "convert model.pt", ["SKELETON requires an argument", "s2p-tui --help"]),
+    (2, "convert model.pt skeleton.eqx --jobs 99", ["99", "Must be <= 64", "s2p-tui --help"]),
+]  # fmt: skip
 
 
-def unended(found: Iterable[Message]) -> list[str]:
-    """Messages and ways out that are no whole sentences."""
-    return [
-        f"{message.place}: {text}"
-        for message in found
-        for text in (message.text, *message.hint.split(" | "))
-        if text
-        and text not in HANDED_ON
-        and not text.endswith((".", ".{way_out}"))
-        and not re.fullmatch(r"\{[\w.]*hint\}", text)
-    ]
+@pytest.mark.parametrize(("status", "arguments", "told"), CASES, ids=[case[1] for case in CASES])
+@pytest.mark.usefixtures("folder")
+def test_one_line_says_what_is_wrong_and_what_to_do(
+    status: int, arguments: str, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in Path().rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert run(arguments.split()) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    line = captured.err.removesuffix("\n")
+    assert line.startswith("s2p-tui: ")
+    assert "\n" not in line
+    assert line.endswith(".")
+    assert not _PYTHON.search(line)
+    assert [part for part in told if part not in line] == [], line
+    after = {path: path.stat().st_mtime_ns for path in before}
+    assert after == before
 
 
-def one_sided(found: Iterable[Message]) -> list[str]:
-    """Messages raised on a comparison that do not show both sides of it."""
-    return [
-        f"{message.place}: {message.text}  [if {message.compared}]"
-        for message in found
-        if message.compared
-        and len(message.inserted) + len(re.findall(r"\d|expected|at least", message.line)) < 2
-        and message.text not in ONE_SIDED
-    ]
+@pytest.mark.usefixtures("folder")
+def test_all_rows_that_block_are_listed_with_expected_and_got(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    torch.save({f"e{n}": torch.ones(n + 2) for n in range(30)}, "many.pt")
+    save_skeleton("many.eqx", {f"l{n:02}": np.zeros(n + 3, np.float32) for n in range(30)})
+    assert run(["convert", "many.pt", "many.eqx", "--arrange", "order"]) == 3
+    first, *rows, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("s2p-tui: 30 of 30 rows do not line up. ")
+    assert len(rows) == 20
+    assert "['l00']: e0: expected 3" in rows[0]
+    assert "got 2" in rows[0]
+    assert last == "  and 10 more"
 
 
-def in_words_of_python(found: Iterable[Message], classes: Iterable[str]) -> list[str]:
-    """Messages with the words of a traceback, or with names of this package's classes.
-
-    The name of an exception's class is told where code of the user's own raised it.
-    """
-    ours = re.compile(rf"\b({'|'.join(sorted(classes))})\b")
-    wrong: list[str] = []
-    for message in found:
-        words = re.sub(r"\{[^}]*\}", "", message.line)
-        named = [one for one in message.inserted if "error).__name__" in one]
-        # What is a class of ours and a word of the field's too begins no sentence of ours.
-        compound = [name for name in ours.findall(words) if re.search(r"[a-z][A-Z]", name)]
-        if (
-            _WORDS_OF_PYTHON.search(words)
-            or compound
-            or (named and not _FROM_YOUR_CODE.search(message.text))
-        ):
-            wrong.append(f"{message.place}: {message.text}")
-    return wrong
+# --- the way out works ---
 
 
-def unexplained(found: Iterable[Message]) -> list[str]:
-    """Messages of the app's status line without the half that says why, or what to do."""
-    return [
-        f"{message.place}: {message.text}"
-        for message in found
-        if message.kind == "ImpossibleError"
-        and not re.search("[:;] ", message.text)
-        and message.text not in SAID_BY_ITSELF
-    ]
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        (["convert", "skeleton.eqx", "model.pt"], ["convert", "model.pt", "skeleton.eqx"]),
+        (["inspect", "model.safetensors", "--key", "x"], ["inspect", "model.safetensors"]),
+        (["convert", "two.pt", "skeleton.eqx"],
+         ["convert", "two.pt", "skeleton.eqx", "--key", "a"]),
+        (["chunk", "model.pt", "chunks"], ["chunk", "model.pt", "chunks", "--overwrite"]),
+        (["convert", *PAIR, "--certificate", "c.json", "--no-verify"],
+         ["convert", *PAIR, "--certificate", "c.json"]),
+        (["convert", "fp8.pt", "fp8.eqx"], ["convert", "fp8.pt", "fp8.eqx", "-o", "a.safetensors"]),
+        (["convert", "fp8.pt", "fp8.eqx", "-o", "b.eqx"],
+         ["convert", "fp8.pt", "fp8.eqx", "-o", "b.eqx", "--dtype", "bfloat16"]),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("folder")
+def test_the_way_out_works(
+    wrong: list[str], right: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.torch import save_file
+
+    weights = {"w": torch.ones(2, 3)}
+    save_file(weights, "model.safetensors")
+    torch.save({"a": weights, "b": {"w": torch.zeros(2, 3)}}, "two.pt")
+    torch.save({"w": torch.zeros(3).to(torch.float8_e4m3fn)}, "fp8.pt")
+    import ml_dtypes
+
+    save_skeleton("fp8.eqx", {"w": np.zeros(3, ml_dtypes.float8_e4m3fn)})
+    assert run(["chunk", "model.pt", "chunks"]) == 0
+    assert run(wrong) > 1
+    assert run(right) == 0, capsys.readouterr().err
 
 
-def alike(found: Iterable[Message]) -> list[str]:
-    """Pairs of messages that say the same in other words.
-
-    What is interpolated, which option it is, and one place's words for one and for many differ.
-    """
-    texts: dict[str, str] = {}
-    for message in found:
-        if message.text not in HANDED_ON:
-            plain = re.sub(r" \(\{[^}]*\}\)|: \{[^}]*\}(?=\.$)", "", message.text)
-            plain = re.sub(r"(The )?\{[^}]*\}|--[a-z-]*kwargs", "…", plain)
-            texts.setdefault(plain, message.place)
-    return [
-        f"{texts[one]}: {one}  ~  {texts[other]}: {other}"
-        for one, other in combinations(texts, 2)
-        if texts[one] != texts[other] and fuzz.token_sort_ratio(one, other) > _ALIKE
-    ]
-
-
-_ALIKE = 90
-"""Of 100; the closest that mean different things have 88."""
-
-
-def test_each_has_a_way_out() -> None:
-    assert unhinted(MESSAGES) == []
-
-
-def test_each_names_the_thing() -> None:
-    assert nameless(MESSAGES) == []
-
-
-def test_each_is_a_sentence() -> None:
-    assert unended(MESSAGES) == []
-
-
-def test_what_is_compared_is_shown() -> None:
-    assert one_sided(MESSAGES) == []
-
-
-def test_none_speaks_python() -> None:
-    assert in_words_of_python(MESSAGES, OURS) == []
-
-
-def test_none_says_the_same_in_other_words() -> None:
-    assert alike(MESSAGES) == []
-
-
-def test_the_status_line_says_why_or_what_to_do() -> None:
-    assert unexplained(MESSAGES) == []
-
-
-def test_exceptions_to_the_rules_are_in_use() -> None:
-    """A reworded message takes its exception with it."""
-    texts = {message.text for message in MESSAGES}
-    listed = {*HANDED_ON, *NAMELESS, *ONE_SIDED, *SAID_BY_ITSELF}
-    assert listed - texts == set()
+def test_trusting_the_rows_that_are_listed_works() -> None:
+    state = {"x": torch.ones(2, 2), "y": torch.zeros(2, 2)}
+    tree = {"a": np.zeros((2, 2), np.float32), "b": np.zeros((2, 2), np.float32)}
+    with pytest.raises(AlignmentError, match=r"trust=\[") as caught:
+        convert_tree(state, tree, arrange="order")
+    listed = [path for path, _ in caught.value.problems]
+    filled = convert_tree(state, tree, arrange="order", trust=listed)
+    assert float(filled["a"].sum()) == 4.0
 
 
 def test_each_error_of_the_operating_system_has_a_way_out(tmp_path: Path) -> None:
@@ -218,72 +204,25 @@ def test_each_error_of_the_operating_system_has_a_way_out(tmp_path: Path) -> Non
         assert error.hint.endswith(".")
 
 
-BAD = {
-    "no way out": ('raise InputError(f"{path} is empty.")', unhinted),
-    "an empty way out": ('raise InputError(f"{path} is empty.", "")', unhinted),
-    "no way out of a helper's": (
-        "def damaged(why):\n    return InputError(f'{path} is {why}.')\n\n"
-        "def read():\n    raise damaged('too short')",
-        unhinted,
-    ),
-    "no thing": ('raise UsageError("It makes no sense.", "Give another.")', nameless),
-    "no full stop": ('raise OutputError(f"{path} is full", "Free some space.")', unended),
-    "no full stop in the way out": ('raise OutputError(f"{path} is full.", "Free it")', unended),
-    "one side of two": (
-        'if size != wanted:\n    raise InputError(f"{path} has the wrong size.", "Copy it again.")',
-        one_sided,
-    ),
-    "a class of Python's": (
-        'raise InputError(f"{path}: {type(error).__name__}: {error}.", "Copy it again.")',
-        lambda found: in_words_of_python(found, OURS),
-    ),
-    "a class of ours": (
-        'raise InputError(f"{path} is no StateDict.", "Copy it again.")',
-        lambda found: in_words_of_python(found, OURS),
-    ),
-    "a traceback": (
-        'raise InputError(f"{path}: Traceback below.", "Copy it again.")',
-        lambda found: in_words_of_python(found, OURS),
-    ),
-    "other words": (
-        'raise InputError(f"{path} is a folder, a file is expected.", "Give a file in it.")',
-        alike,
-    ),
-    "a subclass's": (
-        "class OursError(InputError):\n    pass\n\nraise OursError(f'{path} is empty.')",
-        unhinted,
-    ),
-    "a status line's": ('raise ImpossibleError("It cannot be done.")', unexplained),
-}
+# --- the errors themselves ---
 
 
-@pytest.mark.parametrize("bad", BAD)
-def test_a_bad_message_is_found(bad: str) -> None:
-    source, check = BAD[bad]
-    few = {name: SOURCES[f"s2p_tui/{name}"] for name in ("core/errors.py", "formats/sniff.py")}
-    wrong = check(messages(few | {"bad.py": source}))
-    assert len(wrong) == 1
-    assert "bad.py:" in wrong[0]
+def _kinds(kind: type[S2PError]) -> list[type[S2PError]]:
+    return [kind, *(found for below in kind.__subclasses__() for found in _kinds(below))]
 
 
-def test_a_helper_is_listed_once_for_each_place_that_gives_it_words() -> None:
-    source = """
-def damaged(path, why):
-    return InputError(f"{path} is damaged: {why}.", AGAIN)
+def test_help_shows_every_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    told = capsys.readouterr().out.partition("Exit status:")[2]
+    for status in {kind.exit_code for kind in _kinds(S2PError)} | {0, 6, 130}:
+        assert re.search(rf"^  {status} ", told, re.MULTILINE), status
 
-AGAIN = "Copy it again."
 
-def read(path, size):
-    if not size:
-        raise damaged(path, "it is empty")
-    raise damaged(path, f"it has {size} bytes")
-"""
-    found = messages({"errors.py": SOURCES["s2p_tui/core/errors.py"], "bad.py": source})
-    assert [(message.place, message.kind, message.status) for message in found] == [
-        ("bad.py:9", "InputError", "4"),
-        ("bad.py:10", "InputError", "4"),
-    ]
-    assert [message.line for message in found] == [
-        "{path} is damaged: it is empty. Copy it again.",
-        "{path} is damaged: it has {size} bytes. Copy it again.",
-    ]
+def test_text_from_files_cannot_steer_a_terminal_or_flood_it() -> None:
+    error = AlignmentError("\x1b[2J is wrong.", [("\u202ew", "a\nb")], "x" * 10_000)
+    assert "\x1b" not in str(error)
+    assert "\u202e" not in str(error)
+    assert str(error).count("\n") == 2
+    assert len(error.hint) < 2100
+    assert one_line("a\tb", 10) == "a\\tb"
+    assert SettingsError("It is wrong.", [("1", "no")]).exit_code == 2

@@ -28,7 +28,7 @@ from s2p_tui.alignment.untrusted import (
     string_of,
     why_malformed,
 )
-from s2p_tui.errors import InputError, OtherFilesError, TransformError
+from s2p_tui.errors import Code, Hint, InputError, OtherFilesError, TransformError
 
 FORMAT = "s2p-mapping"
 VERSION = 1
@@ -122,7 +122,7 @@ def from_text(text: str, name: str) -> Mapping:
     except (ValueError, KeyError, RecursionError) as error:
         raise InputError(
             f"{name} is not a usable mapping file: {why_malformed(error)}.",
-            "Save one with ctrl+s in the app or with convert --save-mapping.",
+            Hint(Code.SAVED_MAPPING),
         ) from None
 
 

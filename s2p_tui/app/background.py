@@ -10,7 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from s2p_tui.alignment.garbage import give_memory_back
+from s2p_tui.app.hints import in_words_of_the_app
 from s2p_tui.app.keys import Bound
+from s2p_tui.errors import S2PError
 
 if TYPE_CHECKING:
     from textual.app import App
@@ -28,7 +30,8 @@ async def in_thread(function: Callable[[], T]) -> T:
     """Run a function in a thread of its own.
 
     Unlike with `asyncio.to_thread` the program can end before the function does, as it must when a
-    network disk hangs. For work that may be cut off anywhere; a conversion may not.
+    network disk hangs. For work that may be cut off anywhere; a conversion may not. Errors come
+    back in the app's words.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -40,6 +43,8 @@ async def in_thread(function: Callable[[], T]) -> T:
     def run() -> None:
         try:
             settle = partial(future.set_result, function())
+        except S2PError as error:
+            settle = partial(future.set_exception, in_words_of_the_app(error))
         except BaseException as error:
             settle = partial(future.set_exception, error)
         if not loop.is_closed():

@@ -14,6 +14,7 @@ from s2p_tui.app.terminal.exit import Ending
 from s2p_tui.app.terminal.requirements import require_foreground, require_terminal
 from s2p_tui.app.theme import suitable_theme
 from s2p_tui.app.tour import Tour
+from s2p_tui.errors import S2PError
 
 if TYPE_CHECKING:
     from s2p_tui.conversion.output import Converted
@@ -252,6 +253,11 @@ def _start(
             ascii_only=ascii_only,
             resume=resume,
         )
+    except S2PError as error:
+        from s2p_tui.converter import WAYS_OUT
+
+        error.put_into(WAYS_OUT)
+        raise
     finally:
         for session in opened:
             session.close()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from cyclopts import CycloptsError
 
 from s2p_tui.cli import compare, convert, files, open_app, settings
-from s2p_tui.cli.options import app
+from s2p_tui.cli.options import WAYS_OUT, app
 from s2p_tui.errors import AlignmentError, OutputError, S2PError, SettingsError, UsageError
 from s2p_tui.session.signals import StoppedError, stopping
 
@@ -35,11 +35,10 @@ def run(arguments: list[str] | None = None) -> int:
     except CycloptsError as error:
         _narrate(f"{error}".strip(), "s2p-tui --help shows how it is used.")
         return UsageError.exit_code
-    except (AlignmentError, SettingsError) as error:
-        _narrate(error.message, error.hint, error.problems)
-        return error.exit_code
     except S2PError as error:
-        _narrate(error.message, error.hint)
+        hint = error.put_into(WAYS_OUT).hint
+        listed = isinstance(error, AlignmentError | SettingsError)
+        _narrate(error.message, hint, error.problems if listed else ())
         return error.exit_code
     except StoppedError as stopped:
         _narrate(f"Stopped by {stopped.name}.", "")

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 
 from s2p_tui.cli.options import (
+    WAYS_OUT,
     AllowMissing,
     AsJson,
     Key,
@@ -23,15 +24,15 @@ from s2p_tui.errors import S2PError, UsageError
 @command(
     """
     # on two random images
-    s2p-tui check --torch net.py:TorchNet --jax net.py:Net --model model.pt \\
+    s2p-tui check --torch net.py:TorchNet --jax net.py:Net --checkpoint model.pt \\
         --mapping model.mapping.json --shape 3x8x8
 
-    # on an example of your own, more strictly
-    s2p-tui check --torch net.py:TorchNet --jax net.py:Net --model model.pt \\
+    # on an example of your own, with a tighter tolerance
+    s2p-tui check --torch net.py:TorchNet --jax net.py:Net --checkpoint model.pt \\
         --sample-input net.py:example --tolerance 1e-5
 
-    # token ids below 30000 of a model with two arguments
-    s2p-tui check --torch bert.py:Torch --jax bert.py:Bert --model bert.pt \\
+    # token ids below 30000, for a model with two arguments
+    s2p-tui check --torch bert.py:Torch --jax bert.py:Bert --checkpoint bert.pt \\
         --shape 128 --shape 128 --dtype int32 --below 30000
     """
 )
@@ -48,11 +49,12 @@ def check(
         ),
     ],
     mapping: MappingFile = None,
-    model: Annotated[
+    checkpoint: Annotated[
         Path | None,
         Parameter(
-            help="The checkpoint with the torch model's weights; those its factory gives it unless "
-            "given."
+            name=["--checkpoint", "--model"],
+            help="Checkpoint to load into the torch model. Default: the weights the factory "
+            "creates.",
         ),
     ] = None,
     key: Key = None,
@@ -69,21 +71,23 @@ def check(
         tuple[str, ...],
         Parameter(
             negative="",
-            help="Shape of one example, as 3x32x32, () for a number; given once per argument.",
+            help="Shape of one example, as 3x32x32, or () for a number. Repeat it per argument.",
         ),
     ] = (),
     dtype: Annotated[
         tuple[str, ...],
-        Parameter(negative="", help="Dtype of all arguments, or given once per argument."),
+        Parameter(negative="", help="Dtype of all arguments, or one per argument."),
     ] = ("float32",),
     below: Annotated[
         int,
-        Parameter(help="What random whole numbers stay below.", validator=validators.Number(gte=1)),
+        Parameter(
+            help="Exclusive upper bound for random integers.", validator=validators.Number(gte=1)
+        ),
     ] = 10,
     batch: Annotated[
         int,
         Parameter(
-            help="Number of examples; 0 for one that torch gets without a batch axis.",
+            help="Number of examples; 0 for a single one that torch gets without a batch axis.",
             validator=validators.Number(gte=0),
         ),
     ] = 2,
@@ -91,8 +95,8 @@ def check(
     sample_input: Annotated[
         str | None,
         Parameter(
-            help="pkg.module:function that returns one example, an array or a tuple of them, in "
-            "place of --shape."
+            help="pkg.module:function that returns one example, an array or a tuple of arrays, "
+            "instead of --shape."
         ),
     ] = None,
     tolerance: Annotated[
@@ -106,10 +110,10 @@ def check(
 ) -> int:
     """Run both models on the same input and compare their outputs.
 
-    Makes both models with your own factories, converts the torch model's weights by the mapping
-    file, or by names and structure, loads them with Equinox, and runs both forwards in inference
-    mode, torch on a batch and Equinox on one example at a time. If the outputs differ, the first
-    module whose output does is named: exit status 6.
+    Creates both models with your own factories, converts the torch model's weights by the mapping
+    file or by names and structure, loads them with Equinox, and runs both forwards in inference
+    mode, torch on a batch and Equinox on one example at a time. If the outputs differ, it names the
+    first module whose output does: exit status 6.
     """
     from s2p_tui.cli.check.inputs import random_examples, sample_examples
     from s2p_tui.cli.check.result import failed_as_json
@@ -124,10 +128,10 @@ def check(
                 f"{both if shape else neither} what to run the models on.",
                 "Give --shape 3x32x32, once per argument, or --sample-input pkg.module:function.",
             )
-        if key is not None and model is None:
+        if key is not None and checkpoint is None:
             raise UsageError(
-                f"--key {key} is a place in a checkpoint, and no checkpoint is given.",
-                "Give it with --model, or leave --key out.",
+                f"--key {key} is a path in a checkpoint, and no checkpoint is given.",
+                "Give one with --checkpoint, or leave --key out.",
             )
         if sample_input is not None:
             examples = sample_examples(sample_input, batched=batch > 0)
@@ -138,7 +142,7 @@ def check(
             jax=jax,
             torch_kwargs=json_object("--torch-kwargs", torch_kwargs),
             jax_kwargs=json_object("--jax-kwargs", jax_kwargs),
-            model=model,
+            checkpoint=checkpoint,
             key=key,
             allow_missing=allow_missing,
             mapping=mapping,
@@ -150,7 +154,7 @@ def check(
     except S2PError as error:
         if not json:
             raise
-        print(failed_as_json(error))
+        print(failed_as_json(error.put_into(WAYS_OUT)))
         return error.exit_code
     print(result.as_json() if json else result.as_text())
     return result.exit_code

@@ -9,17 +9,19 @@ from cyclopts import Parameter
 
 from s2p_tui.cli.options import (
     MEBIBYTE,
+    WAYS_OUT,
     AllowMissing,
     AsJson,
+    Certificate,
+    Checkpoint,
+    CheckpointOption,
     ChunkSize,
     Dtype,
     Jobs,
     Key,
     Like,
     MappingFile,
-    Model,
     Output,
-    Report,
     Skeleton,
     Trust,
     TrustAll,
@@ -40,18 +42,19 @@ if TYPE_CHECKING:
     s2p-tui convert model.pt model_skeleton.eqx -o half.eqx --dtype bfloat16 \\
         --mapping model.mapping.json
 
-    # strictly by order, told as JSON
+    # strictly by order, with the result as JSON
     s2p-tui convert model.safetensors model_skeleton.eqx --arrange order --json
 
     # one of several state dicts in a training checkpoint
     s2p-tui convert checkpoint.pt net.py:Net -o ema.eqx --key ema
 
-    # what names and structure leave open as Claude proposes; asks first
-    s2p-tui convert model.pt model_skeleton.eqx --arrange claude --model opus
+    # with Claude's help for rows that names and structure leave open; asks first
+    s2p-tui convert model.pt model_skeleton.eqx --arrange claude \\
+        --claude-model opus
     """
 )
 def convert(
-    model: Model,
+    checkpoint: Checkpoint,
     skeleton: Skeleton,
     /,
     *,
@@ -60,27 +63,27 @@ def convert(
     arrange: Annotated[
         Literal["auto", "order", "claude"] | None,
         Parameter(
-            help="How to line the two sides up without --mapping: auto, by names and structure, "
-            "unless given; order, the n-th entry to the n-th array leaf; claude, what auto leaves "
-            "open as Claude proposes, which asks before anything is sent or taken."
+            help="How to align without --mapping: 'auto' (default) uses names and structure; "
+            "'order' pairs the n-th entry with the n-th array leaf; 'claude' also asks Claude "
+            "about rows auto cannot settle, with confirmation."
         ),
     ] = None,
     claude_model: Annotated[
         str | None,
         Parameter(
-            name="--model",
-            help="Claude's model: haiku, sonnet, opus or a full id; the last used unless given.",
+            name=["--claude-model", "--model"],
+            help="Claude's model: haiku, sonnet, opus or a full id. Default: the last one used.",
         ),
     ] = None,
     yes: Annotated[
         bool,
         Parameter(
             negative="",
-            help="Send to Claude and take what it proposes unasked, but for rows it is unsure of.",
+            help="Do not ask for confirmation; skip rows Claude marks as unsure.",
         ),
     ] = False,
     save_mapping: Annotated[
-        Path | None, Parameter(help="Save the alignment that was used as this mapping file.")
+        Path | None, Parameter(help="Save the alignment to this mapping file.")
     ] = None,
     trust: Trust = (),
     trust_all: TrustAll = False,
@@ -93,39 +96,39 @@ def convert(
     verify: Annotated[
         bool,
         Parameter(
-            help="Read the file back and compare every leaf with its source, then give it its name."
+            help="Read the file back and compare it with its sources before moving it into place."
         ),
     ] = True,
-    report: Report = None,
+    certificate: Certificate = None,
     json: AsJson = False,
 ) -> int:
     """Convert a checkpoint without the terminal app.
 
-    The two sides are lined up by a mapping file, by names and structure, strictly by order, or with
-    Claude's help. If rows do not line up, or are doubtful and not trusted, they are listed and
-    nothing is written: exit status 3. Progress goes to standard error, the summary to standard
-    output.
+    The two sides are aligned by a mapping file, by names and structure, strictly by order, or with
+    Claude's help. Rows that do not line up, or are doubtful and not trusted, are listed and nothing
+    is written: exit status 3. Progress goes to standard error, the summary to standard output.
     """
-    from s2p_tui.cli.progress import ConvertReport, run_with_progress
+    from s2p_tui.cli.progress import run_with_progress
     from s2p_tui.conversion.output_names import default_output
+    from s2p_tui.conversion.report import result_as_json
     from s2p_tui.session.session import Session
 
-    path = output or default_output(model, skeleton)
-    told = ConvertReport(path)
+    path = output or default_output(checkpoint, skeleton)
+    session: Session | None = None
     try:
         if mapping is not None and arrange is not None:
             raise UsageError(
-                "--mapping and --arrange both say how to line up the two sides.",
+                "--mapping and --arrange both say how to align the two sides.",
                 "Give one of them.",
             )
         if arrange != "claude" and (claude_model is not None or yes):
             raise UsageError(
-                "--model and --yes go with --arrange claude alone.",
+                "--claude-model and --yes go with --arrange claude alone.",
                 "Add --arrange claude, or leave them out.",
             )
         start = "order" if arrange == "order" else "auto"
-        session = Session.open(
-            model,
+        opened = Session.open(
+            checkpoint,
             skeleton,
             key=key,
             allow_missing=allow_missing,
@@ -134,19 +137,19 @@ def convert(
             arrange=start,
         )
         if mapping is None:
-            session.require_kinship()
-        told.session = session
+            opened.require_kinship()
+        session = opened
         if arrange == "claude":
             ask_claude(session, claude_model, yes=yes)
         session.trust(None if trust_all else trust)
-        told.converted = run_with_progress(
-            lambda job: session.convert(
+        converted = run_with_progress(
+            lambda job: opened.convert(
                 path,
                 dtype=dtype,
                 chunk_bytes=chunk_size * MEBIBYTE,
                 verify=verify,
                 mapping=save_mapping,
-                report=report,
+                certificate=certificate,
                 job=job,
                 jobs=jobs,
             )
@@ -154,13 +157,15 @@ def convert(
     except S2PError as error:
         if not json:
             raise
-        told.error = error
-    print(told.as_json() if json else told.as_text())
-    return told.exit_code
+        print(result_as_json(path, session, None, error.put_into(WAYS_OUT)))
+        return error.exit_code
+    report = session.report_of(converted)
+    print(result_as_json(path, session, report, None) if json else report)
+    return 0
 
 
 def ask_claude(session: Session, model: str | None, *, yes: bool) -> None:
-    """Have Claude propose what names and structure leave open.
+    """Align rows that names and structure leave open as Claude proposes.
 
     Raises:
         S2PError: It cannot be asked, or the user declined.
@@ -173,42 +178,43 @@ def ask_claude(session: Session, model: str | None, *, yes: bool) -> None:
 
 @command(
     """
-    # compare with what it was made of
-    s2p-tui verify model.eqx --model model.pt --skeleton model_skeleton.eqx \\
-        --mapping model.mapping.json
+    # compare with its sources
+    s2p-tui verify model.eqx --checkpoint model.pt \\
+        --skeleton model_skeleton.eqx --mapping model.mapping.json
 
-    # and certify what was found, leaf by leaf
-    s2p-tui verify model.eqx --model model.pt --skeleton model_skeleton.eqx \\
-        --mapping model.mapping.json --report model.report.json
+    # and write a certificate, leaf by leaf
+    s2p-tui verify model.eqx --checkpoint model.pt \\
+        --skeleton model_skeleton.eqx --mapping model.mapping.json \\
+        --certificate model.certificate.json
     """
 )
 def verify(
-    output: Annotated[Path, Parameter(help="The converted file, .eqx or .safetensors.")],
+    output: Annotated[Path, Parameter(help="Converted file, .eqx or .safetensors.")],
     /,
     *,
-    model: Model,
+    checkpoint: CheckpointOption,
     skeleton: Skeleton,
-    mapping: Annotated[Path, Parameter(help="The mapping file it was converted with.")],
+    mapping: Annotated[Path, Parameter(help="Mapping file it was converted with.")],
     key: Key = None,
     allow_missing: AllowMissing = False,
     like: Like = None,
     dtype: Dtype = None,
     jobs: Jobs = None,
-    report: Report = None,
+    certificate: Certificate = None,
 ) -> int:
     """Compare every leaf of a converted file with its source, bit by bit.
 
-    Give --key, --like and --dtype as they were given to convert. What differs is named: exit status
-    5. To write a certificate of what was read, give --report.
+    Give --key, --like and --dtype as they were given to convert. Leaves that differ are listed:
+    exit status 5. --certificate records what was read.
     """
     from s2p_tui.cli.progress import run_with_progress
     from s2p_tui.session.session import Session
 
     session = Session.open(
-        model, skeleton, key=key, allow_missing=allow_missing, like=like, mapping=mapping
+        checkpoint, skeleton, key=key, allow_missing=allow_missing, like=like, mapping=mapping
     )
     size = run_with_progress(
-        lambda job: session.verify(output, dtype=dtype, report=report, job=job, jobs=jobs)
+        lambda job: session.verify(output, dtype=dtype, certificate=certificate, job=job, jobs=jobs)
     )
-    print(f"{output}: {len(session.target.skeleton)} leaves, {size:,} bytes, all as they should be")
+    print(f"{output}: verified {len(session.target.skeleton)} leaves, {size:,} bytes")
     return 0

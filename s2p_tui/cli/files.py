@@ -1,4 +1,4 @@
-"""`s2p-tui skeleton` and `s2p-tui inspect`."""
+"""`s2p-tui skeleton`, `s2p-tui inspect` and `s2p-tui chunk`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from s2p_tui.cli.options import (
 
 @command(
     """
-    # of what net.py's Net makes
+    # of the model that net.py's Net creates
     s2p-tui skeleton net.py:Net
 
-    # with arguments, and without the numbers it is initialised with
+    # with arguments, and without its initial values
     s2p-tui skeleton net.py:make --kwargs '{"width": 64}' --no-values \\
         -o wide_skeleton.eqx
     """
@@ -33,28 +33,26 @@ def skeleton(
     factory: Annotated[
         str,
         Parameter(
-            help="What makes the model: pkg.module:factory or file.py:factory. A required argument "
+            help="Factory of the model: pkg.module:factory or file.py:factory. A required argument "
             "named key gets jax.random.PRNGKey(0)."
         ),
     ],
     /,
     *,
     output: Annotated[
-        Path, Parameter(name=["--output", "-o"], help="The skeleton file to write.")
+        Path, Parameter(name=["--output", "-o"], help="Skeleton file to write.")
     ] = Path("model_skeleton.eqx"),
     kwargs: Annotated[str, Parameter(help="The factory's arguments, as a JSON object.")] = "{}",
     values: Annotated[
         bool,
-        Parameter(
-            help="Store the model's own numbers, for leaves that the checkpoint has nothing for."
-        ),
+        Parameter(help="Store the model's own values, for leaves that the checkpoint cannot fill."),
     ] = True,
 ) -> int:
-    """Write a skeleton file of the model that your own code makes.
+    """Write a skeleton file of a model that your own code creates.
 
-    It holds key paths, shapes, dtypes and layer classes, all that a conversion needs to know of the
-    model. Imports and calls the factory; other commands run code of yours only where they are given
-    a factory too.
+    It holds key paths, shapes, dtypes and layer classes, all that a conversion needs of the model.
+    Imports and calls the factory; other commands run your code only if they are given a factory
+    too.
     """
     from s2p_tui.formats.pytree.factory import call_factory
     from s2p_tui.formats.pytree.skeleton import save_skeleton
@@ -81,7 +79,7 @@ def inspect(
     file: Annotated[
         Path,
         Parameter(
-            help="A checkpoint, skeleton, .eqx or mapping file, or a folder of shards or chunks."
+            help="Checkpoint, skeleton, .eqx or mapping file, or a folder of shards or chunks."
         ),
     ],
     /,
@@ -90,7 +88,7 @@ def inspect(
     allow_missing: AllowMissing = False,
     json: AsJson = False,
 ) -> int:
-    """List what a file or folder holds.
+    """List the contents of a file or folder.
 
     Reads no tensor data and runs nothing that a file contains.
     """
@@ -118,16 +116,16 @@ def chunk(
     file: Annotated[
         Path,
         Parameter(
-            help="A checkpoint, a skeleton file, an .eqx, or pkg.module:name of an object or of a "
-            "function that makes one."
+            help="Checkpoint, skeleton file or .eqx, or pkg.module:name of an object or of a "
+            "function that returns one."
         ),
     ],
-    directory: Annotated[Path, Parameter(help="The folder to write to; made if it is not there.")],
+    directory: Annotated[Path, Parameter(help="Folder to write to; created if missing.")],
     /,
     *,
     holds: Annotated[
         Literal["state-dict", "pytree"] | None,
-        Parameter(name="--as", help="What FILE holds, where its content does not tell."),
+        Parameter(name="--as", help="Kind of FILE, where its content does not show it."),
     ] = None,
     key: Key = None,
     allow_missing: AllowMissing = False,
@@ -141,7 +139,7 @@ def chunk(
 
     A state dict goes to DIRECTORY/state_dict with DIRECTORY/torch_fields.json, a pytree to
     DIRECTORY/pytree with DIRECTORY/jax_fields.json; one folder can hold both. Every command takes
-    such a folder as MODEL, as SKELETON, or as both. What was written is read back and compared.
+    such a folder as CHECKPOINT, as SKELETON, or as both. Chunks are read back and compared.
     """
     from s2p_tui.cli.progress import run_with_progress
     from s2p_tui.converter import chunkify

@@ -1,4 +1,4 @@
-"""`s2p-tui MODEL SKELETON` and `s2p-tui demo`: what opens the terminal app."""
+"""`s2p-tui CHECKPOINT SKELETON` and `s2p-tui demo`: the commands that open the app."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cyclopts import Parameter
 from s2p_tui.cli.options import (
     MEBIBYTE,
     AllowMissing,
+    Checkpoint,
     ChunkSize,
     Dtype,
     Jobs,
     Key,
     Like,
-    Model,
     Output,
     Skeleton,
     app,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @app.default
 def open_app(
-    model: Model,
+    checkpoint: Checkpoint,
     skeleton: Skeleton,
     /,
     *,
@@ -39,8 +39,8 @@ def open_app(
     mapping: Annotated[
         Path | None,
         Parameter(
-            help="Start from this mapping file if it is there, and save to it; unless given, "
-            "save beside the output."
+            help="Mapping file to start from if it exists, and to save to. Default: save beside "
+            "the output."
         ),
     ] = None,
     key: Key = None,
@@ -54,28 +54,29 @@ def open_app(
         Parameter(
             name="--ascii",
             negative="--no-ascii",
-            help="Draw with ASCII characters only, or not; as the locale has it unless given.",
+            help="Use ASCII characters only. Default: decided by the locale.",
         ),
     ] = None,
     mouse: Annotated[
         bool | None,
         Parameter(
-            help="Take clicks, or leave the mouse to the terminal, which selects text with it; as "
-            "config.toml has it unless given, else taken."
+            help="Enable the mouse; --no-mouse leaves it to the terminal for selecting text. "
+            "Default: config.toml, else on."
         ),
     ] = None,
     resume: Annotated[
         bool,
-        Parameter(negative="", help="Go on with an earlier session's edits, unasked."),
+        Parameter(negative="", help="Resume an earlier session without asking."),
     ] = False,
     fresh: Annotated[
         bool,
         Parameter(
-            negative="", help="Start afresh, unasked; an earlier session's edits are kept aside."
+            negative="",
+            help="Start over without asking; edits from an earlier session are backed up.",
         ),
     ] = False,
 ) -> int:
-    """Open the terminal app on a checkpoint and a skeleton; the app's own help says more."""
+    """Open the terminal app on a checkpoint and a skeleton; press ? in it for help."""
     if resume and fresh:
         raise UsageError("--resume and --fresh contradict each other.", "Give one of them.")
     _require_folder(mapping)
@@ -89,7 +90,7 @@ def open_app(
         start = mapping if _is_there(mapping) else None
         key_chosen = key if chosen is None else chosen
         session = Session.open(
-            model,
+            checkpoint,
             skeleton,
             key=key_chosen,
             allow_missing=allow_missing,
@@ -104,9 +105,9 @@ def open_app(
     ending = Ending(os._exit)
     ui, converted = run_app(
         open_session,
-        model_label=model.name,
+        model_label=checkpoint.name,
         skeleton_label=skeleton.name,
-        output=output or default_output(model, skeleton),
+        output=output or default_output(checkpoint, skeleton),
         way_out="s2p-tui convert, which needs no terminal",
         dtype=dtype,
         mapping=mapping,
@@ -118,7 +119,7 @@ def open_app(
         resume="go on" if resume else "afresh" if fresh else "ask",
         ending=ending,
     )
-    # After a hang-up there is nobody left to tell.
+    # After a hang-up nobody reads it.
     if sys.stdout.isatty():
         if converted is not None:
             print(converted.written.path, flush=True)
@@ -129,7 +130,7 @@ def open_app(
 
 
 def _require_folder(mapping: Path | None) -> None:
-    """Refuse a name for a mapping under which none could be saved."""
+    """Refuse a mapping file whose folder does not exist."""
     if mapping is not None and not mapping.parent.is_dir():
         raise UsageError(
             f"There is no folder {mapping.parent} for the mapping file.",
@@ -162,14 +163,14 @@ def demo(
         ),
     ] = False,
     directory: Annotated[
-        Path | None, Parameter(help="Where to put the files; a new temporary folder unless given.")
+        Path | None, Parameter(help="Folder for the files. Default: a new temporary folder.")
     ] = None,
 ) -> int:
-    """Try it on a small pair of models that is made for you.
+    """Try the app on a small pair of models.
 
-    Writes a residual network of torch and the skeleton of its twin in Equinox, whose layers come in
-    another order, and opens the app on them with a line that says what to try next. After the
-    conversion both models are run on the same images.
+    Writes a residual network in torch and the skeleton of the same network in Equinox, whose layers
+    are in a different order, and opens the app on them with a line that suggests the next step.
+    After the conversion both models are run on the same images.
     """
     import tempfile
 
@@ -212,6 +213,6 @@ def demo(
     )
     if sys.stdout.isatty():
         print(f"The demo's files are in {folder}." if converted is None else converted.written.path)
-        print("Your own: s2p-tui skeleton FILE.py:MODEL, then s2p-tui MODEL SKELETON")
+        print("Your own: s2p-tui skeleton FILE.py:FACTORY, then s2p-tui CHECKPOINT SKELETON")
     ending.hasten()
     return ui.return_code or 0

@@ -1,4 +1,4 @@
-"""What the commands have in common: the app they belong to and the options they share."""
+"""The cyclopts app, the options that several commands share, and the wording of ways out."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 
 from cyclopts import App, Parameter, validators
 
-from s2p_tui.errors import UsageError
+from s2p_tui.errors import Code, UsageError
 
 _HELP = (
     "Bring a PyTorch checkpoint into an Equinox model.\n\n"
-    "s2p-tui MODEL SKELETON opens the terminal app: both sides in two columns, lined up with the "
-    "keyboard, converted with one key. The commands do the same, and more, without it.\n\n"
-    "The app journals every edit. Where an earlier session on the same pair left edits, it asks "
-    "whether to go on with them, unless --resume or --fresh answers; where a mapping file of the "
-    "pair is beside the output, whether to start from it. A --mapping file that is there answers "
-    "too, unless edits were made since."
+    "s2p-tui CHECKPOINT SKELETON opens the terminal app: both sides in two columns, aligned with "
+    "the keyboard, converted with one key. The commands do the same, and more, without it.\n\n"
+    "The app journals every edit. If an earlier session on the same pair left edits, it asks "
+    "whether to resume it; --resume and --fresh skip the question. If a mapping file of the pair "
+    "is beside the output, it asks whether to start from that. An existing --mapping file is used "
+    "without asking, unless edits were made since."
 )
 _EPILOGUE = """\
 Examples:
-  # line both sides up in the terminal, then convert with c
+  # align both sides in the terminal, then convert with c
   s2p-tui model.pt model_skeleton.eqx
 
   # without a skeleton file: import net.py and call its Net
   s2p-tui model.pt net.py:Net -o model.eqx
 
-  # go on where the line dropped
+  # resume after the connection dropped
   s2p-tui model.pt model_skeleton.eqx --resume
 
 Exit status:
   0    done
-  1    not enough memory, or an error of the program's own
+  1    not enough memory, or a fault of the program
   2    wrong usage
-  3    rows do not line up, or are doubtful; they are listed, nothing is written
+  3    rows do not line up or are doubtful; they are listed, nothing is written
   4    an input cannot be read, or is refused
-  5    the output cannot be written, or is not what it should be
+  5    the output cannot be written, or failed verification
   6    check: the two models differ
-  7    Claude cannot be asked, or gave no answer that can be used
-  130  cancelled or declined; 128 plus its number after any other signal
+  7    Claude cannot be asked, or gave no usable answer
+  130  cancelled or declined; after any other signal 128 plus its number
 
-s2p-tui COMMAND --help tells more, with examples."""
+s2p-tui COMMAND --help shows more, with examples."""
 
 
 def _shown(default: object) -> str | None:
-    """A default as it is shown; None for one that goes without saying."""
+    """Return a default as help shows it; None for one that is not worth showing."""
     match default:
         case None | False | ():
             return None
@@ -70,18 +70,18 @@ app = App(
 app["--help"].help = "Show this text, or a command's, and exit."
 app["--version"].help = "Show the version and exit."
 
-Model = Annotated[
+_FILES = "torch.save or .safetensors file, an index of shards or its folder, or a chunk folder."
+Checkpoint = Annotated[Path, Parameter(help=f"Checkpoint to convert: a {_FILES}")]
+# --model is the old name of this option; in `convert` it is that of Claude's model.
+CheckpointOption = Annotated[
     Path,
-    Parameter(
-        help="The checkpoint: a torch.save or .safetensors file, an index of shards or its folder, "
-        "or a chunk folder."
-    ),
+    Parameter(name=["--checkpoint", "--model"], help=f"Checkpoint it was made from: a {_FILES}"),
 ]
 # A path, so that shells complete files; one of an import is the same as a text.
 Skeleton = Annotated[
     Path,
     Parameter(
-        help="What to fill: a skeleton file, a plain .eqx, a chunk folder, or pkg.module:factory, "
+        help="Model to fill: a skeleton file, a plain .eqx, a chunk folder, or pkg.module:factory, "
         "which is imported and called."
     ),
 ]
@@ -89,18 +89,18 @@ Output = Annotated[
     Path | None,
     Parameter(
         name=["--output", "-o"],
-        help="The file to write, .eqx or .safetensors; MODEL's name with .eqx in this folder "
-        "unless given.",
+        help="File to write, .eqx or .safetensors. Default: CHECKPOINT's name with .eqx, in the "
+        "current folder.",
     ),
 ]
 MappingFile = Annotated[
-    Path | None, Parameter(help="Follow this mapping file instead of lining the two sides up.")
+    Path | None, Parameter(help="Follow this mapping file instead of aligning the two sides.")
 ]
 Key = Annotated[
     str | None,
     Parameter(
-        help="Where in a nested checkpoint the state dict is: model, ema.state_dict, …; needed "
-        "where several could be meant."
+        help="Path of the state dict in a nested checkpoint: model, ema.state_dict, … Needed where "
+        "there are several."
     ),
 ]
 AllowMissing = Annotated[
@@ -115,7 +115,7 @@ Like = Annotated[
 ]
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16", "float64"] | None,
-    Parameter(help="Dtype to write floating-point leaves in; the skeleton's unless given."),
+    Parameter(help="Dtype to write floating-point leaves in. Default: the skeleton's."),
 ]
 ChunkSize = Annotated[
     int,
@@ -124,8 +124,7 @@ ChunkSize = Annotated[
 Jobs = Annotated[
     int | None,
     Parameter(
-        help="Threads that share the work and the memory, 1 to 64; unless given 2, on a single "
-        "core 1.",
+        help="Number of threads, 1 to 64. Default: 2 (1 on a single core).",
         validator=validators.Number(gte=1, lte=64),
     ),
 ]
@@ -133,13 +132,16 @@ Trust = Annotated[
     tuple[str, ...],
     Parameter(
         negative="",
-        help="Take the doubtful row of this key path (.conv1.weight) for right; may be repeated.",
+        help="Accept the doubtful row with this key path (.conv1.weight). May be repeated.",
     ),
 ]
-TrustAll = Annotated[bool, Parameter(negative="", help="Take all doubtful rows for right.")]
-Report = Annotated[
+TrustAll = Annotated[bool, Parameter(negative="", help="Accept all doubtful rows.")]
+Certificate = Annotated[
     Path | None,
-    Parameter(help="Write a certificate to this file, as JSON: what was read back of every leaf."),
+    Parameter(
+        name=["--certificate", "--report"],
+        help="Write a certificate to this file: a JSON record of each leaf as it was read back.",
+    ),
 ]
 AsJson = Annotated[
     bool,
@@ -149,13 +151,40 @@ AsJson = Annotated[
     ),
 ]
 MEBIBYTE = 1 << 20
+_LINE_UP = "Line them up in the app, pass a --mapping, or --trust rows that are only doubtful."
+WAYS_OUT = {
+    Code.CHOOSE_STATE_DICT: "Choose one with --key: {choices}.",
+    Code.ALLOW_MISSING: (
+        "Copy or download the whole set again, or leave them out with --allow-missing."
+    ),
+    Code.NO_NESTED_STATE_DICT: "Leave --key out.",
+    Code.SWAPPED_SIDES: "The order is CHECKPOINT SKELETON.",
+    Code.NO_NAMES_FOR_LEAVES: "Leave --like out.",
+    Code.SAVED_MAPPING: (
+        "Give a mapping file as convert --save-mapping, or ctrl+s in the app, writes it."
+    ),
+    Code.LINE_UP_ROWS: _LINE_UP,
+    Code.LINE_UP_MISMATCHED_ROWS: "Line them up in the app, or pass a --mapping.",
+    Code.LINE_UP_NAMELESS_ROWS: (
+        f"{_LINE_UP} The leaves of a plain .eqx can be named with --like pkg.module:factory."
+    ),
+    Code.LOADABLE_DTYPE: "Write bfloat16 with --dtype bfloat16, or write a .safetensors file.",
+    Code.VERIFY_OR_NO_CERTIFICATE: "Leave out --certificate or --no-verify.",
+    Code.SAME_AS_CONVERTED: (
+        "Give --checkpoint, --key, --skeleton, --mapping and --dtype as they were given to "
+        "convert, or convert again."
+    ),
+    Code.OVERWRITE_CHUNKS: "Choose another folder, or replace these with --overwrite.",
+    Code.NOBODY_TO_ASK: "Run it in a terminal, or answer both questions with --yes.",
+}
+"""The command line's wording of ways out."""
 
 
 def json_object(option: str, text: str) -> dict[str, Any]:
-    """The JSON object given as an option.
+    """Parse the JSON object given as an option.
 
     Raises:
-        UsageError: It is no JSON, or no object.
+        UsageError: It is not JSON, or not an object.
     """
     import json
 
@@ -173,11 +202,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def command(examples: str) -> Callable[[Command], Command]:
-    """Have a function answer to its name.
+    """Add a function to the app as a command of its name.
 
     Args:
-        examples: Commands as one types them, each below a line that says what it does; at most 78
-            characters a line, as terminals are 80 wide.
+        examples: Commands as one types them, each below a comment; at most 78 characters a line,
+            as terminals are 80 wide.
     """
 
     def added(function: Command) -> Command:
@@ -190,12 +219,12 @@ def command(examples: str) -> Callable[[Command], Command]:
 
 
 def unwrapped(text: str) -> str:
-    """A docstring with each paragraph in one line, for a terminal of any width to wrap."""
+    """Return a docstring with each paragraph in one line, for a terminal of any width to wrap."""
     paragraphs = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def as_epilogue(examples: str) -> str:
-    """Examples as they stand at the end of a help text."""
+    """Return examples as the end of a help text."""
     lines = inspect.cleandoc(examples).splitlines()
     return "\n".join(["Examples:", *(f"  {line}".rstrip() for line in lines)])

@@ -1,26 +1,18 @@
-"""What the command line prints: a progress bar on stderr, a summary or JSON on stdout."""
+"""Long work on the command line: in a thread, cancelled by signals, with a progress bar."""
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
-from types import FrameType
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from s2p_tui.alignment.fit import Fit
 from s2p_tui.conversion.job import Job
-from s2p_tui.conversion.output import Converted
-from s2p_tui.conversion.report import parts_unused
-from s2p_tui.errors import AlignmentError, CancelledError, S2PError, one_line
-from s2p_tui.session.session import Session
-from s2p_tui.session.signals import handled_by
+from s2p_tui.errors import CancelledError, S2PError
+from s2p_tui.session.signals import cancelling
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.08
-_LONGEST_LINE = 2000
 
 
 def run_with_progress(work: Callable[[Job], T]) -> T:
@@ -33,7 +25,6 @@ def run_with_progress(work: Callable[[Job], T]) -> T:
     """
     job = Job()
     outcome: list[T | BaseException] = []
-    received: list[int] = []
 
     def target() -> None:
         try:
@@ -41,12 +32,8 @@ def run_with_progress(work: Callable[[Job], T]) -> T:
         except BaseException as error:
             outcome.append(error)
 
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        job.cancel()
-
     thread = threading.Thread(target=target, name="conversion", daemon=True)
-    with handled_by(on_signal):
+    with cancelling(job) as received:
         thread.start()
         if sys.stderr.isatty():
             _show_progress(thread, job)
@@ -95,89 +82,8 @@ def _show_progress(thread: threading.Thread, job: Job) -> None:
 
 
 def needs_of(job: Job) -> str:
-    """What a conversion is going to take, in one line."""
+    """Say in one line how much space and memory a conversion will take."""
     return (
         f"{job.total:,} bytes to write, {job.free:,} free; "
         f"up to {job.memory / (1 << 20):,.0f} MiB of memory beside the program's own"
     )
-
-
-class ConvertReport:
-    """What `convert` tells at the end, as text or as one JSON object.
-
-    Attributes:
-        path: The output asked for.
-        session: The pair of files, once open.
-        converted: What was written, if it was.
-        error: What stopped it, if anything did.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.session: Session | None = None
-        self.converted: Converted | None = None
-        self.error: S2PError | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """The exit status it amounts to."""
-        return self.error.exit_code if self.error is not None else 0
-
-    def as_text(self) -> str:
-        """A few lines: what was written, from which rows, and what was left over or lost."""
-        assert self.session is not None
-        assert self.converted is not None
-        lines = str(self.session.report_of(self.converted)).splitlines()
-        return "\n".join(one_line(line, _LONGEST_LINE) for line in lines)
-
-    def as_json(self) -> str:
-        """The object DESIGN describes: status, rows per fit, what stands in the way, the result."""
-        session, converted = self.session, self.converted
-        written = converted.written if converted is not None else None
-        rows = {fit.value: session.counts[fit] if session is not None else 0 for fit in Fit}
-        if self.error is None:
-            status = "done"
-        else:
-            status = "refused" if isinstance(self.error, AlignmentError) else "failed"
-        mapping = converted.mapping if converted is not None else None
-        certified = converted.report if converted is not None else None
-        report = {
-            "status": status,
-            "output": str(written.path if written is not None else self.path),
-            "rows": rows,
-            "doubtful": self._rows(Fit.DOUBTFUL),
-            "mismatched": self._rows(Fit.MISMATCHED),
-            "notes": list(session.checkpoint.notes) if session is not None else [],
-            "unused": list(session.alignment.bench) if session is not None else [],
-            "parts_unused": (
-                parts_unused(session.alignment.rows, session.checkpoint.state_dict)
-                if session is not None
-                else {}
-            ),
-            "mapping": str(mapping) if mapping is not None else None,
-            "report": str(certified) if certified is not None else None,
-            "bytes": written.size if written is not None else 0,
-            "memory": written.memory if written is not None else 0,
-            "seconds": round(written.seconds, 3) if written is not None else 0.0,
-            "verified": written.verified if written is not None else False,
-            "lost": {
-                path: {"overflowed": loss.overflowed, "new_nan": loss.new_nan}
-                for path, loss in (written.losses if written is not None else {}).items()
-            },
-            "error": self.error.line if self.error is not None else None,
-        }
-        return json.dumps(report)
-
-    def _rows(self, fit: Fit) -> list[dict[str, Any]]:
-        session = self.session
-        if session is None:
-            return []
-        return [
-            {
-                "path": leaf.path,
-                "sources": list(session.alignment.rows[position].keys),
-                "why": verdict.why,
-            }
-            for position, leaf in enumerate(session.target.skeleton)
-            if (verdict := session.verdict(position)) is not None and verdict.fit is fit
-        ]

@@ -1,4 +1,4 @@
-"""`s2p-tui keys`: what the configuration file can say about keys, and says."""
+"""`s2p-tui keys` and `s2p-tui completion`."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from s2p_tui.cli.options import app, command
 
 @command(
     """
-    # as they are now
+    # the current ones
     s2p-tui keys
 
-    # as they were shipped
+    # the defaults
     s2p-tui keys --shipped
     """
 )
 def keys(
     *,
     shipped: Annotated[
-        bool, Parameter(negative="", help="Print them as they are without a configuration file.")
+        bool, Parameter(negative="", help="Print the defaults, without the configuration file.")
     ] = False,
 ) -> int:
     """Print the app's actions and their keys, as a configuration file.
 
-    Put the lines that should differ into that file, under [keys]; its place is told on standard
-    error.
+    Put the lines to change into that file, under [keys]; its path is printed on standard error.
     """
     from s2p_tui.app.config import as_text, load_settings, settings_file
     from s2p_tui.app.keys import Bound
@@ -47,11 +46,11 @@ Shell = Literal["bash", "zsh", "fish"]
 
 @command(
     """
-    # bash, from the next shell on
+    # bash, for new shells
     mkdir -p ~/.local/share/bash-completion/completions
     s2p-tui completion bash > ~/.local/share/bash-completion/completions/s2p-tui
 
-    # bash, in this shell alone
+    # bash, for this shell only
     eval "$(s2p-tui completion bash)"
 
     # zsh, if ~/.zfunc is in $fpath
@@ -62,26 +61,26 @@ Shell = Literal["bash", "zsh", "fish"]
     """
 )
 def completion(
-    shell: Annotated[Shell, Parameter(help="Whose script to print.")],
+    shell: Annotated[Shell, Parameter(help="Shell to print the script for.")],
     /,
 ) -> int:
-    """Print a script that has a shell complete commands, options and files.
+    """Print a script that lets a shell complete commands, options and files.
 
-    Nothing is installed: put the script where the shell looks for such scripts, as below. It has to
-    be printed again for a newer version.
+    Nothing is installed: put the script where the shell looks for such scripts, as below. Print it
+    again after an upgrade.
     """
     print(script(shell))
     return 0
 
 
 def script(shell: Shell) -> str:
-    """The script of a shell, complete with all commands and options."""
+    """Return a shell's completion script for all commands and options."""
     made = app.generate_completion(shell=shell)
     return _with_whole_names(made) if shell == "bash" else made
 
 
 def _with_whole_names(made: str) -> str:
-    """Have bash keep file names with spaces whole, and put a slash behind folders."""
+    """Make bash keep file names with spaces whole and put a slash after folders."""
     words, asked = "  local cur prev\n", "complete -F _s2p_tui s2p-tui"
     assert words in made
     assert asked in made

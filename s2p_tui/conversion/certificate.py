@@ -45,7 +45,7 @@ class Certifier:
     """Has verification take down what it reads, and writes that beside the output.
 
     Args:
-        report: The certificate to write.
+        path: The certificate to write.
         checkpoint: The torch side.
         target: The JAX side.
 
@@ -53,9 +53,9 @@ class Certifier:
         readback: To be given to verification.
     """
 
-    def __init__(self, report: Path, checkpoint: Checkpoint, target: Target) -> None:
+    def __init__(self, path: Path, checkpoint: Checkpoint, target: Target) -> None:
         self.readback = Readback()
-        self._report = report
+        self._path = path
         self._checkpoint = checkpoint
         self._target = target
 
@@ -70,7 +70,7 @@ class Certifier:
         Raises:
             OutputError: It cannot be written.
         """
-        with written_atomically(self._report) as stream:
+        with written_atomically(self._path) as stream:
             stream.write(self._text(output, plan, alignment).encode())
 
     def _text(self, output: Path, plan: Plan, alignment: Alignment) -> str:

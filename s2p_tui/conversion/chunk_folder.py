@@ -25,7 +25,7 @@ from s2p_tui.conversion.plan import Instruction
 from s2p_tui.conversion.records import OutputRecord, RecordTable
 from s2p_tui.conversion.tiles import tiles
 from s2p_tui.conversion.write import write_records
-from s2p_tui.errors import InputError, OutputError
+from s2p_tui.errors import Code, Hint, InputError, OutputError
 from s2p_tui.formats import npy
 from s2p_tui.formats.atomic import output_error, temporary_folder
 from s2p_tui.formats.base import Checkpoint, Region, Tensors
@@ -256,7 +256,7 @@ def _require_place(folder: Path, kind: Kind, overwrite: bool) -> None:
     if not overwrite:
         raise OutputError(
             f"{folder} holds a {kind.holds} in chunks already.",
-            "Choose another folder, or give --overwrite, in Python overwrite=True.",
+            Hint(Code.OVERWRITE_CHUNKS),
         )
     strangers = [name for name in _names_in(held) if not name.endswith(".npy")]
     if os.path.islink(held) or strangers:

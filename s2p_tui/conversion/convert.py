@@ -20,7 +20,7 @@ from s2p_tui.conversion.records import OutputRecord, record_table
 from s2p_tui.conversion.verify import verify_records
 from s2p_tui.conversion.workers import usual_jobs
 from s2p_tui.conversion.write import write_records
-from s2p_tui.errors import OutputError
+from s2p_tui.errors import Code, Hint, OutputError
 from s2p_tui.formats.atomic import AtomicFile, require_space
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.skeleton_file import Target
@@ -139,8 +139,7 @@ def verify_file(
     try:
         verify_records(plan, table, contents, path, job, readback, jobs)
     except OutputError as error:
-        hint = "Check --model, --key, --skeleton, --mapping and --dtype, or convert again."
-        raise OutputError(error.message, hint) from None
+        raise OutputError(error.message, Hint(Code.SAME_AS_CONVERTED)) from None
     return table.size
 
 
@@ -153,7 +152,7 @@ def refuse_to_replace(path: Path, protected: Iterable[Path]) -> None:
     for file in protected:
         if os.path.realpath(path) == os.path.realpath(file) or _is_same_file(path, file):
             raise OutputError(
-                f"{path} is one of the files to convert from, or is to be written too ({file}).",
+                f"{path} would overwrite {file}, which this conversion reads or writes.",
                 "Choose another name.",
             )
 

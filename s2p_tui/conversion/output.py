@@ -27,12 +27,12 @@ class Converted:
     Attributes:
         written: The output.
         mapping: The mapping file saved beside it, if any.
-        report: The certificate written beside it, if any.
+        certificate: The certificate written beside it, if any.
     """
 
     written: Written
     mapping: Path | None
-    report: Path | None = None
+    certificate: Path | None = None
 
 
 def require_place(path: Path, protected: Iterable[Path]) -> None:

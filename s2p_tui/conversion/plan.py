@@ -13,7 +13,7 @@ from s2p_tui.alignment.judge import landing
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Expr
-from s2p_tui.errors import AlignmentError, UsageError
+from s2p_tui.errors import AlignmentError, Code, Hint, UsageError
 
 FileFormat = Literal["eqx", "safetensors"]
 
@@ -73,7 +73,7 @@ def make_plan(
     """
     if dtype is not None and dtype_named(dtype).kind != "float":
         raise UsageError(
-            f"--dtype {dtype} is not a floating-point dtype.",
+            f"{dtype} is not a floating-point dtype.",
             "Use float32, bfloat16, float16 or float64.",
         )
     problems: list[tuple[str, str]] = []
@@ -89,13 +89,14 @@ def make_plan(
         source = None if row.source is None else landing(row.source, leaf, state_dict)
         instructions.append(Instruction(leaf, source, _written_dtype(leaf, dtype)))
     if problems:
+        ways_out = Code.LINE_UP_ROWS if are_doubtful else Code.LINE_UP_MISMATCHED_ROWS
+        if skeleton.is_nameless:
+            ways_out = Code.LINE_UP_NAMELESS_ROWS
         count = f"{len(problems)} of {len(skeleton)} rows"
         raise AlignmentError(
             f"{count} {'does' if len(problems) == 1 else 'do'} not line up.",
             problems,
-            "Line them up in the app, pass a --mapping, or --trust rows that are only doubtful."
-            if are_doubtful
-            else "Line them up in the app, or pass a --mapping.",
+            Hint(ways_out),
         )
     if file_format == "eqx":
         _refuse_unloadable(instructions)
@@ -115,5 +116,5 @@ def _refuse_unloadable(instructions: list[Instruction]) -> None:
         raise UsageError(
             f"{len(bad)} leaves, {bad[0].leaf.path} the first, are {names}: "
             "Equinox saves these to .eqx files but cannot load them.",
-            "Write bfloat16 with --dtype bfloat16, or write a .safetensors file.",
+            Hint(Code.LOADABLE_DTYPE),
         )

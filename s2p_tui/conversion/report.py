@@ -1,46 +1,60 @@
-"""What a conversion comes to, for whoever called it."""
+"""The result of a conversion: facts, a summary of a few lines, and the JSON of `convert --json`."""
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from s2p_tui.alignment.alignment import Alignment, Rows
-from s2p_tui.alignment.fit import Fit
+from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Expr, Split, Take, operands
 from s2p_tui.conversion.contents import CastLoss
 from s2p_tui.conversion.output import Converted
+from s2p_tui.errors import AlignmentError, S2PError, one_line
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.skeleton_file import Target
 
-_SHOWN = 3
+_GAPS_SHOWN = 3
+_UNUSED_SHOWN = 5
+# As long as an error's message may get: names in a file may have a million characters.
+_LONGEST_LINE = 2000
 TAKEN_AS_THEY_ARE = (
-    "note: the skeleton names no layer classes, so that transposed convolutions, LSTM, "
-    "GRU and batch normalisation were taken as they are; --like names them"
+    "note: the skeleton names no layer classes, so transposed convolutions, LSTM, GRU and batch "
+    "normalisation were taken as they are; a skeleton file or the model's factory names them"
 )
 
 
 def remarks(rows: Rows, skeleton: Skeleton) -> Iterator[str]:
-    """Which leaves keep the skeleton's values, and what the skeleton does not tell; a line each."""
-    kept = rows.gaps()
-    if kept:
-        names = ", ".join(skeleton[place].path for place in kept[:_SHOWN])
-        more = ", …" if len(kept) > _SHOWN else ""
-        leaves = "leaf keeps its value" if len(kept) == 1 else "leaves keep their values"
-        yield f"{len(kept):,} {leaves} of the skeleton: {names}{more}"
-    if skeleton.is_nameless:
+    """List which leaves keep the skeleton's values, and what the skeleton does not name."""
+    return _remarks([skeleton[place].path for place in rows.gaps()], skeleton.is_nameless)
+
+
+def _remarks(gaps: Sequence[str], is_nameless: bool) -> Iterator[str]:
+    if gaps:
+        names = ", ".join(gaps[:_GAPS_SHOWN])
+        more = ", …" if len(gaps) > _GAPS_SHOWN else ""
+        leaves = "leaf keeps its value" if len(gaps) == 1 else "leaves keep their values"
+        yield f"{len(gaps):,} {leaves} of the skeleton: {names}{more}"
+    if is_nameless:
         yield TAKEN_AS_THEY_ARE
+
+
+def loss_in_words(path: str, loss: CastLoss) -> str:
+    """Say how many numbers of a leaf a cast made infinite or NaN."""
+    return f"{path}: {loss.overflowed:,} numbers became infinite, {loss.new_nan:,} not a number"
 
 
 _Ranges = list[tuple[int, int, int]]
 
 
 def parts_unused(rows: Rows, state_dict: StateDict) -> dict[str, str]:
-    """Entries of which rows take parts alone and not all of them: what is left, in words, by key.
+    """Return the ranges that no row takes of entries used in parts only, in words, by key.
 
     Parts along several axes of one entry are not added up. Reads no tensor data.
     """
@@ -75,7 +89,7 @@ def _collect(expr: Expr, ranges: dict[str, _Ranges], whole: set[str]) -> None:
 
 
 def _left(taken: _Ranges, size: int) -> list[tuple[int, int]]:
-    """The ranges of an axis that are not taken."""
+    """Return the ranges of an axis that are not taken."""
     left: list[tuple[int, int]] = []
     position = 0
     for _, start, stop in sorted(taken, key=lambda part: part[1]):
@@ -87,7 +101,32 @@ def _left(taken: _Ranges, size: int) -> list[tuple[int, int]]:
     return left
 
 
-_UNUSED_SHOWN = 5
+class Pair(Protocol):
+    """An open pair, as far as its report needs it."""
+
+    @property
+    def alignment(self) -> Alignment:
+        """The rows and the bench."""
+        ...
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The torch side."""
+        ...
+
+    @property
+    def target(self) -> Target:
+        """The JAX side."""
+        ...
+
+    @property
+    def counts(self) -> Mapping[Fit, int]:
+        """Rows per fit."""
+        ...
+
+    def verdict(self, position: int, /) -> Verdict | None:
+        """The fit of a row, with its reason."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,28 +135,53 @@ class Report:
 
     Attributes:
         path: The file that was written.
-        rows: How many rows there are of each fit: exact, transformed, doubtful (that were trusted
-            count as what they are), mismatched, gap.
-        warnings: What the user should know: what was passed over in the checkpoint, entries and
-            parts of entries that no leaf takes, leaves that keep the skeleton's, numbers that did
-            not survive a cast. One line each.
-        verified: Whether the file was read back and compared with its sources, bit by bit.
+        rows: Number of rows of each fit: exact, transformed, doubtful (trusted rows count as what
+            they are), mismatched, gap.
+        verified: True if the file was read back and compared with its sources, bit by bit.
         bytes: Size of the file.
+        memory: Bytes of memory the conversion kept to, beside the program's own.
         seconds: From start to rename.
+        notes: Parts of the checkpoint that were passed over, one line each.
         unused: Keys that no leaf takes.
+        parts_unused: Ranges that no leaf takes of entries used in part, in words, by key.
+        gaps: Key paths of leaves that keep the skeleton's value.
+        lost: Numbers that did not survive a cast, by key path.
+        is_nameless: True if the skeleton names no layer classes.
         mapping: The mapping file saved beside it, if any.
         certificate: The certificate written beside it, if any.
     """
 
     path: Path
     rows: Mapping[str, int]
-    warnings: tuple[str, ...]
     verified: bool
     bytes: int
+    memory: int
     seconds: float
+    notes: tuple[str, ...]
     unused: tuple[str, ...]
+    parts_unused: Mapping[str, str]
+    gaps: tuple[str, ...]
+    lost: Mapping[str, CastLoss]
+    is_nameless: bool
     mapping: Path | None = None
     certificate: Path | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Notes, leftovers, kept values and lost numbers, one line each."""
+        return tuple(self._warnings())
+
+    def _warnings(self) -> Iterator[str]:
+        yield from self.notes
+        if self.unused:
+            more = ", …" if len(self.unused) > _UNUSED_SHOWN else ""
+            names = ", ".join(self.unused[:_UNUSED_SHOWN])
+            yield f"unused entries: {len(self.unused)} ({names}{more})"
+        for key, words in self.parts_unused.items():
+            yield f"unused of {key}: {words}"
+        yield from _remarks(self.gaps, self.is_nameless)
+        for path, loss in self.lost.items():
+            yield loss_in_words(path, loss)
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -133,43 +197,84 @@ class Report:
             lines.append(f"mapping: {self.mapping}")
         if self.certificate is not None:
             lines.append(f"certificate: {self.certificate}")
-        return "\n".join(lines)
+        return "\n".join(one_line(line, _LONGEST_LINE) for line in lines)
 
 
-def report_of(
-    alignment: Alignment,
-    checkpoint: Checkpoint,
-    target: Target,
-    counts: Mapping[Fit, int],
-    converted: Converted,
-) -> Report:
+def report_of(pair: Pair, converted: Converted) -> Report:
     """Return the report of a conversion. Reads no tensor data."""
-    written = converted.written
+    written, rows, skeleton = converted.written, pair.alignment.rows, pair.target.skeleton
     return Report(
-        written.path,
-        {fit.value: counts[fit] for fit in Fit},
-        tuple(warnings_of(alignment, checkpoint, target, written.losses)),
-        written.verified,
-        written.size,
-        written.seconds,
-        alignment.bench,
-        converted.mapping,
-        converted.report,
+        path=written.path,
+        rows=_per_fit(pair),
+        verified=written.verified,
+        bytes=written.size,
+        memory=written.memory,
+        seconds=written.seconds,
+        notes=tuple(f"{pair.checkpoint.label}: {note}" for note in pair.checkpoint.notes),
+        unused=pair.alignment.bench,
+        parts_unused=parts_unused(rows, pair.checkpoint.state_dict),
+        gaps=tuple(skeleton[place].path for place in rows.gaps()),
+        lost=written.losses,
+        is_nameless=skeleton.is_nameless,
+        mapping=converted.mapping,
+        certificate=converted.certificate,
     )
 
 
-def warnings_of(
-    alignment: Alignment, checkpoint: Checkpoint, target: Target, losses: Mapping[str, CastLoss]
-) -> Iterator[str]:
-    """What the user should know of a conversion, one line each."""
-    yield from (f"{checkpoint.label}: {note}" for note in checkpoint.notes)
-    bench = alignment.bench
-    if bench:
-        more = ", …" if len(bench) > _UNUSED_SHOWN else ""
-        yield f"unused entries: {len(bench)} ({', '.join(bench[:_UNUSED_SHOWN])}{more})"
-    parts = parts_unused(alignment.rows, checkpoint.state_dict)
-    for key, words in parts.items():
-        yield f"unused of {key}: {words}"
-    yield from remarks(alignment.rows, target.skeleton)
-    for path, loss in losses.items():
-        yield f"{path}: {loss.overflowed:,} numbers became infinite, {loss.new_nan:,} not a number"
+def result_as_json(
+    output: Path, pair: Pair | None, report: Report | None, error: S2PError | None
+) -> str:
+    """Return the object that `convert --json` prints, of a conversion or of its refusal.
+
+    Args:
+        output: The file asked for.
+        pair: The two sides; None if they could not be opened.
+        report: What was written; None if nothing was.
+        error: Why nothing was.
+    """
+    status = "done"
+    if error is not None:
+        status = "refused" if isinstance(error, AlignmentError) else "failed"
+    mapping = report.mapping if report is not None else None
+    certificate = report.certificate if report is not None else None
+    lost: Mapping[str, CastLoss] = report.lost if report is not None else {}
+    result: dict[str, Any] = {
+        "status": status,
+        "output": str(report.path if report is not None else output),
+        "rows": _per_fit(pair),
+        "doubtful": _rows(pair, Fit.DOUBTFUL),
+        "mismatched": _rows(pair, Fit.MISMATCHED),
+        "notes": list(pair.checkpoint.notes) if pair is not None else [],
+        "unused": list(pair.alignment.bench) if pair is not None else [],
+        "parts_unused": (
+            parts_unused(pair.alignment.rows, pair.checkpoint.state_dict)
+            if pair is not None
+            else {}
+        ),
+        "mapping": str(mapping) if mapping is not None else None,
+        "report": str(certificate) if certificate is not None else None,
+        "bytes": report.bytes if report is not None else 0,
+        "memory": report.memory if report is not None else 0,
+        "seconds": round(report.seconds, 3) if report is not None else 0.0,
+        "verified": report.verified if report is not None else False,
+        "lost": {
+            path: {"overflowed": loss.overflowed, "new_nan": loss.new_nan}
+            for path, loss in lost.items()
+        },
+        "error": error.line if error is not None else None,
+    }
+    return json.dumps(result)
+
+
+def _per_fit(pair: Pair | None) -> dict[str, int]:
+    return {fit.value: pair.counts[fit] if pair is not None else 0 for fit in Fit}
+
+
+def _rows(pair: Pair | None, fit: Fit) -> list[dict[str, Any]]:
+    if pair is None:
+        return []
+    return [
+        {"path": leaf.path, "sources": list(pair.alignment.rows[index].keys), "why": verdict.why}
+        for index, leaf in enumerate(pair.target.skeleton)
+        if (verdict := pair.verdict(index)) is not None and verdict.fit is fit
+    ]

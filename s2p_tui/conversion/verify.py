@@ -86,7 +86,7 @@ def verify_records(
     if problems:
         more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise OutputError(
-            f"{file.name} is not what the alignment says: {'; '.join(problems[:_SHOWN])}{more}.",
+            f"{file.name} does not match the alignment: {'; '.join(problems[:_SHOWN])}{more}.",
             "Convert again; if it happens again the disk or memory may be faulty.",
         )
 

@@ -33,7 +33,7 @@ from s2p_tui.alignment.untrusted import (
     string_of,
     why_malformed,
 )
-from s2p_tui.errors import InputError
+from s2p_tui.errors import Code, Hint, InputError
 from s2p_tui.formats.base import Checkpoint, Extent, row_major
 from s2p_tui.formats.headers import leaf_from_json
 from s2p_tui.formats.npy import iter_records
@@ -279,8 +279,8 @@ def open_state_dict_chunks(manifest: Path, key: str | None = None) -> Checkpoint
     if key:
         raise InputError(
             f"{manifest} describes a chunk folder, which holds one state dict: "
-            f"there is no --key {key}.",
-            "Leave --key out.",
+            f"there is none at {key!r}.",
+            Hint(Code.NO_NESTED_STATE_DICT),
         )
     chunks = read_chunks(manifest, STATE_DICT)
     missing = [field.key for field in chunks.fields if field.file is None]

@@ -142,7 +142,7 @@ def checkpoint_in_memory(
         raise InputError(
             f"The {label} holds {len(problems)} tensors that cannot be converted: "
             f"{some(problems)}.",
-            "Mend each as it says, or leave it out, then give the state dict again.",
+            "Convert or remove these tensors and try again.",
         )
     described = StateDict(tuple(entries))
     notes = (f"{len(others)} items are not tensors: {some(list(others))}",) if others else ()

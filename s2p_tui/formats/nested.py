@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple, cast
 
-from s2p_tui.errors import AmbiguousStateDictError, InputError, NoStateDictError
+from s2p_tui.errors import AmbiguousStateDictError, Code, Hint, InputError, NoStateDictError
 from s2p_tui.formats.copies import are_copies, copies_within, is_marked, role_of, words_of
 
 _BOOKKEEPING = frozenset(
@@ -168,8 +168,8 @@ def _at(groups: Mapping[str, _Group], key: str, label: str, nameless: list[_Name
     if listed is not None:
         raise InputError(f"{label}: {_explained(listed)}.", _NAMELESS)
     raise InputError(
-        f"{label} has no state dict at --key {key!r}.",
-        f"Choose one with --key: {_choices(groups)}.",
+        f"{label} has no state dict at {key!r}.",
+        Hint(Code.CHOOSE_STATE_DICT, {"choices": _choices(groups)}),
     )
 
 
@@ -223,7 +223,7 @@ def _best(groups: Mapping[str, _Group], label: str, nameless: list[_Nameless]) -
         raise NoStateDictError(
             f"{label} holds no state dict: no mapping from names to tensors was found."
             + "".join(f" {note}." for note in notes[:1]),
-            f"Choose one with --key: {_choices(groups)}."
+            Hint(Code.CHOOSE_STATE_DICT, {"choices": _choices(groups)})
             if groups
             else _NAMELESS
             if notes
@@ -318,7 +318,6 @@ def _question(
     return AmbiguousStateDictError(
         f"{label} holds several state dicts: {', '.join(words)}.",
         choices,
-        "Choose one with --key.",
         meanings=meanings,
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from s2p_tui.errors import InputError
+from s2p_tui.errors import Code, Hint, InputError
 from s2p_tui.formats.base import Checkpoint, FileKind, without_extra_state
 from s2p_tui.formats.chunks import (
     PYTREE,
@@ -70,7 +70,7 @@ def _open_file(path: Path, key: str | None, allow_missing: bool) -> Checkpoint:
     if reader is None:
         raise InputError(
             f"{path} is {_WRONG_SIDE.get(kind, kind)}, a checkpoint was expected.",
-            "The order is: MODEL (the checkpoint), then SKELETON.",
+            Hint(Code.SWAPPED_SIDES),
         )
     if kind == "sharded":
         checkpoint = open_sharded(path, key, allow_missing=allow_missing)
@@ -152,14 +152,14 @@ def _manifest(folder: Path, kind: Kind) -> Path:
         return manifest
     if _is_of_ancestor(folder):
         raise InputError(
-            f"{folder} holds chunks whose list is a pickle, which is not read here.",
+            f"{folder} uses statedict2pytree's pickled manifest, which is not loaded, for safety.",
             "Make them again with s2p-tui chunk FILE DIR.",
         )
     other = STATE_DICT if kind is PYTREE else PYTREE
     held = f"holds a {other.holds} in chunks and no" if find_manifest(folder, other) else "is no"
     raise InputError(
         f"{folder} {held} chunk folder with a {kind.holds}: it has no {kind.manifest}.",
-        "The order is: MODEL (the checkpoint), then SKELETON.",
+        Hint(Code.SWAPPED_SIDES),
     )
 
 

@@ -23,7 +23,7 @@ from s2p_tui.alignment.untrusted import (
     refuse_brackets,
     shape_of,
 )
-from s2p_tui.errors import InputError, UsageError
+from s2p_tui.errors import Code, Hint, InputError, UsageError
 from s2p_tui.formats.base import Checkpoint, Extent, row_major
 from s2p_tui.formats.headers import Header, tensors_of
 from s2p_tui.formats.tensors import FileTensors
@@ -46,7 +46,8 @@ def open_safetensors(path: Path, key: str | None = None) -> Checkpoint:
     """
     if key:
         raise InputError(
-            f"{path} is a .safetensors file, which holds one state dict.", "Leave --key out."
+            f"{path} is a .safetensors file, which holds one state dict: there is none at {key!r}.",
+            Hint(Code.NO_NESTED_STATE_DICT),
         )
     size = path.stat().st_size
     header, start = _read_header(path, size)

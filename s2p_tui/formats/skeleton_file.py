@@ -81,7 +81,7 @@ def open_target(path: str | Path) -> Target:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.", READABLE) from None
     raise InputError(
         f"{path} is {_NO_TARGET.get(kind, kind)}, a skeleton was expected.",
-        "Make one with s2p-tui skeleton pkg.module:factory -o model_skeleton.eqx.",
+        "Make one with s2p-tui skeleton pkg.module:factory.",
     )
 
 

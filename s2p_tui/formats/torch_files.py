@@ -210,7 +210,7 @@ def _refuse_unusable(path: Path, tensors: Mapping[str, Any]) -> None:
     if problems:
         raise InputError(
             f"{path} holds {len(problems)} tensors that cannot be converted: {_some(problems)}.",
-            "Mend each as it says, or drop it, then save the state dict again.",
+            "Convert or remove these tensors, then save the state dict again.",
         )
 
 

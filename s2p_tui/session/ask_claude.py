@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.transform import describe
-from s2p_tui.errors import CancelledError, ProposerError, S2PError, UsageError, printable
+from s2p_tui.errors import (
+    CancelledError,
+    Code,
+    Hint,
+    ProposerError,
+    S2PError,
+    UsageError,
+    printable,
+)
 from s2p_tui.proposals.claude import account
 from s2p_tui.proposals.claude.account import find_key
 from s2p_tui.proposals.claude.ask import Claude
@@ -161,8 +169,7 @@ def _on_terminal() -> Confirm:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError(
             "Claude's proposal has to be confirmed, and there is no terminal to ask on.",
-            "On the command line give --yes, in Python confirm=: a function that is given the "
-            "question and returns whether to go on.",
+            Hint(Code.NOBODY_TO_ASK),
         )
 
     def ask(question: str) -> bool:

@@ -21,7 +21,7 @@ from platformdirs import user_state_path
 
 from s2p_tui.alignment.alignment import Alignment
 from s2p_tui.conversion.output import source_end, target_end
-from s2p_tui.errors import InputError, S2PError
+from s2p_tui.errors import Code, Hint, InputError, S2PError
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.session.journal_lines import (
@@ -102,7 +102,7 @@ class Lock:
         except BlockingIOError:
             raise BusyError(
                 "another s2p-tui is at work on the same pair.",
-                "Quit that one and start again, or save with ctrl+s.",
+                Hint(Code.ANOTHER_PROGRAM),
             ) from None
         except OSError as error:
             raise S2PError(

@@ -13,7 +13,7 @@ from s2p_tui.alignment import mapping_file
 from s2p_tui.alignment.mapping_file import Mapping
 from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.state_dict import StateDict
-from s2p_tui.errors import InputError, OtherFilesError, UsageError
+from s2p_tui.errors import Code, Hint, InputError, OtherFilesError, UsageError
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.memory import checkpoint_in_memory, is_torch_module
 from s2p_tui.formats.registry import kind_of, open_checkpoint, open_target
@@ -65,8 +65,8 @@ def open_any_target(skeleton: str | Path, like: str | None = None) -> Target:
         return target if like is None else _named_like(target, like)
     if like is not None:
         raise UsageError(
-            f"--like {like} names the leaves of a plain .eqx file, and {skeleton} is a factory.",
-            "Leave --like out: a factory's model names its own leaves.",
+            f"{skeleton} is a factory, whose model names its own leaves: {like} cannot name them.",
+            Hint(Code.NO_NAMES_FOR_LEAVES),
         )
     from s2p_tui.formats.pytree.factory import call_factory
     from s2p_tui.formats.pytree.skeleton import target_of
@@ -110,7 +110,7 @@ def load_mapping(path: str | Path) -> Mapping:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(
             f"{path} cannot be read: {reason}.",
-            "Give a mapping file, as ctrl+s or --save-mapping writes it.",
+            Hint(Code.SAVED_MAPPING),
         ) from None
     return mapping_file.from_text(text, str(path))
 
@@ -163,8 +163,8 @@ def pytree_at(where: str | Path, like: str | None = None) -> Target:
 def like_with_object(like: str) -> UsageError:
     """The refusal of names for leaves that have their own."""
     return UsageError(
-        f"like={like!r} names the leaves of a plain .eqx file, and the pytree is an object.",
-        "Leave like out: an object names its own leaves.",
+        f"The pytree is an object, which names its own leaves: {like} cannot name them.",
+        Hint(Code.NO_NAMES_FOR_LEAVES),
     )
 
 

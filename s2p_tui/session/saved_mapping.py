@@ -52,9 +52,9 @@ def offered(session: Session, path: Path) -> Offered | str | None:
         mapping = load_mapping(path)
         alignment = replay(mapping, session.checkpoint.state_dict, session.target.skeleton)
     except OtherFilesError:
-        return f"{name} here is of another pair; saving keeps it aside"
+        return f"{name} here is of another pair; saving backs it up"
     except S2PError:
-        return f"{name} here is no usable mapping file; saving keeps it aside"
+        return f"{name} here is no usable mapping file; saving backs it up"
     if alignment.rows == session.alignment.rows:
         return None
     return Offered(path, alignment, _saved(path))
@@ -67,7 +67,7 @@ def missing(path: Path) -> str:
     there = [file.name for file in path.parent.glob("*.json")]
     near = process.extractOne(path.name, there, score_cutoff=85)
     meant = f" Or is {printable(near[0])} meant?" if near else ""
-    return f"{printable(path.name)} does not exist yet: ctrl+s will save there.{meant}"
+    return f"{printable(path.name)} does not exist yet: saving will create it.{meant}"
 
 
 def _saved(path: Path) -> float:

@@ -25,7 +25,7 @@ from s2p_tui.conversion.output import Converted, mapping_of, require_place, writ
 from s2p_tui.conversion.output_names import format_of, output_path
 from s2p_tui.conversion.plan import FileFormat, Plan, make_plan
 from s2p_tui.conversion.report import Report, report_of
-from s2p_tui.errors import InputError, OutputError, UsageError
+from s2p_tui.errors import Code, Hint, InputError, OutputError, UsageError
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.skeleton_file import Target
@@ -359,6 +359,7 @@ class Session:
         chunk_bytes: int = DEFAULT_CHUNK,
         verify: bool = True,
         mapping: str | Path | None = None,
+        certificate: str | Path | None = None,
         report: str | Path | None = None,
         job: Job | None = None,
         jobs: int | None = None,
@@ -372,7 +373,8 @@ class Session:
             chunk_bytes: Memory to stay within, about.
             verify: Read the file back and compare it with its sources.
             mapping: Save the alignment there.
-            report: Write a certificate there, see `s2p_tui.conversion.certificate`; needs `verify`.
+            certificate: Write one there, see `s2p_tui.conversion.certificate`; needs `verify`.
+            report: The old name of `certificate`.
             job: Progress and cancellation.
             jobs: Threads that share the work; None for two, or one on a single core.
 
@@ -382,18 +384,20 @@ class Session:
         if os.path.isdir(output):
             raise OutputError(
                 f"{output} is a folder, a file was expected.",
-                "Give the name of a file in it with -o.",
+                "Give the name of a file in it.",
             )
         path = output_path(output)
         refuse_to_replace(path, self._own_mappings)
-        if report is not None and not verify:
+        certificate = certificate or report
+        if certificate is not None and not verify:
             raise UsageError(
-                "--report certifies what verification finds, and --no-verify leaves it out.",
-                "Give one of the two.",
+                "A certificate needs verification, which is switched off.",
+                Hint(Code.VERIFY_OR_NO_CERTIFICATE),
             )
         if mapping is not None:
             require_place(Path(mapping), (*self._sources, path))
-        certifier = self._certifier(report, path, *([] if mapping is None else [Path(mapping)]))
+        others = [] if mapping is None else [Path(mapping)]
+        certifier = self._certifier(certificate, path, *others)
         alignment = self.alignment
         plan = self.plan(dtype, format_of(path))
         written = write_file(
@@ -412,7 +416,7 @@ class Session:
         if certifier is not None:
             certifier.write(path, plan, alignment)
         return Converted(
-            written, *(None if file is None else Path(file) for file in (mapping, report))
+            written, *(None if file is None else Path(file) for file in (mapping, certificate))
         )
 
     def verify(
@@ -420,6 +424,7 @@ class Session:
         output: str | Path,
         *,
         dtype: str | None = None,
+        certificate: str | Path | None = None,
         report: str | Path | None = None,
         job: Job | None = None,
         jobs: int | None = None,
@@ -429,7 +434,8 @@ class Session:
         Args:
             output: The file.
             dtype: As it was converted with.
-            report: Write a certificate there, see `s2p_tui.conversion.certificate`.
+            certificate: Write one there, see `s2p_tui.conversion.certificate`.
+            report: The old name of `certificate`.
             job: Progress and cancellation.
             jobs: Threads that share the work; None for two, or one on a single core.
 
@@ -444,7 +450,7 @@ class Session:
                 f"{path} does not exist or is no file, a converted file was expected.",
                 "Give the file that convert or the app wrote.",
             )
-        certifier = self._certifier(report, path)
+        certifier = self._certifier(certificate or report, path)
         readback = certifier and certifier.readback
         size = verify_file(
             plan, self.checkpoint, self.target, path, readback=readback, job=job, jobs=jobs
@@ -453,11 +459,11 @@ class Session:
             certifier.write(path, plan, alignment)
         return size
 
-    def _certifier(self, report: str | Path | None, *outputs: Path) -> Certifier | None:
-        if report is None:
+    def _certifier(self, certificate: str | Path | None, *outputs: Path) -> Certifier | None:
+        if certificate is None:
             return None
-        require_place(Path(report), (*self._sources, *self._own_mappings, *outputs))
-        return Certifier(Path(report), self.checkpoint, self.target)
+        require_place(Path(certificate), (*self._sources, *self._own_mappings, *outputs))
+        return Certifier(Path(certificate), self.checkpoint, self.target)
 
     def save_mapping(self, path: str | Path, alignment: Alignment | None = None) -> Path | None:
         """Save an alignment (by default the current one) as a mapping file.
@@ -480,7 +486,7 @@ class Session:
 
     def report_of(self, converted: Converted) -> Report:
         """Return the report of a conversion of this session."""
-        return report_of(self.alignment, self.checkpoint, self.target, self.counts, converted)
+        return report_of(self, converted)
 
     def _judge(self, position: int) -> Verdict:
         row = self.alignment.rows[position]

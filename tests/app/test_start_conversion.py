@@ -22,7 +22,7 @@ from s2p_tui.errors import UsageError
 from tests.helpers.killing import Program
 
 pytestmark = pytest.mark.slow("starts programs that import torch and JAX")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import sys, torch, jax
 sys.path.append(sys.argv[2])

@@ -144,14 +144,29 @@ def test_help_shows_what_is_used_unless_given(
         assert re.search(r"--chunk-size INT +MiB .*\[default: *64\]", text, re.DOTALL)
 
 
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.usefixtures("narrow")
-def test_help_tells_every_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
-    from tests.helpers.error_messages import messages, package_sources
+def test_help_calls_the_checkpoint_so(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(command, capsys)
+    assert not re.search(r"\bMODEL\b|unless given", text)
+    if command in ("", "convert"):
+        assert "CHECKPOINT SKELETON" in text.splitlines()[0]
 
-    statuses = {message.status for message in messages(package_sources())}
-    told = help_of("", capsys).partition("Exit status:")[2]
-    for status in (statuses - {"", "128 + signal_number"}) | {"0", "130"}:
-        assert re.search(rf"^  {status} ", told, re.MULTILINE)
+
+@pytest.mark.usefixtures("narrow")
+def test_old_names_of_options_still_work(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    convert = ["convert", "model.pt", "net.py:Net", "-o", "model.eqx"]
+    kept = ["--save-mapping", "m.json", "--report", "c.json"]
+    assert run([*convert, *kept]) == 0
+    certificate = (models / "c.json").read_bytes()
+    sides = ["--model", "model.pt", "--skeleton", "net.py:Net", "--mapping", "m.json"]
+    assert run(["verify", "model.eqx", *sides, "--report", "again.json"]) == 0
+    assert (models / "again.json").read_bytes() == certificate
+    both = ["--torch", "net.py:TorchNet", "--jax", "net.py:Net", "--shape", "3x8x8"]
+    assert run(["check", *both, "--model", "model.pt"]) == 0
+    capsys.readouterr()
+    assert run([*convert, "--model", "opus"]) == 2
+    assert "--claude-model and --yes go with --arrange claude" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("narrow")
@@ -189,7 +204,7 @@ def test_examples_work(models: Path, capsys: pytest.CaptureFixture[str]) -> None
         like = call_factory("net.py:Net", abstract=True)
         model = eqx.tree_deserialise_leaves(models / name, like)
         assert float(jax.numpy.abs(model.up.weight).max()) > 0
-    assert (models / "model.report.json").is_file()
+    assert (models / "model.certificate.json").is_file()
     assert (models / "wide_skeleton.eqx").is_file()
 
 

@@ -325,7 +325,7 @@ def test_verify_finds_any_damage(session: Session, out: Path, how: str) -> None:
     bad = _damaged(good, how)
     assert bad != good
     out.write_bytes(bad)
-    with pytest.raises(OutputError, match="is not what the alignment says"):
+    with pytest.raises(OutputError, match="does not match the alignment"):
         session.verify(out)
 
 
@@ -337,7 +337,7 @@ def test_verify_finds_damage_in_safetensors(session: Session, out: Path) -> None
     for bad in (good[:-1] + b"\xff", good.replace(b'"[0]"', b'"[9]"', 1)):
         assert bad != good
         path.write_bytes(bad)
-        with pytest.raises(OutputError, match="is not what the alignment says"):
+        with pytest.raises(OutputError, match="does not match the alignment"):
             session.verify(path)
     with pytest.raises(InputError, match="does not exist"):
         session.verify(path.with_name("missing.eqx"))

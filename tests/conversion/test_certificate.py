@@ -89,7 +89,7 @@ def test_a_certificate_tells_what_is_in_the_file(
 ) -> None:
     out, report = tmp_path / "out.eqx", tmp_path / "report.json"
     converted = session.convert(out, chunk_bytes=chunk, report=report)
-    assert converted.report == report
+    assert converted.certificate == report
     found = json.loads(report.read_text())
     leaves = found.pop("leaves")
     model = tmp_path / "in" / "model.pt"
@@ -254,7 +254,7 @@ def test_nothing_needed_is_replaced_and_nothing_unverified_certified(
         session.convert(out, report=tmp_path / "missing" / "r.json")
     with pytest.raises(OutputError, match="is a folder, a file was expected"):
         session.convert(out, report=tmp_path)
-    with pytest.raises(UsageError, match="certifies what verification finds"):
+    with pytest.raises(UsageError, match="certificate needs verification"):
         session.convert(out, report=tmp_path / "r.json", verify=False)
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
     session.convert(out, mapping=mapping)

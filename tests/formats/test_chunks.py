@@ -383,7 +383,7 @@ def test_strangers_in_the_folder_are_told_of(tmp_path: Path) -> None:
 def test_a_pickled_list_of_chunks_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "state_dict").mkdir()
     (tmp_path / "torch_fields.pkl").write_bytes(b"")
-    with pytest.raises(InputError, match=r"list is a pickle, .* s2p-tui chunk"):
+    with pytest.raises(InputError, match=r"pickled manifest, .* s2p-tui chunk"):
         open_checkpoint(tmp_path)
 
 
@@ -396,7 +396,7 @@ def test_the_wrong_side_is_named(tmp_path: Path) -> None:
         open_target(tmp_path / "s")
     with pytest.raises(InputError, match=r"is no chunk folder with a pytree"):
         open_target(tmp_path)
-    with pytest.raises(InputError, match="Leave --key out"):
+    with pytest.raises(InputError, match="there is none at 'model'"):
         open_checkpoint(tmp_path / "s", "model")
 
 

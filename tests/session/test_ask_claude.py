@@ -104,7 +104,7 @@ def test_declined(script: Script, session: Session, answers: tuple[bool, ...], s
 
 
 def test_without_a_terminal_it_says_the_way_out(script: Script, session: Session) -> None:
-    with pytest.raises(UsageError, match=r"no terminal to ask on.*--yes.*confirm="):
+    with pytest.raises(UsageError, match=r"no terminal to ask on\. Run it in a terminal"):
         propose_with_claude(session, model="haiku")
     assert script.received == []
 

@@ -17,6 +17,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Label, ProgressBar
 
 from s2p_tui.app.background import app_of, in_thread
+from s2p_tui.app.hints import in_words_of_the_app
 from s2p_tui.app.screens.ask_claude import Consent
 from s2p_tui.app.screens.convert import Order
 from s2p_tui.app.text import inert, shorten, size_in_words
@@ -185,7 +186,7 @@ class Progress(OutcomeScreen):
                 jobs=self._jobs,
             )
         except S2PError as error:
-            self._finish(error)
+            self._finish(in_words_of_the_app(error))
         except Exception as error:
             # The user's edits are worth more than a traceback: keep the app alive, name the bug.
             words = f"{type(error).__name__}: {error}"

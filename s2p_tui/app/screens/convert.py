@@ -177,23 +177,22 @@ _SHOWN_LOSSES = 5
 
 
 def report(session: Session, converted: Converted) -> list[str]:
-    """The facts, one line each."""
-    written = converted.written
-    lines = [
-        f"{inert(str(written.path))}  {size_in_words(written.size)} in {written.seconds:.1f} s",
-        "Read back and compared with its sources: equal." if written.verified else "Not verified.",
-    ]
-    if converted.mapping is not None:
-        lines.append(f"Mapping: {inert(str(converted.mapping))}")
-    if unused := len(session.alignment.bench):
-        lines.append(f"Not used: {many(unused, 'entry', 'entries')} on the bench.")
-    from s2p_tui.conversion.report import parts_unused, remarks
+    """List the facts of a conversion, as many as a dialog has room for."""
+    from s2p_tui.conversion.report import remarks
 
-    parts = parts_unused(session.alignment.rows, session.checkpoint.state_dict)
-    for key, left in list(parts.items())[:_SHOWN_LOSSES]:
+    told = session.report_of(converted)
+    lines = [
+        f"{inert(str(told.path))}  {size_in_words(told.bytes)} in {told.seconds:.1f} s",
+        "Read back and compared with its sources: equal." if told.verified else "Not verified.",
+    ]
+    if told.mapping is not None:
+        lines.append(f"Mapping: {inert(str(told.mapping))}")
+    if unused := len(told.unused):
+        lines.append(f"Not used: {many(unused, 'entry', 'entries')} on the bench.")
+    for key, left in list(told.parts_unused.items())[:_SHOWN_LOSSES]:
         lines.append(f"Not used of {inert(key)}: {left}.")
     lines += map(inert, remarks(session.alignment.rows, session.target.skeleton))
-    losses = list(written.losses.items())
+    losses = list(told.lost.items())
     for path, loss in losses[:_SHOWN_LOSSES]:
         lines.append(
             f"! {inert(path)}: {loss.overflowed:,} became infinite, {loss.new_nan:,} became NaN."

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import abc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -64,7 +65,7 @@ class WhichStateDict(ModalScreen["str | None"]):
         glyphs: Glyphs,
         label: str,
         choices: Sequence[tuple[str, int]],
-        meanings: Mapping[str, str],
+        meanings: abc.Mapping[str, str],
     ) -> None:
         super().__init__()
         self._glyphs = glyphs

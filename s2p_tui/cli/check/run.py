@@ -51,7 +51,7 @@ class Request:
         jax: `pkg.module:factory` of the Equinox module or `(model, state)`.
         torch_kwargs: Arguments of the one.
         jax_kwargs: Arguments of the other.
-        model: The checkpoint; None for the weights the torch factory gives its module.
+        checkpoint: Checkpoint to load into the torch module; None for the factory's weights.
         key: Dotted place of the state dict in a nested checkpoint.
         allow_missing: Leave out entries that an index promises and no shard holds.
         mapping: The mapping file; None for the session's own arrangement.
@@ -64,7 +64,7 @@ class Request:
     jax: str
     torch_kwargs: Mapping[str, Any]
     jax_kwargs: Mapping[str, Any]
-    model: Path | None = None
+    checkpoint: Path | None = None
     key: str | None = None
     allow_missing: bool = False
     mapping: Path | None = None
@@ -123,13 +123,13 @@ def check(request: Request, examples: Examples) -> CheckResult:
 
 def _checkpoint(request: Request, module: nn.Module, folder: Path) -> tuple[Checkpoint, str]:
     """The weights, which the module then has too, and what precedes the module's names there."""
-    if request.model is not None:
+    if request.checkpoint is not None:
         checkpoint = open_checkpoint(
-            request.model, request.key, allow_missing=request.allow_missing
+            request.checkpoint, request.key, allow_missing=request.allow_missing
         )
         return checkpoint, load_weights(module, checkpoint)
     file = folder / "model.pt"
-    with code_of("Saving the torch model's state_dict", "Give a --model checkpoint."):
+    with code_of("Saving the torch model's state_dict", "Give a --checkpoint."):
         torch_.save(module.state_dict(), file)
     return open_checkpoint(file), ""
 

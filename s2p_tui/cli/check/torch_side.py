@@ -71,7 +71,7 @@ def load_weights(module: nn.Module, checkpoint: Checkpoint) -> str:
     prefix = _prefix(set(weights), expected)
     weights = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
     who = f"Loading {checkpoint.label} into the torch model"
-    with code_of(who, "Check --model, --torch and --torch-kwargs."):
+    with code_of(who, "Check --checkpoint, --torch and --torch-kwargs."):
         module.load_state_dict(weights, strict=True)
     return prefix
 

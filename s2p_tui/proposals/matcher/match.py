@@ -211,7 +211,7 @@ def _suggestion(
         return Suggestion(expr, False, "this layer keeps PyTorch's layout", sure)
     if leaf.owner is None and _may_be_transposed_convolution(expr, leaf.shape):
         why = "nothing names this layer, and a transposed convolution's kernel is flipped too"
-        return Suggestion(expr, False, f"{why} (--like names those of a plain .eqx)", sure)
+        return Suggestion(expr, False, why, sure)
     if may_alternate(expr):
         return Suggestion(expr, False, "heads may alternate in it: nothing shows it", sure)
     return Suggestion(expr, sure and settled, f"{pair.how}; {why}" if why else pair.how, sure)
