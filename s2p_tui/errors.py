@@ -17,21 +17,25 @@ Each holds one line that names the thing and the reason, and a `hint`: the way o
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
-_OBEYED = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
+def printable(text: str, *, ascii_only: bool = False) -> str:
+    r"""The text with everything that could steer a terminal spelled out: `\x1b`, `\n`, `\u202e`.
 
-def printable(text: str) -> str:
-    r"""The text with control, format and unassigned characters spelled out (`\\x1b`, `\\u202e`)."""
-    if text.isascii() and text.isprintable():
+    Spaces other than the plain one, which look like it, are spelled out as well: `\xa0`, `\u3000`.
+
+    Args:
+        text: Any text, possibly from a hostile file.
+        ascii_only: Spell out everything beyond ASCII.
+    """
+    if text.isprintable() and (not ascii_only or text.isascii()):
         return text
     return "".join(
-        character.encode("unicode_escape").decode()
-        if unicodedata.category(character) in _OBEYED
-        else character
-        for character in text
+        char
+        if char.isprintable() and (not ascii_only or char.isascii())
+        else char.encode("unicode_escape").decode()
+        for char in text
     )
 
 
@@ -75,7 +79,7 @@ class S2PError(Exception):
         return self.line
 
 
-def _inert(problems: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+def _bounded(problems: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     return tuple((where, one_line(why, _LONGEST)) for where, why in problems)
 
 
@@ -108,7 +112,7 @@ class AlignmentError(S2PError):
 
     def __init__(self, message: str, problems: Sequence[tuple[str, str]] = (), hint: str = ""):
         super().__init__(message, hint)
-        self.problems = _inert(problems)
+        self.problems = _bounded(problems)
 
     def __str__(self) -> str:
         rows = [f"  {where}: {why}" for where, why in self.problems[:_MOST_ROWS]]
@@ -144,7 +148,7 @@ class OtherFilesError(InputError):
 
     def __init__(self, message: str, problems: Sequence[tuple[str, str]] = (), hint: str = ""):
         super().__init__(message, hint)
-        self.problems = _inert(problems)
+        self.problems = _bounded(problems)
 
 
 class TransformError(S2PError):

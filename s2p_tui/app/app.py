@@ -19,15 +19,15 @@ from textual.events import DescendantFocus, Key
 from textual.widgets import Input
 
 from s2p_tui.app.background import in_thread
-from s2p_tui.app.keys import Bound
+from s2p_tui.app.keys import Keymap
 from s2p_tui.app.resume import Journalled, Resume
 from s2p_tui.app.screens.busy import Progress
 from s2p_tui.app.screens.convert import Order
 from s2p_tui.app.screens.help import Palette
 from s2p_tui.app.screens.questions import ConfirmQuit, QuitAnswer, Reading, WhichStateDict
 from s2p_tui.app.terminal.exit import Ending
-from s2p_tui.app.terminal.key_queue import KeysInTurn
-from s2p_tui.app.terminal.output_diff import Thrifty, thrifty
+from s2p_tui.app.terminal.key_queue import KeyQueue
+from s2p_tui.app.terminal.output_diff import CellDiffDriver, with_cell_diff
 from s2p_tui.app.theme import ASCII, OWN_COLOURS, UNICODE
 from s2p_tui.app.tidying import Tidying
 from s2p_tui.app.tour import Tour
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from s2p_tui.conversion.output import Converted
     from s2p_tui.session.session import Session
 
-    ConvertedApp = KeysInTurn[Converted | None]
+    ConvertedApp = KeyQueue[Converted | None]
 else:
-    ConvertedApp = KeysInTurn
+    ConvertedApp = KeyQueue
 
 DEFAULT_CHUNK = 64 << 20
 _AFTER_THE_FIRST_FRAME = ("s2p_tui.app.resume", "s2p_tui.app.screens.main")
@@ -65,13 +65,13 @@ class S2PApp(ConvertedApp):
         jobs: Threads that share a conversion; None for two, or one on a single core.
         ascii_only: Use no signs beyond ASCII.
         resume: What to do with edits that an earlier session on the same pair left.
-        bound: The keys of every action.
+        keymap: The keys of every action.
         theme: Name of one of Textual's themes; None for what suits the terminal.
         ending: How the program ends by a signal.
         tour: Makes it a guided run.
 
     Attributes:
-        bound: The keys of every action.
+        keymap: The keys of every action.
         farewell: What to say once the terminal is the shell's again; maybe empty.
         fatal: Why nothing could be opened; the app has ended then, with the error's exit code.
     """
@@ -98,7 +98,7 @@ class S2PApp(ConvertedApp):
         jobs: int | None = None,
         ascii_only: bool = False,
         resume: Resume = "ask",
-        bound: Bound | None = None,
+        keymap: Keymap | None = None,
         theme: str | None = None,
         ending: Ending | None = None,
         tour: Tour | None = None,
@@ -107,8 +107,8 @@ class S2PApp(ConvertedApp):
         is_colourless = "NO_COLOR" in os.environ
         super().__init__(ansi_color=True if is_colourless else None)
         self.animation_level = "none"
-        self.bound = bound or Bound()
-        self.set_keymap(self.bound.keymap)
+        self.keymap = keymap or Keymap()
+        self.set_keymap(self.keymap.for_textual)
         if is_colourless or theme is not None:
             self.theme = OWN_COLOURS if is_colourless or theme is None else theme
         self._ending = ending or Ending()
@@ -123,7 +123,7 @@ class S2PApp(ConvertedApp):
         self._has_mapping = has_mapping
         self._chunk_bytes = chunk_bytes
         self._jobs = jobs
-        self._glyphs = ASCII if ascii_only else UNICODE
+        self._symbols = ASCII if ascii_only else UNICODE
         self._resume: Resume = resume
         self._journalled = Journalled(None)
         self._workspace: Workspace | None = None
@@ -131,16 +131,16 @@ class S2PApp(ConvertedApp):
 
     def get_driver_class(self) -> type[Driver]:
         """The driver of this platform, which sends no more than what has changed."""
-        return thrifty(super().get_driver_class())
+        return with_cell_diff(super().get_driver_class())
 
     def on_resize(self) -> None:
         """Draw everything anew: terminals do as they like with what they showed before."""
-        if isinstance(self._driver, Thrifty):
+        if isinstance(self._driver, CellDiffDriver):
             self._driver.forget()
 
     def get_default_screen(self) -> Reading:
         """The first frame."""
-        return Reading(self._glyphs, *self._labels)
+        return Reading(self._symbols, *self._labels)
 
     def on_load(self) -> None:
         """Be told of signals, before the terminal is changed."""
@@ -203,7 +203,7 @@ class S2PApp(ConvertedApp):
 
         if is_converting or unsaved:
             question = ConfirmQuit(
-                self._glyphs, unsaved=unsaved, kept=kept, converting=is_converting
+                self._symbols, unsaved=unsaved, kept=kept, converting=is_converting
             )
             self.push_screen(question, answered)
         else:
@@ -228,7 +228,7 @@ class S2PApp(ConvertedApp):
                 await workspace.run_action(action)
 
         if workspace is not None and self.screen is workspace:
-            self.push_screen(Palette(self.bound, self._glyphs), chosen)
+            self.push_screen(Palette(self.keymap, self._symbols), chosen)
 
     def pop_screen(self) -> AwaitComplete:
         """Close what lies over the workspace; a question answered twice does not close that."""
@@ -268,7 +268,7 @@ class S2PApp(ConvertedApp):
                 session = await in_thread(lambda key=key: self._opened(key))
             except AmbiguousStateDictError as error:
                 key = await self.push_screen_wait(
-                    WhichStateDict(self._glyphs, self._labels[0], error.choices)
+                    WhichStateDict(self._symbols, self._labels[0], error.choices)
                 )
                 if key is None:
                     self._fail(error)
@@ -298,7 +298,7 @@ class S2PApp(ConvertedApp):
             self._journalled,
             self._resume,
             found if isinstance(found, Offered) else None,
-            self._glyphs,
+            self._symbols,
             self.push_screen_wait,
         )
         if begun is None:
@@ -315,7 +315,7 @@ class S2PApp(ConvertedApp):
             self._order,
             self._journalled,
             saved=saved,
-            glyphs=self._glyphs,
+            symbols=self._symbols,
             mapping=self._mapping,
             chunk_bytes=self._chunk_bytes,
             tour=self._tour,

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from s2p_tui.alignment.garbage import give_memory_back
-from s2p_tui.app.keys import Bound
+from s2p_tui.app.keys import Keymap
 
 if TYPE_CHECKING:
     from textual.app import App
@@ -105,9 +105,9 @@ def app_of(node: DOMNode) -> App[object]:
     return untyped.app
 
 
-_AS_SHIPPED = Bound()
+_AS_SHIPPED = Keymap()
 
 
-def bound_of(node: DOMNode) -> Bound:
+def keymap_of(node: DOMNode) -> Keymap:
     """The keys of the node's app; as they are shipped where the app has none of its own."""
-    return cast("Bound", getattr(app_of(node), "bound", _AS_SHIPPED))
+    return cast("Keymap", getattr(app_of(node), "keymap", _AS_SHIPPED))

@@ -301,7 +301,7 @@ _NEVER_PRESSED = "unbound"
 
 
 @dataclass(frozen=True)
-class Bound:
+class Keymap:
     """The keys of every action.
 
     Attributes:
@@ -316,7 +316,7 @@ class Bound:
         return self.moved.get(key.id, tuple(key.keys.split(",")))
 
     @property
-    def keymap(self) -> dict[str, str]:
+    def for_textual(self) -> dict[str, str]:
         """What Textual is told: a string of keys for each action that has others."""
         return {name: ",".join(keys) or _NEVER_PRESSED for name, keys in self.moved.items()}
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 from s2p_tui.app.background import in_thread
 from s2p_tui.app.screens.questions import GoOn, ResumeAnswer
-from s2p_tui.app.text import inert, many
-from s2p_tui.app.theme import Glyphs
-from s2p_tui.errors import S2PError
+from s2p_tui.app.text import many
+from s2p_tui.app.theme import Symbols
+from s2p_tui.errors import S2PError, printable
 from s2p_tui.session.saved_mapping import Offered
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ async def begin(
     opened: Journalled,
     resume: Resume,
     offered: Offered | None,
-    glyphs: Glyphs,
+    symbols: Symbols,
     ask: Callable[[GoOn], Awaitable[ResumeAnswer]],
 ) -> Journalled | None:
     """Go on with a journal, start from a mapping file or afresh, as the user has it; None to quit.
@@ -71,7 +71,7 @@ async def begin(
         opened: What came of opening its journal.
         resume: What to do without asking.
         offered: A mapping file that it could be started from, or was.
-        glyphs: The signs to draw with.
+        symbols: The signs to draw with.
         ask: Asks the user.
     """
     journal = opened.journal
@@ -83,13 +83,13 @@ async def begin(
     answer = _answered(resume, found, offered)
     if answer is None:
         labels = session.checkpoint.label, session.target.label
-        answer = await ask(GoOn(glyphs, found, offered, labels))
+        answer = await ask(GoOn(symbols, found, offered, labels))
     if answer == "quit":
         return None
     note = opened.note
     if answer == "mapping" and offered is not None:
         session.begin_with(offered.alignment, offered.path)
-        note = note or f"Started from {inert(offered.path.name)}."
+        note = note or f"Started from {printable(offered.path.name)}."
     if answer == "go on" and found is None:
         note = note or "There were no edits to go on with."
     if found is not None and answer != "go on" and resume == "afresh":

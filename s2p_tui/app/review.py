@@ -11,9 +11,10 @@ from s2p_tui.alignment.evidence import weigh
 from s2p_tui.alignment.fit import Verdict
 from s2p_tui.alignment.garbage import no_garbage_collection
 from s2p_tui.alignment.transform import describe, show
-from s2p_tui.app.text import inert, many, wrap
-from s2p_tui.app.theme import Glyphs
+from s2p_tui.app.text import many, wrap
+from s2p_tui.app.theme import Symbols
 from s2p_tui.app.wording import AUTHORS, part_taken, together
+from s2p_tui.errors import printable
 from s2p_tui.proposals.proposal import Change, Confidence, Hunk, Outcome, Proposal
 
 if TYPE_CHECKING:
@@ -156,14 +157,14 @@ _MOST_NAMED = 2
 _MOST_LINES = 3
 
 
-def taken_in_words(row: Row, glyphs: Glyphs) -> tuple[str, str]:
+def taken_in_words(row: Row, symbols: Symbols) -> tuple[str, str]:
     """What a row takes: a name, and what is done to it."""
     if row.source is None:
-        return (GAP if row.gap else glyphs.nothing), ""
-    words = glyphs.plain(describe(row.source))
+        return (GAP if row.gap else symbols.nothing), ""
+    words = symbols.plain(describe(row.source))
     if not row.keys:
         return words, ""
-    name = inert(together(row.keys, glyphs.ellipsis), ascii_only=glyphs.is_ascii)
+    name = printable(together(row.keys, symbols.ellipsis), ascii_only=symbols.is_ascii)
     if part := part_taken(row.source):
         return name + part, ""
     return name, words
@@ -181,43 +182,44 @@ def verdict_of(session: Session, change: Change) -> Verdict:
 
 
 def about(
-    session: Session, reviewing: Reviewing, line: Line, glyphs: Glyphs, width: int
+    session: Session, reviewing: Reviewing, line: Line, symbols: Symbols, width: int
 ) -> list[str]:
     """Lines about the line under the cursor."""
     if line.change is None:
         if line.hunk < 0:
-            return wrap(inert(line.note), width, _MOST_LINES)
+            return wrap(printable(line.note), width, _MOST_LINES)
         hunk = reviewing.hunk(line.hunk)
         taken, count = reviewing.taken(line.hunk)
-        head = f"{inert(hunk.title)}  {taken:,} of {many(count, 'row')} accepted, {hunk.confidence}"
-        return [head, *(wrap(inert(hunk.reason), width, _MOST_LINES) if hunk.reason else [])]
+        accepted = f"{taken:,} of {many(count, 'row')} accepted, {hunk.confidence}"
+        head = f"{printable(hunk.title)}  {accepted}"
+        return [head, *(wrap(printable(hunk.reason), width, _MOST_LINES) if hunk.reason else [])]
     change = line.change
     leaf = session.target.skeleton[change.place]
-    owner = f"  {inert(leaf.owner)}" if leaf.owner else ""
+    owner = f"  {printable(leaf.owner)}" if leaf.owner else ""
     old = session.verdict(change.place)
-    why = f": {inert(change.new.why)}" if change.new.why else ""
+    why = f": {printable(change.new.why)}" if change.new.why else ""
     sure = f"{change.confidence}, {AUTHORS[change.new.by]}{why}"
     lines = [
-        f"{inert(leaf.path)}  {show(leaf.shape)} {leaf.dtype}{owner}",
-        f"now {_row(session, change.old, old, glyphs)}",
-        *wrap(f"new {_row(session, change.new, verdict_of(session, change), glyphs)}", width, 2),
+        f"{printable(leaf.path)}  {show(leaf.shape)} {leaf.dtype}{owner}",
+        f"now {_row(session, change.old, old, symbols)}",
+        *wrap(f"new {_row(session, change.new, verdict_of(session, change), symbols)}", width, 2),
         *wrap(sure, width, _MOST_LINES),
     ]
     if change.objection:
-        lines += wrap(f"but {inert(change.objection)}", width, 2)
+        lines += wrap(f"but {printable(change.objection)}", width, 2)
     return lines
 
 
-def _row(session: Session, row: Row, verdict: Verdict | None, glyphs: Glyphs) -> str:
+def _row(session: Session, row: Row, verdict: Verdict | None, symbols: Symbols) -> str:
     state_dict = session.checkpoint.state_dict
-    name = taken_in_words(row, glyphs)[0]
+    name = taken_in_words(row, symbols)[0]
     if len(row.keys) == 1:
         entry = state_dict[row.keys[0]]
         name = f"{name}  {show(entry.shape)} {entry.dtype}"
     if verdict is None:
         return name
-    why = f": {inert(verdict.why)}" if verdict.why else ""
-    return f"{name}  {glyphs.fits[verdict.fit]} {verdict.fit}{why}"
+    why = f": {printable(verdict.why)}" if verdict.why else ""
+    return f"{name}  {symbols.fits[verdict.fit]} {verdict.fit}{why}"
 
 
 def consequences(session: Session, reviewing: Reviewing) -> str:
@@ -237,7 +239,7 @@ def consequences(session: Session, reviewing: Reviewing) -> str:
 
 def _named(names: Collection[str], count: int, word: str, plural: str = "") -> str:
     if count <= _MOST_NAMED:
-        return " and ".join(map(inert, names))
+        return " and ".join(map(printable, names))
     return many(count, word, plural)
 
 

@@ -82,7 +82,7 @@ def run_app(
         ascii_only=next(
             one for one in (ascii_only, settings.ascii, locale_is_ascii()) if one is not None
         ),
-        bound=settings.bound,
+        keymap=settings.keymap,
         theme=settings.theme or suitable_theme(),
         ending=ending,
         tour=tour,

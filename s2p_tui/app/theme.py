@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from s2p_tui.alignment.fit import Fit
-from s2p_tui.app.text import inert
+from s2p_tui.errors import printable
 
 
 @dataclass(frozen=True)
-class Glyphs:
+class Symbols:
     """One set of signs, each one cell wide, the ellipsis aside.
 
     Attributes:
@@ -53,10 +53,10 @@ class Glyphs:
         if not self.is_ascii:
             return text
         own = {ord("×"): "x", ord("·"): "-", ord("…"): "..", ord("→"): ">"}
-        return inert(text.translate(own), ascii_only=True)
+        return printable(text.translate(own), ascii_only=True)
 
 
-UNICODE = Glyphs(
+UNICODE = Symbols(
     {
         Fit.EXACT: "✓",
         Fit.TRANSFORMED: "≈",
@@ -77,7 +77,7 @@ UNICODE = Glyphs(
     across="─",
     corners="┌┬┐├┤└┘",
 )
-ASCII = Glyphs(
+ASCII = Symbols(
     {
         Fit.EXACT: "=",
         Fit.TRANSFORMED: "~",

@@ -12,8 +12,9 @@ from s2p_tui.alignment.fit import Fit
 from s2p_tui.alignment.sharing import parts_dropped
 from s2p_tui.alignment.transform import Expr, Split, Take, nodes_of, show
 from s2p_tui.app.folding import Fold
-from s2p_tui.app.text import clip, inert, many, size_in_words, wrap
-from s2p_tui.app.theme import Glyphs
+from s2p_tui.app.text import clip, many, size_in_words, wrap
+from s2p_tui.app.theme import Symbols
+from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
     from s2p_tui.alignment.alignment import Alignment, Author
@@ -101,16 +102,16 @@ def titles(session: Session) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return (name, entries, size), (target.label, leaves)
 
 
-def tally(session: Session, glyphs: Glyphs) -> str:
+def tally(session: Session, symbols: Symbols) -> str:
     """Rows per fit with their signs, bench and edits: `✗2 ?1 ✓119  bench 3  edits 5`.
 
     Trusted rows are counted apart.
     """
     trusted = session.verdicts.trusted
-    counts = per_fit(session.verdicts.counts - Counter({Fit.DOUBTFUL: trusted}), glyphs)
+    counts = per_fit(session.verdicts.counts - Counter({Fit.DOUBTFUL: trusted}), symbols)
     counts += f" trusted {trusted:,}" if trusted else ""
     if not session.verdicts.is_settled:
-        counts = f"{counts} {glyphs.ellipsis}".strip()
+        counts = f"{counts} {symbols.ellipsis}".strip()
     parts = [counts] if counts else []
     if session.alignment.bench:
         parts.append(f"bench {len(session.alignment.bench):,}")
@@ -119,9 +120,9 @@ def tally(session: Session, glyphs: Glyphs) -> str:
     return "  ".join(parts)
 
 
-def per_fit(counts: Mapping[Fit, int], glyphs: Glyphs) -> str:
+def per_fit(counts: Mapping[Fit, int], symbols: Symbols) -> str:
     """Rows per fit with their signs, worst first: `✗2 ?1 ✓119`."""
-    return " ".join(f"{glyphs.fits[fit]}{counts[fit]:,}" for fit in _WORST_FIRST if counts[fit])
+    return " ".join(f"{symbols.fits[fit]}{counts[fit]:,}" for fit in _WORST_FIRST if counts[fit])
 
 
 def place(session: Session, position: int) -> str:
@@ -151,7 +152,7 @@ def blocked(session: Session, position: int) -> str:
     if verdict is not None and verdict.fit is Fit.DOUBTFUL:
         why += " (y trusts it)"
     more = f" And {many(others, 'other row')}." if others else ""
-    return f"Row {position + 1}: {inert(why)}.{more}"
+    return f"Row {position + 1}: {printable(why)}.{more}"
 
 
 def after_edit(before: Alignment, after: Alignment, changed: range, said: str) -> str:
@@ -159,27 +160,27 @@ def after_edit(before: Alignment, after: Alignment, changed: range, said: str) -
     dropped = parts_dropped(before.rows, after.rows, changed, after.bench)
     if not dropped:
         return said
-    return f"{said} A part of {inert(together(dropped))} feeds no row now.".lstrip()
+    return f"{said} A part of {printable(together(dropped))} feeds no row now.".lstrip()
 
 
 def in_hand(session: Session, cursor: Cursor) -> str:
     """What is picked up, being marked, searched for or typed; empty if nothing is."""
     typed = f" to row {cursor.typed}" if cursor.typed else ""
     if cursor.picked is not None:
-        return f"Picked up {inert(name_at(session, cursor.picked))}{typed}"
+        return f"Picked up {printable(name_at(session, cursor.picked))}{typed}"
     if typed:
         return f"Go{typed}: Enter"
     if cursor.anchor is not None:
         return f"Marking {many(len(cursor.marked()), 'row')}"
     if cursor.query:
         found = many(len(cursor.matches), "match", "matches")
-        return f"/{inert(cursor.query)}: {found}"
+        return f"/{printable(cursor.query)}: {found}"
     if cursor.marks:
         return f"{many(len(cursor.marks), 'row')} marked"
     return ""
 
 
-def details(session: Session, position: int, glyphs: Glyphs, width: int = 0) -> list[str]:
+def details(session: Session, position: int, symbols: Symbols, width: int = 0) -> list[str]:
     """Lines about a position: the entries, the leaf, the fit, and who decided it.
 
     Four, and a few more where several entries, or what is done to them, do not fit into `width`.
@@ -192,21 +193,21 @@ def details(session: Session, position: int, glyphs: Glyphs, width: int = 0) -> 
         entry = _entry(session, key or "")
         return [entry, "On the bench: no leaf takes it. m picks it up.", "", ""]
     leaf = session.target.skeleton[position]
-    owner = f"  {inert(leaf.owner)}" if leaf.owner else ""
+    owner = f"  {printable(leaf.owner)}" if leaf.owner else ""
     kind = "  Python scalar" if leaf.kind == "scalar" else ""
     shape = f"{show(leaf.shape)} {leaf.dtype}"
-    entries = _entries(session, row.keys, glyphs, width)
-    why = f": {inert(verdict.why)}" if verdict.why else ""
+    entries = _entries(session, row.keys, symbols, width)
+    why = f": {printable(verdict.why)}" if verdict.why else ""
     decided = AUTHORS[row.by] + (", trusted" if row.trusted else "")
-    decided += f": {inert(row.why)}" if row.why and row.why not in verdict.why else ""
-    fit = f"{glyphs.fits[verdict.fit]} {verdict.fit}{why}"
+    decided += f": {printable(row.why)}" if row.why and row.why not in verdict.why else ""
+    fit = f"{symbols.fits[verdict.fit]} {verdict.fit}{why}"
     # The list must not jump where one moves through rows as they come; but what the user is asked
     # to trust must be readable.
     is_plain = row.source is None or isinstance(row.source, Take)
     is_short = is_plain and verdict.fit is not Fit.DOUBTFUL
     return [
-        *(entries or [glyphs.nothing]),
-        f"{glyphs.arrow} {inert(leaf.path)}  {shape}{kind}{owner}",
+        *(entries or [symbols.nothing]),
+        f"{symbols.arrow} {printable(leaf.path)}  {shape}{kind}{owner}",
         *([fit] if is_short else wrap(fit, width, _MOST_LINES)),
         f"row {position + 1:,}, {decided}",
     ]
@@ -214,22 +215,22 @@ def details(session: Session, position: int, glyphs: Glyphs, width: int = 0) -> 
 
 def _entry(session: Session, key: str) -> str:
     entry = session.checkpoint.state_dict[key]
-    return f"{inert(key)}  {show(entry.shape)} {entry.dtype}"
+    return f"{printable(key)}  {show(entry.shape)} {entry.dtype}"
 
 
-def _entries(session: Session, keys: tuple[str, ...], glyphs: Glyphs, width: int) -> list[str]:
+def _entries(session: Session, keys: tuple[str, ...], symbols: Symbols, width: int) -> list[str]:
     """Every key: in braces where they differ by a number, else one after the other."""
     if len(keys) < 2:
         return [_entry(session, key) for key in keys]
     state_dict = session.checkpoint.state_dict
     kinds = {(state_dict[key].shape, state_dict[key].dtype) for key in keys}
     if len(kinds) > 1:
-        return _listed([_entry(session, key) for key in keys], f" {glyphs.dot} ", width)
+        return _listed([_entry(session, key) for key in keys], f" {symbols.dot} ", width)
     shape, dtype = kinds.pop()
     kind = f"{len(keys):,} of {show(shape)} {dtype}"
-    if name := in_braces(keys, glyphs.ellipsis):
-        return wrap(f"{inert(name)}  {kind}", width, _MOST_LINES)
-    return _listed([f"{kind}: {inert(keys[0])}", *map(inert, keys[1:])], ", ", width)
+    if name := in_braces(keys, symbols.ellipsis):
+        return wrap(f"{printable(name)}  {kind}", width, _MOST_LINES)
+    return _listed([f"{kind}: {printable(keys[0])}", *map(printable, keys[1:])], ", ", width)
 
 
 def _listed(names: list[str], between: str, width: int) -> list[str]:
@@ -260,12 +261,12 @@ _FAR = 64
 """Rows without entries that are looked past for the first and last one of a block."""
 
 
-def title(fold: Fold, glyphs: Glyphs) -> str:
+def title(fold: Fold, symbols: Symbols) -> str:
     """`.layers[0 … 60] ×61`, `.layers[3]`; `bench ×12` for the bench."""
     if not fold.blocks:
-        return f"bench {glyphs.times}{len(fold):,}"
-    words = glyphs.plain(fold.title())
-    return words if fold.blocks == 1 else f"{words} {glyphs.times}{fold.blocks:,}"
+        return f"bench {symbols.times}{len(fold):,}"
+    words = symbols.plain(fold.title())
+    return words if fold.blocks == 1 else f"{words} {symbols.times}{fold.blocks:,}"
 
 
 def rows_in_words(fold: Fold) -> str:
@@ -273,7 +274,7 @@ def rows_in_words(fold: Fold) -> str:
     return many(len(fold), "row") if fold.blocks else ""
 
 
-def entries(session: Session, span: range, glyphs: Glyphs) -> str:
+def entries(session: Session, span: range, symbols: Symbols) -> str:
     """What the entries' keys have in common: `layers.3`, `layers.0 … 60`; empty without any."""
     first = _first_key(session, span)
     last = _first_key(session, reversed(span))
@@ -288,8 +289,8 @@ def entries(session: Session, span: range, glyphs: Glyphs) -> str:
         return common
     low, high = one[alike], other[alike]
     if low.isdecimal() and high.isdecimal():
-        return f"{common}.{low} {glyphs.ellipsis} {high}".lstrip(".")
-    return common or f"{first} {glyphs.ellipsis} {last}"
+        return f"{common}.{low} {symbols.ellipsis} {high}".lstrip(".")
+    return common or f"{first} {symbols.ellipsis} {last}"
 
 
 def _first_key(session: Session, positions: Iterable[int]) -> str:
@@ -303,18 +304,18 @@ def _first_key(session: Session, positions: Iterable[int]) -> str:
     return ""
 
 
-def folded_details(session: Session, fold: Fold, glyphs: Glyphs) -> list[str]:
+def folded_details(session: Session, fold: Fold, symbols: Symbols) -> list[str]:
     """Lines about a folded block: its entries, its leaves, how good they are, and the way in."""
     span = range(fold.start, fold.stop)
-    taken = inert(entries(session, span, glyphs)) or glyphs.nothing
+    taken = printable(entries(session, span, symbols)) or symbols.nothing
     if not fold.blocks:
         unused = f"{many(len(fold), 'entry', 'entries')} on the bench: no leaf takes them"
         return [taken, unused, "", "Tab unfolds it"]
     blocks = f"{many(fold.blocks, 'block')}, " if fold.blocks > 1 else ""
-    fits = per_fit(session.verdicts.counts_in(span), glyphs)
+    fits = per_fit(session.verdicts.counts_in(span), symbols)
     return [
         taken,
-        f"{glyphs.arrow} {inert(fold.title())}  {blocks}{many(len(fold), 'row')}",
+        f"{symbols.arrow} {printable(fold.title())}  {blocks}{many(len(fold), 'row')}",
         fits,
         f"rows {fold.start + 1:,} to {fold.stop:,}, folded: Tab unfolds",
     ]

@@ -57,7 +57,7 @@ SIZE = 2 + 3 * EXPERTS
 def drawn(workspace: Workspace) -> list[str]:
     """The right side of every line, up to the first blank."""
     view = workspace.view
-    left = view.columns.left + view.columns.glyph
+    left = view.columns.left + view.columns.symbol
     lines = range(min(view.size.height, view.virtual_size.height))
     return [view.render_line(y).text[left:].split("  ")[0].strip() for y in lines]
 

@@ -14,7 +14,7 @@ from textual.screen import ModalScreen
 
 from s2p_tui.alignment.history import History
 from s2p_tui.alignment.mapping_file import End
-from s2p_tui.app.keys import Bound
+from s2p_tui.app.keys import Keymap
 from s2p_tui.app.screens.busy import Progress
 from s2p_tui.app.screens.convert import Order, Result
 from s2p_tui.app.screens.main import Workspace
@@ -95,7 +95,7 @@ def test_few_colours(snap_compare, monkeypatch, scene: str, colours: str) -> Non
 
 
 def test_bound_keys_are_shown(snap_compare) -> None:
-    app = make_app(linears(), bound=Bound({"move_down": ("ctrl+n",), "help": ("f1",)}))
+    app = make_app(linears(), keymap=Keymap({"move_down": ("ctrl+n",), "help": ("f1",)}))
     assert snap_compare(app, terminal_size=(80, 24), run_before=_press("f1"))
 
 

@@ -21,7 +21,8 @@ from s2p_tui.alignment.edits import (
     Trust,
 )
 from s2p_tui.alignment.fit import Fit
-from s2p_tui.app.text import inert, many
+from s2p_tui.app.text import many
+from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
     from s2p_tui.alignment.alignment import Alignment
@@ -201,7 +202,7 @@ def _flowed(way: str, gaps: int) -> Said:
 def _named(keys: Sequence[str]) -> str:
     if len(keys) > _MOST_NAMED:
         return many(len(keys), "entry", "entries")
-    return inert(", ".join(keys))
+    return printable(", ".join(keys))
 
 
 def to_bench(session: Session, cursor: Cursor) -> Move:

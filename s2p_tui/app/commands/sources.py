@@ -14,8 +14,9 @@ from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.sharing import sharing
 from s2p_tui.alignment.transform import Expr, Take, describe, keys_of
 from s2p_tui.app.commands.arrange import ImpossibleError, Move
-from s2p_tui.app.text import inert, many
+from s2p_tui.app.text import many
 from s2p_tui.app.wording import together
+from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
     from s2p_tui.session.session import Session
@@ -209,7 +210,7 @@ def take(session: Session, option: Option, *, swap: bool, other: int | None) -> 
 
 def _said(session: Session, option: Option, edit: SetRows) -> str:
     before, after = session.alignment, apply(session.alignment, edit)
-    name = inert(together(keys_of(option.source))) if keys_of(option.source) else ""
+    name = printable(together(keys_of(option.source))) if keys_of(option.source) else ""
     words = describe(option.source)
     said = f"Row {option.place + 1:,}: {name}{f', {words}' if words else ''}."
     if option.verdict.fit is Fit.DOUBTFUL:
@@ -221,5 +222,5 @@ def _said(session: Session, option: Option, edit: SetRows) -> str:
         said += f" {which[:1].upper()}{which[1:]} {'is' if len(emptied) == 1 else 'are'} empty now."
     was = set(before.bench)
     if fell := [key for key in after.bench if key not in was]:
-        said += f" {inert(together(fell))} went to the bench."
+        said += f" {printable(together(fell))} went to the bench."
     return said

@@ -31,9 +31,9 @@ from s2p_tui.alignment.transform import (
     show,
 )
 from s2p_tui.app.commands.arrange import ImpossibleError, Move
-from s2p_tui.app.text import inert, many
+from s2p_tui.app.text import many
 from s2p_tui.app.wording import together
-from s2p_tui.errors import TransformError
+from s2p_tui.errors import TransformError, printable
 
 if TYPE_CHECKING:
     from s2p_tui.app.cursor import Cursor
@@ -156,7 +156,7 @@ def _in_words(session: Session, keys: tuple[str, ...]) -> str:
     if not keys:
         return "no entry"
     shapes = {session.checkpoint.state_dict.shape(key) for key in keys}
-    return inert(together(keys)) + (f"  {show(shapes.pop())}" if len(shapes) == 1 else "")
+    return printable(together(keys)) + (f"  {show(shapes.pop())}" if len(shapes) == 1 else "")
 
 
 def _keys_at(session: Session, position: int) -> tuple[str, ...]:
@@ -221,8 +221,8 @@ def _why_none(
         shape = state_dict.shape(held[0])
         size = sum(prod(skeleton[row].shape) for row in rows)
         return (
-            f"{inert(held[0])} ({show(shape)}: {prod(shape):,} elements) cannot be cut along an "
-            f"axis to fill the {len(rows)} marked rows ({size:,})."
+            f"{printable(held[0])} ({show(shape)}: {prod(shape):,} elements) cannot be cut along "
+            f"an axis to fill the {len(rows)} marked rows ({size:,})."
         )
     return why_none(leaf, keys, state_dict)
 
@@ -294,7 +294,7 @@ def take(session: Session, offered: Offer, option: Option) -> Move:
     if option.verdict.fit is Fit.DOUBTFUL:
         said = f"Doubtful, y trusts it. {said}"
     if fell:
-        said = f"{inert(together(fell))} went to the bench. {said}"
+        said = f"{printable(together(fell))} went to the bench. {said}"
     return Move(edit, here, frozenset(), said)
 
 
@@ -344,7 +344,7 @@ def offer_many(session: Session, cursor: Cursor) -> Offer:
     apart = [
         option
         for kind in kinds
-        for option in _options(session, [kind], f"{inert(_BLOCK.sub('', kind.name))}: ")
+        for option in _options(session, [kind], f"{printable(_BLOCK.sub('', kind.name))}: ")
         if len(kinds) > 1
     ]
     count = sum(len(kind.rows) for kind in kinds)

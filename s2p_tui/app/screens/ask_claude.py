@@ -15,12 +15,12 @@ from textual.widgets import Input, Label, OptionList
 from textual.widgets.option_list import Option
 
 from s2p_tui.app.background import app_of, in_thread
-from s2p_tui.app.text import inert, many, size_in_words, wrap
-from s2p_tui.app.theme import BY_COLUMNS, BY_LINES, Glyphs
+from s2p_tui.app.text import many, size_in_words, wrap
+from s2p_tui.app.theme import BY_COLUMNS, BY_LINES, Symbols
 from s2p_tui.app.widgets.frame import Box, draw_plainly, framed, rule
 from s2p_tui.app.widgets.line_list import LineList
 from s2p_tui.app.widgets.lines import Lines, Part
-from s2p_tui.errors import S2PError
+from s2p_tui.errors import S2PError, printable
 
 if TYPE_CHECKING:
     from s2p_tui.proposals.claude.account import Model
@@ -37,21 +37,21 @@ class ChooseModel(ModalScreen["str | None"]):
 
     Args:
         current: The name chosen so far.
-        glyphs: The signs to draw with.
+        symbols: The signs to draw with.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", show=False)]
 
-    def __init__(self, current: str, glyphs: Glyphs) -> None:
+    def __init__(self, current: str, symbols: Symbols) -> None:
         super().__init__()
         self._current = current
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._names: list[str] = []
         self._job: Asking | None = None
 
     def compose(self) -> ComposeResult:
         """List, remark and input in a box."""
-        with Box(self._glyphs, _TITLE, _MODEL_KEYS):
+        with Box(self._symbols, _TITLE, _MODEL_KEYS):
             yield OptionList(id="choices", compact=True)
             yield Label("", id="why")
             yield Input(placeholder="or type a full id, Enter takes it", id="id", compact=True)
@@ -61,8 +61,8 @@ class ChooseModel(ModalScreen["str | None"]):
         from s2p_tui.proposals.claude.account import ALIASES
 
         options = self.query_one(OptionList)
-        draw_plainly(options, self._glyphs)
-        arrow = self._glyphs.arrow
+        draw_plainly(options, self._symbols)
+        arrow = self._symbols.arrow
         for name, stands_for in ALIASES.items():
             self._add(name, f"{name:<10} {arrow} {stands_for}")
         if self._current not in self._names:
@@ -78,7 +78,9 @@ class ChooseModel(ModalScreen["str | None"]):
 
     def _add(self, name: str, shown: str) -> None:
         self._names.append(name)
-        self.query_one(OptionList).add_option(Option(Content(self._glyphs.plain(inert(shown)))))
+        self.query_one(OptionList).add_option(
+            Option(Content(self._symbols.plain(printable(shown))))
+        )
 
     @work(exclusive=True)
     async def _list(self) -> None:
@@ -127,7 +129,7 @@ class ChooseModel(ModalScreen["str | None"]):
 
     def _remark(self, text: str) -> None:
         if self.is_mounted:
-            self.query_one("#why", Label).update(Content(self._glyphs.plain(inert(text))))
+            self.query_one("#why", Label).update(Content(self._symbols.plain(printable(text))))
 
 
 _KEYS = (("Enter", "send"), ("Esc", "send nothing"), ("m", "model"), ("j/k", "read"))
@@ -168,7 +170,7 @@ class AskClaude(ConsentScreen):
         question: The question about the unsettled rows.
         about_all: Makes the question about all rows, slowly.
         name: The model to begin with, an alias or a full id.
-        glyphs: The signs to draw with.
+        symbols: The signs to draw with.
     """
 
     AUTO_FOCUS = ""
@@ -188,13 +190,13 @@ class AskClaude(ConsentScreen):
     ]
 
     def __init__(
-        self, question: Question, about_all: Callable[[], Question], name: str, glyphs: Glyphs
+        self, question: Question, about_all: Callable[[], Question], name: str, symbols: Symbols
     ) -> None:
         super().__init__()
         self.question = question
         self._about_all = about_all
         self._name = name
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._text: list[str] = []
         self._position: int | None = None
         self._here = 0
@@ -203,7 +205,7 @@ class AskClaude(ConsentScreen):
 
     def compose(self) -> ComposeResult:
         """What would be sent, and what it would cost."""
-        sent = LineList(self._line, self._glyphs, id="sent")
+        sent = LineList(self._line, self._symbols, id="sent")
         yield from framed([sent], [Lines(2, id="cost"), Lines(id="status")])
 
     def on_mount(self) -> None:
@@ -232,7 +234,7 @@ class AskClaude(ConsentScreen):
                 self._look_up()
             self._show()
 
-        app_of(self).push_screen(ChooseModel(self._name, self._glyphs), chosen)
+        app_of(self).push_screen(ChooseModel(self._name, self._symbols), chosen)
 
     @work(exclusive=True, group="everything")
     async def action_everything(self) -> None:
@@ -310,7 +312,7 @@ class AskClaude(ConsentScreen):
         lines.go(self._here)
 
     def _wrapped(self, text: Iterable[str], room: int) -> list[str]:
-        plain = (self._glyphs.plain(inert(line)) for line in text)
+        plain = (self._symbols.plain(printable(line)) for line in text)
         return [part for line in plain for part in wrap(line, room, _MOST_WRAPPED)]
 
     def _say(self, text: str) -> None:
@@ -320,25 +322,25 @@ class AskClaude(ConsentScreen):
     def _show(self) -> None:
         if not self.is_mounted or not self.size.width:
             return
-        glyphs, width, question = self._glyphs, self.size.width, self.question
+        symbols, width, question = self._symbols, self.size.width, self.question
         rows = many(len(question.asked), "row")
         count = many(len(question.requests), "request")
         title = ("what would be sent to Claude", rows, count) if question.requests else ("Claude",)
-        top = rule(glyphs, title, glyphs.corners[0] + glyphs.corners[2], width)
+        top = rule(symbols, title, symbols.corners[0] + symbols.corners[2], width)
         self.query_one("#top", Lines).set_line(0, (top, ""))
-        rest = (rule(glyphs, ("cost",), glyphs.corners[3:5], width), "")
+        rest = (rule(symbols, ("cost",), symbols.corners[3:5], width), "")
         self.query_one("#rule", Lines).set_line(0, rest)
         self._show_cost()
         said, style = self._said
         if self._warning:
-            said, style = inert(self._warning), "lines--bad"
+            said, style = printable(self._warning), "lines--bad"
         elif question.notes and not said:
             said, style = " ".join(question.notes), "lines--bad"
-        self.query_one("#status", Lines).set_line(0, (glyphs.plain(f" {said}"), style))
+        self.query_one("#status", Lines).set_line(0, (symbols.plain(f" {said}"), style))
         self._show_keys()
 
     def _show_cost(self) -> None:
-        question, dot = self.question, self._glyphs.dot
+        question, dot = self.question, self._symbols.dot
         size = sum(len(request.text.encode()) for request in question.requests)
         model = f"{self._model.id} {dot} {size_in_words(size)} {dot} "
         tokens = f"about {question.tokens:,} tokens by estimate, {question.settled:,} rows settled"
@@ -350,13 +352,13 @@ class AskClaude(ConsentScreen):
 
     def _show_keys(self) -> None:
         keys = _KEYS if self.question.requests else (("Esc", "back"), ("i", "ask about all rows"))
-        glyphs, width = self._glyphs, self.size.width
-        parts: list[Part] = [(f"{glyphs.corners[5]} ", "")]
+        symbols, width = self._symbols, self.size.width
+        parts: list[Part] = [(f"{symbols.corners[5]} ", "")]
         used = 3
         for key, does in keys:
             if used + len(key) + len(does) + 3 > width - 1:
                 break
             parts += [(key, "lines--strong"), (f" {does}  ", "lines--muted")]
             used += len(key) + len(does) + 3
-        parts.append((glyphs.across * max(0, width - used) + glyphs.corners[6], ""))
+        parts.append((symbols.across * max(0, width - used) + symbols.corners[6], ""))
         self.query_one("#bottom", Lines).set_line(0, *parts)

@@ -19,10 +19,10 @@ from textual.widgets import Button, Label, ProgressBar
 from s2p_tui.app.background import app_of, in_thread
 from s2p_tui.app.screens.ask_claude import Consent
 from s2p_tui.app.screens.convert import Order
-from s2p_tui.app.text import inert, shorten, size_in_words
-from s2p_tui.app.theme import Glyphs
+from s2p_tui.app.text import shorten, size_in_words
+from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import Box
-from s2p_tui.errors import CancelledError, OutputError, ProposerError, S2PError
+from s2p_tui.errors import CancelledError, OutputError, ProposerError, S2PError, printable
 
 if TYPE_CHECKING:
     from s2p_tui.conversion.job import Job, Phase
@@ -98,7 +98,7 @@ class Progress(OutcomeScreen):
     Args:
         session: What to convert.
         order: What to write where.
-        glyphs: The signs to draw with.
+        symbols: The signs to draw with.
         mapping: Where to save the mapping.
         chunk_bytes: Memory to stay within, about.
         jobs: Threads that share the work; None for two, or one on a single core.
@@ -110,7 +110,7 @@ class Progress(OutcomeScreen):
         self,
         session: Session,
         order: Order,
-        glyphs: Glyphs,
+        symbols: Symbols,
         *,
         mapping: Path,
         chunk_bytes: int,
@@ -125,7 +125,7 @@ class Progress(OutcomeScreen):
         self._mapping = mapping
         self._chunk_bytes = chunk_bytes
         self._jobs = jobs
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._pace = Pace()
         self._outcome: Converted | S2PError | None = None
 
@@ -136,7 +136,7 @@ class Progress(OutcomeScreen):
 
     def compose(self) -> ComposeResult:
         """Bar and figures in a box."""
-        with Box(self._glyphs, "Converting", "Esc cancels"):
+        with Box(self._symbols, "Converting", "Esc cancels"):
             yield Label("", id="phase")
             yield ProgressBar(total=None, show_eta=False, id="bar")
             yield Label("", id="figures")
@@ -156,10 +156,10 @@ class Progress(OutcomeScreen):
         self.query_one("#phase", Label).update(Content(phase))
         if reading.total:
             self.query_one("#bar", ProgressBar).update(total=reading.total, progress=reading.done)
-        self.query_one("#figures", Label).update(Content(self._glyphs.plain(reading.figures)))
-        name = self._glyphs.plain(inert(job.leaf))
+        self.query_one("#figures", Label).update(Content(self._symbols.plain(reading.figures)))
+        name = self._symbols.plain(printable(job.leaf))
         room = max(1, self.query_one("#leaf").size.width)
-        leaf = shorten(name, room, ellipsis=self._glyphs.ellipsis)
+        leaf = shorten(name, room, ellipsis=self._symbols.ellipsis)
         self.query_one("#leaf", Label).update(Content(leaf))
 
     @on(Button.Pressed)
@@ -223,7 +223,7 @@ class Waiting(AnswerScreen):
     Args:
         consent: What may be sent.
         key: The key.
-        glyphs: The signs to draw with.
+        symbols: The signs to draw with.
 
     Attributes:
         job: The request, to watch and to cancel.
@@ -232,22 +232,22 @@ class Waiting(AnswerScreen):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,ctrl+c", "cancel", show=False)]
 
-    def __init__(self, consent: Consent, key: Secret, glyphs: Glyphs) -> None:
+    def __init__(self, consent: Consent, key: Secret, symbols: Symbols) -> None:
         super().__init__()
         from s2p_tui.proposals.claude.job import Asking
 
         self.job = Asking()
         self._consent = consent
         self._key = key
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._polls = 0
         self.outcome: Proposal | S2PError | None = None
         self._is_left = False
 
     def compose(self) -> ComposeResult:
         """What goes on, in a box."""
-        with Box(self._glyphs, "Asking Claude", "Esc cancels"):
-            yield Label(Content(self._glyphs.plain(self._consent.model)))
+        with Box(self._symbols, "Asking Claude", "Esc cancels"):
+            yield Label(Content(self._symbols.plain(self._consent.model)))
             yield Label("", id="progress")
             yield Button("Cancel", id="cancel", compact=True)
 
@@ -261,7 +261,7 @@ class Waiting(AnswerScreen):
         """Show how far it is."""
         self._polls += 1
         sign = _SIGNS[self._polls // 2 % len(_SIGNS)]
-        words = self._glyphs.plain(inert(f"{sign} {self.job.words}"))
+        words = self._symbols.plain(printable(f"{sign} {self.job.words}"))
         self.query_one("#progress", Label).update(Content(words))
 
     @on(Button.Pressed)
@@ -320,7 +320,7 @@ class Working(ModalScreen["T | None"], Generic[T]):
     Args:
         words: What is being done.
         find: Does it. What it finds is dropped if the user does not wait for it.
-        glyphs: The signs to draw with.
+        symbols: The signs to draw with.
 
     Attributes:
         typed: Keys that were pressed meanwhile.
@@ -329,12 +329,12 @@ class Working(ModalScreen["T | None"], Generic[T]):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,ctrl+c", "cancel", show=False)]
 
-    def __init__(self, words: str, find: Callable[[], T], glyphs: Glyphs) -> None:
+    def __init__(self, words: str, find: Callable[[], T], symbols: Symbols) -> None:
         super().__init__()
         self.typed: list[events.Key] = []
         self._words = words
         self._find = find
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._polls = 0
         self._found: T | None = None
         self.is_done = False
@@ -342,7 +342,7 @@ class Working(ModalScreen["T | None"], Generic[T]):
 
     def compose(self) -> ComposeResult:
         """What goes on, in a box."""
-        with Box(self._glyphs, "One moment", "Esc cancels"):
+        with Box(self._symbols, "One moment", "Esc cancels"):
             yield Label("", id="progress")
 
     def on_mount(self) -> None:
@@ -356,7 +356,7 @@ class Working(ModalScreen["T | None"], Generic[T]):
         sign = _SIGNS[self._polls % len(_SIGNS)]
         self._polls += 1
         self.query_one("#progress", Label).update(
-            Content(self._glyphs.plain(f"{sign} {self._words}"))
+            Content(self._symbols.plain(f"{sign} {self._words}"))
         )
 
     def on_key(self, event: events.Key) -> None:

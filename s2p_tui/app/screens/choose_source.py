@@ -14,12 +14,13 @@ from textual.widgets import Label
 
 from s2p_tui.alignment.transform import describe, keys_of, show
 from s2p_tui.app.commands.sources import Offer, Option
-from s2p_tui.app.text import clip, fit, inert
-from s2p_tui.app.theme import BY_LINES, Glyphs
+from s2p_tui.app.text import clip, fit
+from s2p_tui.app.theme import BY_LINES, Symbols
 from s2p_tui.app.widgets.frame import Box
 from s2p_tui.app.widgets.line_list import LineList
 from s2p_tui.app.widgets.lines import Lines, Part
 from s2p_tui.app.wording import together
+from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
     from s2p_tui.session.session import Session
@@ -59,7 +60,7 @@ class ChooseSource(ModalScreen[Chosen | None]):
 
     Args:
         offered: What can be chosen.
-        glyphs: The signs to draw with.
+        symbols: The signs to draw with.
     """
 
     AUTO_FOCUS = ""
@@ -74,17 +75,17 @@ class ChooseSource(ModalScreen[Chosen | None]):
         Binding("pageup,ctrl+b", "page(-2)", show=False),
         Binding("backspace,ctrl+h", "take_back", show=False),
         Binding("ctrl+u,ctrl+w", "clear", show=False),
-        # Bound one by one, as what is typed before the list is drawn reaches its bindings alone.
+        # Keymap one by one, as what is typed before the list is drawn reaches its bindings alone.
         *(
             Binding(key, f"filter({character!r})", show=False)
             for key, character in _CHARACTERS.items()
         ),
     ]
 
-    def __init__(self, offered: Offer, glyphs: Glyphs) -> None:
+    def __init__(self, offered: Offer, symbols: Symbols) -> None:
         super().__init__()
         self._offer = offered
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._at = 0
         self._query = ""
 
@@ -92,10 +93,10 @@ class ChooseSource(ModalScreen[Chosen | None]):
         """What is to be filled, the filter, the list, and all about the line under the cursor."""
         title = "Source" if self._offer.key is None else "Leaf"
         keys = "Enter takes  ctrl+x swaps  type to filter  Esc leaves"
-        with Box(self._glyphs, title, keys):
-            yield Label(Content(self._glyphs.plain(self._heading())), id="what")
+        with Box(self._symbols, title, keys):
+            yield Label(Content(self._symbols.plain(self._heading())), id="what")
             yield Lines(id="filter")
-            yield LineList(self._draw, self._glyphs, id="candidates")
+            yield LineList(self._draw, self._symbols, id="candidates")
             yield Label("", id="why")
 
     def on_mount(self) -> None:
@@ -155,10 +156,10 @@ class ChooseSource(ModalScreen[Chosen | None]):
         session, offer = self._session, self._offer
         if offer.key is not None:
             entry = session.checkpoint.state_dict[offer.key]
-            return f"{inert(entry.key)}  {show(entry.shape)} {entry.dtype}"
+            return f"{printable(entry.key)}  {show(entry.shape)} {entry.dtype}"
         leaf = session.target.skeleton[offer.position]
-        owner = f"  {inert(leaf.owner)}" if leaf.owner else ""
-        return f"{inert(leaf.path)}  {show(leaf.shape)} {leaf.dtype}{owner}"
+        owner = f"  {printable(leaf.owner)}" if leaf.owner else ""
+        return f"{printable(leaf.path)}  {show(leaf.shape)} {leaf.dtype}{owner}"
 
     def _go(self, position: int) -> None:
         self._at = max(0, min(position, len(self._offer.listed) - 1))
@@ -174,7 +175,7 @@ class ChooseSource(ModalScreen[Chosen | None]):
             self._show()
 
     def _show(self) -> None:
-        shown = self._glyphs.plain(inert(self._query))
+        shown = self._symbols.plain(printable(self._query))
         hint = ("part of a name", "lines--muted")
         prompt = self.query_one("#filter", Lines)
         prompt.set_line(0, ("/ ", "lines--muted"), (shown, "lines--strong") if shown else hint)
@@ -182,52 +183,52 @@ class ChooseSource(ModalScreen[Chosen | None]):
         self._explain()
 
     def _draw(self, position: int, width: int) -> list[Part]:
-        option, glyphs = self._offer.option(position), self._glyphs
+        option, symbols = self._offer.option(position), self._symbols
         name, shape, dtype = self._named(option)
         used = self._used(option)
         wide = width >= _USED_FROM + _NAME_FROM
         room = width - 4 - _SHAPE - (_DTYPE + width // 4 if wide else 0)
-        here = glyphs.cursor if position == self._at else " "
+        here = symbols.cursor if position == self._at else " "
         parts: list[Part] = [
             (f"{here} ", ""),
-            (f"{glyphs.fits[option.verdict.fit]} ", option.verdict.fit.value),
-            (fit(name, max(1, room), ellipsis=glyphs.ellipsis), ""),
-            (fit(f" {shape}", _SHAPE, ellipsis=glyphs.ellipsis), "muted"),
+            (f"{symbols.fits[option.verdict.fit]} ", option.verdict.fit.value),
+            (fit(name, max(1, room), ellipsis=symbols.ellipsis), ""),
+            (fit(f" {shape}", _SHAPE, ellipsis=symbols.ellipsis), "muted"),
         ]
         if wide:
-            parts.append((fit(f" {dtype}", _DTYPE, ellipsis=glyphs.ellipsis), "muted"))
+            parts.append((fit(f" {dtype}", _DTYPE, ellipsis=symbols.ellipsis), "muted"))
             beside = width // 4 - 1
-            used = clip(used, beside, ellipsis=glyphs.ellipsis)
-            parts.append((f" {fit(used, beside, ellipsis=glyphs.ellipsis)}", "muted"))
+            used = clip(used, beside, ellipsis=symbols.ellipsis)
+            parts.append((f" {fit(used, beside, ellipsis=symbols.ellipsis)}", "muted"))
         return parts
 
     def _named(self, option: Option) -> tuple[str, str, str]:
         """Name, shape and dtype of what is listed."""
-        session, glyphs = self._session, self._glyphs
+        session, symbols = self._session, self._symbols
         if self._offer.key is not None:
             leaf = session.target.skeleton[option.place]
-            return glyphs.plain(inert(leaf.path)), glyphs.plain(show(leaf.shape)), leaf.dtype
+            return symbols.plain(printable(leaf.path)), symbols.plain(show(leaf.shape)), leaf.dtype
         keys = keys_of(option.source)
         if not keys:
             return describe(option.source), "", ""
         entry = session.checkpoint.state_dict[keys[0]]
-        name = glyphs.plain(inert(together(keys, glyphs.ellipsis)))
-        return name, glyphs.plain(show(entry.shape)), entry.dtype
+        name = symbols.plain(printable(together(keys, symbols.ellipsis)))
+        return name, symbols.plain(show(entry.shape)), entry.dtype
 
     def _used(self, option: Option) -> str:
         """Where an entry is used now, or what a leaf takes now."""
         session = self._session
         if self._offer.key is not None:
             row = session.alignment.rows[option.place]
-            taken = inert(together(row.keys)) if row.keys else "a gap" if row.gap else "nothing"
-            return self._glyphs.plain(f"takes {taken}")
+            taken = printable(together(row.keys)) if row.keys else "a gap" if row.gap else "nothing"
+            return self._symbols.plain(f"takes {taken}")
         holder = self._offer.holder(option.source)
         if holder is None:
             return "on the bench"
         if holder == self._offer.position:
             return "here"
         path = session.target.skeleton[holder].path
-        return self._glyphs.plain(f"row {holder + 1} {inert(path)}")
+        return self._symbols.plain(f"row {holder + 1} {printable(path)}")
 
     def _explain(self) -> None:
         """Say how good the row would be and why, and where the entry is now."""
@@ -237,8 +238,8 @@ class ChooseSource(ModalScreen[Chosen | None]):
         option = self._offer.option(self._at)
         words = describe(option.source)
         verdict = option.verdict
-        why = f": {inert(verdict.why)}" if verdict.why else ""
+        why = f": {printable(verdict.why)}" if verdict.why else ""
         said = f"{self._used(option)}; {verdict.fit}{why}"
         if words and words not in verdict.why:
             said = f"{said}; {words}"
-        self.query_one("#why", Label).update(Content(self._glyphs.plain(said)))
+        self.query_one("#why", Label).update(Content(self._symbols.plain(said)))

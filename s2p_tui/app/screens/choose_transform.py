@@ -15,9 +15,9 @@ from s2p_tui.alignment.transform import show
 from s2p_tui.app.commands import transforms
 from s2p_tui.app.commands.arrange import ImpossibleError
 from s2p_tui.app.commands.transforms import Offer, Option
-from s2p_tui.app.text import inert
-from s2p_tui.app.theme import Glyphs
+from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import Box, draw_plainly
+from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
     from s2p_tui.session.session import Session
@@ -40,11 +40,11 @@ class ChooseTransform(ModalScreen[Option | None]):
         Binding("backspace", "take_back", show=False),
     ]
 
-    def __init__(self, session: Session, offered: Offer, glyphs: Glyphs) -> None:
+    def __init__(self, session: Session, offered: Offer, symbols: Symbols) -> None:
         super().__init__()
         self._session = session
         self._offer = offered
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._typed = ""
         self._asking: Asked | None = None
         asked: tuple[Asked, ...] = ("multiply", "constant")
@@ -54,10 +54,10 @@ class ChooseTransform(ModalScreen[Option | None]):
 
     def compose(self) -> ComposeResult:
         """The row, the list, what the judgement says, and the number when one is asked for."""
-        leaf, arrow = self._offer.leaf, self._glyphs.arrow
-        ends = inert(self._offer.block) or f"{inert(leaf.path)}  {show(leaf.shape)}"
+        leaf, arrow = self._offer.leaf, self._symbols.arrow
+        ends = printable(self._offer.block) or f"{printable(leaf.path)}  {show(leaf.shape)}"
         heading = f"{self._offer.entries} {arrow} {ends}"
-        with Box(self._glyphs, "Transform", "Enter takes  0-9 number  Esc leaves"):
+        with Box(self._symbols, "Transform", "Enter takes  0-9 number  Esc leaves"):
             yield Label(self._plain(heading))
             if self._offer.none:
                 yield Label(self._plain(self._offer.none), id="none")
@@ -68,7 +68,7 @@ class ChooseTransform(ModalScreen[Option | None]):
     def on_mount(self) -> None:
         """Start at what is there now."""
         options = self._list
-        draw_plainly(options, self._glyphs)
+        draw_plainly(options, self._symbols)
         current = (n for n, option in enumerate(self._offer.options) if option.is_current)
         options.highlighted = next(current, 0)
         self.query_one(Input).display = False
@@ -79,11 +79,11 @@ class ChooseTransform(ModalScreen[Option | None]):
         return self.query_one(OptionList)
 
     def _plain(self, text: str) -> Content:
-        return Content(self._glyphs.plain(text))
+        return Content(self._symbols.plain(text))
 
     def _prompts(self) -> list[Content]:
         count = len(self._offer.options) + len(self._asked)
-        signs = [self._glyphs.fits[option.verdict.fit] for option in self._offer.options]
+        signs = [self._symbols.fits[option.verdict.fit] for option in self._offer.options]
         words = [
             f"{option.words}  (now)" if option.is_current else option.words
             for option in self._offer.options
@@ -108,7 +108,7 @@ class ChooseTransform(ModalScreen[Option | None]):
         if number >= len(self._offer.options):
             return ""
         verdict = self._offer.options[number].verdict
-        return f"{verdict.fit}: {inert(verdict.why)}" if verdict.why else str(verdict.fit)
+        return f"{verdict.fit}: {printable(verdict.why)}" if verdict.why else str(verdict.fit)
 
     @on(OptionList.OptionSelected)
     def choose(self, event: OptionList.OptionSelected) -> None:

@@ -16,10 +16,11 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, RadioButton, RadioSet, Static
 
 from s2p_tui.app.terminal.clipboard import copy
-from s2p_tui.app.text import inert, many, size_in_words
-from s2p_tui.app.theme import Glyphs
+from s2p_tui.app.text import many, size_in_words
+from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import Box
 from s2p_tui.conversion.output_names import output_path
+from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
     from s2p_tui.conversion.output import Converted
@@ -52,9 +53,9 @@ def obstacle(name: str) -> str:
         return "Give the file a name."
     path = output_path(name.strip())
     if path.is_dir():
-        return f"{inert(str(path))} is a folder."
+        return f"{printable(str(path))} is a folder."
     if not path.parent.is_dir():
-        return f"There is no folder {inert(str(path.parent))}."
+        return f"There is no folder {printable(str(path.parent))}."
     return ""
 
 
@@ -64,9 +65,9 @@ def remark(name: str) -> str:
         return stop
     path = output_path(name.strip())
     if path.exists():
-        return f"{inert(str(path))} exists and will be replaced."
+        return f"{printable(str(path))} exists and will be replaced."
     if path != Path(name.strip()):
-        return f"Will be written as {inert(str(path))}."
+        return f"Will be written as {printable(str(path))}."
     return ""
 
 
@@ -94,17 +95,17 @@ class ConvertForm(ModalScreen[Order | None]):
         Binding("up", "app.focus_previous", show=False),
     ]
 
-    def __init__(self, order: Order, glyphs: Glyphs, remarks: Sequence[str] = ()) -> None:
+    def __init__(self, order: Order, symbols: Symbols, remarks: Sequence[str] = ()) -> None:
         super().__init__()
-        self._remarks = [inert(line) for line in remarks]
-        self._glyphs = glyphs
+        self._remarks = [printable(line) for line in remarks]
+        self._symbols = symbols
         self._order = order
         given = order.dtype
         self._dtypes = _DTYPES if given in _DTYPES else (*_DTYPES, given)
 
     def compose(self) -> ComposeResult:
         """The form in a box."""
-        with Box(self._glyphs, "Convert", "Tab next  Enter convert  Esc cancel"):
+        with Box(self._symbols, "Convert", "Tab next  Enter convert  Esc cancel"):
             yield Label("Output (.eqx or .safetensors)")
             yield Input(typable(self._order.output), id="output", compact=True)
             yield Label("", id="remark")
@@ -113,7 +114,7 @@ class ConvertForm(ModalScreen[Order | None]):
                 for dtype in self._dtypes:
                     yield Choice(dtype or "as in the skeleton", dtype == self._order.dtype)
             for line in self._remarks:
-                yield Label(Content(self._glyphs.plain(line)), classes="told")
+                yield Label(Content(self._symbols.plain(line)), classes="told")
             with Horizontal(id="buttons"):
                 yield Button("Convert", variant="primary", id="convert", compact=True)
                 yield Button("Cancel", id="cancel", compact=True)
@@ -121,7 +122,7 @@ class ConvertForm(ModalScreen[Order | None]):
     @on(Input.Changed)
     def warn(self, event: Input.Changed) -> None:
         """Say what would happen to a file of this name."""
-        self.query_one("#remark", Label).update(Content(self._glyphs.plain(remark(event.value))))
+        self.query_one("#remark", Label).update(Content(self._symbols.plain(remark(event.value))))
 
     @on(Input.Submitted)
     @on(Button.Pressed, "#convert")
@@ -180,23 +181,24 @@ def report(session: Session, converted: Converted) -> list[str]:
     """The facts, one line each."""
     written = converted.written
     lines = [
-        f"{inert(str(written.path))}  {size_in_words(written.size)} in {written.seconds:.1f} s",
+        f"{printable(str(written.path))}  {size_in_words(written.size)} in {written.seconds:.1f} s",
         "Read back and compared with its sources: equal." if written.verified else "Not verified.",
     ]
     if converted.mapping is not None:
-        lines.append(f"Mapping: {inert(str(converted.mapping))}")
+        lines.append(f"Mapping: {printable(str(converted.mapping))}")
     if unused := len(session.alignment.bench):
         lines.append(f"Not used: {many(unused, 'entry', 'entries')} on the bench.")
     from s2p_tui.conversion.report import parts_unused, remarks
 
     parts = parts_unused(session.alignment.rows, session.checkpoint.state_dict)
     for key, left in list(parts.items())[:_SHOWN_LOSSES]:
-        lines.append(f"Not used of {inert(key)}: {left}.")
-    lines += map(inert, remarks(session.alignment.rows, session.target.skeleton))
+        lines.append(f"Not used of {printable(key)}: {left}.")
+    lines += map(printable, remarks(session.alignment.rows, session.target.skeleton))
     losses = list(written.losses.items())
     for path, loss in losses[:_SHOWN_LOSSES]:
         lines.append(
-            f"! {inert(path)}: {loss.overflowed:,} became infinite, {loss.new_nan:,} became NaN."
+            f"! {printable(path)}: {loss.overflowed:,} became infinite, "
+            f"{loss.new_nan:,} became NaN."
         )
     if len(losses) > _SHOWN_LOSSES:
         lines.append(f"! And {len(losses) - _SHOWN_LOSSES:,} more leaves lost numbers in the cast.")
@@ -216,7 +218,7 @@ class Result(ModalScreen[None]):
         self,
         session: Session,
         converted: Converted,
-        glyphs: Glyphs,
+        symbols: Symbols,
         dtype: str | None = None,
         found: str = "",
     ) -> None:
@@ -224,12 +226,14 @@ class Result(ModalScreen[None]):
         self._lines = [*report(session, converted), *([found] if found else [])]
         paths = [leaf.path for leaf in session.target.skeleton]
         self._snippet = snippet(converted.written.path, paths, dtype)
-        self._glyphs = glyphs
+        self._symbols = symbols
 
     def compose(self) -> ComposeResult:
         """Facts and snippet in a box."""
-        with Box(self._glyphs, "Converted", "y copy the code  Enter go on  q quit", can_focus=True):
-            facts = "\n".join(map(self._glyphs.plain, self._lines))
+        with Box(
+            self._symbols, "Converted", "y copy the code  Enter go on  q quit", can_focus=True
+        ):
+            facts = "\n".join(map(self._symbols.plain, self._lines))
             yield Static(Content(facts), id="facts")
             yield Static(Content(self._snippet), id="snippet")
             yield Static("", id="copied")

@@ -40,9 +40,9 @@ from s2p_tui.app.screens.questions import LoadMapping
 from s2p_tui.app.screens.review import Review
 from s2p_tui.app.settling import AT_ONCE, Settling
 from s2p_tui.app.terminal.clipboard import copy, row_text
-from s2p_tui.app.terminal.key_queue import KeysInTurn
-from s2p_tui.app.text import inert, shorten
-from s2p_tui.app.theme import BY_COLUMNS, BY_LINES, Glyphs
+from s2p_tui.app.terminal.key_queue import KeyQueue
+from s2p_tui.app.text import shorten
+from s2p_tui.app.theme import BY_COLUMNS, BY_LINES, Symbols
 from s2p_tui.app.tour import Tour, next_step
 from s2p_tui.app.widgets.alignment_view import AlignmentView
 from s2p_tui.app.widgets.find_bar import FindBar
@@ -51,7 +51,7 @@ from s2p_tui.app.widgets.overview import Overview
 from s2p_tui.app.widgets.panels import Details, Divider, Heading, Hints, Status, Tip
 from s2p_tui.conversion.output_names import default_mapping
 from s2p_tui.conversion.report import remarks
-from s2p_tui.errors import S2PError
+from s2p_tui.errors import S2PError, printable
 from s2p_tui.proposals.lift import Block, blocks_at, lift
 
 if TYPE_CHECKING:
@@ -118,11 +118,11 @@ class Browser(Screen[None]):
     HORIZONTAL_BREAKPOINTS = BY_COLUMNS
     VERTICAL_BREAKPOINTS = BY_LINES
 
-    def __init__(self, session: Session, glyphs: Glyphs) -> None:
+    def __init__(self, session: Session, symbols: Symbols) -> None:
         super().__init__()
         self.session = session
         self.cursor = Cursor(folding=self._folding())
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._message: Part = ("", "")
         self._settling = Settling(self, session, self._settled)
 
@@ -131,8 +131,8 @@ class Browser(Screen[None]):
         yield Heading(id="top")
         # The frame's sides belong to containers: a line's own border would be sent with the line.
         with Horizontal(id="list", classes="sides"):
-            yield AlignmentView(self.session, self.cursor, self._glyphs, id="view")
-            yield Overview(self.session, self._glyphs)
+            yield AlignmentView(self.session, self.cursor, self._symbols, id="view")
+            yield Overview(self.session, self._symbols)
         yield Divider(id="rule")
         with Vertical(id="about", classes="sides"):
             yield Details()
@@ -180,7 +180,7 @@ class Browser(Screen[None]):
 
     def first_words(self) -> Part:
         """What is said before the first key, and in which style."""
-        return inert("; ".join(self.session.checkpoint.notes)), "lines--muted"
+        return printable("; ".join(self.session.checkpoint.notes)), "lines--muted"
 
     def on_resize(self) -> None:
         """Lay the words out anew."""
@@ -283,7 +283,7 @@ class Browser(Screen[None]):
 
     def action_help(self) -> None:
         """Show the key table."""
-        app_of(self).push_screen(Help(self._glyphs))
+        app_of(self).push_screen(Help(self._symbols))
 
     def action_find(self) -> None:
         """Open the input line."""
@@ -346,18 +346,18 @@ class Browser(Screen[None]):
     def _show(self) -> None:
         if not self.is_mounted:
             return
-        session, cursor, glyphs = self.session, self.cursor, self._glyphs
+        session, cursor, symbols = self.session, self.cursor, self._symbols
         side = 1 if self.has_class("-wide") else 0
-        self.query_one(Heading).show(session, glyphs, self.view.columns.left + side + 1)
+        self.query_one(Heading).show(session, symbols, self.view.columns.left + side + 1)
         self.query_one(Divider).show(
-            glyphs, *([] if self.has_class("-no-details") else ["details"])
+            symbols, *([] if self.has_class("-no-details") else ["details"])
         )
-        self.query_one(Details).show(session, cursor, glyphs)
-        self.query_one(Status).show(session, cursor, glyphs, self._message)
+        self.query_one(Details).show(session, cursor, symbols)
+        self.query_one(Status).show(session, cursor, symbols, self._message)
         place = "" if self.view.columns.number else wording.place(session, cursor.position)
         for tip in self.query(Tip):
-            tip.show(self.tip, glyphs)
-        self.query_one(Hints).show(cursor, glyphs, place)
+            tip.show(self.tip, symbols)
+        self.query_one(Hints).show(cursor, symbols, place)
 
 
 T = TypeVar("T")
@@ -368,8 +368,8 @@ _AT_ONCE = 2000
 class Proposing(Browser):
     """Opens the screens that propose edits; making edits is the main screen's."""
 
-    def __init__(self, session: Session, glyphs: Glyphs) -> None:
-        super().__init__(session, glyphs)
+    def __init__(self, session: Session, symbols: Symbols) -> None:
+        super().__init__(session, symbols)
         self._sources = Sources(session)
 
     @property
@@ -408,9 +408,9 @@ class Proposing(Browser):
     def _review(self, reviewing: Reviewing, none: str, wider: Callable[[], None] | None) -> None:
         proposal = reviewing.proposal
         if not proposal.hunks:
-            self.say(inert(" ".join((none, *proposal.notes))), "lines--good")
+            self.say(printable(" ".join((none, *proposal.notes))), "lines--good")
             return
-        screen = Review(self.session, reviewing, self._glyphs, can_widen=wider is not None)
+        screen = Review(self.session, reviewing, self._symbols, can_widen=wider is not None)
         here = self.cursor.position
 
         def decided(places: frozenset[int] | None) -> None:
@@ -447,10 +447,10 @@ class Proposing(Browser):
                 return
             show(result)
             app = app_of(self)
-            if isinstance(app, KeysInTurn):
+            if isinstance(app, KeyQueue):
                 app.press_next(*screen.typed)
 
-        screen = Working(words, find, self._glyphs)
+        screen = Working(words, find, self._symbols)
         app_of(self).push_screen(screen, found)
 
     def action_match(self) -> None:
@@ -497,7 +497,7 @@ class Proposing(Browser):
         def show(lifted: Lifted) -> None:
             outer = blocks[lifted.tried :]
             if lifted.reviewing is None:
-                self.say(inert(" ".join(lifted.said)), "lines--good")
+                self.say(printable(" ".join(lifted.said)), "lines--good")
             else:
                 wider = partial(self._lift, outer) if outer else None
                 self._review(lifted.reviewing, "", wider)
@@ -514,7 +514,7 @@ class Proposing(Browser):
         if self._is_folded():
             return
         if self.cursor.position < len(self.session):
-            app_of(self).push_screen(Look(self.session, self.cursor.position, self._glyphs))
+            app_of(self).push_screen(Look(self.session, self.cursor.position, self._symbols))
 
     def _is_folded(self) -> bool:
         """Say so if a folded block is here, not one leaf or entry."""
@@ -542,7 +542,7 @@ class Proposing(Browser):
                 )
             )
 
-        app_of(self).push_screen(ChooseSource(offered, self._glyphs), chosen)
+        app_of(self).push_screen(ChooseSource(offered, self._symbols), chosen)
 
 
 class Transforming(Proposing):
@@ -582,7 +582,7 @@ class Transforming(Proposing):
             else:
                 self.make(lambda: transforms.take(self.session, offered, option))
 
-        app_of(self).push_screen(ChooseTransform(self.session, offered, self._glyphs), chosen)
+        app_of(self).push_screen(ChooseTransform(self.session, offered, self._symbols), chosen)
 
 
 class Asking(Transforming):
@@ -593,8 +593,8 @@ class Asking(Transforming):
             about may change.
     """
 
-    def __init__(self, session: Session, glyphs: Glyphs) -> None:
-        super().__init__(session, glyphs)
+    def __init__(self, session: Session, symbols: Symbols) -> None:
+        super().__init__(session, symbols)
         self.is_asking = False
 
     def action_claude(self) -> None:
@@ -609,7 +609,7 @@ class Asking(Transforming):
         try:
             proposal = await self._proposal()
         except S2PError as error:
-            self.say(inert(str(error)), "lines--bad")
+            self.say(printable(str(error)), "lines--bad")
             return
         finally:
             self.is_asking = False
@@ -633,13 +633,13 @@ class Asking(Transforming):
             # Before the user reads a question that could not be sent.
             find_key()
         name = account.last_choice()
-        shown = AskClaude(question, lambda: self._question(everything=True), name, self._glyphs)
+        shown = AskClaude(question, lambda: self._question(everything=True), name, self._symbols)
         consent = await app_of(self).push_screen_wait(shown)
         if consent is None:
             return None
         key = find_key()
         account.remember(consent.name)
-        outcome = await app_of(self).push_screen_wait(Waiting(consent, key, self._glyphs))
+        outcome = await app_of(self).push_screen_wait(Waiting(consent, key, self._symbols))
         if isinstance(outcome, S2PError):
             raise outcome
         return outcome
@@ -677,13 +677,13 @@ class Workspace(Asking):
         journalled: Journalled,
         *,
         saved: Alignment,
-        glyphs: Glyphs,
+        symbols: Symbols,
         mapping: Path | None = None,
         chunk_bytes: int,
         tour: Tour | None = None,
         jobs: int | None = None,
     ) -> None:
-        super().__init__(session, glyphs)
+        super().__init__(session, symbols)
         self._journalled = journalled
         self._tour = tour
         self._is_comparing = False
@@ -718,7 +718,7 @@ class Workspace(Asking):
         notes, style = super().first_words()
         note, bad = self._journalled.note, self._journalled.bad
         # A guided run always starts afresh; what an earlier one left is of no interest.
-        said = [part for part in (inert(note if bad or not self._tour else ""), notes) if part]
+        said = [part for part in (printable(note if bad or not self._tour else ""), notes) if part]
         return "; ".join(said), "lines--bad" if bad else style
 
     @property
@@ -729,7 +729,7 @@ class Workspace(Asking):
         return next_step(
             self.session,
             self.converted,
-            self._glyphs.fits[Fit.MISMATCHED],
+            self._symbols.fits[Fit.MISMATCHED],
             is_comparing=self._is_comparing,
         )
 
@@ -809,13 +809,13 @@ class Workspace(Asking):
         try:
             kept = self.session.save_mapping(path)
         except S2PError as error:
-            self.say(inert(error.line), "lines--bad")
+            self.say(printable(error.line), "lines--bad")
         else:
             self._saved = self.session.alignment
             said = "Mapping saved: "
-            other = "" if kept is None else f"; another was there: now {inert(kept.name)}"
+            other = "" if kept is None else f"; another was there: now {printable(kept.name)}"
             room = self.size.width - len(said) - len(other) - _FRAME
-            name = shorten(inert(str(path)), max(1, room), ellipsis=self._glyphs.ellipsis)
+            name = shorten(printable(str(path)), max(1, room), ellipsis=self._symbols.ellipsis)
             self.say(said + name + other, "lines--good")
 
     def action_load_mapping(self) -> None:
@@ -825,7 +825,7 @@ class Workspace(Asking):
 
         def loaded(mapping: Mapping | None) -> None:
             if mapping is not None:
-                name = inert(os.path.basename(mapping.name))
+                name = printable(os.path.basename(mapping.name))
                 self.travel(
                     lambda: self.session.start_from(mapping),
                     f"Loaded {name}; u takes it back.",
@@ -833,7 +833,7 @@ class Workspace(Asking):
                 )
 
         proposed = self._mapping_path(self.order.output)
-        app_of(self).push_screen(LoadMapping(self.session, proposed, self._glyphs), loaded)
+        app_of(self).push_screen(LoadMapping(self.session, proposed, self._symbols), loaded)
 
     def action_copy(self) -> None:
         """Copy the row's key and key path."""
@@ -863,7 +863,7 @@ class Workspace(Asking):
 
     async def _ask_and_convert(self) -> None:
         told = tuple(remarks(self.session.alignment.rows, self.session.target.skeleton))
-        order = await app_of(self).push_screen_wait(ConvertForm(self.order, self._glyphs, told))
+        order = await app_of(self).push_screen_wait(ConvertForm(self.order, self._symbols, told))
         if order is None:
             return
         self.order = order
@@ -872,21 +872,21 @@ class Workspace(Asking):
             Progress(
                 self.session,
                 order,
-                self._glyphs,
+                self._symbols,
                 mapping=path,
                 chunk_bytes=self._chunk_bytes,
                 jobs=self._jobs,
             )
         )
         if isinstance(outcome, S2PError):
-            self.say(inert(outcome.line), "lines--bad")
+            self.say(printable(outcome.line), "lines--bad")
             return
         self.converted, self._saved = outcome, alignment
         name = os.path.basename(outcome.written.path)
-        self.say(inert(f"Converted: {name}"), "lines--good")
+        self.say(printable(f"Converted: {name}"), "lines--good")
         found = "" if self._tour is None else await self._compare(self._tour)
         await app_of(self).push_screen_wait(
-            Result(self.session, outcome, self._glyphs, order.dtype, found)
+            Result(self.session, outcome, self._symbols, order.dtype, found)
         )
 
     async def _compare(self, tour: Tour) -> str:
@@ -894,7 +894,7 @@ class Workspace(Asking):
         self.say("Running both models …", "lines--good")
         found = await in_thread(tour.compare)
         self._is_comparing = False
-        self.say(inert(found), "lines--good")
+        self.say(printable(found), "lines--good")
         return found
 
     def must_wait(self) -> bool:
@@ -946,7 +946,7 @@ class Workspace(Asking):
         """Say what was done, unless it could not be journalled."""
         journal = self._journalled.journal
         if journal is not None and journal.trouble:
-            self.say(inert(journal.trouble), "lines--bad")
+            self.say(printable(journal.trouble), "lines--bad")
         else:
             self.say(done)
 

@@ -18,10 +18,10 @@ from textual.widgets.option_list import Option
 
 from s2p_tui.app.background import in_thread
 from s2p_tui.app.screens.convert import typable
-from s2p_tui.app.text import inert, many
-from s2p_tui.app.theme import Glyphs
+from s2p_tui.app.text import many
+from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import Box
-from s2p_tui.errors import S2PError
+from s2p_tui.errors import S2PError, printable
 
 if TYPE_CHECKING:
     from s2p_tui.session.journal_lines import Replayed
@@ -33,9 +33,11 @@ class Reading(Screen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("q,escape,ctrl+c", "app.quit", show=False)]
 
-    def __init__(self, glyphs: Glyphs, model_label: str, skeleton_label: str) -> None:
+    def __init__(self, symbols: Symbols, model_label: str, skeleton_label: str) -> None:
         super().__init__()
-        self._words = glyphs.plain(f"reading {inert(model_label)} and {inert(skeleton_label)} …")
+        self._words = symbols.plain(
+            f"reading {printable(model_label)} and {printable(skeleton_label)} …"
+        )
 
     def compose(self) -> ComposeResult:
         """One line in the middle."""
@@ -47,7 +49,7 @@ class WhichStateDict(ModalScreen["str | None"]):
     """Asks which of several state dicts in a checkpoint is meant.
 
     Args:
-        glyphs: The signs to draw with.
+        symbols: The signs to draw with.
         label: The checkpoint.
         choices: Dotted key and number of tensors of each.
     """
@@ -58,18 +60,20 @@ class WhichStateDict(ModalScreen["str | None"]):
         Binding("k", "app.simulate_key('up')", show=False),
     ]
 
-    def __init__(self, glyphs: Glyphs, label: str, choices: Sequence[tuple[str, int]]) -> None:
+    def __init__(self, symbols: Symbols, label: str, choices: Sequence[tuple[str, int]]) -> None:
         super().__init__()
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._label = label
         self._choices = choices
 
     def compose(self) -> ComposeResult:
         """The list in a box."""
-        plain = self._glyphs.plain
-        with Box(self._glyphs, "Which state dict?", "Enter choose  Esc quit"):
-            yield Label(Content(plain(f"{inert(self._label)} holds several:")))
-            options = [plain(f"{inert(key)}  {count:,} tensors") for key, count in self._choices]
+        plain = self._symbols.plain
+        with Box(self._symbols, "Which state dict?", "Enter choose  Esc quit"):
+            yield Label(Content(plain(f"{printable(self._label)} holds several:")))
+            options = [
+                plain(f"{printable(key)}  {count:,} tensors") for key, count in self._choices
+            ]
             yield OptionList(*(Option(Content(option)) for option in options), compact=True)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
@@ -84,7 +88,7 @@ class GoOn(ModalScreen[ResumeAnswer]):
     """One question; Enter takes the newest of what there is.
 
     Args:
-        glyphs: The signs to draw with.
+        symbols: The signs to draw with.
         found: What the earlier session left, if it left edits.
         offered: The mapping file there is, if there is one.
         labels: What the checkpoint and the skeleton are called now.
@@ -100,13 +104,13 @@ class GoOn(ModalScreen[ResumeAnswer]):
 
     def __init__(
         self,
-        glyphs: Glyphs,
+        symbols: Symbols,
         found: Replayed | None,
         offered: Offered | None,
         labels: tuple[str, str],
     ) -> None:
         super().__init__()
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._found = found
         self._offered = offered
         self._labels = labels
@@ -116,7 +120,7 @@ class GoOn(ModalScreen[ResumeAnswer]):
         """The question in a box."""
         keys = {"go on": "y", "mapping": "m", "afresh": "n", "quit": "Esc"}
         keys[next(iter(self._choices))] = "Enter"
-        with Box(self._glyphs, "Go on?", "", can_focus=True):
+        with Box(self._symbols, "Go on?", "", can_focus=True):
             for line in self._facts():
                 yield self._label(line)
             yield Label("")
@@ -128,7 +132,7 @@ class GoOn(ModalScreen[ResumeAnswer]):
         self.call_after_refresh(self.query_one(Box).scroll_end, animate=False)
 
     def _label(self, text: str) -> Label:
-        return Label(Content(self._glyphs.plain(inert(text))))
+        return Label(Content(self._symbols.plain(printable(text))))
 
     def action_take(self, answer: ResumeAnswer) -> None:
         """ResumeAnswer, if that can be had."""
@@ -185,7 +189,7 @@ class ConfirmQuit(ModalScreen[QuitAnswer]):
     """One question, three keys.
 
     Args:
-        glyphs: The signs to draw with.
+        symbols: The signs to draw with.
         unsaved: Whether there are edits that no mapping file holds.
         kept: Whether the journal holds them.
         converting: Whether a conversion runs.
@@ -199,10 +203,10 @@ class ConfirmQuit(ModalScreen[QuitAnswer]):
     ]
 
     def __init__(
-        self, glyphs: Glyphs, *, unsaved: bool = True, kept: bool, converting: bool = False
+        self, symbols: Symbols, *, unsaved: bool = True, kept: bool, converting: bool = False
     ) -> None:
         super().__init__()
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._unsaved = unsaved
         self._kept = kept
         self._converting = converting
@@ -210,7 +214,7 @@ class ConfirmQuit(ModalScreen[QuitAnswer]):
     def compose(self) -> ComposeResult:
         """The question in a box."""
         again = "  (or the same key again)" if self._harmless else ""
-        with Box(self._glyphs, "Quit?", ""):
+        with Box(self._symbols, "Quit?", ""):
             yield Label("\n".join(self._lines()) + "\n")
             if self._can_save:
                 yield Label("s    save the mapping and quit")
@@ -264,20 +268,20 @@ class LoadMapping(MappingScreen):
     Args:
         session: What it has to belong to.
         path: The name proposed.
-        glyphs: The signs to draw with.
+        symbols: The signs to draw with.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", show=False)]
 
-    def __init__(self, session: Session, path: Path, glyphs: Glyphs) -> None:
+    def __init__(self, session: Session, path: Path, symbols: Symbols) -> None:
         super().__init__()
         self._session = session
         self._path = path
-        self._glyphs = glyphs
+        self._symbols = symbols
 
     def compose(self) -> ComposeResult:
         """The line to type in, and what is wrong with what it names."""
-        with Box(self._glyphs, "Load mapping", "Enter loads  Esc cancels"):
+        with Box(self._symbols, "Load mapping", "Enter loads  Esc cancels"):
             yield Label("Mapping file; u takes it back")
             yield Input(typable(self._path), compact=True)
             yield Label("", id="remark")
@@ -304,7 +308,7 @@ class LoadMapping(MappingScreen):
             self.dismiss(mapping)
 
     def _say(self, text: str) -> None:
-        self.query_one("#remark", Label).update(Content(self._glyphs.plain(inert(text))))
+        self.query_one("#remark", Label).update(Content(self._symbols.plain(printable(text))))
 
 
 def _read(path: Path, session: Session) -> Mapping:

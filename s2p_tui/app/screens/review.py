@@ -12,11 +12,12 @@ from textual.screen import Screen
 
 from s2p_tui.app import review, wording
 from s2p_tui.app.review import Reviewing
-from s2p_tui.app.text import clip, fit, inert, many
-from s2p_tui.app.theme import BY_COLUMNS, BY_LINES, Glyphs
+from s2p_tui.app.text import clip, fit, many
+from s2p_tui.app.theme import BY_COLUMNS, BY_LINES, Symbols
 from s2p_tui.app.widgets.frame import framed, rule
 from s2p_tui.app.widgets.line_list import LineList
 from s2p_tui.app.widgets.lines import Lines, Part
+from s2p_tui.errors import printable
 from s2p_tui.proposals.proposal import Change, Confidence
 
 if TYPE_CHECKING:
@@ -45,23 +46,23 @@ class ReviewLines:
     Args:
         session: What the proposal was made for.
         reviewing: The proposal and what is accepted of it.
-        glyphs: The signs to draw with.
+        symbols: The signs to draw with.
     """
 
-    def __init__(self, session: Session, reviewing: Reviewing, glyphs: Glyphs) -> None:
+    def __init__(self, session: Session, reviewing: Reviewing, symbols: Symbols) -> None:
         self._session = session
         self._reviewing = reviewing
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._verdicts: dict[int, Verdict] = {}
 
     def __call__(self, position: int, width: int) -> list[Part]:
         """The parts of a line; see `LineList`."""
         line = self._reviewing.lines[position]
-        here = self._glyphs.cursor if position == self._reviewing.position else " "
+        here = self._symbols.cursor if position == self._reviewing.position else " "
         if line.change is not None:
             return self._change(line.change, here, width)
         if line.hunk < 0:
-            return [(f"{here}note: {self._glyphs.plain(inert(line.note))}", "doubtful")]
+            return [(f"{here}note: {self._symbols.plain(printable(line.note))}", "doubtful")]
         return self._title(line, here, width)
 
     def heading(self, width: int) -> str:
@@ -72,24 +73,24 @@ class ReviewLines:
         return words + (" sure" if sure else "")
 
     def _title(self, line: Line, here: str, width: int) -> list[Part]:
-        glyphs, hunk = self._glyphs, self._reviewing.hunk(line.hunk)
+        symbols, hunk = self._symbols, self._reviewing.hunk(line.hunk)
         taken, count = self._reviewing.taken(line.hunk)
         box = "[x]" if taken == count else "[-]" if taken else "[ ]"
-        title = glyphs.plain(inert(hunk.title))
+        title = symbols.plain(printable(hunk.title))
         rest = f"  {many(count, 'row')}, "
-        reason = f"  {glyphs.plain(inert(hunk.reason))}" if hunk.reason else ""
+        reason = f"  {symbols.plain(printable(hunk.reason))}" if hunk.reason else ""
         room = width - 1 - len(box) - 1 - len(rest) - len(hunk.confidence)
-        title = fit(title, min(cell_len(title), max(1, room)), ellipsis=glyphs.ellipsis)
+        title = fit(title, min(cell_len(title), max(1, room)), ellipsis=symbols.ellipsis)
         return [
             (f"{here}{box} ", "strong"),
             (title, "strong"),
             (rest, "muted"),
             (str(hunk.confidence), _STYLES[hunk.confidence]),
-            (clip(reason, max(0, room - cell_len(title)), ellipsis=glyphs.ellipsis), "muted"),
+            (clip(reason, max(0, room - cell_len(title)), ellipsis=symbols.ellipsis), "muted"),
         ]
 
     def _change(self, change: Change, here: str, width: int) -> list[Part]:
-        glyphs = self._glyphs
+        symbols = self._symbols
         accepted = change.place in self._reviewing.outcome.accepted
         box = "[x]" if accepted else "[ ]"
         leaf, side, sure = _columns(width)
@@ -98,12 +99,12 @@ class ReviewLines:
         loses = change.place in self._reviewing.outcome.emptied
         parts: list[Part] = [(f"{here}{' ' * _INDENT}{box} ", "")]
         if leaf:
-            path = glyphs.plain(inert(self._session.target.skeleton[change.place].path))
-            parts.append((fit(path, leaf, ellipsis=glyphs.ellipsis), ""))
+            path = symbols.plain(printable(self._session.target.skeleton[change.place].path))
+            parts.append((fit(path, leaf, ellipsis=symbols.ellipsis), ""))
         if old is not None:
-            parts.append((f" {glyphs.fits[old.fit]} ", old.fit.value))
+            parts.append((f" {symbols.fits[old.fit]} ", old.fit.value))
         parts.append((self._side(change.old, side), "muted" if accepted or loses else ""))
-        parts.append((f" {glyphs.fits[new.fit]} ", new.fit.value))
+        parts.append((f" {symbols.fits[new.fit]} ", new.fit.value))
         parts.append((self._side(change.new, side), "" if accepted else "muted"))
         if sure:
             doubt = "!" if change.objection else ""
@@ -112,8 +113,8 @@ class ReviewLines:
         return parts
 
     def _side(self, row: Row, width: int) -> str:
-        name, words = review.taken_in_words(row, self._glyphs)
-        dots = self._glyphs.ellipsis
+        name, words = review.taken_in_words(row, self._symbols)
+        dots = self._symbols.ellipsis
         room = width - cell_len(name) - 2
         if words and room < len(words):
             room = max(min(len(words), width // 2), width - cell_len(name) - 2)
@@ -166,7 +167,7 @@ class Review(ReviewScreen):
     Args:
         session: What the proposal was made for; it must not change meanwhile.
         reviewing: The proposal, which has at least one change.
-        glyphs: The signs to draw with.
+        symbols: The signs to draw with.
         can_widen: Whether L closes this in favour of a wider proposal.
 
     Attributes:
@@ -199,19 +200,19 @@ class Review(ReviewScreen):
     ]
 
     def __init__(
-        self, session: Session, reviewing: Reviewing, glyphs: Glyphs, *, can_widen: bool = False
+        self, session: Session, reviewing: Reviewing, symbols: Symbols, *, can_widen: bool = False
     ) -> None:
         super().__init__()
         self.widened = False
         self._can_widen = can_widen
         self.reviewing = reviewing
         self._session = session
-        self._glyphs = glyphs
-        self._draw = ReviewLines(session, self.reviewing, glyphs)
+        self._symbols = symbols
+        self._draw = ReviewLines(session, self.reviewing, symbols)
 
     def compose(self) -> ComposeResult:
         """The changes, and all about the one that the cursor is on."""
-        changes = LineList(self._draw, self._glyphs, id="changes")
+        changes = LineList(self._draw, self._symbols, id="changes")
         yield from framed(
             [Lines(id="columns"), changes], [Lines(_DETAILS, id="change"), Lines(id="status")]
         )
@@ -297,16 +298,16 @@ class Review(ReviewScreen):
     def _show(self) -> None:
         if not self.is_mounted or not self.size.width:
             return
-        reviewing, glyphs, width = self.reviewing, self._glyphs, self.size.width
+        reviewing, symbols, width = self.reviewing, self._symbols, self.size.width
         proposal = reviewing.proposal
         title = f"proposed {wording.AUTHORS[proposal.by]}"
         facts = [wording.many(reviewing.total, "row"), wording.many(len(proposal.hunks), "hunk")]
-        top = rule(glyphs, (title, *facts), glyphs.corners[0] + glyphs.corners[2], width)
+        top = rule(symbols, (title, *facts), symbols.corners[0] + symbols.corners[2], width)
         self.query_one("#top", Lines).set_line(0, (top, ""))
         columns = self._draw.heading(self._list.scrollable_content_region.width)
         self.query_one("#columns", Lines).set_line(0, (columns, "lines--muted"))
         self.query_one("#rule", Lines).set_line(
-            0, (rule(glyphs, ("details",), glyphs.corners[3:5], width), "")
+            0, (rule(symbols, ("details",), symbols.corners[3:5], width), "")
         )
         self._show_details()
         self._show_status()
@@ -315,12 +316,14 @@ class Review(ReviewScreen):
     def _show_details(self) -> None:
         details = self.query_one("#change", Lines)
         room = max(1, self.query_one("#about").size.width - 2)
-        about = review.about(self._session, self.reviewing, self.reviewing.here, self._glyphs, room)
+        about = review.about(
+            self._session, self.reviewing, self.reviewing.here, self._symbols, room
+        )
         short = self.has_class("-short")
         details.set_height(1 if short else max(_DETAILS, len(about)))
         for number in range(1 if short else max(_DETAILS, len(about))):
             line = about[number] if number < len(about) else ""
-            details.set_line(number, (f" {self._glyphs.plain(line)}", ""))
+            details.set_line(number, (f" {self._symbols.plain(line)}", ""))
 
     def _show_status(self) -> None:
         said = review.consequences(self._session, self.reviewing)
@@ -332,13 +335,13 @@ class Review(ReviewScreen):
         counts = review.summary(self.reviewing)
         status = self.query_one("#status", Lines)
         room = max(0, self.query_one("#about").size.width - 1)
-        line = self._glyphs.plain(f" {said}")
-        parts = wording.left_and_right(line, style, counts, room, self._glyphs.ellipsis)
+        line = self._symbols.plain(f" {said}")
+        parts = wording.left_and_right(line, style, counts, room, self._symbols.ellipsis)
         status.set_line(0, *parts)
 
     def _show_keys(self) -> None:
-        glyphs, width = self._glyphs, self.size.width
-        parts: list[Part] = [(f"{glyphs.corners[5]} ", "")]
+        symbols, width = self._symbols, self.size.width
+        parts: list[Part] = [(f"{symbols.corners[5]} ", "")]
         used = 3
         keys = (*_KEYS[:2], ("L", "outer block"), *_KEYS[2:]) if self._can_widen else _KEYS
         for key, does in keys:
@@ -346,5 +349,5 @@ class Review(ReviewScreen):
                 break
             parts += [(key, "lines--strong"), (f" {does}  ", "lines--muted")]
             used += len(key) + len(does) + 3
-        parts.append((glyphs.across * max(0, width - used) + glyphs.corners[6], ""))
+        parts.append((symbols.across * max(0, width - used) + symbols.corners[6], ""))
         self.query_one("#bottom", Lines).set_line(0, *parts)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from platformdirs import user_state_path
 
 from s2p_tui.app.background import app_of
-from s2p_tui.app.text import inert
+from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
     from textual.dom import DOMNode
@@ -33,8 +33,8 @@ def copy(node: DOMNode, text: str) -> str:
         with os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8") as stream:
             stream.write(f"{text}\n")
     except OSError as error:
-        return f"Copied by OSC 52 alone: {inert(str(path))}: {error.strerror}."
-    return f"Copied by OSC 52, and to {inert(_from_home(path))}"
+        return f"Copied by OSC 52 alone: {printable(str(path))}: {error.strerror}."
+    return f"Copied by OSC 52, and to {printable(_from_home(path))}"
 
 
 def _from_home(path: Path) -> str:
@@ -51,6 +51,6 @@ def row_text(session: Session, position: int) -> str:
         return ""
     row = session.row(position)
     if row is None:
-        return inert(session.benched(position) or "")
+        return printable(session.benched(position) or "")
     names = (*row.keys, session.target.skeleton[position].path)
-    return "\n".join(inert(name) for name in names)
+    return "\n".join(printable(name) for name in names)

@@ -34,7 +34,7 @@ class Turn:
     is_answered: bool
 
 
-class KeysInTurn(App[ReturnType]):
+class KeyQueue(App[ReturnType]):
     """An app in which a key is dispatched once what the one before it did can be seen.
 
     Textual sends keys to the screen that is there when they come, so that those typed on after the
@@ -125,7 +125,7 @@ class KeysInTurn(App[ReturnType]):
         if not turn.target.post_message(self.Passed(turn)):
             self.call_later(self._settle, replace(turn, is_answered=True))
 
-    async def on_keys_in_turn_passed(self, event: Passed) -> None:
+    async def on_key_queue_passed(self, event: Passed) -> None:
         """Behind what the key has asked of the app, such as another focus."""
         event.stop()
         self.call_later(self._settle, event.turn)

@@ -244,7 +244,7 @@ def _is_simple(text: str) -> bool:
     return text.isascii() or all(get_character_cell_size(char) == 1 for char in text)
 
 
-class Thrifty(Driver):
+class CellDiffDriver(Driver):
     """Mixed into a driver, sends the cells that differ."""
 
     shown: Shown | None = None
@@ -263,9 +263,9 @@ class Thrifty(Driver):
             self.shown.forget()
 
 
-def thrifty(driver: type[Driver]) -> type[Driver]:
+def with_cell_diff(driver: type[Driver]) -> type[Driver]:
     """The driver, sending the cells that differ."""
-    return type(f"Thrifty{driver.__name__}", (Thrifty, driver), {})
+    return type(f"CellDiffDriver{driver.__name__}", (CellDiffDriver, driver), {})
 
 
 def difference(old: Strip, new: Strip) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from textual.strip import Strip
 
 from s2p_tui.app.cursor import Cursor
 from s2p_tui.app.terminal.output_diff import difference
-from s2p_tui.app.theme import Glyphs
+from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import draw_plainly
 from s2p_tui.app.widgets.row_line import Columns, ListLine
 
@@ -57,19 +57,19 @@ class AlignmentView(ScrollView, can_focus=False):
         self,
         session: Session,
         cursor: Cursor,
-        glyphs: Glyphs,
+        symbols: Symbols,
         *,
         id: str | None = None,  # noqa: A002
     ) -> None:
         super().__init__(id=id)
         self.session = session
         self.cursor = cursor
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._styles: dict[tuple[str, ...], Style] = {}
         self._drawn: dict[int, Strip] = {}
         # What was made for comparison already, by line, until it is drawn.
         self._ready: dict[int, Strip] = {}
-        self._line = ListLine(session, cursor, glyphs, self._style)
+        self._line = ListLine(session, cursor, symbols, self._style)
         session.subscribe(self._rows_changed)
 
     @property
@@ -84,7 +84,7 @@ class AlignmentView(ScrollView, can_focus=False):
 
     def on_mount(self) -> None:
         """Take the session's length."""
-        draw_plainly(self, self._glyphs)
+        draw_plainly(self, self._symbols)
         self._resize()
 
     def on_resize(self) -> None:

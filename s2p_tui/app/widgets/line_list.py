@@ -14,7 +14,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from s2p_tui.app.text import clip
-from s2p_tui.app.theme import Glyphs
+from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import draw_plainly
 from s2p_tui.app.widgets.lines import Part
 
@@ -27,7 +27,7 @@ class LineList(ScrollView, can_focus=False):
 
     Args:
         draw: Gives a line's parts; the second of each is a component class without its prefix.
-        glyphs: The signs to draw with.
+        symbols: The signs to draw with.
 
     Attributes:
         current: The line the cursor is on.
@@ -58,11 +58,11 @@ class LineList(ScrollView, can_focus=False):
     class Resized(Message):
         """The list has another size."""
 
-    def __init__(self, draw: Draw, glyphs: Glyphs, *, id: str | None = None) -> None:  # noqa: A002
+    def __init__(self, draw: Draw, symbols: Symbols, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
         self.current = 0
         self._draw = draw
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._count = 0
         self._styles: dict[tuple[str, ...], Style] = {}
 
@@ -73,7 +73,7 @@ class LineList(ScrollView, can_focus=False):
 
     def on_mount(self) -> None:
         """Choose how the scrollbar looks."""
-        draw_plainly(self, self._glyphs)
+        draw_plainly(self, self._symbols)
 
     def on_resize(self) -> None:
         """Keep the cursor in sight, and the top while both fit."""
@@ -128,7 +128,7 @@ class LineList(ScrollView, can_focus=False):
         left = width
         for text, name in self._draw(position, width):
             style = self._style(*([name] if name else []), *under)
-            segment = Segment(clip(text, left, ellipsis=self._glyphs.ellipsis), style)
+            segment = Segment(clip(text, left, ellipsis=self._symbols.ellipsis), style)
             segments.append(segment)
             left -= segment.cell_length
         return Strip(segments).adjust_cell_length(width, self._style(*under))

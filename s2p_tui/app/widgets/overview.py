@@ -12,7 +12,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from s2p_tui.alignment.fit import Fit
-from s2p_tui.app.theme import Glyphs
+from s2p_tui.app.theme import Symbols
 
 if TYPE_CHECKING:
     from s2p_tui.session.session import Session
@@ -42,10 +42,10 @@ class Overview(Widget, can_focus=False):
             super().__init__()
             self.position = position
 
-    def __init__(self, session: Session, glyphs: Glyphs) -> None:
+    def __init__(self, session: Session, symbols: Symbols) -> None:
         super().__init__(id="overview")
         self._session = session
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._cells: list[_Cell] = []
         self.display = False
         session.subscribe(self.rows_changed)
@@ -104,4 +104,4 @@ class Overview(Widget, can_focus=False):
         if worst is None or not worst.blocks:
             return " ", "quiet"
         is_bad = worst.fit is Fit.MISMATCHED
-        return self._glyphs.fits[worst.fit], "mismatched" if is_bad else "doubtful"
+        return self._symbols.fits[worst.fit], "mismatched" if is_bad else "doubtful"
