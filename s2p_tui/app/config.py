@@ -64,7 +64,7 @@ def load_settings(path: Path) -> Settings:
             f"{path} is not TOML: {error}.",
             hint="Mend it there, or move it away: s2p-tui keys prints one to start from.",
         ) from None
-    settings = _Reading(_lines_of(text))
+    settings = _SettingsReader(_lines_of(text))
     made = settings.read(content)
     if settings.problems:
         raise SettingsError(
@@ -90,7 +90,7 @@ def _written(key: str) -> str:
     return "+".join([*modifiers, last if len(shown) > 1 or shown in '"\\' else shown])
 
 
-class _Reading:
+class _SettingsReader:
     """One reading of a file; collects what is wrong with it.
 
     Attributes:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from s2p_tui.session.session import Session
 
 
-class Line(NamedTuple):
+class ReviewLine(NamedTuple):
     """One line of the list: a note, a hunk's title, or a change.
 
     Attributes:
@@ -45,19 +45,19 @@ class Reviewing:
         proposal: What is reviewed.
         outcome: What is accepted and what comes of it.
         only: The one confidence that is shown; None for all.
-        position: The line under the cursor.
+        line_number: The line under the cursor.
         lines: What is shown.
     """
 
     def __init__(self, alignment: Alignment, proposal: Proposal) -> None:
         self.proposal = proposal
         self.only: Confidence | None = None
-        self.position = 0
+        self.line_number = 0
         self._taken = [len(hunk.changes) for hunk in proposal.hunks]
         with no_garbage_collection():
             self.outcome = Outcome(alignment, proposal)
             self.lines = self._shown()
-        self.position = next((n for n, line in enumerate(self.lines) if line.change), 0)
+        self.line_number = next((n for n, line in enumerate(self.lines) if line.change), 0)
 
     @cached_property
     def total(self) -> int:
@@ -65,9 +65,9 @@ class Reviewing:
         return sum(len(hunk.changes) for hunk in self.proposal.hunks)
 
     @property
-    def here(self) -> Line:
+    def here(self) -> ReviewLine:
         """The line under the cursor; an empty note if nothing is shown."""
-        return self.lines[self.position] if self.lines else Line()
+        return self.lines[self.line_number] if self.lines else ReviewLine()
 
     def hunk(self, number: int) -> Hunk:
         """The hunk of that number."""
@@ -77,19 +77,19 @@ class Reviewing:
         """How many changes of a hunk are accepted, and how many it has."""
         return self._taken[number], len(self.hunk(number).changes)
 
-    def go(self, position: int) -> None:
+    def go(self, number: int) -> None:
         """Move, within the lines."""
-        self.position = max(0, min(position, len(self.lines) - 1))
+        self.line_number = max(0, min(number, len(self.lines) - 1))
 
     def next_hunk(self, step: Literal[1, -1]) -> int:
         """The nearest title after (or before) the cursor; the cursor's line if there is none."""
-        position = self.position + step
-        while 0 <= position < len(self.lines):
-            line = self.lines[position]
+        number = self.line_number + step
+        while 0 <= number < len(self.lines):
+            line = self.lines[number]
             if line.hunk >= 0 and line.change is None:
-                return position
-            position += step
-        return self.position
+                return number
+            number += step
+        return self.line_number
 
     def toggle(self) -> None:
         """Accept what the cursor is on, or reject it: a change, or the shown part of its hunk."""
@@ -123,9 +123,9 @@ class Reviewing:
         self.only = kinds[(kinds.index(self.only) + 1) % len(kinds)]
         here = self.here
         self.lines = self._shown()
-        place = here.change.place if here.change is not None else -1
-        self.position = next(
-            (n for n, line in enumerate(self.lines) if line.change and line.change.place >= place),
+        index = here.change.place if here.change is not None else -1
+        self.line_number = next(
+            (n for n, line in enumerate(self.lines) if line.change and line.change.place >= index),
             0,
         )
 
@@ -138,16 +138,16 @@ class Reviewing:
     def _is_shown(self, change: Change) -> bool:
         return self.only is None or change.confidence is self.only
 
-    def _shown(self) -> list[Line]:
-        lines = [Line(note=note) for note in self.proposal.notes]
+    def _shown(self) -> list[ReviewLine]:
+        lines = [ReviewLine(note=note) for note in self.proposal.notes]
         for number, hunk in enumerate(self.proposal.hunks):
             shown = [
-                Line(hunk=number, change=change)
+                ReviewLine(hunk=number, change=change)
                 for change in hunk.changes
                 if self._is_shown(change)
             ]
             if shown:
-                lines.append(Line(hunk=number))
+                lines.append(ReviewLine(hunk=number))
                 lines += shown
         return lines
 
@@ -182,7 +182,7 @@ def verdict_of(session: Session, change: Change) -> Verdict:
 
 
 def about(
-    session: Session, reviewing: Reviewing, line: Line, symbols: Symbols, width: int
+    session: Session, reviewing: Reviewing, line: ReviewLine, symbols: Symbols, width: int
 ) -> list[str]:
     """Lines about the line under the cursor."""
     if line.change is None:
@@ -227,7 +227,7 @@ def consequences(session: Session, reviewing: Reviewing) -> str:
     outcome = reviewing.outcome
     parts: list[str] = []
     if outcome.emptied:
-        paths = [session.target.skeleton[place].path for place in sorted(outcome.emptied)[:3]]
+        paths = [session.target.skeleton[index].path for index in sorted(outcome.emptied)[:3]]
         parts.append(f"{_named(paths, len(outcome.emptied), 'row')} left empty")
     if outcome.benched:
         keys = session.checkpoint.state_dict

@@ -71,19 +71,19 @@ def wrap(text: str, width: int, most: int) -> list[str]:
 
 def _head(text: str, width: int) -> str:
     used = 0
-    for position, char in enumerate(text):
+    for index, char in enumerate(text):
         used += get_character_cell_size(char)
         if used > width:
-            return text[:position]
+            return text[:index]
     return text
 
 
 def _tail(text: str, width: int) -> str:
     used = 0
-    for position in range(len(text) - 1, -1, -1):
-        used += get_character_cell_size(text[position])
+    for index in range(len(text) - 1, -1, -1):
+        used += get_character_cell_size(text[index])
         if used > width:
-            return _without_orphans(text[position + 1 :])
+            return _without_orphans(text[index + 1 :])
     return text
 
 

@@ -32,15 +32,15 @@ def in_braces(keys: Sequence[str], ellipsis: str = "…") -> str:
     differing = [n for n, column in enumerate(zip(*names, strict=True)) if len(set(column)) > 1]
     if len(differing) != 1:
         return ""
-    (place,) = differing
-    middle = [name[place] for name in names]
+    (index,) = differing
+    middle = [name[index] for name in names]
     if _counts_up(middle):
         inner = f"{middle[0]}{ellipsis}{middle[-1]}" if len(middle) > 2 else ",".join(middle)
     elif len(names[0]) > 1 and len(middle) <= _MOST_NAMED:
         inner = ",".join(middle)
     else:
         return ""
-    return ".".join([*names[0][:place], "{" + inner + "}", *names[0][place + 1 :]])
+    return ".".join([*names[0][:index], "{" + inner + "}", *names[0][index + 1 :]])
 
 
 def _counts_up(words: Sequence[str]) -> bool:
@@ -82,13 +82,13 @@ AUTHORS: dict[Author, str] = {
 }
 
 
-def name_at(session: Session, position: int) -> str:
-    """Key of the first entry at a position; empty if there is none."""
-    if position >= len(session):
+def name_at(session: Session, index: int) -> str:
+    """Key of the first entry at an index; empty if there is none."""
+    if index >= len(session):
         return ""
-    row = session.row(position)
+    row = session.row(index)
     if row is None:
-        return session.benched(position) or ""
+        return session.benched(index) or ""
     return row.keys[0] if row.keys else ""
 
 
@@ -125,12 +125,12 @@ def per_fit(counts: Mapping[Fit, int], symbols: Symbols) -> str:
     return " ".join(f"{symbols.fits[fit]}{counts[fit]:,}" for fit in _WORST_FIRST if counts[fit])
 
 
-def place(session: Session, position: int) -> str:
+def location(session: Session, index: int) -> str:
     """`3/122` for the third row, `bench 1/4` below the rows; empty where there is nothing."""
     rows, bench = len(session.alignment.rows), len(session.alignment.bench)
-    if position < rows:
-        return f"{position + 1}/{rows}"
-    return f"bench {position - rows + 1}/{bench}" if bench else ""
+    if index < rows:
+        return f"{index + 1}/{rows}"
+    return f"bench {index - rows + 1}/{bench}" if bench else ""
 
 
 def situation(session: Session) -> str:
@@ -144,15 +144,15 @@ def situation(session: Session) -> str:
     return f"{many(session.blocking, 'row')} of {len(session.alignment.rows):,} to line up."
 
 
-def blocked(session: Session, position: int) -> str:
-    """Why the row at a position stands in the way, and how many others do."""
-    verdict = session.verdict(position)
+def blocked(session: Session, index: int) -> str:
+    """Why the row at an index stands in the way, and how many others do."""
+    verdict = session.verdict(index)
     why = verdict.why if verdict is not None else ""
     others = session.blocking - 1
     if verdict is not None and verdict.fit is Fit.DOUBTFUL:
         why += " (y trusts it)"
     more = f" And {many(others, 'other row')}." if others else ""
-    return f"Row {position + 1}: {printable(why)}.{more}"
+    return f"Row {index + 1}: {printable(why)}.{more}"
 
 
 def after_edit(before: Alignment, after: Alignment, changed: range, said: str) -> str:
@@ -180,19 +180,19 @@ def in_hand(session: Session, cursor: Cursor) -> str:
     return ""
 
 
-def details(session: Session, position: int, symbols: Symbols, width: int = 0) -> list[str]:
-    """Lines about a position: the entries, the leaf, the fit, and who decided it.
+def details(session: Session, index: int, symbols: Symbols, width: int = 0) -> list[str]:
+    """Lines about an index: the entries, the leaf, the fit, and who decided it.
 
     Four, and a few more where several entries, or what is done to them, do not fit into `width`.
     """
     if not len(session):
         return ["There are no leaves and no entries.", "", "", ""]
-    row, verdict = session.row(position), session.verdict(position)
-    key = session.benched(position)
+    row, verdict = session.row(index), session.verdict(index)
+    key = session.benched(index)
     if row is None or verdict is None:
         entry = _entry(session, key or "")
         return [entry, "On the bench: no leaf takes it. m picks it up.", "", ""]
-    leaf = session.target.skeleton[position]
+    leaf = session.target.skeleton[index]
     owner = f"  {printable(leaf.owner)}" if leaf.owner else ""
     kind = "  Python scalar" if leaf.kind == "scalar" else ""
     shape = f"{show(leaf.shape)} {leaf.dtype}"
@@ -209,7 +209,7 @@ def details(session: Session, position: int, symbols: Symbols, width: int = 0) -
         *(entries or [symbols.nothing]),
         f"{symbols.arrow} {printable(leaf.path)}  {shape}{kind}{owner}",
         *([fit] if is_short else wrap(fit, width, _MOST_LINES)),
-        f"row {position + 1:,}, {decided}",
+        f"row {index + 1:,}, {decided}",
     ]
 
 
@@ -293,12 +293,12 @@ def entries(session: Session, span: range, symbols: Symbols) -> str:
     return common or f"{first} {symbols.ellipsis} {last}"
 
 
-def _first_key(session: Session, positions: Iterable[int]) -> str:
-    for passed, position in enumerate(positions):
+def _first_key(session: Session, indices: Iterable[int]) -> str:
+    for passed, index in enumerate(indices):
         if passed > _FAR:
             break
-        row = session.row(position)
-        keys = row.keys if row is not None else (session.benched(position) or "",)
+        row = session.row(index)
+        keys = row.keys if row is not None else (session.benched(index) or "",)
         if keys:
             return keys[0]
     return ""

@@ -58,7 +58,7 @@ async def test_enter_takes_it_and_says_what_became_of_the_rest(opened: Opened) -
         assert bench(workspace) == ("lin1.bias",)
         said = status(workspace)
         assert "Row 6: lin3.bias. Row 2 is empty now. lin1.bias went to the bench." in said
-        assert workspace.cursor.position == 5
+        assert workspace.cursor.index == 5
         assert workspace.session.verdict(5).fit is Fit.EXACT
         assert len(workspace.session.history) == 1
         await pilot.press("u")
@@ -139,7 +139,7 @@ async def test_a_benched_entry_chooses_its_leaf(opened: Opened) -> None:
         await pilot.press("enter")
         assert keys(workspace) == BY_NAME
         assert bench(workspace) == ()
-        assert workspace.cursor.position == 2
+        assert workspace.cursor.index == 2
 
 
 async def test_what_takes_no_entry_says_why(opened: Opened) -> None:
@@ -152,7 +152,7 @@ async def test_what_takes_no_entry_says_why(opened: Opened) -> None:
 async def test_enter_still_puts_down_and_jumps(opened: Opened) -> None:
     async with opened(linears()) as (pilot, workspace):
         await pilot.press("3", "enter")
-        assert workspace.cursor.position == 2
+        assert workspace.cursor.index == 2
         await pilot.press("m", "j", "enter")
         assert pilot.app.screen is workspace
         assert keys(workspace)[:4] == ["a", "b", "d", "c"]

@@ -29,7 +29,7 @@ async def test_refuses_and_goes_to_the_first_row_that_blocks(opened: Opened) -> 
     async with opened(linears()) as (pilot, workspace):
         await pilot.press("G", "c")
         assert pilot.app.screen is workspace
-        assert workspace.cursor.position == 0
+        assert workspace.cursor.index == 0
         assert "Row 1: expected 4 (4 elements), got 2×3 (6). And 2 other rows." in status(workspace)
 
 

@@ -19,7 +19,7 @@ async def test_bound_keys_work_and_those_they_left_do_not(opened: Opened) -> Non
         assert keys(workspace) == ["a", "b", "c", "d", ".", "e"]
         await pilot.press("ctrl+n")
         assert keys(workspace) == ["b", "a", "c", "d", ".", "e"]
-        assert workspace.cursor.position == 1
+        assert workspace.cursor.index == 1
         await pilot.press("j")
         assert workspace.session.alignment.rows[1].gap
         await pilot.press("f2")
@@ -53,7 +53,7 @@ async def test_the_palette_has_every_action_and_does_it(opened: Opened) -> None:
         assert keys(workspace) == ["a", "b", "c", "d", ".", "e"]
         await pilot.press("ctrl+p", "down", "down", "up", "enter")
         await pilot.pause()
-        assert workspace.cursor.position == 1 - 1
+        assert workspace.cursor.index == 1 - 1
         await pilot.press("ctrl+p", *"zzzz", "enter", "escape")
         assert pilot.app.screen is workspace
 

@@ -56,7 +56,7 @@ async def test_one_layer_done_by_hand_and_the_others_by_l(opened: Opened) -> Non
             assert weight.why == "as in .layers[0]"
         assert keys(workspace)[8:10] == ["h.4.b", "h.4.w"]
         assert bench(workspace) == ()
-        assert workspace.cursor.position == 0
+        assert workspace.cursor.index == 0
         await pilot.press("u")
         assert keys(workspace)[2:4] == ["h.1.b", "h.1.w"]
 

@@ -167,7 +167,7 @@ async def test_row_the_user_puts_against_names_is_doubted(opened: Opened) -> Non
 async def test_leaf_without_partner_blocks_until_trusted(opened: Opened, tmp_path: Path) -> None:
     session, output = without_partner(), tmp_path / "m.eqx"
     async with opened(session, output=output) as (pilot, workspace):
-        assert workspace.cursor.position == 1
+        assert workspace.cursor.index == 1
         assert keys(workspace) == ["lin1.weight", ".", "lin2.weight", "lin2.bias"]
         assert UNICODE.fits[Fit.DOUBTFUL] in drawn(workspace, 1)
         reason = "has no such entry: it would keep the skeleton's value"

@@ -284,4 +284,4 @@ async def test_a_click_goes_to_a_line(opened: Opened) -> None:
         await pilot.press("a")
         screen = reviewed(pilot)
         await pilot.click(LineList, offset=(5, 4))
-        assert screen.reviewing.position == 4
+        assert screen.reviewing.line_number == 4

@@ -89,7 +89,7 @@ class Model:
     def press(self, step: Step) -> None:
         place, key = step
         self.steps.append(step)
-        session, cursor = self.session, Cursor(position=place)
+        session, cursor = self.session, Cursor(index=place)
         if key in _EDITS:
             try:
                 session.edit(_EDITS[key](session, cursor).edit)

@@ -198,7 +198,7 @@ class AskClaude(ConsentScreen):
         self._name = name
         self._symbols = symbols
         self._text: list[str] = []
-        self._position: int | None = None
+        self._line_reached: int | None = None
         self._here = 0
         self._warning = ""
         self._said: Part = ("", "")
@@ -241,7 +241,7 @@ class AskClaude(ConsentScreen):
         """Ask about all rows."""
         self._say("Writing the question …")
         self.question = await in_thread(self._about_all)
-        self._position = None
+        self._line_reached = None
         self._say("Asks about all rows." if self.question.requests else "There are no rows to ask.")
         self._lay_out()
 
@@ -260,7 +260,7 @@ class AskClaude(ConsentScreen):
     @on(LineList.Pressed)
     def pressed(self, event: LineList.Pressed) -> None:
         """Go where the mouse was pressed."""
-        self._go(event.position)
+        self._go(event.line)
 
     @property
     def _model(self) -> Model:
@@ -268,9 +268,9 @@ class AskClaude(ConsentScreen):
 
         return model_named(self._name)
 
-    def _go(self, position: int) -> None:
-        self._position = self._here = max(0, min(position, len(self._text) - 1))
-        self.query_one(LineList).go(self._position)
+    def _go(self, line: int) -> None:
+        self._line_reached = self._here = max(0, min(line, len(self._text) - 1))
+        self.query_one(LineList).go(self._line_reached)
 
     @work(exclusive=True, group="retirement")
     async def _look_up(self) -> None:
@@ -285,9 +285,9 @@ class AskClaude(ConsentScreen):
             self._warning = warning
             self._show()
 
-    def _line(self, position: int, width: int) -> list[Part]:
+    def _line(self, line: int, width: int) -> list[Part]:
         del width
-        return [(f" {self._text[position]}", "")]
+        return [(f" {self._text[line]}", "")]
 
     def _lay_out(self) -> None:
         if not self.is_mounted or not self.size.width:
@@ -298,7 +298,7 @@ class AskClaude(ConsentScreen):
         self._text = self._wrapped(text, room)
         # What is said of the user's own models matters more than what comes before it.
         start = len(self._wrapped(self.question.preamble, room))
-        here = start + lines.half_page if self._position is None else self._position
+        here = start + lines.half_page if self._line_reached is None else self._line_reached
         self._here = max(0, min(here, len(self._text) - 1))
         lines.show(len(self._text), self._here)
         # A list that was shorter than its window cannot scroll before it is laid out again.
@@ -307,7 +307,7 @@ class AskClaude(ConsentScreen):
 
     def _scroll(self, start: int) -> None:
         lines = self.query_one(LineList)
-        if self._position is None:
+        if self._line_reached is None:
             lines.scroll_to(y=start, animate=False)
         lines.go(self._here)
 

@@ -13,7 +13,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Label
 
 from s2p_tui.alignment.transform import describe, keys_of, show
-from s2p_tui.app.commands.sources import Offer, Option
+from s2p_tui.app.commands.sources import SourceOffer, SourceOption
 from s2p_tui.app.text import clip, fit
 from s2p_tui.app.theme import BY_LINES, Symbols
 from s2p_tui.app.widgets.frame import Box
@@ -50,7 +50,7 @@ class Chosen(NamedTuple):
         holder: The row that takes the entry now.
     """
 
-    option: Option
+    option: SourceOption
     swap: bool
     holder: int | None
 
@@ -82,7 +82,7 @@ class ChooseSource(ModalScreen[Chosen | None]):
         ),
     ]
 
-    def __init__(self, offered: Offer, symbols: Symbols) -> None:
+    def __init__(self, offered: SourceOffer, symbols: Symbols) -> None:
         super().__init__()
         self._offer = offered
         self._symbols = symbols
@@ -128,7 +128,7 @@ class ChooseSource(ModalScreen[Chosen | None]):
     @on(LineList.Pressed)
     def pressed(self, event: LineList.Pressed) -> None:
         """Go where the mouse was pressed."""
-        self._go(event.position)
+        self._go(event.line)
 
     def action_take(self, swap: bool) -> None:
         """Close with the line under the cursor."""
@@ -157,12 +157,12 @@ class ChooseSource(ModalScreen[Chosen | None]):
         if offer.key is not None:
             entry = session.checkpoint.state_dict[offer.key]
             return f"{printable(entry.key)}  {show(entry.shape)} {entry.dtype}"
-        leaf = session.target.skeleton[offer.position]
+        leaf = session.target.skeleton[offer.index]
         owner = f"  {printable(leaf.owner)}" if leaf.owner else ""
         return f"{printable(leaf.path)}  {show(leaf.shape)} {leaf.dtype}{owner}"
 
-    def _go(self, position: int) -> None:
-        self._at = max(0, min(position, len(self._offer.listed) - 1))
+    def _go(self, number: int) -> None:
+        self._at = max(0, min(number, len(self._offer.listed) - 1))
         self._list.go(self._at)
         self._explain()
 
@@ -182,13 +182,13 @@ class ChooseSource(ModalScreen[Chosen | None]):
         self._list.show(len(self._offer.listed), self._at)
         self._explain()
 
-    def _draw(self, position: int, width: int) -> list[Part]:
-        option, symbols = self._offer.option(position), self._symbols
+    def _draw(self, number: int, width: int) -> list[Part]:
+        option, symbols = self._offer.option(number), self._symbols
         name, shape, dtype = self._named(option)
         used = self._used(option)
         wide = width >= _USED_FROM + _NAME_FROM
         room = width - 4 - _SHAPE - (_DTYPE + width // 4 if wide else 0)
-        here = symbols.cursor if position == self._at else " "
+        here = symbols.cursor if number == self._at else " "
         parts: list[Part] = [
             (f"{here} ", ""),
             (f"{symbols.fits[option.verdict.fit]} ", option.verdict.fit.value),
@@ -202,11 +202,11 @@ class ChooseSource(ModalScreen[Chosen | None]):
             parts.append((f" {fit(used, beside, ellipsis=symbols.ellipsis)}", "muted"))
         return parts
 
-    def _named(self, option: Option) -> tuple[str, str, str]:
+    def _named(self, option: SourceOption) -> tuple[str, str, str]:
         """Name, shape and dtype of what is listed."""
         session, symbols = self._session, self._symbols
         if self._offer.key is not None:
-            leaf = session.target.skeleton[option.place]
+            leaf = session.target.skeleton[option.index]
             return symbols.plain(printable(leaf.path)), symbols.plain(show(leaf.shape)), leaf.dtype
         keys = keys_of(option.source)
         if not keys:
@@ -215,17 +215,17 @@ class ChooseSource(ModalScreen[Chosen | None]):
         name = symbols.plain(printable(together(keys, symbols.ellipsis)))
         return name, symbols.plain(show(entry.shape)), entry.dtype
 
-    def _used(self, option: Option) -> str:
+    def _used(self, option: SourceOption) -> str:
         """Where an entry is used now, or what a leaf takes now."""
         session = self._session
         if self._offer.key is not None:
-            row = session.alignment.rows[option.place]
+            row = session.alignment.rows[option.index]
             taken = printable(together(row.keys)) if row.keys else "a gap" if row.gap else "nothing"
             return self._symbols.plain(f"takes {taken}")
         holder = self._offer.holder(option.source)
         if holder is None:
             return "on the bench"
-        if holder == self._offer.position:
+        if holder == self._offer.index:
             return "here"
         path = session.target.skeleton[holder].path
         return self._symbols.plain(f"row {holder + 1} {printable(path)}")

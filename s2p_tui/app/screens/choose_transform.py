@@ -14,7 +14,7 @@ from textual.widgets import Input, Label, OptionList
 from s2p_tui.alignment.transform import show
 from s2p_tui.app.commands import transforms
 from s2p_tui.app.commands.arrange import ImpossibleError
-from s2p_tui.app.commands.transforms import Offer, Option
+from s2p_tui.app.commands.transforms import TransformOffer, TransformOption
 from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import Box, draw_plainly
 from s2p_tui.errors import printable
@@ -29,7 +29,7 @@ _ASKED: dict[Asked, str] = {
 }
 
 
-class ChooseTransform(ModalScreen[Option | None]):
+class ChooseTransform(ModalScreen[TransformOption | None]):
     """Digits jump, Enter takes; the last lines ask for a number."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -40,7 +40,7 @@ class ChooseTransform(ModalScreen[Option | None]):
         Binding("backspace", "take_back", show=False),
     ]
 
-    def __init__(self, session: Session, offered: Offer, symbols: Symbols) -> None:
+    def __init__(self, session: Session, offered: TransformOffer, symbols: Symbols) -> None:
         super().__init__()
         self._session = session
         self._offer = offered

@@ -71,7 +71,7 @@ def remark(name: str) -> str:
     return ""
 
 
-class Choice(RadioButton):
+class PlainRadioButton(RadioButton):
     """A radio button whose state is a sign, not a colour."""
 
     BUTTON_LEFT = "("
@@ -112,7 +112,9 @@ class ConvertForm(ModalScreen[Order | None]):
             yield Label("Floating-point numbers")
             with RadioSet(id="dtype", compact=True):
                 for dtype in self._dtypes:
-                    yield Choice(dtype or "as in the skeleton", dtype == self._order.dtype)
+                    yield PlainRadioButton(
+                        dtype or "as in the skeleton", dtype == self._order.dtype
+                    )
             for line in self._remarks:
                 yield Label(Content(self._symbols.plain(line)), classes="told")
             with Horizontal(id="buttons"):

@@ -51,9 +51,9 @@ class Subject:
     tensors: Tensors
 
 
-def subjects(session: Session, position: int) -> list[Subject]:
-    """The tensors at a position: the entries, then the value the skeleton has."""
-    row, key = session.row(position), session.benched(position)
+def subjects(session: Session, index: int) -> list[Subject]:
+    """The tensors at an index: the entries, then the value the skeleton has."""
+    row, key = session.row(index), session.benched(index)
     keys = row.keys if row is not None else (key,) if key is not None else ()
     checkpoint, target = session.checkpoint, session.target
     found = [
@@ -61,7 +61,7 @@ def subjects(session: Session, position: int) -> list[Subject]:
         for key in keys
     ]
     if row is not None:
-        leaf = target.skeleton[position]
+        leaf = target.skeleton[index]
         if leaf.has_value:
             entry = Entry(leaf.path, leaf.shape, leaf.dtype)
             where = _place(target.values, leaf.path, target.label)
@@ -94,12 +94,12 @@ def _place(tensors: Tensors, name: str, label: str) -> str:
     return f"{printable(extent.file.name)}, from byte {extent.offset:,}{strides}"
 
 
-def about_row(session: Session, position: int, symbols: Symbols) -> list[str]:
+def about_row(session: Session, index: int, symbols: Symbols) -> list[str]:
     """All that is known of a row without its numbers."""
-    row, verdict = session.row(position), session.verdict(position)
+    row, verdict = session.row(index), session.verdict(index)
     if row is None or verdict is None:
         return ["On the bench: no leaf takes it."]
-    leaf = session.target.skeleton[position]
+    leaf = session.target.skeleton[index]
     kind = "  Python scalar" if leaf.kind == "scalar" else ""
     lines = [f"{printable(leaf.path)}  {show(leaf.shape)} {leaf.dtype}{kind}"]
     if leaf.owner:
@@ -113,9 +113,9 @@ def about_row(session: Session, position: int, symbols: Symbols) -> list[str]:
     lines.append(f"{symbols.fits[verdict.fit]} {verdict.fit}{why}")
     trusted = ", trusted" if row.trusted else ""
     reason = f": {printable(row.why)}" if row.why else ""
-    lines.append(f"row {position + 1:,}, {AUTHORS[row.by]}{trusted}{reason}")
+    lines.append(f"row {index + 1:,}, {AUTHORS[row.by]}{trusted}{reason}")
     if session.evidence is not None:
-        suggestion = session.evidence.suggestions[position]
+        suggestion = session.evidence.suggestions[index]
         if suggestion.reason and suggestion.reason not in (row.why, verdict.why):
             lines.append(f"the matcher: {printable(suggestion.reason)}")
     return lines
@@ -189,7 +189,7 @@ class Look(ModalScreen[None]):
 
     Args:
         session: Where to look.
-        position: The row, or the benched entry.
+        index: The row, or the benched entry.
         symbols: The signs to draw with.
 
     Attributes:
@@ -206,13 +206,13 @@ class Look(ModalScreen[None]):
         Binding("end,G", "scroll(100000)", show=False),
     ]
 
-    def __init__(self, session: Session, position: int, symbols: Symbols) -> None:
+    def __init__(self, session: Session, index: int, symbols: Symbols) -> None:
         super().__init__()
         self.progress: Progress | None = None
         self._session = session
-        self._position = position
+        self._position = index
         self._symbols = symbols
-        all_of_them = subjects(session, position)
+        all_of_them = subjects(session, index)
         self._subjects = all_of_them[:_MOST]
         self._more = len(all_of_them) - len(self._subjects)
         self._found: dict[int, Statistics | str] = {}

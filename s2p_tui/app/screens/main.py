@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
     from s2p_tui.alignment.alignment import Alignment
     from s2p_tui.alignment.mapping_file import Mapping
-    from s2p_tui.app.commands.transforms import Offer, Option
+    from s2p_tui.app.commands.transforms import TransformOffer, TransformOption
     from s2p_tui.conversion.output import Converted
     from s2p_tui.proposals.claude.question import Question
     from s2p_tui.proposals.proposal import Proposal
@@ -194,12 +194,12 @@ class Browser(Screen[None]):
     @on(AlignmentView.Pressed)
     def pressed(self, event: AlignmentView.Pressed) -> None:
         """Go where the mouse was pressed."""
-        self.go_to(event.position)
+        self.go_to(event.index)
 
     @on(Overview.Pressed)
     def overview_pressed(self, event: Overview.Pressed) -> None:
         """Go to the trouble there."""
-        self.go_to(event.position, reveal=True)
+        self.go_to(event.index, reveal=True)
 
     def action_go(self, step: int) -> None:
         """Move the cursor by rows."""
@@ -215,7 +215,7 @@ class Browser(Screen[None]):
         self.go_to(0)
 
     def action_last_or_typed(self) -> None:
-        """Go to the typed row, or to the last position."""
+        """Go to the typed row, or to the last index."""
         if self.cursor.typed:
             self.jump()
         else:
@@ -224,14 +224,14 @@ class Browser(Screen[None]):
     def action_next(self, step: Step) -> None:
         """Go to the next match while a find is on, else to the next row that blocks."""
         if self.cursor.query:
-            position, none = self.cursor.next_match(step), "Nothing matches."
+            index, none = self.cursor.next_match(step), "Nothing matches."
         else:
-            position = self._next_blocking(step)
+            index = self._next_blocking(step)
             none = "Every row lines up: c converts."
-        if position is None:
+        if index is None:
             self.say(none, "lines--good")
         else:
-            self.go_to(position, reveal=True)
+            self.go_to(index, reveal=True)
 
     def _next_blocking(self, step: Step) -> int | None:
         verdicts, here = self.session.verdicts, self.cursor.here
@@ -299,26 +299,26 @@ class Browser(Screen[None]):
     def find_closed(self, event: FindBar.Closed) -> None:
         """Keep the matches and go to the next one, unless the search was given up."""
         self._find(event.query)
-        if event.query and not self.cursor.is_match(self.cursor.position):
+        if event.query and not self.cursor.is_match(self.cursor.index):
             self.action_next(1)
 
-    def go_to(self, position: int, *, reveal: bool = False) -> None:
-        """Move the cursor; unfold what hides the position if it is to be seen."""
+    def go_to(self, index: int, *, reveal: bool = False) -> None:
+        """Move the cursor; unfold what hides the index if it is to be seen."""
         if reveal:
-            self.view.reveal(position)
-        self.view.go(position)
+            self.view.reveal(index)
+        self.view.go(index)
         self.say()
 
     def jump(self) -> None:
         """Go to the typed row."""
         try:
-            position = typed_row(self.session, self.cursor)
+            index = typed_row(self.session, self.cursor)
         except ImpossibleError as reason:
             self.cursor.typed = ""
             self.say(str(reason), "lines--bad")
             return
         self.cursor.typed = ""
-        self.go_to(position, reveal=True)
+        self.go_to(index, reveal=True)
 
     def say(self, text: str = "", style: str = "") -> None:
         """Show a message in the status line until the next key; bring everything up to date."""
@@ -338,7 +338,7 @@ class Browser(Screen[None]):
         if not cursor.query:
             return
         rows = len(self.session.alignment.rows)
-        kept = [place for place in cursor.matches if place < rows and place not in changed]
+        kept = [index for index in cursor.matches if index < rows and index not in changed]
         found = self.session.find(cursor.query, changed)
         benched = self.session.find(cursor.query, range(rows, len(self.session)))
         cursor.matches = tuple(sorted((*kept, *found, *benched)))
@@ -354,10 +354,10 @@ class Browser(Screen[None]):
         )
         self.query_one(Details).show(session, cursor, symbols)
         self.query_one(Status).show(session, cursor, symbols, self._message)
-        place = "" if self.view.columns.number else wording.place(session, cursor.position)
+        location = "" if self.view.columns.number else wording.location(session, cursor.index)
         for tip in self.query(Tip):
             tip.show(self.tip, symbols)
-        self.query_one(Hints).show(cursor, symbols, place)
+        self.query_one(Hints).show(cursor, symbols, location)
 
 
 T = TypeVar("T")
@@ -411,17 +411,17 @@ class Proposing(Browser):
             self.say(printable(" ".join((none, *proposal.notes))), "lines--good")
             return
         screen = Review(self.session, reviewing, self._symbols, can_widen=wider is not None)
-        here = self.cursor.position
+        here = self.cursor.index
 
-        def decided(places: frozenset[int] | None) -> None:
+        def decided(indices: frozenset[int] | None) -> None:
             if screen.widened and wider is not None:
                 wider()
-            elif places is None:
+            elif indices is None:
                 self.say("Rejected: nothing was changed.")
             else:
                 self.travel(
-                    lambda: self.session.edit(proposal.accepted(places)),
-                    f"{wording.many(len(places), 'row')} changed; u takes it back.",
+                    lambda: self.session.edit(proposal.accepted(indices)),
+                    f"{wording.many(len(indices), 'row')} changed; u takes it back.",
                     none,
                 )
                 if proposal.by == "user":
@@ -478,15 +478,15 @@ class Proposing(Browser):
         """
         if self.is_busy or self.must_wait():
             return
-        position = self.cursor.position
-        if self.session.row(position) is None:
+        index = self.cursor.index
+        if self.session.row(index) is None:
             self.say("A benched entry is in no block: go to a row.", "lines--bad")
             return
         skeleton, folded = self.session.target.skeleton, self.cursor.here
         blocks = tuple(
             block
-            for block in blocks_at(skeleton, position)
-            if all(skeleton[place].path.startswith(block.prefix) for place in folded)
+            for block in blocks_at(skeleton, index)
+            if all(skeleton[index].path.startswith(block.prefix) for index in folded)
         )
         if not blocks:
             self.say("There is no numbered block here that has siblings.", "lines--bad")
@@ -513,8 +513,8 @@ class Proposing(Browser):
         """Show all about the row here, and its tensors' own numbers."""
         if self._is_folded():
             return
-        if self.cursor.position < len(self.session):
-            app_of(self).push_screen(Look(self.session, self.cursor.position, self._symbols))
+        if self.cursor.index < len(self.session):
+            app_of(self).push_screen(Look(self.session, self.cursor.index, self._symbols))
 
     def _is_folded(self) -> bool:
         """Say so if a folded block is here, not one leaf or entry."""
@@ -527,7 +527,7 @@ class Proposing(Browser):
         if self.is_busy or self._is_folded():
             return
         try:
-            offered = sources.offer(self.session, self.cursor.position, self._sources)
+            offered = sources.offer(self.session, self.cursor.index, self._sources)
         except ImpossibleError as reason:
             self.say(str(reason), "lines--bad")
             return
@@ -555,7 +555,7 @@ class Transforming(Proposing):
         session, cursor = self.session, self.cursor
         is_block = cursor.is_block and not cursor.marked() and cursor.picked is None
 
-        def find() -> Offer | ImpossibleError:
+        def find() -> TransformOffer | ImpossibleError:
             try:
                 return (offer_many if is_block else transforms.offer)(session, cursor)
             except ImpossibleError as reason:
@@ -568,13 +568,13 @@ class Transforming(Proposing):
             self._offer_transforms,
         )
 
-    def _offer_transforms(self, offered: Offer | ImpossibleError) -> None:
+    def _offer_transforms(self, offered: TransformOffer | ImpossibleError) -> None:
         if isinstance(offered, ImpossibleError):
             self.say(str(offered), "lines--bad")
             return
         self.cursor.typed = ""
 
-        def chosen(option: Option | None) -> None:
+        def chosen(option: TransformOption | None) -> None:
             if option is None:
                 self.say()
             elif option.is_current:
@@ -746,7 +746,7 @@ class Workspace(Asking):
     def action_enter(self) -> None:
         """Put down what was picked up, go to the typed row, or choose what belongs here."""
         if self.cursor.picked is not None:
-            self.make(lambda: arrange.place(self.session, self.cursor, swap=False))
+            self.make(lambda: arrange.put_down(self.session, self.cursor, swap=False))
         elif self.cursor.typed:
             self.jump()
         else:
@@ -754,7 +754,7 @@ class Workspace(Asking):
 
     def action_swap(self) -> None:
         """Swap what was picked up with what is here."""
-        self.make(lambda: arrange.place(self.session, self.cursor, swap=True))
+        self.make(lambda: arrange.put_down(self.session, self.cursor, swap=True))
 
     def action_pick(self) -> None:
         """Pick up the entry here, or put it back."""
@@ -837,7 +837,7 @@ class Workspace(Asking):
 
     def action_copy(self) -> None:
         """Copy the row's key and key path."""
-        text = row_text(self.session, self.cursor.position)
+        text = row_text(self.session, self.cursor.index)
         if text:
             self.say(copy(self, text), "lines--good")
 
@@ -920,9 +920,9 @@ class Workspace(Asking):
         before = self.session.alignment
         changed = self.session.edit(move.edit)
         self.cursor.picked, self.cursor.typed = None, ""
-        self._after_edit(move.position, move.marks, changed)
+        self._after_edit(move.index, move.marks, changed)
         if move.reveals:
-            self.view.reveal(self.cursor.position)
+            self.view.reveal(self.cursor.index)
         after = self.session.alignment
         said = move.said if isinstance(move.said, str) else move.said(before, after, changed)
         self._tell(wording.after_edit(before, after, changed, said))
@@ -936,7 +936,7 @@ class Workspace(Asking):
         if self.session.alignment is before:
             self.say(none, "lines--bad")
             return
-        here = self.cursor.position
+        here = self.cursor.index
         self.cursor.picked = None
         outside = changed and here not in changed
         self._after_edit(changed.start if outside else here, None, changed)
@@ -950,7 +950,7 @@ class Workspace(Asking):
         else:
             self.say(done)
 
-    def _after_edit(self, position: int, marks: frozenset[int] | None, changed: range) -> None:
+    def _after_edit(self, index: int, marks: frozenset[int] | None, changed: range) -> None:
         had_marks = bool(self.cursor.marked())
         if marks is not None:
             self.cursor.mark_only(set(marks))
@@ -958,5 +958,5 @@ class Workspace(Asking):
         self._find_again(changed)
         if had_marks or self.cursor.marks or self.cursor.query:
             self.view.redraw()
-        self.view.go(position)
+        self.view.go(index)
         self._settling.begin()

@@ -23,7 +23,7 @@ from s2p_tui.proposals.proposal import Change, Confidence
 if TYPE_CHECKING:
     from s2p_tui.alignment.alignment import Row
     from s2p_tui.alignment.fit import Verdict
-    from s2p_tui.app.review import Line
+    from s2p_tui.app.review import ReviewLine
     from s2p_tui.session.session import Session
 
 _BOX = 6
@@ -55,10 +55,10 @@ class ReviewLines:
         self._symbols = symbols
         self._verdicts: dict[int, Verdict] = {}
 
-    def __call__(self, position: int, width: int) -> list[Part]:
+    def __call__(self, number: int, width: int) -> list[Part]:
         """The parts of a line; see `LineList`."""
-        line = self._reviewing.lines[position]
-        here = self._symbols.cursor if position == self._reviewing.position else " "
+        line = self._reviewing.lines[number]
+        here = self._symbols.cursor if number == self._reviewing.line_number else " "
         if line.change is not None:
             return self._change(line.change, here, width)
         if line.hunk < 0:
@@ -72,7 +72,7 @@ class ReviewLines:
         words += " " * _SIGN + fit("now", side) + " " * _SIGN + fit("proposed", side)
         return words + (" sure" if sure else "")
 
-    def _title(self, line: Line, here: str, width: int) -> list[Part]:
+    def _title(self, line: ReviewLine, here: str, width: int) -> list[Part]:
         symbols, hunk = self._symbols, self._reviewing.hunk(line.hunk)
         taken, count = self._reviewing.taken(line.hunk)
         box = "[x]" if taken == count else "[-]" if taken else "[ ]"
@@ -243,7 +243,7 @@ class Review(ReviewScreen):
         """Accept or reject a row, or the hunk whose title this is, and go down from a row."""
         self.reviewing.toggle()
         if self.reviewing.here.change is not None:
-            self.reviewing.go(self.reviewing.position + 1)
+            self.reviewing.go(self.reviewing.line_number + 1)
         self._show_lines()
 
     def action_toggle_hunk(self) -> None:
@@ -267,11 +267,11 @@ class Review(ReviewScreen):
 
     def action_go(self, step: int) -> None:
         """Move the cursor by lines."""
-        self._go(self.reviewing.position + step)
+        self._go(self.reviewing.line_number + step)
 
     def action_page(self, halves: int) -> None:
         """Move the cursor by half pages."""
-        self._go(self.reviewing.position + halves * self._list.half_page)
+        self._go(self.reviewing.line_number + halves * self._list.half_page)
 
     def action_end(self, last: int) -> None:
         """Go to the first line, or to the last."""
@@ -280,19 +280,19 @@ class Review(ReviewScreen):
     @on(LineList.Pressed)
     def pressed(self, event: LineList.Pressed) -> None:
         """Go where the mouse was pressed."""
-        self._go(event.position)
+        self._go(event.line)
 
     @property
     def _list(self) -> LineList:
         return self.query_one(LineList)
 
-    def _go(self, position: int) -> None:
-        self.reviewing.go(position)
-        self._list.go(self.reviewing.position)
+    def _go(self, number: int) -> None:
+        self.reviewing.go(number)
+        self._list.go(self.reviewing.line_number)
         self._show()
 
     def _show_lines(self) -> None:
-        self._list.show(len(self.reviewing.lines), self.reviewing.position)
+        self._list.show(len(self.reviewing.lines), self.reviewing.line_number)
         self._show()
 
     def _show(self) -> None:

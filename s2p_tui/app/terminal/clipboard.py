@@ -42,15 +42,15 @@ def _from_home(path: Path) -> str:
     return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
-def row_text(session: Session, position: int) -> str:
-    """The keys of the entries at a position, then the leaf's key path, one on a line.
+def row_text(session: Session, index: int) -> str:
+    """The keys of the entries at an index, then the leaf's key path, one on a line.
 
     Control characters are spelled out: what is pasted into a shell must not run.
     """
-    if position >= len(session):
+    if index >= len(session):
         return ""
-    row = session.row(position)
+    row = session.row(index)
     if row is None:
-        return printable(session.benched(position) or "")
-    names = (*row.keys, session.target.skeleton[position].path)
+        return printable(session.benched(index) or "")
+    names = (*row.keys, session.target.skeleton[index].path)
     return "\n".join(printable(name) for name in names)

@@ -46,12 +46,12 @@ class AlignmentView(ScrollView, can_focus=False):
         """A row was clicked.
 
         Attributes:
-            position: The row.
+            index: The row.
         """
 
-        def __init__(self, position: int) -> None:
+        def __init__(self, index: int) -> None:
             super().__init__()
-            self.position = position
+            self.index = index
 
     def __init__(
         self,
@@ -102,11 +102,11 @@ class AlignmentView(ScrollView, can_focus=False):
         self._drawn.clear()
         self._ready.clear()
 
-    def go(self, position: int) -> None:
+    def go(self, index: int) -> None:
         """Move the cursor, scrolling by half a page at the edge."""
-        before = self._line_of(self.cursor.position)
-        self.cursor.go(position, len(self.session))
-        after = self._line_of(self.cursor.position)
+        before = self._line_of(self.cursor.index)
+        self.cursor.go(index, len(self.session))
+        after = self._line_of(self.cursor.index)
         low, high = sorted((before, after))
         if self.cursor.anchor is not None:
             self._redraw_lines(low, high + 1)
@@ -127,18 +127,18 @@ class AlignmentView(ScrollView, can_focus=False):
 
     def toggle_fold(self) -> bool:
         """Unfold what is under the cursor, or fold the block around it; False if there is none."""
-        folding, here = self.cursor.folding, self.cursor.position
+        folding, here = self.cursor.folding, self.cursor.index
         return folding is not None and self._refolded(folding.unfold(here) or folding.fold(here))
 
     def fold_around(self) -> bool:
         """Fold the block around the line under the cursor; False if there is none."""
         folding = self.cursor.folding
-        return folding is not None and self._refolded(folding.fold(self.cursor.position))
+        return folding is not None and self._refolded(folding.fold(self.cursor.index))
 
-    def reveal(self, position: int) -> None:
-        """Unfold what hides a position."""
+    def reveal(self, index: int) -> None:
+        """Unfold what hides an index."""
         if self.cursor.folding is not None:
-            self._refolded(self.cursor.folding.reveal(position))
+            self._refolded(self.cursor.folding.reveal(index))
 
     def toggle_all(self) -> None:
         """Unfold everything, or fold everything if nothing is folded."""
@@ -152,10 +152,10 @@ class AlignmentView(ScrollView, can_focus=False):
         if not changed:
             return False
         # The line under the cursor stays where it is on the screen.
-        row = self._line_of(self.cursor.position) - self.scroll_offset.y
+        row = self._line_of(self.cursor.index) - self.scroll_offset.y
         self._resize()
-        self.cursor.go(self.cursor.position, len(self.session))
-        line = self._line_of(self.cursor.position)
+        self.cursor.go(self.cursor.index, len(self.session))
+        line = self._line_of(self.cursor.index)
         top = self.scroll_offset.y
         if not top <= line < top + self.size.height:
             row = max(0, min(row, self.size.height // 2))
@@ -167,7 +167,7 @@ class AlignmentView(ScrollView, can_focus=False):
         """Report the row."""
         line = event.y + self.scroll_offset.y
         if line < self._lines:
-            self.post_message(self.Pressed(self._position_of(line)))
+            self.post_message(self.Pressed(self._index_of(line)))
 
     def notify_style_update(self) -> None:
         """Forget styles made from the old theme."""
@@ -189,7 +189,7 @@ class AlignmentView(ScrollView, can_focus=False):
         width = self._width
         if line >= self._lines:
             return Strip.blank(width, self._style())
-        return self._line.draw(self._position_of(line), width)
+        return self._line.draw(self._index_of(line), width)
 
     def _style(self, *names: str) -> Style:
         style = self._styles.get(names)
@@ -205,13 +205,13 @@ class AlignmentView(ScrollView, can_focus=False):
         folding = self.cursor.folding
         return len(self.session) if folding is None else folding.lines
 
-    def _line_of(self, position: int) -> int:
+    def _line_of(self, index: int) -> int:
         folding = self.cursor.folding
-        return position if folding is None else folding.line_of(position)
+        return index if folding is None else folding.line_of(index)
 
-    def _position_of(self, line: int) -> int:
+    def _index_of(self, line: int) -> int:
         folding = self.cursor.folding
-        return line if folding is None else folding.position_of(line)
+        return line if folding is None else folding.index_of(line)
 
     def _rows_changed(self, changed: range) -> None:
         if self.cursor.folding is not None:
@@ -263,6 +263,6 @@ class AlignmentView(ScrollView, can_focus=False):
 
     def _show_cursor(self) -> None:
         top, height = self.scroll_offset.y, self.size.height
-        line = self._line_of(self.cursor.position)
+        line = self._line_of(self.cursor.index)
         if height and not top <= line < top + height:
             self._scroll(line - height // 2)

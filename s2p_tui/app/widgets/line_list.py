@@ -48,12 +48,12 @@ class LineList(ScrollView, can_focus=False):
         """A line was clicked.
 
         Attributes:
-            position: The line.
+            line: The line.
         """
 
-        def __init__(self, position: int) -> None:
+        def __init__(self, line: int) -> None:
             super().__init__()
-            self.position = position
+            self.line = line
 
     class Resized(Message):
         """The list has another size."""
@@ -90,12 +90,12 @@ class LineList(ScrollView, can_focus=False):
         self.refresh()
         self._show_current()
 
-    def go(self, position: int) -> None:
+    def go(self, line: int) -> None:
         """Move the cursor, scrolling by half a page at the edge."""
-        before, self.current = self.current, position
-        if before != position:
+        before, self.current = self.current, line
+        if before != line:
             self.redraw(before, before + 1)
-        self.redraw(position, position + 1)
+        self.redraw(line, line + 1)
         self._show_current()
 
     def redraw(self, start: int, stop: int) -> None:
@@ -108,9 +108,9 @@ class LineList(ScrollView, can_focus=False):
 
     def on_click(self, event: events.Click) -> None:
         """Report the line."""
-        position = event.y + self.scroll_offset.y
-        if position < self._count:
-            self.post_message(self.Pressed(position))
+        line = event.y + self.scroll_offset.y
+        if line < self._count:
+            self.post_message(self.Pressed(line))
 
     def notify_style_update(self) -> None:
         """Forget styles made from the old theme."""
@@ -120,13 +120,13 @@ class LineList(ScrollView, can_focus=False):
     def render_line(self, y: int) -> Strip:
         """One line, exactly as wide as the widget."""
         width = self.scrollable_content_region.width
-        position = y + self.scroll_offset.y
-        if position >= self._count:
+        line = y + self.scroll_offset.y
+        if line >= self._count:
             return Strip.blank(width, self._style())
-        under = ("cursor",) if position == self.current else ()
+        under = ("cursor",) if line == self.current else ()
         segments: list[Segment] = []
         left = width
-        for text, name in self._draw(position, width):
+        for text, name in self._draw(line, width):
             style = self._style(*([name] if name else []), *under)
             segment = Segment(clip(text, left, ellipsis=self._symbols.ellipsis), style)
             segments.append(segment)

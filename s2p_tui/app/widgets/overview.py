@@ -35,12 +35,12 @@ class Overview(Widget, can_focus=False):
         """A part was clicked.
 
         Attributes:
-            position: Its first row that stands in the way, else its first row.
+            index: Its first row that stands in the way, else its first row.
         """
 
-        def __init__(self, position: int) -> None:
+        def __init__(self, index: int) -> None:
             super().__init__()
-            self.position = position
+            self.index = index
 
     def __init__(self, session: Session, symbols: Symbols) -> None:
         super().__init__(id="overview")

@@ -45,11 +45,11 @@ class Details(Lines):
 
     def show(self, session: Session, cursor: Cursor, symbols: Symbols) -> None:
         """Describe the cursor's row."""
-        fold = cursor.folding and cursor.folding.shut_at(cursor.position)
+        fold = cursor.folding and cursor.folding.shut_at(cursor.index)
         if fold:
             lines = wording.folded_details(session, fold, symbols)
         else:
-            lines = wording.details(session, cursor.position, symbols, self.size.width - 2)
+            lines = wording.details(session, cursor.index, symbols, self.size.width - 2)
         self.set_height(len(lines))
         for number, line in enumerate(lines):
             style = "lines--muted" if number == len(lines) - 1 else ""
@@ -89,10 +89,10 @@ class Tip(Lines):
 class Hints(Lines):
     """The frame's bottom line: the keys that matter now, and where the cursor is."""
 
-    def show(self, cursor: Cursor, symbols: Symbols, place: str = "") -> None:
-        """Name as many keys as there is room for beside the cursor's place."""
+    def show(self, cursor: Cursor, symbols: Symbols, location: str = "") -> None:
+        """Name as many keys as there is room for beside the cursor's location."""
         width, plain = self.size.width, symbols.is_ascii
-        end = f" {place} {symbols.across}" if place else ""
+        end = f" {location} {symbols.across}" if location else ""
         room = width - 4 - len(end)
         parts: list[Part] = [(f"{symbols.corners[5]} ", "")]
         used = 3 + len(end)

@@ -125,12 +125,12 @@ class ListLine:
         shapes = {item.shape for item in items}
         return widest(map(show, shapes)), widest({item.dtype for item in items})
 
-    def draw(self, position: int, width: int) -> Strip:
-        """The line that shows a position, exactly as wide as it is to be."""
+    def draw(self, index: int, width: int) -> Strip:
+        """The line that shows an index, exactly as wide as it is to be."""
         columns = self.columns(width)
         folding = self.cursor.folding
-        fold = folding.shut_at(position) if folding is not None else None
-        strip = self._row(position, columns) if fold is None else self._fold(fold, columns)
+        fold = folding.shut_at(index) if folding is not None else None
+        strip = self._row(index, columns) if fold is None else self._fold(fold, columns)
         return strip.adjust_cell_length(width, self._style())
 
     def _fold(self, fold: Fold, columns: Columns) -> Strip:
@@ -157,23 +157,23 @@ class ListLine:
         segments.append(Segment(" " * columns.spare, plain))
         return Strip(Segment.simplify(segments))
 
-    def _row(self, position: int, columns: Columns) -> Strip:
-        span = range(position, position + 1)
+    def _row(self, index: int, columns: Columns) -> Strip:
+        span = range(index, index + 1)
         states = self._states(span)
         plain = self._style(*states)
         muted = self._style("muted", *states) if not states else plain
-        verdict = self.session.verdict(position)
-        row = self.session.row(position)
+        verdict = self.session.verdict(index)
+        row = self.session.row(index)
         segments = [Segment(self._flags(span), plain)]
         if columns.number:
-            number = f"{position + 1:>{columns.number - 1}} " if row is not None else ""
+            number = f"{index + 1:>{columns.number - 1}} " if row is not None else ""
             segments.append(Segment(number.rjust(columns.number), muted))
-        left = self._entry_side(row, self.session.benched(position))
+        left = self._entry_side(row, self.session.benched(index))
         self._add_side(
             segments,
             left,
             columns,
-            plain if self.cursor.position == position or row else muted,
+            plain if self.cursor.index == index or row else muted,
             muted,
         )
         if row is None or verdict is None:
@@ -181,7 +181,7 @@ class ListLine:
         else:
             style = self._style(_sign_style(verdict), *states)
             segments.append(Segment(f" {self._symbols.fits[verdict.fit]} ", style))
-            leaf = self.session.target.skeleton[position]
+            leaf = self.session.target.skeleton[index]
             right = (leaf.path, self._shape(leaf.shape), leaf.dtype)
             self._add_side(segments, right, columns, plain, muted)
         segments.append(Segment(" " * columns.spare, plain))
@@ -225,7 +225,7 @@ class ListLine:
 
     def _flags(self, span: range, *, is_folded: bool = False) -> str:
         symbols, cursor = self._symbols, self.cursor
-        here = symbols.cursor if cursor.position in span else " "
+        here = symbols.cursor if cursor.index in span else " "
         sign = symbols.folded if is_folded else " "
         if cursor.picked is not None and cursor.picked in span:
             return f"{here}{symbols.picked}{sign}"
@@ -240,7 +240,7 @@ class ListLine:
             states.append("match")
         if cursor.marks_in(span):
             states.append("marked")
-        if cursor.position in span:
+        if cursor.index in span:
             states.append("cursor")
         if cursor.picked is not None and cursor.picked in span:
             states.append("picked")
