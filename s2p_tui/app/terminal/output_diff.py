@@ -93,7 +93,7 @@ def _codes(codes: str) -> Iterator[str]:
 
 @lru_cache(maxsize=4096)
 def transition(now: CellStyle, then: CellStyle) -> tuple[str, CellStyle]:
-    """What to send where cells looked like `now` and are to style like `then`; how they style then.
+    """What changes cells from one style to another, and the style they have then.
 
     Nothing is sent for what makes no difference.
     """
