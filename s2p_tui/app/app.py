@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,7 @@ from textual.widgets import Input
 from s2p_tui.app.background import in_thread
 from s2p_tui.app.keys import Keymap
 from s2p_tui.app.resume import Journalled, Resume
-from s2p_tui.app.screens.busy import Progress
+from s2p_tui.app.screens.busy import Converting
 from s2p_tui.app.screens.convert import Order
 from s2p_tui.app.screens.help import Palette
 from s2p_tui.app.screens.questions import ConfirmQuit, QuitAnswer, Reading, WhichStateDict
@@ -29,7 +30,6 @@ from s2p_tui.app.terminal.exit import Ending
 from s2p_tui.app.terminal.key_queue import KeyQueue
 from s2p_tui.app.terminal.output_diff import CellDiffDriver, with_cell_diff
 from s2p_tui.app.theme import ASCII, OWN_COLOURS, UNICODE
-from s2p_tui.app.tidying import Tidying
 from s2p_tui.app.tour import Tour
 from s2p_tui.conversion.output_names import default_mapping
 from s2p_tui.errors import AmbiguousStateDictError, S2PError
@@ -114,7 +114,6 @@ class S2PApp(ConvertedApp):
         self._ending = ending or Ending()
         self.fatal: S2PError | None = None
         self.farewell = ""
-        self._tidying = Tidying()
         self._tour = tour
         self._open_session = open_session
         self._labels = model_label, skeleton_label
@@ -144,7 +143,6 @@ class S2PApp(ConvertedApp):
 
     def on_load(self) -> None:
         """Be told of signals, before the terminal is changed."""
-        self._tidying.begin()
         loop = asyncio.get_running_loop()
 
         def told(number: int) -> None:
@@ -162,16 +160,8 @@ class S2PApp(ConvertedApp):
         """Bring the journal to the disk and give the signals back."""
         if self._journalled.journal is not None:
             self._journalled.journal.close()
-        self._tidying.end()
+        gc.unfreeze()
         self._ending.release()
-
-    def key_comes(self) -> None:
-        """Leave the garbage alone."""
-        self._tidying.wait()
-
-    def keys_are_past(self) -> None:
-        """Tidy up in the pause, if it is one."""
-        self._tidying.soon()
 
     def on_descendant_focus(self, event: DescendantFocus) -> None:
         """Blinking would keep a slow line busy."""
@@ -242,7 +232,7 @@ class S2PApp(ConvertedApp):
     @property
     def _job(self) -> Job | None:
         """The conversion that runs."""
-        jobs = [screen.job for screen in self.screen_stack if isinstance(screen, Progress)]
+        jobs = [screen.job for screen in self.screen_stack if isinstance(screen, Converting)]
         return jobs[0] if jobs else None
 
     def _stop_working(self) -> None:
@@ -252,7 +242,7 @@ class S2PApp(ConvertedApp):
     def _clear_up(self) -> None:
         """Leave nothing unfinished behind where the end cannot be waited for."""
         for screen in self.screen_stack:
-            if isinstance(screen, Progress):
+            if isinstance(screen, Converting):
                 remove_unfinished(Path(os.path.realpath(screen.output)).parent)
 
     def _leave(self, return_code: int = 0) -> None:
@@ -284,7 +274,10 @@ class S2PApp(ConvertedApp):
         """The session, with what will show it imported: the first frame has not waited for it."""
         for module in _AFTER_THE_FIRST_FRAME:
             import_module(module)
-        return self._open_session(key)
+        session = self._open_session(key)
+        # The collector would go through a million objects in the middle of a key press.
+        gc.freeze()
+        return session
 
     async def _show(self, session: Session) -> None:
         from s2p_tui.app.resume import begin, open_journal

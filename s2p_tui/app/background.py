@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from s2p_tui.alignment.garbage import give_memory_back
 from s2p_tui.app.keys import Keymap
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ async def in_thread(function: Callable[[], T]) -> T:
     return await future
 
 
-WAIT = "Still matching by names and structure: that works once it is done."
+WAIT = "Matching is still running; try again when it finishes."
 TAKEN = "Lined up by names and structure."
 OFFERED = "Matched by names and structure; your rows stay, a shows what that would change."
 
@@ -62,19 +61,17 @@ class _Found:
     can_begin: bool
 
 
-async def match_meanwhile(
-    session: Session, journal: Journal | None, may_take: Callable[[], bool]
-) -> bool:
-    """Gather evidence in a thread and have the session weigh rows by it.
+async def match(session: Session, journal: Journal | None, may_take: Callable[[], bool]) -> bool:
+    """Gather evidence in a thread and judge the session's rows by it.
 
     Args:
         session: The session.
         journal: Its journal, if it has one.
-        may_take: Whether rows may be changed when the evidence is there; not while a choice made
-            from the rows as they are is open.
+        may_take: Called when the evidence is there: True if rows may be changed then, False while a
+            choice made from the rows as they are is open.
 
     Returns:
-        Whether its alignment was taken over, as nobody had touched the rows; the journal begins
+        True if its alignment was taken over, as nobody had touched the rows; the journal begins
         with it then.
     """
 
@@ -95,7 +92,6 @@ async def match_meanwhile(
             journal.begin_with(gathered.beginning)
         else:
             gathered.beginning.discard()
-    await in_thread(give_memory_back)
     return is_taken
 
 

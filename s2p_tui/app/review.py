@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from s2p_tui.alignment.alignment import Alignment
 from s2p_tui.alignment.evidence import weigh
 from s2p_tui.alignment.fit import Verdict
-from s2p_tui.alignment.garbage import no_garbage_collection
 from s2p_tui.alignment.transform import describe, show
 from s2p_tui.app.text import many, wrap
 from s2p_tui.app.theme import Symbols
@@ -54,9 +53,8 @@ class Reviewing:
         self.only: Confidence | None = None
         self.line_number = 0
         self._taken = [len(hunk.changes) for hunk in proposal.hunks]
-        with no_garbage_collection():
-            self.outcome = Outcome(alignment, proposal)
-            self.lines = self._shown()
+        self.outcome = Outcome(alignment, proposal)
+        self.lines = self._shown()
         self.line_number = next((n for n, line in enumerate(self.lines) if line.change), 0)
 
     @cached_property

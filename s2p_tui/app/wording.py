@@ -137,8 +137,6 @@ def situation(session: Session) -> str:
     """Whether it can be converted, in a sentence."""
     if session.awaits_evidence:
         return "Matching by names and structure …"
-    if not session.verdicts.is_settled:
-        return "Looking at the rows …"
     if not session.blocking:
         return "Every row lines up: c converts."
     return f"{many(session.blocking, 'row')} of {len(session.alignment.rows):,} to line up."

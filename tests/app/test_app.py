@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input, Label, OptionList
 
-from s2p_tui.app.screens.busy import Progress
+from s2p_tui.app.screens.busy import Converting
 from s2p_tui.app.screens.convert import Result
 from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.screens.questions import ConfirmQuit, Reading, WhichStateDict
@@ -214,7 +214,7 @@ async def test_asks_before_a_conversion_is_stopped(
     monkeypatch.setattr(Session, "convert", slow)
     async with opened(fitting(), output=tmp_path / "o.eqx") as (pilot, _):
         await pilot.press("c", "enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, Progress))
+        await until(pilot, lambda: isinstance(pilot.app.screen, Converting))
         await pilot.press("ctrl+q")
         assert "would be stopped" in words(pilot.app.screen)
         await pilot.press("ctrl+q")

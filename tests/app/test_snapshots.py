@@ -15,7 +15,7 @@ from textual.screen import ModalScreen
 from s2p_tui.alignment.history import History
 from s2p_tui.alignment.mapping_file import End
 from s2p_tui.app.keys import Keymap
-from s2p_tui.app.screens.busy import Progress
+from s2p_tui.app.screens.busy import Converting
 from s2p_tui.app.screens.convert import Order, Result
 from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.screens.questions import ConfirmQuit, GoOn, WhichStateDict
@@ -157,11 +157,11 @@ def converted() -> Converted:
     return Converted(written, Path("model.mapping.json"))
 
 
-def running() -> Progress:
+def running() -> Converting:
     """A conversion that stays where it is."""
 
-    class Halted(Progress):
-        def _run_conversion(self) -> None:
+    class Halted(Converting):
+        def start(self) -> None:
             self.job.total, self.job.written = 44_700_000, 12_000_000
             self.job.leaf = ".layers[3].attention.query_projection.weight"
             self.poll()

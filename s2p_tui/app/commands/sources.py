@@ -39,7 +39,7 @@ class SourceOption:
     tier: Tier
 
 
-class Sources:
+class Pools:
     """The pools of both sides of one session, made when they are first needed."""
 
     def __init__(self, session: Session) -> None:
@@ -153,7 +153,7 @@ def as_fits_best(session: Session, index: int, key: str) -> Expr:
     return ways[0].expr if ways else Take(key)
 
 
-def offer(session: Session, index: int, sources: Sources) -> SourceOffer:
+def offer(session: Session, index: int, pools: Pools) -> SourceOffer:
     """What can be chosen at an index.
 
     Raises:
@@ -163,13 +163,13 @@ def offer(session: Session, index: int, sources: Sources) -> SourceOffer:
         raise ImpossibleError("There is no row here: go to one.")
     row, key = session.row(index), session.benched(index)
     if row is None or key is not None:
-        return SourceOffer(session, sources.leaves, index, key)
+        return SourceOffer(session, pools.leaves, index, key)
     if row.fixed:
         way_out = " If it should, press s on it." if row.gap else ""
         raise ImpossibleError(f"Row {index + 1} takes no entry: {row.why}.{way_out}")
     if not len(session.checkpoint.state_dict):
         raise ImpossibleError("The checkpoint has no entries to choose from: s puts a gap here.")
-    return SourceOffer(session, sources.entries, index, None)
+    return SourceOffer(session, pools.entries, index, None)
 
 
 def _holders(alignment: Alignment) -> dict[str, int]:

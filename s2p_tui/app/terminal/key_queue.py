@@ -73,12 +73,6 @@ class KeyQueue(App[ReturnType]):
         else:
             await self._dispatch(event)
 
-    def key_comes(self) -> None:
-        """Called before each key is dispatched."""
-
-    def keys_are_past(self) -> None:
-        """Called when the last key of a burst is done."""
-
     def press_next(self, *keys: events.Key) -> None:
         """Have keys pressed ahead of those that wait for their turn."""
         if self._rescue is None:
@@ -89,7 +83,6 @@ class KeyQueue(App[ReturnType]):
 
     async def _dispatch(self, key: events.Key) -> None:
         self._turn += 1
-        self.key_comes()
         target = self.focused or self.screen
         turn = Turn(self._turn, self.screen, target, is_answered=target is self.screen)
         self._await_end(turn)
@@ -146,5 +139,3 @@ class KeyQueue(App[ReturnType]):
         self._rescue = None
         if self._keys:
             await self._dispatch(self._keys.popleft())
-        else:
-            self.keys_are_past()
