@@ -79,7 +79,7 @@ async def test_nothing_is_converted_before_it_is_known_what_is_doubtful(
     async with opened(soon()) as (pilot, workspace):
         await pilot.press(key)
         assert pilot.app.screen is workspace
-        assert "Still matching" in status(workspace)
+        assert "Matching is still running" in status(workspace)
         go.set()
         await matched(pilot, workspace)
 

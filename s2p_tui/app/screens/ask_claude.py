@@ -17,8 +17,8 @@ from textual.widgets.option_list import Option
 from s2p_tui.app.background import app_of, in_thread
 from s2p_tui.app.text import many, size_in_words, wrap
 from s2p_tui.app.theme import BY_COLUMNS, BY_LINES, Symbols
-from s2p_tui.app.widgets.frame import Box, draw_plainly, framed, rule
-from s2p_tui.app.widgets.line_list import LineList
+from s2p_tui.app.widgets.frame import Box, draw_plainly, framed, keys_line, rule
+from s2p_tui.app.widgets.line_list import LineList, ListKeys
 from s2p_tui.app.widgets.lines import Lines, Part
 from s2p_tui.errors import S2PError, printable
 
@@ -163,7 +163,7 @@ else:
     ConsentScreen = Screen
 
 
-class AskClaude(ConsentScreen):
+class AskClaude(ListKeys, ConsentScreen):
     """Shows a question; dismissed with what may be sent, or None.
 
     Args:
@@ -181,12 +181,8 @@ class AskClaude(ConsentScreen):
         Binding("escape,q,ctrl+c", "dismiss(None)", show=False),
         Binding("m", "model", show=False),
         Binding("i", "everything", show=False),
-        Binding("down,j", "go(1)", show=False),
-        Binding("up,k", "go(-1)", show=False),
-        Binding("pagedown,ctrl+f,space", "page(2)", show=False),
-        Binding("pageup,ctrl+b", "page(-2)", show=False),
-        Binding("home,g", "end(0)", show=False),
-        Binding("end,G", "end(1)", show=False),
+        Binding("space", "page(2)", show=False),
+        *ListKeys.bindings(),
     ]
 
     def __init__(
@@ -245,32 +241,31 @@ class AskClaude(ConsentScreen):
         self._say("Asks about all rows." if self.question.requests else "There are no rows to ask.")
         self._lay_out()
 
-    def action_go(self, step: int) -> None:
-        """Read on by lines."""
-        self._go(self._here + step)
+    @property
+    def line(self) -> int:
+        """The line that was read to."""
+        return self._here
 
-    def action_page(self, halves: int) -> None:
-        """Read on by half pages."""
-        self._go(self._here + halves * self.query_one(LineList).half_page)
+    @property
+    def line_count(self) -> int:
+        """The number of lines of text."""
+        return len(self._text)
 
-    def action_end(self, last: int) -> None:
-        """Go to the first line, or to the last."""
-        self._go(len(self._text) if last else 0)
+    @property
+    def line_list(self) -> LineList:
+        """The text."""
+        return self.query_one(LineList)
 
-    @on(LineList.Pressed)
-    def pressed(self, event: LineList.Pressed) -> None:
-        """Go where the mouse was pressed."""
-        self._go(event.line)
+    def go_to_line(self, line: int) -> None:
+        """Read on from a line."""
+        self._line_reached = self._here = max(0, min(line, len(self._text) - 1))
+        self.line_list.go(self._here)
 
     @property
     def _model(self) -> Model:
         from s2p_tui.proposals.claude.account import model_named
 
         return model_named(self._name)
-
-    def _go(self, line: int) -> None:
-        self._line_reached = self._here = max(0, min(line, len(self._text) - 1))
-        self.query_one(LineList).go(self._line_reached)
 
     @work(exclusive=True, group="retirement")
     async def _look_up(self) -> None:
@@ -292,7 +287,7 @@ class AskClaude(ConsentScreen):
     def _lay_out(self) -> None:
         if not self.is_mounted or not self.size.width:
             return
-        lines = self.query_one(LineList)
+        lines = self.line_list
         room = max(1, lines.scrollable_content_region.width - 2)
         text = self.question.text.splitlines() if self.question.requests else _NOTHING
         self._text = self._wrapped(text, room)
@@ -306,7 +301,7 @@ class AskClaude(ConsentScreen):
         self._show()
 
     def _scroll(self, start: int) -> None:
-        lines = self.query_one(LineList)
+        lines = self.line_list
         if self._line_reached is None:
             lines.scroll_to(y=start, animate=False)
         lines.go(self._here)
@@ -337,7 +332,8 @@ class AskClaude(ConsentScreen):
         elif question.notes and not said:
             said, style = " ".join(question.notes), "lines--bad"
         self.query_one("#status", Lines).set_line(0, (symbols.plain(f" {said}"), style))
-        self._show_keys()
+        keys = _KEYS if question.requests else (("Esc", "back"), ("i", "ask about all rows"))
+        self.query_one("#bottom", Lines).set_line(0, *keys_line(symbols, keys, width))
 
     def _show_cost(self) -> None:
         question, dot = self.question, self._symbols.dot
@@ -349,16 +345,3 @@ class AskClaude(ConsentScreen):
         cost.set_line(0, (f" {shown}", "lines--strong"))
         privacy = "Names, shapes, dtypes and layer classes only: no numbers, no file names."
         cost.set_line(1, (f" {privacy}", "lines--muted"))
-
-    def _show_keys(self) -> None:
-        keys = _KEYS if self.question.requests else (("Esc", "back"), ("i", "ask about all rows"))
-        symbols, width = self._symbols, self.size.width
-        parts: list[Part] = [(f"{symbols.corners[5]} ", "")]
-        used = 3
-        for key, does in keys:
-            if used + len(key) + len(does) + 3 > width - 1:
-                break
-            parts += [(key, "lines--strong"), (f" {does}  ", "lines--muted")]
-            used += len(key) + len(does) + 3
-        parts.append((symbols.across * max(0, width - used) + symbols.corners[6], ""))
-        self.query_one("#bottom", Lines).set_line(0, *parts)

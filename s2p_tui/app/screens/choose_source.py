@@ -5,7 +5,7 @@ from __future__ import annotations
 from string import ascii_letters, digits
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from textual import events, on
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
@@ -17,7 +17,7 @@ from s2p_tui.app.commands.sources import SourceOffer, SourceOption
 from s2p_tui.app.text import clip, fit
 from s2p_tui.app.theme import BY_LINES, Symbols
 from s2p_tui.app.widgets.frame import Box
-from s2p_tui.app.widgets.line_list import LineList
+from s2p_tui.app.widgets.line_list import LineList, ListKeys
 from s2p_tui.app.widgets.lines import Lines, Part
 from s2p_tui.app.wording import together
 from s2p_tui.errors import printable
@@ -55,7 +55,7 @@ class Chosen(NamedTuple):
     holder: int | None
 
 
-class ChooseSource(ModalScreen[Chosen | None]):
+class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
     """Typing filters, Enter takes, ctrl+x swaps, Esc leaves.
 
     Args:
@@ -69,10 +69,9 @@ class ChooseSource(ModalScreen[Chosen | None]):
         Binding("escape,ctrl+c", "dismiss(None)", show=False),
         Binding("enter", "take(False)", show=False),
         Binding("ctrl+x", "take(True)", show=False),
-        Binding("down,ctrl+n", "go(1)", show=False),
-        Binding("up,ctrl+p", "go(-1)", show=False),
-        Binding("pagedown,ctrl+f", "page(2)", show=False),
-        Binding("pageup,ctrl+b", "page(-2)", show=False),
+        Binding("ctrl+n", "go(1)", show=False),
+        Binding("ctrl+p", "go(-1)", show=False),
+        *ListKeys.bindings(typing=True),
         Binding("backspace,ctrl+h", "take_back", show=False),
         Binding("ctrl+u,ctrl+w", "clear", show=False),
         # Keymap one by one, as what is typed before the list is drawn reaches its bindings alone.
@@ -125,28 +124,32 @@ class ChooseSource(ModalScreen[Chosen | None]):
         """Show all again."""
         self._search("")
 
-    @on(LineList.Pressed)
-    def pressed(self, event: LineList.Pressed) -> None:
-        """Go where the mouse was pressed."""
-        self._go(event.line)
-
     def action_take(self, swap: bool) -> None:
         """Close with the line under the cursor."""
         if self._offer.listed:
             option = self._offer.option(self._at)
             self.dismiss(Chosen(option, swap, self._offer.holder(option.source)))
 
-    def action_go(self, step: int) -> None:
-        """Move the cursor by lines."""
-        self._go(self._at + step)
-
-    def action_page(self, halves: int) -> None:
-        """Move the cursor by half pages."""
-        self._go(self._at + halves * self._list.half_page)
+    @property
+    def line(self) -> int:
+        """The line that the cursor is on."""
+        return self._at
 
     @property
-    def _list(self) -> LineList:
+    def line_count(self) -> int:
+        """The number of candidates."""
+        return len(self._offer.listed)
+
+    @property
+    def line_list(self) -> LineList:
+        """The candidates."""
         return self.query_one(LineList)
+
+    def go_to_line(self, line: int) -> None:
+        """Move the cursor."""
+        self._at = max(0, min(line, self.line_count - 1))
+        self.line_list.go(self._at)
+        self._explain()
 
     @property
     def _session(self) -> Session:
@@ -161,11 +164,6 @@ class ChooseSource(ModalScreen[Chosen | None]):
         owner = f"  {printable(leaf.owner)}" if leaf.owner else ""
         return f"{printable(leaf.path)}  {show(leaf.shape)} {leaf.dtype}{owner}"
 
-    def _go(self, number: int) -> None:
-        self._at = max(0, min(number, len(self._offer.listed) - 1))
-        self._list.go(self._at)
-        self._explain()
-
     def _search(self, query: str) -> None:
         """List what is typed, best first."""
         self._query = query
@@ -179,7 +177,7 @@ class ChooseSource(ModalScreen[Chosen | None]):
         hint = ("part of a name", "lines--muted")
         prompt = self.query_one("#filter", Lines)
         prompt.set_line(0, ("/ ", "lines--muted"), (shown, "lines--strong") if shown else hint)
-        self._list.show(len(self._offer.listed), self._at)
+        self.line_list.show(len(self._offer.listed), self._at)
         self._explain()
 
     def _draw(self, number: int, width: int) -> list[Part]:

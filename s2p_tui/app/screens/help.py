@@ -16,7 +16,7 @@ from s2p_tui.app.background import keymap_of
 from s2p_tui.app.keys import GROUPS, Key, Keymap, actions
 from s2p_tui.app.text import wrap
 from s2p_tui.app.theme import Symbols
-from s2p_tui.app.widgets.frame import Box, draw_plainly
+from s2p_tui.app.widgets.frame import Box, BoxKeys, draw_plainly
 
 _SHOWN = 26
 _SHOWN_BRIEFLY = 13
@@ -67,16 +67,13 @@ class _Table(Static):
         self.update(help_text(self._symbols, keymap_of(self), self.size.width))
 
 
-class Help(ModalScreen[None]):
+class Help(BoxKeys, ModalScreen[None]):
     """Scrollable; any of the usual keys closes it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,enter", "dismiss", show=False),
         Binding("question_mark", "dismiss", show=False, id="help"),
-        Binding("j", "scroll(1)", show=False),
-        Binding("k", "scroll(-1)", show=False),
-        Binding("space,ctrl+f", "scroll(10)", show=False),
-        Binding("ctrl+b", "scroll(-10)", show=False),
+        *BoxKeys.bindings(),
     ]
 
     def __init__(self, symbols: Symbols) -> None:
@@ -88,9 +85,10 @@ class Help(ModalScreen[None]):
         with Box(self._symbols, "Keys", "Esc closes", can_focus=True):
             yield _Table(self._symbols)
 
-    def action_scroll(self, lines: int) -> None:
-        """Scroll the table."""
-        self.query_one(Box).scroll_relative(y=lines, animate=False)
+    @property
+    def box(self) -> Box:
+        """What scrolls."""
+        return self.query_one(Box)
 
 
 _KEYS_SHOWN = 2

@@ -19,7 +19,7 @@ from s2p_tui.alignment.transform import describe, show
 from s2p_tui.app.background import in_thread
 from s2p_tui.app.text import many, size_in_words
 from s2p_tui.app.theme import Symbols
-from s2p_tui.app.widgets.frame import Box
+from s2p_tui.app.widgets.frame import Box, BoxKeys
 from s2p_tui.app.wording import AUTHORS
 from s2p_tui.errors import CancelledError, S2PError, printable
 
@@ -184,7 +184,7 @@ _POLLS_PER_SECOND = 10
 _MOST = 32
 
 
-class Look(ModalScreen[None]):
+class Look(BoxKeys, ModalScreen[None]):
     """Reads one tensor after the other in a thread; Esc stops that and closes.
 
     Args:
@@ -198,12 +198,7 @@ class Look(ModalScreen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,i,enter,ctrl+c", "dismiss(None)", show=False),
-        Binding("down,j", "scroll(1)", show=False),
-        Binding("up,k", "scroll(-1)", show=False),
-        Binding("pagedown,space,ctrl+f", "scroll(10)", show=False),
-        Binding("pageup,ctrl+b", "scroll(-10)", show=False),
-        Binding("home,g", "scroll(-100000)", show=False),
-        Binding("end,G", "scroll(100000)", show=False),
+        *BoxKeys.bindings(),
     ]
 
     def __init__(self, session: Session, index: int, symbols: Symbols) -> None:
@@ -237,9 +232,10 @@ class Look(ModalScreen[None]):
         if self.progress is not None:
             self.progress.cancel()
 
-    def action_scroll(self, lines: int) -> None:
-        """Scroll the text."""
-        self.query_one(Box).scroll_relative(y=lines, animate=False)
+    @property
+    def box(self) -> Box:
+        """What scrolls."""
+        return self.query_one(Box)
 
     @property
     def text(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rich.cells import cell_len
-from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
@@ -14,8 +13,8 @@ from s2p_tui.app import review, wording
 from s2p_tui.app.review import Reviewing
 from s2p_tui.app.text import clip, fit, many
 from s2p_tui.app.theme import BY_COLUMNS, BY_LINES, Symbols
-from s2p_tui.app.widgets.frame import framed, rule
-from s2p_tui.app.widgets.line_list import LineList
+from s2p_tui.app.widgets.frame import framed, keys_line, rule
+from s2p_tui.app.widgets.line_list import LineList, ListKeys
 from s2p_tui.app.widgets.lines import Lines, Part
 from s2p_tui.errors import printable
 from s2p_tui.proposals.proposal import Change, Confidence
@@ -159,7 +158,7 @@ _KEYS = (
 _DETAILS = 5
 
 
-class Review(ReviewScreen):
+class Review(ListKeys, ReviewScreen):
     """Shows a proposal and is dismissed with the places that were accepted, or None if none were.
 
     Changes nothing: whoever shows it makes the edit, `proposal.accepted(places)`.
@@ -189,14 +188,7 @@ class Review(ReviewScreen):
         Binding("L", "widen", show=False),
         Binding("n,tab", "hunk(1)", show=False),
         Binding("N,shift+tab", "hunk(-1)", show=False),
-        Binding("down,j", "go(1)", show=False),
-        Binding("up,k", "go(-1)", show=False),
-        Binding("pagedown,ctrl+f", "page(2)", show=False),
-        Binding("pageup,ctrl+b", "page(-2)", show=False),
-        Binding("ctrl+d", "page(1)", show=False),
-        Binding("ctrl+u", "page(-1)", show=False),
-        Binding("home,g", "end(0)", show=False),
-        Binding("end,G", "end(1)", show=False),
+        *ListKeys.bindings(),
     ]
 
     def __init__(
@@ -263,36 +255,31 @@ class Review(ReviewScreen):
 
     def action_hunk(self, step: Literal[1, -1]) -> None:
         """Go to the next or previous hunk."""
-        self._go(self.reviewing.next_hunk(step))
-
-    def action_go(self, step: int) -> None:
-        """Move the cursor by lines."""
-        self._go(self.reviewing.line_number + step)
-
-    def action_page(self, halves: int) -> None:
-        """Move the cursor by half pages."""
-        self._go(self.reviewing.line_number + halves * self._list.half_page)
-
-    def action_end(self, last: int) -> None:
-        """Go to the first line, or to the last."""
-        self._go(len(self.reviewing.lines) if last else 0)
-
-    @on(LineList.Pressed)
-    def pressed(self, event: LineList.Pressed) -> None:
-        """Go where the mouse was pressed."""
-        self._go(event.line)
+        self.go_to_line(self.reviewing.next_hunk(step))
 
     @property
-    def _list(self) -> LineList:
+    def line(self) -> int:
+        """The line that the cursor is on."""
+        return self.reviewing.line_number
+
+    @property
+    def line_count(self) -> int:
+        """The number of lines shown."""
+        return len(self.reviewing.lines)
+
+    @property
+    def line_list(self) -> LineList:
+        """The changes."""
         return self.query_one(LineList)
 
-    def _go(self, number: int) -> None:
-        self.reviewing.go(number)
-        self._list.go(self.reviewing.line_number)
+    def go_to_line(self, line: int) -> None:
+        """Move the cursor."""
+        self.reviewing.go(line)
+        self.line_list.go(self.reviewing.line_number)
         self._show()
 
     def _show_lines(self) -> None:
-        self._list.show(len(self.reviewing.lines), self.reviewing.line_number)
+        self.line_list.show(len(self.reviewing.lines), self.reviewing.line_number)
         self._show()
 
     def _show(self) -> None:
@@ -304,14 +291,15 @@ class Review(ReviewScreen):
         facts = [wording.many(reviewing.total, "row"), wording.many(len(proposal.hunks), "hunk")]
         top = rule(symbols, (title, *facts), symbols.corners[0] + symbols.corners[2], width)
         self.query_one("#top", Lines).set_line(0, (top, ""))
-        columns = self._draw.heading(self._list.scrollable_content_region.width)
+        columns = self._draw.heading(self.line_list.scrollable_content_region.width)
         self.query_one("#columns", Lines).set_line(0, (columns, "lines--muted"))
         self.query_one("#rule", Lines).set_line(
             0, (rule(symbols, ("details",), symbols.corners[3:5], width), "")
         )
         self._show_details()
         self._show_status()
-        self._show_keys()
+        keys = (*_KEYS[:2], ("L", "outer block"), *_KEYS[2:]) if self._can_widen else _KEYS
+        self.query_one("#bottom", Lines).set_line(0, *keys_line(symbols, keys, width))
 
     def _show_details(self) -> None:
         details = self.query_one("#change", Lines)
@@ -338,16 +326,3 @@ class Review(ReviewScreen):
         line = self._symbols.plain(f" {said}")
         parts = wording.left_and_right(line, style, counts, room, self._symbols.ellipsis)
         status.set_line(0, *parts)
-
-    def _show_keys(self) -> None:
-        symbols, width = self._symbols, self.size.width
-        parts: list[Part] = [(f"{symbols.corners[5]} ", "")]
-        used = 3
-        keys = (*_KEYS[:2], ("L", "outer block"), *_KEYS[2:]) if self._can_widen else _KEYS
-        for key, does in keys:
-            if used + len(key) + len(does) + 3 > width - 1:
-                break
-            parts += [(key, "lines--strong"), (f" {does}  ", "lines--muted")]
-            used += len(key) + len(does) + 3
-        parts.append((symbols.across * max(0, width - used) + symbols.corners[6], ""))
-        self.query_one("#bottom", Lines).set_line(0, *parts)

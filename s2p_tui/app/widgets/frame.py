@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
 from rich.cells import cell_len
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.scrollbar import ScrollBarRender
 from textual.widget import Widget
 
+from s2p_tui.app.keys import navigation
 from s2p_tui.app.text import clip, shorten
 from s2p_tui.app.theme import Symbols
-from s2p_tui.app.widgets.lines import Lines
+from s2p_tui.app.widgets.lines import Lines, Part
 from s2p_tui.errors import printable
 
 Title = tuple[str, ...]
@@ -53,6 +56,28 @@ def _titled(symbols: Symbols, title: Title, width: int) -> str:
     return f" {words} " + symbols.across * (width - 2 - cell_len(words))
 
 
+def keys_line(
+    symbols: Symbols, keys: Iterable[tuple[str, str]], width: int, end: str = ""
+) -> list[Part]:
+    """Return the frame's bottom line with as many keys as there is room for before its end.
+
+    Args:
+        symbols: The symbols to draw with.
+        keys: Keys and what they do, the most useful first.
+        width: Cells of the line.
+        end: Text at its right end.
+    """
+    parts: list[Part] = [(f"{symbols.corners[5]} ", "")]
+    used = 3 + len(end)
+    for key, does in keys:
+        if used + len(key) + len(does) + 3 > width - 1:
+            break
+        parts += [(key, "lines--strong"), (f" {does}  ", "lines--muted")]
+        used += len(key) + len(does) + 3
+    across = symbols.across * max(0, width - used)
+    return [*parts, (f"{across}{end}{symbols.corners[6]}", "")]
+
+
 def framed(listed: Iterable[Widget], about: Iterable[Widget]) -> ComposeResult:
     """The frame from top to bottom, as on the main screen.
 
@@ -70,6 +95,7 @@ def framed(listed: Iterable[Widget], about: Iterable[Widget]) -> ComposeResult:
 
 
 _CORNERS = 6
+_HALF_PAGE = 5
 
 
 class _PlainBar(ScrollBarRender):
@@ -84,6 +110,33 @@ def draw_plainly(widget: Widget, symbols: Symbols) -> None:
         # Textual has it as a constant of the class and reads it of the bar.
         untyped: Any = widget.vertical_scrollbar
         untyped.renderer = _PlainBar
+
+
+class BoxKeys:
+    """Mixed into a screen with one `Box`: the keys of the main list scroll it."""
+
+    @property
+    @abstractmethod
+    def box(self) -> Box:
+        """What scrolls."""
+
+    @staticmethod
+    def bindings() -> list[BindingType]:
+        """Return the keys of the main list; the space bar pages too, as nothing is marked here."""
+        keys = [*navigation(), ("space", "page(2)")]
+        return [Binding(key, does, show=False) for key, does in keys]
+
+    def action_go(self, lines: int) -> None:
+        self.box.scroll_relative(y=lines, animate=False)
+
+    def action_page(self, halves: int) -> None:
+        self.action_go(halves * _HALF_PAGE)
+
+    def action_first(self) -> None:
+        self.box.scroll_home(animate=False)
+
+    def action_last(self) -> None:
+        self.box.scroll_end(animate=False)
 
 
 class Box(VerticalScroll):

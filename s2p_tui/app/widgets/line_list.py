@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
+from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from s2p_tui.app.keys import navigation
 from s2p_tui.app.text import clip
 from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import draw_plainly
@@ -20,6 +23,49 @@ from s2p_tui.app.widgets.lines import Part
 
 Draw = Callable[[int, int], Sequence[Part]]
 """Gives a line's parts, from its number and the cells there are for it."""
+
+
+class ListKeys:
+    """Mixed into a screen with one `LineList`: actions of the keys that go through it."""
+
+    @staticmethod
+    def bindings(*, typing: bool = False) -> list[BindingType]:
+        """Return the keys of the main list, without letters where those are typed."""
+        return [Binding(keys, does, show=False) for keys, does in navigation(typing=typing)]
+
+    @property
+    @abstractmethod
+    def line(self) -> int:
+        """The line that the cursor is on."""
+
+    @property
+    @abstractmethod
+    def line_count(self) -> int:
+        """The number of lines."""
+
+    @property
+    @abstractmethod
+    def line_list(self) -> LineList:
+        """The list."""
+
+    @abstractmethod
+    def go_to_line(self, line: int) -> None:
+        """Move the cursor, within the lines."""
+
+    def action_go(self, step: int) -> None:
+        self.go_to_line(self.line + step)
+
+    def action_page(self, halves: int) -> None:
+        self.go_to_line(self.line + halves * self.line_list.half_page)
+
+    def action_first(self) -> None:
+        self.go_to_line(0)
+
+    def action_last(self) -> None:
+        self.go_to_line(self.line_count - 1)
+
+    def on_line_list_pressed(self, event: LineList.Pressed) -> None:
+        self.go_to_line(event.line)
 
 
 class LineList(ScrollView, can_focus=False):

@@ -9,7 +9,7 @@ from s2p_tui.app.background import keymap_of
 from s2p_tui.app.cursor import Cursor
 from s2p_tui.app.text import wrap
 from s2p_tui.app.theme import Symbols
-from s2p_tui.app.widgets.frame import rule, top_line
+from s2p_tui.app.widgets.frame import keys_line, rule, top_line
 from s2p_tui.app.widgets.lines import Lines, Part
 
 if TYPE_CHECKING:
@@ -93,11 +93,5 @@ class Hints(Lines):
         """Name as many keys as there is room for beside the cursor's location."""
         width, plain = self.size.width, symbols.is_ascii
         end = f" {location} {symbols.across}" if location else ""
-        room = width - 4 - len(end)
-        parts: list[Part] = [(f"{symbols.corners[5]} ", "")]
-        used = 3 + len(end)
-        for key, does in keymap_of(self).hints(cursor.mode, room, ascii_only=plain):
-            parts += [(key, "lines--strong"), (f" {does}  ", "lines--muted")]
-            used += len(key) + len(does) + 3
-        parts.append((symbols.across * max(0, width - used) + end + symbols.corners[6], ""))
-        self.set_line(0, *parts)
+        hints = keymap_of(self).hints(cursor.mode, ascii_only=plain)
+        self.set_line(0, *keys_line(symbols, hints, width, end))
