@@ -13,10 +13,8 @@ from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.widgets.line_list import LineList
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, linears, reordered
-from tests.app.test_drawing import hostile
-from tests.app.test_keys import bench, keys, status
-from tests.app.test_matching import BY_NAME, BY_ORDER
-from tests.app.test_transform import fused, session_of
+from tests.app.pairs import BY_NAME, BY_ORDER, fused, hostile, session_of
+from tests.app.reading import bench, keys, status
 
 
 def listed(pilot: Pilot[object]) -> list[str]:

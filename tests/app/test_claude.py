@@ -21,7 +21,7 @@ from s2p_tui.app.widgets.lines import Lines
 from s2p_tui.proposals.claude import account
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, make_session, reordered, until
-from tests.app.test_keys import keys, status
+from tests.app.reading import keys, status
 from tests.helpers.claude_server import KEY, Script, connect, hangs, rows, says, serving
 from tests.helpers.unlike import RIGHT, RIGHT_KEYS, unlike
 from tests.proposals.claude.test_failures import LINES

@@ -21,7 +21,7 @@ from s2p_tui.errors import OutputError
 from s2p_tui.formats.skeleton_file import open_target
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, fitting, linears, until
-from tests.app.test_keys import status
+from tests.app.reading import status
 from tests.helpers.sessions import checkpoint_of
 
 

@@ -7,36 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from s2p_tui.alignment.skeleton import Leaf
-from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.app.text import clip, fit, shorten
 from s2p_tui.app.theme import ASCII, UNICODE, Symbols
 from s2p_tui.app.widgets.frame import rule, top_line
 from s2p_tui.app.widgets.lines import Lines
 from s2p_tui.app.widgets.row_line import lay_out_columns
 from s2p_tui.errors import printable
-from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, fitting, linears, make_session
-
-HOSTILE = [
-    "esc\x1b[31mred",
-    "new\nline\ttab",
-    "[bold]markup[/]",
-    "日本語の鍵" * 9 + ".weight",
-    "e\u0301" * 50,
-    "right\u202eto left",
-    "\x9b31m c1",
-    "lone \ud800 surrogate",
-    "x" * 500 + ".tail",
-    "",
-]
-
-
-def hostile() -> Session:
-    return make_session(
-        (Entry(name, (3,), "float32") for name in HOSTILE),
-        (Leaf(f".{name}", (3,), "float32", owner=name) for name in HOSTILE),
-    )
+from tests.app.conftest import Opened, fitting, linears
+from tests.app.pairs import HOSTILE, hostile
 
 
 def test_inert_spells_out_what_steers_a_terminal() -> None:

@@ -18,7 +18,7 @@ from s2p_tui.app.widgets.lines import Lines
 from s2p_tui.app.widgets.overview import Overview
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, fitting, make_session, until
-from tests.app.test_keys import keys, status
+from tests.app.reading import keys, status
 
 LAYERS, EXPERTS = 10, 12
 

@@ -12,30 +12,10 @@ from s2p_tui.alignment.fit import Fit
 from s2p_tui.alignment.transform import Constant
 from s2p_tui.app.keys import GROUPS
 from s2p_tui.app.screens.help import Help, help_text
-from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.theme import UNICODE
 from s2p_tui.app.widgets.lines import Lines
 from tests.app.conftest import Opened, fitting, linears, make_session
-
-
-def keys(workspace: Workspace) -> list[str]:
-    """The key in each row, `-` for an empty row, `.` for a gap or a constant."""
-    return [
-        row.keys[0] if row.keys else "." if row.stays else "-"
-        for row in workspace.session.alignment.rows
-    ]
-
-
-def bench(workspace: Workspace) -> tuple[str, ...]:
-    return workspace.session.alignment.bench
-
-
-def status(workspace: Workspace) -> str:
-    return workspace.query_one("#status", Lines).texts[0].strip()
-
-
-def footer(workspace: Workspace) -> str:
-    return workspace.query_one("#bottom", Lines).texts[0]
+from tests.app.reading import bench, footer, keys, status
 
 
 async def test_starts_on_the_first_row_that_blocks(opened: Opened) -> None:

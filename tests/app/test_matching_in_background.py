@@ -13,7 +13,7 @@ from s2p_tui.app.screens.main import Workspace
 from s2p_tui.session import session as session_module
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, reordered, until
-from tests.app.test_keys import keys, status
+from tests.app.reading import keys, status
 
 
 @pytest.fixture

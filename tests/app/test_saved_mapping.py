@@ -12,8 +12,7 @@ from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.screens.questions import GoOn
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, fitting, in_turn, linears, make_app, until
-from tests.app.test_keys import keys, status
-from tests.app.test_resume import in_workspace, said
+from tests.app.reading import in_workspace, keys, said, status
 
 _FIRST = ["a", "b", "c", "d", ".", "e"]
 _SAVED = ["b", "a", "c", "d", ".", "e"]
