@@ -1,4 +1,4 @@
-"""The app itself. Imports Textual only: everything heavy waits until the first frame is drawn."""
+"""The app class. Imports Textual only: the rest is loaded after the first frame is drawn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Required, TypedDict, Unpack
 
 from textual import work
 from textual.await_complete import AwaitComplete
@@ -50,29 +50,52 @@ DEFAULT_CHUNK = 64 << 20
 _AFTER_THE_FIRST_FRAME = ("s2p_tui.app.resume", "s2p_tui.app.screens.main")
 
 
+class AppOptions(TypedDict, total=False):
+    """Options of the app.
+
+    Attributes:
+        model_label: Name of the checkpoint while it is being read.
+        skeleton_label: Name of the skeleton.
+        output: The file proposed for the conversion.
+        dtype: The dtype proposed for it; None for the skeleton's.
+        mapping: Where mappings are saved; None for beside the output.
+        has_mapping: True if the session is opened with the mapping that is there already.
+        chunk_bytes: Approximate memory limit of a conversion.
+        jobs: Threads that share a conversion; None for two, or one on a single core.
+        ascii_only: Use ASCII symbols only; None for the default.
+        resume: What to do with edits that an earlier session on the same pair left.
+        keymap: The keys of every action.
+        theme: Name of one of Textual's themes; None for what suits the terminal.
+        ending: Ends the program by a signal.
+        tour: Makes it a guided run.
+    """
+
+    model_label: Required[str]
+    skeleton_label: Required[str]
+    output: Required[Path]
+    dtype: str | None
+    mapping: Path | None
+    has_mapping: bool
+    chunk_bytes: int
+    jobs: int | None
+    ascii_only: bool | None
+    resume: Resume
+    keymap: Keymap | None
+    theme: str | None
+    ending: Ending | None
+    tour: Tour | None
+
+
 class S2PApp(ConvertedApp):
     """Opens a session and shows it. `run()` returns the last conversion, or None.
 
     Args:
-        open_session: Opens both ends, slowly; takes the dotted place of the state dict, or None.
-        model_label: What to call the checkpoint while it is being read.
-        skeleton_label: What to call the skeleton.
-        output: The file proposed for the conversion.
-        dtype: The dtype proposed for it; None for the skeleton's.
-        mapping: Where mappings are saved; None for beside the output.
-        has_mapping: Whether the session is opened with what is there already.
-        chunk_bytes: Memory a conversion stays within, about.
-        jobs: Threads that share a conversion; None for two, or one on a single core.
-        ascii_only: Use no signs beyond ASCII.
-        resume: What to do with edits that an earlier session on the same pair left.
-        keymap: The keys of every action.
-        theme: Name of one of Textual's themes; None for what suits the terminal.
-        ending: How the program ends by a signal.
-        tour: Makes it a guided run.
+        open_session: Opens both ends, slowly; takes the state dict's dotted key, or None.
+        options: See `AppOptions`.
 
     Attributes:
         keymap: The keys of every action.
-        farewell: What to say once the terminal is the shell's again; maybe empty.
+        farewell: What to say once the terminal is the shell's again; possibly empty.
         fatal: Why nothing could be opened; the app has ended then, with the error's exit code.
     """
 
@@ -85,48 +108,28 @@ class S2PApp(ConvertedApp):
     ]
 
     def __init__(
-        self,
-        open_session: Callable[[str | None], Session],
-        *,
-        model_label: str,
-        skeleton_label: str,
-        output: Path,
-        dtype: str | None = None,
-        mapping: Path | None = None,
-        has_mapping: bool = False,
-        chunk_bytes: int = DEFAULT_CHUNK,
-        jobs: int | None = None,
-        ascii_only: bool = False,
-        resume: Resume = "ask",
-        keymap: Keymap | None = None,
-        theme: str | None = None,
-        ending: Ending | None = None,
-        tour: Tour | None = None,
+        self, open_session: Callable[[str | None], Session], **options: Unpack[AppOptions]
     ) -> None:
         # Textual would draw in shades of grey, which are colours to a terminal too.
         is_colourless = "NO_COLOR" in os.environ
         super().__init__(ansi_color=True if is_colourless else None)
         self.animation_level = "none"
-        self.keymap = keymap or Keymap()
+        self.keymap = options.get("keymap") or Keymap()
         self.set_keymap(self.keymap.for_textual)
+        theme = options.get("theme")
         if is_colourless or theme is not None:
             self.theme = OWN_COLOURS if is_colourless or theme is None else theme
-        self._ending = ending or Ending()
+        self._ending = options.get("ending") or Ending()
         self.fatal: S2PError | None = None
         self.farewell = ""
-        self._tour = tour
         self._open_session = open_session
-        self._labels = model_label, skeleton_label
-        self._order = Order(output, dtype)
-        self._mapping = mapping
-        self._has_mapping = has_mapping
-        self._chunk_bytes = chunk_bytes
-        self._jobs = jobs
-        self._symbols = ASCII if ascii_only else UNICODE
-        self._resume: Resume = resume
+        self._options = options
+        self._symbols = ASCII if options.get("ascii_only") else UNICODE
+        self._resume: Resume = options.get("resume", "ask")
+        self._mapping = options.get("mapping")
         self._journalled = Journalled(None)
         self._workspace: Workspace | None = None
-        self.set_class(ascii_only, "-ascii")
+        self.set_class(self._symbols.is_ascii, "-ascii")
 
     def get_driver_class(self) -> type[Driver]:
         """The driver of this platform, which sends no more than what has changed."""
@@ -138,11 +141,10 @@ class S2PApp(ConvertedApp):
             self._driver.forget()
 
     def get_default_screen(self) -> Reading:
-        """The first frame."""
-        return Reading(self._symbols, *self._labels)
+        """The first frame: which files are being read."""
+        return Reading(self._symbols, self._options["model_label"], self._options["skeleton_label"])
 
     def on_load(self) -> None:
-        """Be told of signals, before the terminal is changed."""
         loop = asyncio.get_running_loop()
 
         def told(number: int) -> None:
@@ -153,18 +155,15 @@ class S2PApp(ConvertedApp):
         self._ending.watch(told, self._clear_up)
 
     def on_mount(self) -> None:
-        """Start reading."""
         self.call_after_refresh(self._open)
 
     def on_unmount(self) -> None:
-        """Bring the journal to the disk and give the signals back."""
         if self._journalled.journal is not None:
             self._journalled.journal.close()
         gc.unfreeze()
         self._ending.release()
 
     def on_descendant_focus(self, event: DescendantFocus) -> None:
-        """Blinking would keep a slow line busy."""
         if isinstance(event.widget, Input):
             event.widget.cursor_blink = False
 
@@ -200,7 +199,7 @@ class S2PApp(ConvertedApp):
             self._leave()
 
     def action_interrupt(self) -> None:
-        """What ctrl+c does: leaves what is open, and asks to quit where nothing is."""
+        """Close what is open, like Esc; ask to quit if nothing is."""
         screen = self.screen
         if isinstance(screen, ConfirmQuit):
             screen.action_again()
@@ -210,7 +209,6 @@ class S2PApp(ConvertedApp):
             self.action_ask_quit()
 
     def action_palette(self) -> None:
-        """Show every action of the workspace, by name."""
         workspace = self._workspace
 
         async def chosen(action: str | None) -> None:
@@ -226,7 +224,7 @@ class S2PApp(ConvertedApp):
 
     @property
     def _is_something_open(self) -> bool:
-        """Whether a screen lies over the workspace, or is asked before there is one."""
+        """True if a screen lies over the workspace, or a question comes before it."""
         return not (self.screen is self._workspace or isinstance(self.screen, Reading))
 
     @property
@@ -258,7 +256,7 @@ class S2PApp(ConvertedApp):
                 session = await in_thread(lambda key=key: self._opened(key))
             except AmbiguousStateDictError as error:
                 key = await self.push_screen_wait(
-                    WhichStateDict(self._symbols, self._labels[0], error.choices)
+                    WhichStateDict(self._symbols, self._options["model_label"], error.choices)
                 )
                 if key is None:
                     self._fail(error)
@@ -305,14 +303,14 @@ class S2PApp(ConvertedApp):
         saved = session.alignment if is_saved else opened_with
         self._workspace = Workspace(
             session,
-            self._order,
+            Order(self._options["output"], self._options.get("dtype")),
             self._journalled,
             saved=saved,
             symbols=self._symbols,
             mapping=self._mapping,
-            chunk_bytes=self._chunk_bytes,
-            tour=self._tour,
-            jobs=self._jobs,
+            chunk_bytes=self._options.get("chunk_bytes", DEFAULT_CHUNK),
+            tour=self._options.get("tour"),
+            jobs=self._options.get("jobs"),
         )
         await self.push_screen(self._workspace)
 
@@ -322,8 +320,10 @@ class S2PApp(ConvertedApp):
         if path is None:
             if self._resume == "afresh":
                 return None
-            return await in_thread(lambda: offered(session, default_mapping(self._order.output)))
-        return taken(session, path) if self._has_mapping else missing(path)
+            return await in_thread(
+                lambda: offered(session, default_mapping(self._options["output"]))
+            )
+        return taken(session, path) if self._options.get("has_mapping") else missing(path)
 
     def _fail(self, error: S2PError) -> None:
         self.fatal = error

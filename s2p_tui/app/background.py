@@ -1,4 +1,4 @@
-"""Slow work beside the event loop."""
+"""Slow work in threads, and typed access to the running app."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The user's configuration file: keys, and what the options would say each time."""
+"""The user's configuration file: keys, and defaults for the command line's options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAME = re.compile(r"""\s*["']?([\w.-]+)["']?\s*=""")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the file says.
+    """The settings in the file.
 
     Attributes:
         ascii: Whether to use ASCII characters only; None where the terminal's locale says.
@@ -38,7 +38,7 @@ class Settings:
 
 
 def settings_file() -> Path:
-    """Where the file is, there or not."""
+    """Return the file's path, existing or not."""
     return user_config_path("s2p-tui", appauthor=False) / "config.toml"
 
 
@@ -76,7 +76,7 @@ def load_settings(path: Path) -> Settings:
 
 
 def as_text(keymap: Keymap) -> Iterator[str]:
-    """A configuration file that binds every action as it is bound, line by line."""
+    """Yield the lines of a configuration file with every action's present keys."""
     yield "[keys]"
     width = max(len(key.id) for key in actions())
     for key in actions():
@@ -205,7 +205,7 @@ def _lines_of(text: str) -> dict[tuple[str, str], int]:
 
 
 def locale_is_ascii(environ: Mapping[str, str] | None = None) -> bool:
-    """Whether the locale names a character set other than UTF-8.
+    """Return True if the locale names a character set other than UTF-8.
 
     One that names none is taken for UTF-8: containers and `ssh` to them leave it unset, and no
     terminal of today is anything else.

@@ -1,4 +1,4 @@
-"""Where the user is and what they hold: cursor, marks, the picked-up entry, typed digits, find."""
+"""The cursor, the marks, the picked-up entry, the typed digits and the search."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Cursor:
 
     @property
     def is_block(self) -> bool:
-        """Whether a folded block is under the cursor, not a single leaf or entry."""
+        """True if a folded block is under the cursor, not a single leaf or entry."""
         return len(self.here) > 1
 
     def line_at(self, index: int) -> range:
@@ -67,7 +67,7 @@ class Cursor:
 
     @property
     def mode(self) -> Mode:
-        """What the next key means."""
+        """The mode that decides which hints are shown."""
         if self.picked is not None:
             return "picked"
         if self.anchor is not None:
@@ -84,15 +84,15 @@ class Cursor:
         return sorted(self.marks.union(self._range()))
 
     def is_match(self, index: int) -> bool:
-        """Whether the search found the row."""
+        """Return True if the search found the row."""
         return self.matches_in(range(index, index + 1))
 
     def matches_in(self, span: range) -> bool:
-        """Whether the search found one of these rows."""
+        """Return True if the search found one of these rows."""
         return bisect_left(self.matches, span.start) < bisect_left(self.matches, span.stop)
 
     def marks_in(self, span: range) -> bool:
-        """Whether one of these rows is marked, or would be if the range ended here."""
+        """Return True if one of these rows is marked, or would be if the range ended here."""
         ranged, marks = self._range(), self.marks
         if ranged.start < span.stop and span.start < ranged.stop:
             return True
@@ -124,7 +124,6 @@ class Cursor:
             self.marks.update(here)
 
     def pick_up(self) -> None:
-        """Take what is under the cursor in hand."""
         here = self.here
         self.picked, self.picked_rows = here.start, len(here)
 
@@ -148,7 +147,6 @@ class Cursor:
         self.anchor = None
 
     def mark_only(self, indices: set[int]) -> None:
-        """Replace all marks."""
         self.anchor, self.marks = None, indices
 
     def next_match(self, step: Literal[1, -1]) -> int | None:

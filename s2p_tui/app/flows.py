@@ -79,7 +79,7 @@ def _failed(workspace: Workspace, found: object) -> bool:
 async def review(
     workspace: Workspace, reviewing: Reviewing, none: str, *, can_widen: bool = False
 ) -> bool:
-    """Have a proposal reviewed, and make what is accepted of it one edit.
+    """Let the user review a proposal; apply the accepted part as one edit.
 
     Args:
         workspace: The main screen.

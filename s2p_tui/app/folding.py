@@ -1,4 +1,4 @@
-"""Which rows are shown as one line: from lines to indices and back.
+"""Folded blocks: the rows that each line of the list shows, and the line of each row.
 
 Positions are a session's: rows, then benched entries. Every line shows a range of them, and the
 lines in their order show all.
@@ -66,7 +66,6 @@ class _List:
     inner: list[Fold] = field(default_factory=lambda: list[Fold]())
 
     def next_block(self, row: int, number: str, path: str) -> None:
-        """Begin another block."""
         self.end_block(row)
         self.last, self.block_start, self.block_path = number, row, path
         self.blocks += 1
@@ -79,7 +78,7 @@ class _List:
             self.done.append(fold)
 
     def folds(self, row: int) -> Iterable[Fold]:
-        """What of it can be folded, once it has ended."""
+        """Return the folds of the list, once it has ended."""
         self.end_block(row)
         if self.blocks == 1:
             return (fold for block in self.done for fold in block.inner)
@@ -156,7 +155,7 @@ class Folding:
 
     @property
     def lines(self) -> int:
-        """How many lines there are."""
+        """The number of lines."""
         return self._before[-1] + (1 if self._bench_is_shut else self._bench)
 
     @property
@@ -164,7 +163,7 @@ class Folding:
         return self._bench_shut and self._bench > 1
 
     def set_bench(self, count: int) -> None:
-        """Be told how many entries are on the bench."""
+        """Set the number of benched entries."""
         self._bench = count
 
     def span(self, index: int) -> range:
@@ -203,7 +202,7 @@ class Folding:
         return index
 
     def spans(self, line: int, count: int) -> Iterator[range]:
-        """What a number of lines show, from one on."""
+        """Yield the indices that each of some lines shows."""
         stop = min(self.lines, line + count)
         if line >= stop:
             return

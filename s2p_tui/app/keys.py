@@ -34,14 +34,14 @@ class Key:
 
     @property
     def id(self) -> str:
-        """What the configuration file calls the action."""
+        """The action's name in the configuration file."""
         if self.name:
             return self.name
         return re.sub(r"\W+", "_", self.action.rpartition(".")[2]).strip("_")
 
     @property
     def words(self) -> str:
-        """What the action does, for a list of single actions."""
+        """The action's description in a list of single actions."""
         return self.title or self.does or self.id.replace("_", " ")
 
 
@@ -322,7 +322,7 @@ _NEVER_PRESSED = "unbound"
 
 @dataclass(frozen=True)
 class Keymap:
-    """The keys of every action.
+    """The keys of every action, with the user's changes.
 
     Attributes:
         moved: Keys of the actions that have others than they are shipped with, by the actions'
@@ -337,7 +337,7 @@ class Keymap:
 
     @property
     def for_textual(self) -> dict[str, str]:
-        """What Textual is told: a string of keys for each action that has others."""
+        """The keymap in Textual's form: a string of keys for each changed action."""
         return {name: ",".join(keys) or _NEVER_PRESSED for name, keys in self.moved.items()}
 
     def conflicts(self) -> dict[str, list[str]]:

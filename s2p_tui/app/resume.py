@@ -1,4 +1,4 @@
-"""A session's journal between opening and the first key: going on, or starting afresh."""
+"""The session's journal at the start: resuming it, or starting over."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Resume = Literal["ask", "go on", "afresh"]
 
 @dataclass(frozen=True, slots=True)
 class Journalled:
-    """What came of it.
+    """The result of opening and beginning a journal.
 
     Attributes:
         journal: Where the session is journalled; None if nowhere.
@@ -37,12 +37,12 @@ class Journalled:
 
     @property
     def keeps(self) -> bool:
-        """Whether the next session on the pair could go on with every edit."""
+        """True if the next session on the pair could resume with every edit."""
         return self.journal is not None and not self.journal.trouble
 
 
 async def open_journal(session: Session) -> Journalled:
-    """The session's journal, or why there is none."""
+    """Open the session's journal, or note why there is none."""
 
     def opened() -> Journal:
         from s2p_tui.session.journal import Journal
@@ -64,7 +64,7 @@ async def begin(
     symbols: Symbols,
     ask: Callable[[GoOn], Awaitable[ResumeAnswer]],
 ) -> Journalled | None:
-    """Go on with a journal, start from a mapping file or afresh, as the user has it; None to quit.
+    """Resume a journal, start from a mapping file or start over; return None to quit.
 
     Args:
         session: The session; it gets the alignment that was chosen and its steps are journalled.
@@ -120,7 +120,7 @@ def _says_alike(found: Replayed, offered: Offered) -> bool:
 def _answered(
     resume: Resume, found: Replayed | None, offered: Offered | None
 ) -> ResumeAnswer | None:
-    """What needs no question; None for what does."""
+    """Return the answer that needs no question; None if one is needed."""
     if resume != "ask":
         return resume
     if offered is None or not offered.is_taken:

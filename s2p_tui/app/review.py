@@ -1,4 +1,4 @@
-"""Where the user is in a proposal: what is accepted, what is shown, and where the cursor is."""
+"""The state of a review: the accepted changes, the shown lines and the cursor."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Reviewing:
 
     @cached_property
     def total(self) -> int:
-        """How many changes there are."""
+        """The number of changes."""
         return sum(len(hunk.changes) for hunk in self.proposal.hunks)
 
     @property
@@ -68,15 +68,13 @@ class Reviewing:
         return self.lines[self.line_number] if self.lines else ReviewLine()
 
     def hunk(self, number: int) -> Hunk:
-        """The hunk of that number."""
         return self.proposal.hunks[number]
 
     def taken(self, number: int) -> tuple[int, int]:
-        """How many changes of a hunk are accepted, and how many it has."""
+        """Return the numbers of accepted changes and of all changes of a hunk."""
         return self._taken[number], len(self.hunk(number).changes)
 
     def go(self, number: int) -> None:
-        """Move, within the lines."""
         self.line_number = max(0, min(number, len(self.lines) - 1))
 
     def next_hunk(self, step: Literal[1, -1]) -> int:
@@ -156,7 +154,7 @@ _MOST_LINES = 3
 
 
 def taken_in_words(row: Row, symbols: Symbols) -> tuple[str, str]:
-    """What a row takes: a name, and what is done to it."""
+    """Return the row's source in words: the entry's name, and its transform."""
     if row.source is None:
         return (GAP if row.gap else symbols.nothing), ""
     words = symbols.plain(describe(row.source))
@@ -169,7 +167,7 @@ def taken_in_words(row: Row, symbols: Symbols) -> tuple[str, str]:
 
 
 def verdict_of(session: Session, change: Change) -> Verdict:
-    """How good the row would be."""
+    """Return the verdict on the changed row."""
     return weigh(
         change.place,
         change.new,
@@ -221,7 +219,7 @@ def _row(session: Session, row: Row, verdict: Verdict | None, symbols: Symbols) 
 
 
 def consequences(session: Session, reviewing: Reviewing) -> str:
-    """What becomes of rows and entries that are not among the accepted ones; empty if nothing."""
+    """Return the effects on rows and entries outside the accepted part; empty if none."""
     outcome = reviewing.outcome
     parts: list[str] = []
     if outcome.emptied:
@@ -242,6 +240,6 @@ def _named(names: Collection[str], count: int, word: str, plural: str = "") -> s
 
 
 def summary(reviewing: Reviewing) -> str:
-    """How much is accepted, and what is shown: `3 of 12 accepted`."""
+    """Return the counts: `3 of 12 accepted`."""
     shown = f", only {reviewing.only} shown" if reviewing.only is not None else ""
     return f"{len(reviewing.outcome.accepted):,} of {reviewing.total:,} accepted{shown}"

@@ -24,7 +24,7 @@ def shorten(text: str, width: int, *, ellipsis: str = "…") -> str:
 
 
 def _before_the_cut(text: str, room: int) -> int:
-    """How many characters to keep before the cut: a third, or where fewest digits are lost."""
+    """Return how many characters to keep before the cut: a third, or so that digits stay."""
     lost, usual = len(text) - room, room // 3
     digits = [0, *accumulate(map(str.isdigit, text))]
     return min(

@@ -1,4 +1,4 @@
-"""Signs on the screen. Every state has its own shape: colour is never the only difference."""
+"""Symbols, colours and breakpoints. Each state has a symbol of its own as well as a colour."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from s2p_tui.errors import printable
 
 @dataclass(frozen=True)
 class Symbols:
-    """One set of signs, each one cell wide, the ellipsis aside.
+    """One set of symbols, each one cell wide except the ellipsis.
 
     Attributes:
         fits: A sign for each fit.
@@ -45,11 +45,11 @@ class Symbols:
 
     @property
     def is_ascii(self) -> bool:
-        """Whether nothing beyond ASCII may be shown."""
+        """True if nothing beyond ASCII may be shown."""
         return self.dot.isascii()
 
     def plain(self, text: str) -> str:
-        """Words of this program's own in this set of signs; names in them beyond it spelled out."""
+        """Return this program's own words in these symbols; names beyond ASCII are spelled out."""
         if not self.is_ascii:
             return text
         own = {ord("×"): "x", ord("·"): "-", ord("…"): "..", ord("→"): ">"}

@@ -1,4 +1,4 @@
-"""What the screen says about a session, as plain text."""
+"""Text about a session: titles, details, counts and messages."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def location(session: Session, index: int) -> str:
 
 
 def situation(session: Session) -> str:
-    """Whether it can be converted, in a sentence."""
+    """Return a sentence on whether the session can be converted."""
     if session.awaits_evidence:
         return "Matching by names and structure …"
     if not session.blocking:
@@ -143,7 +143,7 @@ def situation(session: Session) -> str:
 
 
 def blocked(session: Session, index: int) -> str:
-    """Why the row at an index stands in the way, and how many others do."""
+    """Return why a row blocks the conversion, and how many others do."""
     verdict = session.verdict(index)
     why = verdict.why if verdict is not None else ""
     others = session.blocking - 1
@@ -154,7 +154,7 @@ def blocked(session: Session, index: int) -> str:
 
 
 def after_edit(before: Alignment, after: Alignment, changed: range, said: str) -> str:
-    """What was done, and which entries other rows still share have lost a part by it."""
+    """Return the message, with the shared entries of which a part is unused now."""
     dropped = parts_dropped(before.rows, after.rows, changed, after.bench)
     if not dropped:
         return said
@@ -162,7 +162,7 @@ def after_edit(before: Alignment, after: Alignment, changed: range, said: str) -
 
 
 def in_hand(session: Session, cursor: Cursor) -> str:
-    """What is picked up, being marked, searched for or typed; empty if nothing is."""
+    """Return what is picked up, marked, searched for or typed; empty if nothing is."""
     typed = f" to row {cursor.typed}" if cursor.typed else ""
     if cursor.picked is not None:
         return f"Picked up {printable(name_at(session, cursor.picked))}{typed}"
@@ -273,7 +273,7 @@ def rows_in_words(fold: Fold) -> str:
 
 
 def entries(session: Session, span: range, symbols: Symbols) -> str:
-    """What the entries' keys have in common: `layers.3`, `layers.0 … 60`; empty without any."""
+    """Return the common part of the entries' keys: `layers.3`, `layers.0 … 60`; possibly empty."""
     first = _first_key(session, span)
     last = _first_key(session, reversed(span))
     if not first or not last:

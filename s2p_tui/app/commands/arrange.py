@@ -1,4 +1,4 @@
-"""What a key amounts to: an edit and where the cursor goes, or the reason why not."""
+"""The edit and the cursor movement that a key asks for, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def landed_block(cursor: Cursor, edit: Edit, indices: Sequence[int], said: str =
 
 
 def block_after(rows: Rows, start: int, stop: int, step: Step, steps: int = 1) -> tuple[int, ...]:
-    """Where a block lands when it is moved; `EDGE` if there is no room, () if it cannot."""
+    """Return the rows a moved block lands on; `EDGE` if there is no room, () if it cannot move."""
     block = list(rows.unfixed(range(start, stop)))
     if not block:
         return ()
@@ -185,7 +185,7 @@ def toggle_gap(session: Session, cursor: Cursor) -> Move:
 
 
 def _flowed(way: str, gaps: int) -> Said:
-    """How far the entries below flowed, and which fell to the bench or came from it."""
+    """Return a message: how many entries moved, and which went to the bench."""
 
     def said(before: Alignment, after: Alignment, changed: range) -> str:
         # Between two gaps there may be rows that nothing flowed through.
@@ -249,7 +249,7 @@ def toggle_trust(session: Session, cursor: Cursor) -> Move:
 
 
 def pick_up(session: Session, cursor: Cursor) -> None:
-    """Take the entry under the cursor in hand."""
+    """Pick up the entry or the block under the cursor."""
     row = session.row(cursor.index)
     here = cursor.here
     if row is not None and not any(

@@ -1,4 +1,4 @@
-"""What Enter offers where the cursor is: entries for a leaf, or leaves for a benched entry."""
+"""The candidates that Enter lists: entries for a leaf, or leaves for a benched entry."""
 
 from __future__ import annotations
 
@@ -49,7 +49,6 @@ class Pools:
 
     @property
     def entries(self) -> Pool:
-        """The state dict's entries."""
         if self._entries is None:
             state_dict = self._session.checkpoint.state_dict
             keys = (entry.key for entry in state_dict)
@@ -58,7 +57,6 @@ class Pools:
 
     @property
     def leaves(self) -> Pool:
-        """The skeleton's leaves."""
         if self._leaves is None:
             skeleton = self._session.target.skeleton
             paths = (leaf.path for leaf in skeleton)
@@ -68,7 +66,7 @@ class Pools:
 
 @dataclass
 class SourceOffer:
-    """What can be chosen where the cursor is.
+    """The candidates for a leaf or for a benched entry, filtered by what is typed.
 
     Attributes:
         session: The session.
@@ -154,7 +152,7 @@ def as_fits_best(session: Session, index: int, key: str) -> Expr:
 
 
 def offer(session: Session, index: int, pools: Pools) -> SourceOffer:
-    """What can be chosen at an index.
+    """Return the candidates for a row or a benched entry.
 
     Raises:
         ImpossibleError: The leaf takes no entry.

@@ -1,4 +1,4 @@
-"""What `t` offers where the cursor is, and the edit each choice amounts to."""
+"""The transforms that `t` lists, and the edit that each choice makes."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ class TransformOption:
 
     @property
     def is_current(self) -> bool:
-        """Whether it is what is there already."""
+        """True if it changes nothing."""
         return not self.changes
 
 
 @dataclass(frozen=True, slots=True)
 class TransformOffer:
-    """What can be chosen at a row.
+    """The transforms that a row, or a folded block, allows.
 
     Attributes:
         index: The row.
@@ -86,7 +86,7 @@ class TransformOffer:
 
 
 def offer(session: Session, cursor: Cursor) -> TransformOffer:
-    """What can be chosen for the cursor's leaf.
+    """Return the transforms for the cursor's leaf.
 
     From the entry that is picked up; else from the marked entries together; else from the row's
     own. One entry on the row, picked up, or marked on the bench, can be split over marked rows.
@@ -325,7 +325,7 @@ class _Kind:
 
 
 def offer_many(session: Session, cursor: Cursor) -> TransformOffer:
-    """What can be chosen for the rows of the folded block under the cursor.
+    """Return the transforms for the rows of the folded block under the cursor.
 
     Of rows that take one entry: those that are alike allow the same. Slow in a large block; changes
     nothing, for a thread.
@@ -386,7 +386,7 @@ def _kinds(session: Session, here: range, prefix: str) -> Iterable[_Kind]:
 
 
 def _options(session: Session, kinds: list[_Kind], before: str = "") -> Iterable[TransformOption]:
-    """What the kinds' choices amount to, one line for each that is described alike."""
+    """Yield one option for all choices with the same description."""
     described: dict[str, list[tuple[_Kind, Choice]]] = {}
     for kind in kinds:
         for choice in kind.choices:
@@ -405,7 +405,7 @@ def _options(session: Session, kinds: list[_Kind], before: str = "") -> Iterable
 
 
 def _changes(session: Session, kind: _Kind, choice: Choice) -> Changes:
-    """The rows of a kind that a choice would change."""
+    """Return the rows of a kind that a choice would change, changed."""
     wanted = _landing(session, kind.leaf, choice.expr)
     known: dict[Expr, bool] = {}
     found: list[tuple[int, Row]] = []

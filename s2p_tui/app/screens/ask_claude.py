@@ -1,4 +1,4 @@
-"""Exactly what would be sent to Claude, before it is."""
+"""The screen that shows the exact question before it is sent to Claude."""
 
 from __future__ import annotations
 
@@ -33,12 +33,7 @@ _MODEL_KEYS = "Enter choose  Tab type an id  Esc leave"
 
 
 class ChooseModel(ModalScreen["str | None"]):
-    """Short names, what Anthropic lists, or any id typed in; dismissed with a name or None.
-
-    Args:
-        current: The name chosen so far.
-        symbols: The signs to draw with.
-    """
+    """Short names, what Anthropic lists, or any id typed in; dismissed with a name or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", show=False)]
 
@@ -50,7 +45,6 @@ class ChooseModel(ModalScreen["str | None"]):
         self._job: Asking | None = None
 
     def compose(self) -> ComposeResult:
-        """List, remark and input in a box."""
         with Box(self._symbols, _TITLE, _MODEL_KEYS):
             yield OptionList(id="choices", compact=True)
             yield Label("", id="why")
@@ -72,7 +66,6 @@ class ChooseModel(ModalScreen["str | None"]):
         self._list()
 
     def on_unmount(self) -> None:
-        """Do not go on asking."""
         if self._job is not None:
             self._job.cancel()
 
@@ -112,12 +105,10 @@ class ChooseModel(ModalScreen["str | None"]):
 
     @on(OptionList.OptionSelected)
     def choose(self, event: OptionList.OptionSelected) -> None:
-        """Take it."""
         self.dismiss(self._names[event.option_index])
 
     @on(Input.Submitted)
     def accept(self, event: Input.Submitted) -> None:
-        """Take the id, unless it can be none."""
         from s2p_tui.proposals.claude.account import model_named
 
         try:
@@ -144,7 +135,7 @@ _MOST_WRAPPED = 40
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """What the user agreed to send.
+    """The question and model that the user agreed to.
 
     Attributes:
         question: The question.
@@ -170,7 +161,6 @@ class AskClaude(ListKeys, ConsentScreen):
         question: The question about the unsettled rows.
         about_all: Makes the question about all rows, slowly.
         name: The model to begin with, an alias or a full id.
-        symbols: The signs to draw with.
     """
 
     AUTO_FOCUS = ""
@@ -200,29 +190,23 @@ class AskClaude(ListKeys, ConsentScreen):
         self._said: Part = ("", "")
 
     def compose(self) -> ComposeResult:
-        """What would be sent, and what it would cost."""
         sent = LineList(self._line, self._symbols, id="sent")
         yield from framed([sent], [Lines(2, id="cost"), Lines(id="status")])
 
     def on_mount(self) -> None:
-        """Look whether the model is on its way out."""
         self._look_up()
 
     @on(LineList.Resized)
     def resized(self) -> None:
-        """Lay the text out anew."""
         self._lay_out()
 
     def action_send(self) -> None:
-        """Close with the question, if there is one."""
         if self.question.requests:
             self.dismiss(Consent(self.question, self._name, self._model.id))
         else:
             self.dismiss(None)
 
     def action_model(self) -> None:
-        """Choose another model."""
-
         def chosen(name: str | None) -> None:
             if name is not None:
                 self._name = name
@@ -234,7 +218,6 @@ class AskClaude(ListKeys, ConsentScreen):
 
     @work(exclusive=True, group="everything")
     async def action_everything(self) -> None:
-        """Ask about all rows."""
         self._say("Writing the question …")
         self.question = await in_thread(self._about_all)
         self._line_reached = None
@@ -243,21 +226,17 @@ class AskClaude(ListKeys, ConsentScreen):
 
     @property
     def line(self) -> int:
-        """The line that was read to."""
         return self._here
 
     @property
     def line_count(self) -> int:
-        """The number of lines of text."""
         return len(self._text)
 
     @property
     def line_list(self) -> LineList:
-        """The text."""
         return self.query_one(LineList)
 
     def go_to_line(self, line: int) -> None:
-        """Read on from a line."""
         self._line_reached = self._here = max(0, min(line, len(self._text) - 1))
         self.line_list.go(self._here)
 

@@ -44,7 +44,6 @@ class Busy(ModalScreen["T | S2PError | None"], Generic[T]):
 
     Args:
         title: What is done, for the box.
-        symbols: The symbols to draw with.
 
     Attributes:
         is_done: True once there is nothing more to wait for.
@@ -67,18 +66,16 @@ class Busy(ModalScreen["T | S2PError | None"], Generic[T]):
 
     @abstractmethod
     def words(self) -> str:
-        """What goes on now, shown after a turning sign."""
+        """Return the current step, shown after a turning sign."""
 
     def stop(self) -> None:
-        """Tell the work that nobody waits for it."""
+        """Ask the work to end; nobody waits for it."""
 
     def compose(self) -> ComposeResult:
-        """What is shown, in a box."""
         with Box(self._symbols, self._title, "Esc cancels"):
             yield from self.compose_box()
 
     def compose_box(self) -> ComposeResult:
-        """What is in the box."""
         yield Label("", id="progress")
 
     def on_mount(self) -> None:
@@ -93,7 +90,6 @@ class Busy(ModalScreen["T | S2PError | None"], Generic[T]):
         self.show("#progress", printable(f"{sign} {self.words()}"))
 
     def show(self, selector: str, text: str) -> None:
-        """Change one of the labels."""
         self.query_one(selector, Label).update(Content(self._symbols.plain(text)))
 
     @work
@@ -189,14 +185,6 @@ def duration(seconds: float) -> str:
 class Converting(Busy["Converted"]):
     """Runs a conversion; cancelling waits until it has stopped.
 
-    Args:
-        session: What to convert.
-        order: What to write where.
-        symbols: The symbols to draw with.
-        mapping: Where to save the mapping.
-        chunk_bytes: Approximate memory limit.
-        jobs: Threads that share the work; None for two, or one on a single core.
-
     Attributes:
         job: The conversion's progress and its cancellation.
         output: The file that is written.
@@ -227,7 +215,6 @@ class Converting(Busy["Converted"]):
         self._pace = Pace()
 
     def compose_box(self) -> ComposeResult:
-        """Bar and figures."""
         yield Label("", id="phase")
         yield ProgressBar(total=None, show_eta=False, id="bar")
         yield Label("", id="figures")
@@ -235,11 +222,9 @@ class Converting(Busy["Converted"]):
         yield Button("Cancel", id="cancel", compact=True)
 
     def words(self) -> str:
-        """The leaf that is written."""
         return self.job.leaf
 
     def poll(self) -> None:
-        """Show how far the job is."""
         progress = self._pace.read(self.job, time.monotonic())
         self.show("#phase", "cancelling" if self.job.is_cancelled else progress.phase)
         if progress.total:
@@ -257,7 +242,6 @@ class Converting(Busy["Converted"]):
         self.poll()
 
     def stop(self) -> None:
-        """Have the job stop at its next chunk."""
         self.job.cancel()
 
     async def run(self) -> Converted:
@@ -276,11 +260,6 @@ class Converting(Busy["Converted"]):
 class WaitingForClaude(Busy["Proposal"]):
     """Asks Claude; dismissed with the proposal.
 
-    Args:
-        consent: What may be sent.
-        key: The API key.
-        symbols: The symbols to draw with.
-
     Attributes:
         job: The request, to watch and to cancel.
     """
@@ -296,21 +275,17 @@ class WaitingForClaude(Busy["Proposal"]):
         self._key = key
 
     def compose_box(self) -> ComposeResult:
-        """The model and what goes on."""
         yield Label(Content(self._symbols.plain(self._consent.model)))
         yield from super().compose_box()
         yield Button("Cancel", id="cancel", compact=True)
 
     def words(self) -> str:
-        """The state of the request."""
         return self.job.words
 
     def stop(self) -> None:
-        """Wake the asking thread up; it ends by itself."""
         self.job.cancel()
 
     async def run(self) -> Proposal:
-        """Send the question and wait for the answer."""
         from s2p_tui.proposals.claude.ask import Claude
         from s2p_tui.proposals.claude.job import Budget
 
@@ -331,7 +306,6 @@ class Working(Busy[T]):
     Args:
         words: What is being done.
         find: Does it. Its result is dropped if the user does not wait for it.
-        symbols: The symbols to draw with.
 
     Attributes:
         typed: Keys that were pressed meanwhile.
@@ -344,11 +318,9 @@ class Working(Busy[T]):
         self._find = find
 
     def words(self) -> str:
-        """What is being done."""
         return self._words
 
     async def run(self) -> T:
-        """Compute it."""
         return await in_thread(self._find)
 
     def on_key(self, event: events.Key) -> None:

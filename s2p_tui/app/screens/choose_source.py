@@ -1,4 +1,4 @@
-"""The list that Enter opens: entries for this leaf, or leaves for this benched entry."""
+"""The screen that lists entries for a leaf, or leaves for a benched entry."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _USED_FROM = 56
 
 
 class Chosen(NamedTuple):
-    """What the list was closed with.
+    """The choice made in the list.
 
     Attributes:
         option: The line.
@@ -56,12 +56,7 @@ class Chosen(NamedTuple):
 
 
 class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
-    """Typing filters, Enter takes, ctrl+x swaps, Esc leaves.
-
-    Args:
-        offered: What can be chosen.
-        symbols: The signs to draw with.
-    """
+    """Typing filters, Enter takes, ctrl+x swaps, Esc leaves."""
 
     AUTO_FOCUS = ""
     VERTICAL_BREAKPOINTS = BY_LINES
@@ -99,33 +94,26 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
             yield Label("", id="why")
 
     def on_mount(self) -> None:
-        """Show all."""
         self._show()
 
     def on_resize(self) -> None:
-        """Say it in the new width."""
         self.call_after_refresh(self._explain)
 
     def on_key(self, event: events.Key) -> None:
-        """Filter by characters that have no binding."""
         if event.is_printable and event.character not in (None, *_CHARACTERS.values()):
             event.stop()
             self.action_filter(event.character or "")
 
     def action_filter(self, character: str) -> None:
-        """Filter by one more character."""
         self._search(self._query + character)
 
     def action_take_back(self) -> None:
-        """Take back the last character of the filter."""
         self._search(self._query[:-1])
 
     def action_clear(self) -> None:
-        """Show all again."""
         self._search("")
 
     def action_take(self, swap: bool) -> None:
-        """Close with the line under the cursor."""
         if self._offer.listed:
             option = self._offer.option(self._at)
             self.dismiss(Chosen(option, swap, self._offer.holder(option.source)))
@@ -137,16 +125,13 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
 
     @property
     def line_count(self) -> int:
-        """The number of candidates."""
         return len(self._offer.listed)
 
     @property
     def line_list(self) -> LineList:
-        """The candidates."""
         return self.query_one(LineList)
 
     def go_to_line(self, line: int) -> None:
-        """Move the cursor."""
         self._at = max(0, min(line, self.line_count - 1))
         self.line_list.go(self._at)
         self._explain()
@@ -214,7 +199,7 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
         return name, symbols.plain(show(entry.shape)), entry.dtype
 
     def _used(self, option: SourceOption) -> str:
-        """Where an entry is used now, or what a leaf takes now."""
+        """Return where an entry is used now, or a leaf's present source."""
         session = self._session
         if self._offer.key is not None:
             row = session.alignment.rows[option.index]

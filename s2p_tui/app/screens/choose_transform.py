@@ -1,4 +1,4 @@
-"""The list that `t` opens: what can be done to entries on their way into the leaf."""
+"""The screen that lists transforms."""
 
 from __future__ import annotations
 
@@ -66,7 +66,6 @@ class ChooseTransform(ModalScreen[TransformOption | None]):
             yield Input(id="number", compact=True)
 
     def on_mount(self) -> None:
-        """Start at what is there now."""
         options = self._list
         draw_plainly(options, self._symbols)
         current = (n for n, option in enumerate(self._offer.options) if option.is_current)
@@ -101,7 +100,6 @@ class ChooseTransform(ModalScreen[TransformOption | None]):
 
     @on(OptionList.OptionHighlighted)
     def explain(self, event: OptionList.OptionHighlighted) -> None:
-        """Say how good the row would be."""
         self._say(self._words_on(event.option_index))
 
     def _words_on(self, number: int) -> str:
@@ -112,7 +110,6 @@ class ChooseTransform(ModalScreen[TransformOption | None]):
 
     @on(OptionList.OptionSelected)
     def choose(self, event: OptionList.OptionSelected) -> None:
-        """Take the choice, or ask for the number it needs."""
         number = event.option_index
         if number < len(self._offer.options):
             self.dismiss(self._offer.options[number])
@@ -126,7 +123,6 @@ class ChooseTransform(ModalScreen[TransformOption | None]):
 
     @on(Input.Submitted)
     def accept(self, event: Input.Submitted) -> None:
-        """Take the number, unless it makes no sense here."""
         make = transforms.scaled if self._asking == "multiply" else transforms.constant
         try:
             option = make(self._session, self._offer, event.value)
@@ -136,7 +132,6 @@ class ChooseTransform(ModalScreen[TransformOption | None]):
         self.dismiss(option)
 
     def action_leave(self) -> None:
-        """Back to the list from the number, else close."""
         if self._asking is None:
             self.dismiss(None)
             return
@@ -146,7 +141,6 @@ class ChooseTransform(ModalScreen[TransformOption | None]):
         self._say("")
 
     def action_go(self, step: int) -> None:
-        """One line down or up."""
         self._typed = ""
         if step > 0:
             self._list.action_cursor_down()
@@ -166,7 +160,6 @@ class ChooseTransform(ModalScreen[TransformOption | None]):
             self._typed = ""
 
     def action_take_back(self) -> None:
-        """Forget the digits typed so far."""
         self._typed = ""
 
     def _say(self, text: str) -> None:

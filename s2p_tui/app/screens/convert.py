@@ -1,4 +1,4 @@
-"""What to write, and where."""
+"""The conversion form, and the summary after a conversion."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DTYPES = (None, "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to write.
+    """An output file and its dtype.
 
     Attributes:
         output: The file.
@@ -48,7 +48,7 @@ def typable(path: Path) -> str:
 
 
 def obstacle(name: str) -> str:
-    """Why nothing can be written under an output name; empty if something can."""
+    """Return the reason why an output name cannot be written to; empty if it can."""
     if not name.strip():
         return "Give the file a name."
     path = output_path(name.strip())
@@ -60,7 +60,7 @@ def obstacle(name: str) -> str:
 
 
 def remark(name: str) -> str:
-    """What there is to know about an output name before it is written to."""
+    """Return a remark on an output name: an obstacle, a file to be replaced, another suffix."""
     if stop := obstacle(name):
         return stop
     path = output_path(name.strip())
@@ -79,7 +79,6 @@ class PlainRadioButton(RadioButton):
     BUTTON_RIGHT = ")"
 
     def watch_value(self) -> None:
-        """Show the state."""
         # Textual has it as a constant of the class and reads it of the button.
         untyped: Any = self
         untyped.BUTTON_INNER = "x" if self.value else " "
@@ -104,7 +103,6 @@ class ConvertForm(ModalScreen[Order | None]):
         self._dtypes = _DTYPES if given in _DTYPES else (*_DTYPES, given)
 
     def compose(self) -> ComposeResult:
-        """The form in a box."""
         with Box(self._symbols, "Convert", "Tab next  Enter convert  Esc cancel"):
             yield Label("Output (.eqx or .safetensors)")
             yield Input(typable(self._order.output), id="output", compact=True)
@@ -123,13 +121,11 @@ class ConvertForm(ModalScreen[Order | None]):
 
     @on(Input.Changed)
     def warn(self, event: Input.Changed) -> None:
-        """Say what would happen to a file of this name."""
         self.query_one("#remark", Label).update(Content(self._symbols.plain(remark(event.value))))
 
     @on(Input.Submitted)
     @on(Button.Pressed, "#convert")
     def accept(self) -> None:
-        """Convert, unless the name cannot be written to."""
         name = self.query_one(Input).value.strip()
         if obstacle(name):
             self.query_one(Input).focus()
@@ -139,7 +135,6 @@ class ConvertForm(ModalScreen[Order | None]):
 
     @on(Button.Pressed, "#cancel")
     def action_cancel(self) -> None:
-        """Close without converting."""
         self.dismiss(None)
 
 
@@ -180,7 +175,7 @@ _SHOWN_LOSSES = 5
 
 
 def report(session: Session, converted: Converted) -> list[str]:
-    """The facts, one line each."""
+    """Return the summary of a conversion, line by line."""
     written = converted.written
     lines = [
         f"{printable(str(written.path))}  {size_in_words(written.size)} in {written.seconds:.1f} s",
@@ -231,7 +226,6 @@ class Result(ModalScreen[None]):
         self._symbols = symbols
 
     def compose(self) -> ComposeResult:
-        """Facts and snippet in a box."""
         with Box(
             self._symbols, "Converted", "y copy the code  Enter go on  q quit", can_focus=True
         ):
@@ -241,5 +235,4 @@ class Result(ModalScreen[None]):
             yield Static("", id="copied")
 
     def action_copy(self) -> None:
-        """Put the code on the terminal's clipboard."""
         self.query_one("#copied", Static).update(Content(copy(self, self._snippet)))

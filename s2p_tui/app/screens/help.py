@@ -1,4 +1,4 @@
-"""The key table."""
+"""The help screen and the palette, both made from the key table."""
 
 from __future__ import annotations
 
@@ -63,7 +63,6 @@ class _Table(Static):
         self._symbols = symbols
 
     def on_resize(self) -> None:
-        """Fill the lines there are."""
         self.update(help_text(self._symbols, keymap_of(self), self.size.width))
 
 
@@ -81,13 +80,11 @@ class Help(BoxKeys, ModalScreen[None]):
         self._symbols = symbols
 
     def compose(self) -> ComposeResult:
-        """The table in a box."""
         with Box(self._symbols, "Keys", "Esc closes", can_focus=True):
             yield _Table(self._symbols)
 
     @property
     def box(self) -> Box:
-        """What scrolls."""
         return self.query_one(Box)
 
 
@@ -97,12 +94,7 @@ _ITSELF = "palette"
 
 
 class Palette(ModalScreen["str | None"]):
-    """Typing narrows the list, Enter does what is highlighted: its action is the result.
-
-    Args:
-        keymap: The keys of every action.
-        symbols: The signs to draw with.
-    """
+    """Typing narrows the list, Enter does what is highlighted: its action is the result."""
 
     AUTO_FOCUS = "Input"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -121,13 +113,11 @@ class Palette(ModalScreen["str | None"]):
         self._found = self._all
 
     def compose(self) -> ComposeResult:
-        """The line to type in and the list."""
         with Box(self._symbols, "Actions", "Enter does it  Esc closes"):
             yield Input(placeholder="type to search", compact=True)
             yield OptionList(id="choices", compact=True)
 
     def on_mount(self) -> None:
-        """Show them all."""
         draw_plainly(self._list, self._symbols)
         self._list.can_focus = False
         self._fill("")
@@ -138,22 +128,18 @@ class Palette(ModalScreen["str | None"]):
 
     @on(Input.Changed)
     def search(self, event: Input.Changed) -> None:
-        """Narrow the list."""
         self._fill(event.value.strip())
 
     @on(Input.Submitted)
     def take(self) -> None:
-        """Do what is highlighted."""
         if self._list.highlighted is not None and self._found:
             self.dismiss(self._found[self._list.highlighted].action)
 
     @on(OptionList.OptionSelected)
     def click(self, event: OptionList.OptionSelected) -> None:
-        """Do what was clicked."""
         self.dismiss(self._found[event.option_index].action)
 
     def action_move(self, lines: int) -> None:
-        """Highlight another line."""
         if self._found:
             last = len(self._found) - 1
             self._list.highlighted = max(0, min((self._list.highlighted or 0) + lines, last))

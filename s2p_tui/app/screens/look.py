@@ -1,4 +1,4 @@
-"""What `i` opens: all about a row, and its tensors' own numbers, read while one looks."""
+"""The Look screen: metadata and statistics of a row's tensors, read in the background."""
 
 from __future__ import annotations
 
@@ -187,11 +187,6 @@ _MOST = 32
 class Look(BoxKeys, ModalScreen[None]):
     """Reads one tensor after the other in a thread; Esc stops that and closes.
 
-    Args:
-        session: Where to look.
-        index: The row, or the benched entry.
-        symbols: The signs to draw with.
-
     Attributes:
         progress: How far the reading is; None before it starts and after it ends.
     """
@@ -213,33 +208,28 @@ class Look(BoxKeys, ModalScreen[None]):
         self._found: dict[int, Statistics | str] = {}
 
     def compose(self) -> ComposeResult:
-        """One text in a box."""
         with Box(self._symbols, "Look", "Esc closes  j/k scroll"):
             yield Static(id="look")
 
     def on_mount(self) -> None:
-        """Start reading."""
         self.set_interval(1 / _POLLS_PER_SECOND, self._poll)
         self._show()
         self._read()
 
     def on_resize(self) -> None:
-        """Draw the bars in the new width."""
         self.call_after_refresh(self._show)
 
     def on_unmount(self) -> None:
-        """Read no more."""
         if self.progress is not None:
             self.progress.cancel()
 
     @property
     def box(self) -> Box:
-        """What scrolls."""
         return self.query_one(Box)
 
     @property
     def text(self) -> str:
-        """What is shown."""
+        """The text of the screen."""
         width = max(1, self.query_one("#look").size.width)
         lines = about_row(self._session, self._position, self._symbols)
         for number, subject in enumerate(self._subjects):

@@ -58,7 +58,6 @@ class Workspace(Screen[None]):
         order: The output and dtype to propose.
         journalled: The session's journal.
         saved: The alignment that counts as saved.
-        symbols: The symbols to draw with.
         mapping: Where mappings are saved; None for beside the output.
         chunk_bytes: Approximate memory limit of a conversion.
         tour: Makes it a guided run.
@@ -115,7 +114,6 @@ class Workspace(Screen[None]):
         self._message: Part = ("", "")
 
     def compose(self) -> ComposeResult:
-        """The frame from top to bottom."""
         yield Heading(id="top")
         # The frame's sides belong to containers: a line's own border would be sent with the line.
         with Horizontal(id="list", classes="sides"):
@@ -148,7 +146,6 @@ class Workspace(Screen[None]):
 
     @property
     def view(self) -> AlignmentView:
-        """The list."""
         return self.query_one("#view", AlignmentView)
 
     @property
@@ -190,7 +187,6 @@ class Workspace(Screen[None]):
 
     @on(AlignmentView.Pressed)
     def row_pressed(self, event: AlignmentView.Pressed) -> None:
-        """Go to a row that was clicked."""
         self.go_to(event.index)
 
     @on(Overview.Pressed)
@@ -296,7 +292,6 @@ class Workspace(Screen[None]):
 
     @on(FindBar.Searched)
     def searched(self, event: FindBar.Searched) -> None:
-        """Show matches while typing."""
         self._find(event.query)
 
     @on(FindBar.Closed)

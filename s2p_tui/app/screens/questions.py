@@ -1,4 +1,4 @@
-"""What is seen before there is anything to arrange: reading, and which state dict."""
+"""Questions before and around the work: state dict, resume, quit, load a mapping."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Reading(Screen[None]):
-    """The first frame."""
+    """The first frame: which files are being read."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("q,escape,ctrl+c", "app.quit", show=False)]
 
@@ -40,19 +40,12 @@ class Reading(Screen[None]):
         )
 
     def compose(self) -> ComposeResult:
-        """One line in the middle."""
         with Middle(), Center():
             yield Label(Content(self._words))
 
 
 class WhichStateDict(ModalScreen["str | None"]):
-    """Asks which of several state dicts in a checkpoint is meant.
-
-    Args:
-        symbols: The signs to draw with.
-        label: The checkpoint.
-        choices: Dotted key and number of tensors of each.
-    """
+    """Asks which of several state dicts in a checkpoint is meant."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "dismiss(None)", show=False),
@@ -67,7 +60,6 @@ class WhichStateDict(ModalScreen["str | None"]):
         self._choices = choices
 
     def compose(self) -> ComposeResult:
-        """The list in a box."""
         plain = self._symbols.plain
         with Box(self._symbols, "Which state dict?", "Enter choose  Esc quit"):
             yield Label(Content(plain(f"{printable(self._label)} holds several:")))
@@ -77,7 +69,6 @@ class WhichStateDict(ModalScreen["str | None"]):
             yield OptionList(*(Option(Content(option)) for option in options), compact=True)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        """Take it."""
         self.dismiss(self._choices[event.option_index][0])
 
 
@@ -85,10 +76,9 @@ ResumeAnswer = Literal["go on", "mapping", "afresh", "quit"]
 
 
 class GoOn(ModalScreen[ResumeAnswer]):
-    """One question; Enter takes the newest of what there is.
+    """Asks how to begin; Enter takes the newest alternative.
 
     Args:
-        symbols: The signs to draw with.
         found: What the earlier session left, if it left edits.
         offered: The mapping file there is, if there is one.
         labels: What the checkpoint and the skeleton are called now.
@@ -117,7 +107,6 @@ class GoOn(ModalScreen[ResumeAnswer]):
         self._choices = self._possible()
 
     def compose(self) -> ComposeResult:
-        """The question in a box."""
         keys = {"go on": "y", "mapping": "m", "afresh": "n", "quit": "Esc"}
         keys[next(iter(self._choices))] = "Enter"
         with Box(self._symbols, "Go on?", "", can_focus=True):
@@ -128,19 +117,16 @@ class GoOn(ModalScreen[ResumeAnswer]):
                 yield self._label(f"{keys[answer]:<7}{words}")
 
     def on_resize(self) -> None:
-        """Where not all of it fits, show the answers."""
         self.call_after_refresh(self.query_one(Box).scroll_end, animate=False)
 
     def _label(self, text: str) -> Label:
         return Label(Content(self._symbols.plain(printable(text))))
 
     def action_take(self, answer: ResumeAnswer) -> None:
-        """ResumeAnswer, if that can be had."""
         if answer in self._choices:
             self.dismiss(answer)
 
     def action_newest(self) -> None:
-        """Take the first of the answers."""
         self.dismiss(next(iter(self._choices)))
 
     def _possible(self) -> dict[ResumeAnswer, str]:
@@ -189,7 +175,6 @@ class ConfirmQuit(ModalScreen[QuitAnswer]):
     """One question, three keys.
 
     Args:
-        symbols: The signs to draw with.
         unsaved: Whether there are edits that no mapping file holds.
         kept: Whether the journal holds them.
         converting: Whether a conversion runs.
@@ -212,7 +197,6 @@ class ConfirmQuit(ModalScreen[QuitAnswer]):
         self._converting = converting
 
     def compose(self) -> ComposeResult:
-        """The question in a box."""
         again = "  (or the same key again)" if self._harmless else ""
         with Box(self._symbols, "Quit?", ""):
             yield Label("\n".join(self._lines()) + "\n")
@@ -227,7 +211,6 @@ class ConfirmQuit(ModalScreen[QuitAnswer]):
             self.dismiss("quit")
 
     def action_save(self) -> None:
-        """Save and quit."""
         if self._can_save:
             self.dismiss("save")
 
@@ -268,7 +251,6 @@ class LoadMapping(MappingScreen):
     Args:
         session: What it has to belong to.
         path: The name proposed.
-        symbols: The signs to draw with.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", show=False)]
@@ -288,12 +270,10 @@ class LoadMapping(MappingScreen):
 
     @on(Input.Changed)
     def forget(self) -> None:
-        """What was said was about another name."""
         self._say("")
 
     @on(Input.Submitted)
     def load(self, event: Input.Submitted) -> None:
-        """Read it, unless nothing is typed."""
         if event.value.strip():
             self._say("reading")
             self._load(Path(event.value.strip()).expanduser())

@@ -1,4 +1,4 @@
-"""A proposal beside what is there: accepted whole, hunk by hunk, row by row, or not at all."""
+"""The review screen: a proposal is accepted whole, by hunk, by row, or not at all."""
 
 from __future__ import annotations
 
@@ -40,13 +40,7 @@ _STYLES = {
 
 
 class ReviewLines:
-    """Draws the lines of a proposal under review.
-
-    Args:
-        session: What the proposal was made for.
-        reviewing: The proposal and what is accepted of it.
-        symbols: The signs to draw with.
-    """
+    """Draws the lines of a proposal under review."""
 
     def __init__(self, session: Session, reviewing: Reviewing, symbols: Symbols) -> None:
         self._session = session
@@ -65,7 +59,7 @@ class ReviewLines:
         return self._title(line, here, width)
 
     def heading(self, width: int) -> str:
-        """What the columns are, for the same width."""
+        """Return the titles of the columns, for the same width."""
         leaf, side, sure = _columns(width)
         words = " " * (1 + _BOX) + (fit("leaf", leaf) if leaf else "")
         words += " " * _SIGN + fit("now", side) + " " * _SIGN + fit("proposed", side)
@@ -166,7 +160,6 @@ class Review(ListKeys, ReviewScreen):
     Args:
         session: What the proposal was made for; it must not change meanwhile.
         reviewing: The proposal, which has at least one change.
-        symbols: The signs to draw with.
         can_widen: Whether L closes this in favour of a wider proposal.
 
     Attributes:
@@ -203,30 +196,24 @@ class Review(ListKeys, ReviewScreen):
         self._draw = ReviewLines(session, self.reviewing, symbols)
 
     def compose(self) -> ComposeResult:
-        """The changes, and all about the one that the cursor is on."""
         changes = LineList(self._draw, self._symbols, id="changes")
         yield from framed(
             [Lines(id="columns"), changes], [Lines(_DETAILS, id="change"), Lines(id="status")]
         )
 
     def on_mount(self) -> None:
-        """Start at the first change."""
         self._show_lines()
 
     def on_resize(self) -> None:
-        """Lay the words out anew."""
         self.call_after_refresh(self._show)
 
     def action_take(self) -> None:
-        """Close with what is accepted."""
         self.dismiss(frozenset(self.reviewing.outcome.accepted) or None)
 
     def action_reject(self) -> None:
-        """Close with nothing."""
         self.dismiss(None)
 
     def action_widen(self) -> None:
-        """Close in favour of a wider proposal."""
         if self._can_widen:
             self.widened = True
             self.dismiss(None)
@@ -239,22 +226,18 @@ class Review(ListKeys, ReviewScreen):
         self._show_lines()
 
     def action_toggle_hunk(self) -> None:
-        """Accept or reject the hunk of this row."""
         self.reviewing.toggle_hunk()
         self._show_lines()
 
     def action_set_all(self, accept: bool) -> None:
-        """Accept or reject all that is shown."""
         self.reviewing.set_shown(accept=accept)
         self._show_lines()
 
     def action_filter(self) -> None:
-        """Show the rows of the next confidence only."""
         self.reviewing.show_next_confidence()
         self._show_lines()
 
     def action_hunk(self, step: Literal[1, -1]) -> None:
-        """Go to the next or previous hunk."""
         self.go_to_line(self.reviewing.next_hunk(step))
 
     @property
@@ -264,16 +247,13 @@ class Review(ListKeys, ReviewScreen):
 
     @property
     def line_count(self) -> int:
-        """The number of lines shown."""
         return len(self.reviewing.lines)
 
     @property
     def line_list(self) -> LineList:
-        """The changes."""
         return self.query_one(LineList)
 
     def go_to_line(self, line: int) -> None:
-        """Move the cursor."""
         self.reviewing.go(line)
         self.line_list.go(self.reviewing.line_number)
         self._show()

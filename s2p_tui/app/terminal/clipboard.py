@@ -1,4 +1,4 @@
-"""Copying out of the app: by the terminal's clipboard, and by a file where it has none."""
+"""Copying: to the terminal's clipboard, and to a file for terminals without one."""
 
 from __future__ import annotations
 

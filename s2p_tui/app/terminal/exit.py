@@ -1,4 +1,4 @@
-"""Ending by a signal, in time, whatever the main thread is doing."""
+"""Ending by a signal, in time, even if the main thread is blocked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys one after the other, however fast they come."""
+"""A queue of keys: each is dispatched once the effect of the one before can be seen."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Turn:
 
 
 class KeyQueue(App[ReturnType]):
-    """An app in which a key is dispatched once what the one before it did can be seen.
+    """An app that queues keys until the previous key's effect is on the screen.
 
     Textual sends keys to the screen that is there when they come, so that those typed on after the
     key that opens a list or a line, or closes it, would do something else in the screen behind, or
@@ -61,11 +61,10 @@ class KeyQueue(App[ReturnType]):
 
     @property
     def keys_are_done(self) -> bool:
-        """Whether no key is on its way or waits for its turn."""
+        """True if no key is on its way or queued."""
         return self._rescue is None and not self._keys
 
     async def on_event(self, event: events.Event) -> None:
-        """Have keys wait for their turn."""
         if not isinstance(event, events.Key) or event.is_forwarded:
             await super().on_event(event)
         elif self._rescue is not None:
@@ -74,7 +73,7 @@ class KeyQueue(App[ReturnType]):
             await self._dispatch(event)
 
     def press_next(self, *keys: events.Key) -> None:
-        """Have keys pressed ahead of those that wait for their turn."""
+        """Dispatch keys before those that are queued."""
         if self._rescue is None:
             for key in keys:
                 self.post_message(key)
@@ -95,7 +94,7 @@ class KeyQueue(App[ReturnType]):
         )
 
     def _rescue_from(self, turn: Turn, waits: int) -> None:
-        """Where a widget goes away with the key, what follows the key goes with it.
+        """Dispatch the next key if a widget went away with what follows this one.
 
         One that is there still is only slow: the next key would come to the wrong screen.
         """

@@ -1,4 +1,4 @@
-"""What is sent to the terminal: the cells that differ from what it shows already.
+"""A Textual driver mixin that sends only changed cells.
 
 Textual sends whole parts of lines, and all colours anew with each of them. Over a slow line that
 is several times what has changed.
@@ -25,7 +25,7 @@ _PARTS = {"2": 4, "5": 2}
 
 @dataclass(frozen=True, slots=True)
 class CellStyle:
-    """How a cell is drawn; codes are kept as they are sent.
+    """The style of a cell; codes are kept as they are sent.
 
     Attributes:
         attributes: Codes of bold, underline and the like.
@@ -39,7 +39,7 @@ class CellStyle:
 
     @property
     def on_blank(self) -> CellStyle:
-        """What of it is seen on a space."""
+        """The part of the style that is visible on a space."""
         if self.attributes & _SHOWN_ON_BLANKS:
             return self
         return CellStyle(frozenset(), None, self.back)
@@ -93,7 +93,7 @@ def _codes(codes: str) -> Iterator[str]:
 
 @lru_cache(maxsize=4096)
 def transition(now: CellStyle, then: CellStyle) -> tuple[str, CellStyle]:
-    """What changes cells from one style to another, and the style they have then.
+    """Return the codes that change one style to another, and the resulting style.
 
     Nothing is sent for what makes no difference.
     """
@@ -133,11 +133,11 @@ class _Run(NamedTuple):
 
 
 class _UnknownOutputError(ValueError):
-    """Something else than text at known places."""
+    """Output other than text at known cells."""
 
 
 class Shown:
-    """What a terminal shows, as far as it is known."""
+    """The cells that a terminal shows, as far as they are known."""
 
     def __init__(self) -> None:
         self._rows: dict[int, dict[int, Cell]] = {}
@@ -147,7 +147,7 @@ class Shown:
         self._rows = {}
 
     def update(self, data: str) -> str:
-        """What to send instead of output that is to be drawn.
+        """Return what to send in place of some output.
 
         Output that draws nothing, or draws in a way not known here, is returned as it is.
         """
@@ -207,12 +207,12 @@ def _sent(
 
 
 def _goes_on(cell: Cell | None, style: CellStyle) -> bool:
-    """Whether a cell can be sent again in the style at hand."""
+    """Return True if a cell can be sent again in the present style."""
     return cell is not None and not transition(style, cell[1])[0]
 
 
 def _parsed(data: str) -> tuple[list[_Run], str]:
-    """What is drawn where, and the last move of the terminal's cursor if it ends the output."""
+    """Return the runs of text, and the cursor movement that ends the output, if one does."""
     runs: list[_Run] = []
     row, column, style, end, last = 0, 0, PLAIN, 0, ""
     for token in _TOKEN.finditer(data):
@@ -242,7 +242,7 @@ def _parsed(data: str) -> tuple[list[_Run], str]:
 
 @lru_cache(maxsize=4096)
 def _is_simple(text: str) -> bool:
-    """Whether every character takes one cell everywhere."""
+    """Return True if every character takes one cell everywhere."""
     return text.isascii() or all(get_character_cell_size(char) == 1 for char in text)
 
 
@@ -252,7 +252,6 @@ class CellDiffDriver(Driver):
     shown: Shown | None = None
 
     def write(self, data: str) -> None:
-        """Send what changes the screen."""
         if self.shown is None:
             self.shown = Shown()
         changed = self.shown.update(data)

@@ -1,4 +1,4 @@
-"""What the app needs of the place it is started from."""
+"""Requirements of the app: a terminal, and the main thread without an event loop."""
 
 from __future__ import annotations
 

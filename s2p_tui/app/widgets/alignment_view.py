@@ -1,4 +1,4 @@
-"""Both lists in one: entries to the left, leaves to the right, the fit between them."""
+"""The list: entries on the left, leaves on the right, the fit between them."""
 
 from __future__ import annotations
 
@@ -83,12 +83,10 @@ class AlignmentView(ScrollView, can_focus=False):
         return self.scrollable_content_region.width
 
     def on_mount(self) -> None:
-        """Take the session's length."""
         draw_plainly(self, self._symbols)
         self._resize()
 
     def on_resize(self) -> None:
-        """Keep the cursor in sight."""
         self._forget_strips()
         self._resize()
         self._show_cursor()
@@ -120,7 +118,6 @@ class AlignmentView(ScrollView, can_focus=False):
         self._redraw_lines(0, self._lines)
 
     def page(self, halves: int) -> None:
-        """Move the cursor by half pages; the list scrolls along."""
         step = halves * max(1, self.size.height // 2)
         self._scroll(self.scroll_offset.y + step)
         self.go(self.cursor.beside(step))
@@ -164,19 +161,16 @@ class AlignmentView(ScrollView, can_focus=False):
         return True
 
     def on_click(self, event: events.Click) -> None:
-        """Report the row."""
         line = event.y + self.scroll_offset.y
         if line < self._lines:
             self.post_message(self.Pressed(self._index_of(line)))
 
     def notify_style_update(self) -> None:
-        """Forget styles made from the old theme."""
         self._styles.clear()
         self._forget_strips()
         super().notify_style_update()
 
     def render_line(self, y: int) -> Strip:
-        """One line, exactly as wide as the widget."""
         line = y + self.scroll_offset.y
         strip = self._ready.pop(line, None)
         # A scrollbar that comes or goes changes the width, and nothing says so.

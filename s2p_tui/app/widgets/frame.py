@@ -1,4 +1,4 @@
-"""The horizontal lines of the frame, with the words on them."""
+"""The frame's lines with their titles, and the box around dialogs."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class _PlainBar(ScrollBarRender):
 
 
 def draw_plainly(widget: Widget, symbols: Symbols) -> None:
-    """Have a scrollable widget's bar drawn in ASCII if that is the set of signs."""
+    """Draw a scrollable widget's bar in ASCII if the symbols are."""
     if symbols.is_ascii:
         # Textual has it as a constant of the class and reads it of the bar.
         untyped: Any = widget.vertical_scrollbar
@@ -143,7 +143,6 @@ class Box(VerticalScroll):
     """A titled frame that scrolls what does not fit.
 
     Args:
-        symbols: The signs to draw with.
         title: Words in the top line.
         keys: The keys that work, in the bottom line.
         can_focus: Whether the keys that scroll are its own.
@@ -157,7 +156,6 @@ class Box(VerticalScroll):
         self._symbols = symbols
 
     def on_mount(self) -> None:
-        """Choose how the scrollbar looks, and begin at the top."""
         draw_plainly(self, self._symbols)
         # What had the focus before the first layout is looked for where it is not, and the scroll
         # that comes of it waits for a refresh itself.

@@ -73,7 +73,6 @@ class LineList(ScrollView, can_focus=False):
 
     Args:
         draw: Gives a line's parts; the second of each is a component class without its prefix.
-        symbols: The signs to draw with.
 
     Attributes:
         current: The line the cursor is on.
@@ -114,22 +113,19 @@ class LineList(ScrollView, can_focus=False):
 
     @property
     def half_page(self) -> int:
-        """Lines of half a page."""
         return max(1, self.size.height // 2)
 
     def on_mount(self) -> None:
-        """Choose how the scrollbar looks."""
         draw_plainly(self, self._symbols)
 
     def on_resize(self) -> None:
-        """Keep the cursor in sight, and the top while both fit."""
         if self.current < self.size.height:
             self.scroll_to(y=0, animate=False)
         self._show_current()
         self.post_message(self.Resized())
 
     def show(self, count: int, current: int) -> None:
-        """Have that many lines, all drawn anew, and the cursor on one of them."""
+        """Set the number of lines and the current one; redraw everything."""
         self._count, self.current = count, current
         if self.virtual_size.height != count:
             self.virtual_size = Size(0, count)
@@ -153,18 +149,15 @@ class LineList(ScrollView, can_focus=False):
             self.refresh(Region(0, first - top, width, last - first))
 
     def on_click(self, event: events.Click) -> None:
-        """Report the line."""
         line = event.y + self.scroll_offset.y
         if line < self._count:
             self.post_message(self.Pressed(line))
 
     def notify_style_update(self) -> None:
-        """Forget styles made from the old theme."""
         self._styles.clear()
         super().notify_style_update()
 
     def render_line(self, y: int) -> Strip:
-        """One line, exactly as wide as the widget."""
         width = self.scrollable_content_region.width
         line = y + self.scroll_offset.y
         if line >= self._count:

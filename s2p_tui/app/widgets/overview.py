@@ -1,4 +1,4 @@
-"""Where the trouble is in the whole list, in one column."""
+"""A one-column overview of the rows that block, in the whole list."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Overview(Widget, can_focus=False):
         session.subscribe(self.rows_changed)
 
     def fit_in(self, width: int, height: int) -> bool:
-        """Be there only beside a list that is longer than the screen, on a screen wide enough.
+        """Show the strip only if the list scrolls and the screen is wide enough.
 
         Returns:
             Whether it came or went.
@@ -61,7 +61,6 @@ class Overview(Widget, can_focus=False):
         return self.display != before
 
     def on_resize(self) -> None:
-        """Divide the rows anew."""
         self._cells = [self._cell(self._part(y)) for y in range(self.size.height)]
         self.refresh()
 
@@ -78,14 +77,12 @@ class Overview(Widget, can_focus=False):
                 self.refresh(Region(0, y, 1, 1))
 
     def on_click(self, event: events.Click) -> None:
-        """Report a row of the part."""
         part = self._part(event.y)
         if part:
             blocking = self._session.verdicts.blocking_in(part)
             self.post_message(self.Pressed(part.start if blocking is None else blocking))
 
     def render_line(self, y: int) -> Strip:
-        """One sign."""
         sign, name = self._cells[y] if y < len(self._cells) else (" ", "quiet")
         style = self.visual_style.rich_style
         style += self.get_component_rich_style(f"overview--{name}", partial=True)

@@ -1,4 +1,4 @@
-"""What stands around the list: headings, details, status and key hints."""
+"""Widgets around the list: headings, details, status and key hints."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ class Divider(Lines):
     """The line between list and details."""
 
     def show(self, symbols: Symbols, *title: str) -> None:
-        """Draw it with a title, or without."""
         self.set_line(0, (rule(symbols, title, symbols.corners[3:5], self.size.width), ""))
 
 
@@ -44,7 +43,6 @@ class Details(Lines):
         super().__init__(_DETAILS, id="details")
 
     def show(self, session: Session, cursor: Cursor, symbols: Symbols) -> None:
-        """Describe the cursor's row."""
         fold = cursor.folding and cursor.folding.shut_at(cursor.index)
         if fold:
             lines = wording.folded_details(session, fold, symbols)
@@ -57,7 +55,7 @@ class Details(Lines):
 
 
 class Status(Lines):
-    """What is in hand, what was just said, and the counts: one line, more for a long message."""
+    """The picked-up entry, the last message and the counts; more lines for a long message."""
 
     def show(self, session: Session, cursor: Cursor, symbols: Symbols, message: Part) -> None:
         """Say it; the situation if there is nothing else to say."""
@@ -76,10 +74,9 @@ class Status(Lines):
 
 
 class Tip(Lines):
-    """What to try next, in a guided run."""
+    """The tip of a guided run."""
 
     def show(self, tip: str, symbols: Symbols) -> None:
-        """Say it in as many lines as it takes."""
         lines = wrap(symbols.plain(tip), max(1, self.size.width - 2), _MOST_TIPS)
         self.set_height(len(lines))
         for number, line in enumerate(lines):

@@ -56,12 +56,10 @@ class Columns:
 
     @property
     def side(self) -> int:
-        """Cells of one side."""
         return self.name + self.shape + self.dtype
 
     @property
     def left(self) -> int:
-        """Cells before the symbol."""
         return self.flags + self.number + self.side
 
 
@@ -96,14 +94,7 @@ _Side = tuple[str, str, str]
 
 
 class ListLine:
-    """Draws lines of a session where the cursor is.
-
-    Args:
-        session: What is drawn.
-        cursor: Where the user is, and what is folded.
-        symbols: The signs to draw with.
-        style: The style of a combination of states and fits.
-    """
+    """Draws lines of a session where the cursor is."""
 
     def __init__(
         self, session: Session, cursor: Cursor, symbols: Symbols, style: Callable[..., Style]
@@ -248,6 +239,6 @@ class ListLine:
 
 
 def _sign_style(verdict: Verdict) -> str:
-    """What is trusted is as quiet as what stands in nobody's way."""
+    """Return the style of a fit; trusted rows are as quiet as those that do not block."""
     trusted = verdict.fit is Fit.DOUBTFUL and not verdict.blocks
     return "muted" if trusted else verdict.fit.value
