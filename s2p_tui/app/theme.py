@@ -57,13 +57,7 @@ class Symbols:
 
 
 UNICODE = Symbols(
-    {
-        Fit.EXACT: "✓",
-        Fit.TRANSFORMED: "≈",
-        Fit.DOUBTFUL: "?",
-        Fit.MISMATCHED: "✗",
-        Fit.GAP: "·",
-    },
+    {Fit.EXACT: "✓", Fit.TRANSFORMED: "≈", Fit.DOUBTFUL: "?", Fit.MISMATCHED: "✗", Fit.GAP: "·"},
     cursor="▸",
     picked="↕",
     marked="●",
@@ -78,13 +72,7 @@ UNICODE = Symbols(
     corners="┌┬┐├┤└┘",
 )
 ASCII = Symbols(
-    {
-        Fit.EXACT: "=",
-        Fit.TRANSFORMED: "~",
-        Fit.DOUBTFUL: "?",
-        Fit.MISMATCHED: "x",
-        Fit.GAP: ".",
-    },
+    {Fit.EXACT: "=", Fit.TRANSFORMED: "~", Fit.DOUBTFUL: "?", Fit.MISMATCHED: "x", Fit.GAP: "."},
     cursor=">",
     picked="^",
     marked="*",

@@ -70,3 +70,9 @@ async def in_workspace(pilot: Pilot[object]) -> Workspace:
 
 def said(workspace: Workspace) -> str:
     return "".join(segment.text for segment in workspace.query_one(Status).render_line(0))
+
+
+def screen_text(pilot: Pilot[object]) -> str:
+    """The screen line by line, as the terminal shows it."""
+    strips = pilot.app.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in strip) for strip in strips)

@@ -270,12 +270,7 @@ class Look(BoxKeys, ModalScreen[None]):
             try:
                 self._found[number] = await in_thread(
                     partial(
-                        statistics,
-                        subject.tensors,
-                        entry.key,
-                        entry.shape,
-                        entry.dtype,
-                        progress,
+                        statistics, subject.tensors, entry.key, entry.shape, entry.dtype, progress
                     )
                 )
             except CancelledError:

@@ -53,16 +53,6 @@ class Workspace(Screen[None]):
     Actions are named in the key table, see `s2p_tui.app.keys`. An action moves the cursor, makes
     an edit that one of `s2p_tui.app.commands` decides on, or starts one of `s2p_tui.app.flows`.
 
-    Args:
-        session: The open pair.
-        order: The output and dtype to propose.
-        journalled: The session's journal.
-        saved: The alignment that counts as saved.
-        mapping: Where mappings are saved; None for beside the output.
-        chunk_bytes: Approximate memory limit of a conversion.
-        tour: Makes it a guided run.
-        jobs: Threads that share a conversion; None for the default.
-
     Attributes:
         session: The model of everything on the screen.
         cursor: Where the user is.

@@ -161,11 +161,7 @@ class ListLine:
             segments.append(Segment(number.rjust(columns.number), muted))
         left = self._entry_side(row, self.session.benched(index))
         self._add_side(
-            segments,
-            left,
-            columns,
-            plain if self.cursor.index == index or row else muted,
-            muted,
+            segments, left, columns, plain if self.cursor.index == index or row else muted, muted
         )
         if row is None or verdict is None:
             segments.append(Segment(fit("   (bench)", columns.symbol + columns.side), muted))
@@ -179,12 +175,7 @@ class ListLine:
         return Strip(Segment.simplify(segments))
 
     def _add_side(
-        self,
-        segments: list[Segment],
-        side: _Side,
-        columns: Columns,
-        plain: Style,
-        muted: Style,
+        self, segments: list[Segment], side: _Side, columns: Columns, plain: Style, muted: Style
     ) -> None:
         name, shape, dtype = side
         dots = self._symbols.ellipsis
