@@ -147,12 +147,12 @@ class S2PApp(ConvertedApp):
     def on_load(self) -> None:
         loop = asyncio.get_running_loop()
 
-        def told(number: int) -> None:
+        def end(number: int) -> None:
             self._stop_working()
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(self.end_by_signal, number)
 
-        self._ending.watch(told, self._clear_up)
+        self._ending.watch(end, self._clear_up)
 
     def on_mount(self) -> None:
         self.call_after_refresh(self._open)
@@ -186,7 +186,7 @@ class S2PApp(ConvertedApp):
                 if workspace.has_unsaved_edits:
                     return
             if answer == "quit" and unsaved and kept:
-                self.farewell = "Edits not saved; opening the same pair again goes on with them."
+                self.farewell = "Edits not saved; opening the same pair again resumes them."
             if answer in ("save", "quit"):
                 self._leave()
 

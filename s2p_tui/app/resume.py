@@ -27,7 +27,7 @@ class Journalled:
 
     Attributes:
         journal: Where the session is journalled; None if nowhere.
-        note: What the user should know; maybe empty.
+        note: A message for the user; possibly empty.
         bad: Whether that is bad news.
     """
 
@@ -78,7 +78,7 @@ async def begin(
     found = journal.found if journal is not None else None
     found = found if found is not None and found.edits else None
     if found is not None and offered is not None and _says_alike(found, offered):
-        # It is what was journalled, saved: going on has undo besides.
+        # It is what was journalled, saved: resuming has undo besides.
         offered = offered if offered.is_taken else None
     answer = _answered(resume, found, offered)
     if answer is None:
@@ -91,16 +91,16 @@ async def begin(
         session.begin_with(offered.alignment, offered.path)
         note = note or f"Started from {printable(offered.path.name)}."
     if answer == "go on" and found is None:
-        note = note or "There were no edits to go on with."
+        note = note or "There were no edits to resume."
     if found is not None and answer != "go on" and resume == "afresh":
         left = many(found.edits, "earlier edit")
-        note = f"Started afresh; until the first edit --resume still brings back {left}."
+        note = f"Started over; until the first edit --resume still brings back {left}."
     if journal is None:
         return Journalled(None, note, opened.bad)
     try:
         if found is not None and answer == "go on":
             await in_thread(lambda: _go_on(session, journal))
-            note = f"Going on after {many(found.edits, 'edit')}; u undoes them."
+            note = f"Resumed {many(found.edits, 'edit')}; u undoes them."
         else:
             if session.awaits_evidence:
                 journal.start_later(session.alignment)

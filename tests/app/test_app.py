@@ -172,13 +172,13 @@ async def test_the_same_key_twice_quits_only_where_the_journal_has_the_edits(
     async with opened(linears()) as (pilot, _):
         await pilot.press("J", "ctrl+c", "ctrl+c", "q", "ctrl+q")
         assert isinstance(pilot.app.screen, ConfirmQuit)
-        assert "they get lost" in words(pilot.app.screen)
+        assert "they are lost" in words(pilot.app.screen)
         await pilot.press("y")
         await until(pilot, lambda: not pilot.app.is_running)
     (state_home / "s2p-tui").unlink()
     async with opened(linears()) as (pilot, _):
         await pilot.press("J", "ctrl+c")
-        assert "goes on with them" in words(pilot.app.screen)
+        assert "resumes them" in words(pilot.app.screen)
         await pilot.press("ctrl+c")
         await until(pilot, lambda: not pilot.app.is_running)
     assert isinstance(pilot.app, S2PApp)

@@ -57,7 +57,7 @@ async def test_goes_on_with_undo_across_the_restart(opened: Opened, key: str) ->
         workspace = await in_workspace(pilot)
         assert session.alignment == left != start
         assert workspace.has_unsaved_edits
-        assert "Going on after 3 edits" in said(workspace)
+        assert "Resumed 3 edits" in said(workspace)
         await pilot.press("u", "u", "u", "u")
         assert session.alignment == start
         assert not workspace.has_unsaved_edits
@@ -108,7 +108,7 @@ async def test_answers_from_the_command_line(opened: Opened) -> None:
         assert session.alignment == linears().alignment
         assert "--resume still brings back 1 earlier edit" in said(workspace)
     async with opened(fitting(), resume="go on") as (_, workspace):
-        assert "There were no edits to go on with." in said(workspace)
+        assert "There were no edits to resume." in said(workspace)
 
 
 async def test_a_match_is_journalled_as_one_edit(opened: Opened) -> None:

@@ -143,7 +143,7 @@ async def test_edits_made_after_a_mapping_asked_for_come_first(
     async with app.run_test(size=(110, 30)) as pilot:
         in_turn(pilot)
         await until(pilot, lambda: isinstance(app.screen, GoOn))
-        assert "afresh" not in asked(pilot)
+        assert "start over" not in asked(pilot)
         await pilot.press(key)
         assert keys(await in_workspace(pilot)) == rows
 

@@ -24,7 +24,7 @@ SCENES: dict[str, tuple[Callable[[], Session], str, tuple[str, ...]]] = {
     "split": (fused, "g space space space g t", ("Transform",)),
     "help": (linears, "question_mark", ("one row down, up", "Esc closes")),
     "palette": (linears, "ctrl+p m o v e", ("move",)),
-    "quit": (linears, "J q", ("Quit?", "Your edits are in no mapping file")),
+    "quit": (linears, "J q", ("Quit?", "Your edits are not saved in a mapping file")),
     "convert": (fitting, "c", ("Convert", "Output", "model.eqx")),
     "load": (linears, "ctrl+o", ("Load mapping", "model.mapping.json")),
     "review": (lambda: reordered("order"), "a", ("[x]", "lin3", "4 of 4 accepted", "Entertake")),

@@ -343,7 +343,7 @@ async def test_whole_numbers_are_not_multiplied(opened: Opened) -> None:
 
 @pytest.mark.parametrize(
     ("pressed", "reason"),
-    [("G t", "has no leaf"), ("5 enter t", "Row 5 takes no entry: a Python scalar")],
+    [("G t", "no transform yet"), ("5 enter t", "Row 5 takes no entry: a Python scalar")],
 )
 async def test_where_there_is_nothing_to_choose(opened: Opened, pressed: str, reason: str) -> None:
     async with opened(linears()) as (pilot, workspace):

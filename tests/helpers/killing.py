@@ -32,7 +32,7 @@ _WIDTH = 110
 _LATEST = 60.0
 _PAUSE = 0.3
 _DRAWN = re.compile(r"edits ([\d,]+) ")
-_GOING_ON = re.compile(r"Going on after ([\d,]+) edit")
+_GOING_ON = re.compile(r"Resumed ([\d,]+) edit")
 _CUT = "edits…"
 # Its entry may be on the bench, below the screen.
 _FIRST_LEAF = ".layers[0].weight"

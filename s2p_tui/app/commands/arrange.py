@@ -241,9 +241,9 @@ def toggle_trust(session: Session, cursor: Cursor) -> Move:
         what = "there is none here" if cursor.is_block else what
         raise ImpossibleError(f"Only a doubtful row can be trusted; {what}.")
     trusted = not all(row.trusted for _, row in doubtful)
-    said = "Trusted: it no longer stands in the way." if trusted else "No longer trusted."
+    said = "Trusted. This row no longer blocks the conversion." if trusted else "No longer trusted."
     if trusted and len(doubtful) > 1:
-        said = f"Trusted {many(len(doubtful), 'row')}: they no longer stand in the way."
+        said = f"Trusted {many(len(doubtful), 'row')}: they no longer block the conversion."
     edit = Trust(tuple(index for index, _ in doubtful), trusted)
     return Move(edit, cursor.index, said=said)
 

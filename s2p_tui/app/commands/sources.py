@@ -198,7 +198,9 @@ def take(session: Session, option: SourceOption, *, swap: bool, other: int | Non
         if other is None or other == index:
             raise ImpossibleError("No other row takes this entry: Enter takes it.")
         if old.source is None:
-            raise ImpossibleError("This row has nothing to swap: Enter takes it.")
+            raise ImpossibleError(
+                "This row is empty, so there is nothing to swap. Press Enter to take the entry."
+            )
         keys = old.keys
         back = as_fits_best(session, other, keys[0]) if len(keys) == 1 else old.source
         changes.append((other, Row(back, by="user")))

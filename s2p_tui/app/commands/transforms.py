@@ -96,10 +96,15 @@ def offer(session: Session, cursor: Cursor) -> TransformOffer:
     """
     index, state_dict = cursor.index, session.checkpoint.state_dict
     if cursor.is_block:
-        raise ImpossibleError("What is in hand can go to one leaf: Tab unfolds the block.")
+        raise ImpossibleError(
+            "A picked-up entry can only go to a single leaf. Press Tab to unfold the block."
+        )
     row = session.row(index)
     if row is None:
-        raise ImpossibleError("A benched entry has no leaf: mark it or pick it up, go to a row, t.")
+        raise ImpossibleError(
+            "Benched entries have no transform yet. Mark or pick up the entry, go to a row, "
+            "then press t."
+        )
     if row.fixed:
         way_out = " If it should, press s on it." if row.gap else ""
         raise ImpossibleError(f"Row {index + 1} takes no entry: {row.why}.{way_out}")
@@ -336,7 +341,9 @@ def offer_many(session: Session, cursor: Cursor) -> TransformOffer:
     here, index = cursor.here, cursor.index
     fold = cursor.folding.shut_at(index) if cursor.folding is not None else None
     if fold is None or session.row(index) is None:
-        raise ImpossibleError("A benched entry has no leaf: Tab unfolds the bench.")
+        raise ImpossibleError(
+            "Benched entries have no transform yet. Press Tab to unfold the bench."
+        )
     kinds = [kind for kind in _kinds(session, here, fold.prefix) if len(kind.choices) > 1]
     if not kinds:
         raise ImpossibleError(

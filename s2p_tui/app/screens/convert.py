@@ -227,7 +227,7 @@ class Result(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         with Box(
-            self._symbols, "Converted", "y copy the code  Enter go on  q quit", can_focus=True
+            self._symbols, "Converted", "y copy the code  Enter close  q quit", can_focus=True
         ):
             facts = "\n".join(map(self._symbols.plain, self._lines))
             yield Static(Content(facts), id="facts")

@@ -109,7 +109,7 @@ class GoOn(ModalScreen[ResumeAnswer]):
     def compose(self) -> ComposeResult:
         keys = {"go on": "y", "mapping": "m", "afresh": "n", "quit": "Esc"}
         keys[next(iter(self._choices))] = "Enter"
-        with Box(self._symbols, "Go on?", "", can_focus=True):
+        with Box(self._symbols, "Resume?", "", can_focus=True):
             for line in self._facts():
                 yield self._label(line)
             yield Label("")
@@ -134,14 +134,14 @@ class GoOn(ModalScreen[ResumeAnswer]):
         found, offered = self._found, self._offered
         choices: dict[ResumeAnswer, str] = {}
         if found is not None:
-            choices["go on"] = "go on with the edits" if offered else "go on with them"
+            choices["go on"] = "resume the edits" if offered else "resume them"
         if offered is not None:
             choices["mapping"] = f"start from {offered.path.name}"
             if found is not None and offered.saved > found.last:
                 choices = {"mapping": choices["mapping"], "go on": choices["go on"]}
         if offered is None or not offered.is_taken:
-            choices["afresh"] = "start afresh"
-        choices["quit"] = "quit, leaving all as it is"
+            choices["afresh"] = "start over"
+        choices["quit"] = "quit, changing nothing"
         return choices
 
     def _facts(self) -> list[str]:
@@ -160,7 +160,7 @@ class GoOn(ModalScreen[ResumeAnswer]):
             whose = "is a mapping of it too" if found else "is a mapping of this pair"
             facts.append(f"{offered.path.name} {whose}, saved on {_when(offered.saved)}.")
         if found is not None:
-            facts.append("If you do not go on with the edits, they are kept aside.")
+            facts.append("Edits you do not resume are backed up.")
         return facts
 
 
@@ -228,11 +228,13 @@ class ConfirmQuit(ModalScreen[QuitAnswer]):
             lines.append("The conversion has not ended: it would be stopped, nothing written.")
         if self._unsaved and self._kept:
             lines.append(
-                "Your edits are in no mapping file. The journal has them: opening the pair again "
-                "goes on with them."
+                "Your edits are not saved in a mapping file. The journal has them: opening the "
+                "pair again resumes them."
             )
         elif self._unsaved:
-            lines.append("Your edits are in no mapping file and not journalled: they get lost.")
+            lines.append(
+                "Your edits are not saved in a mapping file, nor journalled: they are lost."
+            )
         return lines
 
 

@@ -35,7 +35,7 @@ class Ending:
 
     Args:
         last_resort: Ends the process, given its exit status, if it has not ended in time; None
-            where the process is to go on, as in tests.
+            where the process is to live on, as in tests.
     """
 
     def __init__(self, last_resort: Callable[[int], object] | None = None) -> None:
@@ -45,11 +45,11 @@ class Ending:
         self._number: Number | None = None
         self._wakeup = self._written = self._read = -1
 
-    def watch(self, told: Callable[[Number], None], clear_up: Callable[[], None]) -> None:
+    def watch(self, on_signal: Callable[[Number], None], clear_up: Callable[[], None]) -> None:
         """Start watching. To be called in the main thread; elsewhere there are no signals.
 
         Args:
-            told: Called in the watching thread when a signal has come.
+            on_signal: Called in the watching thread when a signal has come.
             clear_up: Called there before the last resort.
         """
         if threading.current_thread() is not threading.main_thread():
@@ -62,7 +62,7 @@ class Ending:
         for number in SIGNALS:
             self._before[number] = signal.signal(number, _noted)
         threading.Thread(
-            target=self._run, args=(told, clear_up), daemon=True, name="s2p-signals"
+            target=self._run, args=(on_signal, clear_up), daemon=True, name="s2p-signals"
         ).start()
 
     def release(self) -> None:
@@ -83,13 +83,13 @@ class Ending:
                     stream.flush()
             self._last_resort(128 + self._number)
 
-    def _run(self, told: Callable[[Number], None], clear_up: Callable[[], None]) -> None:
+    def _run(self, on_signal: Callable[[Number], None], clear_up: Callable[[], None]) -> None:
         number = self._first()
         if number is None:
             os.close(self._read)
             return
         self._number = number
-        told(number)
+        on_signal(number)
         if self._last_resort is not None:
             threading.Event().wait(PATIENCE)
             clear_up()

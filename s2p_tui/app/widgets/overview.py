@@ -35,7 +35,7 @@ class Overview(Widget, can_focus=False):
         """A part was clicked.
 
         Attributes:
-            index: Its first row that stands in the way, else its first row.
+            index: Its first row that blocks, else its first row.
         """
 
         def __init__(self, index: int) -> None:
