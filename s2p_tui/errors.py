@@ -21,24 +21,28 @@ facts, which the command line, the Python calls and the app put into their own w
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
 
-_OBEYED = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
+def printable(text: str, *, ascii_only: bool = False) -> str:
+    r"""The text with everything that could steer a terminal spelled out: `\x1b`, `\n`, `\u202e`.
 
-def printable(text: str) -> str:
-    r"""Spell out control, format and unassigned characters (`\\x1b`, `\\u202e`)."""
-    if text.isascii() and text.isprintable():
+    Spaces other than the plain one, which look like it, are spelled out as well: `\xa0`, `\u3000`.
+
+    Args:
+        text: Any text, possibly from a hostile file.
+        ascii_only: Spell out everything beyond ASCII.
+    """
+    if text.isprintable() and (not ascii_only or text.isascii()):
         return text
     return "".join(
-        character.encode("unicode_escape").decode()
-        if unicodedata.category(character) in _OBEYED
-        else character
-        for character in text
+        char
+        if char.isprintable() and (not ascii_only or char.isascii())
+        else char.encode("unicode_escape").decode()
+        for char in text
     )
 
 
@@ -140,7 +144,7 @@ class S2PError(Exception):
         return self.line
 
 
-def _inert(problems: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+def _bounded(problems: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     return tuple((where, one_line(why, _LONGEST)) for where, why in problems)
 
 
@@ -177,7 +181,7 @@ class AlignmentError(S2PError):
         self, message: str, problems: Sequence[tuple[str, str]] = (), hint: str | Hint = ""
     ):
         super().__init__(message, hint)
-        self.problems = _inert(problems)
+        self.problems = _bounded(problems)
 
     def __str__(self) -> str:
         shown = self.problems[:_MOST_ROWS]
@@ -245,7 +249,7 @@ class OtherFilesError(InputError):
         self, message: str, problems: Sequence[tuple[str, str]] = (), hint: str | Hint = ""
     ):
         super().__init__(message, hint)
-        self.problems = _inert(problems)
+        self.problems = _bounded(problems)
 
 
 class TransformError(S2PError):

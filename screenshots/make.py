@@ -37,6 +37,9 @@ _COMMAND = "python -m screenshots.make"
 _SECONDS = 0.4
 """What the conversion of MiniLM takes on two cores; as measured, no two pictures were alike."""
 
+_MOST_BYTES = 150_000
+"""Bytes of a picture: whoever reads the README over a slow line waits for six of them."""
+
 _PATIENCE = 120
 """Seconds that a key may take on a busy machine."""
 
@@ -160,7 +163,15 @@ def stale(pictures: dict[str, str]) -> list[str]:
             found.append(f"{png.name} was not made from {svg.name}")
     known = {f"{name}.{suffix}" for name in pictures for suffix in ("svg", "png")}
     others = {path.name for path in HERE.glob("*.[ps][nv]g")} - known
-    return found + [f"{name} is none of the script's pictures" for name in sorted(others)]
+    found += [f"{name} is none of the script's pictures" for name in sorted(others)]
+    readme = (HERE.parent / "README.md").read_text(encoding="utf-8")
+    for name in pictures:
+        png = HERE / f"{name}.png"
+        if f"](screenshots/{png.name})" not in readme:
+            found.append(f"{png.name} is not in the README")
+        if png.exists() and png.stat().st_size > _MOST_BYTES:
+            found.append(f"{png.name} is larger than {_MOST_BYTES:,} bytes")
+    return found
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,15 +1,16 @@
-"""The app itself. Imports Textual only: everything heavy waits until the first frame is drawn."""
+"""The app class. Imports Textual only: the rest is loaded after the first frame is drawn."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Required, TypedDict, Unpack
 
 from textual import work
 from textual.await_complete import AwaitComplete
@@ -19,17 +20,16 @@ from textual.events import DescendantFocus, Key
 from textual.widgets import Input
 
 from s2p_tui.app.background import in_thread
-from s2p_tui.app.keys import Bound
+from s2p_tui.app.keys import Keymap
 from s2p_tui.app.resume import Journalled, Resume
-from s2p_tui.app.screens.busy import Progress
+from s2p_tui.app.screens.busy import Converting
 from s2p_tui.app.screens.convert import Order
 from s2p_tui.app.screens.help import Palette
 from s2p_tui.app.screens.questions import ConfirmQuit, QuitAnswer, Reading, WhichStateDict
 from s2p_tui.app.terminal.exit import Ending
-from s2p_tui.app.terminal.key_queue import KeysInTurn
-from s2p_tui.app.terminal.output_diff import Thrifty, thrifty
+from s2p_tui.app.terminal.key_queue import KeyQueue
+from s2p_tui.app.terminal.output_diff import CellDiffDriver, with_cell_diff
 from s2p_tui.app.theme import ASCII, OWN_COLOURS, UNICODE
-from s2p_tui.app.tidying import Tidying
 from s2p_tui.app.tour import Tour
 from s2p_tui.conversion.output_names import default_mapping
 from s2p_tui.errors import AmbiguousStateDictError, S2PError
@@ -42,37 +42,60 @@ if TYPE_CHECKING:
     from s2p_tui.conversion.output import Converted
     from s2p_tui.session.session import Session
 
-    ConvertedApp = KeysInTurn[Converted | None]
+    ConvertedApp = KeyQueue[Converted | None]
 else:
-    ConvertedApp = KeysInTurn
+    ConvertedApp = KeyQueue
 
 DEFAULT_CHUNK = 64 << 20
 _AFTER_THE_FIRST_FRAME = ("s2p_tui.app.resume", "s2p_tui.app.screens.main")
+
+
+class AppOptions(TypedDict, total=False):
+    """Options of the app.
+
+    Attributes:
+        model_label: Name of the checkpoint while it is being read.
+        skeleton_label: Name of the skeleton.
+        output: The file proposed for the conversion.
+        dtype: The dtype proposed for it; None for the skeleton's.
+        mapping: Where mappings are saved; None for beside the output.
+        has_mapping: True if the session is opened with the mapping that is there already.
+        chunk_bytes: Approximate memory limit of a conversion.
+        jobs: Threads that share a conversion; None for two, or one on a single core.
+        ascii_only: Use ASCII symbols only; None for the default.
+        resume: What to do with edits that an earlier session on the same pair left.
+        keymap: The keys of every action.
+        theme: Name of one of Textual's themes; None for what suits the terminal.
+        ending: Ends the program by a signal.
+        tour: Makes it a guided run.
+    """
+
+    model_label: Required[str]
+    skeleton_label: Required[str]
+    output: Required[Path]
+    dtype: str | None
+    mapping: Path | None
+    has_mapping: bool
+    chunk_bytes: int
+    jobs: int | None
+    ascii_only: bool | None
+    resume: Resume
+    keymap: Keymap | None
+    theme: str | None
+    ending: Ending | None
+    tour: Tour | None
 
 
 class S2PApp(ConvertedApp):
     """Opens a session and shows it. `run()` returns the last conversion, or None.
 
     Args:
-        open_session: Opens both ends, slowly; takes the dotted place of the state dict, or None.
-        model_label: What to call the checkpoint while it is being read.
-        skeleton_label: What to call the skeleton.
-        output: The file proposed for the conversion.
-        dtype: The dtype proposed for it; None for the skeleton's.
-        mapping: Where mappings are saved; None for beside the output.
-        has_mapping: Whether the session is opened with what is there already.
-        chunk_bytes: Memory a conversion stays within, about.
-        jobs: Threads that share a conversion; None for two, or one on a single core.
-        ascii_only: Use no signs beyond ASCII.
-        resume: What to do with edits that an earlier session on the same pair left.
-        bound: The keys of every action.
-        theme: Name of one of Textual's themes; None for what suits the terminal.
-        ending: How the program ends by a signal.
-        tour: Makes it a guided run.
+        open_session: Opens both ends, slowly; takes the state dict's dotted key, or None.
+        options: See `AppOptions`.
 
     Attributes:
-        bound: The keys of every action.
-        farewell: What to say once the terminal is the shell's again; maybe empty.
+        keymap: The keys of every action.
+        farewell: What to say once the terminal is the shell's again; possibly empty.
         fatal: Why nothing could be opened; the app has ended then, with the error's exit code.
     """
 
@@ -85,96 +108,62 @@ class S2PApp(ConvertedApp):
     ]
 
     def __init__(
-        self,
-        open_session: Callable[[str | None], Session],
-        *,
-        model_label: str,
-        skeleton_label: str,
-        output: Path,
-        dtype: str | None = None,
-        mapping: Path | None = None,
-        has_mapping: bool = False,
-        chunk_bytes: int = DEFAULT_CHUNK,
-        jobs: int | None = None,
-        ascii_only: bool = False,
-        resume: Resume = "ask",
-        bound: Bound | None = None,
-        theme: str | None = None,
-        ending: Ending | None = None,
-        tour: Tour | None = None,
+        self, open_session: Callable[[str | None], Session], **options: Unpack[AppOptions]
     ) -> None:
         # Textual would draw in shades of grey, which are colours to a terminal too.
         is_colourless = "NO_COLOR" in os.environ
         super().__init__(ansi_color=True if is_colourless else None)
         self.animation_level = "none"
-        self.bound = bound or Bound()
-        self.set_keymap(self.bound.keymap)
+        self.keymap = options.get("keymap") or Keymap()
+        self.set_keymap(self.keymap.for_textual)
+        theme = options.get("theme")
         if is_colourless or theme is not None:
             self.theme = OWN_COLOURS if is_colourless or theme is None else theme
-        self._ending = ending or Ending()
+        self._ending = options.get("ending") or Ending()
         self.fatal: S2PError | None = None
         self.farewell = ""
-        self._tidying = Tidying()
-        self._tour = tour
         self._open_session = open_session
-        self._labels = model_label, skeleton_label
-        self._order = Order(output, dtype)
-        self._mapping = mapping
-        self._has_mapping = has_mapping
-        self._chunk_bytes = chunk_bytes
-        self._jobs = jobs
-        self._glyphs = ASCII if ascii_only else UNICODE
-        self._resume: Resume = resume
+        self._options = options
+        self._symbols = ASCII if options.get("ascii_only") else UNICODE
+        self._resume: Resume = options.get("resume", "ask")
+        self._mapping = options.get("mapping")
         self._journalled = Journalled(None)
         self._workspace: Workspace | None = None
-        self.set_class(ascii_only, "-ascii")
+        self.set_class(self._symbols.is_ascii, "-ascii")
 
     def get_driver_class(self) -> type[Driver]:
         """The driver of this platform, which sends no more than what has changed."""
-        return thrifty(super().get_driver_class())
+        return with_cell_diff(super().get_driver_class())
 
     def on_resize(self) -> None:
         """Draw everything anew: terminals do as they like with what they showed before."""
-        if isinstance(self._driver, Thrifty):
+        if isinstance(self._driver, CellDiffDriver):
             self._driver.forget()
 
     def get_default_screen(self) -> Reading:
-        """The first frame."""
-        return Reading(self._glyphs, *self._labels)
+        """The first frame: which files are being read."""
+        return Reading(self._symbols, self._options["model_label"], self._options["skeleton_label"])
 
     def on_load(self) -> None:
-        """Be told of signals, before the terminal is changed."""
-        self._tidying.begin()
         loop = asyncio.get_running_loop()
 
-        def told(number: int) -> None:
+        def end(number: int) -> None:
             self._stop_working()
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(self.end_by_signal, number)
 
-        self._ending.watch(told, self._clear_up)
+        self._ending.watch(end, self._clear_up)
 
     def on_mount(self) -> None:
-        """Start reading."""
         self.call_after_refresh(self._open)
 
     def on_unmount(self) -> None:
-        """Bring the journal to the disk and give the signals back."""
         if self._journalled.journal is not None:
             self._journalled.journal.close()
-        self._tidying.end()
+        gc.unfreeze()
         self._ending.release()
 
-    def key_comes(self) -> None:
-        """Leave the garbage alone."""
-        self._tidying.wait()
-
-    def keys_are_past(self) -> None:
-        """Tidy up in the pause, if it is one."""
-        self._tidying.soon()
-
     def on_descendant_focus(self, event: DescendantFocus) -> None:
-        """Blinking would keep a slow line busy."""
         if isinstance(event.widget, Input):
             event.widget.cursor_blink = False
 
@@ -197,20 +186,20 @@ class S2PApp(ConvertedApp):
                 if workspace.has_unsaved_edits:
                     return
             if answer == "quit" and unsaved and kept:
-                self.farewell = "Edits not saved; opening the same pair again goes on with them."
+                self.farewell = "Edits not saved; opening the same pair again resumes them."
             if answer in ("save", "quit"):
                 self._leave()
 
         if is_converting or unsaved:
             question = ConfirmQuit(
-                self._glyphs, unsaved=unsaved, kept=kept, converting=is_converting
+                self._symbols, unsaved=unsaved, kept=kept, converting=is_converting
             )
             self.push_screen(question, answered)
         else:
             self._leave()
 
     def action_interrupt(self) -> None:
-        """What ctrl+c does: leaves what is open, and asks to quit where nothing is."""
+        """Close what is open, like Esc; ask to quit if nothing is."""
         screen = self.screen
         if isinstance(screen, ConfirmQuit):
             screen.action_again()
@@ -220,7 +209,6 @@ class S2PApp(ConvertedApp):
             self.action_ask_quit()
 
     def action_palette(self) -> None:
-        """Show every action of the workspace, by name."""
         workspace = self._workspace
 
         async def chosen(action: str | None) -> None:
@@ -228,7 +216,7 @@ class S2PApp(ConvertedApp):
                 await workspace.run_action(action)
 
         if workspace is not None and self.screen is workspace:
-            self.push_screen(Palette(self.bound, self._glyphs), chosen)
+            self.push_screen(Palette(self.keymap, self._symbols), chosen)
 
     def pop_screen(self) -> AwaitComplete:
         """Close what lies over the workspace; a question answered twice does not close that."""
@@ -236,13 +224,13 @@ class S2PApp(ConvertedApp):
 
     @property
     def _is_something_open(self) -> bool:
-        """Whether a screen lies over the workspace, or is asked before there is one."""
+        """True if a screen lies over the workspace, or a question comes before it."""
         return not (self.screen is self._workspace or isinstance(self.screen, Reading))
 
     @property
     def _job(self) -> Job | None:
         """The conversion that runs."""
-        jobs = [screen.job for screen in self.screen_stack if isinstance(screen, Progress)]
+        jobs = [screen.job for screen in self.screen_stack if isinstance(screen, Converting)]
         return jobs[0] if jobs else None
 
     def _stop_working(self) -> None:
@@ -252,7 +240,7 @@ class S2PApp(ConvertedApp):
     def _clear_up(self) -> None:
         """Leave nothing unfinished behind where the end cannot be waited for."""
         for screen in self.screen_stack:
-            if isinstance(screen, Progress):
+            if isinstance(screen, Converting):
                 remove_unfinished(Path(os.path.realpath(screen.output)).parent)
 
     def _leave(self, return_code: int = 0) -> None:
@@ -268,7 +256,9 @@ class S2PApp(ConvertedApp):
                 session = await in_thread(lambda key=key: self._opened(key))
             except AmbiguousStateDictError as error:
                 key = await self.push_screen_wait(
-                    WhichStateDict(self._glyphs, self._labels[0], error.choices, error.meanings)
+                    WhichStateDict(
+                        self._symbols, self._options["model_label"], error.choices, error.meanings
+                    )
                 )
                 if key is None:
                     self._fail(error)
@@ -284,7 +274,10 @@ class S2PApp(ConvertedApp):
         """The session, with what will show it imported: the first frame has not waited for it."""
         for module in _AFTER_THE_FIRST_FRAME:
             import_module(module)
-        return self._open_session(key)
+        session = self._open_session(key)
+        # The collector would go through a million objects in the middle of a key press.
+        gc.freeze()
+        return session
 
     async def _show(self, session: Session) -> None:
         from s2p_tui.app.resume import begin, open_journal
@@ -298,7 +291,7 @@ class S2PApp(ConvertedApp):
             self._journalled,
             self._resume,
             found if isinstance(found, Offered) else None,
-            self._glyphs,
+            self._symbols,
             self.push_screen_wait,
         )
         if begun is None:
@@ -312,14 +305,14 @@ class S2PApp(ConvertedApp):
         saved = session.alignment if is_saved else opened_with
         self._workspace = Workspace(
             session,
-            self._order,
+            Order(self._options["output"], self._options.get("dtype")),
             self._journalled,
             saved=saved,
-            glyphs=self._glyphs,
+            symbols=self._symbols,
             mapping=self._mapping,
-            chunk_bytes=self._chunk_bytes,
-            tour=self._tour,
-            jobs=self._jobs,
+            chunk_bytes=self._options.get("chunk_bytes", DEFAULT_CHUNK),
+            tour=self._options.get("tour"),
+            jobs=self._options.get("jobs"),
         )
         await self.push_screen(self._workspace)
 
@@ -329,8 +322,10 @@ class S2PApp(ConvertedApp):
         if path is None:
             if self._resume == "afresh":
                 return None
-            return await in_thread(lambda: offered(session, default_mapping(self._order.output)))
-        return taken(session, path) if self._has_mapping else missing(path)
+            return await in_thread(
+                lambda: offered(session, default_mapping(self._options["output"]))
+            )
+        return taken(session, path) if self._options.get("has_mapping") else missing(path)
 
     def _fail(self, error: S2PError) -> None:
         self.fatal = error

@@ -1,4 +1,4 @@
-"""Slow work beside the event loop."""
+"""Slow work in threads, and typed access to the running app."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from s2p_tui.alignment.garbage import give_memory_back
 from s2p_tui.app.hints import in_words_of_the_app
-from s2p_tui.app.keys import Bound
+from s2p_tui.app.keys import Keymap
 from s2p_tui.errors import S2PError
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ async def in_thread(function: Callable[[], T]) -> T:
     return await future
 
 
-WAIT = "Still matching by names and structure: that works once it is done."
+WAIT = "Matching is still running; try again when it finishes."
 TAKEN = "Lined up by names and structure."
 OFFERED = "Matched by names and structure; your rows stay, a shows what that would change."
 
@@ -67,19 +66,17 @@ class _Found:
     can_begin: bool
 
 
-async def match_meanwhile(
-    session: Session, journal: Journal | None, may_take: Callable[[], bool]
-) -> bool:
-    """Gather evidence in a thread and have the session weigh rows by it.
+async def match(session: Session, journal: Journal | None, may_take: Callable[[], bool]) -> bool:
+    """Gather evidence in a thread and judge the session's rows by it.
 
     Args:
         session: The session.
         journal: Its journal, if it has one.
-        may_take: Whether rows may be changed when the evidence is there; not while a choice made
-            from the rows as they are is open.
+        may_take: Called when the evidence is there: True if rows may be changed then, False while a
+            choice made from the rows as they are is open.
 
     Returns:
-        Whether its alignment was taken over, as nobody had touched the rows; the journal begins
+        True if its alignment was taken over, as nobody had touched the rows; the journal begins
         with it then.
     """
 
@@ -100,7 +97,6 @@ async def match_meanwhile(
             journal.begin_with(gathered.beginning)
         else:
             gathered.beginning.discard()
-    await in_thread(give_memory_back)
     return is_taken
 
 
@@ -110,9 +106,9 @@ def app_of(node: DOMNode) -> App[object]:
     return untyped.app
 
 
-_AS_SHIPPED = Bound()
+_AS_SHIPPED = Keymap()
 
 
-def bound_of(node: DOMNode) -> Bound:
+def keymap_of(node: DOMNode) -> Keymap:
     """The keys of the node's app; as they are shipped where the app has none of its own."""
-    return cast("Bound", getattr(app_of(node), "bound", _AS_SHIPPED))
+    return cast("Keymap", getattr(app_of(node), "keymap", _AS_SHIPPED))

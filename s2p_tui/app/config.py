@@ -1,4 +1,4 @@
-"""The user's configuration file: keys, and what the options would say each time."""
+"""The user's configuration file: keys, and defaults for the command line's options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import cast
 
 from platformdirs import user_config_path
 
-from s2p_tui.app.keys import RESERVED, Bound, actions, key_named, show_key
+from s2p_tui.app.keys import RESERVED, Keymap, actions, key_named, show_key
 from s2p_tui.errors import SettingsError
 
 _SWITCHES = ("ascii", "mouse")
@@ -22,23 +22,23 @@ _NAME = re.compile(r"""\s*["']?([\w.-]+)["']?\s*=""")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the file says.
+    """The settings in the file.
 
     Attributes:
         ascii: Whether to use ASCII characters only; None where the terminal's locale says.
         mouse: Whether the mouse is used.
         theme: Name of one of Textual's themes; None for what suits the terminal.
-        bound: The keys of every action.
+        keymap: The keys of every action.
     """
 
     ascii: bool | None = None
     mouse: bool = True
     theme: str | None = None
-    bound: Bound = field(default_factory=Bound)
+    keymap: Keymap = field(default_factory=Keymap)
 
 
 def settings_file() -> Path:
-    """Where the file is, there or not."""
+    """Return the file's path, existing or not."""
     return user_config_path("s2p-tui", appauthor=False) / "config.toml"
 
 
@@ -64,7 +64,7 @@ def load_settings(path: Path) -> Settings:
             f"{path} is not TOML: {error}.",
             hint="Mend it there, or move it away: s2p-tui keys prints one to start from.",
         ) from None
-    settings = _Reading(_lines_of(text))
+    settings = _SettingsReader(_lines_of(text))
     made = settings.read(content)
     if settings.problems:
         raise SettingsError(
@@ -75,12 +75,12 @@ def load_settings(path: Path) -> Settings:
     return made
 
 
-def as_text(bound: Bound) -> Iterator[str]:
-    """A configuration file that binds every action as it is bound, line by line."""
+def as_text(keymap: Keymap) -> Iterator[str]:
+    """Yield the lines of a configuration file with every action's present keys."""
     yield "[keys]"
     width = max(len(key.id) for key in actions())
     for key in actions():
-        keys = ", ".join(f'"{_written(pressed)}"' for pressed in bound.keys(key))
+        keys = ", ".join(f'"{_written(pressed)}"' for pressed in keymap.keys(key))
         yield f"{key.id:<{width}} = {f'[{keys}]':<34} # {key.words}"
 
 
@@ -90,7 +90,7 @@ def _written(key: str) -> str:
     return "+".join([*modifiers, last if len(shown) > 1 or shown in '"\\' else shown])
 
 
-class _Reading:
+class _SettingsReader:
     """One reading of a file; collects what is wrong with it.
 
     Attributes:
@@ -117,7 +117,7 @@ class _Reading:
             ascii_only if isinstance(ascii_only, bool) else None,
             mouse is not False,
             self._theme(theme),
-            self._bound(cast("dict[str, object]", keys)),
+            self._keymap(cast("dict[str, object]", keys)),
         )
 
     def _theme(self, theme: object) -> str | None:
@@ -129,7 +129,7 @@ class _Reading:
         self._wrong("", "theme", f"there is no theme {theme!r}; there are {names}")
         return None
 
-    def _bound(self, table: Mapping[str, object]) -> Bound:
+    def _keymap(self, table: Mapping[str, object]) -> Keymap:
         known = {key.id: key for key in actions()}
         moved: dict[str, tuple[str, ...]] = {}
         for name, value in table.items():
@@ -137,8 +137,8 @@ class _Reading:
                 self._wrong("keys", name, _unknown_action(name, known))
             elif (keys := self._keys(name, value)) is not None:
                 moved[name] = keys
-        bound = Bound(moved)
-        for pressed, names in bound.conflicts().items():
+        keymap = Keymap(moved)
+        for pressed, names in keymap.conflicts().items():
             blamed = next((name for name in names if name in moved), names[0])
             others = " and ".join(name for name in names if name != blamed)
             self._wrong(
@@ -146,7 +146,7 @@ class _Reading:
                 blamed,
                 f"{show_key(pressed)} is for {others} too; give one of them another key",
             )
-        return bound
+        return keymap
 
     def _keys(self, name: str, value: object) -> tuple[str, ...] | None:
         """The keys of one action; None, and a problem noted, where they are none."""
@@ -205,7 +205,7 @@ def _lines_of(text: str) -> dict[tuple[str, str], int]:
 
 
 def locale_is_ascii(environ: Mapping[str, str] | None = None) -> bool:
-    """Whether the locale names a character set other than UTF-8.
+    """Return True if the locale names a character set other than UTF-8.
 
     One that names none is taken for UTF-8: containers and `ssh` to them leave it unset, and no
     terminal of today is anything else.

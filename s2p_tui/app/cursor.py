@@ -1,4 +1,4 @@
-"""Where the user is and what they hold: cursor, marks, the picked-up entry, typed digits, find."""
+"""The cursor, the marks, the picked-up entry, the typed digits and the search."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Cursor:
     On a folded block the cursor is on its first row, and what is done here is done to all of them.
 
     Attributes:
-        position: The row under the cursor.
+        index: The row under the cursor.
         marks: Marked rows.
         anchor: Where a range mark was started, while it is being made.
         picked: The row of the entry that was picked up, or the first of the block that was.
@@ -31,7 +31,7 @@ class Cursor:
         folding: Which rows are shown as one line; None if each is a line of its own.
     """
 
-    position: int = 0
+    index: int = 0
     marks: set[int] = field(default_factory=lambda: set[int]())
     anchor: int | None = None
     picked: int | None = None
@@ -44,30 +44,30 @@ class Cursor:
     @property
     def here(self) -> range:
         """The rows of the line under the cursor: one, or a folded block's."""
-        return self.line_at(self.position)
+        return self.line_at(self.index)
 
     @property
     def is_block(self) -> bool:
-        """Whether a folded block is under the cursor, not a single leaf or entry."""
+        """True if a folded block is under the cursor, not a single leaf or entry."""
         return len(self.here) > 1
 
-    def line_at(self, position: int) -> range:
-        """The positions that are shown on one line with this one."""
+    def line_at(self, index: int) -> range:
+        """The indices that are shown on one line with this one."""
         if self.folding is None:
-            return range(position, position + 1)
-        return self.folding.span(position)
+            return range(index, index + 1)
+        return self.folding.span(index)
 
     def beside(self, lines: int) -> int:
-        """The position that many lines below or, where negative, above; or the outermost."""
+        """The index that many lines below or, where negative, above; or the outermost."""
         if self.folding is None:
-            return self.position + lines
-        line = self.folding.line_of(self.position) + lines
+            return self.index + lines
+        line = self.folding.line_of(self.index) + lines
         last = self.folding.lines - 1
-        return self.folding.position_of(max(0, min(line, last))) if last >= 0 else 0
+        return self.folding.index_of(max(0, min(line, last))) if last >= 0 else 0
 
     @property
     def mode(self) -> Mode:
-        """What the next key means."""
+        """The mode that decides which hints are shown."""
         if self.picked is not None:
             return "picked"
         if self.anchor is not None:
@@ -75,7 +75,7 @@ class Cursor:
         return "find" if self.query else "normal"
 
     @property
-    def typed_position(self) -> int | None:
+    def typed_index(self) -> int | None:
         """The row whose number was typed, rows being counted from 1."""
         return int(self.typed) - 1 if self.typed else None
 
@@ -83,31 +83,31 @@ class Cursor:
         """Marked rows, those of an unfinished range included, ascending."""
         return sorted(self.marks.union(self._range()))
 
-    def is_match(self, position: int) -> bool:
-        """Whether the search found the row."""
-        return self.matches_in(range(position, position + 1))
+    def is_match(self, index: int) -> bool:
+        """Return True if the search found the row."""
+        return self.matches_in(range(index, index + 1))
 
     def matches_in(self, span: range) -> bool:
-        """Whether the search found one of these rows."""
+        """Return True if the search found one of these rows."""
         return bisect_left(self.matches, span.start) < bisect_left(self.matches, span.stop)
 
     def marks_in(self, span: range) -> bool:
-        """Whether one of these rows is marked, or would be if the range ended here."""
+        """Return True if one of these rows is marked, or would be if the range ended here."""
         ranged, marks = self._range(), self.marks
         if ranged.start < span.stop and span.start < ranged.stop:
             return True
         if len(marks) < len(span):
             return any(mark in span for mark in marks)
-        return any(position in marks for position in span)
+        return any(index in marks for index in span)
 
     def chosen(self) -> list[int]:
         """The rows an edit is about: the marked ones, or those under the cursor."""
         return self.marked() or list(self.here)
 
-    def go(self, position: int, count: int) -> None:
-        """Move, within `count` positions; to the first row of a folded block."""
-        position = max(0, min(position, count - 1))
-        self.position = self.line_at(position).start if count else position
+    def go(self, index: int, count: int) -> None:
+        """Move, within `count` indices; to the first row of a folded block."""
+        index = max(0, min(index, count - 1))
+        self.index = self.line_at(index).start if count else index
 
     def type_digit(self, digit: str) -> None:
         """Add a digit to the row number; a leading 0 is none."""
@@ -118,13 +118,12 @@ class Cursor:
         """Mark what is under the cursor, or take the mark away."""
         self.finish_range()
         here = self.here
-        if all(position in self.marks for position in here):
+        if all(index in self.marks for index in here):
             self.marks.difference_update(here)
         else:
             self.marks.update(here)
 
     def pick_up(self) -> None:
-        """Take what is under the cursor in hand."""
         here = self.here
         self.picked, self.picked_rows = here.start, len(here)
 
@@ -138,7 +137,7 @@ class Cursor:
     def toggle_range(self) -> None:
         """Start marking a range here, or finish it here."""
         if self.anchor is None:
-            self.anchor = self.position
+            self.anchor = self.index
         else:
             self.finish_range()
 
@@ -147,9 +146,8 @@ class Cursor:
         self.marks.update(self._range())
         self.anchor = None
 
-    def mark_only(self, positions: set[int]) -> None:
-        """Replace all marks."""
-        self.anchor, self.marks = None, positions
+    def mark_only(self, indices: set[int]) -> None:
+        self.anchor, self.marks = None, indices
 
     def next_match(self, step: Literal[1, -1]) -> int | None:
         """The nearest match after (or before) the cursor, going round."""
@@ -158,9 +156,9 @@ class Cursor:
         if step > 0:
             # What a folded block hides was not walked through yet.
             find = bisect_left if self.is_block else bisect_right
-            place = find(self.matches, self.position)
-            return self.matches[place % len(self.matches)]
-        return self.matches[bisect_left(self.matches, self.position) - 1]
+            index = find(self.matches, self.index)
+            return self.matches[index % len(self.matches)]
+        return self.matches[bisect_left(self.matches, self.index) - 1]
 
     def escape(self) -> bool:
         """Give up the innermost thing in hand; False if there was none."""
@@ -179,8 +177,8 @@ class Cursor:
         return True
 
     def forget_beyond(self, count: int) -> None:
-        """Drop whatever points past the last position, as after the bench has shrunk."""
-        self.go(self.position, count)
+        """Drop whatever points past the last index, as after the bench has shrunk."""
+        self.go(self.index, count)
         self.marks = {mark for mark in self.marks if mark < count}
         self.matches = self.matches[: bisect_left(self.matches, count)]
         self.anchor = None if self.anchor is not None and self.anchor >= count else self.anchor
@@ -189,5 +187,5 @@ class Cursor:
     def _range(self) -> range:
         if self.anchor is None:
             return range(0)
-        low, high = sorted((self.anchor, self.position))
+        low, high = sorted((self.anchor, self.index))
         return range(self.line_at(low).start, self.line_at(high).stop)

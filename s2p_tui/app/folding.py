@@ -1,4 +1,4 @@
-"""Which rows are shown as one line: from lines to positions and back.
+"""Folded blocks: the rows that each line of the list shows, and the line of each row.
 
 Positions are a session's: rows, then benched entries. Every line shows a range of them, and the
 lines in their order show all.
@@ -66,7 +66,6 @@ class _List:
     inner: list[Fold] = field(default_factory=lambda: list[Fold]())
 
     def next_block(self, row: int, number: str, path: str) -> None:
-        """Begin another block."""
         self.end_block(row)
         self.last, self.block_start, self.block_path = number, row, path
         self.blocks += 1
@@ -79,7 +78,7 @@ class _List:
             self.done.append(fold)
 
     def folds(self, row: int) -> Iterable[Fold]:
-        """What of it can be folded, once it has ended."""
+        """Return the folds of the list, once it has ended."""
         self.end_block(row)
         if self.blocks == 1:
             return (fold for block in self.done for fold in block.inner)
@@ -135,7 +134,7 @@ _START, _REST = b"\1", b"\0"
 class Folding:
     """A view of a list that changes in length at its end alone, where the bench is.
 
-    Looking a line or position up takes logarithmic time and a few hundred steps in C at most;
+    Looking a line or index up takes logarithmic time and a few hundred steps in C at most;
     folding takes time for the rows that come or go.
 
     Args:
@@ -156,7 +155,7 @@ class Folding:
 
     @property
     def lines(self) -> int:
-        """How many lines there are."""
+        """The number of lines."""
         return self._before[-1] + (1 if self._bench_is_shut else self._bench)
 
     @property
@@ -164,29 +163,29 @@ class Folding:
         return self._bench_shut and self._bench > 1
 
     def set_bench(self, count: int) -> None:
-        """Be told how many entries are on the bench."""
+        """Set the number of benched entries."""
         self._bench = count
 
-    def span(self, position: int) -> range:
-        """The positions that are shown on one line with this one."""
-        if position >= self._rows:
+    def span(self, index: int) -> range:
+        """The indices that are shown on one line with this one."""
+        if index >= self._rows:
             if self._bench_is_shut:
                 return range(self._rows, self._rows + self._bench)
-            return range(position, position + 1)
-        start = self._starts.rfind(_START, 0, position + 1)
-        stop = self._starts.find(_START, position + 1)
+            return range(index, index + 1)
+        start = self._starts.rfind(_START, 0, index + 1)
+        stop = self._starts.find(_START, index + 1)
         return range(start, self._rows if stop < 0 else stop)
 
-    def line_of(self, position: int) -> int:
-        """The line that shows a position."""
-        if position >= self._rows:
-            return self._before[-1] + (0 if self._bench_is_shut else position - self._rows)
-        chunk = position // _CHUNK
-        begun = self._starts.count(_START, chunk * _CHUNK, position + 1)
+    def line_of(self, index: int) -> int:
+        """The line that shows an index."""
+        if index >= self._rows:
+            return self._before[-1] + (0 if self._bench_is_shut else index - self._rows)
+        chunk = index // _CHUNK
+        begun = self._starts.count(_START, chunk * _CHUNK, index + 1)
         return self._before[chunk] + begun - 1
 
-    def position_of(self, line: int) -> int:
-        """The first position that a line shows.
+    def index_of(self, line: int) -> int:
+        """The first index that a line shows.
 
         Raises:
             IndexError: There is no such line.
@@ -197,62 +196,62 @@ class Folding:
         if beyond >= 0:
             return self._rows + beyond
         chunk = bisect_right(self._before, line) - 1
-        position = chunk * _CHUNK - 1
+        index = chunk * _CHUNK - 1
         for _ in range(line - self._before[chunk] + 1):
-            position = self._starts.find(_START, position + 1)
-        return position
+            index = self._starts.find(_START, index + 1)
+        return index
 
     def spans(self, line: int, count: int) -> Iterator[range]:
-        """What a number of lines show, from one on."""
+        """Yield the indices that each of some lines shows."""
         stop = min(self.lines, line + count)
         if line >= stop:
             return
-        position = self.position_of(line)
+        index = self.index_of(line)
         for _ in range(line, stop):
-            span = self.span(position)
+            span = self.span(index)
             yield span
-            position = span.stop
+            index = span.stop
 
-    def shut_at(self, position: int) -> Fold | None:
-        """The fold that is the line of a position; None where a row is shown by itself."""
-        if position >= self._rows:
+    def shut_at(self, index: int) -> Fold | None:
+        """The fold that is the line of an index; None where a row is shown by itself."""
+        if index >= self._rows:
             stop = self._rows + self._bench
             return Fold(self._rows, stop, "", "", "", 0) if self._bench_is_shut else None
-        return next((fold for fold in self._around(position) if fold in self._shut), None)
+        return next((fold for fold in self._around(index) if fold in self._shut), None)
 
-    def block_like(self, fold: Fold, position: int) -> Fold | None:
+    def block_like(self, fold: Fold, index: int) -> Fold | None:
         """The block around a row, folded or not, that is of the same list as a single block."""
-        alike = (one for one in self._around(position) if one.prefix == fold.prefix)
+        alike = (one for one in self._around(index) if one.prefix == fold.prefix)
         return next((one for one in alike if one.blocks == fold.blocks == 1), None)
 
-    def unfold(self, position: int) -> range:
-        """Unfold the line of a position by one level.
+    def unfold(self, index: int) -> range:
+        """Unfold the line of an index by one level.
 
         Returns:
-            The positions whose lines changed; empty if it was a single row.
+            The indices whose lines changed; empty if it was a single row.
         """
-        fold = self.shut_at(position)
+        fold = self.shut_at(index)
         if fold is None:
             return range(0)
-        if position >= self._rows:
+        if index >= self._rows:
             self._bench_shut = False
             return range(fold.start, fold.stop)
         self._shut.discard(fold)
         return self._laid(fold)
 
-    def fold(self, position: int) -> range:
-        """Fold the innermost block around the line of a position.
+    def fold(self, index: int) -> range:
+        """Fold the innermost block around the line of an index.
 
         Returns:
-            The positions whose lines changed; empty if nothing is around it.
+            The indices whose lines changed; empty if nothing is around it.
         """
-        if position >= self._rows:
+        if index >= self._rows:
             if self._bench < 2 or self._bench_shut:
                 return range(0)
             self._bench_shut = True
             return range(self._rows, self._rows + self._bench)
         around: Fold | None = None
-        for fold in self._around(position):
+        for fold in self._around(index):
             if fold in self._shut:
                 break
             around = fold
@@ -261,22 +260,22 @@ class Folding:
         self._shut.add(around)
         return self._laid(around)
 
-    def reveal(self, position: int) -> range:
-        """Unfold what hides a position, and no more.
+    def reveal(self, index: int) -> range:
+        """Unfold what hides an index, and no more.
 
         Returns:
-            The positions whose lines changed; empty if it was in sight.
+            The indices whose lines changed; empty if it was in sight.
         """
-        if position >= self._rows:
-            return self.unfold(position)
-        hiding = [fold for fold in self._around(position) if fold in self._shut]
+        if index >= self._rows:
+            return self.unfold(index)
+        hiding = [fold for fold in self._around(index) if fold in self._shut]
         if not hiding:
             return range(0)
         self._shut.difference_update(hiding)
         return self._laid(hiding[0])
 
     def _laid(self, fold: Fold) -> range:
-        """Lay a fold's lines anew; the positions whose lines may have changed."""
+        """Lay a fold's lines anew; the indices whose lines may have changed."""
         self._lay(fold)
         return range(fold.start, fold.stop)
 
@@ -288,21 +287,21 @@ class Folding:
             self._lay(fold)
 
     def unfold_all(self) -> None:
-        """Show every position by itself."""
+        """Show every index by itself."""
         self._shut.clear()
         self._bench_shut = False
         self._starts[:] = _START * self._rows
         self._count()
 
-    def _around(self, position: int) -> Iterator[Fold]:
+    def _around(self, index: int) -> Iterator[Fold]:
         """The folds that hold a row, outermost first."""
         folds = self._folds
         while folds:
-            place = bisect_right(folds, position, key=lambda fold: fold.start) - 1
-            if place < 0 or folds[place].stop <= position:
+            number = bisect_right(folds, index, key=lambda fold: fold.start) - 1
+            if number < 0 or folds[number].stop <= index:
                 return
-            yield folds[place]
-            folds = folds[place].inner
+            yield folds[number]
+            folds = folds[number].inner
 
     def _lay(self, fold: Fold) -> None:
         """Bring the line starts of a fold in sight up to date."""

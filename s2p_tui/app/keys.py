@@ -34,14 +34,14 @@ class Key:
 
     @property
     def id(self) -> str:
-        """What the configuration file calls the action."""
+        """The action's name in the configuration file."""
         if self.name:
             return self.name
         return re.sub(r"\W+", "_", self.action.rpartition(".")[2]).strip("_")
 
     @property
     def words(self) -> str:
-        """What the action does, for a list of single actions."""
+        """The action's description in a list of single actions."""
         return self.title or self.does or self.id.replace("_", " ")
 
 
@@ -199,9 +199,29 @@ def actions() -> Iterator[Key]:
         yield from (key for key in group if key.keys)
 
 
-def hints_of(mode: Mode) -> tuple[tuple[str, str], ...]:
-    """Keys as they are shipped and what they do now, the most useful first."""
-    return _HINTS[mode]
+_NAVIGATION = {
+    "cursor_down": "go(1)",
+    "cursor_up": "go(-1)",
+    "page_down": "page(2)",
+    "page_up": "page(-2)",
+    "half_page_down": "page(1)",
+    "half_page_up": "page(-1)",
+    "first_row": "first",
+    "last_row": "last",
+}
+_WHILE_TYPING = frozenset(_NAVIGATION) - {"half_page_down", "half_page_up"}
+
+
+def navigation(*, typing: bool = False) -> Iterator[tuple[str, str]]:
+    """Yield the keys that go through the list and their actions, for lists on other screens.
+
+    Args:
+        typing: Leave out letters and the keys that edit a line of text.
+    """
+    for key in GROUPS["Go"]:
+        if key.id in (_WHILE_TYPING if typing else _NAVIGATION):
+            keys = [one for one in key.keys.split(",") if not (typing and len(one) == 1)]
+            yield ",".join(keys), _NAVIGATION[key.id]
 
 
 _MODIFIERS = ("ctrl", "alt", "shift", "super", "meta", "hyper")
@@ -301,8 +321,8 @@ _NEVER_PRESSED = "unbound"
 
 
 @dataclass(frozen=True)
-class Bound:
-    """The keys of every action.
+class Keymap:
+    """The keys of every action, with the user's changes.
 
     Attributes:
         moved: Keys of the actions that have others than they are shipped with, by the actions'
@@ -316,8 +336,8 @@ class Bound:
         return self.moved.get(key.id, tuple(key.keys.split(",")))
 
     @property
-    def keymap(self) -> dict[str, str]:
-        """What Textual is told: a string of keys for each action that has others."""
+    def for_textual(self) -> dict[str, str]:
+        """The keymap in Textual's form: a string of keys for each changed action."""
         return {name: ",".join(keys) or _NEVER_PRESSED for name, keys in self.moved.items()}
 
     def conflicts(self) -> dict[str, list[str]]:
@@ -328,18 +348,11 @@ class Bound:
                 takers.setdefault(pressed, []).append(key.id)
         return {pressed: names for pressed, names in takers.items() if len(set(names)) > 1}
 
-    def hints(self, mode: Mode, width: int, *, ascii_only: bool = False) -> list[tuple[str, str]]:
-        """The most useful keys now, as many as fit into `width` cells, two between each."""
-        kept: list[tuple[str, str]] = []
-        for shipped, words in hints_of(mode):
-            key = self._as_bound(shipped, ascii_only=ascii_only)
-            if not key:
-                continue
-            width -= len(key) + len(words) + 3
-            if width < 0:
-                break
-            kept.append((key, words))
-        return kept
+    def hints(self, mode: Mode, *, ascii_only: bool = False) -> Iterator[tuple[str, str]]:
+        """Yield keys and what they do now, the most useful first."""
+        for shipped, words in _HINTS[mode]:
+            if key := self._as_bound(shipped, ascii_only=ascii_only):
+                yield key, words
 
     def help_lines(
         self, group: str, *, ascii_only: bool = False, briefly: bool = False

@@ -1,4 +1,4 @@
-"""A session's journal between opening and the first key: going on, or starting afresh."""
+"""The session's journal at the start: resuming it, or starting over."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 from s2p_tui.app.background import in_thread
 from s2p_tui.app.screens.questions import GoOn, ResumeAnswer
-from s2p_tui.app.text import inert, many
-from s2p_tui.app.theme import Glyphs
-from s2p_tui.errors import S2PError
+from s2p_tui.app.text import many
+from s2p_tui.app.theme import Symbols
+from s2p_tui.errors import S2PError, printable
 from s2p_tui.session.saved_mapping import Offered
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ Resume = Literal["ask", "go on", "afresh"]
 
 @dataclass(frozen=True, slots=True)
 class Journalled:
-    """What came of it.
+    """The result of opening and beginning a journal.
 
     Attributes:
         journal: Where the session is journalled; None if nowhere.
-        note: What the user should know; maybe empty.
+        note: A message for the user; possibly empty.
         bad: Whether that is bad news.
     """
 
@@ -37,12 +37,12 @@ class Journalled:
 
     @property
     def keeps(self) -> bool:
-        """Whether the next session on the pair could go on with every edit."""
+        """True if the next session on the pair could resume with every edit."""
         return self.journal is not None and not self.journal.trouble
 
 
 async def open_journal(session: Session) -> Journalled:
-    """The session's journal, or why there is none."""
+    """Open the session's journal, or note why there is none."""
 
     def opened() -> Journal:
         from s2p_tui.session.journal import Journal
@@ -61,46 +61,46 @@ async def begin(
     opened: Journalled,
     resume: Resume,
     offered: Offered | None,
-    glyphs: Glyphs,
+    symbols: Symbols,
     ask: Callable[[GoOn], Awaitable[ResumeAnswer]],
 ) -> Journalled | None:
-    """Go on with a journal, start from a mapping file or afresh, as the user has it; None to quit.
+    """Resume a journal, start from a mapping file or start over; return None to quit.
 
     Args:
         session: The session; it gets the alignment that was chosen and its steps are journalled.
         opened: What came of opening its journal.
         resume: What to do without asking.
         offered: A mapping file that it could be started from, or was.
-        glyphs: The signs to draw with.
+        symbols: The signs to draw with.
         ask: Asks the user.
     """
     journal = opened.journal
     found = journal.found if journal is not None else None
     found = found if found is not None and found.edits else None
     if found is not None and offered is not None and _says_alike(found, offered):
-        # It is what was journalled, saved: going on has undo besides.
+        # It is what was journalled, saved: resuming has undo besides.
         offered = offered if offered.is_taken else None
     answer = _answered(resume, found, offered)
     if answer is None:
         labels = session.checkpoint.label, session.target.label
-        answer = await ask(GoOn(glyphs, found, offered, labels))
+        answer = await ask(GoOn(symbols, found, offered, labels))
     if answer == "quit":
         return None
     note = opened.note
     if answer == "mapping" and offered is not None:
         session.begin_with(offered.alignment, offered.path)
-        note = note or f"Started from {inert(offered.path.name)}."
+        note = note or f"Started from {printable(offered.path.name)}."
     if answer == "go on" and found is None:
-        note = note or "There were no edits to go on with."
+        note = note or "There were no edits to resume."
     if found is not None and answer != "go on" and resume == "afresh":
         left = many(found.edits, "earlier edit")
-        note = f"Started afresh; until the first edit --resume still brings back {left}."
+        note = f"Started over; until the first edit --resume still brings back {left}."
     if journal is None:
         return Journalled(None, note, opened.bad)
     try:
         if found is not None and answer == "go on":
             await in_thread(lambda: _go_on(session, journal))
-            note = f"Going on after {many(found.edits, 'edit')}; u undoes them."
+            note = f"Resumed {many(found.edits, 'edit')}; u undoes them."
         else:
             if session.awaits_evidence:
                 journal.start_later(session.alignment)
@@ -120,7 +120,7 @@ def _says_alike(found: Replayed, offered: Offered) -> bool:
 def _answered(
     resume: Resume, found: Replayed | None, offered: Offered | None
 ) -> ResumeAnswer | None:
-    """What needs no question; None for what does."""
+    """Return the answer that needs no question; None if one is needed."""
     if resume != "ask":
         return resume
     if offered is None or not offered.is_taken:

@@ -1,4 +1,4 @@
-"""Where the user is in a proposal: what is accepted, what is shown, and where the cursor is."""
+"""The state of a review: the accepted changes, the shown lines and the cursor."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from s2p_tui.alignment.alignment import Alignment
 from s2p_tui.alignment.evidence import weigh
 from s2p_tui.alignment.fit import Verdict
-from s2p_tui.alignment.garbage import no_garbage_collection
 from s2p_tui.alignment.transform import describe, show
-from s2p_tui.app.text import inert, many, wrap
-from s2p_tui.app.theme import Glyphs
+from s2p_tui.app.text import many, wrap
+from s2p_tui.app.theme import Symbols
 from s2p_tui.app.wording import AUTHORS, part_taken, together
+from s2p_tui.errors import printable
 from s2p_tui.proposals.proposal import Change, Confidence, Hunk, Outcome, Proposal
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from s2p_tui.session.session import Session
 
 
-class Line(NamedTuple):
+class ReviewLine(NamedTuple):
     """One line of the list: a note, a hunk's title, or a change.
 
     Attributes:
@@ -44,51 +44,48 @@ class Reviewing:
         proposal: What is reviewed.
         outcome: What is accepted and what comes of it.
         only: The one confidence that is shown; None for all.
-        position: The line under the cursor.
+        line_number: The line under the cursor.
         lines: What is shown.
     """
 
     def __init__(self, alignment: Alignment, proposal: Proposal) -> None:
         self.proposal = proposal
         self.only: Confidence | None = None
-        self.position = 0
+        self.line_number = 0
         self._taken = [len(hunk.changes) for hunk in proposal.hunks]
-        with no_garbage_collection():
-            self.outcome = Outcome(alignment, proposal)
-            self.lines = self._shown()
-        self.position = next((n for n, line in enumerate(self.lines) if line.change), 0)
+        self.outcome = Outcome(alignment, proposal)
+        self.lines = self._shown()
+        self.line_number = next((n for n, line in enumerate(self.lines) if line.change), 0)
 
     @cached_property
     def total(self) -> int:
-        """How many changes there are."""
+        """The number of changes."""
         return sum(len(hunk.changes) for hunk in self.proposal.hunks)
 
     @property
-    def here(self) -> Line:
+    def here(self) -> ReviewLine:
         """The line under the cursor; an empty note if nothing is shown."""
-        return self.lines[self.position] if self.lines else Line()
+        return self.lines[self.line_number] if self.lines else ReviewLine()
 
     def hunk(self, number: int) -> Hunk:
-        """The hunk of that number."""
         return self.proposal.hunks[number]
 
     def taken(self, number: int) -> tuple[int, int]:
-        """How many changes of a hunk are accepted, and how many it has."""
+        """Return the numbers of accepted changes and of all changes of a hunk."""
         return self._taken[number], len(self.hunk(number).changes)
 
-    def go(self, position: int) -> None:
-        """Move, within the lines."""
-        self.position = max(0, min(position, len(self.lines) - 1))
+    def go(self, number: int) -> None:
+        self.line_number = max(0, min(number, len(self.lines) - 1))
 
     def next_hunk(self, step: Literal[1, -1]) -> int:
         """The nearest title after (or before) the cursor; the cursor's line if there is none."""
-        position = self.position + step
-        while 0 <= position < len(self.lines):
-            line = self.lines[position]
+        number = self.line_number + step
+        while 0 <= number < len(self.lines):
+            line = self.lines[number]
             if line.hunk >= 0 and line.change is None:
-                return position
-            position += step
-        return self.position
+                return number
+            number += step
+        return self.line_number
 
     def toggle(self) -> None:
         """Accept what the cursor is on, or reject it: a change, or the shown part of its hunk."""
@@ -122,9 +119,9 @@ class Reviewing:
         self.only = kinds[(kinds.index(self.only) + 1) % len(kinds)]
         here = self.here
         self.lines = self._shown()
-        place = here.change.place if here.change is not None else -1
-        self.position = next(
-            (n for n, line in enumerate(self.lines) if line.change and line.change.place >= place),
+        index = here.change.place if here.change is not None else -1
+        self.line_number = next(
+            (n for n, line in enumerate(self.lines) if line.change and line.change.place >= index),
             0,
         )
 
@@ -137,16 +134,16 @@ class Reviewing:
     def _is_shown(self, change: Change) -> bool:
         return self.only is None or change.confidence is self.only
 
-    def _shown(self) -> list[Line]:
-        lines = [Line(note=note) for note in self.proposal.notes]
+    def _shown(self) -> list[ReviewLine]:
+        lines = [ReviewLine(note=note) for note in self.proposal.notes]
         for number, hunk in enumerate(self.proposal.hunks):
             shown = [
-                Line(hunk=number, change=change)
+                ReviewLine(hunk=number, change=change)
                 for change in hunk.changes
                 if self._is_shown(change)
             ]
             if shown:
-                lines.append(Line(hunk=number))
+                lines.append(ReviewLine(hunk=number))
                 lines += shown
         return lines
 
@@ -156,21 +153,21 @@ _MOST_NAMED = 2
 _MOST_LINES = 3
 
 
-def taken_in_words(row: Row, glyphs: Glyphs) -> tuple[str, str]:
-    """What a row takes: a name, and what is done to it."""
+def taken_in_words(row: Row, symbols: Symbols) -> tuple[str, str]:
+    """Return the row's source in words: the entry's name, and its transform."""
     if row.source is None:
-        return (GAP if row.gap else glyphs.nothing), ""
-    words = glyphs.plain(describe(row.source))
+        return (GAP if row.gap else symbols.nothing), ""
+    words = symbols.plain(describe(row.source))
     if not row.keys:
         return words, ""
-    name = inert(together(row.keys, glyphs.ellipsis), ascii_only=glyphs.is_ascii)
+    name = printable(together(row.keys, symbols.ellipsis), ascii_only=symbols.is_ascii)
     if part := part_taken(row.source):
         return name + part, ""
     return name, words
 
 
 def verdict_of(session: Session, change: Change) -> Verdict:
-    """How good the row would be."""
+    """Return the verdict on the changed row."""
     return weigh(
         change.place,
         change.new,
@@ -181,51 +178,52 @@ def verdict_of(session: Session, change: Change) -> Verdict:
 
 
 def about(
-    session: Session, reviewing: Reviewing, line: Line, glyphs: Glyphs, width: int
+    session: Session, reviewing: Reviewing, line: ReviewLine, symbols: Symbols, width: int
 ) -> list[str]:
     """Lines about the line under the cursor."""
     if line.change is None:
         if line.hunk < 0:
-            return wrap(inert(line.note), width, _MOST_LINES)
+            return wrap(printable(line.note), width, _MOST_LINES)
         hunk = reviewing.hunk(line.hunk)
         taken, count = reviewing.taken(line.hunk)
-        head = f"{inert(hunk.title)}  {taken:,} of {many(count, 'row')} accepted, {hunk.confidence}"
-        return [head, *(wrap(inert(hunk.reason), width, _MOST_LINES) if hunk.reason else [])]
+        accepted = f"{taken:,} of {many(count, 'row')} accepted, {hunk.confidence}"
+        head = f"{printable(hunk.title)}  {accepted}"
+        return [head, *(wrap(printable(hunk.reason), width, _MOST_LINES) if hunk.reason else [])]
     change = line.change
     leaf = session.target.skeleton[change.place]
-    owner = f"  {inert(leaf.owner)}" if leaf.owner else ""
+    owner = f"  {printable(leaf.owner)}" if leaf.owner else ""
     old = session.verdict(change.place)
-    why = f": {inert(change.new.why)}" if change.new.why else ""
+    why = f": {printable(change.new.why)}" if change.new.why else ""
     sure = f"{change.confidence}, {AUTHORS[change.new.by]}{why}"
     lines = [
-        f"{inert(leaf.path)}  {show(leaf.shape)} {leaf.dtype}{owner}",
-        f"now {_row(session, change.old, old, glyphs)}",
-        *wrap(f"new {_row(session, change.new, verdict_of(session, change), glyphs)}", width, 2),
+        f"{printable(leaf.path)}  {show(leaf.shape)} {leaf.dtype}{owner}",
+        f"now {_row(session, change.old, old, symbols)}",
+        *wrap(f"new {_row(session, change.new, verdict_of(session, change), symbols)}", width, 2),
         *wrap(sure, width, _MOST_LINES),
     ]
     if change.objection:
-        lines += wrap(f"but {inert(change.objection)}", width, 2)
+        lines += wrap(f"but {printable(change.objection)}", width, 2)
     return lines
 
 
-def _row(session: Session, row: Row, verdict: Verdict | None, glyphs: Glyphs) -> str:
+def _row(session: Session, row: Row, verdict: Verdict | None, symbols: Symbols) -> str:
     state_dict = session.checkpoint.state_dict
-    name = taken_in_words(row, glyphs)[0]
+    name = taken_in_words(row, symbols)[0]
     if len(row.keys) == 1:
         entry = state_dict[row.keys[0]]
         name = f"{name}  {show(entry.shape)} {entry.dtype}"
     if verdict is None:
         return name
-    why = f": {inert(verdict.why)}" if verdict.why else ""
-    return f"{name}  {glyphs.fits[verdict.fit]} {verdict.fit}{why}"
+    why = f": {printable(verdict.why)}" if verdict.why else ""
+    return f"{name}  {symbols.fits[verdict.fit]} {verdict.fit}{why}"
 
 
 def consequences(session: Session, reviewing: Reviewing) -> str:
-    """What becomes of rows and entries that are not among the accepted ones; empty if nothing."""
+    """Return the effects on rows and entries outside the accepted part; empty if none."""
     outcome = reviewing.outcome
     parts: list[str] = []
     if outcome.emptied:
-        paths = [session.target.skeleton[place].path for place in sorted(outcome.emptied)[:3]]
+        paths = [session.target.skeleton[index].path for index in sorted(outcome.emptied)[:3]]
         parts.append(f"{_named(paths, len(outcome.emptied), 'row')} left empty")
     if outcome.benched:
         keys = session.checkpoint.state_dict
@@ -237,11 +235,11 @@ def consequences(session: Session, reviewing: Reviewing) -> str:
 
 def _named(names: Collection[str], count: int, word: str, plural: str = "") -> str:
     if count <= _MOST_NAMED:
-        return " and ".join(map(inert, names))
+        return " and ".join(map(printable, names))
     return many(count, word, plural)
 
 
 def summary(reviewing: Reviewing) -> str:
-    """How much is accepted, and what is shown: `3 of 12 accepted`."""
+    """Return the counts: `3 of 12 accepted`."""
     shown = f", only {reviewing.only} shown" if reviewing.only is not None else ""
     return f"{len(reviewing.outcome.accepted):,} of {reviewing.total:,} accepted{shown}"

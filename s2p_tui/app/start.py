@@ -1,19 +1,17 @@
-"""The terminal app's doors: from the command line, and from Python as statedict2pytree had them."""
+"""Entry points of the terminal app, for the command line and for Python."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from s2p_tui.app.app import DEFAULT_CHUNK, S2PApp
+from s2p_tui.app.app import AppOptions, S2PApp
 from s2p_tui.app.config import load_settings, locale_is_ascii, settings_file
 from s2p_tui.app.resume import Resume
-from s2p_tui.app.terminal.exit import Ending
 from s2p_tui.app.terminal.requirements import require_foreground, require_terminal
 from s2p_tui.app.theme import suitable_theme
-from s2p_tui.app.tour import Tour
 from s2p_tui.errors import S2PError
 
 if TYPE_CHECKING:
@@ -27,39 +25,17 @@ _BY_SIGNAL = 128
 def run_app(
     open_session: Callable[[str | None], Session],
     *,
-    model_label: str,
-    skeleton_label: str,
-    output: Path,
     way_out: str,
-    dtype: str | None = None,
-    mapping: Path | None = None,
-    has_mapping: bool = False,
-    chunk_bytes: int = DEFAULT_CHUNK,
-    jobs: int | None = None,
-    ascii_only: bool | None = None,
     mouse: bool | None = None,
-    resume: Resume = "ask",
-    ending: Ending | None = None,
-    tour: Tour | None = None,
+    **options: Unpack[AppOptions],
 ) -> tuple[S2PApp, Converted | None]:
     """Run the app in this terminal until it ends, by the user's configuration file.
 
     Args:
-        open_session: Opens both ends, slowly; takes the dotted place of the state dict, or None.
-        model_label: What to call the checkpoint while it is being read.
-        skeleton_label: What to call the skeleton.
-        output: The file proposed for the conversion.
+        open_session: Opens both ends, slowly; takes the state dict's dotted key, or None.
         way_out: What needs no terminal, as the object of "use".
-        dtype: The dtype proposed for the conversion; None for the skeleton's.
-        mapping: Where mappings are saved; None for beside the output.
-        has_mapping: Whether the session is opened with what is there already.
-        chunk_bytes: Memory a conversion stays within, about.
-        jobs: Threads that share a conversion; None for two, or one on a single core.
-        ascii_only: Use no signs beyond ASCII; None for what configuration and locale say.
         mouse: Use the mouse; None for what the configuration says.
-        resume: What to do with edits that an earlier session on the same pair left.
-        ending: How the program ends by a signal.
-        tour: Makes it a guided run.
+        options: See `AppOptions`. Without `ascii_only`, configuration and locale decide.
 
     Returns:
         The app, which has ended, and the last conversion.
@@ -70,25 +46,11 @@ def run_app(
     """
     require_terminal(way_out)
     settings = load_settings(settings_file())
-    app = S2PApp(
-        open_session,
-        model_label=model_label,
-        skeleton_label=skeleton_label,
-        output=output,
-        dtype=dtype,
-        mapping=mapping,
-        has_mapping=has_mapping,
-        chunk_bytes=chunk_bytes,
-        jobs=jobs,
-        ascii_only=next(
-            one for one in (ascii_only, settings.ascii, locale_is_ascii()) if one is not None
-        ),
-        bound=settings.bound,
-        theme=settings.theme or suitable_theme(),
-        ending=ending,
-        tour=tour,
-        resume=resume,
-    )
+    ascii_only = (options.get("ascii_only"), settings.ascii, locale_is_ascii())
+    options["ascii_only"] = next(one for one in ascii_only if one is not None)
+    options["keymap"] = settings.keymap
+    options["theme"] = settings.theme or suitable_theme()
+    app = S2PApp(open_session, **options)
     converted = app.run(mouse=settings.mouse if mouse is None else mouse)
     if app.fatal is not None:
         raise app.fatal

@@ -1,4 +1,4 @@
-"""Names from files as they may appear on a terminal: inert, and exactly as wide as asked."""
+"""Text cut, padded and wrapped to a number of terminal cells; amounts in words."""
 
 from __future__ import annotations
 
@@ -7,31 +7,6 @@ from itertools import accumulate
 from rich.cells import cell_len, get_character_cell_size, set_cell_size
 
 _WORDS_FROM = 8
-
-
-def inert(text: str, *, ascii_only: bool = False) -> str:
-    r"""The text with everything that could steer a terminal spelled out: `\x1b`, `\n`, `\u202e`.
-
-    Args:
-        text: Anything, maybe from a hostile file.
-        ascii_only: Spell out everything beyond ASCII as well.
-    """
-    if text.isprintable() and (not ascii_only or text.isascii()):
-        return text
-    return "".join(
-        char if char.isprintable() and (not ascii_only or char.isascii()) else _spelled(char)
-        for char in text
-    )
-
-
-def _spelled(char: str) -> str:
-    short = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(char)
-    if short is not None:
-        return short
-    code = ord(char)
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def shorten(text: str, width: int, *, ellipsis: str = "…") -> str:
@@ -49,7 +24,7 @@ def shorten(text: str, width: int, *, ellipsis: str = "…") -> str:
 
 
 def _before_the_cut(text: str, room: int) -> int:
-    """How many characters to keep before the cut: a third, or where fewest digits are lost."""
+    """Return how many characters to keep before the cut: a third, or so that digits stay."""
     lost, usual = len(text) - room, room // 3
     digits = [0, *accumulate(map(str.isdigit, text))]
     return min(
@@ -96,19 +71,19 @@ def wrap(text: str, width: int, most: int) -> list[str]:
 
 def _head(text: str, width: int) -> str:
     used = 0
-    for position, char in enumerate(text):
+    for index, char in enumerate(text):
         used += get_character_cell_size(char)
         if used > width:
-            return text[:position]
+            return text[:index]
     return text
 
 
 def _tail(text: str, width: int) -> str:
     used = 0
-    for position in range(len(text) - 1, -1, -1):
-        used += get_character_cell_size(text[position])
+    for index in range(len(text) - 1, -1, -1):
+        used += get_character_cell_size(text[index])
         if used > width:
-            return _without_orphans(text[position + 1 :])
+            return _without_orphans(text[index + 1 :])
     return text
 
 

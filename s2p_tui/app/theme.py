@@ -1,4 +1,4 @@
-"""Signs on the screen. Every state has its own shape: colour is never the only difference."""
+"""Symbols, colours and breakpoints. Each state has a symbol of its own as well as a colour."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from s2p_tui.alignment.fit import Fit
-from s2p_tui.app.text import inert
+from s2p_tui.errors import printable
 
 
 @dataclass(frozen=True)
-class Glyphs:
-    """One set of signs, each one cell wide, the ellipsis aside.
+class Symbols:
+    """One set of symbols, each one cell wide except the ellipsis.
 
     Attributes:
         fits: A sign for each fit.
@@ -45,25 +45,19 @@ class Glyphs:
 
     @property
     def is_ascii(self) -> bool:
-        """Whether nothing beyond ASCII may be shown."""
+        """True if nothing beyond ASCII may be shown."""
         return self.dot.isascii()
 
     def plain(self, text: str) -> str:
-        """Words of this program's own in this set of signs; names in them beyond it spelled out."""
+        """Return this program's own words in these symbols; names beyond ASCII are spelled out."""
         if not self.is_ascii:
             return text
         own = {ord("×"): "x", ord("·"): "-", ord("…"): "..", ord("→"): ">"}
-        return inert(text.translate(own), ascii_only=True)
+        return printable(text.translate(own), ascii_only=True)
 
 
-UNICODE = Glyphs(
-    {
-        Fit.EXACT: "✓",
-        Fit.TRANSFORMED: "≈",
-        Fit.DOUBTFUL: "?",
-        Fit.MISMATCHED: "✗",
-        Fit.GAP: "·",
-    },
+UNICODE = Symbols(
+    {Fit.EXACT: "✓", Fit.TRANSFORMED: "≈", Fit.DOUBTFUL: "?", Fit.MISMATCHED: "✗", Fit.GAP: "·"},
     cursor="▸",
     picked="↕",
     marked="●",
@@ -77,14 +71,8 @@ UNICODE = Glyphs(
     across="─",
     corners="┌┬┐├┤└┘",
 )
-ASCII = Glyphs(
-    {
-        Fit.EXACT: "=",
-        Fit.TRANSFORMED: "~",
-        Fit.DOUBTFUL: "?",
-        Fit.MISMATCHED: "x",
-        Fit.GAP: ".",
-    },
+ASCII = Symbols(
+    {Fit.EXACT: "=", Fit.TRANSFORMED: "~", Fit.DOUBTFUL: "?", Fit.MISMATCHED: "x", Fit.GAP: "."},
     cursor=">",
     picked="^",
     marked="*",

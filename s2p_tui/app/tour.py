@@ -1,4 +1,4 @@
-"""A guided first run: what the demo says next, and what it shows at the end."""
+"""The tips of the demo's guided run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Tour:
 def next_step(
     session: Session, converted: Converted | None, bad: str, *, is_comparing: bool = False
 ) -> str:
-    """What to try next.
+    """Return the next tip of the guided run.
 
     Args:
         session: The session.

@@ -1,4 +1,4 @@
-"""What the screen says about a session, as plain text."""
+"""Text about a session: titles, details, counts and messages."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from s2p_tui.alignment.fit import Fit
 from s2p_tui.alignment.sharing import parts_dropped
 from s2p_tui.alignment.transform import Expr, Split, Take, nodes_of, show
 from s2p_tui.app.folding import Fold
-from s2p_tui.app.text import clip, inert, many, size_in_words, wrap
-from s2p_tui.app.theme import Glyphs
+from s2p_tui.app.text import clip, many, size_in_words, wrap
+from s2p_tui.app.theme import Symbols
+from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
     from s2p_tui.alignment.alignment import Alignment, Author
@@ -31,15 +32,15 @@ def in_braces(keys: Sequence[str], ellipsis: str = "…") -> str:
     differing = [n for n, column in enumerate(zip(*names, strict=True)) if len(set(column)) > 1]
     if len(differing) != 1:
         return ""
-    (place,) = differing
-    middle = [name[place] for name in names]
+    (index,) = differing
+    middle = [name[index] for name in names]
     if _counts_up(middle):
         inner = f"{middle[0]}{ellipsis}{middle[-1]}" if len(middle) > 2 else ",".join(middle)
     elif len(names[0]) > 1 and len(middle) <= _MOST_NAMED:
         inner = ",".join(middle)
     else:
         return ""
-    return ".".join([*names[0][:place], "{" + inner + "}", *names[0][place + 1 :]])
+    return ".".join([*names[0][:index], "{" + inner + "}", *names[0][index + 1 :]])
 
 
 def _counts_up(words: Sequence[str]) -> bool:
@@ -81,13 +82,13 @@ AUTHORS: dict[Author, str] = {
 }
 
 
-def name_at(session: Session, position: int) -> str:
-    """Key of the first entry at a position; empty if there is none."""
-    if position >= len(session):
+def name_at(session: Session, index: int) -> str:
+    """Key of the first entry at an index; empty if there is none."""
+    if index >= len(session):
         return ""
-    row = session.row(position)
+    row = session.row(index)
     if row is None:
-        return session.benched(position) or ""
+        return session.benched(index) or ""
     return row.keys[0] if row.keys else ""
 
 
@@ -101,16 +102,16 @@ def titles(session: Session) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return (name, entries, size), (target.label, leaves)
 
 
-def tally(session: Session, glyphs: Glyphs) -> str:
+def tally(session: Session, symbols: Symbols) -> str:
     """Rows per fit with their signs, bench and edits: `✗2 ?1 ✓119  bench 3  edits 5`.
 
     Trusted rows are counted apart.
     """
     trusted = session.verdicts.trusted
-    counts = per_fit(session.verdicts.counts - Counter({Fit.DOUBTFUL: trusted}), glyphs)
+    counts = per_fit(session.verdicts.counts - Counter({Fit.DOUBTFUL: trusted}), symbols)
     counts += f" trusted {trusted:,}" if trusted else ""
     if not session.verdicts.is_settled:
-        counts = f"{counts} {glyphs.ellipsis}".strip()
+        counts = f"{counts} {symbols.ellipsis}".strip()
     parts = [counts] if counts else []
     if session.alignment.bench:
         parts.append(f"bench {len(session.alignment.bench):,}")
@@ -119,117 +120,115 @@ def tally(session: Session, glyphs: Glyphs) -> str:
     return "  ".join(parts)
 
 
-def per_fit(counts: Mapping[Fit, int], glyphs: Glyphs) -> str:
+def per_fit(counts: Mapping[Fit, int], symbols: Symbols) -> str:
     """Rows per fit with their signs, worst first: `✗2 ?1 ✓119`."""
-    return " ".join(f"{glyphs.fits[fit]}{counts[fit]:,}" for fit in _WORST_FIRST if counts[fit])
+    return " ".join(f"{symbols.fits[fit]}{counts[fit]:,}" for fit in _WORST_FIRST if counts[fit])
 
 
-def place(session: Session, position: int) -> str:
+def location(session: Session, index: int) -> str:
     """`3/122` for the third row, `bench 1/4` below the rows; empty where there is nothing."""
     rows, bench = len(session.alignment.rows), len(session.alignment.bench)
-    if position < rows:
-        return f"{position + 1}/{rows}"
-    return f"bench {position - rows + 1}/{bench}" if bench else ""
+    if index < rows:
+        return f"{index + 1}/{rows}"
+    return f"bench {index - rows + 1}/{bench}" if bench else ""
 
 
 def situation(session: Session) -> str:
-    """Whether it can be converted, in a sentence."""
+    """Return a sentence on whether the session can be converted."""
     if session.awaits_evidence:
         return "Matching by names and structure …"
-    if not session.verdicts.is_settled:
-        return "Looking at the rows …"
     if not session.blocking:
         return "Every row lines up: c converts."
     return f"{many(session.blocking, 'row')} of {len(session.alignment.rows):,} to line up."
 
 
-def blocked(session: Session, position: int) -> str:
-    """Why the row at a position stands in the way, and how many others do."""
-    verdict = session.verdict(position)
+def blocked(session: Session, index: int) -> str:
+    """Return why a row blocks the conversion, and how many others do."""
+    verdict = session.verdict(index)
     why = verdict.why if verdict is not None else ""
     others = session.blocking - 1
     if verdict is not None and verdict.fit is Fit.DOUBTFUL:
         why += " (y trusts it)"
     more = f" And {many(others, 'other row')}." if others else ""
-    return f"Row {position + 1}: {inert(why)}.{more}"
+    return f"Row {index + 1}: {printable(why)}.{more}"
 
 
 def after_edit(before: Alignment, after: Alignment, changed: range, said: str) -> str:
-    """What was done, and which entries other rows still share have lost a part by it."""
+    """Return the message, with the shared entries of which a part is unused now."""
     dropped = parts_dropped(before.rows, after.rows, changed, after.bench)
     if not dropped:
         return said
-    return f"{said} A part of {inert(together(dropped))} feeds no row now.".lstrip()
+    return f"{said} A part of {printable(together(dropped))} feeds no row now.".lstrip()
 
 
 def in_hand(session: Session, cursor: Cursor) -> str:
-    """What is picked up, being marked, searched for or typed; empty if nothing is."""
+    """Return what is picked up, marked, searched for or typed; empty if nothing is."""
     typed = f" to row {cursor.typed}" if cursor.typed else ""
     if cursor.picked is not None:
-        return f"Picked up {inert(name_at(session, cursor.picked))}{typed}"
+        return f"Picked up {printable(name_at(session, cursor.picked))}{typed}"
     if typed:
         return f"Go{typed}: Enter"
     if cursor.anchor is not None:
         return f"Marking {many(len(cursor.marked()), 'row')}"
     if cursor.query:
         found = many(len(cursor.matches), "match", "matches")
-        return f"/{inert(cursor.query)}: {found}"
+        return f"/{printable(cursor.query)}: {found}"
     if cursor.marks:
         return f"{many(len(cursor.marks), 'row')} marked"
     return ""
 
 
-def details(session: Session, position: int, glyphs: Glyphs, width: int = 0) -> list[str]:
-    """Lines about a position: the entries, the leaf, the fit, and who decided it.
+def details(session: Session, index: int, symbols: Symbols, width: int = 0) -> list[str]:
+    """Lines about an index: the entries, the leaf, the fit, and who decided it.
 
     Four, and a few more where several entries, or what is done to them, do not fit into `width`.
     """
     if not len(session):
         return ["There are no leaves and no entries.", "", "", ""]
-    row, verdict = session.row(position), session.verdict(position)
-    key = session.benched(position)
+    row, verdict = session.row(index), session.verdict(index)
+    key = session.benched(index)
     if row is None or verdict is None:
         entry = _entry(session, key or "")
         return [entry, "On the bench: no leaf takes it. m picks it up.", "", ""]
-    leaf = session.target.skeleton[position]
-    owner = f"  {inert(leaf.owner)}" if leaf.owner else ""
+    leaf = session.target.skeleton[index]
+    owner = f"  {printable(leaf.owner)}" if leaf.owner else ""
     kind = "  Python scalar" if leaf.kind == "scalar" else ""
     shape = f"{show(leaf.shape)} {leaf.dtype}"
-    entries = _entries(session, row.keys, glyphs, width)
-    why = f": {inert(verdict.why)}" if verdict.why else ""
+    entries = _entries(session, row.keys, symbols, width)
+    why = f": {printable(verdict.why)}" if verdict.why else ""
     decided = AUTHORS[row.by] + (", trusted" if row.trusted else "")
-    decided += f": {inert(row.why)}" if row.why and row.why not in verdict.why else ""
-    fit = f"{glyphs.fits[verdict.fit]} {verdict.fit}{why}"
+    decided += f": {printable(row.why)}" if row.why and row.why not in verdict.why else ""
+    fit = f"{symbols.fits[verdict.fit]} {verdict.fit}{why}"
     # The list must not jump where one moves through rows as they come; but what the user is asked
     # to trust must be readable.
     is_plain = row.source is None or isinstance(row.source, Take)
     is_short = is_plain and verdict.fit is not Fit.DOUBTFUL
     return [
-        *(entries or [glyphs.nothing]),
-        f"{glyphs.arrow} {inert(leaf.path)}  {shape}{kind}{owner}",
+        *(entries or [symbols.nothing]),
+        f"{symbols.arrow} {printable(leaf.path)}  {shape}{kind}{owner}",
         *([fit] if is_short else wrap(fit, width, _MOST_LINES)),
-        f"row {position + 1:,}, {decided}",
+        f"row {index + 1:,}, {decided}",
     ]
 
 
 def _entry(session: Session, key: str) -> str:
     entry = session.checkpoint.state_dict[key]
-    return f"{inert(key)}  {show(entry.shape)} {entry.dtype}"
+    return f"{printable(key)}  {show(entry.shape)} {entry.dtype}"
 
 
-def _entries(session: Session, keys: tuple[str, ...], glyphs: Glyphs, width: int) -> list[str]:
+def _entries(session: Session, keys: tuple[str, ...], symbols: Symbols, width: int) -> list[str]:
     """Every key: in braces where they differ by a number, else one after the other."""
     if len(keys) < 2:
         return [_entry(session, key) for key in keys]
     state_dict = session.checkpoint.state_dict
     kinds = {(state_dict[key].shape, state_dict[key].dtype) for key in keys}
     if len(kinds) > 1:
-        return _listed([_entry(session, key) for key in keys], f" {glyphs.dot} ", width)
+        return _listed([_entry(session, key) for key in keys], f" {symbols.dot} ", width)
     shape, dtype = kinds.pop()
     kind = f"{len(keys):,} of {show(shape)} {dtype}"
-    if name := in_braces(keys, glyphs.ellipsis):
-        return wrap(f"{inert(name)}  {kind}", width, _MOST_LINES)
-    return _listed([f"{kind}: {inert(keys[0])}", *map(inert, keys[1:])], ", ", width)
+    if name := in_braces(keys, symbols.ellipsis):
+        return wrap(f"{printable(name)}  {kind}", width, _MOST_LINES)
+    return _listed([f"{kind}: {printable(keys[0])}", *map(printable, keys[1:])], ", ", width)
 
 
 def _listed(names: list[str], between: str, width: int) -> list[str]:
@@ -260,12 +259,12 @@ _FAR = 64
 """Rows without entries that are looked past for the first and last one of a block."""
 
 
-def title(fold: Fold, glyphs: Glyphs) -> str:
+def title(fold: Fold, symbols: Symbols) -> str:
     """`.layers[0 … 60] ×61`, `.layers[3]`; `bench ×12` for the bench."""
     if not fold.blocks:
-        return f"bench {glyphs.times}{len(fold):,}"
-    words = glyphs.plain(fold.title())
-    return words if fold.blocks == 1 else f"{words} {glyphs.times}{fold.blocks:,}"
+        return f"bench {symbols.times}{len(fold):,}"
+    words = symbols.plain(fold.title())
+    return words if fold.blocks == 1 else f"{words} {symbols.times}{fold.blocks:,}"
 
 
 def rows_in_words(fold: Fold) -> str:
@@ -273,8 +272,8 @@ def rows_in_words(fold: Fold) -> str:
     return many(len(fold), "row") if fold.blocks else ""
 
 
-def entries(session: Session, span: range, glyphs: Glyphs) -> str:
-    """What the entries' keys have in common: `layers.3`, `layers.0 … 60`; empty without any."""
+def entries(session: Session, span: range, symbols: Symbols) -> str:
+    """Return the common part of the entries' keys: `layers.3`, `layers.0 … 60`; possibly empty."""
     first = _first_key(session, span)
     last = _first_key(session, reversed(span))
     if not first or not last:
@@ -288,33 +287,33 @@ def entries(session: Session, span: range, glyphs: Glyphs) -> str:
         return common
     low, high = one[alike], other[alike]
     if low.isdecimal() and high.isdecimal():
-        return f"{common}.{low} {glyphs.ellipsis} {high}".lstrip(".")
-    return common or f"{first} {glyphs.ellipsis} {last}"
+        return f"{common}.{low} {symbols.ellipsis} {high}".lstrip(".")
+    return common or f"{first} {symbols.ellipsis} {last}"
 
 
-def _first_key(session: Session, positions: Iterable[int]) -> str:
-    for passed, position in enumerate(positions):
+def _first_key(session: Session, indices: Iterable[int]) -> str:
+    for passed, index in enumerate(indices):
         if passed > _FAR:
             break
-        row = session.row(position)
-        keys = row.keys if row is not None else (session.benched(position) or "",)
+        row = session.row(index)
+        keys = row.keys if row is not None else (session.benched(index) or "",)
         if keys:
             return keys[0]
     return ""
 
 
-def folded_details(session: Session, fold: Fold, glyphs: Glyphs) -> list[str]:
+def folded_details(session: Session, fold: Fold, symbols: Symbols) -> list[str]:
     """Lines about a folded block: its entries, its leaves, how good they are, and the way in."""
     span = range(fold.start, fold.stop)
-    taken = inert(entries(session, span, glyphs)) or glyphs.nothing
+    taken = printable(entries(session, span, symbols)) or symbols.nothing
     if not fold.blocks:
         unused = f"{many(len(fold), 'entry', 'entries')} on the bench: no leaf takes them"
         return [taken, unused, "", "Tab unfolds it"]
     blocks = f"{many(fold.blocks, 'block')}, " if fold.blocks > 1 else ""
-    fits = per_fit(session.verdicts.counts_in(span), glyphs)
+    fits = per_fit(session.verdicts.counts_in(span), symbols)
     return [
         taken,
-        f"{glyphs.arrow} {inert(fold.title())}  {blocks}{many(len(fold), 'row')}",
+        f"{symbols.arrow} {printable(fold.title())}  {blocks}{many(len(fold), 'row')}",
         fits,
         f"rows {fold.start + 1:,} to {fold.stop:,}, folded: Tab unfolds",
     ]

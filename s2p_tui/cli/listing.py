@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from s2p_tui.alignment.alignment import Row
-from s2p_tui.alignment.garbage import no_garbage_collection
 from s2p_tui.alignment.transform import describe as in_words
 from s2p_tui.alignment.transform import show
 from s2p_tui.errors import one_line, printable
@@ -72,12 +71,11 @@ def describe(path: Path, key: str | None = None, *, allow_missing: bool = False)
         S2PError: It cannot be read, or is none of these.
     """
     kind = kind_of(path)
-    with no_garbage_collection():
-        if kind in READERS:
-            return _checkpoint(path, kind, key, allow_missing)
-        if kind == "mapping":
-            return _mapping(path)
-        return _target(path, kind)
+    if kind in READERS:
+        return _checkpoint(path, kind, key, allow_missing)
+    if kind == "mapping":
+        return _mapping(path)
+    return _target(path, kind)
 
 
 def _checkpoint(path: Path, kind: str, key: str | None, allow_missing: bool) -> Listing:

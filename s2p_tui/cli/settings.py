@@ -30,13 +30,13 @@ def keys(
     Put the lines to change into that file, under [keys]; its path is printed on standard error.
     """
     from s2p_tui.app.config import as_text, load_settings, settings_file
-    from s2p_tui.app.keys import Bound
+    from s2p_tui.app.keys import Keymap
 
     path = settings_file()
-    bound = Bound() if shipped else load_settings(path).bound
+    keymap = Keymap() if shipped else load_settings(path).keymap
     there = "" if path.exists() else ", which is not there yet"
     print(f"Read at each start: {path}{there}", file=sys.stderr)
-    for line in as_text(bound):
+    for line in as_text(keymap):
         print(line)
     return 0
 

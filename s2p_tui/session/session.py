@@ -12,7 +12,6 @@ from s2p_tui.alignment.alignment import Alignment, Row, in_order
 from s2p_tui.alignment.edits import Edit, SetRows, Trust
 from s2p_tui.alignment.evidence import Evidence, as_suggested, weigh
 from s2p_tui.alignment.fit import Fit, Verdict
-from s2p_tui.alignment.garbage import keep_for_good, no_garbage_collection
 from s2p_tui.alignment.history import History
 from s2p_tui.alignment.mapping_file import Mapping, replay
 from s2p_tui.alignment.skeleton import Skeleton
@@ -112,13 +111,10 @@ class Session:
         Raises:
             S2PError: Anything wrong with one of them, in one line.
         """
-        with no_garbage_collection():
-            checkpoint = open_checkpoint(model, key, allow_missing=allow_missing)
-            target = open_any_target(skeleton, like)
-            wanted = load_mapping(mapping) if mapping is not None else None
-            session = cls.between(checkpoint, target, mapping=wanted, arrange=arrange, soon=soon)
-            if session.awaits_evidence:
-                keep_for_good()
+        checkpoint = open_checkpoint(model, key, allow_missing=allow_missing)
+        target = open_any_target(skeleton, like)
+        wanted = load_mapping(mapping) if mapping is not None else None
+        session = cls.between(checkpoint, target, mapping=wanted, arrange=arrange, soon=soon)
         if mapping is not None:
             session._own_mappings.add(Path(mapping))
         return session
@@ -154,11 +150,9 @@ class Session:
 
     def gather_evidence(self) -> tuple[Evidence, Alignment]:
         """What the offline matcher makes of both ends. Slow; changes nothing, for a thread."""
-        with no_garbage_collection():
-            evidence = _match(self.checkpoint.state_dict, self.target.skeleton)
-            return evidence, as_suggested(
-                evidence, self.checkpoint.state_dict, self.target.skeleton
-            )
+        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
+        evidence = _match(state_dict, skeleton)
+        return evidence, as_suggested(evidence, state_dict, skeleton)
 
     def take_evidence(self, evidence: Evidence, suggested: Alignment | None) -> bool:
         """Weigh rows by what `gather_evidence` found from now on.

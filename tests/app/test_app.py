@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input, Label, OptionList
 
-from s2p_tui.app.screens.busy import Progress
+from s2p_tui.app.screens.busy import Converting
 from s2p_tui.app.screens.convert import Result
 from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.screens.questions import ConfirmQuit, Reading, WhichStateDict
@@ -172,13 +172,13 @@ async def test_the_same_key_twice_quits_only_where_the_journal_has_the_edits(
     async with opened(linears()) as (pilot, _):
         await pilot.press("J", "ctrl+c", "ctrl+c", "q", "ctrl+q")
         assert isinstance(pilot.app.screen, ConfirmQuit)
-        assert "they get lost" in words(pilot.app.screen)
+        assert "they are lost" in words(pilot.app.screen)
         await pilot.press("y")
         await until(pilot, lambda: not pilot.app.is_running)
     (state_home / "s2p-tui").unlink()
     async with opened(linears()) as (pilot, _):
         await pilot.press("J", "ctrl+c")
-        assert "goes on with them" in words(pilot.app.screen)
+        assert "resumes them" in words(pilot.app.screen)
         await pilot.press("ctrl+c")
         await until(pilot, lambda: not pilot.app.is_running)
     assert isinstance(pilot.app, S2PApp)
@@ -214,7 +214,7 @@ async def test_asks_before_a_conversion_is_stopped(
     monkeypatch.setattr(Session, "convert", slow)
     async with opened(fitting(), output=tmp_path / "o.eqx") as (pilot, _):
         await pilot.press("c", "enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, Progress))
+        await until(pilot, lambda: isinstance(pilot.app.screen, Converting))
         await pilot.press("ctrl+q")
         assert "would be stopped" in words(pilot.app.screen)
         await pilot.press("ctrl+q")

@@ -18,8 +18,7 @@ from s2p_tui.app.screens.review import Review
 from s2p_tui.proposals.proposal import Proposal
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, make_session, until
-from tests.app.test_keys import keys, status
-from tests.app.test_review import reviewed
+from tests.app.reading import keys, reviewed, status
 
 _LAYERS = 1200
 

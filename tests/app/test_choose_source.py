@@ -13,10 +13,8 @@ from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.widgets.line_list import LineList
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, linears, reordered
-from tests.app.test_drawing import hostile
-from tests.app.test_keys import bench, keys, status
-from tests.app.test_matching import BY_NAME, BY_ORDER
-from tests.app.test_transform import fused, session_of
+from tests.app.pairs import BY_NAME, BY_ORDER, fused, hostile, session_of
+from tests.app.reading import bench, keys, status
 
 
 def listed(pilot: Pilot[object]) -> list[str]:
@@ -58,7 +56,7 @@ async def test_enter_takes_it_and_says_what_became_of_the_rest(opened: Opened) -
         assert bench(workspace) == ("lin1.bias",)
         said = status(workspace)
         assert "Row 6: lin3.bias. Row 2 is empty now. lin1.bias went to the bench." in said
-        assert workspace.cursor.position == 5
+        assert workspace.cursor.index == 5
         assert workspace.session.verdict(5).fit is Fit.EXACT
         assert len(workspace.session.history) == 1
         await pilot.press("u")
@@ -139,7 +137,7 @@ async def test_a_benched_entry_chooses_its_leaf(opened: Opened) -> None:
         await pilot.press("enter")
         assert keys(workspace) == BY_NAME
         assert bench(workspace) == ()
-        assert workspace.cursor.position == 2
+        assert workspace.cursor.index == 2
 
 
 async def test_what_takes_no_entry_says_why(opened: Opened) -> None:
@@ -152,7 +150,7 @@ async def test_what_takes_no_entry_says_why(opened: Opened) -> None:
 async def test_enter_still_puts_down_and_jumps(opened: Opened) -> None:
     async with opened(linears()) as (pilot, workspace):
         await pilot.press("3", "enter")
-        assert workspace.cursor.position == 2
+        assert workspace.cursor.index == 2
         await pilot.press("m", "j", "enter")
         assert pilot.app.screen is workspace
         assert keys(workspace)[:4] == ["a", "b", "d", "c"]

@@ -12,7 +12,7 @@ from textual.widgets import Input, Label, OptionList
 
 from s2p_tui.alignment.fit import Fit
 from s2p_tui.app.screens.ask_claude import AskClaude, ChooseModel
-from s2p_tui.app.screens.busy import Waiting
+from s2p_tui.app.screens.busy import WaitingForClaude
 from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.screens.questions import ConfirmQuit
 from s2p_tui.app.screens.review import Review
@@ -21,7 +21,7 @@ from s2p_tui.app.widgets.lines import Lines
 from s2p_tui.proposals.claude import account
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, make_session, reordered, until
-from tests.app.test_keys import keys, status
+from tests.app.reading import keys, status
 from tests.helpers.claude_server import KEY, Script, connect, hangs, rows, says, serving
 from tests.helpers.unlike import RIGHT, RIGHT_KEYS, unlike
 from tests.proposals.claude.test_failures import LINES
@@ -222,13 +222,13 @@ async def test_an_answer_closes_no_question_that_lies_over_it(
         await pilot.press("J", "p")
         await shows(pilot, AskClaude)
         await pilot.press("enter")
-        await shows(pilot, Waiting)
+        await shows(pilot, WaitingForClaude)
         waiting = pilot.app.screen
-        assert isinstance(waiting, Waiting)
+        assert isinstance(waiting, WaitingForClaude)
         await pilot.press("ctrl+q")
         await shows(pilot, ConfirmQuit)
         waiting.job.cancel()
-        await until(pilot, lambda: waiting.outcome is not None)
+        await until(pilot, lambda: waiting.is_done)
         assert isinstance(pilot.app.screen, ConfirmQuit)
         await pilot.press("escape")
         await shows(pilot, Workspace)
@@ -245,7 +245,7 @@ async def test_hang_is_cancelled_within_a_second(
         await pilot.press("p")
         await shows(pilot, AskClaude)
         await pilot.press("enter")
-        await shows(pilot, Waiting)
+        await shows(pilot, WaitingForClaude)
         await until(pilot, script.hanging.is_set)
         # It is drawn by a clock, maybe after the question has come in.
         progress = pilot.app.screen.query_one("#progress", Label)

@@ -13,7 +13,7 @@ from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.app.screens.convert import Result
 from s2p_tui.app.screens.questions import LoadMapping
 from tests.app.conftest import Opened, fitting, linears, make_session, until
-from tests.app.test_keys import keys, status
+from tests.app.reading import keys, status
 
 
 async def test_copies_key_and_path(opened: Opened, state_home: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from textual.binding import Binding
 
 from s2p_tui.app.config import Settings, as_text, load_settings, locale_is_ascii
-from s2p_tui.app.keys import GROUPS, Bound, actions, key_named, show_key
+from s2p_tui.app.keys import GROUPS, Keymap, actions, key_named, show_key
 from s2p_tui.cli import run
 from s2p_tui.errors import SettingsError
 
@@ -33,7 +33,7 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
     text = 'ascii = true\nmouse = false\ntheme = "nord"\n[keys]\ngap = "f2"\nfind = ["?", "Ctrl+F"]'
     made = settings(tmp_path, f'{text}\nhelp = "F1"\npage_down = ""')
     moved = {"gap": ("f2",), "find": ("question_mark", "ctrl+f"), "help": ("f1",), "page_down": ()}
-    assert made == Settings(ascii=True, mouse=False, theme="nord", bound=Bound(moved))
+    assert made == Settings(ascii=True, mouse=False, theme="nord", keymap=Keymap(moved))
 
 
 def test_every_problem_is_told_with_its_line(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ mark = "ctrl+i"
 
 def test_keys_can_change_places(tmp_path: Path) -> None:
     made = settings(tmp_path, '[keys]\nnext_problem = "N"\nprevious_problem = "n"')
-    assert made.bound.conflicts() == {}
+    assert made.keymap.conflicts() == {}
 
 
 @pytest.mark.parametrize("content", [b"a = ", b"\xff\xfe", b"[keys\n"])
@@ -84,8 +84,8 @@ def test_keys_prints_a_file_that_changes_nothing(
     assert run(["keys"]) == 0
     printed = capsys.readouterr().out
     assert set(tomllib.loads(printed)["keys"]) == {key.id for key in actions()}
-    made = settings(tmp_path, printed).bound
-    assert all(made.keys(key) == Bound().keys(key) for key in actions())
+    made = settings(tmp_path, printed).keymap
+    assert all(made.keys(key) == Keymap().keys(key) for key in actions())
 
 
 def test_keys_prints_what_is_bound(tmp_path: Path, monkeypatch, capsys) -> None:
@@ -95,7 +95,7 @@ def test_keys_prints_what_is_bound(tmp_path: Path, monkeypatch, capsys) -> None:
     assert run(["keys"]) == 0
     printed = capsys.readouterr().out
     assert tomllib.loads(printed)["keys"]["gap"] == ["f2"]
-    assert list(as_text(settings(tmp_path, printed).bound)) == printed.splitlines()
+    assert list(as_text(settings(tmp_path, printed).keymap)) == printed.splitlines()
     assert run(["keys", "--shipped"]) == 0
     assert tomllib.loads(capsys.readouterr().out)["keys"]["gap"] == ["s"]
 
@@ -107,7 +107,7 @@ def test_action_names_are_unique_and_plain() -> None:
 
 
 def test_shipped_keys_do_not_clash_and_are_named_as_textual_names_them() -> None:
-    assert Bound().conflicts() == {}
+    assert Keymap().conflicts() == {}
     for key in actions():
         for pressed in key.keys.split(","):
             assert key_named(pressed) == pressed

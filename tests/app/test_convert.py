@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from textual.widgets import Input, Label, Static
 
-from s2p_tui.app.screens.busy import Progress
+from s2p_tui.app.screens.busy import Converting
 from s2p_tui.app.screens.convert import ConvertForm, Result, report
 from s2p_tui.app.screens.main import Workspace
 from s2p_tui.conversion.contents import CastLoss
@@ -21,7 +21,7 @@ from s2p_tui.errors import OutputError
 from s2p_tui.formats.skeleton_file import open_target
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, fitting, linears, until
-from tests.app.test_keys import status
+from tests.app.reading import status
 from tests.helpers.sessions import checkpoint_of
 
 
@@ -29,7 +29,7 @@ async def test_refuses_and_goes_to_the_first_row_that_blocks(opened: Opened) -> 
     async with opened(linears()) as (pilot, workspace):
         await pilot.press("G", "c")
         assert pilot.app.screen is workspace
-        assert workspace.cursor.position == 0
+        assert workspace.cursor.index == 0
         assert "Row 1: expected 4 (4 elements), got 2×3 (6). And 2 other rows." in status(workspace)
 
 
@@ -130,7 +130,7 @@ async def test_running_conversion_is_cancelled(
     monkeypatch.setattr(Session, "convert", convert)
     async with opened(fitting(), output=tmp_path / "x.eqx") as (pilot, workspace):
         await pilot.press("c", "enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, Progress))
+        await until(pilot, lambda: isinstance(pilot.app.screen, Converting))
         await until(pilot, lambda: "40 bytes" in words_of(pilot.app.screen, "#figures"))
         assert "\\x1b[31m" in words_of(pilot.app.screen, "#leaf")
         await pilot.press(key)
@@ -185,5 +185,5 @@ def test_form_and_result_tell_that_a_plain_file_names_no_layers(tmp_path: Path) 
 
 
 def words_of(screen: object, selector: str) -> str:
-    assert isinstance(screen, Progress | Workspace)
+    assert isinstance(screen, Converting | Workspace)
     return str(screen.query_one(selector, Static).content)

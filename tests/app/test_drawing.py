@@ -7,41 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from s2p_tui.alignment.skeleton import Leaf
-from s2p_tui.alignment.state_dict import Entry
-from s2p_tui.app.text import clip, fit, inert, shorten
-from s2p_tui.app.theme import ASCII, UNICODE, Glyphs
+from s2p_tui.app.text import clip, fit, shorten
+from s2p_tui.app.theme import ASCII, UNICODE, Symbols
 from s2p_tui.app.widgets.frame import rule, top_line
 from s2p_tui.app.widgets.lines import Lines
 from s2p_tui.app.widgets.row_line import lay_out_columns
-from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, fitting, linears, make_session
-
-HOSTILE = [
-    "esc\x1b[31mred",
-    "new\nline\ttab",
-    "[bold]markup[/]",
-    "日本語の鍵" * 9 + ".weight",
-    "e\u0301" * 50,
-    "right\u202eto left",
-    "\x9b31m c1",
-    "lone \ud800 surrogate",
-    "x" * 500 + ".tail",
-    "",
-]
-
-
-def hostile() -> Session:
-    return make_session(
-        (Entry(name, (3,), "float32") for name in HOSTILE),
-        (Leaf(f".{name}", (3,), "float32", owner=name) for name in HOSTILE),
-    )
+from s2p_tui.errors import printable
+from tests.app.conftest import Opened, fitting, linears
+from tests.app.pairs import HOSTILE, hostile
 
 
 def test_inert_spells_out_what_steers_a_terminal() -> None:
-    assert inert("a\x1b[31m\n\x9b\u202e\U000e0001") == r"a\x1b[31m\n\x9b\u202e\U000e0001"
-    assert inert("日本 é×") == "日本 é×"
-    assert inert("é", ascii_only=True) == r"\xe9"
+    assert printable("a\x1b[31m\n\x9b\u202e\U000e0001") == r"a\x1b[31m\n\x9b\u202e\U000e0001"
+    assert printable("日本 é×") == "日本 é×"
+    assert printable("é", ascii_only=True) == r"\xe9"
 
 
 def test_shorten_keeps_the_tail() -> None:
@@ -57,14 +36,14 @@ def test_combining_characters_stay_with_their_letters() -> None:
 
 @given(st.text(), st.integers(0, 30))
 def test_fit_is_exactly_as_wide_as_asked(text: str, width: int) -> None:
-    assert cell_len(fit(inert(text), width)) == width
-    assert cell_len(clip(inert(text), width)) <= width
+    assert cell_len(fit(printable(text), width)) == width
+    assert cell_len(clip(printable(text), width)) <= width
 
 
 @given(st.integers(0, 400), st.integers(0, 10**6), st.integers(0, 40), st.integers(0, 20))
 def test_columns_fill_the_line(width: int, rows: int, shape: int, dtype: int) -> None:
     columns = lay_out_columns(width, rows, shape, dtype)
-    used = columns.left + columns.glyph + columns.side + columns.spare
+    used = columns.left + columns.symbol + columns.side + columns.spare
     assert used == max(width, 10)
     assert columns.name >= 2
     assert columns.shape or not columns.dtype
@@ -79,13 +58,13 @@ def test_dtypes_go_first_then_shapes() -> None:
     ]
 
 
-@pytest.mark.parametrize("glyphs", [UNICODE, ASCII])
+@pytest.mark.parametrize("symbols", [UNICODE, ASCII])
 @pytest.mark.parametrize("width", [10, 24, 40, 80])
-def test_frame_is_as_wide_as_asked(glyphs: Glyphs, width: int) -> None:
+def test_frame_is_as_wide_as_asked(symbols: Symbols, width: int) -> None:
     titles = (("model\x1b.pt", "12 entries", "4.5 MB"), ("日本語.eqx", "12 leaves"))
     for middle in (1, width // 2, width):
-        assert cell_len(top_line(glyphs, titles, middle, width)) == width
-    assert cell_len(rule(glyphs, ("details",), "[]", width)) == width
+        assert cell_len(top_line(symbols, titles, middle, width)) == width
+    assert cell_len(rule(symbols, ("details",), "[]", width)) == width
 
 
 def test_frame_leaves_facts_out_before_it_shortens_the_name() -> None:

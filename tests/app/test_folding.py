@@ -18,7 +18,7 @@ from s2p_tui.app.widgets.lines import Lines
 from s2p_tui.app.widgets.overview import Overview
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, fitting, make_session, until
-from tests.app.test_keys import keys, status
+from tests.app.reading import keys, status
 
 LAYERS, EXPERTS = 10, 12
 
@@ -57,7 +57,7 @@ SIZE = 2 + 3 * EXPERTS
 def drawn(workspace: Workspace) -> list[str]:
     """The right side of every line, up to the first blank."""
     view = workspace.view
-    left = view.columns.left + view.columns.glyph
+    left = view.columns.left + view.columns.symbol
     lines = range(min(view.size.height, view.virtual_size.height))
     return [view.render_line(y).text[left:].split("  ")[0].strip() for y in lines]
 
@@ -95,10 +95,10 @@ async def test_tab_unfolds_level_by_level_and_folds_again(opened: Opened) -> Non
         ]
         await pilot.press("tab")
         assert drawn(workspace)[1:4] == [".layers[0]", ".layers[1]", ".layers[2]"]
-        assert workspace.cursor.position == 1 + SIZE
+        assert workspace.cursor.index == 1 + SIZE
         await pilot.press("shift+tab")
         assert len(drawn(workspace)) == 3
-        assert workspace.cursor.position == 1
+        assert workspace.cursor.index == 1
         await pilot.press("shift+tab")
         assert "no repeated block" in status(workspace)
 
@@ -109,7 +109,7 @@ async def test_all_is_unfolded_and_folded(opened: Opened) -> None:
         assert workspace.view.virtual_size.height == len(workspace.session)
         await pilot.press("5", "0", "enter", "F")
         assert len(drawn(workspace)) == 3
-        assert workspace.cursor.position == 1
+        assert workspace.cursor.index == 1
 
 
 async def test_the_cursor_walks_over_lines(opened: Opened) -> None:
@@ -117,7 +117,7 @@ async def test_the_cursor_walks_over_lines(opened: Opened) -> None:
         walked = []
         for key in ("j", "j", "j", "k", "k", "G", "g"):
             await pilot.press(key)
-            walked.append(workspace.cursor.position)
+            walked.append(workspace.cursor.index)
         last = len(workspace.session) - 1
         assert walked == [1, last, last, 1, 0, last, 0]
         assert not workspace.cursor.is_block
@@ -141,7 +141,7 @@ async def test_the_worst_fit_is_shown_and_kept_up(opened: Opened) -> None:
 async def test_n_unfolds_what_hides_the_row(opened: Opened, key: str) -> None:
     async with opened(blocks()) as (pilot, workspace):
         await pilot.press("6", "1", "enter", "delete", "F", "F", "g", key)
-        assert workspace.cursor.position == 60
+        assert workspace.cursor.index == 60
         assert not workspace.cursor.is_block
         assert len(workspace.cursor.line_at(1)) == SIZE
 
@@ -149,7 +149,7 @@ async def test_n_unfolds_what_hides_the_row(opened: Opened, key: str) -> None:
 async def test_n_goes_into_the_block_it_stands_on(opened: Opened) -> None:
     async with opened(blocks()) as (pilot, workspace):
         await pilot.press("6", "1", "enter", "delete", "F", "F", "g", "j", "n")
-        assert workspace.cursor.position == 60
+        assert workspace.cursor.index == 60
 
 
 async def test_find_unfolds_what_hides_a_match(opened: Opened) -> None:
@@ -157,14 +157,14 @@ async def test_find_unfolds_what_hides_a_match(opened: Opened) -> None:
         await pilot.press("slash", *"layers[7].k")
         assert "›" in workspace.view.render_line(1).text[:3]
         await pilot.press("enter")
-        assert workspace.session.target.skeleton[workspace.cursor.position].path == ".layers[7].k"
+        assert workspace.session.target.skeleton[workspace.cursor.index].path == ".layers[7].k"
         assert not workspace.cursor.is_block
 
 
 async def test_a_row_number_unfolds_what_hides_the_row(opened: Opened) -> None:
     async with opened(blocks()) as (pilot, workspace):
         await pilot.press("1", "0", "0", "enter")
-        assert workspace.cursor.position == 99
+        assert workspace.cursor.index == 99
         assert not workspace.cursor.is_block
 
 
@@ -182,7 +182,7 @@ async def test_a_block_moves_past_its_neighbour_as_one_edit(opened: Opened) -> N
     async with opened(blocks()) as (pilot, workspace):
         await pilot.press("j", "tab", "J")
         assert layers(workspace)[:3] == ["1", "0", "2"]
-        assert workspace.cursor.position == 1 + SIZE
+        assert workspace.cursor.index == 1 + SIZE
         assert workspace.cursor.is_block
         await pilot.press("J", "J", "K")
         assert layers(workspace)[:4] == ["1", "2", "0", "3"]
@@ -206,7 +206,7 @@ async def test_a_block_moves_past_a_single_row_by_one(opened: Opened) -> None:
         before = keys(workspace)
         await pilot.press("j", "K")
         assert keys(workspace) == [*before[1:-1], before[0], before[-1]]
-        assert workspace.cursor.position == 0
+        assert workspace.cursor.index == 0
         assert workspace.cursor.marks == set(range(LAYERS * SIZE))
         await pilot.press("J")
         assert keys(workspace) == before
@@ -215,7 +215,7 @@ async def test_a_block_moves_past_a_single_row_by_one(opened: Opened) -> None:
 async def test_a_block_at_the_edge_stays(opened: Opened) -> None:
     async with opened(blocks()) as (pilot, workspace):
         await pilot.press("j", "tab", "K", "K")
-        assert workspace.cursor.position == 0
+        assert workspace.cursor.index == 0
         assert "first row already" in status(workspace)
 
 
@@ -223,7 +223,7 @@ async def test_a_row_that_moves_into_a_block_unfolds_it(opened: Opened) -> None:
     async with opened(blocks()) as (pilot, workspace):
         await pilot.press("J")
         assert keys(workspace)[:2] == ["layers.0.q", "embed.weight"]
-        assert workspace.cursor.position == 1
+        assert workspace.cursor.index == 1
         assert not workspace.cursor.is_block
 
 
@@ -233,7 +233,7 @@ async def test_a_block_is_picked_up_and_placed(opened: Opened) -> None:
         assert "↕" in workspace.view.render_line(1).text[:3]
         await pilot.press("enter")
         assert layers(workspace)[:5] == ["1", "2", "3", "0", "4"]
-        assert workspace.cursor.position == 1 + 3 * SIZE
+        assert workspace.cursor.index == 1 + 3 * SIZE
         await pilot.press("m", "k", "k", "enter")
         assert layers(workspace)[:5] == ["1", "0", "2", "3", "4"]
         assert len(workspace.session.history) == 2
@@ -279,7 +279,7 @@ async def test_a_block_is_marked_as_its_rows_are(opened: Opened) -> None:
     async with opened(blocks()) as (pilot, workspace):
         await pilot.press("j", "tab", "space")
         assert workspace.cursor.marks == set(range(1, 1 + SIZE))
-        assert workspace.cursor.position == 1 + SIZE
+        assert workspace.cursor.index == 1 + SIZE
         assert "●" in workspace.view.render_line(1).text[:3]
         await pilot.press("v", "j")
         assert workspace.cursor.marked() == list(range(1, 1 + 3 * SIZE))
@@ -293,7 +293,7 @@ async def test_a_long_bench_folds(opened: Opened) -> None:
         await pilot.press("G", "m")
         assert "Tab unfolds" in status(workspace)
         await pilot.press("tab", "j")
-        assert workspace.session.benched(workspace.cursor.position) == "left.1"
+        assert workspace.session.benched(workspace.cursor.index) == "left.1"
         await pilot.press("tab")
         assert drawn(workspace)[3] == "bench ×40"
         assert "40 entries on the bench" in workspace.query_one("#details", Lines).texts[1]
@@ -331,7 +331,7 @@ async def test_the_overview_shows_where_the_trouble_is(opened: Opened) -> None:
         }
         await pilot.press("g")
         await pilot.click(Overview, offset=(0, 199 * height // count))
-        assert workspace.cursor.position == 199
+        assert workspace.cursor.index == 199
         await pilot.press("u", "u")
         assert set(column()) == {" "}
 
@@ -372,7 +372,7 @@ async def test_a_burst_ends_where_the_same_keys_one_by_one_do(opened: Opened) ->
             await press(pilot, pressed)
             await until(pilot, lambda: pilot.app.keys_are_done)
             await pilot.pause()
-            ends.append((workspace.session.alignment, workspace.cursor.position))
+            ends.append((workspace.session.alignment, workspace.cursor.index))
             flags = workspace.view.columns.flags
             height = workspace.view.size.height
             shown = [workspace.view.render_line(y).text[:flags] for y in range(height)]

@@ -221,7 +221,7 @@ class Foldings(RuleBasedStateMachine):
         assert self.folding.lines == len(lines)
         assert list(self.folding.spans(0, len(lines) + 9)) == lines
         for line, span in enumerate(lines):
-            assert self.folding.position_of(line) == span.start
+            assert self.folding.index_of(line) == span.start
             assert {self.folding.line_of(position) for position in span} == {line}
             assert self.folding.span(span[-1]) == span
             fold = self.folding.shut_at(span[-1])
@@ -237,4 +237,4 @@ def test_there_is_no_line_beyond_the_last() -> None:
     folding = Folding((), 3)
     for line in (-1, 3):
         with pytest.raises(IndexError):
-            folding.position_of(line)
+            folding.index_of(line)

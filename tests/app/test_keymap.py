@@ -5,21 +5,21 @@ from __future__ import annotations
 import pytest
 from textual.widgets import Input, OptionList, Static
 
-from s2p_tui.app.keys import Bound
+from s2p_tui.app.keys import Keymap
 from s2p_tui.app.screens.help import Help, Palette
 from tests.app.conftest import Opened, linears, make_session
-from tests.app.test_keys import footer, keys
+from tests.app.reading import footer, keys
 
-MOVED = Bound({"move_down": ("ctrl+n",), "gap": ("j", "f2"), "cursor_down": (), "help": ("f1",)})
+MOVED = Keymap({"move_down": ("ctrl+n",), "gap": ("j", "f2"), "cursor_down": (), "help": ("f1",)})
 
 
 async def test_bound_keys_work_and_those_they_left_do_not(opened: Opened) -> None:
-    async with opened(linears(), bound=MOVED) as (pilot, workspace):
+    async with opened(linears(), keymap=MOVED) as (pilot, workspace):
         await pilot.press("J", "s")
         assert keys(workspace) == ["a", "b", "c", "d", ".", "e"]
         await pilot.press("ctrl+n")
         assert keys(workspace) == ["b", "a", "c", "d", ".", "e"]
-        assert workspace.cursor.position == 1
+        assert workspace.cursor.index == 1
         await pilot.press("j")
         assert workspace.session.alignment.rows[1].gap
         await pilot.press("f2")
@@ -27,7 +27,7 @@ async def test_bound_keys_work_and_those_they_left_do_not(opened: Opened) -> Non
 
 
 async def test_hints_help_and_palette_show_keys_as_they_are_bound(opened: Opened) -> None:
-    async with opened(linears(), size=(160, 50), bound=MOVED) as (pilot, workspace):
+    async with opened(linears(), size=(160, 50), keymap=MOVED) as (pilot, workspace):
         assert "F1 help" in footer(workspace)
         assert "ctrl+n/K move" in footer(workspace)
         assert "j gap" in footer(workspace)
@@ -53,7 +53,7 @@ async def test_the_palette_has_every_action_and_does_it(opened: Opened) -> None:
         assert keys(workspace) == ["a", "b", "c", "d", ".", "e"]
         await pilot.press("ctrl+p", "down", "down", "up", "enter")
         await pilot.pause()
-        assert workspace.cursor.position == 1 - 1
+        assert workspace.cursor.index == 1 - 1
         await pilot.press("ctrl+p", *"zzzz", "enter", "escape")
         assert pilot.app.screen is workspace
 

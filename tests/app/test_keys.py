@@ -12,30 +12,10 @@ from s2p_tui.alignment.fit import Fit
 from s2p_tui.alignment.transform import Constant
 from s2p_tui.app.keys import GROUPS
 from s2p_tui.app.screens.help import Help, help_text
-from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.theme import UNICODE
 from s2p_tui.app.widgets.lines import Lines
 from tests.app.conftest import Opened, fitting, linears, make_session
-
-
-def keys(workspace: Workspace) -> list[str]:
-    """The key in each row, `-` for an empty row, `.` for a gap or a constant."""
-    return [
-        row.keys[0] if row.keys else "." if row.stays else "-"
-        for row in workspace.session.alignment.rows
-    ]
-
-
-def bench(workspace: Workspace) -> tuple[str, ...]:
-    return workspace.session.alignment.bench
-
-
-def status(workspace: Workspace) -> str:
-    return workspace.query_one("#status", Lines).texts[0].strip()
-
-
-def footer(workspace: Workspace) -> str:
-    return workspace.query_one("#bottom", Lines).texts[0]
+from tests.app.reading import bench, footer, keys, status
 
 
 async def test_starts_on_the_first_row_that_blocks(opened: Opened) -> None:
@@ -48,7 +28,7 @@ async def test_starts_on_the_first_row_that_blocks(opened: Opened) -> None:
             Fit.GAP,
             Fit.TRANSFORMED,
         ]
-        assert workspace.cursor.position == 0
+        assert workspace.cursor.index == 0
         assert "3 rows of 6 to line up." in status(workspace)
 
 
@@ -79,7 +59,7 @@ async def test_starts_on_the_first_row_that_blocks(opened: Opened) -> None:
 async def test_cursor_goes(opened: Opened, pressed: str, position: int) -> None:
     async with opened(linears()) as (pilot, workspace):
         await pilot.press(*pressed.split())
-        assert workspace.cursor.position == position
+        assert workspace.cursor.index == position
         assert not workspace.cursor.typed
 
 
@@ -99,7 +79,7 @@ async def test_pages(opened: Opened, pressed: str, rows: float) -> None:
     async with opened(fitting(200)) as (pilot, workspace):
         height = workspace.view.size.height // 2 * 2
         await pilot.press(*pressed.split())
-        assert workspace.cursor.position == int(rows * height)
+        assert workspace.cursor.index == int(rows * height)
 
 
 async def test_cursor_scrolls_by_half_a_page_at_the_edge(opened: Opened) -> None:
@@ -118,7 +98,7 @@ async def test_entry_moves_down_and_cursor_follows(opened: Opened, down: str) ->
     async with opened(linears()) as (pilot, workspace):
         await pilot.press(down)
         assert keys(workspace) == ["b", "a", "c", "d", ".", "e"]
-        assert workspace.cursor.position == 1
+        assert workspace.cursor.index == 1
         assert workspace.session.verdict(0).fit is Fit.EXACT
 
 
@@ -127,7 +107,7 @@ async def test_entry_moves_up_past_a_scalar(opened: Opened, up: str) -> None:
     async with opened(linears()) as (pilot, workspace):
         await pilot.press("6", "enter", up)
         assert keys(workspace) == ["a", "b", "c", "e", ".", "d"]
-        assert workspace.cursor.position == 3
+        assert workspace.cursor.index == 3
 
 
 @pytest.mark.parametrize(
@@ -236,7 +216,7 @@ async def test_space_takes_a_mark_away(opened: Opened) -> None:
     async with opened(fitting(6)) as (pilot, workspace):
         await pilot.press("space", "k", "space")
         assert workspace.cursor.marked() == []
-        assert workspace.cursor.position == 1
+        assert workspace.cursor.index == 1
 
 
 async def test_picked_up_entry_is_put_down_and_shifts(opened: Opened) -> None:
@@ -246,7 +226,7 @@ async def test_picked_up_entry_is_put_down_and_shifts(opened: Opened) -> None:
         assert "put here" in footer(workspace)
         await pilot.press("enter")
         assert keys(workspace) == ["layer1", "layer2", "layer0", "layer3", "layer4"]
-        assert workspace.cursor.position == 2
+        assert workspace.cursor.index == 2
         assert workspace.cursor.picked is None
 
 
@@ -256,7 +236,7 @@ async def test_picked_up_entry_goes_to_a_typed_row(opened: Opened) -> None:
         assert "to row 12" in status(workspace)
         await pilot.press("enter")
         assert keys(workspace)[11] == "layer0"
-        assert workspace.cursor.position == 11
+        assert workspace.cursor.index == 11
 
 
 async def test_picked_up_entry_swaps(opened: Opened) -> None:
@@ -348,7 +328,7 @@ async def test_undo_and_redo(opened: Opened, undo: str, redo: str) -> None:
     async with opened(linears()) as (pilot, workspace):
         await pilot.press("J", "G", undo)
         assert keys(workspace) == ["a", "b", "c", "d", ".", "e"]
-        assert workspace.cursor.position == 0
+        assert workspace.cursor.index == 0
         await pilot.press(redo)
         assert keys(workspace) == ["b", "a", "c", "d", ".", "e"]
 
@@ -358,16 +338,16 @@ async def test_find_by_name_and_next_match(opened: Opened) -> None:
         await pilot.press("/", *"layer2")
         assert workspace.cursor.matches == (2, *range(20, 30))
         await pilot.press("enter")
-        assert workspace.cursor.position == 2
+        assert workspace.cursor.index == 2
         assert "11 matches" in status(workspace)
         assert "next match" in footer(workspace)
         await pilot.press("n")
-        assert workspace.cursor.position == 20
+        assert workspace.cursor.index == 20
         await pilot.press("N", "N")
-        assert workspace.cursor.position == 29
+        assert workspace.cursor.index == 29
         await pilot.press("escape", "N")
         assert workspace.cursor.matches == ()
-        assert workspace.cursor.position == 29
+        assert workspace.cursor.index == 29
         assert "Every row lines up" in status(workspace)
 
 
@@ -386,7 +366,7 @@ async def test_find_is_given_up_and_repeated(opened: Opened) -> None:
         await pilot.press("/", *"layer7", "enter", "escape", "/", "enter")
         assert workspace.cursor.matches == (7,)
         await pilot.press("j")
-        assert workspace.cursor.position == 8
+        assert workspace.cursor.index == 8
 
 
 async def test_save_writes_the_mapping(opened: Opened, tmp_path) -> None:
@@ -438,7 +418,7 @@ async def test_help_lists_every_binding(opened: Opened) -> None:
 async def test_click_moves_the_cursor(opened: Opened) -> None:
     async with opened(linears()) as (pilot, workspace):
         await pilot.click("#view", offset=(10, 3))
-        assert workspace.cursor.position == 3
+        assert workspace.cursor.index == 3
 
 
 async def test_nothing_at_all_can_be_looked_at(opened: Opened) -> None:

@@ -9,24 +9,8 @@ from s2p_tui.app.screens.choose_transform import ChooseTransform
 from s2p_tui.app.screens.review import Review
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, linears, make_session
-from tests.app.test_keys import bench, keys, status
-from tests.app.test_review import reviewed, shown
-
-
-def layers(count: int, odd: int = -1) -> Session:
-    """`.layers[n]`: two leaves each, entries in another order; one layer's weight is smaller."""
-    return make_session(
-        (
-            Entry(f"h.{n}.{name}", (3, 3) if n == odd and name == "w" else shape, "float32")
-            for n in range(count)
-            for name, shape in (("b", (5,)), ("w", (3, 5)))
-        ),
-        (
-            Leaf(f".layers[{n}].{name}", shape, "float32")
-            for n in range(count)
-            for name, shape in (("kernel", (5, 3)), ("bias", (5,)))
-        ),
-    )
+from tests.app.pairs import layers
+from tests.app.reading import bench, keys, reviewed, shown, status
 
 
 async def test_one_layer_done_by_hand_and_the_others_by_l(opened: Opened) -> None:
@@ -56,7 +40,7 @@ async def test_one_layer_done_by_hand_and_the_others_by_l(opened: Opened) -> Non
             assert weight.why == "as in .layers[0]"
         assert keys(workspace)[8:10] == ["h.4.b", "h.4.w"]
         assert bench(workspace) == ()
-        assert workspace.cursor.position == 0
+        assert workspace.cursor.index == 0
         await pilot.press("u")
         assert keys(workspace)[2:4] == ["h.1.b", "h.1.w"]
 

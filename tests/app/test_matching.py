@@ -20,11 +20,9 @@ from s2p_tui.app.theme import UNICODE
 from s2p_tui.app.widgets.lines import Lines
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, make_session, reordered, until, without_partner
-from tests.app.test_keys import bench, footer, keys, status
+from tests.app.pairs import BY_NAME, BY_ORDER
+from tests.app.reading import bench, footer, keys, status
 from tests.models.linears import make_pair
-
-BY_NAME = [f"lin{n}.{kind}" for n in (1, 2, 3) for kind in ("weight", "bias")]
-BY_ORDER = [f"lin{n}.{kind}" for n in (3, 2, 1) for kind in ("weight", "bias")]
 
 
 def details(workspace: Workspace) -> list[str]:
@@ -167,7 +165,7 @@ async def test_row_the_user_puts_against_names_is_doubted(opened: Opened) -> Non
 async def test_leaf_without_partner_blocks_until_trusted(opened: Opened, tmp_path: Path) -> None:
     session, output = without_partner(), tmp_path / "m.eqx"
     async with opened(session, output=output) as (pilot, workspace):
-        assert workspace.cursor.position == 1
+        assert workspace.cursor.index == 1
         assert keys(workspace) == ["lin1.weight", ".", "lin2.weight", "lin2.bias"]
         assert UNICODE.fits[Fit.DOUBTFUL] in drawn(workspace, 1)
         reason = "has no such entry: it would keep the skeleton's value"

@@ -13,7 +13,7 @@ from s2p_tui.app.screens.main import Workspace
 from s2p_tui.session import session as session_module
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, reordered, until
-from tests.app.test_keys import keys, status
+from tests.app.reading import keys, status
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ async def test_nothing_is_converted_before_it_is_known_what_is_doubtful(
     async with opened(soon()) as (pilot, workspace):
         await pilot.press(key)
         assert pilot.app.screen is workspace
-        assert "Still matching" in status(workspace)
+        assert "Matching is still running" in status(workspace)
         go.set()
         await matched(pilot, workspace)
 

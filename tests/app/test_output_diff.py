@@ -91,13 +91,13 @@ def _as_sent(spans: list[tuple[int, int, list[tuple[str, str]]]]) -> str:
 def test_the_terminal_shows_the_same(
     frames: list[list[tuple[int, int, list[tuple[str, str]]]]],
 ) -> None:
-    plain, thrifty, shown = _Terminal(), _Terminal(), Shown()
+    plain, with_cell_diff, shown = _Terminal(), _Terminal(), Shown()
     for frame in frames:
         data = _as_sent(frame)
         plain.feed(data)
-        thrifty.feed(shown.update(data))
-        assert thrifty.cells == plain.cells
-        assert (thrifty.row, thrifty.column, thrifty.style) == (1, 1, {})
+        with_cell_diff.feed(shown.update(data))
+        assert with_cell_diff.cells == plain.cells
+        assert (with_cell_diff.row, with_cell_diff.column, with_cell_diff.style) == (1, 1, {})
 
 
 def test_a_cell_that_differs_is_sent_alone() -> None:

@@ -13,13 +13,12 @@ from textual.pilot import Pilot
 from textual.widgets import Label
 
 from s2p_tui.alignment.alignment import Alignment
-from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.screens.questions import GoOn
-from s2p_tui.app.widgets.panels import Status
 from s2p_tui.cli import run
 from s2p_tui.session.journal import Journal
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, fitting, in_turn, linears, make_app, reordered, until
+from tests.app.reading import in_workspace, said
 
 
 @asynccontextmanager
@@ -30,23 +29,12 @@ async def asked(session: Session) -> AsyncIterator[Pilot[object]]:
         yield in_turn(pilot)
 
 
-async def in_workspace(pilot: Pilot[object]) -> Workspace:
-    await until(pilot, lambda: isinstance(pilot.app.screen, Workspace))
-    await pilot.pause()
-    assert isinstance(pilot.app.screen, Workspace)
-    return pilot.app.screen
-
-
 async def leave_edits(opened: Opened, *keys: str) -> Alignment:
     """What a session that ended after these keys came to."""
     session = linears()
     async with opened(session, resume="afresh") as (pilot, _):
         await pilot.press(*keys)
     return session.alignment
-
-
-def said(workspace: Workspace) -> str:
-    return "".join(segment.text for segment in workspace.query_one(Status).render_line(0))
 
 
 async def test_nothing_is_asked_the_first_time_or_without_edits(opened: Opened) -> None:
@@ -69,7 +57,7 @@ async def test_goes_on_with_undo_across_the_restart(opened: Opened, key: str) ->
         workspace = await in_workspace(pilot)
         assert session.alignment == left != start
         assert workspace.has_unsaved_edits
-        assert "Going on after 3 edits" in said(workspace)
+        assert "Resumed 3 edits" in said(workspace)
         await pilot.press("u", "u", "u", "u")
         assert session.alignment == start
         assert not workspace.has_unsaved_edits
@@ -120,7 +108,7 @@ async def test_answers_from_the_command_line(opened: Opened) -> None:
         assert session.alignment == linears().alignment
         assert "--resume still brings back 1 earlier edit" in said(workspace)
     async with opened(fitting(), resume="go on") as (_, workspace):
-        assert "There were no edits to go on with." in said(workspace)
+        assert "There were no edits to resume." in said(workspace)
 
 
 async def test_a_match_is_journalled_as_one_edit(opened: Opened) -> None:

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
-from textual.pilot import Pilot
 
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.alignment.transform import Take
-from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.screens.review import Review
 from s2p_tui.app.widgets.line_list import LineList
 from s2p_tui.app.widgets.lines import Lines
-from s2p_tui.proposals.proposal import Confidence, Proposal, proposed
-from s2p_tui.session.session import Session
+from s2p_tui.proposals.proposal import proposed
 from tests.app.conftest import Opened, make_session, reordered
-from tests.app.test_drawing import hostile
-from tests.app.test_keys import bench, keys, status
-from tests.app.test_matching import BY_NAME, BY_ORDER
-
-
-def reviewed(pilot: Pilot[object]) -> Review:
-    screen = pilot.app.screen
-    assert isinstance(screen, Review)
-    return screen
-
-
-def shown(screen: Review) -> list[str]:
-    """The list as it is on the screen, without empty lines."""
-    view = screen.query_one(LineList)
-    lines = (view.render_line(y).text.rstrip() for y in range(view.size.height))
-    return [line for line in lines if line]
+from tests.app.pairs import BY_NAME, BY_ORDER, SURE, blocks, hostile, swapping
+from tests.app.reading import bench, keys, open_review, opened_on_a_swap, reviewed, shown, status
 
 
 def said(screen: Review) -> str:
@@ -47,48 +28,6 @@ def about(screen: Review) -> str:
 def everything(screen: Review) -> str:
     lines = "\n".join(text for lines in screen.query(Lines) for text in lines.texts)
     return "\n".join([lines, *shown(screen)])
-
-
-def blocks(count: int = 3) -> Session:
-    """Two leaves a block, entries in order."""
-    order = [(n, name) for n in range(count) for name in ("w", "b")]
-    shapes = {"w": (2, 2), "b": (2,)}
-    return make_session(
-        (Entry(f"h.{n}.{k}", shapes[k], "float32") for n, k in order),
-        (Leaf(f".h[{n}].{k}", shapes[k], "float32") for n, k in order),
-    )
-
-
-def swapping(session: Session, *pairs: tuple[int, int], sure: dict[int, Confidence]) -> Proposal:
-    """A proposal that exchanges rows, with objection and notes."""
-    rows = session.alignment.rows
-    wanted: list[tuple[int, Row]] = []
-    for one, other in pairs:
-        wanted += [
-            (one, Row(rows[other].source, by="claude", why=f"row {other} says so")),
-            (other, Row(rows[one].source, by="claude", why=f"row {one} says so")),
-        ]
-    made = proposed(
-        "claude", session.alignment, wanted, session.target.skeleton, sure, ("an id was invented",)
-    )
-    first, *others = made.hunks
-    changes = (replace(first.changes[0], objection="the matcher has another"), *first.changes[1:])
-    return replace(made, hunks=(replace(first, changes=changes), *others))
-
-
-SURE = {
-    0: Confidence.CERTAIN,
-    1: Confidence.LIKELY,
-    2: Confidence.UNSURE,
-    3: Confidence.CERTAIN,
-}
-
-
-def opened_on_a_swap(workspace: Workspace) -> Proposal:
-    """Rows 0 and 2, 1 and 3 exchanged, in two hunks."""
-    proposal = swapping(workspace.session, (0, 2), (1, 3), sure=SURE)
-    workspace.review(proposal, "nothing")
-    return proposal
 
 
 async def test_old_and_new_are_side_by_side_and_only_where_they_differ(opened: Opened) -> None:
@@ -220,7 +159,7 @@ async def test_a_long_proposal_is_walked_and_accepted_in_part(opened: Opened) ->
     wanted = [(n, Row(rows[count - 1 - n].source, by="matcher")) for n in range(count)]
     proposal = proposed("matcher", session.alignment, wanted, session.target.skeleton, {})
     async with opened(session) as (pilot, workspace):
-        workspace.review(proposal, "nothing")
+        open_review(workspace, proposal)
         await pilot.pause()
         screen = reviewed(pilot)
         view = screen.query_one(LineList)
@@ -258,7 +197,7 @@ async def test_every_line_fits_any_screen(
         monkeypatch.setenv("NO_COLOR", "1")
     session = hostile()
     async with opened(session, size=size, ascii_only=ascii_only) as (pilot, workspace):
-        workspace.review(swapping(session, (0, 4), (1, 7), sure=SURE), "nothing")
+        open_review(workspace, swapping(session, (0, 4), (1, 7), sure=SURE))
         await pilot.pause()
         screen = reviewed(pilot)
         for key in ("j", "space", "n", "g", "r", "a", "f", "G"):
@@ -284,4 +223,4 @@ async def test_a_click_goes_to_a_line(opened: Opened) -> None:
         await pilot.press("a")
         screen = reviewed(pilot)
         await pilot.click(LineList, offset=(5, 4))
-        assert screen.reviewing.position == 4
+        assert screen.reviewing.line_number == 4

@@ -12,8 +12,7 @@ from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.screens.questions import GoOn
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, fitting, in_turn, linears, make_app, until
-from tests.app.test_keys import keys, status
-from tests.app.test_resume import in_workspace, said
+from tests.app.reading import in_workspace, keys, said, status
 
 _FIRST = ["a", "b", "c", "d", ".", "e"]
 _SAVED = ["b", "a", "c", "d", ".", "e"]
@@ -144,7 +143,7 @@ async def test_edits_made_after_a_mapping_asked_for_come_first(
     async with app.run_test(size=(110, 30)) as pilot:
         in_turn(pilot)
         await until(pilot, lambda: isinstance(app.screen, GoOn))
-        assert "afresh" not in asked(pilot)
+        assert "start over" not in asked(pilot)
         await pilot.press(key)
         assert keys(await in_workspace(pilot)) == rows
 

@@ -14,8 +14,8 @@ from textual.screen import ModalScreen
 
 from s2p_tui.alignment.history import History
 from s2p_tui.alignment.mapping_file import End
-from s2p_tui.app.keys import Bound
-from s2p_tui.app.screens.busy import Progress
+from s2p_tui.app.keys import Keymap
+from s2p_tui.app.screens.busy import Converting
 from s2p_tui.app.screens.convert import Order, Result
 from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.screens.questions import ConfirmQuit, GoOn, WhichStateDict
@@ -27,11 +27,22 @@ from s2p_tui.session.journal_lines import Header, Replayed
 from s2p_tui.session.saved_mapping import Offered
 from s2p_tui.session.session import Session
 from tests.app.conftest import fitting, linears, make_app, reordered, until, without_partner
-from tests.app.test_drawing import hostile
-from tests.app.test_transform import fused, many_keys, scanned, turned, turned_up
+from tests.app.pairs import fused, hostile, many_keys, scanned, turned, turned_up
 
 pytestmark = pytest.mark.slow("draws every screen in every size")
 SIZES = {"120x40": (120, 40), "80x24": (80, 24), "40x10": (40, 10)}
+SIZE_OF = {
+    "help": "80x24",
+    "scrolled": "80x24",
+    "palette_found": "80x24",
+    "transform_rule": "80x24",
+    "no_details": "80x24",
+    "blocked": "40x10",
+    "many_keys": "40x10",
+    "go_on_or_mapping": "40x10",
+    "quit_unjournalled": "40x10",
+}
+"""The size a scene is about, where that is not the largest."""
 SCENES: dict[str, tuple[Callable[[], Session], str]] = {
     "start": (linears, ""),
     "edited": (linears, "J G m g enter 4 enter s"),
@@ -69,8 +80,9 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("scene", SCENES)
+@pytest.mark.parametrize(
+    ("scene", "size"), [(scene, SIZE_OF.get(scene, "120x40")) for scene in SCENES]
+)
 def test_scene(snap_compare, scene: str, size: str) -> None:
     make, pressed = SCENES[scene]
     assert snap_compare(
@@ -96,7 +108,7 @@ def test_few_colours(snap_compare, monkeypatch, scene: str, colours: str) -> Non
 
 
 def test_bound_keys_are_shown(snap_compare) -> None:
-    app = make_app(linears(), bound=Bound({"move_down": ("ctrl+n",), "help": ("f1",)}))
+    app = make_app(linears(), keymap=Keymap({"move_down": ("ctrl+n",), "help": ("f1",)}))
     assert snap_compare(app, terminal_size=(80, 24), run_before=_press("f1"))
 
 
@@ -113,8 +125,9 @@ SHOWN: dict[str, Callable[[], ModalScreen[Any]]] = {
 }
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("shown", SHOWN)
+@pytest.mark.parametrize(
+    ("shown", "size"), [(shown, SIZE_OF.get(shown, "120x40")) for shown in SHOWN]
+)
 def test_question(snap_compare, monkeypatch, shown: str, size: str) -> None:
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
@@ -128,8 +141,7 @@ def test_question(snap_compare, monkeypatch, shown: str, size: str) -> None:
     assert snap_compare(make_app(fitting()), terminal_size=SIZES[size], run_before=show)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_reading(snap_compare, size: str) -> None:
+def test_reading(snap_compare) -> None:
     never = threading.Event()
     app = S2PApp(
         lambda _: never.wait() and fitting(),  # pyright: ignore[reportArgumentType]
@@ -137,7 +149,7 @@ def test_reading(snap_compare, size: str) -> None:
         skeleton_label="a_skeleton_with_a_long_name.eqx",
         output=Path("model.eqx"),
     )
-    assert snap_compare(app, terminal_size=SIZES[size])
+    assert snap_compare(app, terminal_size=SIZES["40x10"])
     never.set()
 
 
@@ -158,11 +170,11 @@ def converted() -> Converted:
     return Converted(written, Path("model.mapping.json"))
 
 
-def running() -> Progress:
+def running() -> Converting:
     """A conversion that stays where it is."""
 
-    class Halted(Progress):
-        def _run_conversion(self) -> None:
+    class Halted(Converting):
+        def start(self) -> None:
             self.job.total, self.job.written = 44_700_000, 12_000_000
             self.job.leaf = ".layers[3].attention.query_projection.weight"
             self.poll()

@@ -18,7 +18,7 @@ from s2p_tui.formats.pytree.skeleton import save_skeleton
 from s2p_tui.formats.tensors import ArrayTensors, FileTensors
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, linears, reordered, until
-from tests.app.test_transform import many_keys
+from tests.app.pairs import many_keys
 
 
 def look(pilot: Pilot[object]) -> str:

@@ -54,7 +54,7 @@ async def test_what_an_earlier_run_left_is_not_told(opened: Opened) -> None:
     tour = Tour(str)
     for _ in range(2):
         async with opened(reordered("order"), resume="afresh", tour=tour) as (pilot, workspace):
-            assert "Started afresh" not in _shown(workspace, Status)
+            assert "Started over" not in _shown(workspace, Status)
             await pilot.press("J")
     async with opened(reordered("order"), resume="afresh") as (pilot, workspace):
-        await until(pilot, lambda: "Started afresh" in _shown(workspace, Status))
+        await until(pilot, lambda: "Started over" in _shown(workspace, Status))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import equinox as eqx
@@ -23,46 +22,8 @@ from s2p_tui.app.widgets.lines import Lines
 from s2p_tui.session.opening import load_mapping
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, linears, make_session, until
-from tests.app.test_keys import bench, footer, keys, status
-
-Shapes = Mapping[str, tuple[int, ...]]
-
-
-def session_of(entries: Shapes, leaves: Shapes, owner: str | None = None) -> Session:
-    return make_session(
-        (Entry(key, shape, "float32") for key, shape in entries.items()),
-        (Leaf(path, shape, "float32", owner=owner) for path, shape in leaves.items()),
-    )
-
-
-def turned() -> Session:
-    return session_of({"lin.weight": (3, 5), "wide": (10, 3)}, {".kernel": (5, 3), ".x": (5, 7)})
-
-
-def fused() -> Session:
-    """`qkv` on `.q`, two others on `.k` and `.v`; nothing on `.out`."""
-    return session_of(
-        {"qkv": (6, 2), "out": (2, 2), "bias": (2,)},
-        {".q": (2, 2), ".k": (2, 2), ".v": (2, 2), ".out": (2, 2), ".bias": (2,)},
-    )
-
-
-def scanned(count: int = 3) -> Session:
-    """One leaf stacked, its entries in several rows, as they come by order."""
-    entries: dict[str, tuple[int, ...]] = {f"layers.{n}.weight": (2, 3) for n in range(count)}
-    return session_of(
-        {**entries, "head": (4,)}, {".layers.weight": (count, 2, 3), ".a": (4,), ".b": (2, 3)}
-    )
-
-
-def turned_up() -> Session:
-    owner = "equinox.nn.ConvTranspose2d"
-    return session_of({"up.weight": (2, 2, 3, 3)}, {".up.weight": (2, 2, 3, 3)}, owner)
-
-
-def many_keys() -> Session:
-    names = [f"encoder.block_{n}.attention.weight_{n}" for n in range(100)]
-    return session_of(dict.fromkeys(names, (1,)), {".w": (100,)})
+from tests.app.pairs import fused, many_keys, scanned, session_of, turned, turned_up
+from tests.app.reading import bench, footer, keys, status
 
 
 def array(session: Session, key: str) -> np.ndarray:
@@ -132,7 +93,7 @@ async def test_taking_what_is_there_already_is_no_edit(opened: Opened) -> None:
     async with opened(turned()) as (pilot, workspace):
         await pilot.press("t", "enter")
         assert not len(workspace.session.history)
-        assert "so already" in status(workspace)
+        assert "this is the current transform" in status(workspace)
 
 
 async def test_an_empty_list_says_why(opened: Opened) -> None:
@@ -382,7 +343,7 @@ async def test_whole_numbers_are_not_multiplied(opened: Opened) -> None:
 
 @pytest.mark.parametrize(
     ("pressed", "reason"),
-    [("G t", "has no leaf"), ("5 enter t", "Row 5 takes no entry: a Python scalar")],
+    [("G t", "no transform yet"), ("5 enter t", "Row 5 takes no entry: a Python scalar")],
 )
 async def test_where_there_is_nothing_to_choose(opened: Opened, pressed: str, reason: str) -> None:
     async with opened(linears()) as (pilot, workspace):

@@ -11,7 +11,7 @@ from s2p_tui.alignment.transform import Permute, Take
 from s2p_tui.app.screens.choose_transform import ChooseTransform
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, make_session
-from tests.app.test_keys import status
+from tests.app.reading import status
 
 _SWAPPED = "permute axes"
 

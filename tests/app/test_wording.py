@@ -104,9 +104,9 @@ def test_details_of_a_row_and_of_a_benched_entry() -> None:
 
 
 def test_cursor_forgets_what_is_gone() -> None:
-    cursor = Cursor(position=9, marks={1, 8}, anchor=8, picked=9, matches=(1, 8, 9))
+    cursor = Cursor(index=9, marks={1, 8}, anchor=8, picked=9, matches=(1, 8, 9))
     cursor.forget_beyond(8)
-    assert cursor == Cursor(position=7, marks={1}, matches=(1,))
+    assert cursor == Cursor(index=7, marks={1}, matches=(1,))
 
 
 def test_escape_gives_up_the_innermost_first() -> None:

@@ -32,7 +32,7 @@ _WIDTH = 110
 _LATEST = 60.0
 _PAUSE = 0.3
 _DRAWN = re.compile(r"edits ([\d,]+) ")
-_GOING_ON = re.compile(r"Going on after ([\d,]+) edit")
+_GOING_ON = re.compile(r"Resumed ([\d,]+) edit")
 _CUT = "edits…"
 # Its entry may be on the bench, below the screen.
 _FIRST_LEAF = ".layers[0].weight"
@@ -89,7 +89,7 @@ class Model:
     def press(self, step: Step) -> None:
         place, key = step
         self.steps.append(step)
-        session, cursor = self.session, Cursor(position=place)
+        session, cursor = self.session, Cursor(index=place)
         if key in _EDITS:
             try:
                 session.edit(_EDITS[key](session, cursor).edit)

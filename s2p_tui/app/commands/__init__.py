@@ -1,1 +1,1 @@
-"""Commands of the main screen: a session and a cursor in, edits out."""
+"""Commands of the main screen: from a session and a cursor to an edit."""

@@ -1,4 +1,4 @@
-"""What a key amounts to: an edit and where the cursor goes, or the reason why not."""
+"""The edit and the cursor movement that a key asks for, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from s2p_tui.alignment.edits import (
     Trust,
 )
 from s2p_tui.alignment.fit import Fit
-from s2p_tui.app.text import inert, many
+from s2p_tui.app.text import many
+from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
     from s2p_tui.alignment.alignment import Alignment
@@ -50,14 +51,14 @@ class Move:
 
     Attributes:
         edit: The edit.
-        position: Where the cursor goes.
+        index: Where the cursor goes.
         marks: The rows that are marked afterwards; None leaves the marks alone.
         said: What was done, in words; or what says it of the alignments before and after.
-        reveals: Whether what hides that position is unfolded.
+        reveals: Whether what hides that index is unfolded.
     """
 
     edit: Edit
-    position: int
+    index: int
     marks: frozenset[int] | None = None
     said: str | Said = ""
     reveals: bool = False
@@ -70,7 +71,7 @@ def shift(session: Session, cursor: Cursor, step: Step) -> Move:
     """
     hands_free(cursor)
     chosen = cursor.chosen()
-    if any(session.row(position) is None for position in (chosen[0], chosen[-1])):
+    if any(session.row(index) is None for index in (chosen[0], chosen[-1])):
         raise ImpossibleError("A benched entry has no neighbours: pick it up with m and place it.")
     rows = session.alignment.rows
     is_block = cursor.is_block and not cursor.marked()
@@ -84,10 +85,10 @@ def shift(session: Session, cursor: Cursor, step: Step) -> Move:
         raise ImpossibleError(f"It is in the {which} row already.")
     moves = [move for move in moves if move[2]]
     edits = [MoveBlock(start, stop, step * steps) for start, stop, _ in moves[::-step]]
-    after = [position for *_, block in moves for position in block]
+    after = [index for *_, block in moves for index in block]
     if is_block:
         return landed_block(cursor, one_edit(edits), after)
-    landed = _follow(cursor.position, moves, after)
+    landed = _follow(cursor.index, moves, after)
     marks = frozenset(after) if cursor.marked() else None
     return Move(one_edit(edits), landed, marks, reveals=True)
 
@@ -104,16 +105,16 @@ def _steps_past_neighbour(session: Session, cursor: Cursor, step: Step) -> int:
     return max(1, len(list(rows.unfixed(line)))) if len(line) > 1 else 1
 
 
-def landed_block(cursor: Cursor, edit: Edit, places: Sequence[int], said: str = "") -> Move:
+def landed_block(cursor: Cursor, edit: Edit, indices: Sequence[int], said: str = "") -> Move:
     """A block's move: where it lands across folds they open and its rows are marked."""
-    line = cursor.line_at(places[0])
-    if places[-1] in line:
-        return Move(edit, places[0], said=said)
-    return Move(edit, places[0], frozenset(places), said, reveals=True)
+    line = cursor.line_at(indices[0])
+    if indices[-1] in line:
+        return Move(edit, indices[0], said=said)
+    return Move(edit, indices[0], frozenset(indices), said, reveals=True)
 
 
 def block_after(rows: Rows, start: int, stop: int, step: Step, steps: int = 1) -> tuple[int, ...]:
-    """Where a block lands when it is moved; `EDGE` if there is no room, () if it cannot."""
+    """Return the rows a moved block lands on; `EDGE` if there is no room, () if it cannot move."""
     block = list(rows.unfixed(range(start, stop)))
     if not block:
         return ()
@@ -121,26 +122,26 @@ def block_after(rows: Rows, start: int, stop: int, step: Step, steps: int = 1) -
     others = list(islice(rows.unfixed(beyond), steps))
     if not others:
         return EDGE
-    places = sorted((*block, *others))
-    return tuple(places[len(others) :] if step > 0 else places[: -len(others)])
+    indices = sorted((*block, *others))
+    return tuple(indices[len(others) :] if step > 0 else indices[: -len(others)])
 
 
-def _follow(position: int, moves: list[tuple[int, int, tuple[int, ...]]], after: list[int]) -> int:
+def _follow(index: int, moves: list[tuple[int, int, tuple[int, ...]]], after: list[int]) -> int:
     for start, stop, block in moves:
-        if start <= position < stop:
-            return block[min(position - start, len(block) - 1)]
+        if start <= index < stop:
+            return block[min(index - start, len(block) - 1)]
     return after[0]
 
 
-def _runs(positions: Iterable[int]) -> Iterable[tuple[int, int]]:
-    """Ascending positions as `(start, stop)` of neighbours."""
+def _runs(indices: Iterable[int]) -> Iterable[tuple[int, int]]:
+    """Ascending indices as `(start, stop)` of neighbours."""
     start = stop = -1
-    for position in positions:
-        if position != stop:
+    for index in indices:
+        if index != stop:
             if start >= 0:
                 yield start, stop
-            start = position
-        stop = position + 1
+            start = index
+        stop = index + 1
     if start >= 0:
         yield start, stop
 
@@ -166,25 +167,25 @@ def toggle_gap(session: Session, cursor: Cursor) -> Move:
     In a folded block rows that take no entry anyway are left as they are.
     """
     hands_free(cursor)
-    rows = [(position, session.row(position)) for position in cursor.chosen()]
+    rows = [(index, session.row(index)) for index in cursor.chosen()]
     if any(row is None for _, row in rows):
         raise ImpossibleError("A gap belongs to a leaf; this entry is on the bench.")
     if cursor.is_block and not cursor.marked():
-        rows = [(position, row) for position, row in rows if row and not row.fixed] or rows
-    for position, row in rows:
+        rows = [(index, row) for index, row in rows if row and not row.fixed] or rows
+    for index, row in rows:
         if row is not None and row.fixed and not row.gap:
-            raise ImpossibleError(f"Row {position + 1} is filled by its layer's rule: {row.why}.")
-    gaps = [position for position, row in rows if row is not None and row.gap]
+            raise ImpossibleError(f"Row {index + 1} is filled by its layer's rule: {row.why}.")
+    gaps = [index for index, row in rows if row is not None and row.gap]
     if len(gaps) == len(rows):
-        closed = one_edit([CloseGap(position) for position in gaps])
-        return Move(closed, cursor.position, said=_flowed("up", len(gaps)))
-    new = [position for position, row in rows if row and not row.gap]
-    opened = one_edit([OpenGap(position) for position in new])
-    return Move(opened, cursor.position, said=_flowed("down", len(new)))
+        closed = one_edit([CloseGap(index) for index in gaps])
+        return Move(closed, cursor.index, said=_flowed("up", len(gaps)))
+    new = [index for index, row in rows if row and not row.gap]
+    opened = one_edit([OpenGap(index) for index in new])
+    return Move(opened, cursor.index, said=_flowed("down", len(new)))
 
 
 def _flowed(way: str, gaps: int) -> Said:
-    """How far the entries below flowed, and which fell to the bench or came from it."""
+    """Return a message: how many entries moved, and which went to the bench."""
 
     def said(before: Alignment, after: Alignment, changed: range) -> str:
         # Between two gaps there may be rows that nothing flowed through.
@@ -201,68 +202,68 @@ def _flowed(way: str, gaps: int) -> Said:
 def _named(keys: Sequence[str]) -> str:
     if len(keys) > _MOST_NAMED:
         return many(len(keys), "entry", "entries")
-    return inert(", ".join(keys))
+    return printable(", ".join(keys))
 
 
 def to_bench(session: Session, cursor: Cursor) -> Move:
     """Send the chosen rows' entries, or those picked up, to the bench."""
     chosen = cursor.chosen() if cursor.picked is None else cursor.picked_span
-    return empty(session, chosen, cursor.position)
+    return empty(session, chosen, cursor.index)
 
 
-def empty(session: Session, chosen: Sequence[int], position: int) -> Move:
-    """Send what these rows take to the bench and leave the cursor at a position."""
+def empty(session: Session, chosen: Sequence[int], index: int) -> Move:
+    """Send what these rows take to the bench and leave the cursor at an index."""
     rows = session.alignment.rows
-    here = [place for place in chosen if place < len(rows)]
-    full = tuple(place for place in here if rows.takes_entry(place))
+    here = [index for index in chosen if index < len(rows)]
+    full = tuple(index for index in here if rows.takes_entry(index))
     if not full:
         if not here:
             raise ImpossibleError("It is on the bench already.")
         raise ImpossibleError("There is nothing to send to the bench: no entry feeds this leaf.")
     count = len(full)
     said = "Sent to the bench." if count == 1 else f"Sent {count:,} entries to the bench."
-    if not all(isinstance(rows.held[place], str) for place in full):
+    if not all(isinstance(rows.held[index], str) for index in full):
         said = f"Emptied {many(count, 'row')}."
-    return Move(SendToBench(full), position, frozenset(), said)
+    return Move(SendToBench(full), index, frozenset(), said)
 
 
 def toggle_trust(session: Session, cursor: Cursor) -> Move:
     """Trust the doubtful rows among the chosen; take the trust back if all of them have it."""
     hands_free(cursor)
     doubtful: list[tuple[int, Row]] = []
-    for position in cursor.chosen():
-        row = session.row(position)
-        if row is not None and session.verdicts.fit(position) is Fit.DOUBTFUL:
-            doubtful.append((position, row))
+    for index in cursor.chosen():
+        row = session.row(index)
+        if row is not None and session.verdicts.fit(index) is Fit.DOUBTFUL:
+            doubtful.append((index, row))
     if not doubtful:
-        verdict = session.verdict(cursor.position)
+        verdict = session.verdict(cursor.index)
         what = f"this one is {verdict.fit}" if verdict is not None else "this is a benched entry"
         what = "there is none here" if cursor.is_block else what
         raise ImpossibleError(f"Only a doubtful row can be trusted; {what}.")
     trusted = not all(row.trusted for _, row in doubtful)
-    said = "Trusted: it no longer stands in the way." if trusted else "No longer trusted."
+    said = "Trusted. This row no longer blocks the conversion." if trusted else "No longer trusted."
     if trusted and len(doubtful) > 1:
-        said = f"Trusted {many(len(doubtful), 'row')}: they no longer stand in the way."
-    edit = Trust(tuple(position for position, _ in doubtful), trusted)
-    return Move(edit, cursor.position, said=said)
+        said = f"Trusted {many(len(doubtful), 'row')}: they no longer block the conversion."
+    edit = Trust(tuple(index for index, _ in doubtful), trusted)
+    return Move(edit, cursor.index, said=said)
 
 
 def pick_up(session: Session, cursor: Cursor) -> None:
-    """Take the entry under the cursor in hand."""
-    row = session.row(cursor.position)
+    """Pick up the entry or the block under the cursor."""
+    row = session.row(cursor.index)
     here = cursor.here
     if row is not None and not any(
         held.keys for held in session.alignment.rows[here.start : here.stop]
     ):
         raise ImpossibleError("There is nothing to pick up: no entry feeds this leaf.")
-    if cursor.position >= len(session):
+    if cursor.index >= len(session):
         raise ImpossibleError("There is nothing here.")
     if row is None and cursor.is_block:
         raise ImpossibleError("The bench is folded: Tab unfolds it.")
     cursor.pick_up()
 
 
-def place(session: Session, cursor: Cursor, *, swap: bool) -> Move:
+def put_down(session: Session, cursor: Cursor, *, swap: bool) -> Move:
     """Put what was picked up at the typed row, or at the one under the cursor."""
     picked = cursor.picked
     if picked is None:
@@ -321,9 +322,9 @@ def typed_row(session: Session, cursor: Cursor) -> int:
     Raises:
         ImpossibleError: There is no such row.
     """
-    typed = cursor.typed_position
+    typed = cursor.typed_index
     if typed is None:
-        return cursor.position
+        return cursor.index
     count = len(session.alignment.rows)
     if not 0 <= typed < count:
         raise ImpossibleError(f"There is no row {typed + 1:,}: rows go from 1 to {count:,}.")

@@ -1,4 +1,4 @@
-"""What Enter offers where the cursor is: entries for a leaf, or leaves for a benched entry."""
+"""The candidates that Enter lists: entries for a leaf, or leaves for a benched entry."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.sharing import sharing
 from s2p_tui.alignment.transform import Expr, Take, describe, keys_of
 from s2p_tui.app.commands.arrange import ImpossibleError, Move
-from s2p_tui.app.text import inert, many
+from s2p_tui.app.text import many
 from s2p_tui.app.wording import together
+from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
     from s2p_tui.session.session import Session
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class SourceOption:
     """One line of the list.
 
     Attributes:
@@ -32,13 +33,13 @@ class Option:
         tier: How well sizes go together.
     """
 
-    place: int
+    index: int
     source: Expr
     verdict: Verdict
     tier: Tier
 
 
-class Sources:
+class Pools:
     """The pools of both sides of one session, made when they are first needed."""
 
     def __init__(self, session: Session) -> None:
@@ -48,7 +49,6 @@ class Sources:
 
     @property
     def entries(self) -> Pool:
-        """The state dict's entries."""
         if self._entries is None:
             state_dict = self._session.checkpoint.state_dict
             keys = (entry.key for entry in state_dict)
@@ -57,7 +57,6 @@ class Sources:
 
     @property
     def leaves(self) -> Pool:
-        """The skeleton's leaves."""
         if self._leaves is None:
             skeleton = self._session.target.skeleton
             paths = (leaf.path for leaf in skeleton)
@@ -66,23 +65,23 @@ class Sources:
 
 
 @dataclass
-class Offer:
-    """What can be chosen where the cursor is.
+class SourceOffer:
+    """The candidates for a leaf or for a benched entry, filtered by what is typed.
 
     Attributes:
         session: The session.
         pool: What is listed.
-        position: The leaf that is to be filled, or the benched entry that is to fill one.
+        index: The leaf that is to be filled, or the benched entry that is to fill one.
         key: The benched entry; None if a leaf is to be filled.
         listed: What is listed now.
     """
 
     session: Session
     pool: Pool
-    position: int
+    index: int
     key: str | None
     listed: list[Candidate] = field(default_factory=list[Candidate])
-    _options: dict[int, Option] = field(default_factory=dict[int, Option])
+    _options: dict[int, SourceOption] = field(default_factory=dict[int, SourceOption])
     _holders: dict[str, int] = field(default_factory=dict[str, int])
 
     def __post_init__(self) -> None:
@@ -98,7 +97,7 @@ class Offer:
             first = [] if claimed is None else [claimed]
             name, shape = self.key, entries.shape(self.key)
         else:
-            leaf = session.target.skeleton[self.position]
+            leaf = session.target.skeleton[self.index]
             name, shape, first = leaf.path, leaf.shape, self._suggested()
         found = self.pool.ranked(name, shape, query, first)
         rows = session.alignment.rows
@@ -106,7 +105,7 @@ class Offer:
             candidate for candidate in found if self.key is None or not rows[candidate.place].fixed
         ]
 
-    def option(self, number: int) -> Option:
+    def option(self, number: int) -> SourceOption:
         """The listed candidate of that number, judged."""
         candidate = self.listed[number]
         if candidate.place not in self._options:
@@ -116,7 +115,7 @@ class Offer:
     def holder(self, source: Expr) -> int | None:
         """The row that takes (any of) a source's entries now."""
         held = (self._holders.get(key) for key in keys_of(source))
-        return next((place for place in held if place is not None), None)
+        return next((index for index in held if index is not None), None)
 
     def _suggested(self) -> list[int]:
         source = self._suggestion()
@@ -127,58 +126,58 @@ class Offer:
 
     def _suggestion(self) -> Expr | None:
         evidence = self.session.evidence
-        return evidence.suggestions[self.position].source if evidence is not None else None
+        return evidence.suggestions[self.index].source if evidence is not None else None
 
-    def _judged(self, candidate: Candidate) -> Option:
+    def _judged(self, candidate: Candidate) -> SourceOption:
         session, state_dict = self.session, self.session.checkpoint.state_dict
         if self.key is None:
-            place, key = self.position, state_dict.entries[candidate.place].key
+            index, key = self.index, state_dict.entries[candidate.place].key
         else:
-            place, key = candidate.place, self.key
-        source, evidence = as_fits_best(session, place, key), session.evidence
+            index, key = candidate.place, self.key
+        source, evidence = as_fits_best(session, index, key), session.evidence
         if candidate.tier is Tier.SUGGESTED and evidence is not None:
-            source = evidence.suggestions[place].source or source
+            source = evidence.suggestions[index].source or source
         row = Row(source, by="user")
-        verdict = weigh(place, row, state_dict, session.target.skeleton, evidence)
-        return Option(place, source, verdict, candidate.tier)
+        verdict = weigh(index, row, state_dict, session.target.skeleton, evidence)
+        return SourceOption(index, source, verdict, candidate.tier)
 
 
-def as_fits_best(session: Session, place: int, key: str) -> Expr:
+def as_fits_best(session: Session, index: int, key: str) -> Expr:
     """An entry as it fits a leaf best: the entry itself if nothing makes it fit."""
-    leaf, state_dict = session.target.skeleton[place], session.checkpoint.state_dict
+    leaf, state_dict = session.target.skeleton[index], session.checkpoint.state_dict
     if state_dict.shape(key) == leaf.shape:
         return Take(key)
     ways = choices(leaf, (key,), state_dict)
     return ways[0].expr if ways else Take(key)
 
 
-def offer(session: Session, position: int, sources: Sources) -> Offer:
-    """What can be chosen at a position.
+def offer(session: Session, index: int, pools: Pools) -> SourceOffer:
+    """Return the candidates for a row or a benched entry.
 
     Raises:
         ImpossibleError: The leaf takes no entry.
     """
-    if position >= len(session):
+    if index >= len(session):
         raise ImpossibleError("There is no row here: go to one.")
-    row, key = session.row(position), session.benched(position)
+    row, key = session.row(index), session.benched(index)
     if row is None or key is not None:
-        return Offer(session, sources.leaves, position, key)
+        return SourceOffer(session, pools.leaves, index, key)
     if row.fixed:
         way_out = " If it should, press s on it." if row.gap else ""
-        raise ImpossibleError(f"Row {position + 1} takes no entry: {row.why}.{way_out}")
+        raise ImpossibleError(f"Row {index + 1} takes no entry: {row.why}.{way_out}")
     if not len(session.checkpoint.state_dict):
         raise ImpossibleError("The checkpoint has no entries to choose from: s puts a gap here.")
-    return Offer(session, sources.entries, position, None)
+    return SourceOffer(session, pools.entries, index, None)
 
 
 def _holders(alignment: Alignment) -> dict[str, int]:
     holders: dict[str, int] = {}
-    for place, key in alignment.rows.taken():
-        holders.setdefault(key, place)
+    for index, key in alignment.rows.taken():
+        holders.setdefault(key, index)
     return holders
 
 
-def take(session: Session, option: Option, *, swap: bool, other: int | None) -> Move:
+def take(session: Session, option: SourceOption, *, swap: bool, other: int | None) -> Move:
     """The edit of a choice.
 
     Args:
@@ -190,36 +189,38 @@ def take(session: Session, option: Option, *, swap: bool, other: int | None) -> 
     Raises:
         ImpossibleError: It is there already, or there is nothing to swap.
     """
-    place, alignment = option.place, session.alignment
-    old = alignment.rows[place]
+    index, alignment = option.index, session.alignment
+    old = alignment.rows[index]
     if old.source == option.source:
         raise ImpossibleError("The row takes it already: choose another, or Esc.")
-    changes = [(place, Row(option.source, by="user"))]
+    changes = [(index, Row(option.source, by="user"))]
     if swap:
-        if other is None or other == place:
+        if other is None or other == index:
             raise ImpossibleError("No other row takes this entry: Enter takes it.")
         if old.source is None:
-            raise ImpossibleError("This row has nothing to swap: Enter takes it.")
+            raise ImpossibleError(
+                "This row is empty, so there is nothing to swap. Press Enter to take the entry."
+            )
         keys = old.keys
         back = as_fits_best(session, other, keys[0]) if len(keys) == 1 else old.source
         changes.append((other, Row(back, by="user")))
     edit = sharing(alignment, changes)
-    return Move(edit, place, None, _said(session, option, edit))
+    return Move(edit, index, None, _said(session, option, edit))
 
 
-def _said(session: Session, option: Option, edit: SetRows) -> str:
+def _said(session: Session, option: SourceOption, edit: SetRows) -> str:
     before, after = session.alignment, apply(session.alignment, edit)
-    name = inert(together(keys_of(option.source))) if keys_of(option.source) else ""
+    name = printable(together(keys_of(option.source))) if keys_of(option.source) else ""
     words = describe(option.source)
-    said = f"Row {option.place + 1:,}: {name}{f', {words}' if words else ''}."
+    said = f"Row {option.index + 1:,}: {name}{f', {words}' if words else ''}."
     if option.verdict.fit is Fit.DOUBTFUL:
         said = f"Doubtful, y trusts it. {said}"
     pairs = enumerate(zip(before.rows.held, after.rows.held, strict=True))
-    emptied = [place for place, (old, new) in pairs if old is not None and new is None]
+    emptied = [index for index, (old, new) in pairs if old is not None and new is None]
     if emptied:
         which = f"row {emptied[0] + 1:,}" if len(emptied) == 1 else many(len(emptied), "row")
         said += f" {which[:1].upper()}{which[1:]} {'is' if len(emptied) == 1 else 'are'} empty now."
     was = set(before.bench)
     if fell := [key for key in after.bench if key not in was]:
-        said += f" {inert(together(fell))} went to the bench."
+        said += f" {printable(together(fell))} went to the bench."
     return said

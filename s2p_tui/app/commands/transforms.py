@@ -1,4 +1,4 @@
-"""What `t` offers where the cursor is, and the edit each choice amounts to."""
+"""The transforms that `t` lists, and the edit that each choice makes."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from s2p_tui.alignment.transform import (
     show,
 )
 from s2p_tui.app.commands.arrange import ImpossibleError, Move
-from s2p_tui.app.text import inert, many
+from s2p_tui.app.text import many
 from s2p_tui.app.wording import together
-from s2p_tui.errors import TransformError
+from s2p_tui.errors import TransformError, printable
 
 if TYPE_CHECKING:
     from s2p_tui.app.cursor import Cursor
@@ -43,7 +43,7 @@ Changes = tuple[tuple[int, Row], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class TransformOption:
     """One line of the list.
 
     Attributes:
@@ -58,16 +58,16 @@ class Option:
 
     @property
     def is_current(self) -> bool:
-        """Whether it is what is there already."""
+        """True if it changes nothing."""
         return not self.changes
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """What can be chosen at a row.
+class TransformOffer:
+    """The transforms that a row, or a folded block, allows.
 
     Attributes:
-        position: The row.
+        index: The row.
         entries: What would fill it, in words.
         leaf: Its leaf.
         options: Best first.
@@ -76,17 +76,17 @@ class Offer:
         block: The folded block whose rows it is about; empty for one row.
     """
 
-    position: int
+    index: int
     entries: str
     leaf: Leaf
-    options: tuple[Option, ...]
+    options: tuple[TransformOption, ...]
     none: str
     source: Expr | None
     block: str = ""
 
 
-def offer(session: Session, cursor: Cursor) -> Offer:
-    """What can be chosen for the cursor's leaf.
+def offer(session: Session, cursor: Cursor) -> TransformOffer:
+    """Return the transforms for the cursor's leaf.
 
     From the entry that is picked up; else from the marked entries together; else from the row's
     own. One entry on the row, picked up, or marked on the bench, can be split over marked rows.
@@ -94,17 +94,22 @@ def offer(session: Session, cursor: Cursor) -> Offer:
     Raises:
         ImpossibleError: There is no leaf here, or its layer's rule fills it.
     """
-    position, state_dict = cursor.position, session.checkpoint.state_dict
+    index, state_dict = cursor.index, session.checkpoint.state_dict
     if cursor.is_block:
-        raise ImpossibleError("What is in hand can go to one leaf: Tab unfolds the block.")
-    row = session.row(position)
+        raise ImpossibleError(
+            "A picked-up entry can only go to a single leaf. Press Tab to unfold the block."
+        )
+    row = session.row(index)
     if row is None:
-        raise ImpossibleError("A benched entry has no leaf: mark it or pick it up, go to a row, t.")
+        raise ImpossibleError(
+            "Benched entries have no transform yet. Mark or pick up the entry, go to a row, "
+            "then press t."
+        )
     if row.fixed:
         way_out = " If it should, press s on it." if row.gap else ""
-        raise ImpossibleError(f"Row {position + 1} takes no entry: {row.why}.{way_out}")
-    leaf = session.target.skeleton[position]
-    marked = [mark for mark in cursor.marked() if mark != position or len(cursor.marked()) > 1]
+        raise ImpossibleError(f"Row {index + 1} takes no entry: {row.why}.{way_out}")
+    leaf = session.target.skeleton[index]
+    marked = [mark for mark in cursor.marked() if mark != index or len(cursor.marked()) > 1]
     held = row.keys if cursor.picked is None else _keys_at(session, cursor.picked)
     benched = [key for mark in marked if (key := session.benched(mark)) is not None]
     if not held and len(benched) == 1 < len(marked):
@@ -112,21 +117,23 @@ def offer(session: Session, cursor: Cursor) -> Offer:
     keys = held
     if marked and cursor.picked is None:
         keys = tuple(dict.fromkeys(key for mark in marked for key in _keys_at(session, mark)))
-    own = cursor.picked in (None, position) and set(keys) == set(row.keys)
-    options = list(_divided(session, position, marked, held))
+    own = cursor.picked in (None, index) and set(keys) == set(row.keys)
+    options = list(_divided(session, index, marked, held))
     offered = _in_both_orders(leaf, keys, state_dict)
     for choice in offered:
         is_current = own and _lands_alike(session, leaf, row.source, choice.expr)
-        changes = () if is_current else ((position, Row(choice.expr, by="user")),)
-        options.append(Option(choice.words, choice.verdict, changes))
-    verdict = session.verdict(position)
+        changes = () if is_current else ((index, Row(choice.expr, by="user")),)
+        options.append(TransformOption(choice.words, choice.verdict, changes))
+    verdict = session.verdict(index)
     fits = own and verdict is not None and row.source is not None and not _is_bad(verdict)
     if fits and row.source is not None and not any(option.is_current for option in options):
         words = describe(as_taken(row.source, leaf, state_dict))
-        options.append(Option(words or "as it is", verdict or judge(leaf, row, state_dict), ()))
+        options.append(
+            TransformOption(words or "as it is", verdict or judge(leaf, row, state_dict), ())
+        )
     none = "" if options else _why_none(session, leaf, marked, held, keys)
     entries = _in_words(session, held if options and not offered else keys)
-    return Offer(position, entries, leaf, tuple(options), none, row.source if fits else None)
+    return TransformOffer(index, entries, leaf, tuple(options), none, row.source if fits else None)
 
 
 def _in_both_orders(leaf: Leaf, keys: tuple[str, ...], state_dict: StateDict) -> tuple[Choice, ...]:
@@ -156,11 +163,11 @@ def _in_words(session: Session, keys: tuple[str, ...]) -> str:
     if not keys:
         return "no entry"
     shapes = {session.checkpoint.state_dict.shape(key) for key in keys}
-    return inert(together(keys)) + (f"  {show(shapes.pop())}" if len(shapes) == 1 else "")
+    return printable(together(keys)) + (f"  {show(shapes.pop())}" if len(shapes) == 1 else "")
 
 
-def _keys_at(session: Session, position: int) -> tuple[str, ...]:
-    row, benched = session.row(position), session.benched(position)
+def _keys_at(session: Session, index: int) -> tuple[str, ...]:
+    row, benched = session.row(index), session.benched(index)
     return row.keys if row is not None else (benched,) if benched is not None else ()
 
 
@@ -178,26 +185,26 @@ def _lands_alike(session: Session, leaf: Leaf, first: Expr | None, second: Expr)
         return False
 
 
-def _targets(session: Session, position: int, marked: Sequence[int], size: int) -> list[int]:
+def _targets(session: Session, index: int, marked: Sequence[int], size: int) -> list[int]:
     """The rows to split over: the marked ones, with the cursor's own if that makes the size."""
     rows = [mark for mark in marked if session.row(mark) is not None]
     skeleton = session.target.skeleton
-    if sum(prod(skeleton[row].shape) for row in rows) != size and position not in rows:
-        rows = sorted((*rows, position))
+    if sum(prod(skeleton[row].shape) for row in rows) != size and index not in rows:
+        rows = sorted((*rows, index))
     return rows
 
 
 def _divided(
-    session: Session, position: int, marked: Sequence[int], held: tuple[str, ...]
-) -> tuple[Option, ...]:
+    session: Session, index: int, marked: Sequence[int], held: tuple[str, ...]
+) -> tuple[TransformOption, ...]:
     if not marked or len(held) != 1:
         return ()
     state_dict, skeleton = session.checkpoint.state_dict, session.target.skeleton
-    rows = _targets(session, position, marked, prod(state_dict.shape(held[0])))
+    rows = _targets(session, index, marked, prod(state_dict.shape(held[0])))
     if any(session.alignment.rows[row].fixed for row in rows):
         return ()
     return tuple(
-        Option(
+        TransformOption(
             division.words,
             division.verdict,
             tuple(
@@ -221,13 +228,13 @@ def _why_none(
         shape = state_dict.shape(held[0])
         size = sum(prod(skeleton[row].shape) for row in rows)
         return (
-            f"{inert(held[0])} ({show(shape)}: {prod(shape):,} elements) cannot be cut along an "
-            f"axis to fill the {len(rows)} marked rows ({size:,})."
+            f"{printable(held[0])} ({show(shape)}: {prod(shape):,} elements) cannot be cut along "
+            f"an axis to fill the {len(rows)} marked rows ({size:,})."
         )
     return why_none(leaf, keys, state_dict)
 
 
-def scaled(session: Session, offered: Offer, text: str) -> Option:
+def scaled(session: Session, offered: TransformOffer, text: str) -> TransformOption:
     """The row's source multiplied by the number in a text; an earlier factor is replaced.
 
     Raises:
@@ -242,7 +249,7 @@ def scaled(session: Session, offered: Offer, text: str) -> Option:
     return _option(session, offered, before if factor == 1 else Scale(made, factor))
 
 
-def constant(session: Session, offered: Offer, text: str) -> Option:
+def constant(session: Session, offered: TransformOffer, text: str) -> TransformOption:
     """The leaf filled with the number in a text.
 
     Raises:
@@ -274,17 +281,17 @@ def _number(text: str) -> float:
     return value
 
 
-def _option(session: Session, offered: Offer, expr: Expr) -> Option:
+def _option(session: Session, offered: TransformOffer, expr: Expr) -> TransformOption:
     row = Row(expr, by="user")
     verdict = judge(offered.leaf, row, session.checkpoint.state_dict)
     if _is_bad(verdict):
         raise ImpossibleError(f"{verdict.why[:1].upper()}{verdict.why[1:]}.")
-    return Option(describe(expr) or "as it is", verdict, ((offered.position, row),))
+    return TransformOption(describe(expr) or "as it is", verdict, ((offered.index, row),))
 
 
-def take(session: Session, offered: Offer, option: Option) -> Move:
+def take(session: Session, offered: TransformOffer, option: TransformOption) -> Move:
     """The edit of a choice; entries that lose their rows go to the bench."""
-    here = offered.position
+    here = offered.index
     edit = sharing(session.alignment, option.changes)
     before, after = set(session.alignment.bench), apply(session.alignment, edit)
     fell = [key for key in after.bench if key not in before]
@@ -294,7 +301,7 @@ def take(session: Session, offered: Offer, option: Option) -> Move:
     if option.verdict.fit is Fit.DOUBTFUL:
         said = f"Doubtful, y trusts it. {said}"
     if fell:
-        said = f"{inert(together(fell))} went to the bench. {said}"
+        said = f"{printable(together(fell))} went to the bench. {said}"
     return Move(edit, here, frozenset(), said)
 
 
@@ -322,8 +329,8 @@ class _Kind:
     rows: list[tuple[int, str, Expr]] = field(default_factory=list[tuple[int, str, Expr]])
 
 
-def offer_many(session: Session, cursor: Cursor) -> Offer:
-    """What can be chosen for the rows of the folded block under the cursor.
+def offer_many(session: Session, cursor: Cursor) -> TransformOffer:
+    """Return the transforms for the rows of the folded block under the cursor.
 
     Of rows that take one entry: those that are alike allow the same. Slow in a large block; changes
     nothing, for a thread.
@@ -331,10 +338,12 @@ def offer_many(session: Session, cursor: Cursor) -> Offer:
     Raises:
         ImpossibleError: No row of it leaves a choice.
     """
-    here, position = cursor.here, cursor.position
-    fold = cursor.folding.shut_at(position) if cursor.folding is not None else None
-    if fold is None or session.row(position) is None:
-        raise ImpossibleError("A benched entry has no leaf: Tab unfolds the bench.")
+    here, index = cursor.here, cursor.index
+    fold = cursor.folding.shut_at(index) if cursor.folding is not None else None
+    if fold is None or session.row(index) is None:
+        raise ImpossibleError(
+            "Benched entries have no transform yet. Press Tab to unfold the bench."
+        )
     kinds = [kind for kind in _kinds(session, here, fold.prefix) if len(kind.choices) > 1]
     if not kinds:
         raise ImpossibleError(
@@ -344,21 +353,21 @@ def offer_many(session: Session, cursor: Cursor) -> Offer:
     apart = [
         option
         for kind in kinds
-        for option in _options(session, [kind], f"{inert(_BLOCK.sub('', kind.name))}: ")
+        for option in _options(session, [kind], f"{printable(_BLOCK.sub('', kind.name))}: ")
         if len(kinds) > 1
     ]
     count = sum(len(kind.rows) for kind in kinds)
     entries = f"{many(count, 'row')} of {many(len(here), 'row')}"
-    leaf = session.target.skeleton[position]
+    leaf = session.target.skeleton[index]
     options = (*together, *apart)[:MOST]
-    return Offer(position, entries, leaf, options, "", None, block=fold.title())
+    return TransformOffer(index, entries, leaf, options, "", None, block=fold.title())
 
 
 def _kinds(session: Session, here: range, prefix: str) -> Iterable[_Kind]:
     state_dict, skeleton = session.checkpoint.state_dict, session.target.skeleton
     kinds: dict[object, _Kind] = {}
-    for place in here:
-        row, leaf = session.alignment.rows[place], skeleton[place]
+    for index in here:
+        row, leaf = session.alignment.rows[index], skeleton[index]
         if row.fixed or row.source is None or len(keys := row.keys) != 1:
             continue
         entry, name = state_dict[keys[0]], _INDEX.sub("*", leaf.path[len(prefix) :])
@@ -379,12 +388,12 @@ def _kinds(session: Session, here: range, prefix: str) -> Iterable[_Kind]:
                 if not any(isinstance(node, Split) for node in nodes_of(choice.expr))
             )
             kind = kinds[alike] = _Kind(name, leaf, keys[0], whole)
-        kind.rows.append((place, keys[0], row.source))
+        kind.rows.append((index, keys[0], row.source))
     return kinds.values()
 
 
-def _options(session: Session, kinds: list[_Kind], before: str = "") -> Iterable[Option]:
-    """What the kinds' choices amount to, one line for each that is described alike."""
+def _options(session: Session, kinds: list[_Kind], before: str = "") -> Iterable[TransformOption]:
+    """Yield one option for all choices with the same description."""
     described: dict[str, list[tuple[_Kind, Choice]]] = {}
     for kind in kinds:
         for choice in kind.choices:
@@ -399,20 +408,20 @@ def _options(session: Session, kinds: list[_Kind], before: str = "") -> Iterable
             (choice.verdict for _, choice in chosen),
             key=lambda verdict: _WORST_LAST.index(verdict.fit),
         )
-        yield Option(f"{before}{words} ({many(count, 'row')})", verdict, tuple(changes))
+        yield TransformOption(f"{before}{words} ({many(count, 'row')})", verdict, tuple(changes))
 
 
 def _changes(session: Session, kind: _Kind, choice: Choice) -> Changes:
-    """The rows of a kind that a choice would change."""
+    """Return the rows of a kind that a choice would change, changed."""
     wanted = _landing(session, kind.leaf, choice.expr)
     known: dict[Expr, bool] = {}
     found: list[tuple[int, Row]] = []
-    for place, key, source in kind.rows:
+    for index, key, source in kind.rows:
         as_first = rename(source, {key: kind.key})
         if as_first not in known:
             known[as_first] = _landing(session, kind.leaf, as_first) == wanted
         if not known[as_first]:
-            found.append((place, Row(rename(choice.expr, {kind.key: key}), by="user")))
+            found.append((index, Row(rename(choice.expr, {kind.key: key}), by="user")))
     return tuple(found)
 
 

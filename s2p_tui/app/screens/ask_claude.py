@@ -1,4 +1,4 @@
-"""Exactly what would be sent to Claude, before it is."""
+"""The screen that shows the exact question before it is sent to Claude."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from textual.widgets import Input, Label, OptionList
 from textual.widgets.option_list import Option
 
 from s2p_tui.app.background import app_of, in_thread
-from s2p_tui.app.text import inert, many, size_in_words, wrap
-from s2p_tui.app.theme import BY_COLUMNS, BY_LINES, Glyphs
-from s2p_tui.app.widgets.frame import Box, draw_plainly, framed, rule
-from s2p_tui.app.widgets.line_list import LineList
+from s2p_tui.app.text import many, size_in_words, wrap
+from s2p_tui.app.theme import BY_COLUMNS, BY_LINES, Symbols
+from s2p_tui.app.widgets.frame import Box, draw_plainly, framed, keys_line, rule
+from s2p_tui.app.widgets.line_list import LineList, ListKeys
 from s2p_tui.app.widgets.lines import Lines, Part
-from s2p_tui.errors import S2PError
+from s2p_tui.errors import S2PError, printable
 
 if TYPE_CHECKING:
     from s2p_tui.proposals.claude.account import Model
@@ -33,25 +33,19 @@ _MODEL_KEYS = "Enter choose  Tab type an id  Esc leave"
 
 
 class ChooseModel(ModalScreen["str | None"]):
-    """Short names, what Anthropic lists, or any id typed in; dismissed with a name or None.
-
-    Args:
-        current: The name chosen so far.
-        glyphs: The signs to draw with.
-    """
+    """Short names, what Anthropic lists, or any id typed in; dismissed with a name or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", show=False)]
 
-    def __init__(self, current: str, glyphs: Glyphs) -> None:
+    def __init__(self, current: str, symbols: Symbols) -> None:
         super().__init__()
         self._current = current
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._names: list[str] = []
         self._job: Asking | None = None
 
     def compose(self) -> ComposeResult:
-        """List, remark and input in a box."""
-        with Box(self._glyphs, _TITLE, _MODEL_KEYS):
+        with Box(self._symbols, _TITLE, _MODEL_KEYS):
             yield OptionList(id="choices", compact=True)
             yield Label("", id="why")
             yield Input(placeholder="or type a full id, Enter takes it", id="id", compact=True)
@@ -61,8 +55,8 @@ class ChooseModel(ModalScreen["str | None"]):
         from s2p_tui.proposals.claude.account import ALIASES
 
         options = self.query_one(OptionList)
-        draw_plainly(options, self._glyphs)
-        arrow = self._glyphs.arrow
+        draw_plainly(options, self._symbols)
+        arrow = self._symbols.arrow
         for name, stands_for in ALIASES.items():
             self._add(name, f"{name:<10} {arrow} {stands_for}")
         if self._current not in self._names:
@@ -72,13 +66,14 @@ class ChooseModel(ModalScreen["str | None"]):
         self._list()
 
     def on_unmount(self) -> None:
-        """Do not go on asking."""
         if self._job is not None:
             self._job.cancel()
 
     def _add(self, name: str, shown: str) -> None:
         self._names.append(name)
-        self.query_one(OptionList).add_option(Option(Content(self._glyphs.plain(inert(shown)))))
+        self.query_one(OptionList).add_option(
+            Option(Content(self._symbols.plain(printable(shown))))
+        )
 
     @work(exclusive=True)
     async def _list(self) -> None:
@@ -110,12 +105,10 @@ class ChooseModel(ModalScreen["str | None"]):
 
     @on(OptionList.OptionSelected)
     def choose(self, event: OptionList.OptionSelected) -> None:
-        """Take it."""
         self.dismiss(self._names[event.option_index])
 
     @on(Input.Submitted)
     def accept(self, event: Input.Submitted) -> None:
-        """Take the id, unless it can be none."""
         from s2p_tui.proposals.claude.account import model_named
 
         try:
@@ -127,7 +120,7 @@ class ChooseModel(ModalScreen["str | None"]):
 
     def _remark(self, text: str) -> None:
         if self.is_mounted:
-            self.query_one("#why", Label).update(Content(self._glyphs.plain(inert(text))))
+            self.query_one("#why", Label).update(Content(self._symbols.plain(printable(text))))
 
 
 _KEYS = (("Enter", "send"), ("Esc", "send nothing"), ("m", "model"), ("j/k", "read"))
@@ -142,7 +135,7 @@ _MOST_WRAPPED = 40
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """What the user agreed to send.
+    """The question and model that the user agreed to.
 
     Attributes:
         question: The question.
@@ -161,14 +154,13 @@ else:
     ConsentScreen = Screen
 
 
-class AskClaude(ConsentScreen):
+class AskClaude(ListKeys, ConsentScreen):
     """Shows a question; dismissed with what may be sent, or None.
 
     Args:
         question: The question about the unsettled rows.
         about_all: Makes the question about all rows, slowly.
         name: The model to begin with, an alias or a full id.
-        glyphs: The signs to draw with.
     """
 
     AUTO_FOCUS = ""
@@ -179,52 +171,42 @@ class AskClaude(ConsentScreen):
         Binding("escape,q,ctrl+c", "dismiss(None)", show=False),
         Binding("m", "model", show=False),
         Binding("i", "everything", show=False),
-        Binding("down,j", "go(1)", show=False),
-        Binding("up,k", "go(-1)", show=False),
-        Binding("pagedown,ctrl+f,space", "page(2)", show=False),
-        Binding("pageup,ctrl+b", "page(-2)", show=False),
-        Binding("home,g", "end(0)", show=False),
-        Binding("end,G", "end(1)", show=False),
+        Binding("space", "page(2)", show=False),
+        *ListKeys.bindings(),
     ]
 
     def __init__(
-        self, question: Question, about_all: Callable[[], Question], name: str, glyphs: Glyphs
+        self, question: Question, about_all: Callable[[], Question], name: str, symbols: Symbols
     ) -> None:
         super().__init__()
         self.question = question
         self._about_all = about_all
         self._name = name
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._text: list[str] = []
-        self._position: int | None = None
+        self._line_reached: int | None = None
         self._here = 0
         self._warning = ""
         self._said: Part = ("", "")
 
     def compose(self) -> ComposeResult:
-        """What would be sent, and what it would cost."""
-        sent = LineList(self._line, self._glyphs, id="sent")
+        sent = LineList(self._line, self._symbols, id="sent")
         yield from framed([sent], [Lines(2, id="cost"), Lines(id="status")])
 
     def on_mount(self) -> None:
-        """Look whether the model is on its way out."""
         self._look_up()
 
     @on(LineList.Resized)
     def resized(self) -> None:
-        """Lay the text out anew."""
         self._lay_out()
 
     def action_send(self) -> None:
-        """Close with the question, if there is one."""
         if self.question.requests:
             self.dismiss(Consent(self.question, self._name, self._model.id))
         else:
             self.dismiss(None)
 
     def action_model(self) -> None:
-        """Choose another model."""
-
         def chosen(name: str | None) -> None:
             if name is not None:
                 self._name = name
@@ -232,43 +214,37 @@ class AskClaude(ConsentScreen):
                 self._look_up()
             self._show()
 
-        app_of(self).push_screen(ChooseModel(self._name, self._glyphs), chosen)
+        app_of(self).push_screen(ChooseModel(self._name, self._symbols), chosen)
 
     @work(exclusive=True, group="everything")
     async def action_everything(self) -> None:
-        """Ask about all rows."""
         self._say("Writing the question …")
         self.question = await in_thread(self._about_all)
-        self._position = None
+        self._line_reached = None
         self._say("Asks about all rows." if self.question.requests else "There are no rows to ask.")
         self._lay_out()
 
-    def action_go(self, step: int) -> None:
-        """Read on by lines."""
-        self._go(self._here + step)
+    @property
+    def line(self) -> int:
+        return self._here
 
-    def action_page(self, halves: int) -> None:
-        """Read on by half pages."""
-        self._go(self._here + halves * self.query_one(LineList).half_page)
+    @property
+    def line_count(self) -> int:
+        return len(self._text)
 
-    def action_end(self, last: int) -> None:
-        """Go to the first line, or to the last."""
-        self._go(len(self._text) if last else 0)
+    @property
+    def line_list(self) -> LineList:
+        return self.query_one(LineList)
 
-    @on(LineList.Pressed)
-    def pressed(self, event: LineList.Pressed) -> None:
-        """Go where the mouse was pressed."""
-        self._go(event.position)
+    def go_to_line(self, line: int) -> None:
+        self._line_reached = self._here = max(0, min(line, len(self._text) - 1))
+        self.line_list.go(self._here)
 
     @property
     def _model(self) -> Model:
         from s2p_tui.proposals.claude.account import model_named
 
         return model_named(self._name)
-
-    def _go(self, position: int) -> None:
-        self._position = self._here = max(0, min(position, len(self._text) - 1))
-        self.query_one(LineList).go(self._position)
 
     @work(exclusive=True, group="retirement")
     async def _look_up(self) -> None:
@@ -283,20 +259,20 @@ class AskClaude(ConsentScreen):
             self._warning = warning
             self._show()
 
-    def _line(self, position: int, width: int) -> list[Part]:
+    def _line(self, line: int, width: int) -> list[Part]:
         del width
-        return [(f" {self._text[position]}", "")]
+        return [(f" {self._text[line]}", "")]
 
     def _lay_out(self) -> None:
         if not self.is_mounted or not self.size.width:
             return
-        lines = self.query_one(LineList)
+        lines = self.line_list
         room = max(1, lines.scrollable_content_region.width - 2)
         text = self.question.text.splitlines() if self.question.requests else _NOTHING
         self._text = self._wrapped(text, room)
         # What is said of the user's own models matters more than what comes before it.
         start = len(self._wrapped(self.question.preamble, room))
-        here = start + lines.half_page if self._position is None else self._position
+        here = start + lines.half_page if self._line_reached is None else self._line_reached
         self._here = max(0, min(here, len(self._text) - 1))
         lines.show(len(self._text), self._here)
         # A list that was shorter than its window cannot scroll before it is laid out again.
@@ -304,13 +280,13 @@ class AskClaude(ConsentScreen):
         self._show()
 
     def _scroll(self, start: int) -> None:
-        lines = self.query_one(LineList)
-        if self._position is None:
+        lines = self.line_list
+        if self._line_reached is None:
             lines.scroll_to(y=start, animate=False)
         lines.go(self._here)
 
     def _wrapped(self, text: Iterable[str], room: int) -> list[str]:
-        plain = (self._glyphs.plain(inert(line)) for line in text)
+        plain = (self._symbols.plain(printable(line)) for line in text)
         return [part for line in plain for part in wrap(line, room, _MOST_WRAPPED)]
 
     def _say(self, text: str) -> None:
@@ -320,25 +296,26 @@ class AskClaude(ConsentScreen):
     def _show(self) -> None:
         if not self.is_mounted or not self.size.width:
             return
-        glyphs, width, question = self._glyphs, self.size.width, self.question
+        symbols, width, question = self._symbols, self.size.width, self.question
         rows = many(len(question.asked), "row")
         count = many(len(question.requests), "request")
         title = ("what would be sent to Claude", rows, count) if question.requests else ("Claude",)
-        top = rule(glyphs, title, glyphs.corners[0] + glyphs.corners[2], width)
+        top = rule(symbols, title, symbols.corners[0] + symbols.corners[2], width)
         self.query_one("#top", Lines).set_line(0, (top, ""))
-        rest = (rule(glyphs, ("cost",), glyphs.corners[3:5], width), "")
+        rest = (rule(symbols, ("cost",), symbols.corners[3:5], width), "")
         self.query_one("#rule", Lines).set_line(0, rest)
         self._show_cost()
         said, style = self._said
         if self._warning:
-            said, style = inert(self._warning), "lines--bad"
+            said, style = printable(self._warning), "lines--bad"
         elif question.notes and not said:
             said, style = " ".join(question.notes), "lines--bad"
-        self.query_one("#status", Lines).set_line(0, (glyphs.plain(f" {said}"), style))
-        self._show_keys()
+        self.query_one("#status", Lines).set_line(0, (symbols.plain(f" {said}"), style))
+        keys = _KEYS if question.requests else (("Esc", "back"), ("i", "ask about all rows"))
+        self.query_one("#bottom", Lines).set_line(0, *keys_line(symbols, keys, width))
 
     def _show_cost(self) -> None:
-        question, dot = self.question, self._glyphs.dot
+        question, dot = self.question, self._symbols.dot
         size = sum(len(request.text.encode()) for request in question.requests)
         model = f"{self._model.id} {dot} {size_in_words(size)} {dot} "
         tokens = f"about {question.tokens:,} tokens by estimate, {question.settled:,} rows settled"
@@ -347,16 +324,3 @@ class AskClaude(ConsentScreen):
         cost.set_line(0, (f" {shown}", "lines--strong"))
         privacy = "Names, shapes, dtypes and layer classes only: no numbers, no file names."
         cost.set_line(1, (f" {privacy}", "lines--muted"))
-
-    def _show_keys(self) -> None:
-        keys = _KEYS if self.question.requests else (("Esc", "back"), ("i", "ask about all rows"))
-        glyphs, width = self._glyphs, self.size.width
-        parts: list[Part] = [(f"{glyphs.corners[5]} ", "")]
-        used = 3
-        for key, does in keys:
-            if used + len(key) + len(does) + 3 > width - 1:
-                break
-            parts += [(key, "lines--strong"), (f" {does}  ", "lines--muted")]
-            used += len(key) + len(does) + 3
-        parts.append((glyphs.across * max(0, width - used) + glyphs.corners[6], ""))
-        self.query_one("#bottom", Lines).set_line(0, *parts)

@@ -1,11 +1,11 @@
-"""The list that Enter opens: entries for this leaf, or leaves for this benched entry."""
+"""The screen that lists entries for a leaf, or leaves for a benched entry."""
 
 from __future__ import annotations
 
 from string import ascii_letters, digits
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from textual import events, on
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
@@ -13,13 +13,14 @@ from textual.screen import ModalScreen
 from textual.widgets import Label
 
 from s2p_tui.alignment.transform import describe, keys_of, show
-from s2p_tui.app.commands.sources import Offer, Option
-from s2p_tui.app.text import clip, fit, inert
-from s2p_tui.app.theme import BY_LINES, Glyphs
+from s2p_tui.app.commands.sources import SourceOffer, SourceOption
+from s2p_tui.app.text import clip, fit
+from s2p_tui.app.theme import BY_LINES, Symbols
 from s2p_tui.app.widgets.frame import Box
-from s2p_tui.app.widgets.line_list import LineList
+from s2p_tui.app.widgets.line_list import LineList, ListKeys
 from s2p_tui.app.widgets.lines import Lines, Part
 from s2p_tui.app.wording import together
+from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
     from s2p_tui.session.session import Session
@@ -41,7 +42,7 @@ _USED_FROM = 56
 
 
 class Chosen(NamedTuple):
-    """What the list was closed with.
+    """The choice made in the list.
 
     Attributes:
         option: The line.
@@ -49,18 +50,13 @@ class Chosen(NamedTuple):
         holder: The row that takes the entry now.
     """
 
-    option: Option
+    option: SourceOption
     swap: bool
     holder: int | None
 
 
-class ChooseSource(ModalScreen[Chosen | None]):
-    """Typing filters, Enter takes, ctrl+x swaps, Esc leaves.
-
-    Args:
-        offered: What can be chosen.
-        glyphs: The signs to draw with.
-    """
+class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
+    """Typing filters, Enter takes, ctrl+x swaps, Esc leaves."""
 
     AUTO_FOCUS = ""
     VERTICAL_BREAKPOINTS = BY_LINES
@@ -68,23 +64,22 @@ class ChooseSource(ModalScreen[Chosen | None]):
         Binding("escape,ctrl+c", "dismiss(None)", show=False),
         Binding("enter", "take(False)", show=False),
         Binding("ctrl+x", "take(True)", show=False),
-        Binding("down,ctrl+n", "go(1)", show=False),
-        Binding("up,ctrl+p", "go(-1)", show=False),
-        Binding("pagedown,ctrl+f", "page(2)", show=False),
-        Binding("pageup,ctrl+b", "page(-2)", show=False),
+        Binding("ctrl+n", "go(1)", show=False),
+        Binding("ctrl+p", "go(-1)", show=False),
+        *ListKeys.bindings(typing=True),
         Binding("backspace,ctrl+h", "take_back", show=False),
         Binding("ctrl+u,ctrl+w", "clear", show=False),
-        # Bound one by one, as what is typed before the list is drawn reaches its bindings alone.
+        # Keymap one by one, as what is typed before the list is drawn reaches its bindings alone.
         *(
             Binding(key, f"filter({character!r})", show=False)
             for key, character in _CHARACTERS.items()
         ),
     ]
 
-    def __init__(self, offered: Offer, glyphs: Glyphs) -> None:
+    def __init__(self, offered: SourceOffer, symbols: Symbols) -> None:
         super().__init__()
         self._offer = offered
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._at = 0
         self._query = ""
 
@@ -92,60 +87,54 @@ class ChooseSource(ModalScreen[Chosen | None]):
         """What is to be filled, the filter, the list, and all about the line under the cursor."""
         title = "Source" if self._offer.key is None else "Leaf"
         keys = "Enter takes  ctrl+x swaps  type to filter  Esc leaves"
-        with Box(self._glyphs, title, keys):
-            yield Label(Content(self._glyphs.plain(self._heading())), id="what")
+        with Box(self._symbols, title, keys):
+            yield Label(Content(self._symbols.plain(self._heading())), id="what")
             yield Lines(id="filter")
-            yield LineList(self._draw, self._glyphs, id="candidates")
+            yield LineList(self._draw, self._symbols, id="candidates")
             yield Label("", id="why")
 
     def on_mount(self) -> None:
-        """Show all."""
         self._show()
 
     def on_resize(self) -> None:
-        """Say it in the new width."""
         self.call_after_refresh(self._explain)
 
     def on_key(self, event: events.Key) -> None:
-        """Filter by characters that have no binding."""
         if event.is_printable and event.character not in (None, *_CHARACTERS.values()):
             event.stop()
             self.action_filter(event.character or "")
 
     def action_filter(self, character: str) -> None:
-        """Filter by one more character."""
         self._search(self._query + character)
 
     def action_take_back(self) -> None:
-        """Take back the last character of the filter."""
         self._search(self._query[:-1])
 
     def action_clear(self) -> None:
-        """Show all again."""
         self._search("")
 
-    @on(LineList.Pressed)
-    def pressed(self, event: LineList.Pressed) -> None:
-        """Go where the mouse was pressed."""
-        self._go(event.position)
-
     def action_take(self, swap: bool) -> None:
-        """Close with the line under the cursor."""
         if self._offer.listed:
             option = self._offer.option(self._at)
             self.dismiss(Chosen(option, swap, self._offer.holder(option.source)))
 
-    def action_go(self, step: int) -> None:
-        """Move the cursor by lines."""
-        self._go(self._at + step)
-
-    def action_page(self, halves: int) -> None:
-        """Move the cursor by half pages."""
-        self._go(self._at + halves * self._list.half_page)
+    @property
+    def line(self) -> int:
+        """The line that the cursor is on."""
+        return self._at
 
     @property
-    def _list(self) -> LineList:
+    def line_count(self) -> int:
+        return len(self._offer.listed)
+
+    @property
+    def line_list(self) -> LineList:
         return self.query_one(LineList)
+
+    def go_to_line(self, line: int) -> None:
+        self._at = max(0, min(line, self.line_count - 1))
+        self.line_list.go(self._at)
+        self._explain()
 
     @property
     def _session(self) -> Session:
@@ -155,15 +144,10 @@ class ChooseSource(ModalScreen[Chosen | None]):
         session, offer = self._session, self._offer
         if offer.key is not None:
             entry = session.checkpoint.state_dict[offer.key]
-            return f"{inert(entry.key)}  {show(entry.shape)} {entry.dtype}"
-        leaf = session.target.skeleton[offer.position]
-        owner = f"  {inert(leaf.owner)}" if leaf.owner else ""
-        return f"{inert(leaf.path)}  {show(leaf.shape)} {leaf.dtype}{owner}"
-
-    def _go(self, position: int) -> None:
-        self._at = max(0, min(position, len(self._offer.listed) - 1))
-        self._list.go(self._at)
-        self._explain()
+            return f"{printable(entry.key)}  {show(entry.shape)} {entry.dtype}"
+        leaf = session.target.skeleton[offer.index]
+        owner = f"  {printable(leaf.owner)}" if leaf.owner else ""
+        return f"{printable(leaf.path)}  {show(leaf.shape)} {leaf.dtype}{owner}"
 
     def _search(self, query: str) -> None:
         """List what is typed, best first."""
@@ -174,60 +158,60 @@ class ChooseSource(ModalScreen[Chosen | None]):
             self._show()
 
     def _show(self) -> None:
-        shown = self._glyphs.plain(inert(self._query))
+        shown = self._symbols.plain(printable(self._query))
         hint = ("part of a name", "lines--muted")
         prompt = self.query_one("#filter", Lines)
         prompt.set_line(0, ("/ ", "lines--muted"), (shown, "lines--strong") if shown else hint)
-        self._list.show(len(self._offer.listed), self._at)
+        self.line_list.show(len(self._offer.listed), self._at)
         self._explain()
 
-    def _draw(self, position: int, width: int) -> list[Part]:
-        option, glyphs = self._offer.option(position), self._glyphs
+    def _draw(self, number: int, width: int) -> list[Part]:
+        option, symbols = self._offer.option(number), self._symbols
         name, shape, dtype = self._named(option)
         used = self._used(option)
         wide = width >= _USED_FROM + _NAME_FROM
         room = width - 4 - _SHAPE - (_DTYPE + width // 4 if wide else 0)
-        here = glyphs.cursor if position == self._at else " "
+        here = symbols.cursor if number == self._at else " "
         parts: list[Part] = [
             (f"{here} ", ""),
-            (f"{glyphs.fits[option.verdict.fit]} ", option.verdict.fit.value),
-            (fit(name, max(1, room), ellipsis=glyphs.ellipsis), ""),
-            (fit(f" {shape}", _SHAPE, ellipsis=glyphs.ellipsis), "muted"),
+            (f"{symbols.fits[option.verdict.fit]} ", option.verdict.fit.value),
+            (fit(name, max(1, room), ellipsis=symbols.ellipsis), ""),
+            (fit(f" {shape}", _SHAPE, ellipsis=symbols.ellipsis), "muted"),
         ]
         if wide:
-            parts.append((fit(f" {dtype}", _DTYPE, ellipsis=glyphs.ellipsis), "muted"))
+            parts.append((fit(f" {dtype}", _DTYPE, ellipsis=symbols.ellipsis), "muted"))
             beside = width // 4 - 1
-            used = clip(used, beside, ellipsis=glyphs.ellipsis)
-            parts.append((f" {fit(used, beside, ellipsis=glyphs.ellipsis)}", "muted"))
+            used = clip(used, beside, ellipsis=symbols.ellipsis)
+            parts.append((f" {fit(used, beside, ellipsis=symbols.ellipsis)}", "muted"))
         return parts
 
-    def _named(self, option: Option) -> tuple[str, str, str]:
+    def _named(self, option: SourceOption) -> tuple[str, str, str]:
         """Name, shape and dtype of what is listed."""
-        session, glyphs = self._session, self._glyphs
+        session, symbols = self._session, self._symbols
         if self._offer.key is not None:
-            leaf = session.target.skeleton[option.place]
-            return glyphs.plain(inert(leaf.path)), glyphs.plain(show(leaf.shape)), leaf.dtype
+            leaf = session.target.skeleton[option.index]
+            return symbols.plain(printable(leaf.path)), symbols.plain(show(leaf.shape)), leaf.dtype
         keys = keys_of(option.source)
         if not keys:
             return describe(option.source), "", ""
         entry = session.checkpoint.state_dict[keys[0]]
-        name = glyphs.plain(inert(together(keys, glyphs.ellipsis)))
-        return name, glyphs.plain(show(entry.shape)), entry.dtype
+        name = symbols.plain(printable(together(keys, symbols.ellipsis)))
+        return name, symbols.plain(show(entry.shape)), entry.dtype
 
-    def _used(self, option: Option) -> str:
-        """Where an entry is used now, or what a leaf takes now."""
+    def _used(self, option: SourceOption) -> str:
+        """Return where an entry is used now, or a leaf's present source."""
         session = self._session
         if self._offer.key is not None:
-            row = session.alignment.rows[option.place]
-            taken = inert(together(row.keys)) if row.keys else "a gap" if row.gap else "nothing"
-            return self._glyphs.plain(f"takes {taken}")
+            row = session.alignment.rows[option.index]
+            taken = printable(together(row.keys)) if row.keys else "a gap" if row.gap else "nothing"
+            return self._symbols.plain(f"takes {taken}")
         holder = self._offer.holder(option.source)
         if holder is None:
             return "on the bench"
-        if holder == self._offer.position:
+        if holder == self._offer.index:
             return "here"
         path = session.target.skeleton[holder].path
-        return self._glyphs.plain(f"row {holder + 1} {inert(path)}")
+        return self._symbols.plain(f"row {holder + 1} {printable(path)}")
 
     def _explain(self) -> None:
         """Say how good the row would be and why, and where the entry is now."""
@@ -237,8 +221,8 @@ class ChooseSource(ModalScreen[Chosen | None]):
         option = self._offer.option(self._at)
         words = describe(option.source)
         verdict = option.verdict
-        why = f": {inert(verdict.why)}" if verdict.why else ""
+        why = f": {printable(verdict.why)}" if verdict.why else ""
         said = f"{self._used(option)}; {verdict.fit}{why}"
         if words and words not in verdict.why:
             said = f"{said}; {words}"
-        self.query_one("#why", Label).update(Content(self._glyphs.plain(said)))
+        self.query_one("#why", Label).update(Content(self._symbols.plain(said)))

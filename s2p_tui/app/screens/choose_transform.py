@@ -1,4 +1,4 @@
-"""The list that `t` opens: what can be done to entries on their way into the leaf."""
+"""The screen that lists transforms."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from textual.widgets import Input, Label, OptionList
 from s2p_tui.alignment.transform import show
 from s2p_tui.app.commands import transforms
 from s2p_tui.app.commands.arrange import ImpossibleError
-from s2p_tui.app.commands.transforms import Offer, Option
-from s2p_tui.app.text import inert
-from s2p_tui.app.theme import Glyphs
+from s2p_tui.app.commands.transforms import TransformOffer, TransformOption
+from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import Box, draw_plainly
+from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
     from s2p_tui.session.session import Session
@@ -29,7 +29,7 @@ _ASKED: dict[Asked, str] = {
 }
 
 
-class ChooseTransform(ModalScreen[Option | None]):
+class ChooseTransform(ModalScreen[TransformOption | None]):
     """Digits jump, Enter takes; the last lines ask for a number."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -40,11 +40,11 @@ class ChooseTransform(ModalScreen[Option | None]):
         Binding("backspace", "take_back", show=False),
     ]
 
-    def __init__(self, session: Session, offered: Offer, glyphs: Glyphs) -> None:
+    def __init__(self, session: Session, offered: TransformOffer, symbols: Symbols) -> None:
         super().__init__()
         self._session = session
         self._offer = offered
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._typed = ""
         self._asking: Asked | None = None
         asked: tuple[Asked, ...] = ("multiply", "constant")
@@ -54,10 +54,10 @@ class ChooseTransform(ModalScreen[Option | None]):
 
     def compose(self) -> ComposeResult:
         """The row, the list, what the judgement says, and the number when one is asked for."""
-        leaf, arrow = self._offer.leaf, self._glyphs.arrow
-        ends = inert(self._offer.block) or f"{inert(leaf.path)}  {show(leaf.shape)}"
+        leaf, arrow = self._offer.leaf, self._symbols.arrow
+        ends = printable(self._offer.block) or f"{printable(leaf.path)}  {show(leaf.shape)}"
         heading = f"{self._offer.entries} {arrow} {ends}"
-        with Box(self._glyphs, "Transform", "Enter takes  0-9 number  Esc leaves"):
+        with Box(self._symbols, "Transform", "Enter takes  0-9 number  Esc leaves"):
             yield Label(self._plain(heading))
             if self._offer.none:
                 yield Label(self._plain(self._offer.none), id="none")
@@ -66,9 +66,8 @@ class ChooseTransform(ModalScreen[Option | None]):
             yield Input(id="number", compact=True)
 
     def on_mount(self) -> None:
-        """Start at what is there now."""
         options = self._list
-        draw_plainly(options, self._glyphs)
+        draw_plainly(options, self._symbols)
         current = (n for n, option in enumerate(self._offer.options) if option.is_current)
         options.highlighted = next(current, 0)
         self.query_one(Input).display = False
@@ -79,11 +78,11 @@ class ChooseTransform(ModalScreen[Option | None]):
         return self.query_one(OptionList)
 
     def _plain(self, text: str) -> Content:
-        return Content(self._glyphs.plain(text))
+        return Content(self._symbols.plain(text))
 
     def _prompts(self) -> list[Content]:
         count = len(self._offer.options) + len(self._asked)
-        signs = [self._glyphs.fits[option.verdict.fit] for option in self._offer.options]
+        signs = [self._symbols.fits[option.verdict.fit] for option in self._offer.options]
         words = [
             f"{option.words}  (now)" if option.is_current else option.words
             for option in self._offer.options
@@ -101,18 +100,16 @@ class ChooseTransform(ModalScreen[Option | None]):
 
     @on(OptionList.OptionHighlighted)
     def explain(self, event: OptionList.OptionHighlighted) -> None:
-        """Say how good the row would be."""
         self._say(self._words_on(event.option_index))
 
     def _words_on(self, number: int) -> str:
         if number >= len(self._offer.options):
             return ""
         verdict = self._offer.options[number].verdict
-        return f"{verdict.fit}: {inert(verdict.why)}" if verdict.why else str(verdict.fit)
+        return f"{verdict.fit}: {printable(verdict.why)}" if verdict.why else str(verdict.fit)
 
     @on(OptionList.OptionSelected)
     def choose(self, event: OptionList.OptionSelected) -> None:
-        """Take the choice, or ask for the number it needs."""
         number = event.option_index
         if number < len(self._offer.options):
             self.dismiss(self._offer.options[number])
@@ -126,7 +123,6 @@ class ChooseTransform(ModalScreen[Option | None]):
 
     @on(Input.Submitted)
     def accept(self, event: Input.Submitted) -> None:
-        """Take the number, unless it makes no sense here."""
         make = transforms.scaled if self._asking == "multiply" else transforms.constant
         try:
             option = make(self._session, self._offer, event.value)
@@ -136,7 +132,6 @@ class ChooseTransform(ModalScreen[Option | None]):
         self.dismiss(option)
 
     def action_leave(self) -> None:
-        """Back to the list from the number, else close."""
         if self._asking is None:
             self.dismiss(None)
             return
@@ -146,7 +141,6 @@ class ChooseTransform(ModalScreen[Option | None]):
         self._say("")
 
     def action_go(self, step: int) -> None:
-        """One line down or up."""
         self._typed = ""
         if step > 0:
             self._list.action_cursor_down()
@@ -166,7 +160,6 @@ class ChooseTransform(ModalScreen[Option | None]):
             self._typed = ""
 
     def action_take_back(self) -> None:
-        """Forget the digits typed so far."""
         self._typed = ""
 
     def _say(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What to write, and where."""
+"""The conversion form, and the summary after a conversion."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, RadioButton, RadioSet, Static
 
 from s2p_tui.app.terminal.clipboard import copy
-from s2p_tui.app.text import inert, many, size_in_words
-from s2p_tui.app.theme import Glyphs
+from s2p_tui.app.text import many, size_in_words
+from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import Box
 from s2p_tui.conversion.output_names import output_path
+from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
     from s2p_tui.conversion.output import Converted
@@ -30,7 +31,7 @@ _DTYPES = (None, "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to write.
+    """An output file and its dtype.
 
     Attributes:
         output: The file.
@@ -47,30 +48,30 @@ def typable(path: Path) -> str:
 
 
 def obstacle(name: str) -> str:
-    """Why nothing can be written under an output name; empty if something can."""
+    """Return the reason why an output name cannot be written to; empty if it can."""
     if not name.strip():
         return "Give the file a name."
     path = output_path(name.strip())
     if path.is_dir():
-        return f"{inert(str(path))} is a folder."
+        return f"{printable(str(path))} is a folder."
     if not path.parent.is_dir():
-        return f"There is no folder {inert(str(path.parent))}."
+        return f"There is no folder {printable(str(path.parent))}."
     return ""
 
 
 def remark(name: str) -> str:
-    """What there is to know about an output name before it is written to."""
+    """Return a remark on an output name: an obstacle, a file to be replaced, another suffix."""
     if stop := obstacle(name):
         return stop
     path = output_path(name.strip())
     if path.exists():
-        return f"{inert(str(path))} exists and will be replaced."
+        return f"{printable(str(path))} exists and will be replaced."
     if path != Path(name.strip()):
-        return f"Will be written as {inert(str(path))}."
+        return f"Will be written as {printable(str(path))}."
     return ""
 
 
-class Choice(RadioButton):
+class PlainRadioButton(RadioButton):
     """A radio button whose state is a sign, not a colour."""
 
     BUTTON_LEFT = "("
@@ -78,7 +79,6 @@ class Choice(RadioButton):
     BUTTON_RIGHT = ")"
 
     def watch_value(self) -> None:
-        """Show the state."""
         # Textual has it as a constant of the class and reads it of the button.
         untyped: Any = self
         untyped.BUTTON_INNER = "x" if self.value else " "
@@ -94,39 +94,38 @@ class ConvertForm(ModalScreen[Order | None]):
         Binding("up", "app.focus_previous", show=False),
     ]
 
-    def __init__(self, order: Order, glyphs: Glyphs, remarks: Sequence[str] = ()) -> None:
+    def __init__(self, order: Order, symbols: Symbols, remarks: Sequence[str] = ()) -> None:
         super().__init__()
-        self._remarks = [inert(line) for line in remarks]
-        self._glyphs = glyphs
+        self._remarks = [printable(line) for line in remarks]
+        self._symbols = symbols
         self._order = order
         given = order.dtype
         self._dtypes = _DTYPES if given in _DTYPES else (*_DTYPES, given)
 
     def compose(self) -> ComposeResult:
-        """The form in a box."""
-        with Box(self._glyphs, "Convert", "Tab next  Enter convert  Esc cancel"):
+        with Box(self._symbols, "Convert", "Tab next  Enter convert  Esc cancel"):
             yield Label("Output (.eqx or .safetensors)")
             yield Input(typable(self._order.output), id="output", compact=True)
             yield Label("", id="remark")
             yield Label("Floating-point numbers")
             with RadioSet(id="dtype", compact=True):
                 for dtype in self._dtypes:
-                    yield Choice(dtype or "as in the skeleton", dtype == self._order.dtype)
+                    yield PlainRadioButton(
+                        dtype or "as in the skeleton", dtype == self._order.dtype
+                    )
             for line in self._remarks:
-                yield Label(Content(self._glyphs.plain(line)), classes="told")
+                yield Label(Content(self._symbols.plain(line)), classes="told")
             with Horizontal(id="buttons"):
                 yield Button("Convert", variant="primary", id="convert", compact=True)
                 yield Button("Cancel", id="cancel", compact=True)
 
     @on(Input.Changed)
     def warn(self, event: Input.Changed) -> None:
-        """Say what would happen to a file of this name."""
-        self.query_one("#remark", Label).update(Content(self._glyphs.plain(remark(event.value))))
+        self.query_one("#remark", Label).update(Content(self._symbols.plain(remark(event.value))))
 
     @on(Input.Submitted)
     @on(Button.Pressed, "#convert")
     def accept(self) -> None:
-        """Convert, unless the name cannot be written to."""
         name = self.query_one(Input).value.strip()
         if obstacle(name):
             self.query_one(Input).focus()
@@ -136,7 +135,6 @@ class ConvertForm(ModalScreen[Order | None]):
 
     @on(Button.Pressed, "#cancel")
     def action_cancel(self) -> None:
-        """Close without converting."""
         self.dismiss(None)
 
 
@@ -177,25 +175,26 @@ _SHOWN_LOSSES = 5
 
 
 def report(session: Session, converted: Converted) -> list[str]:
-    """List the facts of a conversion, as many as a dialog has room for."""
+    """Return the summary of a conversion, line by line."""
     from s2p_tui.conversion.report import remarks
 
-    told = session.report_of(converted)
+    report = session.report_of(converted)
     lines = [
-        f"{inert(str(told.path))}  {size_in_words(told.bytes)} in {told.seconds:.1f} s",
-        "Read back and compared with its sources: equal." if told.verified else "Not verified.",
+        f"{printable(str(report.path))}  {size_in_words(report.bytes)} in {report.seconds:.1f} s",
+        "Read back and compared with its sources: equal." if report.verified else "Not verified.",
     ]
-    if told.mapping is not None:
-        lines.append(f"Mapping: {inert(str(told.mapping))}")
-    if unused := len(told.unused):
+    if report.mapping is not None:
+        lines.append(f"Mapping: {printable(str(report.mapping))}")
+    if unused := len(report.unused):
         lines.append(f"Not used: {many(unused, 'entry', 'entries')} on the bench.")
-    for key, left in list(told.parts_unused.items())[:_SHOWN_LOSSES]:
-        lines.append(f"Not used of {inert(key)}: {left}.")
-    lines += map(inert, remarks(session.alignment.rows, session.target.skeleton))
-    losses = list(told.lost.items())
+    for key, left in list(report.parts_unused.items())[:_SHOWN_LOSSES]:
+        lines.append(f"Not used of {printable(key)}: {left}.")
+    lines += map(printable, remarks(session.alignment.rows, session.target.skeleton))
+    losses = list(report.lost.items())
     for path, loss in losses[:_SHOWN_LOSSES]:
         lines.append(
-            f"! {inert(path)}: {loss.overflowed:,} became infinite, {loss.new_nan:,} became NaN."
+            f"! {printable(path)}: {loss.overflowed:,} became infinite, "
+            f"{loss.new_nan:,} became NaN."
         )
     if len(losses) > _SHOWN_LOSSES:
         lines.append(f"! And {len(losses) - _SHOWN_LOSSES:,} more leaves lost numbers in the cast.")
@@ -215,7 +214,7 @@ class Result(ModalScreen[None]):
         self,
         session: Session,
         converted: Converted,
-        glyphs: Glyphs,
+        symbols: Symbols,
         dtype: str | None = None,
         found: str = "",
     ) -> None:
@@ -223,16 +222,16 @@ class Result(ModalScreen[None]):
         self._lines = [*report(session, converted), *([found] if found else [])]
         paths = [leaf.path for leaf in session.target.skeleton]
         self._snippet = snippet(converted.written.path, paths, dtype)
-        self._glyphs = glyphs
+        self._symbols = symbols
 
     def compose(self) -> ComposeResult:
-        """Facts and snippet in a box."""
-        with Box(self._glyphs, "Converted", "y copy the code  Enter go on  q quit", can_focus=True):
-            facts = "\n".join(map(self._glyphs.plain, self._lines))
+        with Box(
+            self._symbols, "Converted", "y copy the code  Enter close  q quit", can_focus=True
+        ):
+            facts = "\n".join(map(self._symbols.plain, self._lines))
             yield Static(Content(facts), id="facts")
             yield Static(Content(self._snippet), id="snippet")
             yield Static("", id="copied")
 
     def action_copy(self) -> None:
-        """Put the code on the terminal's clipboard."""
         self.query_one("#copied", Static).update(Content(copy(self, self._snippet)))

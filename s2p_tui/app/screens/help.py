@@ -1,4 +1,4 @@
-"""The key table."""
+"""The help screen and the palette, both made from the key table."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from textual.fuzzy import Matcher
 from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 
-from s2p_tui.app.background import bound_of
-from s2p_tui.app.keys import GROUPS, Bound, Key, actions
+from s2p_tui.app.background import keymap_of
+from s2p_tui.app.keys import GROUPS, Key, Keymap, actions
 from s2p_tui.app.text import wrap
-from s2p_tui.app.theme import Glyphs
-from s2p_tui.app.widgets.frame import Box, draw_plainly
+from s2p_tui.app.theme import Symbols
+from s2p_tui.app.widgets.frame import Box, BoxKeys, draw_plainly
 
 _SHOWN = 26
 _SHOWN_BRIEFLY = 13
@@ -31,26 +31,26 @@ _SIGNS = (
 )
 
 
-def help_text(glyphs: Glyphs, bound: Bound | None = None, width: int = 80) -> Content:
-    """The table of keys as they are bound, and of signs, in lines of some width."""
+def help_text(symbols: Symbols, keymap: Keymap | None = None, width: int = 80) -> Content:
+    """The table of keys as they are keymap, and of signs, in lines of some width."""
     brief = width < _BRIEF_BELOW
     column = _SHOWN_BRIEFLY if brief else _SHOWN
     lines: list[Content | tuple[str, str]] = []
 
     def add(shown: str, does: str) -> None:
         room = width - column - 3
-        first, *more = wrap(glyphs.plain(does), room, _MOST_LINES)
+        first, *more = wrap(symbols.plain(does), room, _MOST_LINES)
         lines.append((f"  {shown:<{column}} {first}\n", ""))
         lines.extend((f"{'':<{column + 3}}{line}\n", "") for line in more)
 
     for title in GROUPS:
         lines.append((f"{title}\n", "bold"))
-        for shown, does in (bound or Bound()).help_lines(
-            title, ascii_only=glyphs.is_ascii, briefly=brief
+        for shown, does in (keymap or Keymap()).help_lines(
+            title, ascii_only=symbols.is_ascii, briefly=brief
         ):
             add(shown, does)
     lines.append(("Signs\n", "bold"))
-    for fit, sign in glyphs.fits.items():
+    for fit, sign in symbols.fits.items():
         add(sign if brief else f"{sign} {fit}", dict(_SIGNS)[fit])
     return Content.assemble(*lines)
 
@@ -58,39 +58,34 @@ def help_text(glyphs: Glyphs, bound: Bound | None = None, width: int = 80) -> Co
 class _Table(Static):
     """The text, as wide as the scrollbar leaves it room."""
 
-    def __init__(self, glyphs: Glyphs) -> None:
+    def __init__(self, symbols: Symbols) -> None:
         super().__init__()
-        self._glyphs = glyphs
+        self._symbols = symbols
 
     def on_resize(self) -> None:
-        """Fill the lines there are."""
-        self.update(help_text(self._glyphs, bound_of(self), self.size.width))
+        self.update(help_text(self._symbols, keymap_of(self), self.size.width))
 
 
-class Help(ModalScreen[None]):
+class Help(BoxKeys, ModalScreen[None]):
     """Scrollable; any of the usual keys closes it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,enter", "dismiss", show=False),
         Binding("question_mark", "dismiss", show=False, id="help"),
-        Binding("j", "scroll(1)", show=False),
-        Binding("k", "scroll(-1)", show=False),
-        Binding("space,ctrl+f", "scroll(10)", show=False),
-        Binding("ctrl+b", "scroll(-10)", show=False),
+        *BoxKeys.bindings(),
     ]
 
-    def __init__(self, glyphs: Glyphs) -> None:
+    def __init__(self, symbols: Symbols) -> None:
         super().__init__()
-        self._glyphs = glyphs
+        self._symbols = symbols
 
     def compose(self) -> ComposeResult:
-        """The table in a box."""
-        with Box(self._glyphs, "Keys", "Esc closes", can_focus=True):
-            yield _Table(self._glyphs)
+        with Box(self._symbols, "Keys", "Esc closes", can_focus=True):
+            yield _Table(self._symbols)
 
-    def action_scroll(self, lines: int) -> None:
-        """Scroll the table."""
-        self.query_one(Box).scroll_relative(y=lines, animate=False)
+    @property
+    def box(self) -> Box:
+        return self.query_one(Box)
 
 
 _KEYS_SHOWN = 2
@@ -99,12 +94,7 @@ _ITSELF = "palette"
 
 
 class Palette(ModalScreen["str | None"]):
-    """Typing narrows the list, Enter does what is highlighted: its action is the result.
-
-    Args:
-        bound: The keys of every action.
-        glyphs: The signs to draw with.
-    """
+    """Typing narrows the list, Enter does what is highlighted: its action is the result."""
 
     AUTO_FOCUS = "Input"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -115,22 +105,20 @@ class Palette(ModalScreen["str | None"]):
         Binding("pageup", "move(-10)", show=False, priority=True),
     ]
 
-    def __init__(self, bound: Bound, glyphs: Glyphs) -> None:
+    def __init__(self, keymap: Keymap, symbols: Symbols) -> None:
         super().__init__()
-        self._bound = bound
-        self._glyphs = glyphs
+        self._keymap = keymap
+        self._symbols = symbols
         self._all = [key for key in actions() if key.id != _ITSELF]
         self._found = self._all
 
     def compose(self) -> ComposeResult:
-        """The line to type in and the list."""
-        with Box(self._glyphs, "Actions", "Enter does it  Esc closes"):
+        with Box(self._symbols, "Actions", "Enter does it  Esc closes"):
             yield Input(placeholder="type to search", compact=True)
             yield OptionList(id="choices", compact=True)
 
     def on_mount(self) -> None:
-        """Show them all."""
-        draw_plainly(self._list, self._glyphs)
+        draw_plainly(self._list, self._symbols)
         self._list.can_focus = False
         self._fill("")
 
@@ -140,22 +128,18 @@ class Palette(ModalScreen["str | None"]):
 
     @on(Input.Changed)
     def search(self, event: Input.Changed) -> None:
-        """Narrow the list."""
         self._fill(event.value.strip())
 
     @on(Input.Submitted)
     def take(self) -> None:
-        """Do what is highlighted."""
         if self._list.highlighted is not None and self._found:
             self.dismiss(self._found[self._list.highlighted].action)
 
     @on(OptionList.OptionSelected)
     def click(self, event: OptionList.OptionSelected) -> None:
-        """Do what was clicked."""
         self.dismiss(self._found[event.option_index].action)
 
     def action_move(self, lines: int) -> None:
-        """Highlight another line."""
         if self._found:
             last = len(self._found) - 1
             self._list.highlighted = max(0, min((self._list.highlighted or 0) + lines, last))
@@ -167,8 +151,8 @@ class Palette(ModalScreen["str | None"]):
         self._list.highlighted = 0 if self._found else None
 
     def _line(self, key: Key) -> Content:
-        shown = self._bound.shown(key, _KEYS_SHOWN, ascii_only=self._glyphs.is_ascii)
-        return Content(f"{shown:<{_COMMANDS_SHOWN}} {self._glyphs.plain(key.words)}")
+        shown = self._keymap.shown(key, _KEYS_SHOWN, ascii_only=self._symbols.is_ascii)
+        return Content(f"{shown:<{_COMMANDS_SHOWN}} {self._symbols.plain(key.words)}")
 
 
 def _ranked(keys: list[Key], query: str) -> list[Key]:

@@ -1,4 +1,4 @@
-"""What `i` opens: all about a row, and its tensors' own numbers, read while one looks."""
+"""The Look screen: metadata and statistics of a row's tensors, read in the background."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from s2p_tui.alignment.judge import as_taken
 from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.alignment.transform import describe, show
 from s2p_tui.app.background import in_thread
-from s2p_tui.app.text import inert, many, size_in_words
-from s2p_tui.app.theme import Glyphs
-from s2p_tui.app.widgets.frame import Box
+from s2p_tui.app.text import many, size_in_words
+from s2p_tui.app.theme import Symbols
+from s2p_tui.app.widgets.frame import Box, BoxKeys
 from s2p_tui.app.wording import AUTHORS
-from s2p_tui.errors import CancelledError, S2PError
+from s2p_tui.errors import CancelledError, S2PError, printable
 
 if TYPE_CHECKING:
     from s2p_tui.alignment.skeleton import Leaf
@@ -51,9 +51,9 @@ class Subject:
     tensors: Tensors
 
 
-def subjects(session: Session, position: int) -> list[Subject]:
-    """The tensors at a position: the entries, then the value the skeleton has."""
-    row, key = session.row(position), session.benched(position)
+def subjects(session: Session, index: int) -> list[Subject]:
+    """The tensors at an index: the entries, then the value the skeleton has."""
+    row, key = session.row(index), session.benched(index)
     keys = row.keys if row is not None else (key,) if key is not None else ()
     checkpoint, target = session.checkpoint, session.target
     found = [
@@ -61,7 +61,7 @@ def subjects(session: Session, position: int) -> list[Subject]:
         for key in keys
     ]
     if row is not None:
-        leaf = target.skeleton[position]
+        leaf = target.skeleton[index]
         if leaf.has_value:
             entry = Entry(leaf.path, leaf.shape, leaf.dtype)
             where = _place(target.values, leaf.path, target.label)
@@ -83,25 +83,25 @@ def _in_checkpoint(session: Session, key: str) -> str:
     if not tied:
         return where
     more = f" and {len(tied) - _MOST_TIED:,} more" if len(tied) > _MOST_TIED else ""
-    return f"{where}; tied with {', '.join(map(inert, tied[:_MOST_TIED]))}{more}"
+    return f"{where}; tied with {', '.join(map(printable, tied[:_MOST_TIED]))}{more}"
 
 
 def _place(tensors: Tensors, name: str, label: str) -> str:
     extent = tensors.extent(name)
     if extent is None:
-        return f"{inert(label)}, {'in memory' if tensors.in_memory else 'in several chunks'}"
+        return f"{printable(label)}, {'in memory' if tensors.in_memory else 'in several chunks'}"
     strides = "" if extent.is_contiguous else f", strides {extent.strides}"
-    return f"{inert(extent.file.name)}, from byte {extent.offset:,}{strides}"
+    return f"{printable(extent.file.name)}, from byte {extent.offset:,}{strides}"
 
 
-def about_row(session: Session, position: int, glyphs: Glyphs) -> list[str]:
+def about_row(session: Session, index: int, symbols: Symbols) -> list[str]:
     """All that is known of a row without its numbers."""
-    row, verdict = session.row(position), session.verdict(position)
+    row, verdict = session.row(index), session.verdict(index)
     if row is None or verdict is None:
         return ["On the bench: no leaf takes it."]
-    leaf = session.target.skeleton[position]
+    leaf = session.target.skeleton[index]
     kind = "  Python scalar" if leaf.kind == "scalar" else ""
-    lines = [f"{inert(leaf.path)}  {show(leaf.shape)} {leaf.dtype}{kind}"]
+    lines = [f"{printable(leaf.path)}  {show(leaf.shape)} {leaf.dtype}{kind}"]
     if leaf.owner:
         lines.append(f"layer: {owner_in_words(leaf)}")
     if row.source is not None:
@@ -109,22 +109,22 @@ def about_row(session: Session, position: int, glyphs: Glyphs) -> list[str]:
         lines.append(f"transform: {describe(made) or 'none, as it is'}")
     elif row.gap:
         lines.append("a gap: the leaf keeps the skeleton's value")
-    why = f": {inert(verdict.why)}" if verdict.why else ""
-    lines.append(f"{glyphs.fits[verdict.fit]} {verdict.fit}{why}")
+    why = f": {printable(verdict.why)}" if verdict.why else ""
+    lines.append(f"{symbols.fits[verdict.fit]} {verdict.fit}{why}")
     trusted = ", trusted" if row.trusted else ""
-    reason = f": {inert(row.why)}" if row.why else ""
-    lines.append(f"row {position + 1:,}, {AUTHORS[row.by]}{trusted}{reason}")
+    reason = f": {printable(row.why)}" if row.why else ""
+    lines.append(f"row {index + 1:,}, {AUTHORS[row.by]}{trusted}{reason}")
     if session.evidence is not None:
-        suggestion = session.evidence.suggestions[position]
+        suggestion = session.evidence.suggestions[index]
         if suggestion.reason and suggestion.reason not in (row.why, verdict.why):
-            lines.append(f"the matcher: {inert(suggestion.reason)}")
+            lines.append(f"the matcher: {printable(suggestion.reason)}")
     return lines
 
 
 def owner_in_words(leaf: Leaf) -> str:
     """The layer that holds a leaf, with its fields: `equinox.nn.Conv2d(groups=2)`."""
     fields = ", ".join(f"{name}={value!r}" for name, value in leaf.config.items())
-    return inert(f"{leaf.owner}({fields})" if fields else str(leaf.owner))
+    return printable(f"{leaf.owner}({fields})" if fields else str(leaf.owner))
 
 
 def kind_of(subject: Subject) -> str:
@@ -157,7 +157,7 @@ def _number(value: float | int) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
 
 
-def histogram(found: Statistics, width: int, glyphs: Glyphs) -> list[str]:
+def histogram(found: Statistics, width: int, symbols: Symbols) -> list[str]:
     """One line an interval: where it starts, a bar, how many."""
     if found.low is None or found.high is None:
         return []
@@ -168,7 +168,7 @@ def histogram(found: Statistics, width: int, glyphs: Glyphs) -> list[str]:
     label = max(_LABEL, *map(len, starts))
     last = max(map(len, counts))
     room = max(_FEWEST_BAR, width - label - last - 2)
-    block = "#" if glyphs.is_ascii else "█"
+    block = "#" if symbols.is_ascii else "█"
     return [
         f"{start:>{label}} {block * _length(count, most, room):<{room}} {number:>{last}}"
         for start, count, number in zip(starts, bins, counts, strict=True)
@@ -184,13 +184,8 @@ _POLLS_PER_SECOND = 10
 _MOST = 32
 
 
-class Look(ModalScreen[None]):
+class Look(BoxKeys, ModalScreen[None]):
     """Reads one tensor after the other in a thread; Esc stops that and closes.
-
-    Args:
-        session: Where to look.
-        position: The row, or the benched entry.
-        glyphs: The signs to draw with.
 
     Attributes:
         progress: How far the reading is; None before it starts and after it ends.
@@ -198,60 +193,51 @@ class Look(ModalScreen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,i,enter,ctrl+c", "dismiss(None)", show=False),
-        Binding("down,j", "scroll(1)", show=False),
-        Binding("up,k", "scroll(-1)", show=False),
-        Binding("pagedown,space,ctrl+f", "scroll(10)", show=False),
-        Binding("pageup,ctrl+b", "scroll(-10)", show=False),
-        Binding("home,g", "scroll(-100000)", show=False),
-        Binding("end,G", "scroll(100000)", show=False),
+        *BoxKeys.bindings(),
     ]
 
-    def __init__(self, session: Session, position: int, glyphs: Glyphs) -> None:
+    def __init__(self, session: Session, index: int, symbols: Symbols) -> None:
         super().__init__()
         self.progress: Progress | None = None
         self._session = session
-        self._position = position
-        self._glyphs = glyphs
-        all_of_them = subjects(session, position)
+        self._position = index
+        self._symbols = symbols
+        all_of_them = subjects(session, index)
         self._subjects = all_of_them[:_MOST]
         self._more = len(all_of_them) - len(self._subjects)
         self._found: dict[int, Statistics | str] = {}
 
     def compose(self) -> ComposeResult:
-        """One text in a box."""
-        with Box(self._glyphs, "Look", "Esc closes  j/k scroll"):
+        with Box(self._symbols, "Look", "Esc closes  j/k scroll"):
             yield Static(id="look")
 
     def on_mount(self) -> None:
-        """Start reading."""
         self.set_interval(1 / _POLLS_PER_SECOND, self._poll)
         self._show()
         self._read()
 
     def on_resize(self) -> None:
-        """Draw the bars in the new width."""
         self.call_after_refresh(self._show)
 
     def on_unmount(self) -> None:
-        """Read no more."""
         if self.progress is not None:
             self.progress.cancel()
 
-    def action_scroll(self, lines: int) -> None:
-        """Scroll the text."""
-        self.query_one(Box).scroll_relative(y=lines, animate=False)
+    @property
+    def box(self) -> Box:
+        return self.query_one(Box)
 
     @property
     def text(self) -> str:
-        """What is shown."""
+        """The text of the screen."""
         width = max(1, self.query_one("#look").size.width)
-        lines = about_row(self._session, self._position, self._glyphs)
+        lines = about_row(self._session, self._position, self._symbols)
         for number, subject in enumerate(self._subjects):
-            lines += ["", inert(subject.title), kind_of(subject), subject.where]
+            lines += ["", printable(subject.title), kind_of(subject), subject.where]
             lines += self._numbers(number, subject, width)
         if self._more:
             lines += ["", f"and {self._more:,} more entries"]
-        return "\n".join(map(self._glyphs.plain, lines))
+        return "\n".join(map(self._symbols.plain, lines))
 
     def _numbers(self, number: int, subject: Subject, width: int) -> list[str]:
         found = self._found.get(number)
@@ -264,7 +250,7 @@ class Look(ModalScreen[None]):
         if isinstance(found, str):
             return [found]
         lines = figures(found, subject.entry.dtype)
-        return [*lines, *histogram(found, width, self._glyphs)]
+        return [*lines, *histogram(found, width, self._symbols)]
 
     def _poll(self) -> None:
         if self.progress is not None:
@@ -284,18 +270,13 @@ class Look(ModalScreen[None]):
             try:
                 self._found[number] = await in_thread(
                     partial(
-                        statistics,
-                        subject.tensors,
-                        entry.key,
-                        entry.shape,
-                        entry.dtype,
-                        progress,
+                        statistics, subject.tensors, entry.key, entry.shape, entry.dtype, progress
                     )
                 )
             except CancelledError:
                 return
             except S2PError as error:
-                self._found[number] = inert(str(error))
+                self._found[number] = printable(str(error))
             except OSError as error:
                 self._found[number] = f"It cannot be read: {error.strerror}."
             self.progress = None

@@ -1,4 +1,4 @@
-"""What is seen before there is anything to arrange: reading, and which state dict."""
+"""Questions before and around the work: state dict, resume, quit, load a mapping."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from textual.widgets.option_list import Option
 
 from s2p_tui.app.background import in_thread
 from s2p_tui.app.screens.convert import typable
-from s2p_tui.app.text import inert, many
-from s2p_tui.app.theme import Glyphs
+from s2p_tui.app.text import many
+from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import Box
-from s2p_tui.errors import S2PError
+from s2p_tui.errors import S2PError, printable
 
 if TYPE_CHECKING:
     from s2p_tui.session.journal_lines import Replayed
@@ -30,29 +30,23 @@ if TYPE_CHECKING:
 
 
 class Reading(Screen[None]):
-    """The first frame."""
+    """The first frame: which files are being read."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("q,escape,ctrl+c", "app.quit", show=False)]
 
-    def __init__(self, glyphs: Glyphs, model_label: str, skeleton_label: str) -> None:
+    def __init__(self, symbols: Symbols, model_label: str, skeleton_label: str) -> None:
         super().__init__()
-        self._words = glyphs.plain(f"reading {inert(model_label)} and {inert(skeleton_label)} …")
+        self._words = symbols.plain(
+            f"reading {printable(model_label)} and {printable(skeleton_label)} …"
+        )
 
     def compose(self) -> ComposeResult:
-        """One line in the middle."""
         with Middle(), Center():
             yield Label(Content(self._words))
 
 
 class WhichStateDict(ModalScreen["str | None"]):
-    """Asks which of several state dicts in a checkpoint is meant.
-
-    Args:
-        glyphs: The signs to draw with.
-        label: The checkpoint.
-        choices: Dotted key and number of tensors of each.
-        meanings: What each is, by key, where that is known.
-    """
+    """Asks which of several state dicts in a checkpoint is meant."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "dismiss(None)", show=False),
@@ -62,32 +56,30 @@ class WhichStateDict(ModalScreen["str | None"]):
 
     def __init__(
         self,
-        glyphs: Glyphs,
+        symbols: Symbols,
         label: str,
         choices: Sequence[tuple[str, int]],
         meanings: abc.Mapping[str, str],
     ) -> None:
         super().__init__()
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._label = label
         self._choices = choices
         self._meanings = meanings
 
     def compose(self) -> ComposeResult:
-        """The list in a box."""
-        plain = self._glyphs.plain
-        with Box(self._glyphs, "Which state dict?", "Enter choose  Esc quit"):
-            yield Label(Content(plain(f"{inert(self._label)} holds several:")))
+        plain = self._symbols.plain
+        with Box(self._symbols, "Which state dict?", "Enter choose  Esc quit"):
+            yield Label(Content(plain(f"{printable(self._label)} holds several:")))
             options = [plain(self._words(*choice)) for choice in self._choices]
             yield OptionList(*(Option(Content(option)) for option in options), compact=True)
 
     def _words(self, key: str, count: int) -> str:
         meaning = self._meanings.get(key, "")
         behind = f"  {meaning}" if meaning else ""
-        return f"{inert(key)}  {count:,} tensors{behind}"
+        return f"{printable(key)}  {count:,} tensors{behind}"
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        """Take it."""
         self.dismiss(self._choices[event.option_index][0])
 
 
@@ -95,10 +87,9 @@ ResumeAnswer = Literal["go on", "mapping", "afresh", "quit"]
 
 
 class GoOn(ModalScreen[ResumeAnswer]):
-    """One question; Enter takes the newest of what there is.
+    """Asks how to begin; Enter takes the newest alternative.
 
     Args:
-        glyphs: The signs to draw with.
         found: What the earlier session left, if it left edits.
         offered: The mapping file there is, if there is one.
         labels: What the checkpoint and the skeleton are called now.
@@ -114,23 +105,22 @@ class GoOn(ModalScreen[ResumeAnswer]):
 
     def __init__(
         self,
-        glyphs: Glyphs,
+        symbols: Symbols,
         found: Replayed | None,
         offered: Offered | None,
         labels: tuple[str, str],
     ) -> None:
         super().__init__()
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._found = found
         self._offered = offered
         self._labels = labels
         self._choices = self._possible()
 
     def compose(self) -> ComposeResult:
-        """The question in a box."""
         keys = {"go on": "y", "mapping": "m", "afresh": "n", "quit": "Esc"}
         keys[next(iter(self._choices))] = "Enter"
-        with Box(self._glyphs, "Go on?", "", can_focus=True):
+        with Box(self._symbols, "Resume?", "", can_focus=True):
             for line in self._facts():
                 yield self._label(line)
             yield Label("")
@@ -138,19 +128,16 @@ class GoOn(ModalScreen[ResumeAnswer]):
                 yield self._label(f"{keys[answer]:<7}{words}")
 
     def on_resize(self) -> None:
-        """Where not all of it fits, show the answers."""
         self.call_after_refresh(self.query_one(Box).scroll_end, animate=False)
 
     def _label(self, text: str) -> Label:
-        return Label(Content(self._glyphs.plain(inert(text))))
+        return Label(Content(self._symbols.plain(printable(text))))
 
     def action_take(self, answer: ResumeAnswer) -> None:
-        """ResumeAnswer, if that can be had."""
         if answer in self._choices:
             self.dismiss(answer)
 
     def action_newest(self) -> None:
-        """Take the first of the answers."""
         self.dismiss(next(iter(self._choices)))
 
     def _possible(self) -> dict[ResumeAnswer, str]:
@@ -158,14 +145,14 @@ class GoOn(ModalScreen[ResumeAnswer]):
         found, offered = self._found, self._offered
         choices: dict[ResumeAnswer, str] = {}
         if found is not None:
-            choices["go on"] = "go on with the edits" if offered else "go on with them"
+            choices["go on"] = "resume the edits" if offered else "resume them"
         if offered is not None:
             choices["mapping"] = f"start from {offered.path.name}"
             if found is not None and offered.saved > found.last:
                 choices = {"mapping": choices["mapping"], "go on": choices["go on"]}
         if offered is None or not offered.is_taken:
-            choices["afresh"] = "start afresh"
-        choices["quit"] = "quit, leaving all as it is"
+            choices["afresh"] = "start over"
+        choices["quit"] = "quit, changing nothing"
         return choices
 
     def _facts(self) -> list[str]:
@@ -184,7 +171,7 @@ class GoOn(ModalScreen[ResumeAnswer]):
             whose = "is a mapping of it too" if found else "is a mapping of this pair"
             facts.append(f"{offered.path.name} {whose}, saved on {_when(offered.saved)}.")
         if found is not None:
-            facts.append("If you do not go on with the edits, they are kept aside.")
+            facts.append("Edits you do not resume are backed up.")
         return facts
 
 
@@ -199,7 +186,6 @@ class ConfirmQuit(ModalScreen[QuitAnswer]):
     """One question, three keys.
 
     Args:
-        glyphs: The signs to draw with.
         unsaved: Whether there are edits that no mapping file holds.
         kept: Whether the journal holds them.
         converting: Whether a conversion runs.
@@ -213,18 +199,17 @@ class ConfirmQuit(ModalScreen[QuitAnswer]):
     ]
 
     def __init__(
-        self, glyphs: Glyphs, *, unsaved: bool = True, kept: bool, converting: bool = False
+        self, symbols: Symbols, *, unsaved: bool = True, kept: bool, converting: bool = False
     ) -> None:
         super().__init__()
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._unsaved = unsaved
         self._kept = kept
         self._converting = converting
 
     def compose(self) -> ComposeResult:
-        """The question in a box."""
         again = "  (or the same key again)" if self._harmless else ""
-        with Box(self._glyphs, "Quit?", ""):
+        with Box(self._symbols, "Quit?", ""):
             yield Label("\n".join(self._lines()) + "\n")
             if self._can_save:
                 yield Label("s    save the mapping and quit")
@@ -237,7 +222,6 @@ class ConfirmQuit(ModalScreen[QuitAnswer]):
             self.dismiss("quit")
 
     def action_save(self) -> None:
-        """Save and quit."""
         if self._can_save:
             self.dismiss("save")
 
@@ -255,11 +239,13 @@ class ConfirmQuit(ModalScreen[QuitAnswer]):
             lines.append("The conversion has not ended: it would be stopped, nothing written.")
         if self._unsaved and self._kept:
             lines.append(
-                "Your edits are in no mapping file. The journal has them: opening the pair again "
-                "goes on with them."
+                "Your edits are not saved in a mapping file. The journal has them: opening the "
+                "pair again resumes them."
             )
         elif self._unsaved:
-            lines.append("Your edits are in no mapping file and not journalled: they get lost.")
+            lines.append(
+                "Your edits are not saved in a mapping file, nor journalled: they are lost."
+            )
         return lines
 
 
@@ -278,32 +264,29 @@ class LoadMapping(MappingScreen):
     Args:
         session: What it has to belong to.
         path: The name proposed.
-        glyphs: The signs to draw with.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", show=False)]
 
-    def __init__(self, session: Session, path: Path, glyphs: Glyphs) -> None:
+    def __init__(self, session: Session, path: Path, symbols: Symbols) -> None:
         super().__init__()
         self._session = session
         self._path = path
-        self._glyphs = glyphs
+        self._symbols = symbols
 
     def compose(self) -> ComposeResult:
         """The line to type in, and what is wrong with what it names."""
-        with Box(self._glyphs, "Load mapping", "Enter loads  Esc cancels"):
+        with Box(self._symbols, "Load mapping", "Enter loads  Esc cancels"):
             yield Label("Mapping file; u takes it back")
             yield Input(typable(self._path), compact=True)
             yield Label("", id="remark")
 
     @on(Input.Changed)
     def forget(self) -> None:
-        """What was said was about another name."""
         self._say("")
 
     @on(Input.Submitted)
     def load(self, event: Input.Submitted) -> None:
-        """Read it, unless nothing is typed."""
         if event.value.strip():
             self._say("reading")
             self._load(Path(event.value.strip()).expanduser())
@@ -318,7 +301,7 @@ class LoadMapping(MappingScreen):
             self.dismiss(mapping)
 
     def _say(self, text: str) -> None:
-        self.query_one("#remark", Label).update(Content(self._glyphs.plain(inert(text))))
+        self.query_one("#remark", Label).update(Content(self._symbols.plain(printable(text))))
 
 
 def _read(path: Path, session: Session) -> Mapping:

@@ -1,28 +1,28 @@
-"""A proposal beside what is there: accepted whole, hunk by hunk, row by row, or not at all."""
+"""The review screen: a proposal is accepted whole, by hunk, by row, or not at all."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rich.cells import cell_len
-from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from s2p_tui.app import review, wording
 from s2p_tui.app.review import Reviewing
-from s2p_tui.app.text import clip, fit, inert, many
-from s2p_tui.app.theme import BY_COLUMNS, BY_LINES, Glyphs
-from s2p_tui.app.widgets.frame import framed, rule
-from s2p_tui.app.widgets.line_list import LineList
+from s2p_tui.app.text import clip, fit, many
+from s2p_tui.app.theme import BY_COLUMNS, BY_LINES, Symbols
+from s2p_tui.app.widgets.frame import framed, keys_line, rule
+from s2p_tui.app.widgets.line_list import LineList, ListKeys
 from s2p_tui.app.widgets.lines import Lines, Part
+from s2p_tui.errors import printable
 from s2p_tui.proposals.proposal import Change, Confidence
 
 if TYPE_CHECKING:
     from s2p_tui.alignment.alignment import Row
     from s2p_tui.alignment.fit import Verdict
-    from s2p_tui.app.review import Line
+    from s2p_tui.app.review import ReviewLine
     from s2p_tui.session.session import Session
 
 _BOX = 6
@@ -40,56 +40,50 @@ _STYLES = {
 
 
 class ReviewLines:
-    """Draws the lines of a proposal under review.
+    """Draws the lines of a proposal under review."""
 
-    Args:
-        session: What the proposal was made for.
-        reviewing: The proposal and what is accepted of it.
-        glyphs: The signs to draw with.
-    """
-
-    def __init__(self, session: Session, reviewing: Reviewing, glyphs: Glyphs) -> None:
+    def __init__(self, session: Session, reviewing: Reviewing, symbols: Symbols) -> None:
         self._session = session
         self._reviewing = reviewing
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._verdicts: dict[int, Verdict] = {}
 
-    def __call__(self, position: int, width: int) -> list[Part]:
+    def __call__(self, number: int, width: int) -> list[Part]:
         """The parts of a line; see `LineList`."""
-        line = self._reviewing.lines[position]
-        here = self._glyphs.cursor if position == self._reviewing.position else " "
+        line = self._reviewing.lines[number]
+        here = self._symbols.cursor if number == self._reviewing.line_number else " "
         if line.change is not None:
             return self._change(line.change, here, width)
         if line.hunk < 0:
-            return [(f"{here}note: {self._glyphs.plain(inert(line.note))}", "doubtful")]
+            return [(f"{here}note: {self._symbols.plain(printable(line.note))}", "doubtful")]
         return self._title(line, here, width)
 
     def heading(self, width: int) -> str:
-        """What the columns are, for the same width."""
+        """Return the titles of the columns, for the same width."""
         leaf, side, sure = _columns(width)
         words = " " * (1 + _BOX) + (fit("leaf", leaf) if leaf else "")
         words += " " * _SIGN + fit("now", side) + " " * _SIGN + fit("proposed", side)
         return words + (" sure" if sure else "")
 
-    def _title(self, line: Line, here: str, width: int) -> list[Part]:
-        glyphs, hunk = self._glyphs, self._reviewing.hunk(line.hunk)
+    def _title(self, line: ReviewLine, here: str, width: int) -> list[Part]:
+        symbols, hunk = self._symbols, self._reviewing.hunk(line.hunk)
         taken, count = self._reviewing.taken(line.hunk)
         box = "[x]" if taken == count else "[-]" if taken else "[ ]"
-        title = glyphs.plain(inert(hunk.title))
+        title = symbols.plain(printable(hunk.title))
         rest = f"  {many(count, 'row')}, "
-        reason = f"  {glyphs.plain(inert(hunk.reason))}" if hunk.reason else ""
+        reason = f"  {symbols.plain(printable(hunk.reason))}" if hunk.reason else ""
         room = width - 1 - len(box) - 1 - len(rest) - len(hunk.confidence)
-        title = fit(title, min(cell_len(title), max(1, room)), ellipsis=glyphs.ellipsis)
+        title = fit(title, min(cell_len(title), max(1, room)), ellipsis=symbols.ellipsis)
         return [
             (f"{here}{box} ", "strong"),
             (title, "strong"),
             (rest, "muted"),
             (str(hunk.confidence), _STYLES[hunk.confidence]),
-            (clip(reason, max(0, room - cell_len(title)), ellipsis=glyphs.ellipsis), "muted"),
+            (clip(reason, max(0, room - cell_len(title)), ellipsis=symbols.ellipsis), "muted"),
         ]
 
     def _change(self, change: Change, here: str, width: int) -> list[Part]:
-        glyphs = self._glyphs
+        symbols = self._symbols
         accepted = change.place in self._reviewing.outcome.accepted
         box = "[x]" if accepted else "[ ]"
         leaf, side, sure = _columns(width)
@@ -98,12 +92,12 @@ class ReviewLines:
         loses = change.place in self._reviewing.outcome.emptied
         parts: list[Part] = [(f"{here}{' ' * _INDENT}{box} ", "")]
         if leaf:
-            path = glyphs.plain(inert(self._session.target.skeleton[change.place].path))
-            parts.append((fit(path, leaf, ellipsis=glyphs.ellipsis), ""))
+            path = symbols.plain(printable(self._session.target.skeleton[change.place].path))
+            parts.append((fit(path, leaf, ellipsis=symbols.ellipsis), ""))
         if old is not None:
-            parts.append((f" {glyphs.fits[old.fit]} ", old.fit.value))
+            parts.append((f" {symbols.fits[old.fit]} ", old.fit.value))
         parts.append((self._side(change.old, side), "muted" if accepted or loses else ""))
-        parts.append((f" {glyphs.fits[new.fit]} ", new.fit.value))
+        parts.append((f" {symbols.fits[new.fit]} ", new.fit.value))
         parts.append((self._side(change.new, side), "" if accepted else "muted"))
         if sure:
             doubt = "!" if change.objection else ""
@@ -112,8 +106,8 @@ class ReviewLines:
         return parts
 
     def _side(self, row: Row, width: int) -> str:
-        name, words = review.taken_in_words(row, self._glyphs)
-        dots = self._glyphs.ellipsis
+        name, words = review.taken_in_words(row, self._symbols)
+        dots = self._symbols.ellipsis
         room = width - cell_len(name) - 2
         if words and room < len(words):
             room = max(min(len(words), width // 2), width - cell_len(name) - 2)
@@ -158,7 +152,7 @@ _KEYS = (
 _DETAILS = 5
 
 
-class Review(ReviewScreen):
+class Review(ListKeys, ReviewScreen):
     """Shows a proposal and is dismissed with the places that were accepted, or None if none were.
 
     Changes nothing: whoever shows it makes the edit, `proposal.accepted(places)`.
@@ -166,7 +160,6 @@ class Review(ReviewScreen):
     Args:
         session: What the proposal was made for; it must not change meanwhile.
         reviewing: The proposal, which has at least one change.
-        glyphs: The signs to draw with.
         can_widen: Whether L closes this in favour of a wider proposal.
 
     Attributes:
@@ -188,52 +181,39 @@ class Review(ReviewScreen):
         Binding("L", "widen", show=False),
         Binding("n,tab", "hunk(1)", show=False),
         Binding("N,shift+tab", "hunk(-1)", show=False),
-        Binding("down,j", "go(1)", show=False),
-        Binding("up,k", "go(-1)", show=False),
-        Binding("pagedown,ctrl+f", "page(2)", show=False),
-        Binding("pageup,ctrl+b", "page(-2)", show=False),
-        Binding("ctrl+d", "page(1)", show=False),
-        Binding("ctrl+u", "page(-1)", show=False),
-        Binding("home,g", "end(0)", show=False),
-        Binding("end,G", "end(1)", show=False),
+        *ListKeys.bindings(),
     ]
 
     def __init__(
-        self, session: Session, reviewing: Reviewing, glyphs: Glyphs, *, can_widen: bool = False
+        self, session: Session, reviewing: Reviewing, symbols: Symbols, *, can_widen: bool = False
     ) -> None:
         super().__init__()
         self.widened = False
         self._can_widen = can_widen
         self.reviewing = reviewing
         self._session = session
-        self._glyphs = glyphs
-        self._draw = ReviewLines(session, self.reviewing, glyphs)
+        self._symbols = symbols
+        self._draw = ReviewLines(session, self.reviewing, symbols)
 
     def compose(self) -> ComposeResult:
-        """The changes, and all about the one that the cursor is on."""
-        changes = LineList(self._draw, self._glyphs, id="changes")
+        changes = LineList(self._draw, self._symbols, id="changes")
         yield from framed(
             [Lines(id="columns"), changes], [Lines(_DETAILS, id="change"), Lines(id="status")]
         )
 
     def on_mount(self) -> None:
-        """Start at the first change."""
         self._show_lines()
 
     def on_resize(self) -> None:
-        """Lay the words out anew."""
         self.call_after_refresh(self._show)
 
     def action_take(self) -> None:
-        """Close with what is accepted."""
         self.dismiss(frozenset(self.reviewing.outcome.accepted) or None)
 
     def action_reject(self) -> None:
-        """Close with nothing."""
         self.dismiss(None)
 
     def action_widen(self) -> None:
-        """Close in favour of a wider proposal."""
         if self._can_widen:
             self.widened = True
             self.dismiss(None)
@@ -242,85 +222,76 @@ class Review(ReviewScreen):
         """Accept or reject a row, or the hunk whose title this is, and go down from a row."""
         self.reviewing.toggle()
         if self.reviewing.here.change is not None:
-            self.reviewing.go(self.reviewing.position + 1)
+            self.reviewing.go(self.reviewing.line_number + 1)
         self._show_lines()
 
     def action_toggle_hunk(self) -> None:
-        """Accept or reject the hunk of this row."""
         self.reviewing.toggle_hunk()
         self._show_lines()
 
     def action_set_all(self, accept: bool) -> None:
-        """Accept or reject all that is shown."""
         self.reviewing.set_shown(accept=accept)
         self._show_lines()
 
     def action_filter(self) -> None:
-        """Show the rows of the next confidence only."""
         self.reviewing.show_next_confidence()
         self._show_lines()
 
     def action_hunk(self, step: Literal[1, -1]) -> None:
-        """Go to the next or previous hunk."""
-        self._go(self.reviewing.next_hunk(step))
-
-    def action_go(self, step: int) -> None:
-        """Move the cursor by lines."""
-        self._go(self.reviewing.position + step)
-
-    def action_page(self, halves: int) -> None:
-        """Move the cursor by half pages."""
-        self._go(self.reviewing.position + halves * self._list.half_page)
-
-    def action_end(self, last: int) -> None:
-        """Go to the first line, or to the last."""
-        self._go(len(self.reviewing.lines) if last else 0)
-
-    @on(LineList.Pressed)
-    def pressed(self, event: LineList.Pressed) -> None:
-        """Go where the mouse was pressed."""
-        self._go(event.position)
+        self.go_to_line(self.reviewing.next_hunk(step))
 
     @property
-    def _list(self) -> LineList:
+    def line(self) -> int:
+        """The line that the cursor is on."""
+        return self.reviewing.line_number
+
+    @property
+    def line_count(self) -> int:
+        return len(self.reviewing.lines)
+
+    @property
+    def line_list(self) -> LineList:
         return self.query_one(LineList)
 
-    def _go(self, position: int) -> None:
-        self.reviewing.go(position)
-        self._list.go(self.reviewing.position)
+    def go_to_line(self, line: int) -> None:
+        self.reviewing.go(line)
+        self.line_list.go(self.reviewing.line_number)
         self._show()
 
     def _show_lines(self) -> None:
-        self._list.show(len(self.reviewing.lines), self.reviewing.position)
+        self.line_list.show(len(self.reviewing.lines), self.reviewing.line_number)
         self._show()
 
     def _show(self) -> None:
         if not self.is_mounted or not self.size.width:
             return
-        reviewing, glyphs, width = self.reviewing, self._glyphs, self.size.width
+        reviewing, symbols, width = self.reviewing, self._symbols, self.size.width
         proposal = reviewing.proposal
         title = f"proposed {wording.AUTHORS[proposal.by]}"
         facts = [wording.many(reviewing.total, "row"), wording.many(len(proposal.hunks), "hunk")]
-        top = rule(glyphs, (title, *facts), glyphs.corners[0] + glyphs.corners[2], width)
+        top = rule(symbols, (title, *facts), symbols.corners[0] + symbols.corners[2], width)
         self.query_one("#top", Lines).set_line(0, (top, ""))
-        columns = self._draw.heading(self._list.scrollable_content_region.width)
+        columns = self._draw.heading(self.line_list.scrollable_content_region.width)
         self.query_one("#columns", Lines).set_line(0, (columns, "lines--muted"))
         self.query_one("#rule", Lines).set_line(
-            0, (rule(glyphs, ("details",), glyphs.corners[3:5], width), "")
+            0, (rule(symbols, ("details",), symbols.corners[3:5], width), "")
         )
         self._show_details()
         self._show_status()
-        self._show_keys()
+        keys = (*_KEYS[:2], ("L", "outer block"), *_KEYS[2:]) if self._can_widen else _KEYS
+        self.query_one("#bottom", Lines).set_line(0, *keys_line(symbols, keys, width))
 
     def _show_details(self) -> None:
         details = self.query_one("#change", Lines)
         room = max(1, self.query_one("#about").size.width - 2)
-        about = review.about(self._session, self.reviewing, self.reviewing.here, self._glyphs, room)
+        about = review.about(
+            self._session, self.reviewing, self.reviewing.here, self._symbols, room
+        )
         short = self.has_class("-short")
         details.set_height(1 if short else max(_DETAILS, len(about)))
         for number in range(1 if short else max(_DETAILS, len(about))):
             line = about[number] if number < len(about) else ""
-            details.set_line(number, (f" {self._glyphs.plain(line)}", ""))
+            details.set_line(number, (f" {self._symbols.plain(line)}", ""))
 
     def _show_status(self) -> None:
         said = review.consequences(self._session, self.reviewing)
@@ -332,19 +303,6 @@ class Review(ReviewScreen):
         counts = review.summary(self.reviewing)
         status = self.query_one("#status", Lines)
         room = max(0, self.query_one("#about").size.width - 1)
-        line = self._glyphs.plain(f" {said}")
-        parts = wording.left_and_right(line, style, counts, room, self._glyphs.ellipsis)
+        line = self._symbols.plain(f" {said}")
+        parts = wording.left_and_right(line, style, counts, room, self._symbols.ellipsis)
         status.set_line(0, *parts)
-
-    def _show_keys(self) -> None:
-        glyphs, width = self._glyphs, self.size.width
-        parts: list[Part] = [(f"{glyphs.corners[5]} ", "")]
-        used = 3
-        keys = (*_KEYS[:2], ("L", "outer block"), *_KEYS[2:]) if self._can_widen else _KEYS
-        for key, does in keys:
-            if used + len(key) + len(does) + 3 > width - 1:
-                break
-            parts += [(key, "lines--strong"), (f" {does}  ", "lines--muted")]
-            used += len(key) + len(does) + 3
-        parts.append((glyphs.across * max(0, width - used) + glyphs.corners[6], ""))
-        self.query_one("#bottom", Lines).set_line(0, *parts)

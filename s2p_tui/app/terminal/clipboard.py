@@ -1,4 +1,4 @@
-"""Copying out of the app: by the terminal's clipboard, and by a file where it has none."""
+"""Copying: to the terminal's clipboard, and to a file for terminals without one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from platformdirs import user_state_path
 
 from s2p_tui.app.background import app_of
-from s2p_tui.app.text import inert
+from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
     from textual.dom import DOMNode
@@ -33,8 +33,8 @@ def copy(node: DOMNode, text: str) -> str:
         with os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8") as stream:
             stream.write(f"{text}\n")
     except OSError as error:
-        return f"Copied by OSC 52 alone: {inert(str(path))}: {error.strerror}."
-    return f"Copied by OSC 52, and to {inert(_from_home(path))}"
+        return f"Copied by OSC 52 alone: {printable(str(path))}: {error.strerror}."
+    return f"Copied by OSC 52, and to {printable(_from_home(path))}"
 
 
 def _from_home(path: Path) -> str:
@@ -42,15 +42,15 @@ def _from_home(path: Path) -> str:
     return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
-def row_text(session: Session, position: int) -> str:
-    """The keys of the entries at a position, then the leaf's key path, one on a line.
+def row_text(session: Session, index: int) -> str:
+    """The keys of the entries at an index, then the leaf's key path, one on a line.
 
     Control characters are spelled out: what is pasted into a shell must not run.
     """
-    if position >= len(session):
+    if index >= len(session):
         return ""
-    row = session.row(position)
+    row = session.row(index)
     if row is None:
-        return inert(session.benched(position) or "")
-    names = (*row.keys, session.target.skeleton[position].path)
-    return "\n".join(inert(name) for name in names)
+        return printable(session.benched(index) or "")
+    names = (*row.keys, session.target.skeleton[index].path)
+    return "\n".join(printable(name) for name in names)

@@ -1,4 +1,4 @@
-"""Ending by a signal, in time, whatever the main thread is doing."""
+"""Ending by a signal, in time, even if the main thread is blocked."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Ending:
 
     Args:
         last_resort: Ends the process, given its exit status, if it has not ended in time; None
-            where the process is to go on, as in tests.
+            where the process is to live on, as in tests.
     """
 
     def __init__(self, last_resort: Callable[[int], object] | None = None) -> None:
@@ -37,11 +37,11 @@ class Ending:
         self._number: int | None = None
         self._watch: Watch | None = None
 
-    def watch(self, told: Callable[[int], None], clear_up: Callable[[], None]) -> None:
+    def watch(self, on_signal: Callable[[int], None], clear_up: Callable[[], None]) -> None:
         """Start watching, in the main thread; elsewhere there are no signals.
 
         Args:
-            told: Called in the watching thread when a signal has come.
+            on_signal: Called in the watching thread when a signal has come.
             clear_up: Called there before the last resort.
         """
         if not is_main_thread():
@@ -51,7 +51,7 @@ class Ending:
 
         def end(number: int) -> None:
             self._number = number
-            told(number)
+            on_signal(number)
             if self._last_resort is not None:
                 threading.Event().wait(PATIENCE)
                 clear_up()

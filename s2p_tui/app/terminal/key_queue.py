@@ -1,4 +1,4 @@
-"""Keys one after the other, however fast they come."""
+"""A queue of keys: each is dispatched once the effect of the one before can be seen."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Turn:
     is_answered: bool
 
 
-class KeysInTurn(App[ReturnType]):
-    """An app in which a key is dispatched once what the one before it did can be seen.
+class KeyQueue(App[ReturnType]):
+    """An app that queues keys until the previous key's effect is on the screen.
 
     Textual sends keys to the screen that is there when they come, so that those typed on after the
     key that opens a list or a line, or closes it, would do something else in the screen behind, or
@@ -61,11 +61,10 @@ class KeysInTurn(App[ReturnType]):
 
     @property
     def keys_are_done(self) -> bool:
-        """Whether no key is on its way or waits for its turn."""
+        """True if no key is on its way or queued."""
         return self._rescue is None and not self._keys
 
     async def on_event(self, event: events.Event) -> None:
-        """Have keys wait for their turn."""
         if not isinstance(event, events.Key) or event.is_forwarded:
             await super().on_event(event)
         elif self._rescue is not None:
@@ -73,14 +72,8 @@ class KeysInTurn(App[ReturnType]):
         else:
             await self._dispatch(event)
 
-    def key_comes(self) -> None:
-        """Called before each key is dispatched."""
-
-    def keys_are_past(self) -> None:
-        """Called when the last key of a burst is done."""
-
     def press_next(self, *keys: events.Key) -> None:
-        """Have keys pressed ahead of those that wait for their turn."""
+        """Dispatch keys before those that are queued."""
         if self._rescue is None:
             for key in keys:
                 self.post_message(key)
@@ -89,7 +82,6 @@ class KeysInTurn(App[ReturnType]):
 
     async def _dispatch(self, key: events.Key) -> None:
         self._turn += 1
-        self.key_comes()
         target = self.focused or self.screen
         turn = Turn(self._turn, self.screen, target, is_answered=target is self.screen)
         self._await_end(turn)
@@ -102,7 +94,7 @@ class KeysInTurn(App[ReturnType]):
         )
 
     def _rescue_from(self, turn: Turn, waits: int) -> None:
-        """Where a widget goes away with the key, what follows the key goes with it.
+        """Dispatch the next key if a widget went away with what follows this one.
 
         One that is there still is only slow: the next key would come to the wrong screen.
         """
@@ -125,7 +117,7 @@ class KeysInTurn(App[ReturnType]):
         if not turn.target.post_message(self.Passed(turn)):
             self.call_later(self._settle, replace(turn, is_answered=True))
 
-    async def on_keys_in_turn_passed(self, event: Passed) -> None:
+    async def on_key_queue_passed(self, event: Passed) -> None:
         """Behind what the key has asked of the app, such as another focus."""
         event.stop()
         self.call_later(self._settle, event.turn)
@@ -146,5 +138,3 @@ class KeysInTurn(App[ReturnType]):
         self._rescue = None
         if self._keys:
             await self._dispatch(self._keys.popleft())
-        else:
-            self.keys_are_past()

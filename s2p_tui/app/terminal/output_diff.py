@@ -1,4 +1,4 @@
-"""What is sent to the terminal: the cells that differ from what it shows already.
+"""A Textual driver mixin that sends only changed cells.
 
 Textual sends whole parts of lines, and all colours anew with each of them. Over a slow line that
 is several times what has changed.
@@ -24,8 +24,8 @@ _PARTS = {"2": 4, "5": 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """How a cell is drawn; codes are kept as they are sent.
+class CellStyle:
+    """The style of a cell; codes are kept as they are sent.
 
     Attributes:
         attributes: Codes of bold, underline and the like.
@@ -38,26 +38,26 @@ class Look:
     back: str = "49"
 
     @property
-    def of_blank(self) -> Look:
-        """What of it is seen on a space."""
+    def on_blank(self) -> CellStyle:
+        """The part of the style that is visible on a space."""
         if self.attributes & _SHOWN_ON_BLANKS:
             return self
-        return Look(frozenset(), None, self.back)
+        return CellStyle(frozenset(), None, self.back)
 
 
-PLAIN = Look()
+PLAIN = CellStyle()
 
 
-class UnknownLookError(ValueError):
+class UnknownStyleError(ValueError):
     """Codes that are not known here."""
 
 
 @lru_cache(maxsize=1024)
-def parse(codes: str) -> Look:
-    """The look that codes such as `1;38;2;224;224;224` give a cell after a reset.
+def parse(codes: str) -> CellStyle:
+    """The style that codes such as `1;38;2;224;224;224` give a cell after a reset.
 
     Raises:
-        UnknownLookError: One of them is not known.
+        UnknownStyleError: One of them is not known.
     """
     attributes, fore, back = set[str](), "39", "49"
     for code in _codes(codes):
@@ -72,28 +72,28 @@ def parse(codes: str) -> Look:
         elif 40 <= number <= 49 or 100 <= number <= 107:
             back = code
         else:
-            raise UnknownLookError(code)
-    return Look(frozenset(attributes), fore, back)
+            raise UnknownStyleError(code)
+    return CellStyle(frozenset(attributes), fore, back)
 
 
 def _codes(codes: str) -> Iterator[str]:
     """The codes one by one, a colour's numbers together."""
     parts = codes.split(";") if codes else ["0"]
-    place = 0
-    while place < len(parts):
+    index = 0
+    while index < len(parts):
         count = 1
-        if parts[place] in ("38", "48"):
-            kind = parts[place + 1] if place + 1 < len(parts) else ""
+        if parts[index] in ("38", "48"):
+            kind = parts[index + 1] if index + 1 < len(parts) else ""
             count += _PARTS.get(kind, 0)
-            if count == 1 or place + count > len(parts):
-                raise UnknownLookError(codes)
-        yield ";".join(parts[place : place + count])
-        place += count
+            if count == 1 or index + count > len(parts):
+                raise UnknownStyleError(codes)
+        yield ";".join(parts[index : index + count])
+        index += count
 
 
 @lru_cache(maxsize=4096)
-def transition(now: Look, then: Look) -> tuple[str, Look]:
-    """What to send where cells looked like `now` and are to look like `then`; how they look then.
+def transition(now: CellStyle, then: CellStyle) -> tuple[str, CellStyle]:
+    """Return the codes that change one style to another, and the resulting style.
 
     Nothing is sent for what makes no difference.
     """
@@ -108,7 +108,7 @@ def transition(now: Look, then: Look) -> tuple[str, Look]:
         codes.append(fore)
     if then.back != now.back:
         codes.append(then.back)
-    result = Look(now.attributes | then.attributes, fore, then.back)
+    result = CellStyle(now.attributes | then.attributes, fore, then.back)
     return (f"\x1b[{';'.join(codes)}m" if codes else ""), result
 
 
@@ -120,24 +120,24 @@ _HARMLESS = re.compile(
 _BRIDGED = 4
 """Cells that are as shown already and are sent all the same, as to step over them takes as much."""
 
-Cell = tuple[str, Look]
+Cell = tuple[str, CellStyle]
 
 
 class _Run(NamedTuple):
-    """Text of one look, as Textual wants it drawn."""
+    """Text of one style, as Textual wants it drawn."""
 
     row: int
     column: int
     text: str
-    look: Look
+    style: CellStyle
 
 
 class _UnknownOutputError(ValueError):
-    """Something else than text at known places."""
+    """Output other than text at known cells."""
 
 
 class Shown:
-    """What a terminal shows, as far as it is known."""
+    """The cells that a terminal shows, as far as they are known."""
 
     def __init__(self) -> None:
         self._rows: dict[int, dict[int, Cell]] = {}
@@ -147,7 +147,7 @@ class Shown:
         self._rows = {}
 
     def update(self, data: str) -> str:
-        """What to send instead of output that is to be drawn.
+        """Return what to send in place of some output.
 
         Output that draws nothing, or draws in a way not known here, is returned as it is.
         """
@@ -155,7 +155,7 @@ class Shown:
             return data
         try:
             runs, last = _parsed(data)
-        except (_UnknownOutputError, UnknownLookError):
+        except (_UnknownOutputError, UnknownStyleError):
             self.forget()
             return data
         return "".join(self._changed(runs, last))
@@ -164,55 +164,57 @@ class Shown:
         by_row: dict[int, list[_Run]] = {}
         for run in runs:
             by_row.setdefault(run.row, []).append(run)
-        look = PLAIN
+        style = PLAIN
         for row, of_row in by_row.items():
             if not all(_is_simple(run.text) for run in of_row):
                 # How wide a terminal draws such characters is its own affair.
                 self._rows.pop(row, None)
                 for run in of_row:
-                    codes, look = transition(look, run.look)
+                    codes, style = transition(style, run.style)
                     yield f"\x1b[{row};{run.column}H{codes}{run.text}"
                 continue
             known, wanted = self._rows.setdefault(row, {}), dict[int, Cell]()
             for run in of_row:
-                blank = (" ", run.look.of_blank)
+                blank = (" ", run.style.on_blank)
                 for column, char in enumerate(run.text, run.column):
-                    wanted[column] = blank if char == " " else (char, run.look)
+                    wanted[column] = blank if char == " " else (char, run.style)
             differing = [column for column, cell in wanted.items() if known.get(column) != cell]
             differing.sort()
             known.update(wanted)
-            sent, look = _sent(row, differing, known, look)
+            sent, style = _sent(row, differing, known, style)
             yield sent
-        yield transition(look, PLAIN)[0] + last
+        yield transition(style, PLAIN)[0] + last
 
 
-def _sent(row: int, columns: list[int], cells: dict[int, Cell], look: Look) -> tuple[str, Look]:
-    """The output that brings columns of a row up to date, and the look it ends with."""
+def _sent(
+    row: int, columns: list[int], cells: dict[int, Cell], style: CellStyle
+) -> tuple[str, CellStyle]:
+    """The output that brings columns of a row up to date, and the style it ends with."""
     parts: list[str] = []
     at = -1
     for column in columns:
-        between = [cells.get(place) for place in range(at, column)] if at >= 0 else []
-        if at < 0 or len(between) > _BRIDGED or not all(_goes_on(c, look) for c in between):
+        between = [cells.get(index) for index in range(at, column)] if at >= 0 else []
+        if at < 0 or len(between) > _BRIDGED or not all(_goes_on(c, style) for c in between):
             step = column - at
             parts.append(f"\x1b[{row};{column}H" if at < 0 else f"\x1b[{step}C")
         else:
             parts += [cell[0] for cell in between if cell]
         char, wanted = cells[column]
-        codes, look = transition(look, wanted)
+        codes, style = transition(style, wanted)
         parts.append(codes + char)
         at = column + 1
-    return "".join(parts), look
+    return "".join(parts), style
 
 
-def _goes_on(cell: Cell | None, look: Look) -> bool:
-    """Whether a cell can be sent again in the look at hand."""
-    return cell is not None and not transition(look, cell[1])[0]
+def _goes_on(cell: Cell | None, style: CellStyle) -> bool:
+    """Return True if a cell can be sent again in the present style."""
+    return cell is not None and not transition(style, cell[1])[0]
 
 
 def _parsed(data: str) -> tuple[list[_Run], str]:
-    """What is drawn where, and the last move of the terminal's cursor if it ends the output."""
+    """Return the runs of text, and the cursor movement that ends the output, if one does."""
     runs: list[_Run] = []
-    row, column, look, end, last = 0, 0, PLAIN, 0, ""
+    row, column, style, end, last = 0, 0, PLAIN, 0, ""
     for token in _TOKEN.finditer(data):
         if token.start() != end:
             break
@@ -222,13 +224,13 @@ def _parsed(data: str) -> tuple[list[_Run], str]:
         if to_row:
             row, column, last = int(to_row), int(to_column), token[0]
         elif codes is not None:
-            if look is not PLAIN and codes not in ("", "0"):
+            if style is not PLAIN and codes not in ("", "0"):
                 break
-            look = parse(codes) if codes not in ("", "0") else PLAIN
+            style = parse(codes) if codes not in ("", "0") else PLAIN
         elif newline:
             row = 0
         elif row:
-            runs.append(_Run(row, column, text, look))
+            runs.append(_Run(row, column, text, style))
             column += len(text) if _is_simple(text) else sum(map(get_character_cell_size, text))
         else:
             break
@@ -240,17 +242,16 @@ def _parsed(data: str) -> tuple[list[_Run], str]:
 
 @lru_cache(maxsize=4096)
 def _is_simple(text: str) -> bool:
-    """Whether every character takes one cell everywhere."""
+    """Return True if every character takes one cell everywhere."""
     return text.isascii() or all(get_character_cell_size(char) == 1 for char in text)
 
 
-class Thrifty(Driver):
+class CellDiffDriver(Driver):
     """Mixed into a driver, sends the cells that differ."""
 
     shown: Shown | None = None
 
     def write(self, data: str) -> None:
-        """Send what changes the screen."""
         if self.shown is None:
             self.shown = Shown()
         changed = self.shown.update(data)
@@ -263,9 +264,9 @@ class Thrifty(Driver):
             self.shown.forget()
 
 
-def thrifty(driver: type[Driver]) -> type[Driver]:
+def with_cell_diff(driver: type[Driver]) -> type[Driver]:
     """The driver, sending the cells that differ."""
-    return type(f"Thrifty{driver.__name__}", (Thrifty, driver), {})
+    return type(f"CellDiffDriver{driver.__name__}", (CellDiffDriver, driver), {})
 
 
 def difference(old: Strip, new: Strip) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What the app needs of the place it is started from."""
+"""Requirements of the app: a terminal, and the main thread without an event loop."""
 
 from __future__ import annotations
 
@@ -55,10 +55,7 @@ def require_foreground(way_out: str) -> None:
             f"Use {way_out}, or start it from a script in a terminal.",
         )
     if threading.current_thread() is not threading.main_thread():
-        raise UsageError(
-            "The app runs in the main thread only.",
-            f"Use {way_out}.",
-        )
+        raise UsageError("The app runs in the main thread only.", f"Use {way_out}.")
 
 
 def _is_terminal(stream: TextIO) -> bool:

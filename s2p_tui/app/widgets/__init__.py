@@ -1,1 +1,1 @@
-"""The parts of the main screen."""
+"""Widgets of the main screen and of the list screens."""

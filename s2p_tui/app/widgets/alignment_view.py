@@ -1,4 +1,4 @@
-"""Both lists in one: entries to the left, leaves to the right, the fit between them."""
+"""The list: entries on the left, leaves on the right, the fit between them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from textual.strip import Strip
 
 from s2p_tui.app.cursor import Cursor
 from s2p_tui.app.terminal.output_diff import difference
-from s2p_tui.app.theme import Glyphs
+from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import draw_plainly
 from s2p_tui.app.widgets.row_line import Columns, ListLine
 
@@ -46,30 +46,30 @@ class AlignmentView(ScrollView, can_focus=False):
         """A row was clicked.
 
         Attributes:
-            position: The row.
+            index: The row.
         """
 
-        def __init__(self, position: int) -> None:
+        def __init__(self, index: int) -> None:
             super().__init__()
-            self.position = position
+            self.index = index
 
     def __init__(
         self,
         session: Session,
         cursor: Cursor,
-        glyphs: Glyphs,
+        symbols: Symbols,
         *,
         id: str | None = None,  # noqa: A002
     ) -> None:
         super().__init__(id=id)
         self.session = session
         self.cursor = cursor
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._styles: dict[tuple[str, ...], Style] = {}
         self._drawn: dict[int, Strip] = {}
         # What was made for comparison already, by line, until it is drawn.
         self._ready: dict[int, Strip] = {}
-        self._line = ListLine(session, cursor, glyphs, self._style)
+        self._line = ListLine(session, cursor, symbols, self._style)
         session.subscribe(self._rows_changed)
 
     @property
@@ -83,12 +83,10 @@ class AlignmentView(ScrollView, can_focus=False):
         return self.scrollable_content_region.width
 
     def on_mount(self) -> None:
-        """Take the session's length."""
-        draw_plainly(self, self._glyphs)
+        draw_plainly(self, self._symbols)
         self._resize()
 
     def on_resize(self) -> None:
-        """Keep the cursor in sight."""
         self._forget_strips()
         self._resize()
         self._show_cursor()
@@ -102,11 +100,11 @@ class AlignmentView(ScrollView, can_focus=False):
         self._drawn.clear()
         self._ready.clear()
 
-    def go(self, position: int) -> None:
+    def go(self, index: int) -> None:
         """Move the cursor, scrolling by half a page at the edge."""
-        before = self._line_of(self.cursor.position)
-        self.cursor.go(position, len(self.session))
-        after = self._line_of(self.cursor.position)
+        before = self._line_of(self.cursor.index)
+        self.cursor.go(index, len(self.session))
+        after = self._line_of(self.cursor.index)
         low, high = sorted((before, after))
         if self.cursor.anchor is not None:
             self._redraw_lines(low, high + 1)
@@ -120,25 +118,24 @@ class AlignmentView(ScrollView, can_focus=False):
         self._redraw_lines(0, self._lines)
 
     def page(self, halves: int) -> None:
-        """Move the cursor by half pages; the list scrolls along."""
         step = halves * max(1, self.size.height // 2)
         self._scroll(self.scroll_offset.y + step)
         self.go(self.cursor.beside(step))
 
     def toggle_fold(self) -> bool:
         """Unfold what is under the cursor, or fold the block around it; False if there is none."""
-        folding, here = self.cursor.folding, self.cursor.position
+        folding, here = self.cursor.folding, self.cursor.index
         return folding is not None and self._refolded(folding.unfold(here) or folding.fold(here))
 
     def fold_around(self) -> bool:
         """Fold the block around the line under the cursor; False if there is none."""
         folding = self.cursor.folding
-        return folding is not None and self._refolded(folding.fold(self.cursor.position))
+        return folding is not None and self._refolded(folding.fold(self.cursor.index))
 
-    def reveal(self, position: int) -> None:
-        """Unfold what hides a position."""
+    def reveal(self, index: int) -> None:
+        """Unfold what hides an index."""
         if self.cursor.folding is not None:
-            self._refolded(self.cursor.folding.reveal(position))
+            self._refolded(self.cursor.folding.reveal(index))
 
     def toggle_all(self) -> None:
         """Unfold everything, or fold everything if nothing is folded."""
@@ -152,10 +149,10 @@ class AlignmentView(ScrollView, can_focus=False):
         if not changed:
             return False
         # The line under the cursor stays where it is on the screen.
-        row = self._line_of(self.cursor.position) - self.scroll_offset.y
+        row = self._line_of(self.cursor.index) - self.scroll_offset.y
         self._resize()
-        self.cursor.go(self.cursor.position, len(self.session))
-        line = self._line_of(self.cursor.position)
+        self.cursor.go(self.cursor.index, len(self.session))
+        line = self._line_of(self.cursor.index)
         top = self.scroll_offset.y
         if not top <= line < top + self.size.height:
             row = max(0, min(row, self.size.height // 2))
@@ -164,19 +161,16 @@ class AlignmentView(ScrollView, can_focus=False):
         return True
 
     def on_click(self, event: events.Click) -> None:
-        """Report the row."""
         line = event.y + self.scroll_offset.y
         if line < self._lines:
-            self.post_message(self.Pressed(self._position_of(line)))
+            self.post_message(self.Pressed(self._index_of(line)))
 
     def notify_style_update(self) -> None:
-        """Forget styles made from the old theme."""
         self._styles.clear()
         self._forget_strips()
         super().notify_style_update()
 
     def render_line(self, y: int) -> Strip:
-        """One line, exactly as wide as the widget."""
         line = y + self.scroll_offset.y
         strip = self._ready.pop(line, None)
         # A scrollbar that comes or goes changes the width, and nothing says so.
@@ -189,7 +183,7 @@ class AlignmentView(ScrollView, can_focus=False):
         width = self._width
         if line >= self._lines:
             return Strip.blank(width, self._style())
-        return self._line.draw(self._position_of(line), width)
+        return self._line.draw(self._index_of(line), width)
 
     def _style(self, *names: str) -> Style:
         style = self._styles.get(names)
@@ -205,13 +199,13 @@ class AlignmentView(ScrollView, can_focus=False):
         folding = self.cursor.folding
         return len(self.session) if folding is None else folding.lines
 
-    def _line_of(self, position: int) -> int:
+    def _line_of(self, index: int) -> int:
         folding = self.cursor.folding
-        return position if folding is None else folding.line_of(position)
+        return index if folding is None else folding.line_of(index)
 
-    def _position_of(self, line: int) -> int:
+    def _index_of(self, line: int) -> int:
         folding = self.cursor.folding
-        return line if folding is None else folding.position_of(line)
+        return line if folding is None else folding.index_of(line)
 
     def _rows_changed(self, changed: range) -> None:
         if self.cursor.folding is not None:
@@ -263,6 +257,6 @@ class AlignmentView(ScrollView, can_focus=False):
 
     def _show_cursor(self) -> None:
         top, height = self.scroll_offset.y, self.size.height
-        line = self._line_of(self.cursor.position)
+        line = self._line_of(self.cursor.index)
         if height and not top <= line < top + height:
             self._scroll(line - height // 2)

@@ -46,18 +46,15 @@ class FindBar(Input):
 
     @property
     def is_open(self) -> bool:
-        """Whether it is shown."""
         return self.has_class("-open")
 
     def open(self, query: str) -> None:
-        """Show it with a query to change."""
         self.value = query
         self.add_class("-open")
         self.focus()
 
     @on(Input.Changed)
     def changed(self, event: Input.Changed) -> None:
-        """Search now, or when typing pauses."""
         event.stop()
         if self._is_long:
             self.set_timer(_PAUSE, lambda: self._search(event.value))
@@ -72,7 +69,6 @@ class FindBar(Input):
         self._close(self._last)
 
     def key_escape(self) -> None:
-        """Give the search up."""
         self._close("")
 
     def _search(self, query: str) -> None:

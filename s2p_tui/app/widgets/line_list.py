@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
+from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from s2p_tui.app.keys import navigation
 from s2p_tui.app.text import clip
-from s2p_tui.app.theme import Glyphs
+from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import draw_plainly
 from s2p_tui.app.widgets.lines import Part
 
@@ -22,12 +25,54 @@ Draw = Callable[[int, int], Sequence[Part]]
 """Gives a line's parts, from its number and the cells there are for it."""
 
 
+class ListKeys:
+    """Mixed into a screen with one `LineList`: actions of the keys that go through it."""
+
+    @staticmethod
+    def bindings(*, typing: bool = False) -> list[BindingType]:
+        """Return the keys of the main list, without letters where those are typed."""
+        return [Binding(keys, does, show=False) for keys, does in navigation(typing=typing)]
+
+    @property
+    @abstractmethod
+    def line(self) -> int:
+        """The line that the cursor is on."""
+
+    @property
+    @abstractmethod
+    def line_count(self) -> int:
+        """The number of lines."""
+
+    @property
+    @abstractmethod
+    def line_list(self) -> LineList:
+        """The list."""
+
+    @abstractmethod
+    def go_to_line(self, line: int) -> None:
+        """Move the cursor, within the lines."""
+
+    def action_go(self, step: int) -> None:
+        self.go_to_line(self.line + step)
+
+    def action_page(self, halves: int) -> None:
+        self.go_to_line(self.line + halves * self.line_list.half_page)
+
+    def action_first(self) -> None:
+        self.go_to_line(0)
+
+    def action_last(self) -> None:
+        self.go_to_line(self.line_count - 1)
+
+    def on_line_list_pressed(self, event: LineList.Pressed) -> None:
+        self.go_to_line(event.line)
+
+
 class LineList(ScrollView, can_focus=False):
     """Draws lines; the keys are the screen's.
 
     Args:
         draw: Gives a line's parts; the second of each is a component class without its prefix.
-        glyphs: The signs to draw with.
 
     Attributes:
         current: The line the cursor is on.
@@ -48,54 +93,51 @@ class LineList(ScrollView, can_focus=False):
         """A line was clicked.
 
         Attributes:
-            position: The line.
+            line: The line.
         """
 
-        def __init__(self, position: int) -> None:
+        def __init__(self, line: int) -> None:
             super().__init__()
-            self.position = position
+            self.line = line
 
     class Resized(Message):
         """The list has another size."""
 
-    def __init__(self, draw: Draw, glyphs: Glyphs, *, id: str | None = None) -> None:  # noqa: A002
+    def __init__(self, draw: Draw, symbols: Symbols, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
         self.current = 0
         self._draw = draw
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._count = 0
         self._styles: dict[tuple[str, ...], Style] = {}
 
     @property
     def half_page(self) -> int:
-        """Lines of half a page."""
         return max(1, self.size.height // 2)
 
     def on_mount(self) -> None:
-        """Choose how the scrollbar looks."""
-        draw_plainly(self, self._glyphs)
+        draw_plainly(self, self._symbols)
 
     def on_resize(self) -> None:
-        """Keep the cursor in sight, and the top while both fit."""
         if self.current < self.size.height:
             self.scroll_to(y=0, animate=False)
         self._show_current()
         self.post_message(self.Resized())
 
     def show(self, count: int, current: int) -> None:
-        """Have that many lines, all drawn anew, and the cursor on one of them."""
+        """Set the number of lines and the current one; redraw everything."""
         self._count, self.current = count, current
         if self.virtual_size.height != count:
             self.virtual_size = Size(0, count)
         self.refresh()
         self._show_current()
 
-    def go(self, position: int) -> None:
+    def go(self, line: int) -> None:
         """Move the cursor, scrolling by half a page at the edge."""
-        before, self.current = self.current, position
-        if before != position:
+        before, self.current = self.current, line
+        if before != line:
             self.redraw(before, before + 1)
-        self.redraw(position, position + 1)
+        self.redraw(line, line + 1)
         self._show_current()
 
     def redraw(self, start: int, stop: int) -> None:
@@ -107,28 +149,25 @@ class LineList(ScrollView, can_focus=False):
             self.refresh(Region(0, first - top, width, last - first))
 
     def on_click(self, event: events.Click) -> None:
-        """Report the line."""
-        position = event.y + self.scroll_offset.y
-        if position < self._count:
-            self.post_message(self.Pressed(position))
+        line = event.y + self.scroll_offset.y
+        if line < self._count:
+            self.post_message(self.Pressed(line))
 
     def notify_style_update(self) -> None:
-        """Forget styles made from the old theme."""
         self._styles.clear()
         super().notify_style_update()
 
     def render_line(self, y: int) -> Strip:
-        """One line, exactly as wide as the widget."""
         width = self.scrollable_content_region.width
-        position = y + self.scroll_offset.y
-        if position >= self._count:
+        line = y + self.scroll_offset.y
+        if line >= self._count:
             return Strip.blank(width, self._style())
-        under = ("cursor",) if position == self.current else ()
+        under = ("cursor",) if line == self.current else ()
         segments: list[Segment] = []
         left = width
-        for text, name in self._draw(position, width):
+        for text, name in self._draw(line, width):
             style = self._style(*([name] if name else []), *under)
-            segment = Segment(clip(text, left, ellipsis=self._glyphs.ellipsis), style)
+            segment = Segment(clip(text, left, ellipsis=self._symbols.ellipsis), style)
             segments.append(segment)
             left -= segment.cell_length
         return Strip(segments).adjust_cell_length(width, self._style(*under))

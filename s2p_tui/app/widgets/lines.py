@@ -39,7 +39,7 @@ class Lines(Widget, can_focus=False):
         return ["".join(text for text, _ in line) for line in self._lines]
 
     def set_height(self, height: int) -> None:
-        """Have that many lines; new ones are empty."""
+        """Set the number of lines; new ones are empty."""
         if height != len(self._lines):
             self._lines = [*self._lines[:height], *([()] * (height - len(self._lines)))]
             self._shown.clear()
@@ -60,12 +60,10 @@ class Lines(Widget, can_focus=False):
             self.refresh(Region(start, number, stop - start, 1))
 
     def notify_style_update(self) -> None:
-        """Draw everything again in the new style."""
         self._shown.clear()
         super().notify_style_update()
 
     def render_line(self, y: int) -> Strip:
-        """One line of exactly the widget's width."""
         if y >= len(self._lines):
             return Strip.blank(self.size.width, self.visual_style.rich_style)
         strip = self._strip(y)
@@ -73,7 +71,6 @@ class Lines(Widget, can_focus=False):
         return strip
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        """As many cells as there are lines."""
         del container, viewport, width
         return len(self._lines)
 

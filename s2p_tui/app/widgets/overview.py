@@ -1,4 +1,4 @@
-"""Where the trouble is in the whole list, in one column."""
+"""A one-column overview of the rows that block, in the whole list."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from s2p_tui.alignment.fit import Fit
-from s2p_tui.app.theme import Glyphs
+from s2p_tui.app.theme import Symbols
 
 if TYPE_CHECKING:
     from s2p_tui.session.session import Session
@@ -35,23 +35,23 @@ class Overview(Widget, can_focus=False):
         """A part was clicked.
 
         Attributes:
-            position: Its first row that stands in the way, else its first row.
+            index: Its first row that blocks, else its first row.
         """
 
-        def __init__(self, position: int) -> None:
+        def __init__(self, index: int) -> None:
             super().__init__()
-            self.position = position
+            self.index = index
 
-    def __init__(self, session: Session, glyphs: Glyphs) -> None:
+    def __init__(self, session: Session, symbols: Symbols) -> None:
         super().__init__(id="overview")
         self._session = session
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._cells: list[_Cell] = []
         self.display = False
         session.subscribe(self.rows_changed)
 
     def fit_in(self, width: int, height: int) -> bool:
-        """Be there only beside a list that is longer than the screen, on a screen wide enough.
+        """Show the strip only if the list scrolls and the screen is wide enough.
 
         Returns:
             Whether it came or went.
@@ -61,7 +61,6 @@ class Overview(Widget, can_focus=False):
         return self.display != before
 
     def on_resize(self) -> None:
-        """Divide the rows anew."""
         self._cells = [self._cell(self._part(y)) for y in range(self.size.height)]
         self.refresh()
 
@@ -78,14 +77,12 @@ class Overview(Widget, can_focus=False):
                 self.refresh(Region(0, y, 1, 1))
 
     def on_click(self, event: events.Click) -> None:
-        """Report a row of the part."""
         part = self._part(event.y)
         if part:
             blocking = self._session.verdicts.blocking_in(part)
             self.post_message(self.Pressed(part.start if blocking is None else blocking))
 
     def render_line(self, y: int) -> Strip:
-        """One sign."""
         sign, name = self._cells[y] if y < len(self._cells) else (" ", "quiet")
         style = self.visual_style.rich_style
         style += self.get_component_rich_style(f"overview--{name}", partial=True)
@@ -104,4 +101,4 @@ class Overview(Widget, can_focus=False):
         if worst is None or not worst.blocks:
             return " ", "quiet"
         is_bad = worst.fit is Fit.MISMATCHED
-        return self._glyphs.fits[worst.fit], "mismatched" if is_bad else "doubtful"
+        return self._symbols.fits[worst.fit], "mismatched" if is_bad else "doubtful"

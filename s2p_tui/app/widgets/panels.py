@@ -1,15 +1,15 @@
-"""What stands around the list: headings, details, status and key hints."""
+"""Widgets around the list: headings, details, status and key hints."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from s2p_tui.app import wording
-from s2p_tui.app.background import bound_of
+from s2p_tui.app.background import keymap_of
 from s2p_tui.app.cursor import Cursor
 from s2p_tui.app.text import wrap
-from s2p_tui.app.theme import Glyphs
-from s2p_tui.app.widgets.frame import rule, top_line
+from s2p_tui.app.theme import Symbols
+from s2p_tui.app.widgets.frame import keys_line, rule, top_line
 from s2p_tui.app.widgets.lines import Lines, Part
 
 if TYPE_CHECKING:
@@ -23,18 +23,17 @@ _MOST_TIPS = 4
 class Heading(Lines):
     """The frame's top line."""
 
-    def show(self, session: Session, glyphs: Glyphs, middle: int) -> None:
+    def show(self, session: Session, symbols: Symbols, middle: int) -> None:
         """Name both sides; `middle` is the cell between them."""
-        line = top_line(glyphs, wording.titles(session), middle, self.size.width)
+        line = top_line(symbols, wording.titles(session), middle, self.size.width)
         self.set_line(0, (line, ""))
 
 
 class Divider(Lines):
     """The line between list and details."""
 
-    def show(self, glyphs: Glyphs, *title: str) -> None:
-        """Draw it with a title, or without."""
-        self.set_line(0, (rule(glyphs, title, glyphs.corners[3:5], self.size.width), ""))
+    def show(self, symbols: Symbols, *title: str) -> None:
+        self.set_line(0, (rule(symbols, title, symbols.corners[3:5], self.size.width), ""))
 
 
 class Details(Lines):
@@ -43,44 +42,42 @@ class Details(Lines):
     def __init__(self) -> None:
         super().__init__(_DETAILS, id="details")
 
-    def show(self, session: Session, cursor: Cursor, glyphs: Glyphs) -> None:
-        """Describe the cursor's row."""
-        fold = cursor.folding and cursor.folding.shut_at(cursor.position)
+    def show(self, session: Session, cursor: Cursor, symbols: Symbols) -> None:
+        fold = cursor.folding and cursor.folding.shut_at(cursor.index)
         if fold:
-            lines = wording.folded_details(session, fold, glyphs)
+            lines = wording.folded_details(session, fold, symbols)
         else:
-            lines = wording.details(session, cursor.position, glyphs, self.size.width - 2)
+            lines = wording.details(session, cursor.index, symbols, self.size.width - 2)
         self.set_height(len(lines))
         for number, line in enumerate(lines):
             style = "lines--muted" if number == len(lines) - 1 else ""
-            self.set_line(number, (f" {glyphs.plain(line)}", style))
+            self.set_line(number, (f" {symbols.plain(line)}", style))
 
 
 class Status(Lines):
-    """What is in hand, what was just said, and the counts: one line, more for a long message."""
+    """The picked-up entry, the last message and the counts; more lines for a long message."""
 
-    def show(self, session: Session, cursor: Cursor, glyphs: Glyphs, message: Part) -> None:
+    def show(self, session: Session, cursor: Cursor, symbols: Symbols, message: Part) -> None:
         """Say it; the situation if there is nothing else to say."""
         said, style = message
         if hand := wording.in_hand(session, cursor):
             said, style = f"{hand}  {said}".rstrip(), style or "lines--strong"
         if not said:
             said, style = wording.situation(session), "lines--muted"
-        counts, room = wording.tally(session, glyphs), max(0, self.size.width - 1)
-        lines = wrap(glyphs.plain(said), max(1, room - 1), _MOST_SAID)
+        counts, room = wording.tally(session, symbols), max(0, self.size.width - 1)
+        lines = wrap(symbols.plain(said), max(1, room - 1), _MOST_SAID)
         self.set_height(len(lines))
         for number, line in enumerate(lines, 1):
             beside = counts if number == len(lines) else ""
-            parts = wording.left_and_right(f" {line}", style, beside, room, glyphs.ellipsis)
+            parts = wording.left_and_right(f" {line}", style, beside, room, symbols.ellipsis)
             self.set_line(number - 1, *parts)
 
 
 class Tip(Lines):
-    """What to try next, in a guided run."""
+    """The tip of a guided run."""
 
-    def show(self, tip: str, glyphs: Glyphs) -> None:
-        """Say it in as many lines as it takes."""
-        lines = wrap(glyphs.plain(tip), max(1, self.size.width - 2), _MOST_TIPS)
+    def show(self, tip: str, symbols: Symbols) -> None:
+        lines = wrap(symbols.plain(tip), max(1, self.size.width - 2), _MOST_TIPS)
         self.set_height(len(lines))
         for number, line in enumerate(lines):
             self.set_line(number, (f" {line}", "lines--good"))
@@ -89,15 +86,9 @@ class Tip(Lines):
 class Hints(Lines):
     """The frame's bottom line: the keys that matter now, and where the cursor is."""
 
-    def show(self, cursor: Cursor, glyphs: Glyphs, place: str = "") -> None:
-        """Name as many keys as there is room for beside the cursor's place."""
-        width, plain = self.size.width, glyphs.is_ascii
-        end = f" {place} {glyphs.across}" if place else ""
-        room = width - 4 - len(end)
-        parts: list[Part] = [(f"{glyphs.corners[5]} ", "")]
-        used = 3 + len(end)
-        for key, does in bound_of(self).hints(cursor.mode, room, ascii_only=plain):
-            parts += [(key, "lines--strong"), (f" {does}  ", "lines--muted")]
-            used += len(key) + len(does) + 3
-        parts.append((glyphs.across * max(0, width - used) + end + glyphs.corners[6], ""))
-        self.set_line(0, *parts)
+    def show(self, cursor: Cursor, symbols: Symbols, location: str = "") -> None:
+        """Name as many keys as there is room for beside the cursor's location."""
+        width, plain = self.size.width, symbols.is_ascii
+        end = f" {location} {symbols.across}" if location else ""
+        hints = keymap_of(self).hints(cursor.mode, ascii_only=plain)
+        self.set_line(0, *keys_line(symbols, hints, width, end))

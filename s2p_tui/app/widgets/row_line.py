@@ -15,9 +15,10 @@ from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.transform import Shape, describe, show
 from s2p_tui.app import wording
 from s2p_tui.app.cursor import Cursor
-from s2p_tui.app.text import fit, inert
-from s2p_tui.app.theme import Glyphs
+from s2p_tui.app.text import fit
+from s2p_tui.app.theme import Symbols
 from s2p_tui.app.wording import part_taken, together
+from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
     from s2p_tui.alignment.alignment import Row
@@ -41,7 +42,7 @@ class Columns:
         name: Entry key, leaf path.
         shape: Its shape, with the space before it.
         dtype: Its dtype, with the space before it.
-        glyph: The fit's sign, with the spaces around it.
+        symbol: The fit's sign, with the spaces around it.
         spare: Cells left over at the right end.
     """
 
@@ -50,17 +51,15 @@ class Columns:
     name: int
     shape: int
     dtype: int
-    glyph: int
+    symbol: int
     spare: int
 
     @property
     def side(self) -> int:
-        """Cells of one side."""
         return self.name + self.shape + self.dtype
 
     @property
     def left(self) -> int:
-        """Cells before the glyph."""
         return self.flags + self.number + self.side
 
 
@@ -73,16 +72,16 @@ def lay_out_columns(width: int, rows: int, shape: int, dtype: int) -> Columns:
         shape: Cells the widest shape needs.
         dtype: Cells the widest dtype needs.
     """
-    flags, glyph = 3, 3
+    flags, symbol = 3, 3
     number = len(str(rows)) + 1 if width >= _NUMBERS_FROM else 0
-    side = max(2, (width - flags - number - glyph) // 2)
+    side = max(2, (width - flags - number - symbol) // 2)
     shape, dtype = min(shape, _MAX_SHAPE) + 1, min(dtype, _MAX_DTYPE) + 1
     if side < _NAME_WITH_DTYPE + shape + dtype:
         dtype = 0
     if side < _NAME_WITH_SHAPE + shape:
         shape = dtype = 0
-    used = flags + number + glyph + 2 * side
-    return Columns(flags, number, side - shape - dtype, shape, dtype, glyph, max(0, width - used))
+    used = flags + number + symbol + 2 * side
+    return Columns(flags, number, side - shape - dtype, shape, dtype, symbol, max(0, width - used))
 
 
 def widest(texts: Iterable[str]) -> int:
@@ -95,21 +94,14 @@ _Side = tuple[str, str, str]
 
 
 class ListLine:
-    """Draws lines of a session where the cursor is.
-
-    Args:
-        session: What is drawn.
-        cursor: Where the user is, and what is folded.
-        glyphs: The signs to draw with.
-        style: The style of a combination of states and fits.
-    """
+    """Draws lines of a session where the cursor is."""
 
     def __init__(
-        self, session: Session, cursor: Cursor, glyphs: Glyphs, style: Callable[..., Style]
+        self, session: Session, cursor: Cursor, symbols: Symbols, style: Callable[..., Style]
     ) -> None:
         self.session = session
         self.cursor = cursor
-        self._glyphs = glyphs
+        self._symbols = symbols
         self._style = style
 
     def columns(self, width: int) -> Columns:
@@ -124,16 +116,16 @@ class ListLine:
         shapes = {item.shape for item in items}
         return widest(map(show, shapes)), widest({item.dtype for item in items})
 
-    def draw(self, position: int, width: int) -> Strip:
-        """The line that shows a position, exactly as wide as it is to be."""
+    def draw(self, index: int, width: int) -> Strip:
+        """The line that shows an index, exactly as wide as it is to be."""
         columns = self.columns(width)
         folding = self.cursor.folding
-        fold = folding.shut_at(position) if folding is not None else None
-        strip = self._row(position, columns) if fold is None else self._fold(fold, columns)
+        fold = folding.shut_at(index) if folding is not None else None
+        strip = self._row(index, columns) if fold is None else self._fold(fold, columns)
         return strip.adjust_cell_length(width, self._style())
 
     def _fold(self, fold: Fold, columns: Columns) -> Strip:
-        span, glyphs = range(fold.start, fold.stop), self._glyphs
+        span, symbols = range(fold.start, fold.stop), self._symbols
         states = self._states(span)
         plain = self._style(*states)
         muted = self._style("muted", *states) if not states else plain
@@ -141,62 +133,53 @@ class ListLine:
         if columns.number:
             number = f"{fold.start + 1} " if fold.blocks else ""
             segments.append(Segment(number.rjust(columns.number), muted))
-        taken = wording.entries(self.session, span, glyphs) or glyphs.nothing
+        taken = wording.entries(self.session, span, symbols) or symbols.nothing
         self._add_side(segments, (taken, "", ""), columns, plain, muted)
         worst = self.session.verdicts.worst(span) if fold.blocks else None
         if worst is None:
-            segments.append(Segment(" " * columns.glyph, muted))
+            segments.append(Segment(" " * columns.symbol, muted))
         else:
             style = self._style(_sign_style(worst), *states)
-            segments.append(Segment(f" {glyphs.fits[worst.fit]} ", style))
-        self._add_side(segments, (wording.title(fold, glyphs), "", ""), columns, plain, muted)
+            segments.append(Segment(f" {symbols.fits[worst.fit]} ", style))
+        self._add_side(segments, (wording.title(fold, symbols), "", ""), columns, plain, muted)
         if rest := columns.side - columns.name:
-            count = fit(wording.rows_in_words(fold), rest - 1, ellipsis=glyphs.ellipsis)
+            count = fit(wording.rows_in_words(fold), rest - 1, ellipsis=symbols.ellipsis)
             segments[-1] = Segment(f" {count}", muted)
         segments.append(Segment(" " * columns.spare, plain))
         return Strip(Segment.simplify(segments))
 
-    def _row(self, position: int, columns: Columns) -> Strip:
-        span = range(position, position + 1)
+    def _row(self, index: int, columns: Columns) -> Strip:
+        span = range(index, index + 1)
         states = self._states(span)
         plain = self._style(*states)
         muted = self._style("muted", *states) if not states else plain
-        verdict = self.session.verdict(position)
-        row = self.session.row(position)
+        verdict = self.session.verdict(index)
+        row = self.session.row(index)
         segments = [Segment(self._flags(span), plain)]
         if columns.number:
-            number = f"{position + 1:>{columns.number - 1}} " if row is not None else ""
+            number = f"{index + 1:>{columns.number - 1}} " if row is not None else ""
             segments.append(Segment(number.rjust(columns.number), muted))
-        left = self._entry_side(row, self.session.benched(position))
+        left = self._entry_side(row, self.session.benched(index))
         self._add_side(
-            segments,
-            left,
-            columns,
-            plain if self.cursor.position == position or row else muted,
-            muted,
+            segments, left, columns, plain if self.cursor.index == index or row else muted, muted
         )
         if row is None or verdict is None:
-            segments.append(Segment(fit("   (bench)", columns.glyph + columns.side), muted))
+            segments.append(Segment(fit("   (bench)", columns.symbol + columns.side), muted))
         else:
             style = self._style(_sign_style(verdict), *states)
-            segments.append(Segment(f" {self._glyphs.fits[verdict.fit]} ", style))
-            leaf = self.session.target.skeleton[position]
+            segments.append(Segment(f" {self._symbols.fits[verdict.fit]} ", style))
+            leaf = self.session.target.skeleton[index]
             right = (leaf.path, self._shape(leaf.shape), leaf.dtype)
             self._add_side(segments, right, columns, plain, muted)
         segments.append(Segment(" " * columns.spare, plain))
         return Strip(Segment.simplify(segments))
 
     def _add_side(
-        self,
-        segments: list[Segment],
-        side: _Side,
-        columns: Columns,
-        plain: Style,
-        muted: Style,
+        self, segments: list[Segment], side: _Side, columns: Columns, plain: Style, muted: Style
     ) -> None:
         name, shape, dtype = side
-        dots = self._glyphs.ellipsis
-        name = inert(name, ascii_only=self._glyphs.is_ascii)
+        dots = self._symbols.ellipsis
+        name = printable(name, ascii_only=self._symbols.is_ascii)
         segments.append(Segment(fit(name, columns.name, ellipsis=dots), plain))
         rest = ""
         if columns.shape:
@@ -210,9 +193,9 @@ class ListLine:
         keys = (benched,) if benched is not None else row.keys if row is not None else ()
         if not keys:
             constant = describe(row.source) if row is not None and row.source is not None else ""
-            return (constant or self._glyphs.nothing, "", "")
+            return (constant or self._symbols.nothing, "", "")
         entries = [self.session.checkpoint.state_dict[key] for key in keys]
-        name = together(keys, self._glyphs.ellipsis)
+        name = together(keys, self._symbols.ellipsis)
         if len(keys) == 1 and row is not None and row.source is not None:
             name += part_taken(row.source)
         shapes, dtypes = {entry.shape for entry in entries}, {entry.dtype for entry in entries}
@@ -220,17 +203,17 @@ class ListLine:
         return (name, shape, dtypes.pop() if len(dtypes) == 1 else _MIXED)
 
     def _shape(self, shape: Shape) -> str:
-        return self._glyphs.plain(show(shape))
+        return self._symbols.plain(show(shape))
 
     def _flags(self, span: range, *, is_folded: bool = False) -> str:
-        glyphs, cursor = self._glyphs, self.cursor
-        here = glyphs.cursor if cursor.position in span else " "
-        sign = glyphs.folded if is_folded else " "
+        symbols, cursor = self._symbols, self.cursor
+        here = symbols.cursor if cursor.index in span else " "
+        sign = symbols.folded if is_folded else " "
         if cursor.picked is not None and cursor.picked in span:
-            return f"{here}{glyphs.picked}{sign}"
+            return f"{here}{symbols.picked}{sign}"
         if cursor.marks_in(span):
-            return f"{here}{glyphs.marked}{sign}"
-        return f"{here}{glyphs.match if cursor.matches_in(span) else ' '}{sign}"
+            return f"{here}{symbols.marked}{sign}"
+        return f"{here}{symbols.match if cursor.matches_in(span) else ' '}{sign}"
 
     def _states(self, span: range) -> tuple[str, ...]:
         cursor = self.cursor
@@ -239,7 +222,7 @@ class ListLine:
             states.append("match")
         if cursor.marks_in(span):
             states.append("marked")
-        if cursor.position in span:
+        if cursor.index in span:
             states.append("cursor")
         if cursor.picked is not None and cursor.picked in span:
             states.append("picked")
@@ -247,6 +230,6 @@ class ListLine:
 
 
 def _sign_style(verdict: Verdict) -> str:
-    """What is trusted is as quiet as what stands in nobody's way."""
+    """Return the style of a fit; trusted rows are as quiet as those that do not block."""
     trusted = verdict.fit is Fit.DOUBTFUL and not verdict.blocks
     return "muted" if trusted else verdict.fit.value

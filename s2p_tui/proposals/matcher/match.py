@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
 
 from s2p_tui.alignment.alignment import Alignment
 from s2p_tui.alignment.evidence import Evidence, Suggestion, Suggestions, as_suggested
-from s2p_tui.alignment.garbage import no_garbage_collection
 from s2p_tui.alignment.layer_rules import constant_for, rule_applied, rule_for
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
@@ -52,7 +53,19 @@ _CONVOLUTIONS = frozenset(f"equinox.nn.{name}" for name in ("Conv", "Conv1d", "C
 _STATISTICS = frozenset(("mean", "var"))
 
 
-@no_garbage_collection()
+@contextmanager
+def gc_paused() -> Generator[None]:
+    """Pause the garbage collector: many small objects and no garbage take half the time then."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@gc_paused()
 def match(state_dict: StateDict, skeleton: Skeleton) -> Evidence:
     """Propose an alignment. Reads names, shapes, dtypes and layers; no tensor data.
 
