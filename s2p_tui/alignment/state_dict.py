@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from json.encoder import encode_basestring_ascii
 from math import prod
 from operator import mul
@@ -15,6 +15,7 @@ from operator import mul
 from msgspec import Struct
 
 from s2p_tui.alignment.dtypes import dtype_named
+from s2p_tui.alignment.numbering import Numbering
 
 
 class Entry(Struct, frozen=True, gc=False):
@@ -68,6 +69,11 @@ class StateDict:
     def shape(self, key: str) -> tuple[int, ...]:
         """Shape of the entry of that key."""
         return self[key].shape
+
+    @cached_property
+    def numbering(self) -> Numbering:
+        """Numbers of sources over these entries: an entry's is its position."""
+        return Numbering((entry.key for entry in self.entries), self._position)
 
     @property
     def nbytes(self) -> int:

@@ -109,7 +109,7 @@ def tally(session: Session, glyphs: Glyphs) -> str:
     trusted = session.verdicts.trusted
     counts = per_fit(session.verdicts.counts - Counter({Fit.DOUBTFUL: trusted}), glyphs)
     counts += f" trusted {trusted:,}" if trusted else ""
-    if not session.verdicts.is_settled:
+    if session.awaits_evidence:
         counts = f"{counts} {glyphs.ellipsis}".strip()
     parts = [counts] if counts else []
     if session.alignment.bench:
@@ -136,8 +136,6 @@ def situation(session: Session) -> str:
     """Whether it can be converted, in a sentence."""
     if session.awaits_evidence:
         return "Matching by names and structure …"
-    if not session.verdicts.is_settled:
-        return "Looking at the rows …"
     if not session.blocking:
         return "Every row lines up: c converts."
     return f"{many(session.blocking, 'row')} of {len(session.alignment.rows):,} to line up."

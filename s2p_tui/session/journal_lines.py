@@ -165,6 +165,7 @@ def _places(node: Any) -> tuple[int, ...]:
 
 
 FORMAT = "s2p-journal"
+_OTHER_ROWS = "its rows are not those of these files"
 VERSION = 2
 _DIGITS = 8
 
@@ -368,9 +369,13 @@ def replay(
                 f"{name} was made for other files: {header.source.file}.",
                 hint="Open those to go on with it.",
             )
+        rows = rows_from_json(second[0])
+        if any(key not in state_dict for row in rows for key in row.keys):
+            raise MalformedError(_OTHER_ROWS)
         start = Alignment.of(
-            rows_from_json(second[0]),
+            rows,
             tuple(string_of(key) for key in list_of(second[0]["bench"])),
+            state_dict.numbering,
         )
         _require_whole(start, state_dict, skeleton)
         return _made_again(header, start, lines, state_dict, skeleton)
@@ -419,7 +424,7 @@ def _require_whole(alignment: Alignment, state_dict: StateDict, skeleton: Skelet
         and used | benched == {entry.key for entry in state_dict}
     )
     if not whole:
-        raise MalformedError("its rows are not those of these files")
+        raise MalformedError(_OTHER_ROWS)
 
 
 def compacted(found: Replayed, keep: int) -> bytes:

@@ -221,7 +221,7 @@ def empty(session: Session, chosen: Sequence[int], position: int) -> Move:
         raise ImpossibleError("There is nothing to send to the bench: no entry feeds this leaf.")
     count = len(full)
     said = "Sent to the bench." if count == 1 else f"Sent {count:,} entries to the bench."
-    if not all(isinstance(rows.held[place], str) for place in full):
+    if not all(rows.sources[place] >= 0 for place in full):
         said = f"Emptied {many(count, 'row')}."
     return Move(SendToBench(full), position, frozenset(), said)
 

@@ -214,8 +214,7 @@ def _said(session: Session, option: Option, edit: SetRows) -> str:
     said = f"Row {option.place + 1:,}: {name}{f', {words}' if words else ''}."
     if option.verdict.fit is Fit.DOUBTFUL:
         said = f"Doubtful, y trusts it. {said}"
-    pairs = enumerate(zip(before.rows.held, after.rows.held, strict=True))
-    emptied = [place for place, (old, new) in pairs if old is not None and new is None]
+    emptied = after.rows.emptied(before.rows)
     if emptied:
         which = f"row {emptied[0] + 1:,}" if len(emptied) == 1 else many(len(emptied), "row")
         said += f" {which[:1].upper()}{which[1:]} {'is' if len(emptied) == 1 else 'are'} empty now."

@@ -38,7 +38,6 @@ from s2p_tui.app.screens.help import Help
 from s2p_tui.app.screens.look import Look
 from s2p_tui.app.screens.questions import LoadMapping
 from s2p_tui.app.screens.review import Review
-from s2p_tui.app.settling import AT_ONCE, Settling
 from s2p_tui.app.terminal.clipboard import copy, row_text
 from s2p_tui.app.terminal.key_queue import KeysInTurn
 from s2p_tui.app.text import inert, shorten
@@ -124,7 +123,6 @@ class Browser(Screen[None]):
         self.cursor = Cursor(folding=self._folding())
         self._glyphs = glyphs
         self._message: Part = ("", "")
-        self._settling = Settling(self, session, self._settled)
 
     def compose(self) -> ComposeResult:
         """The frame from top to bottom."""
@@ -161,22 +159,14 @@ class Browser(Screen[None]):
         return self.query_one("#view", AlignmentView)
 
     def on_mount(self) -> None:
-        """Start where there is something to do, as far as that is known at once."""
-        self._settling.begin()
+        """Start where there is something to do."""
         self.go_where_it_blocks()
         self.say(*self.first_words())
 
     def go_where_it_blocks(self) -> None:
         """Put the cursor on the first row that stands in the way, folded as it may be."""
-        known = range(min(AT_ONCE, len(self.session.verdicts)))
-        first = self.session.verdicts.blocking_in(known)
+        first = self.session.verdicts.blocking_in(range(len(self.session.verdicts)))
         self.cursor.go(first or 0, len(self.session))
-
-    def _settled(self) -> None:
-        """Show what has been judged meanwhile."""
-        self.view.redraw()
-        self.query_one(Overview).rows_changed(range(len(self.session.verdicts)))
-        self._show()
 
     def first_words(self) -> Part:
         """What is said before the first key, and in which style."""
@@ -705,7 +695,6 @@ class Workspace(Asking):
         is_taken = await match_meanwhile(
             self.session, self._journalled.journal, lambda: self.is_current
         )
-        self._settling.begin()
         if is_taken:
             self._saved = self.session.alignment
             self.cursor.picked = None
@@ -959,4 +948,3 @@ class Workspace(Asking):
         if had_marks or self.cursor.marks or self.cursor.query:
             self.view.redraw()
         self.view.go(position)
-        self._settling.begin()
