@@ -5,12 +5,14 @@ Edits (`s2p_tui.alignment.edits`) make the next alignment from one; nothing else
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import repeat
+from types import MappingProxyType
 from typing import overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from s2p_tui.alignment.layer_rules import constant_for
 from s2p_tui.alignment.numbering import (
@@ -77,6 +79,10 @@ def numbers_of(row: Row, numbering: Numbering) -> tuple[int, int]:
     return numbering.number(row.source), decision
 
 
+Earlier = Mapping[tuple[int, int], int]
+_NONE_EARLIER: Earlier = MappingProxyType({})
+
+
 class Rows(Sequence[Row]):
     """Rows in leaf order as arrays that are never changed; a single one is made when asked for.
 
@@ -88,17 +94,24 @@ class Rows(Sequence[Row]):
         sources: What each takes: an entry, nothing, a gap or an expression.
         decided: The source that the last decision about each leaf is for.
         decisions: That decision.
+        earlier: Decisions before it that hold again if their sources come back, by leaf and source.
     """
 
-    __slots__ = ("decided", "decisions", "numbering", "sources")
+    __slots__ = ("decided", "decisions", "earlier", "numbering", "sources")
 
     def __init__(
-        self, numbering: Numbering, sources: Numbers, decided: Numbers, decisions: Numbers
+        self,
+        numbering: Numbering,
+        sources: Numbers,
+        decided: Numbers,
+        decisions: Numbers,
+        earlier: Earlier = _NONE_EARLIER,
     ) -> None:
         self.numbering = numbering
         self.sources = sources
         self.decided = decided
         self.decisions = decisions
+        self.earlier = earlier
         for column in (sources, decided, decisions):
             column.flags.writeable = False
 
@@ -149,7 +162,7 @@ class Rows(Sequence[Row]):
     def __repr__(self) -> str:
         return f"Rows.of({tuple(self)!r})"
 
-    def in_force(self, index: int | slice | Numbers = slice(None)) -> Numbers:
+    def in_force(self, index: int | slice | NDArray[np.integer] = slice(None)) -> Numbers:
         """Return the decisions on rows, which are none where their sources came by moves."""
         sources, decisions = self.sources[index], self.decisions[index]
         undecided = np.where(sources == NOTHING, BY_ORDER, MOVED)
@@ -159,24 +172,57 @@ class Rows(Sequence[Row]):
         """Return which rows differ from as many others of the same numbering."""
         found = self.sources != other.sources
         if self.decided is not other.decided or self.decisions is not other.decisions:
-            found |= self.in_force() != other.in_force()
+            redecided = (self.decided != other.decided) | (self.decisions != other.decisions)
+            some = np.flatnonzero(redecided & ~found)
+            found[some] = self.in_force(some) != other.in_force(some)
         return found
 
     def copied(self, span: range) -> Rows:
         """Return rows of a range that keep no others in memory."""
         there = slice(span.start, span.stop)
-        columns = self.sources, self.decided, self.decisions
-        return Rows(self.numbering, *(column[there].copy() for column in columns))
+        sources, decided, decisions = (
+            column[there].copy() for column in (self.sources, self.decided, self.decisions)
+        )
+        return Rows(self.numbering, sources, decided, decisions, self.earlier)
 
     def replaced(self, start: int, rows: Rows) -> Rows:
         """Return all rows, those from `start` on replaced by as many others."""
         if len(rows) == len(self):
             return rows
         there = slice(start, start + len(rows))
-        columns = [column.copy() for column in (self.sources, self.decided, self.decisions)]
-        for column, new in zip(columns, (rows.sources, rows.decided, rows.decisions), strict=True):
-            column[there] = new
-        return Rows(self.numbering, *columns)
+        sources, decided, decisions = (
+            column.copy() for column in (self.sources, self.decided, self.decisions)
+        )
+        sources[there], decided[there] = rows.sources, rows.decided
+        decisions[there] = rows.decisions
+        return Rows(self.numbering, sources, decided, decisions, rows.earlier)
+
+    def memory(self) -> tuple[list[tuple[int, Row]], list[tuple[int, Row]]]:
+        """Return the decisions not in force: the last one on each leaf, and earlier ones."""
+        apart = np.flatnonzero(self.decided != self.sources).tolist()
+        last = [
+            (index, self._row(int(self.decided[index]), int(self.decisions[index])))
+            for index in apart
+        ]
+        return last, [(index, self._row(n, made)) for (index, n), made in self.earlier.items()]
+
+    def remembering(
+        self, last: Iterable[tuple[int, Row]], earlier: Iterable[tuple[int, Row]]
+    ) -> Rows:
+        """Return these rows with decisions that are not in force; inverse of `memory`.
+
+        Raises:
+            KeyError: A decision is about an entry that does not exist.
+            IndexError: It is about a leaf that does not exist.
+        """
+        decided, decisions = self.decided.copy(), self.decisions.copy()
+        for index, row in last:
+            decided[index], decisions[index] = numbers_of(row, self.numbering)
+        known: dict[tuple[int, int], int] = {}
+        for index, row in earlier:
+            number, decision = numbers_of(row, self.numbering)
+            known[index, number] = decision
+        return Rows(self.numbering, self.sources, decided, decisions, known)
 
     def fixed(self, index: slice = slice(None)) -> Flags:
         """Return which rows are `fixed`."""
@@ -244,17 +290,28 @@ class Rows(Sequence[Row]):
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """One row per leaf, in leaf order, and the keys no row uses, in state-dict order or as sent."""
+    """One row per leaf, in leaf order, and the keys no row uses, in state-dict order or as sent.
+
+    Attributes:
+        rows: The rows.
+        bench: Keys no row uses.
+        layers: A number per leaf, equal for the leaves of one layer; None if that is not known.
+    """
 
     rows: Rows
     bench: tuple[str, ...] = ()
+    layers: Numbers | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(
-        cls, rows: Iterable[Row], bench: Sequence[str] = (), numbering: Numbering | None = None
+        cls,
+        rows: Iterable[Row],
+        bench: Sequence[str] = (),
+        numbering: Numbering | None = None,
+        layers: Numbers | None = None,
     ) -> Alignment:
         """An alignment of these rows; see `Rows.of`."""
-        return cls(Rows.of(rows, numbering), tuple(bench))
+        return cls(Rows.of(rows, numbering), tuple(bench), layers)
 
 
 def in_order(state_dict: StateDict, skeleton: Skeleton) -> Alignment:
@@ -275,7 +332,7 @@ def in_order(state_dict: StateDict, skeleton: Skeleton) -> Alignment:
     room = np.flatnonzero(free)[: len(state_dict)]
     sources[room] = np.arange(len(room))
     rows = Rows(numbering, sources, sources, decisions)
-    return Alignment(rows, tuple(numbering.keys[len(room) :]))
+    return Alignment(rows, tuple(numbering.keys[len(room) :]), skeleton.layers)
 
 
 def fixed_row(leaf: Leaf) -> Row | None:

@@ -8,36 +8,42 @@ flow around gaps and gaps stay where they were put.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from s2p_tui.alignment.alignment import Alignment, Row, Rows, numbers_of
-from s2p_tui.alignment.numbering import BY_ORDER, GAP, MOVED, NOTHING, Numbers, are_in
+from s2p_tui.alignment.layers import ALONE
+from s2p_tui.alignment.numbering import GAP, NOTHING, Decision, Numbers, are_in
 from s2p_tui.alignment.transform import Take
 
 _Indexes = NDArray[np.intp]
-_Contents = NDArray[np.int32]
-"""What rows hold: sources in its first row, decisions in its second."""
-_NONE: _Contents = np.empty((2, 0), np.int32)
-_EMPTY: _Contents = np.array([[NOTHING], [BY_ORDER]], np.int32)
+_NONE: Numbers = np.empty(0, np.int32)
+_GAPPED = Row(gap=True, by="user")
 
 
 class _Change:
-    """An alignment while edits are made to it."""
+    """An alignment while edits are made to it.
+
+    To move is to change `sources` alone: decisions stay with their leaves, where they hold again as
+    soon as the source they are about is back.
+    """
 
     def __init__(self, alignment: Alignment) -> None:
         self._before = alignment
         rows = alignment.rows
         self.numbering = rows.numbering
-        self.held: _Contents = np.stack([rows.sources, rows.in_force()])
+        self.sources: Numbers = rows.sources.copy()
         self.bench = alignment.bench
+        self._decided, self._decisions = rows.decided, rows.decisions
+        self._earlier = rows.earlier
+        self._chosen: set[int] = set()
 
     def __len__(self) -> int:
-        return self.held.shape[1]
+        return len(self.sources)
 
     def require(self, *indexes: int) -> None:
         """Make sure that rows exist.
@@ -49,37 +55,67 @@ class _Change:
             if not -len(self) <= index < len(self):
                 raise IndexError(index)
 
-    def contents(self, row: Row) -> _Contents:
-        """Return what makes a row."""
-        return np.array(numbers_of(row, self.numbering), np.int32).reshape(2, 1)
-
     def put(self, index: int, row: Row) -> None:
-        """Replace one row."""
-        self.held[:, index] = numbers_of(row, self.numbering)
+        """Decide what a row takes."""
+        self.sources[index], decision = numbers_of(row, self.numbering)
+        self.decide(index, decision)
+
+    def choose(self, indexes: Iterable[int]) -> None:
+        """Note that the user chose what these rows take, unless that was decided before."""
+        before, user = self._before.rows.sources, self.numbering.decision(Decision("user"))
+        for index in indexes:
+            source = int(self.sources[index])
+            is_known = self._decided[index] == source or (index, source) in self._earlier
+            if source not in (NOTHING, before[index]) and not is_known:
+                self.decide(index, user)
+
+    def decide(self, index: int, decision: int) -> None:
+        """Note a decision about what a row takes."""
+        self._own_decisions()
+        self._chosen.add(index)
+        self._keep(index)
+        self._decided[index] = self.sources[index]
+        self._decisions[index] = decision
+
+    def _keep(self, index: int) -> None:
+        """Remember a decision that somebody made, where another one takes its place.
+
+        What a proposer found can be asked for again; of very many rows it would take much memory.
+        """
+        source, decision = int(self._decided[index]), int(self._decisions[index])
+        by, why, _, fixed = self.numbering.decisions[decision]
+        if source != self.sources[index] and source != NOTHING and by in ("user", "claude"):
+            kept = self.numbering.decision(Decision(by, why, fixed=fixed))
+            self._earlier = {**self._earlier, (index, source): kept}
+
+    def _recall(self) -> None:
+        """Bring decisions back into force whose sources are back."""
+        for (index, source), decision in self._earlier.items():
+            if self.sources[index] == source and self._decided[index] != source:
+                self._own_decisions()
+                self._keep(index)
+                self._decided[index], self._decisions[index] = source, decision
+
+    def _own_decisions(self) -> None:
+        if self._decisions is self._before.rows.decisions:
+            self._decided, self._decisions = self._decided.copy(), self._decisions.copy()
+
+    def decision(self, index: int) -> Decision:
+        """Return the decision about what a row takes."""
+        if self._decided[index] == self.sources[index]:
+            return self.numbering.decisions[int(self._decisions[index])]
+        return Decision("moved")
 
     def fixed(self, start: int = 0, stop: int | None = None) -> NDArray[np.bool_]:
         """Return which rows of a range are fixed."""
-        return self.numbering.fixed(self.held[1, start:stop])
+        there = slice(start, stop)
+        is_in_force = self._decided[there] == self.sources[there]
+        return self.numbering.fixed(self._decisions[there]) & is_in_force
 
     def passed(self, start: int, stop: int) -> _Indexes:
         """Return the rows of a range that entries flow through."""
-        stays = self.fixed(start, stop) | (self.held[0, start:stop] == GAP)
+        stays = self.fixed(start, stop) | (self.sources[start:stop] == GAP)
         return np.flatnonzero(~stays) + start
-
-    def moved(self, contents: _Contents) -> _Contents:
-        """Return the same at other leaves: a user's act, and no longer vouched for.
-
-        Where there is none, and nothing is fixed, there is nothing to move.
-        """
-        sources, decisions = contents
-        alone = ((sources == NOTHING) | (sources == GAP)) & ~self.numbering.fixed(decisions)
-        return np.stack([sources, np.where(alone, decisions, MOVED)])
-
-    def flow(self, indexes: _Indexes | Sequence[int], contents: _Contents) -> None:
-        """Put contents into rows; where a row has an equal one already, nothing has moved."""
-        there = self.held[:, indexes]
-        same = (there == contents).all(0)
-        self.held[:, indexes] = np.where(same, there, self.moved(contents))
 
     def keys(self, sources: Numbers) -> list[str]:
         """Return the keys of the entries that sources read, source after source."""
@@ -105,8 +141,8 @@ class _Change:
     def _used(self, keys: set[str]) -> set[str]:
         """Return those of some keys whose entries a row takes."""
         entries = np.fromiter(map(self.numbering.entry, keys), np.int32)
-        taking = are_in(self.held[0], self.numbering.reading(entries))
-        used = self.numbering.read_by(np.unique(self.held[0, taking]))
+        taking = are_in(self.sources, self.numbering.reading(entries))
+        used = self.numbering.read_by(np.unique(self.sources[taking]))
         names: list[str] = [self.numbering.keys[number] for number in used.tolist()]
         return keys.intersection(names)
 
@@ -116,26 +152,43 @@ class _Change:
         The same alignment and no rows if nothing differs.
         """
         before = self._before
-        sources, decisions = self.held
-        rows = Rows(self.numbering, sources, sources, decisions)
+        self._recall()
+        self._lapse()
+        columns = self.sources, self._decided, self._decisions
+        rows = Rows(self.numbering, *columns, self._earlier)
         changed = np.flatnonzero(rows.differ(before.rows))
         if len(changed):
             span = range(int(changed[0]), int(changed[-1]) + 1)
-            return Alignment(rows, self.bench), span
+            return Alignment(rows, self.bench, before.layers), span
         if self.bench == before.bench:
             return before, range(0)
-        return Alignment(before.rows, self.bench), range(len(self), len(self))
+        return replace(before, bench=self.bench), range(len(self), len(self))
 
-
-def _joined(*contents: _Contents) -> _Contents:
-    return np.concatenate(contents, axis=1)
+    def _lapse(self) -> None:
+        """Take back the trust in rows of whose layer another row takes something else now."""
+        layers = self._before.layers
+        if layers is None or not any(decision.trusted for decision in self.numbering.decisions):
+            return
+        changed = (self.sources != self._before.rows.sources) & (layers != ALONE)
+        trusted = self.numbering.trusted(self._decisions) & (layers != ALONE)
+        if not changed.any() or not trusted.any():
+            return
+        counts = np.bincount(layers[changed], minlength=int(layers.max()) + 1)
+        others = counts[layers] - changed
+        self._own_decisions()
+        for index in np.flatnonzero(trusted & (others > 0)).tolist():
+            if index not in self._chosen:
+                decision = self.numbering.decisions[int(self._decisions[index])]
+                lapsed = self.numbering.decision(decision._replace(trusted=False))
+                self._decisions[index] = lapsed
 
 
 def swap(change: _Change, first: int, second: int) -> None:
     """Exchange what two rows take."""
     change.require(first, second)
-    if first != second:
-        change.flow([first, second], change.held[:, [second, first]])
+    if not (change.fixed()[[first, second]]).any():
+        change.sources[[first, second]] = change.sources[[second, first]]
+        change.choose((first, second))
 
 
 def move_block(change: _Change, start: int, stop: int, steps: int) -> None:
@@ -154,59 +207,64 @@ def move_block(change: _Change, start: int, stop: int, steps: int) -> None:
         others = free[max(0, first + steps) : first]
         order = np.concatenate([block, others])
     if len(others):
-        change.flow(np.sort(order), change.held[:, order])
+        path = np.sort(order)
+        change.sources[path] = change.sources[order]
+        chosen = path[len(others) :] if steps > 0 else path[: len(block)]
+        change.choose(chosen.tolist())
 
 
 def move_to(change: _Change, start: int, to: int) -> None:
     """Take the source out of row `start` and put it in row `to`."""
     change.require(start, to)
-    picked, there = change.held[:, [start]], change.held[:, [to]]
-    if start == to or picked[0, 0] in (NOTHING, GAP):
+    sources = change.sources
+    if start == to or sources[start] in (NOTHING, GAP) or change.fixed()[[start, to]].any():
         return
-    if there[0, 0] == GAP or change.fixed()[to]:
-        change.held[:, [start]] = there
-        change.held[:, [to]] = change.moved(picked)
-        return
-    low, high = min(start, to), max(start, to)
-    path = np.concatenate([[low], change.passed(low + 1, high), [high]])
-    change.flow(path, change.held[:, np.roll(path, -1 if start < to else 1)])
+    if sources[to] == GAP:
+        sources[[start, to]] = sources[[to, start]]
+    else:
+        low, high = min(start, to), max(start, to)
+        path = np.concatenate([[low], change.passed(low + 1, high), [high]])
+        sources[path] = sources[np.roll(path, -1 if start < to else 1)]
+    change.choose((to,))
 
 
-def _push(change: _Change, start: int, stop: int, carried: _Contents) -> _Contents:
-    """Put contents into rows of `start:stop`, whose own go down before them, around gaps.
+def _push(change: _Change, start: int, stop: int, carried: Numbers) -> Numbers:
+    """Put sources into rows of `start:stop`, whose own go down before them, around gaps.
 
     Each empty row takes one in for good. Returns what found no room.
     """
-    path, count = change.passed(start, stop), carried.shape[1]
-    contents = change.held[:, path]
-    empty = np.flatnonzero(contents[0] == NOTHING)
+    path, count = change.passed(start, stop), len(carried)
+    contents = change.sources[path]
+    empty = np.flatnonzero(contents == NOTHING)
     end = int(empty[count - 1]) + 1 if count and len(empty) >= count else len(path)
-    flowing = contents[:, :end]
-    flowing, room = flowing[:, flowing[0] != NOTHING], max(0, end - count)
-    change.held[:, path[: end - room]] = change.moved(carried[:, :end])
-    change.held[:, path[end - room : end]] = change.moved(flowing[:, :room])
-    return _joined(carried[:, end:], flowing[:, room:])
+    flowing, room = contents[:end], max(0, end - count)
+    if len(empty):
+        flowing = flowing[flowing != NOTHING]
+    change.sources[path[: end - room]] = carried[:end]
+    change.sources[path[end - room : end]] = flowing[:room]
+    return np.concatenate([carried[end:], flowing[room:]])
 
 
 def open_gaps(change: _Change, indexes: Sequence[int]) -> None:
-    """Gaps from top to bottom; the contents they displace flow down together."""
+    """Gaps from top to bottom; the sources they displace flow down together."""
     carried = _NONE
     # Gaps one below the other displace very many before anything flows.
-    displaced, benched = list[_Contents](), list[str]()
+    displaced, benched = list[int](), list[str]()
     change.require(*indexes)
-    gap = Row(gap=True, by="user")
     for index, following in pairwise([*indexes, len(change)]):
-        here = change.held[:, [index]]
-        if here[0, 0] != GAP:
-            if here[0, 0] != NOTHING and not change.numbering.fixed(here[1])[0]:
+        here = int(change.sources[index])
+        if here != GAP:
+            if here != NOTHING and not change.fixed(index, index + 1)[0]:
                 displaced.append(here)
             else:
-                benched = [*change.keys(here[0]), *benched]
-            change.put(index, gap)
-        if index + 1 < following and (carried.size or displaced):
-            carried = _push(change, index + 1, following, _joined(carried, *displaced))
+                benched = [*change.numbering.keys_of(here), *benched]
+            change.put(index, _GAPPED)
+        if index + 1 < following and (len(carried) or displaced):
+            carried = np.concatenate([carried, np.array(displaced, np.int32)])
+            carried = _push(change, index + 1, following, carried)
             displaced = []
-    lost = [*change.keys(_joined(carried, *displaced)[0]), *benched]
+    carried = np.concatenate([carried, np.array(displaced, np.int32)])
+    lost = [*change.keys(carried), *benched]
     if lost:
         change.settle_bench(lost, first=True)
 
@@ -215,15 +273,14 @@ def close_gaps(change: _Change, indexes: Sequence[int]) -> None:
     """Gaps from top to bottom; what is below flows up to fill them, the bench fills the end."""
     change.require(*indexes)
     room = np.empty(0, np.intp)
-    gaps = [index for index in indexes if change.held[0, index] == GAP]
+    gaps = [index for index in indexes if change.sources[index] == GAP]
     for index, following in pairwise([*gaps, len(change)]):
         room = np.append(room, index)
         if index + 1 < following:
             room = _pull(change, room, index + 1, following)
     taken = change.bench[: len(room)]
-    filling = [change.contents(Row(Take(key), by="user")) for key in taken]
-    empty = np.repeat(_EMPTY, len(room) - len(taken), axis=1)
-    change.flow(room, _joined(*filling, empty))
+    change.sources[room] = NOTHING
+    change.sources[room[: len(taken)]] = [change.numbering.entry(key) for key in taken]
     if taken:
         change.settle_bench((), taken)
 
@@ -235,16 +292,16 @@ def _pull(change: _Change, room: _Indexes, start: int, stop: int) -> _Indexes:
     that are still open.
     """
     path = change.passed(start, stop)
-    contents = change.held[:, path]
-    holes = np.flatnonzero(contents[0] == NOTHING)
+    contents = change.sources[path]
+    holes = np.flatnonzero(contents == NOTHING)
     if not len(holes):
         targets = np.concatenate([room, path])
-        change.flow(targets[: len(path)], contents)
+        change.sources[targets[: len(path)]] = contents
         return targets[len(path) :]
     end = int(holes[0]) + 1
     targets = np.concatenate([room, path[:end]])
-    empty = np.repeat(_EMPTY, len(room), axis=1)
-    change.flow(targets, _joined(contents[:, :end], empty))
+    change.sources[targets[:end]] = contents[:end]
+    change.sources[targets[end:]] = NOTHING
     return np.empty(0, np.intp)
 
 
@@ -252,10 +309,10 @@ def send_to_bench(change: _Change, indexes: Sequence[int]) -> None:
     """Empty the rows; their entries go to the end of the bench."""
     change.require(*indexes)
     chosen = np.array(list(dict.fromkeys(indexes)), np.intp)
-    sources = change.held[0, chosen]
+    sources = change.sources[chosen]
     full = chosen[(sources != NOTHING) & (sources != GAP)]
-    sent = change.keys(change.held[0, full])
-    change.held[:, full] = change.contents(Row(by="user"))
+    sent = change.keys(change.sources[full])
+    change.sources[full] = NOTHING
     change.settle_bench(sent)
 
 
@@ -264,14 +321,13 @@ def place_from_bench(change: _Change, key: str, index: int, shift: bool) -> None
     if key not in change.bench:
         raise KeyError(key)
     change.require(index)
-    placed = Row(Take(key), by="user")
-    there = change.held[:, [index]]
-    is_full = there[0, 0] not in (NOTHING, GAP) and not change.numbering.fixed(there[1])[0]
+    there = change.sources[[index]]
+    is_full = there[0] not in (NOTHING, GAP) and not change.fixed()[index]
     if is_full and shift:
-        there = _push(change, index, len(change), change.contents(placed))
-    else:
-        change.put(index, placed)
-    change.settle_bench(change.keys(there[0]), (key,), first=True)
+        placed = np.array([change.numbering.entry(key)], np.int32)
+        there = _push(change, index, len(change), placed)
+    change.put(index, Row(Take(key), by="user"))
+    change.settle_bench(change.keys(there), (key,), first=True)
 
 
 def set_rows(change: _Change, changes: Sequence[tuple[int, Row]]) -> None:
@@ -280,31 +336,27 @@ def set_rows(change: _Change, changes: Sequence[tuple[int, Row]]) -> None:
     touched = dict.fromkeys(index for index, _ in changes)
     numbering = change.numbering
     taken = {numbering.entry(key) for _, row in changes for key in row.keys}
+    losing = list[int]()
     if taken and len(touched) < len(change):
-        takers = np.flatnonzero(are_in(change.held[0], numbering.reading(taken)))
+        takers = np.flatnonzero(are_in(change.sources, numbering.reading(taken)))
         losing = [index for index in takers.tolist() if index not in touched]
-    else:
-        losing = []
     concerned = [*touched, *losing]
-    before = change.held[:, concerned]
-    if losing:
-        change.held[:, losing] = change.contents(Row(by="user"))
+    before = change.sources[concerned]
+    change.sources[losing] = NOTHING
     for index, row in changes:
         change.put(index, row)
-    after = change.held[:, concerned]
-    if (before == after).all():
-        return
-    change.settle_bench(change.keys(before[0, np.argsort(concerned)]), change.keys(after[0]))
+    after = change.sources[concerned]
+    if (before != after).any():
+        change.settle_bench(change.keys(before[np.argsort(concerned)]), change.keys(after))
 
 
 def trust(change: _Change, indexes: Sequence[int], trusted: bool) -> None:
     """Take rows for right, or take the trust back."""
     change.require(*indexes)
-    numbering = change.numbering
     for index in indexes:
-        if change.held[0, index] != NOTHING:
-            decision = numbering.decisions[int(change.held[1, index])]
-            change.held[1, index] = numbering.decision(decision._replace(trusted=trusted))
+        if change.sources[index] != NOTHING:
+            decision = change.decision(index)._replace(trusted=trusted)
+            change.decide(index, change.numbering.decision(decision))
 
 
 @dataclass(frozen=True, slots=True)

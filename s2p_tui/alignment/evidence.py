@@ -99,14 +99,12 @@ class Columns:
         sources: What each leaf should take.
         certain: See `Suggestion`.
         placed: See `Suggestion`.
-        numbered: See `Suggestion`.
         claims: The leaf that each entry certainly belongs to, or -1.
     """
 
     sources: Numbers
     certain: Flags
     placed: Flags
-    numbered: Flags
     claims: Numbers
 
 
@@ -143,11 +141,11 @@ class Evidence:
             return self._columns
         numbering, count = state_dict.numbering, len(self.suggestions)
         sources = np.full(count, NOTHING, np.int32)
-        flags = np.zeros((3, count), np.bool_)
+        flags = np.zeros((2, count), np.bool_)
         claims = np.full(len(state_dict), NOTHING, np.int32)
         for index in range(count):
-            source, (is_certain, _, is_placed, is_numbered) = self.suggestions.held(index)
-            flags[:, index] = is_certain, is_placed, is_numbered
+            source, (is_certain, _, is_placed, _) = self.suggestions.held(index)
+            flags[:, index] = is_certain, is_placed
             if source is None:
                 continue
             whole = isinstance(source, str)
@@ -156,7 +154,7 @@ class Evidence:
             if is_certain or is_placed:
                 for key in (source,) if whole else keys_of(source):
                     claims[numbering.entry(key)] = index
-        columns = Columns(sources, flags[0], flags[1], flags[2], claims)
+        columns = Columns(sources, flags[0], flags[1], claims)
         object.__setattr__(self, "_columns", columns)
         return columns
 
@@ -170,7 +168,8 @@ def as_suggested(evidence: Evidence, state_dict: StateDict, skeleton: Skeleton) 
     evidence.columns(state_dict)
     rows = Rows.of(map(_as_suggested, skeleton, evidence.suggestions), state_dict.numbering)
     used = set(rows.keys)
-    return Alignment(rows, tuple(entry.key for entry in state_dict if entry.key not in used))
+    bench = tuple(entry.key for entry in state_dict if entry.key not in used)
+    return Alignment(rows, bench, skeleton.layers)
 
 
 def _as_suggested(leaf: Leaf, suggestion: Suggestion) -> Row:
@@ -217,19 +216,16 @@ def _doubt(
 ) -> str:
     """Why a row may be wrong although it fits; empty if nothing speaks against it.
 
-    What nothing speaks for is left to the user, so a row of theirs is not doubted for that, nor is
-    one of Claude's that they accepted; which way round a weight goes in is not Claude's to settle.
-    What came here by moves, maybe of other rows, was not chosen for this leaf: what was doubtful
-    here before still is, and so is what has another number than belongs here.
+    Rows the user chose are trusted unless the names contradict them. So are Claude's rows that the
+    user accepted, except for a weight's orientation. Rows that came here by an edit elsewhere were
+    not chosen for this leaf: only names settle them.
     """
     suggestion = evidence.suggestions[place]
-    chosen, moved = row.by == "user", row.by == "moved"
+    chosen = row.by == "user"
     if row.source is None:
         neutral = suggestion.certain and suggestion.source is None
         return (
-            ""
-            if chosen or moved or neutral
-            else f"{suggestion.reason}: it would keep the skeleton's value"
+            "" if chosen or neutral else f"{suggestion.reason}: it would keep the skeleton's value"
         )
     leaf = skeleton[place]
     keys, here = row.keys, suggestion.source
@@ -257,13 +253,13 @@ def _doubt(
             return f"by name and structure {key} belongs to {skeleton[other].path}"
     if row.by == "claude":
         return _layout_doubt(row, leaf, state_dict)
-    if moved and here is not None and suggestion.numbered:
-        (mine, *_), (wanted, *_) = row.keys, keys_of(here)
+    if chosen:
+        return ""
+    if here is not None and suggestion.numbered and keys and keys_of(here):
+        (mine, *_), (wanted, *_) = keys, keys_of(here)
         if other_number(mine, wanted):
             return f"by the numbers {wanted} may belong here, and not {mine}"
-    if moved:
-        return _turned_doubt(row, leaf, state_dict)
-    return "" if chosen else "only the order speaks for it"
+    return "only the order speaks for it"
 
 
 def _moved(source: Expr | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from s2p_tui.alignment.alignment import Alignment, Rows
 from s2p_tui.alignment.edits import Edit, applied
@@ -81,4 +81,5 @@ class History:
 def _replaced(
     alignment: Alignment, change: Change, rows: Rows, bench: tuple[str, ...]
 ) -> tuple[Alignment, range]:
-    return Alignment(alignment.rows.replaced(change.start, rows), bench), change.changed
+    rows = alignment.rows.replaced(change.start, rows)
+    return replace(alignment, rows=rows, bench=bench), change.changed

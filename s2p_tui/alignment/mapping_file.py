@@ -194,7 +194,7 @@ def replay(mapping: Mapping, state_dict: StateDict, skeleton: Skeleton) -> Align
     used = set(rows.keys)
     known = (key for key in mapping.bench if key in state_dict)
     order = dict.fromkeys((*known, *(entry.key for entry in state_dict)))
-    return Alignment(rows, tuple(key for key in order if key not in used))
+    return Alignment(rows, tuple(key for key in order if key not in used), skeleton.layers)
 
 
 def _without_rule(leaf: Leaf, row: Row, state_dict: StateDict) -> Row:

@@ -8,7 +8,7 @@ are compared, undone and judged by numbers alone.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from math import copysign
 from threading import Lock
 from typing import Literal, NamedTuple
@@ -37,6 +37,14 @@ class Decision(NamedTuple):
     fixed: bool = False
 
 
+FACTS: dict[str, Callable[[Decision], bool]] = {
+    "fixed": lambda decision: decision.fixed,
+    "trusted": lambda decision: decision.trusted,
+    "user": lambda decision: decision.by == "user",
+    "claude": lambda decision: decision.by == "claude",
+    "ruled": lambda decision: decision.by == "rule" and bool(decision.why),
+}
+_FIXED, _TRUSTED = 0, 1
 BY_ORDER, MOVED = 0, 1
 """Numbers of the decisions that every numbering begins with."""
 
@@ -65,6 +73,7 @@ class Numbering:
         self._read = array("i"), array("i")
         self.decisions: list[Decision] = [Decision(), Decision("moved")]
         self._decision_numbers = {decision: n for n, decision in enumerate(self.decisions)}
+        self._facts = np.empty((len(FACTS), 0), np.bool_)
         self._lock = Lock()
 
     def entry(self, key: str) -> int:
@@ -129,8 +138,19 @@ class Numbering:
 
     def fixed(self, decisions: Numbers) -> Flags:
         """Return which of these decisions are `fixed`."""
-        table = np.fromiter((decision.fixed for decision in self.decisions), np.bool_)
-        return table[decisions]
+        return self.facts[_FIXED][decisions]
+
+    def trusted(self, decisions: Numbers) -> Flags:
+        """Return which of these decisions are `trusted`."""
+        return self.facts[_TRUSTED][decisions]
+
+    @property
+    def facts(self) -> NDArray[np.bool_]:
+        """A row of flags per fact, one flag per decision; see `FACTS`."""
+        if self._facts.shape[1] != len(self.decisions):
+            facts = [[fact(decision) for decision in self.decisions] for fact in FACTS.values()]
+            self._facts = np.array(facts, np.bool_)
+        return self._facts
 
     def reading(self, entries: Iterable[int]) -> Numbers:
         """Return the numbers of all sources that read one of these entries."""

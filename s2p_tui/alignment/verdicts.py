@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2p_tui.alignment.alignment import Row, Rows
+from s2p_tui.alignment.company import Company
 from s2p_tui.alignment.composites import composite_of
-from s2p_tui.alignment.evidence import Evidence, weigh
+from s2p_tui.alignment.evidence import Columns, Evidence, weigh
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.judge import judge
 from s2p_tui.alignment.layer_rules import rule_for
-from s2p_tui.alignment.numbering import GAP, NOTHING, Numbers
+from s2p_tui.alignment.numbering import FACTS, GAP, NOTHING, Flags, Numbers
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Expr, Take, keys_of
@@ -149,6 +150,8 @@ class Verdicts:
         self._codes = bytearray(len(skeleton))
         self._kept: dict[int, Verdict] = {}
         self._rows, self._evidence = rows, evidence
+        self.company = Company(state_dict, skeleton)
+        self._mixed = self._wasteful = np.zeros(len(skeleton), np.bool_)
         self.judge_all(rows, evidence)
 
     def __len__(self) -> int:
@@ -159,9 +162,19 @@ class Verdicts:
         self._evidence = evidence
         self.changed(rows, range(len(rows)))
 
-    def changed(self, rows: Rows, span: range) -> None:
-        """Judge the rows of a range, which may have changed."""
+    def changed(self, rows: Rows, span: range) -> range:
+        """Judge the rows of a range, which may have changed, and those that this affects.
+
+        Returns:
+            All rows that may be judged otherwise now, with those between.
+        """
         self._rows = rows
+        before = self._mixed, self._wasteful
+        self._mixed, self._wasteful = self.company.doubted(rows)
+        affected = np.flatnonzero((self._mixed != before[0]) | (self._wasteful != before[1]))
+        if len(affected):
+            low, high = int(affected[0]), int(affected[-1]) + 1
+            span = range(min(span.start, low), max(span.stop, high)) if span else range(low, high)
         if len(span) < _MOST_KEPT:
             for index in span:
                 self._kept.pop(index, None)
@@ -169,6 +182,7 @@ class Verdicts:
             self._kept.clear()
         codes = np.frombuffer(self._codes, np.uint8)
         codes[span.start : span.stop] = self._judged(span)
+        return span
 
     def at(self, index: int) -> Verdict:
         """Return the verdict on a row, in words too."""
@@ -215,6 +229,11 @@ class Verdicts:
         fit = _FITS[code]
         return None if fit is None else Verdict(fit, blocks=code in _BLOCKING)
 
+    def blocking_set(self) -> set[int]:
+        """Return all rows that block a conversion."""
+        codes = np.frombuffer(self._codes, np.uint8)
+        return set(np.flatnonzero(np.isin(codes, _BLOCKING)).tolist())
+
     def next_blocking(self, index: int, step: Literal[1, -1]) -> int | None:
         """Return the nearest row after (or before) an index that blocks, going round."""
         count = len(self._codes)
@@ -241,8 +260,22 @@ class Verdicts:
         return find(_BYTES[code], span.start, span.stop)
 
     def _weigh(self, index: int) -> Verdict:
-        row = self._rows[index]
-        return weigh(index, row, self._state_dict, self._skeleton, self._evidence)
+        return self.of(index, self._rows)
+
+    def of(self, index: int, rows: Rows) -> Verdict:
+        """Return the verdict on one of other rows, as if they were the session's."""
+        row, evidence = rows[index], self._evidence
+        verdict = weigh(index, row, self._state_dict, self._skeleton, evidence)
+        if verdict.fit is Fit.MISMATCHED or row.fixed:
+            return verdict
+        suggestion = evidence.suggestions[index] if evidence is not None else None
+        is_named = suggestion is not None and suggestion.certain and suggestion.source == row.source
+        doubt = self.company.why(index, rows, is_named=is_named)
+        if not doubt:
+            return verdict
+        whys = (verdict.why, doubt) if verdict.fit is Fit.DOUBTFUL else (doubt, verdict.why)
+        why = "; ".join(filter(None, whys))
+        return Verdict(Fit.DOUBTFUL, why, blocks=not row.trusted)
 
     def _judged(self, span: range) -> _Codes:
         """Return the codes of a range's rows."""
@@ -253,11 +286,15 @@ class Verdicts:
         sources = rows.sources[there]
         facts = _Facts(rows, there)
         codes, apart = self._fits(span, sources, facts)
+        doubted = self._mixed[there]
         if self._evidence is not None:
-            doubted, more = self._doubted(span, sources, facts, self._evidence)
-            doubted &= ~facts.fixed & (codes != _MISMATCHED)
-            codes[doubted] = _DOUBTFUL
-            apart |= more & ~facts.fixed & (codes != _MISMATCHED)
+            known = self._evidence.columns(self._state_dict)
+            doubted = doubted & ~(known.certain[there] & (known.sources[there] == sources))
+            more, unclear = self._doubted(span, sources, facts, known)
+            doubted |= more
+            apart |= unclear & ~facts.fixed & (codes != _MISMATCHED)
+        doubted = doubted | self._wasteful[there]
+        codes[doubted & ~facts.fixed & (codes != _MISMATCHED)] = _DOUBTFUL
         codes[(codes == _DOUBTFUL) & facts.trusted] = _TRUSTED
         for number in np.flatnonzero(apart).tolist():
             codes[number] = _code(self._weigh(span.start + number))
@@ -301,11 +338,10 @@ class Verdicts:
         return _CODES[judge(self._skeleton[index], row, self._state_dict).fit]
 
     def _doubted(
-        self, span: range, sources: Numbers, facts: _Facts, evidence: Evidence
+        self, span: range, sources: Numbers, facts: _Facts, known: Columns
     ) -> tuple[Any, Any]:
         """Return which rows the evidence doubts, and which it has to be asked about."""
-        kinds, there = self._kinds, slice(span.start, span.stop)
-        known = evidence.columns(self._state_dict)
+        there = slice(span.start, span.stop)
         wanted, certain = known.sources[there], known.certain[there]
         settled = (wanted != NOTHING) & (certain | known.placed[there])
         taken, suggested = self._entry_of(sources), self._entry_of(wanted)
@@ -315,17 +351,14 @@ class Verdicts:
         claims = np.append(known.claims, [NOTHING, NOTHING])[taken]
         claimed = (claims != NOTHING) & (claims != np.arange(span.start, span.stop))
         loose = others & ~settled & ~claimed
-        plain = facts.user | facts.moved
         doubted = agrees & ~(certain | facts.user)
-        doubted |= (sources == GAP) & ~(plain | (certain & (wanted == NOTHING)))
+        doubted |= (sources == GAP) & ~(facts.user | (certain & (wanted == NOTHING)))
         doubted |= others & (settled | claimed)
-        doubted |= loose & ~plain
+        doubted |= loose & ~facts.user
         alike = (taken == suggested) & (taken >= 0)
         many = (taken == _MANY_ENTRIES) | (suggested == _MANY_ENTRIES) | (taken == _NO_ENTRY)
         apart = is_source & facts.claude
         apart |= others & (alike | many)
-        apart |= loose & facts.moved & ((sources < GAP) | known.numbered[there])
-        del kinds
         return doubted, apart
 
     def _entry_of(self, sources: Numbers) -> NDArray[np.int64]:
@@ -344,15 +377,8 @@ class _Facts:
     """What the decisions on a range of rows say."""
 
     def __init__(self, rows: Rows, there: slice) -> None:
-        decisions = rows.in_force(there)
-        known = rows.numbering.decisions
-
-        def those(is_so: list[bool]) -> NDArray[np.bool_]:
-            return np.array(is_so, np.bool_)[decisions]
-
-        self.user = those([one.by == "user" for one in known])
-        self.moved = those([one.by == "moved" for one in known])
-        self.claude = those([one.by == "claude" for one in known])
-        self.ruled = those([one.by == "rule" and bool(one.why) for one in known])
-        self.trusted = those([one.trusted for one in known])
-        self.fixed = those([one.fixed for one in known])
+        flags = rows.numbering.facts[:, rows.in_force(there)]
+        facts: dict[str, Flags] = dict(zip(FACTS, flags, strict=True))
+        self.fixed, self.trusted = facts["fixed"], facts["trusted"]
+        self.user, self.claude = facts["user"], facts["claude"]
+        self.ruled = facts["ruled"]

@@ -68,7 +68,7 @@ class Session:
     ) -> None:
         state_dict = checkpoint.state_dict
         start = alignment or in_order(state_dict, target.skeleton)
-        start = Alignment.of(start.rows, start.bench, state_dict.numbering)
+        start = Alignment.of(start.rows, start.bench, state_dict.numbering, target.skeleton.layers)
         self.checkpoint = checkpoint
         self.target = target
         self.alignment: Alignment = start
@@ -484,10 +484,10 @@ class Session:
         self.alignment = alignment
         if self._recorder is not None:
             self._recorder(step, alignment, changed)
-        self.verdicts.changed(alignment.rows, changed)
-        if changed:
+        judged = self.verdicts.changed(alignment.rows, changed)
+        if judged:
             for listener in self._listeners:
-                listener(changed)
+                listener(judged)
         return changed
 
 
