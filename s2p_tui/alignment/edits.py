@@ -57,8 +57,13 @@ class _Change:
 
     def put(self, index: int, row: Row) -> None:
         """Decide what a row takes."""
-        self.sources[index], decision = numbers_of(row, self.numbering)
-        self.decide(index, decision)
+        source, decision = numbers_of(row, self.numbering)
+        is_so = self.sources[index] == source
+        self.sources[index] = source
+        if is_so and self.decision(index) == self.numbering.decisions[decision]:
+            self._chosen.add(index)
+        else:
+            self.decide(index, decision)
 
     def choose(self, indexes: Iterable[int]) -> None:
         """Note that the user chose what these rows take, unless that was decided before."""
@@ -67,24 +72,24 @@ class _Change:
             source = int(self.sources[index])
             is_known = self._decided[index] == source or (index, source) in self._earlier
             if source not in (NOTHING, before[index]) and not is_known:
+                self._keep(index)
                 self.decide(index, user)
 
     def decide(self, index: int, decision: int) -> None:
         """Note a decision about what a row takes."""
         self._own_decisions()
         self._chosen.add(index)
-        self._keep(index)
+        if self.numbering.decisions[int(self._decisions[index])].by in ("user", "claude"):
+            # What a proposer found can be asked for again; of all rows it would take much memory.
+            self._keep(index)
         self._decided[index] = self.sources[index]
         self._decisions[index] = decision
 
     def _keep(self, index: int) -> None:
-        """Remember a decision that somebody made, where another one takes its place.
-
-        What a proposer found can be asked for again; of very many rows it would take much memory.
-        """
+        """Remember the decision on a leaf, where another one takes its place."""
         source, decision = int(self._decided[index]), int(self._decisions[index])
         by, why, _, fixed = self.numbering.decisions[decision]
-        if source != self.sources[index] and source != NOTHING and by in ("user", "claude"):
+        if source not in (NOTHING, self.sources[index]) and by != "moved":
             kept = self.numbering.decision(Decision(by, why, fixed=fixed))
             self._earlier = {**self._earlier, (index, source): kept}
 
@@ -104,7 +109,7 @@ class _Change:
         """Return the decision about what a row takes."""
         if self._decided[index] == self.sources[index]:
             return self.numbering.decisions[int(self._decisions[index])]
-        return Decision("moved")
+        return Decision("order" if self.sources[index] == NOTHING else "moved")
 
     def fixed(self, start: int = 0, stop: int | None = None) -> NDArray[np.bool_]:
         """Return which rows of a range are fixed."""
@@ -354,9 +359,10 @@ def trust(change: _Change, indexes: Sequence[int], trusted: bool) -> None:
     """Take rows for right, or take the trust back."""
     change.require(*indexes)
     for index in indexes:
-        if change.sources[index] != NOTHING:
-            decision = change.decision(index)._replace(trusted=trusted)
-            change.decide(index, change.numbering.decision(decision))
+        decision = change.decision(index)
+        if change.sources[index] != NOTHING and decision.trusted != trusted:
+            trusting = change.numbering.decision(decision._replace(trusted=trusted))
+            change.decide(index, trusting)
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ def test_every_kind_of_row_is_judged_as_it_is_alone(leaf: Leaf, by: Author) -> N
         known = Evidence(Suggestions((*here, there)), {}) if elsewhere else None
         verdicts = Verdicts(ENTRIES, skeleton, all_rows, known)
         for index, row in enumerate(rows):
-            one = weigh(index, row, ENTRIES, skeleton, known)
+            one = verdicts.of(index, all_rows)
             assert said(verdicts, index) == (one.fit, one.blocks), (row, here[index])
 
 
@@ -103,7 +103,8 @@ def test_what_is_counted_and_found_is_what_the_rows_are(
         for n in span:
             rows[n] = source.choice(ALL)[0]
         verdicts.changed(Rows.of(rows, ENTRIES.numbering), span)
-    judged = [weigh(n, row, ENTRIES, skeleton, None) for n, row in enumerate(rows)]
+    all_rows = Rows.of(rows, ENTRIES.numbering)
+    judged = [verdicts.of(n, all_rows) for n in range(len(rows))]
     assert [verdicts.at(n) for n in range(len(rows))] == judged
     assert [verdicts.fit(n) for n in range(len(rows))] == [one.fit for one in judged]
     blocking = [n for n, one in enumerate(judged) if one.blocks]
