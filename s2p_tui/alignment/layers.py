@@ -32,6 +32,16 @@ _ROLES = _WEIGHTS | _BIASES | _STATISTICS
 _RECURRENT = re.compile(r"_l\d+(?:_reverse)?$")
 
 
+def is_statistic(path: str) -> bool:
+    """Return True if a leaf is named as running statistics and their counters are."""
+    return _role(path) in _STATISTICS
+
+
+def _role(path: str) -> str:
+    match = _LAST.search(path)
+    return match.group().strip(".[]'").partition("[")[0] if match else ""
+
+
 def layers_of(leaves: Iterable[tuple[str, str | None]]) -> NDArray[np.int32]:
     """Return a number per leaf, equal for the leaves of one layer; `ALONE` for others.
 
@@ -46,7 +56,7 @@ def layers_of(leaves: Iterable[tuple[str, str | None]]) -> NDArray[np.int32]:
     apart: list[int] = []
     for index, (path, owner) in enumerate(leaves):
         match = _LAST.search(path)
-        role = match.group().strip(".[]'").partition("[")[0] if match else ""
+        role = _role(path)
         is_field = (owner or "").startswith("equinox.nn.")
         parents.append(path[: match.start()] if match and (is_field or role in _ROLES) else None)
         if role in _STATISTICS:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from s2p_tui.alignment.alignment import Alignment, Row, in_order
-from s2p_tui.alignment.edits import Edit, SetRows, Trust
+from s2p_tui.alignment.edits import Edit, SetRows, Trust, apply
 from s2p_tui.alignment.evidence import Evidence, as_suggested
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.garbage import keep_for_good, no_garbage_collection
@@ -240,6 +240,10 @@ class Session:
     def verdict(self, position: int) -> Verdict | None:
         """The fit of the row at a position, None for a benched entry."""
         return self.verdicts.at(position) if position < len(self.verdicts) else None
+
+    def verdict_after(self, index: int, edit: Edit) -> Verdict:
+        """Return the fit that a row would have after an edit, which is not made."""
+        return self.verdicts.of(index, apply(self.alignment, edit).rows)
 
     @property
     def counts(self) -> Counter[Fit]:

@@ -9,7 +9,6 @@ from s2p_tui.alignment.alignment import Alignment, Row
 from s2p_tui.alignment.candidates import Candidate, Pool, Tier
 from s2p_tui.alignment.choices import choices
 from s2p_tui.alignment.edits import SetRows, apply
-from s2p_tui.alignment.evidence import weigh
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.sharing import sharing
 from s2p_tui.alignment.transform import Expr, Take, describe, keys_of
@@ -139,7 +138,7 @@ class Offer:
         if candidate.tier is Tier.SUGGESTED and evidence is not None:
             source = evidence.suggestions[place].source or source
         row = Row(source, by="user")
-        verdict = weigh(place, row, state_dict, session.target.skeleton, evidence)
+        verdict = session.verdict_after(place, sharing(session.alignment, [(place, row)]))
         return Option(place, source, verdict, candidate.tier)
 
 

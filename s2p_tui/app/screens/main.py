@@ -91,6 +91,7 @@ def lifted(session: Session, blocks: Sequence[Block]) -> Lifted:
                 session.alignment,
                 block,
                 session.evidence,
+                session.verdicts,
             )
         if proposal.hunks:
             return Lifted(Reviewing(session.alignment, proposal), tuple(said), tried)
