@@ -10,199 +10,359 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import pairwise
 
-from s2p_tui.alignment.alignment import EMPTY, Alignment, Draft, Row, Rows
+import numpy as np
+from numpy.typing import NDArray
+
+from s2p_tui.alignment.alignment import Alignment, Row, Rows, numbers_of
+from s2p_tui.alignment.layers import ALONE
+from s2p_tui.alignment.numbering import GAP, NOTHING, Decision, Numbers, are_in
 from s2p_tui.alignment.transform import Take
 
-_NONE = Rows.of(())
+_Indexes = NDArray[np.intp]
+_NONE: Numbers = np.empty(0, np.int32)
+_GAPPED = Row(gap=True, by="user")
 
 
-def _moved(row: Row) -> Row:
-    return Rows.of((row,)).moved()[0]
+class _Change:
+    """An alignment while edits are made to it.
 
-
-def swap(draft: Draft, first: int, second: int) -> None:
-    """Exchange what two rows take."""
-    one, other = draft[first], draft[second]
-    if first != second and one != other:
-        draft.put(first, _moved(other))
-        draft.put(second, _moved(one))
-
-
-def _flow(draft: Draft, positions: Sequence[int], contents: Rows) -> None:
-    """Put contents into rows; where a row has an equal one already, nothing has moved."""
-    there = draft.pick(positions)
-    draft.put_all(positions, contents.moved())
-    for number in there.alike(contents):
-        draft.put(positions[number], there[number])
-
-
-def move_block(draft: Draft, start: int, stop: int, steps: int) -> None:
-    """Move the movable rows of `start:stop` past `steps` movable neighbours."""
-    if stop > len(draft):
-        raise IndexError(stop)
-    block = list(draft.unfixed(range(start, stop)))
-    if not block or not steps:
-        return
-    beyond = range(stop, len(draft)) if steps > 0 else range(start - 1, -1, -1)
-    others = list(islice(draft.unfixed(beyond), abs(steps)))
-    order = [*others, *block] if steps > 0 else [*block, *others[::-1]]
-    if others:
-        _flow(draft, sorted(order), draft.pick(order))
-
-
-def move_to(draft: Draft, start: int, to: int) -> None:
-    """Take the source out of row `start` and put it in row `to`."""
-    picked, there = draft[start], draft[to]
-    if start == to or picked.source is None:
-        return
-    if there.stays:
-        draft.put(start, there)
-        draft.put(to, _moved(picked))
-        return
-    turn = 1 if start < to else -1
-    between = draft.passed(range(min(start, to) + 1, max(start, to)))
-    path = [min(start, to), *between, max(start, to)]
-    _flow(draft, path, draft.pick([*path[turn:], *path[:turn]]))
-
-
-def _push(draft: Draft, start: int, stop: int, carried: Rows) -> Rows:
-    """Put contents into rows of `start:stop`, whose own go down before them, around gaps.
-
-    Each empty row takes one in for good. Returns what found no place.
+    To move is to change `sources` alone: decisions stay with their leaves, where they hold again as
+    soon as the source they are about is back.
     """
-    path = draft.passed(range(start, stop))
-    contents = draft.pick(path)
-    last = next(islice(contents.empty(), len(carried) - 1, None), None)
-    end = len(path) if last is None else last + 1
-    # Each copy of very many rows takes its time.
-    flowing, room = contents[:end].full(), max(0, end - len(carried))
-    draft.put_all(path[: end - room], carried[:end].moved())
-    draft.put_all(path[end - room : end], flowing[:room].moved())
-    return carried[end:] + flowing[room:]
+
+    def __init__(self, alignment: Alignment) -> None:
+        self._before = alignment
+        rows = alignment.rows
+        self.numbering = rows.numbering
+        self.sources: Numbers = rows.sources.copy()
+        self.bench = alignment.bench
+        self._decided, self._decisions = rows.decided, rows.decisions
+        self._earlier = rows.earlier
+        self._chosen: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def require(self, *indexes: int) -> None:
+        """Make sure that rows exist.
+
+        Raises:
+            IndexError: One does not.
+        """
+        for index in indexes:
+            if not -len(self) <= index < len(self):
+                raise IndexError(index)
+
+    def put(self, index: int, row: Row) -> None:
+        """Decide what a row takes."""
+        source, decision = numbers_of(row, self.numbering)
+        is_so = self.sources[index] == source
+        self.sources[index] = source
+        if is_so and self.decision(index) == self.numbering.decisions[decision]:
+            self._chosen.add(index)
+        else:
+            self.decide(index, decision)
+
+    def choose(self, indexes: Iterable[int]) -> None:
+        """Note that the user chose what these rows take, unless that was decided before."""
+        before, user = self._before.rows.sources, self.numbering.decision(Decision("user"))
+        for index in indexes:
+            source = int(self.sources[index])
+            is_known = self._decided[index] == source or (index, source) in self._earlier
+            if source not in (NOTHING, before[index]) and not is_known:
+                self._keep(index)
+                self.decide(index, user)
+
+    def decide(self, index: int, decision: int) -> None:
+        """Note a decision about what a row takes."""
+        self._own_decisions()
+        self._chosen.add(index)
+        if self.numbering.decisions[int(self._decisions[index])].by in ("user", "claude"):
+            # What a proposer found can be asked for again; of all rows it would take much memory.
+            self._keep(index)
+        self._decided[index] = self.sources[index]
+        self._decisions[index] = decision
+
+    def _keep(self, index: int) -> None:
+        """Remember the decision on a leaf, where another one takes its place."""
+        source, decision = int(self._decided[index]), int(self._decisions[index])
+        by, why, _, fixed = self.numbering.decisions[decision]
+        if source not in (NOTHING, self.sources[index]) and by != "moved":
+            kept = self.numbering.decision(Decision(by, why, fixed=fixed))
+            self._earlier = {**self._earlier, (index, source): kept}
+
+    def _recall(self) -> None:
+        """Bring decisions back into force whose sources are back."""
+        for (index, source), decision in self._earlier.items():
+            if self.sources[index] == source and self._decided[index] != source:
+                self._own_decisions()
+                self._keep(index)
+                self._decided[index], self._decisions[index] = source, decision
+
+    def _own_decisions(self) -> None:
+        if self._decisions is self._before.rows.decisions:
+            self._decided, self._decisions = self._decided.copy(), self._decisions.copy()
+
+    def decision(self, index: int) -> Decision:
+        """Return the decision about what a row takes."""
+        if self._decided[index] == self.sources[index]:
+            return self.numbering.decisions[int(self._decisions[index])]
+        return Decision("order" if self.sources[index] == NOTHING else "moved")
+
+    def fixed(self, start: int = 0, stop: int | None = None) -> NDArray[np.bool_]:
+        """Return which rows of a range are fixed."""
+        there = slice(start, stop)
+        is_in_force = self._decided[there] == self.sources[there]
+        return self.numbering.fixed(self._decisions[there]) & is_in_force
+
+    def passed(self, start: int, stop: int) -> _Indexes:
+        """Return the rows of a range that entries flow through."""
+        stays = self.fixed(start, stop) | (self.sources[start:stop] == GAP)
+        return np.flatnonzero(~stays) + start
+
+    def keys(self, sources: Numbers) -> list[str]:
+        """Return the keys of the entries that sources read, source after source."""
+        return [key for number in sources.tolist() for key in self.numbering.keys_of(number)]
+
+    def settle_bench(
+        self, lost: Sequence[str], gained: Sequence[str] = (), *, first: bool = False
+    ) -> None:
+        """Bench what rows lost and take from there what they gained.
+
+        Args:
+            lost: Keys of contents that rows gave up, in the order they come to the bench.
+            gained: Keys of contents that came to rows.
+            first: Put what was lost before what was on the bench.
+        """
+        used = self._used({*lost, *gained})
+        came = used.intersection(gained)
+        bench = [key for key in self.bench if key not in came] if came else self.bench
+        new = [key for key in lost if key not in used]
+        if new or came:
+            self.bench = tuple(dict.fromkeys((*new, *bench) if first else (*bench, *new)))
+
+    def _used(self, keys: set[str]) -> set[str]:
+        """Return those of some keys whose entries a row takes."""
+        entries = np.fromiter(map(self.numbering.entry, keys), np.int32)
+        taking = are_in(self.sources, self.numbering.reading(entries))
+        used = self.numbering.read_by(np.unique(self.sources[taking]))
+        names: list[str] = [self.numbering.keys[number] for number in used.tolist()]
+        return keys.intersection(names)
+
+    def done(self) -> tuple[Alignment, range]:
+        """Return the new alignment and the rows from the first to the last that differ.
+
+        The same alignment and no rows if nothing differs.
+        """
+        before = self._before
+        self._recall()
+        self._lapse()
+        columns = self.sources, self._decided, self._decisions
+        rows = Rows(self.numbering, *columns, self._earlier)
+        changed = np.flatnonzero(rows.differ(before.rows))
+        if len(changed):
+            span = range(int(changed[0]), int(changed[-1]) + 1)
+            return Alignment(rows, self.bench, before.layers), span
+        if self.bench == before.bench:
+            return before, range(0)
+        return replace(before, bench=self.bench), range(len(self), len(self))
+
+    def _lapse(self) -> None:
+        """Take back the trust in rows of whose layer another row takes something else now."""
+        layers = self._before.layers
+        if layers is None or not any(decision.trusted for decision in self.numbering.decisions):
+            return
+        changed = (self.sources != self._before.rows.sources) & (layers != ALONE)
+        trusted = self.numbering.trusted(self._decisions) & (layers != ALONE)
+        if not changed.any() or not trusted.any():
+            return
+        counts = np.bincount(layers[changed], minlength=int(layers.max()) + 1)
+        others = counts[layers] - changed
+        self._own_decisions()
+        for index in np.flatnonzero(trusted & (others > 0)).tolist():
+            if index not in self._chosen:
+                decision = self.numbering.decisions[int(self._decisions[index])]
+                lapsed = self.numbering.decision(decision._replace(trusted=False))
+                self._decisions[index] = lapsed
 
 
-def open_gaps(draft: Draft, positions: Sequence[int]) -> None:
-    """Gaps from top to bottom; the contents they displace flow down together."""
+def swap(change: _Change, first: int, second: int) -> None:
+    """Exchange what two rows take."""
+    change.require(first, second)
+    if not (change.fixed()[[first, second]]).any():
+        change.sources[[first, second]] = change.sources[[second, first]]
+        change.choose((first, second))
+
+
+def move_block(change: _Change, start: int, stop: int, steps: int) -> None:
+    """Move the movable rows of `start:stop` past `steps` movable neighbours."""
+    if stop > len(change):
+        raise IndexError(stop)
+    free = np.flatnonzero(~change.fixed())
+    first, last = np.searchsorted(free, [start, max(start, stop)])
+    if first == last or not steps:
+        return
+    block = free[first:last]
+    if steps > 0:
+        others = free[last : last + steps]
+        order = np.concatenate([others, block])
+    else:
+        others = free[max(0, first + steps) : first]
+        order = np.concatenate([block, others])
+    if len(others):
+        path = np.sort(order)
+        change.sources[path] = change.sources[order]
+        chosen = path[len(others) :] if steps > 0 else path[: len(block)]
+        change.choose(chosen.tolist())
+
+
+def move_to(change: _Change, start: int, to: int) -> None:
+    """Take the source out of row `start` and put it in row `to`."""
+    change.require(start, to)
+    sources = change.sources
+    if start == to or sources[start] in (NOTHING, GAP) or change.fixed()[[start, to]].any():
+        return
+    if sources[to] == GAP:
+        sources[[start, to]] = sources[[to, start]]
+    else:
+        low, high = min(start, to), max(start, to)
+        path = np.concatenate([[low], change.passed(low + 1, high), [high]])
+        sources[path] = sources[np.roll(path, -1 if start < to else 1)]
+    change.choose((to,))
+
+
+def _push(change: _Change, start: int, stop: int, carried: Numbers) -> Numbers:
+    """Put sources into rows of `start:stop`, whose own go down before them, around gaps.
+
+    Each empty row takes one in for good. Returns what found no room.
+    """
+    path, count = change.passed(start, stop), len(carried)
+    contents = change.sources[path]
+    empty = np.flatnonzero(contents == NOTHING)
+    end = int(empty[count - 1]) + 1 if count and len(empty) >= count else len(path)
+    flowing, room = contents[:end], max(0, end - count)
+    if len(empty):
+        flowing = flowing[flowing != NOTHING]
+    change.sources[path[: end - room]] = carried[:end]
+    change.sources[path[end - room : end]] = flowing[:room]
+    return np.concatenate([carried[end:], flowing[room:]])
+
+
+def open_gaps(change: _Change, indexes: Sequence[int]) -> None:
+    """Gaps from top to bottom; the sources they displace flow down together."""
     carried = _NONE
     # Gaps one below the other displace very many before anything flows.
-    displaced, benched = list[Row](), list[str]()
-    for position, following in pairwise([*positions, len(draft)]):
-        row = draft[position]
-        if not row.gap:
-            if row.source is not None and not row.fixed:
-                displaced.append(row)
+    displaced, benched = list[int](), list[str]()
+    change.require(*indexes)
+    for index, following in pairwise([*indexes, len(change)]):
+        here = int(change.sources[index])
+        if here != GAP:
+            if here != NOTHING and not change.fixed(index, index + 1)[0]:
+                displaced.append(here)
             else:
-                benched = [*row.keys, *benched]
-            draft.put(position, Row(gap=True, by="user"))
-        if position + 1 < following and (carried or displaced):
-            carried = _push(draft, position + 1, following, carried + Rows.of(displaced))
+                benched = [*change.numbering.keys_of(here), *benched]
+            change.put(index, _GAPPED)
+        if index + 1 < following and (len(carried) or displaced):
+            carried = np.concatenate([carried, np.array(displaced, np.int32)])
+            carried = _push(change, index + 1, following, carried)
             displaced = []
-    lost = [*(carried + Rows.of(displaced)).keys, *benched]
+    carried = np.concatenate([carried, np.array(displaced, np.int32)])
+    lost = [*change.keys(carried), *benched]
     if lost:
-        draft.settle_bench((*lost, *draft.bench), lost)
+        change.settle_bench(lost, first=True)
 
 
-def close_gaps(draft: Draft, positions: Sequence[int]) -> None:
+def close_gaps(change: _Change, indexes: Sequence[int]) -> None:
     """Gaps from top to bottom; what is below flows up to fill them, the bench fills the end."""
-    open_places = list[int]()
-    positions = [position for position in positions if draft[position].gap]
-    for position, following in pairwise([*positions, len(draft)]):
-        open_places.append(position)
-        if position + 1 < following:
-            open_places = _pull(draft, open_places, range(position + 1, following))
-    taken = draft.bench[: len(open_places)]
-    filling = Rows.of(Row(Take(key), by="user") for key in taken)
-    _flow(draft, open_places, filling + _empty(len(open_places) - len(taken)))
+    change.require(*indexes)
+    room = np.empty(0, np.intp)
+    gaps = [index for index in indexes if change.sources[index] == GAP]
+    for index, following in pairwise([*gaps, len(change)]):
+        room = np.append(room, index)
+        if index + 1 < following:
+            room = _pull(change, room, index + 1, following)
+    taken = change.bench[: len(room)]
+    change.sources[room] = NOTHING
+    change.sources[room[: len(taken)]] = [change.numbering.entry(key) for key in taken]
     if taken:
-        draft.settle_bench(draft.bench[len(taken) :], (), taken)
+        change.settle_bench((), taken)
 
 
-def _empty(count: int) -> Rows:
-    return Rows.repeated(EMPTY, count)
+def _pull(change: _Change, room: _Indexes, start: int, stop: int) -> _Indexes:
+    """Fill rows with what is below them in `start:stop`, which leaves rows open there.
 
-
-def _pull(draft: Draft, places: list[int], below: range) -> list[int]:
-    """Fill the places with what is below, which leaves places open there.
-
-    An empty row ends the flow: it goes up, and the places below it are empty too. Returns the
-    places that are still open.
+    An empty row ends the flow: it goes up, and the rows below it are empty too. Returns the rows
+    that are still open.
     """
-    path = draft.passed(below)
-    contents = draft.pick(path)
-    hole = next(contents.empty(), None)
-    if hole is not None:
-        path, contents = path[: hole + 1], contents[: hole + 1]
-    targets = _one_after_the_other(places, path)
-    if hole is None:
-        _flow(draft, targets[: len(contents)], contents)
-        return list(targets[len(contents) :])
-    _flow(draft, targets, contents + _empty(len(places)))
-    return []
+    path = change.passed(start, stop)
+    contents = change.sources[path]
+    holes = np.flatnonzero(contents == NOTHING)
+    if not len(holes):
+        targets = np.concatenate([room, path])
+        change.sources[targets[: len(path)]] = contents
+        return targets[len(path) :]
+    end = int(holes[0]) + 1
+    targets = np.concatenate([room, path[:end]])
+    change.sources[targets[:end]] = contents[:end]
+    change.sources[targets[end:]] = NOTHING
+    return np.empty(0, np.intp)
 
 
-def _one_after_the_other(places: Sequence[int], path: Sequence[int]) -> Sequence[int]:
-    if isinstance(path, range):
-        whole = range(path.start - len(places), path.stop)
-        if list(whole[: len(places)]) == places:
-            return whole
-    return [*places, *path]
-
-
-def send_to_bench(draft: Draft, positions: Sequence[int]) -> None:
+def send_to_bench(change: _Change, indexes: Sequence[int]) -> None:
     """Empty the rows; their entries go to the end of the bench."""
-    full = draft.full(dict.fromkeys(positions))
-    sent = draft.pick(full).keys
-    draft.put_all(sorted(full), Rows.repeated(Row(by="user"), len(full)))
-    draft.settle_bench((*draft.bench, *sent), sent)
+    change.require(*indexes)
+    chosen = np.array(list(dict.fromkeys(indexes)), np.intp)
+    sources = change.sources[chosen]
+    full = chosen[(sources != NOTHING) & (sources != GAP)]
+    sent = change.keys(change.sources[full])
+    change.sources[full] = NOTHING
+    change.settle_bench(sent)
 
 
-def place_from_bench(draft: Draft, key: str, position: int, shift: bool) -> None:
+def place_from_bench(change: _Change, key: str, index: int, shift: bool) -> None:
     """Put a benched entry in the row."""
-    if key not in draft.bench:
+    if key not in change.bench:
         raise KeyError(key)
-    there, placed = draft[position], Row(Take(key), by="user")
-    if there.source is not None and not there.fixed and shift:
-        left = _push(draft, position, len(draft), Rows.of((placed,)))
-    else:
-        left = Rows.of((there,))
-        draft.put(position, placed)
-    draft.settle_bench(
-        (*left.keys, *(other for other in draft.bench if other != key)), left.keys, (key,)
-    )
+    change.require(index)
+    there = change.sources[[index]]
+    is_full = there[0] not in (NOTHING, GAP) and not change.fixed()[index]
+    if is_full and shift:
+        placed = np.array([change.numbering.entry(key)], np.int32)
+        there = _push(change, index, len(change), placed)
+    change.put(index, Row(Take(key), by="user"))
+    change.settle_bench(change.keys(there), (key,), first=True)
 
 
-def set_rows(draft: Draft, changes: Sequence[tuple[int, Row]]) -> None:
+def set_rows(change: _Change, changes: Sequence[tuple[int, Row]]) -> None:
     """Give rows new contents; rows that other rows' new contents are taken from are left empty."""
-    touched = {position for position, _ in changes}
-    taken = {key for _, row in changes for key in row.keys}
-    before = {position: draft[position] for position in touched}
-    for position in _takers(draft, taken, touched):
-        before[position] = draft[position]
-        draft.put(position, Row(by="user"))
-    for position, row in changes:
-        draft.put(position, row)
-    if all(draft[position] == row for position, row in before.items()):
-        return
-    lost = [key for position in sorted(before) for key in before[position].keys]
-    gained = [key for position in before for key in draft[position].keys]
-    draft.settle_bench((*draft.bench, *lost), lost, gained)
+    change.require(*(index for index, _ in changes))
+    touched = dict.fromkeys(index for index, _ in changes)
+    numbering = change.numbering
+    taken = {numbering.entry(key) for _, row in changes for key in row.keys}
+    losing = list[int]()
+    if taken and len(touched) < len(change):
+        takers = np.flatnonzero(are_in(change.sources, numbering.reading(taken)))
+        losing = [index for index in takers.tolist() if index not in touched]
+    concerned = [*touched, *losing]
+    before = change.sources[concerned]
+    change.sources[losing] = NOTHING
+    for index, row in changes:
+        change.put(index, row)
+    after = change.sources[concerned]
+    if (before != after).any():
+        change.settle_bench(change.keys(before[np.argsort(concerned)]), change.keys(after))
 
 
-def _takers(draft: Draft, keys: set[str], touched: set[int]) -> Iterable[int]:
-    """Rows that take one of the keys, those that are touched aside."""
-    if not keys or len(touched) == len(draft):
-        return ()
-    return [position for position in draft.takers(keys) if position not in touched]
-
-
-def trust(draft: Draft, positions: Sequence[int], trusted: bool) -> None:
+def trust(change: _Change, indexes: Sequence[int], trusted: bool) -> None:
     """Take rows for right, or take the trust back."""
-    for position in positions:
-        row = draft[position]
-        if (row.source is not None or row.gap) and row.trusted != trusted:
-            draft.put(position, replace(row, trusted=trusted))
+    change.require(*indexes)
+    for index in indexes:
+        decision = change.decision(index)
+        if change.sources[index] != NOTHING and decision.trusted != trusted:
+            trusting = change.numbering.decision(decision._replace(trusted=trusted))
+            change.decide(index, trusting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,47 +484,47 @@ def applied(alignment: Alignment, edit: Edit) -> tuple[Alignment, range]:
         IndexError: As `apply`.
         KeyError: As `apply`.
     """
-    draft = Draft(alignment)
-    _make(draft, edit)
-    return draft.done()
+    change = _Change(alignment)
+    _make(change, edit)
+    return change.done()
 
 
-def _make(draft: Draft, edit: Edit) -> None:
+def _make(change: _Change, edit: Edit) -> None:
     match edit:
         case Swap(first, second):
-            swap(draft, first, second)
+            swap(change, first, second)
         case MoveBlock(start, stop, steps):
-            move_block(draft, start, stop, steps)
+            move_block(change, start, stop, steps)
         case MoveTo(start, to):
-            move_to(draft, start, to)
+            move_to(change, start, to)
         case OpenGap(row):
-            open_gaps(draft, (row,))
+            open_gaps(change, (row,))
         case CloseGap(row):
-            close_gaps(draft, (row,))
+            close_gaps(change, (row,))
         case SendToBench(rows):
-            send_to_bench(draft, rows)
+            send_to_bench(change, rows)
         case PlaceFromBench(key, row, shift):
-            place_from_bench(draft, key, row, shift)
+            place_from_bench(change, key, row, shift)
         case SetRows(rows):
-            set_rows(draft, rows)
+            set_rows(change, rows)
         case Trust(rows, trusted):
-            trust(draft, rows, trusted)
+            trust(change, rows, trusted)
         case Several(edits):
-            _several(draft, edits)
+            _several(change, edits)
 
 
-def _several(draft: Draft, edits: Sequence[Edit]) -> None:
+def _several(change: _Change, edits: Sequence[Edit]) -> None:
     """One after the other; gaps from top to bottom in one pass, as that is the same."""
     opened = [edit.row for edit in edits if isinstance(edit, OpenGap)]
     closed = [edit.row for edit in edits if isinstance(edit, CloseGap)]
     if len(opened) == len(edits) > 1 and _ascend(opened):
-        open_gaps(draft, opened)
+        open_gaps(change, opened)
     elif len(closed) == len(edits) > 1 and _ascend(closed):
-        close_gaps(draft, closed)
+        close_gaps(change, closed)
     else:
         for part in edits:
-            _make(draft, part)
+            _make(change, part)
 
 
-def _ascend(positions: Sequence[int]) -> bool:
-    return positions[0] >= 0 and all(one < other for one, other in pairwise(positions))
+def _ascend(indexes: Sequence[int]) -> bool:
+    return indexes[0] >= 0 and all(one < other for one, other in pairwise(indexes))

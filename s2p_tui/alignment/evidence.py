@@ -5,10 +5,11 @@ A proposer gathers it; judging a row weighs it. Evidence never changes an alignm
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import overload
+
+import numpy as np
 
 from s2p_tui.alignment.alignment import EMPTY, Alignment, Row, Rows
 from s2p_tui.alignment.block_numbers import other_number
@@ -16,6 +17,7 @@ from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.judge import judge, landing
 from s2p_tui.alignment.layer_rules import constant_for, rule_for
 from s2p_tui.alignment.layouts import ways
+from s2p_tui.alignment.numbering import NOTHING, Flags, Numbers
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Expr, Flip, Permute, Take, describe, keys_of, nodes_of
@@ -89,7 +91,21 @@ class Suggestions(Sequence[Suggestion]):
         return hash((len(self), *self._sources[:1]))
 
 
-_NOWHERE = -1
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Evidence as arrays, numbered as one checkpoint's entries are.
+
+    Attributes:
+        sources: What each leaf should take.
+        certain: See `Suggestion`.
+        placed: See `Suggestion`.
+        claims: The leaf that each entry certainly belongs to, or -1.
+    """
+
+    sources: Numbers
+    certain: Flags
+    placed: Flags
+    claims: Numbers
 
 
 @dataclass(frozen=True)
@@ -103,32 +119,44 @@ class Evidence:
 
     suggestions: Suggestions
     left_over: Mapping[str, str]
-    _claims: array[int] | None = field(default=None, init=False, compare=False, repr=False)
+    _columns: Columns | None = field(default=None, init=False, compare=False, repr=False)
 
     def claimed(self, key: str, state_dict: StateDict) -> int | None:
-        """The place of the leaf an entry certainly belongs to; None if nothing is certain.
+        """The index of the leaf an entry certainly belongs to; None if nothing is certain.
 
         Args:
             key: The entry's key.
             state_dict: The entries the evidence is about.
         """
-        place = self.claims(state_dict)[state_dict.position(key)]
-        return None if place == _NOWHERE else place
+        index = int(self.columns(state_dict).claims[state_dict.position(key)])
+        return None if index == NOTHING else index
 
-    def claims(self, state_dict: StateDict) -> array[int]:
-        """The place of the leaf each entry certainly belongs to, or -1; made when first asked for.
+    def columns(self, state_dict: StateDict) -> Columns:
+        """Return the evidence as arrays; made when first asked for.
 
-        A mapping from keys would take ten times the memory.
+        Args:
+            state_dict: The entries the evidence is about.
         """
-        if self._claims is not None:
-            return self._claims
-        claims = array("i", [_NOWHERE]) * len(state_dict)
-        for place, suggestion in enumerate(self.suggestions):
-            if suggestion.source is not None and (suggestion.certain or suggestion.placed):
-                for key in keys_of(suggestion.source):
-                    claims[state_dict.position(key)] = place
-        object.__setattr__(self, "_claims", claims)
-        return claims
+        if self._columns is not None:
+            return self._columns
+        numbering, count = state_dict.numbering, len(self.suggestions)
+        sources = np.full(count, NOTHING, np.int32)
+        flags = np.zeros((2, count), np.bool_)
+        claims = np.full(len(state_dict), NOTHING, np.int32)
+        for index in range(count):
+            source, (is_certain, _, is_placed, _) = self.suggestions.held(index)
+            flags[:, index] = is_certain, is_placed
+            if source is None:
+                continue
+            whole = isinstance(source, str)
+            number = numbering.entry(source) if whole else numbering.number(source)
+            sources[index] = number
+            if is_certain or is_placed:
+                for key in (source,) if whole else keys_of(source):
+                    claims[numbering.entry(key)] = index
+        columns = Columns(sources, flags[0], flags[1], claims)
+        object.__setattr__(self, "_columns", columns)
+        return columns
 
 
 def as_suggested(evidence: Evidence, state_dict: StateDict, skeleton: Skeleton) -> Alignment:
@@ -137,10 +165,11 @@ def as_suggested(evidence: Evidence, state_dict: StateDict, skeleton: Skeleton) 
     Leaves that nothing in the checkpoint feeds keep the skeleton's value, if it has one.
     """
     # With very many entries a key press would notice that they are looked for.
-    evidence.claims(state_dict)
-    rows = Rows.of(map(_as_suggested, skeleton, evidence.suggestions))
+    evidence.columns(state_dict)
+    rows = Rows.of(map(_as_suggested, skeleton, evidence.suggestions), state_dict.numbering)
     used = set(rows.keys)
-    return Alignment(rows, tuple(entry.key for entry in state_dict if entry.key not in used))
+    bench = tuple(entry.key for entry in state_dict if entry.key not in used)
+    return Alignment(rows, bench, skeleton.layers)
 
 
 def _as_suggested(leaf: Leaf, suggestion: Suggestion) -> Row:
@@ -187,19 +216,16 @@ def _doubt(
 ) -> str:
     """Why a row may be wrong although it fits; empty if nothing speaks against it.
 
-    What nothing speaks for is left to the user, so a row of theirs is not doubted for that, nor is
-    one of Claude's that they accepted; which way round a weight goes in is not Claude's to settle.
-    What came here by moves, maybe of other rows, was not chosen for this leaf: what was doubtful
-    here before still is, and so is what has another number than belongs here.
+    Rows the user chose are trusted unless the names contradict them. So are Claude's rows that the
+    user accepted, except for a weight's orientation. Rows that came here by an edit elsewhere were
+    not chosen for this leaf: only names settle them.
     """
     suggestion = evidence.suggestions[place]
-    chosen, moved = row.by == "user", row.by == "moved"
+    chosen = row.by == "user"
     if row.source is None:
         neutral = suggestion.certain and suggestion.source is None
         return (
-            ""
-            if chosen or moved or neutral
-            else f"{suggestion.reason}: it would keep the skeleton's value"
+            "" if chosen or neutral else f"{suggestion.reason}: it would keep the skeleton's value"
         )
     leaf = skeleton[place]
     keys, here = row.keys, suggestion.source
@@ -227,13 +253,13 @@ def _doubt(
             return f"by name and structure {key} belongs to {skeleton[other].path}"
     if row.by == "claude":
         return _layout_doubt(row, leaf, state_dict)
-    if moved and here is not None and suggestion.numbered:
-        (mine, *_), (wanted, *_) = row.keys, keys_of(here)
+    if chosen:
+        return ""
+    if here is not None and suggestion.numbered and keys and keys_of(here):
+        (mine, *_), (wanted, *_) = keys, keys_of(here)
         if other_number(mine, wanted):
             return f"by the numbers {wanted} may belong here, and not {mine}"
-    if moved:
-        return _turned_doubt(row, leaf, state_dict)
-    return "" if chosen else "only the order speaks for it"
+    return "only the order speaks for it"
 
 
 def _moved(source: Expr | None) -> bool:

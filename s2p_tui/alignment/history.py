@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
-from s2p_tui.alignment.alignment import Alignment, Rows, Uses
+from s2p_tui.alignment.alignment import Alignment, Rows
 from s2p_tui.alignment.edits import Edit, applied
 
 
@@ -13,8 +13,6 @@ class Change:
     """The rows an edit touched: from `start` on there were `before` and now are `after`.
 
     These are more than the `changed` ones where sharing all rows takes less than copying most.
-
-    What was known of the uses goes along, so that nothing is counted again after an undo.
     """
 
     edit: Edit
@@ -24,8 +22,6 @@ class Change:
     after: Rows
     bench_before: tuple[str, ...]
     bench_after: tuple[str, ...]
-    uses_before: Uses | None = field(default=None, compare=False, repr=False)
-    uses_after: Uses | None = field(default=None, compare=False, repr=False)
 
 
 class History:
@@ -59,12 +55,9 @@ class History:
             return alignment, range(0)
         start, before, after = 0, alignment.rows, new.rows
         if len(changed) < len(before) // 2:
-            start, rows = changed.start, slice(changed.start, changed.stop)
-            before, after = before[rows].lean(), after[rows].lean()
-        uses = alignment.known_uses, new.known_uses
-        self._done.append(
-            Change(edit, changed, start, before, after, alignment.bench, new.bench, *uses)
-        )
+            start = changed.start
+            before, after = before.copied(changed), after.copied(changed)
+        self._done.append(Change(edit, changed, start, before, after, alignment.bench, new.bench))
         self._undone.clear()
         return new, changed
 
@@ -74,7 +67,7 @@ class History:
             return alignment, range(0)
         change = self._done.pop()
         self._undone.append(change)
-        return _replaced(alignment, change, change.before, change.bench_before, change.uses_before)
+        return _replaced(alignment, change, change.before, change.bench_before)
 
     def redo(self, alignment: Alignment) -> tuple[Alignment, range]:
         """Make the last undone edit again; the same alignment and no rows when there is none."""
@@ -82,15 +75,11 @@ class History:
             return alignment, range(0)
         change = self._undone.pop()
         self._done.append(change)
-        return _replaced(alignment, change, change.after, change.bench_after, change.uses_after)
+        return _replaced(alignment, change, change.after, change.bench_after)
 
 
 def _replaced(
-    alignment: Alignment,
-    change: Change,
-    rows: Rows,
-    bench: tuple[str, ...],
-    uses: Uses | None,
+    alignment: Alignment, change: Change, rows: Rows, bench: tuple[str, ...]
 ) -> tuple[Alignment, range]:
-    merged = alignment.rows.replaced(change.start, rows)
-    return Alignment(merged, bench).hand_on(uses), change.changed
+    rows = alignment.rows.replaced(change.start, rows)
+    return replace(alignment, rows=rows, bench=bench), change.changed

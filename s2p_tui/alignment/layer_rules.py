@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 from msgspec import structs
 
 from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.transform import (
-    Broadcast,
     Constant,
     Expr,
     Flip,
-    Norm,
+    Joining,
     Permute,
     Reshape,
     Scale,
     Shape,
     SpectralNorm,
-    Split,
     Stack,
     Take,
     WeightNorm,
@@ -223,15 +221,11 @@ def rule_applied(leaf: Leaf, expr: Expr, shape: Shape) -> Expr | None:
 
 def _put(steps: Expr, expr: Expr) -> Expr:
     """The steps made for a whole entry, done to an expression in its stead."""
-    match steps:
-        case Take() | Constant():
-            return expr
-        case (
-            Permute(of) | Flip(of) | Reshape(of) | Split(of) | Scale(of) | Broadcast(of) | Norm(of)
-        ):
-            return replace(steps, of=_put(of, expr))
-        case _:
-            return steps
+    if isinstance(steps, Take | Constant):
+        return expr
+    if isinstance(steps, Joining):
+        return steps
+    return steps.with_operands((_put(steps.of, expr),))
 
 
 def departs_from_rule(leaf: Leaf, source: Expr, entry_shape: Callable[[str], Shape]) -> bool:

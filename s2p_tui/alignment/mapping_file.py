@@ -188,14 +188,13 @@ def replay(mapping: Mapping, state_dict: StateDict, skeleton: Skeleton) -> Align
             problems,
             "Use the files it names, or align these anew and save a new mapping.",
         )
-    rows = Rows.of(
-        _without_rule(leaf, row, state_dict)
-        for leaf, (_, row) in zip(skeleton, mapping.rows, strict=True)
-    )
+    pairs = zip(skeleton, mapping.rows, strict=True)
+    wanted = (_without_rule(leaf, row, state_dict) for leaf, (_, row) in pairs)
+    rows = Rows.of(wanted, state_dict.numbering)
     used = set(rows.keys)
     known = (key for key in mapping.bench if key in state_dict)
     order = dict.fromkeys((*known, *(entry.key for entry in state_dict)))
-    return Alignment(rows, tuple(key for key in order if key not in used))
+    return Alignment(rows, tuple(key for key in order if key not in used), skeleton.layers)
 
 
 def _without_rule(leaf: Leaf, row: Row, state_dict: StateDict) -> Row:

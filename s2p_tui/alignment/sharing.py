@@ -121,8 +121,10 @@ def sharing(alignment: Alignment, changes: Sequence[tuple[int, Row]]) -> SetRows
     new = [(row.source, set(row.keys)) for _, row in changes if row.source is not None]
     taken = {key for _, keys in new for key in keys}
     kept: list[tuple[int, Row]] = []
-    sharers = {position for position, key in alignment.rows.taken() if key in taken} - touched
-    for position in sorted(sharers):
+    numbering = alignment.rows.numbering
+    for position in alignment.rows.taking(map(numbering.entry, taken)):
+        if position in touched:
+            continue
         row = alignment.rows[position]
         if row.source is not None and all(
             takes_part(source, key)

@@ -9,9 +9,12 @@ from math import prod
 from types import MappingProxyType
 from typing import Any, Literal
 
+import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from s2p_tui.alignment.dtypes import dtype_named
+from s2p_tui.alignment.layers import ALONE, layers_of
 from s2p_tui.alignment.state_dict import digest_of
 
 LeafKind = Literal["array", "scalar"]
@@ -76,6 +79,13 @@ class Skeleton:
     def position(self, path: str) -> int:
         """Place of the leaf in flatten order, counted from 0."""
         return self._position[path]
+
+    @cached_property
+    def layers(self) -> NDArray[np.int32]:
+        """A number per leaf, equal for the leaves of one layer; see `layers_of`."""
+        if self.is_nameless:
+            return np.full(len(self.leaves), ALONE, np.int32)
+        return layers_of((leaf.path, leaf.owner) for leaf in self.leaves)
 
     @property
     def is_nameless(self) -> bool:

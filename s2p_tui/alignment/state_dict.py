@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from s2p_tui.alignment.dtypes import dtype_named
 from s2p_tui.alignment.encoded import Encoded, encoded
+from s2p_tui.alignment.numbering import Numbering
 
 
 class Entry(Struct, frozen=True, gc=False):
@@ -74,6 +75,11 @@ class StateDict:
     def shape(self, key: str) -> tuple[int, ...]:
         """Shape of the entry of that key."""
         return self[key].shape
+
+    @cached_property
+    def numbering(self) -> Numbering:
+        """Numbers of sources over these entries: an entry's is its position."""
+        return Numbering((entry.key for entry in self.entries), self._position)
 
     @property
     def nbytes(self) -> int:

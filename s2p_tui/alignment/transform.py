@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import prod
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 from s2p_tui.alignment.untrusted import (
     MalformedError,
@@ -25,125 +25,331 @@ from s2p_tui.alignment.untrusted import (
 from s2p_tui.errors import TransformError
 
 Shape = tuple[int, ...]
+EntryShape = Callable[[str], Shape]
+"""Gives the shape of the entry of a key."""
 
 
 @dataclass(frozen=True, slots=True)
-class Take:
+class _Node:
+    """An expression."""
+
+    @property
+    def operands(self) -> tuple[Expr, ...]:
+        """The expressions directly under this one."""
+        return ()
+
+    def with_operands(self, of: tuple[Expr, ...]) -> Self:
+        """Return the same step done to other operands, as many as before."""
+        return self
+
+    def result_shape(self, entry_shape: EntryShape) -> Shape:
+        """Return the shape of the result; see `shape_of`."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """Return the steps in words; see the function `describe`."""
+        inner = self.operands[0].describe()
+        return f"{inner}, {self._step()}" if inner else self._step()
+
+    def _step(self) -> str:
+        """Return this step alone in words."""
+        raise NotImplementedError
+
+    def to_json(self, sources: Sequence[str]) -> Any:
+        """Return JSON values; see the function `to_json`."""
+        node: dict[str, Any] = {"op": _name(type(self))}
+        for attribute in fields(self):
+            if attribute.name == "of":
+                of = [operand.to_json(sources) for operand in self.operands]
+                node["of"] = of if isinstance(self, _Join) else of[0]
+            else:
+                node[attribute.name] = getattr(self, attribute.name)
+        return node
+
+
+@dataclass(frozen=True, slots=True)
+class _Step(_Node):
+    """One step done to one operand."""
+
+    of: Expr
+
+    @property
+    def operands(self) -> tuple[Expr, ...]:
+        return (self.of,)
+
+    def with_operands(self, of: tuple[Expr, ...]) -> Self:
+        return replace(self, of=of[0])
+
+    def result_shape(self, entry_shape: EntryShape) -> Shape:
+        return self._result(self.of.result_shape(entry_shape))
+
+    def _result(self, shape: Shape) -> Shape:
+        """Return what becomes of the operand's shape."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class _Join(_Node):
+    """One step done to several operands."""
+
+    of: tuple[Expr, ...]
+
+    @property
+    def operands(self) -> tuple[Expr, ...]:
+        return self.of
+
+    def with_operands(self, of: tuple[Expr, ...]) -> Self:
+        return replace(self, of=of)
+
+    def result_shape(self, entry_shape: EntryShape) -> Shape:
+        return self._joined([operand.result_shape(entry_shape) for operand in self.of])
+
+    def _joined(self, shapes: Sequence[Shape]) -> Shape:
+        """Return what becomes of the operands' shapes."""
+        raise NotImplementedError
+
+    def _same_shape(self, shapes: Sequence[Shape]) -> Shape:
+        if not shapes or any(shape != shapes[0] for shape in shapes):
+            raise TransformError(
+                f"{type(self).__name__.lower()} needs operands of one shape, got {_list(shapes)}."
+            )
+        return shapes[0]
+
+    def describe(self) -> str:
+        return _describe_many(self.of, self._step())
+
+
+@dataclass(frozen=True, slots=True)
+class Take(_Node):
     """A whole entry of the state dict."""
 
     key: str
 
+    def result_shape(self, entry_shape: EntryShape) -> Shape:
+        return entry_shape(self.key)
+
+    def describe(self) -> str:
+        return ""
+
+    def to_json(self, sources: Sequence[str]) -> Any:
+        return sources.index(self.key)
+
 
 @dataclass(frozen=True, slots=True)
-class Constant:
+class Constant(_Node):
     """A tensor filled with one number."""
 
     value: float
     shape: Shape
 
+    def result_shape(self, entry_shape: EntryShape) -> Shape:
+        return self.shape
+
+    def describe(self) -> str:
+        return f"constant {self.value:g}"
+
 
 @dataclass(frozen=True, slots=True)
-class Permute:
+class Permute(_Step):
     """Axes reordered: axis i of the result is axis `axes[i]` of the operand (`numpy.transpose`)."""
 
-    of: Expr
     axes: tuple[int, ...]
+
+    def _result(self, shape: Shape) -> Shape:
+        if sorted(self.axes) != list(range(len(shape))):
+            raise TransformError(f"permute{self.axes} does not reorder the axes of {show(shape)}.")
+        return tuple(shape[axis] for axis in self.axes)
+
+    def _step(self) -> str:
+        return f"permute axes to ({_numbers(self.axes)})"
 
 
 @dataclass(frozen=True, slots=True)
-class Flip:
+class Flip(_Step):
     """The order of elements reversed along `axes` (`numpy.flip`)."""
 
-    of: Expr
     axes: tuple[int, ...]
 
+    def _result(self, shape: Shape) -> Shape:
+        _require_axes("flip", self.axes, shape)
+        return shape
+
+    def _step(self) -> str:
+        return f"flip axes {_numbers(self.axes)}"
+
 
 @dataclass(frozen=True, slots=True)
-class Reshape:
+class Reshape(_Step):
     """The same elements in row-major order under another shape (`numpy.reshape`)."""
 
-    of: Expr
     shape: Shape
+
+    def _result(self, shape: Shape) -> Shape:
+        if prod(shape) != prod(self.shape) or any(size < 0 for size in self.shape):
+            raise TransformError(f"{show(shape)} cannot be reshaped to {show(self.shape)}.")
+        return self.shape
+
+    def _step(self) -> str:
+        return f"reshape to {show(self.shape)}"
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class Split(_Step):
     """The part `start:stop` along one axis."""
 
-    of: Expr
     axis: int
     start: int
     stop: int
 
+    def _result(self, shape: Shape) -> Shape:
+        axis, start, stop = self.axis, self.start, self.stop
+        if not 0 <= axis < len(shape) or not 0 <= start <= stop <= shape[axis]:
+            raise TransformError(f"split {start}:{stop} on axis {axis} lies outside {show(shape)}.")
+        return (*shape[:axis], stop - start, *shape[axis + 1 :])
+
+    def _step(self) -> str:
+        return f"take {self.start}:{self.stop} of axis {self.axis}"
+
 
 @dataclass(frozen=True, slots=True)
-class Stack:
+class Stack(_Join):
     """Equal shapes put side by side along a new axis (`numpy.stack`)."""
 
-    of: tuple[Expr, ...]
     axis: int
+
+    def _joined(self, shapes: Sequence[Shape]) -> Shape:
+        shape, axis = self._same_shape(shapes), self.axis
+        if not 0 <= axis <= len(shape):
+            raise TransformError(f"stack on axis {axis} does not apply to {show(shape)}.")
+        return (*shape[:axis], len(shapes), *shape[axis:])
+
+    def _step(self) -> str:
+        return f"stack {len(self.of)} on axis {self.axis}"
 
 
 @dataclass(frozen=True, slots=True)
-class Concat:
+class Concat(_Join):
     """Shapes joined along an existing axis (`numpy.concatenate`)."""
 
-    of: tuple[Expr, ...]
     axis: int
 
+    def _joined(self, shapes: Sequence[Shape]) -> Shape:
+        axis = self.axis
+        if not shapes or not all(0 <= axis < len(shape) for shape in shapes):
+            raise TransformError(f"concat on axis {axis} does not apply to {_list(shapes)}.")
+        rest = self._same_shape([(*s[:axis], *s[axis + 1 :]) for s in shapes])
+        return (*rest[:axis], sum(shape[axis] for shape in shapes), *rest[axis:])
+
+    def _step(self) -> str:
+        return f"concatenate {len(self.of)} on axis {self.axis}"
+
 
 @dataclass(frozen=True, slots=True)
-class Sum:
+class Sum(_Join):
     """Equal shapes added element by element."""
 
-    of: tuple[Expr, ...]
+    def _joined(self, shapes: Sequence[Shape]) -> Shape:
+        return self._same_shape(shapes)
+
+    def _step(self) -> str:
+        return f"add {len(self.of)}"
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class Scale(_Step):
     """Every element multiplied by one number."""
 
-    of: Expr
     factor: float
 
+    def _result(self, shape: Shape) -> Shape:
+        return shape
+
+    def _step(self) -> str:
+        return f"multiply by {self.factor:g}"
+
 
 @dataclass(frozen=True, slots=True)
-class Broadcast:
+class Broadcast(_Step):
     """1-sized axes repeated, and new axes put in front (`numpy.broadcast_to`)."""
 
-    of: Expr
     shape: Shape
 
+    def _result(self, shape: Shape) -> Shape:
+        tail = self.shape[len(self.shape) - len(shape) :]
+        if len(self.shape) < len(shape) or any(
+            size not in (1, wanted) for size, wanted in zip(shape, tail, strict=True)
+        ):
+            raise TransformError(f"{show(shape)} cannot be broadcast to {show(self.shape)}.")
+        return self.shape
+
+    def _step(self) -> str:
+        return f"repeat to {show(self.shape)}"
+
 
 @dataclass(frozen=True, slots=True)
-class Norm:
+class Norm(_Step):
     """The Euclidean norm over `axes`, which stay as axes of size 1."""
 
-    of: Expr
     axes: tuple[int, ...]
+
+    def _result(self, shape: Shape) -> Shape:
+        _require_axes("norm", self.axes, shape)
+        return tuple(1 if axis in self.axes else size for axis, size in enumerate(shape))
+
+    def _step(self) -> str:
+        return f"norm over axes {_numbers(self.axes)}"
 
 
 @dataclass(frozen=True, slots=True)
-class WeightNorm:
+class WeightNorm(_Join):
     """The weight of a weight-normed layer, `g · v / ‖v‖`, from `of = (g, v)`.
 
     The norm is over the axes along which g has size 1, or over all if g has none.
     Source: Salimans & Kingma 2016, as in `torch.nn.utils.weight_norm`.
     """
 
-    of: tuple[Expr, ...]
+    def _joined(self, shapes: Sequence[Shape]) -> Shape:
+        fits = len(shapes) == 2 and (
+            prod(shapes[0]) == 1
+            or (
+                len(shapes[0]) == len(shapes[1])
+                and all(size in (1, whole) for size, whole in zip(*shapes, strict=True))
+            )
+        )
+        if not fits:
+            raise TransformError(
+                f"weight_norm expected a magnitude per slice and a weight, got {_list(shapes)}."
+            )
+        return shapes[1]
+
+    def describe(self) -> str:
+        if len(self.of) != 2:
+            return "fold nothing"
+        return _describe_many(self.of[1:], "fold the weight norm")
 
 
 @dataclass(frozen=True, slots=True)
-class SpectralNorm:
+class SpectralNorm(_Join):
     """The weight of a spectrally normed layer, `W / (uᵀ W v)`, from `of = (W, u, v)`.
 
     There W is a matrix of which the rows are `axis` and the columns the other axes, row-major.
     Source: Miyato et al. 2018, as in `torch.nn.utils.spectral_norm` in evaluation mode.
     """
 
-    of: tuple[Expr, ...]
     axis: int
+
+    def _joined(self, shapes: Sequence[Shape]) -> Shape:
+        axis = self.axis
+        weight, *vectors = shapes or [()]
+        rows = weight[axis] if 0 <= axis < len(weight) else 0
+        if not rows or vectors != [(rows,), (prod(weight) // rows,)]:
+            raise TransformError(f"spectral_norm on axis {axis} does not apply to {_list(shapes)}.")
+        return weight
+
+    def describe(self) -> str:
+        if not self.of:
+            return "fold nothing"
+        return _describe_many(self.of[:1], "fold the spectral norm")
 
 
 Joining = Stack | Concat | Sum | WeightNorm | SpectralNorm
@@ -168,19 +374,13 @@ Expr = (
 
 def operands(expr: Expr) -> tuple[Expr, ...]:
     """The expressions directly under this one."""
-    match expr:
-        case Take() | Constant():
-            return ()
-        case Stack() | Concat() | Sum() | WeightNorm() | SpectralNorm():
-            return expr.of
-        case _:
-            return (expr.of,)
+    return expr.operands
 
 
 def nodes_of(expr: Expr) -> Iterator[Expr]:
     """The expression and all under it."""
     yield expr
-    for operand in operands(expr):
+    for operand in expr.operands:
         yield from nodes_of(operand)
 
 
@@ -193,15 +393,9 @@ def keys_of(expr: Expr) -> tuple[str, ...]:
 
 def rename(expr: Expr, names: Mapping[str, str]) -> Expr:
     """The same expression over other entries; keys missing from `names` stay."""
-    match expr:
-        case Take(key):
-            return Take(names.get(key, key))
-        case Constant():
-            return expr
-        case Stack() | Concat() | Sum() | WeightNorm() | SpectralNorm():
-            return replace(expr, of=tuple(rename(operand, names) for operand in expr.of))
-        case _:
-            return replace(expr, of=rename(expr.of, names))
+    if isinstance(expr, Take):
+        return Take(names.get(expr.key, expr.key))
+    return expr.with_operands(tuple(rename(operand, names) for operand in expr.operands))
 
 
 def _name(kind: type[Any]) -> str:
@@ -213,16 +407,7 @@ _OPS: dict[str, type[Any]] = {_name(kind): kind for kind in get_args(Expr) if ki
 
 def to_json(expr: Expr, sources: Sequence[str]) -> Any:
     """The expression as JSON values, entries given by their place in `sources`."""
-    if isinstance(expr, Take):
-        return sources.index(expr.key)
-    node: dict[str, Any] = {"op": _name(type(expr))}
-    for attribute in fields(expr):
-        if attribute.name == "of":
-            of = [to_json(operand, sources) for operand in operands(expr)]
-            node["of"] = of if isinstance(expr, Joining) else of[0]
-        else:
-            node[attribute.name] = getattr(expr, attribute.name)
-    return node
+    return expr.to_json(sources)
 
 
 def from_json(node: Any, sources: Sequence[str]) -> Expr:
@@ -263,7 +448,7 @@ def show(shape: Shape) -> str:
     return "×".join(map(str, shape)) if shape else "()"
 
 
-def shape_of(expr: Expr, entry_shape: Callable[[str], Shape]) -> Shape:
+def shape_of(expr: Expr, entry_shape: EntryShape) -> Shape:
     """Shape of the result.
 
     Args:
@@ -273,141 +458,29 @@ def shape_of(expr: Expr, entry_shape: Callable[[str], Shape]) -> Shape:
     Raises:
         TransformError: A step does not apply to the shape it meets.
     """
-    match expr:
-        case Take(key):
-            return entry_shape(key)
-        case Constant(_, shape):
-            return shape
-        case Permute(of, axes):
-            shape = shape_of(of, entry_shape)
-            if sorted(axes) != list(range(len(shape))):
-                raise TransformError(f"permute{axes} does not reorder the axes of {show(shape)}.")
-            return tuple(shape[axis] for axis in axes)
-        case Flip(of, axes):
-            shape = shape_of(of, entry_shape)
-            if len(set(axes)) != len(axes) or not all(0 <= axis < len(shape) for axis in axes):
-                raise TransformError(f"flip{axes} names axes that {show(shape)} does not have.")
-            return shape
-        case Reshape(of, shape):
-            before = shape_of(of, entry_shape)
-            if prod(before) != prod(shape) or any(size < 0 for size in shape):
-                raise TransformError(f"{show(before)} cannot be reshaped to {show(shape)}.")
-            return shape
-        case Split(of, axis, start, stop):
-            shape = shape_of(of, entry_shape)
-            if not 0 <= axis < len(shape) or not 0 <= start <= stop <= shape[axis]:
-                raise TransformError(
-                    f"split {start}:{stop} on axis {axis} lies outside {show(shape)}."
-                )
-            return (*shape[:axis], stop - start, *shape[axis + 1 :])
-        case Stack(of, axis):
-            shape = _same_shape(expr, [shape_of(operand, entry_shape) for operand in of])
-            if not 0 <= axis <= len(shape):
-                raise TransformError(f"stack on axis {axis} does not apply to {show(shape)}.")
-            return (*shape[:axis], len(of), *shape[axis:])
-        case Concat(of, axis):
-            shapes = [shape_of(operand, entry_shape) for operand in of]
-            if not shapes or not all(0 <= axis < len(shape) for shape in shapes):
-                raise TransformError(f"concat on axis {axis} does not apply to {_list(shapes)}.")
-            rest = _same_shape(expr, [(*s[:axis], *s[axis + 1 :]) for s in shapes])
-            return (*rest[:axis], sum(shape[axis] for shape in shapes), *rest[axis:])
-        case Sum(of):
-            return _same_shape(expr, [shape_of(operand, entry_shape) for operand in of])
-        case Scale(of):
-            return shape_of(of, entry_shape)
-        case Broadcast(of, shape):
-            before = shape_of(of, entry_shape)
-            tail = shape[len(shape) - len(before) :]
-            if len(shape) < len(before) or any(
-                size not in (1, wanted) for size, wanted in zip(before, tail, strict=True)
-            ):
-                raise TransformError(f"{show(before)} cannot be broadcast to {show(shape)}.")
-            return shape
-        case Norm(of, axes):
-            shape = shape_of(of, entry_shape)
-            if len(set(axes)) != len(axes) or not all(0 <= axis < len(shape) for axis in axes):
-                raise TransformError(f"norm{axes} names axes that {show(shape)} does not have.")
-            return tuple(1 if axis in axes else size for axis, size in enumerate(shape))
-        case WeightNorm(of):
-            return _weight_normed([shape_of(operand, entry_shape) for operand in of])
-        case SpectralNorm(of, axis):
-            return _spectrally_normed([shape_of(operand, entry_shape) for operand in of], axis)
+    return expr.result_shape(entry_shape)
 
 
-def _weight_normed(shapes: Sequence[Shape]) -> Shape:
-    fits = len(shapes) == 2 and (
-        prod(shapes[0]) == 1
-        or (
-            len(shapes[0]) == len(shapes[1])
-            and all(size in (1, whole) for size, whole in zip(*shapes, strict=True))
-        )
-    )
-    if not fits:
-        raise TransformError(
-            f"weight_norm expected a magnitude per slice and a weight, got {_list(shapes)}."
-        )
-    return shapes[1]
-
-
-def _spectrally_normed(shapes: Sequence[Shape], axis: int) -> Shape:
-    weight, *vectors = shapes or [()]
-    rows = weight[axis] if 0 <= axis < len(weight) else 0
-    if not rows or vectors != [(rows,), (prod(weight) // rows,)]:
-        raise TransformError(f"spectral_norm on axis {axis} does not apply to {_list(shapes)}.")
-    return weight
-
-
-def _same_shape(expr: Expr, shapes: Sequence[Shape]) -> Shape:
-    if not shapes or any(shape != shapes[0] for shape in shapes):
-        raise TransformError(
-            f"{type(expr).__name__.lower()} needs operands of one shape, got {_list(shapes)}."
-        )
-    return shapes[0]
+def describe(expr: Expr) -> str:
+    """The steps in words, innermost first, without the entries' names; empty for a plain copy."""
+    return expr.describe()
 
 
 def _list(shapes: Sequence[Shape]) -> str:
     return ", ".join(map(show, shapes)) or "none"
 
 
-def describe(expr: Expr) -> str:
-    """The steps in words, innermost first, without the entries' names; empty for a plain copy."""
-    match expr:
-        case Take():
-            return ""
-        case Constant(value):
-            return f"constant {value:g}"
-        case Permute(of, axes):
-            step = f"permute axes to ({', '.join(map(str, axes))})"
-        case Flip(of, axes):
-            step = f"flip axes {', '.join(map(str, axes))}"
-        case Reshape(of, shape):
-            step = f"reshape to {show(shape)}"
-        case Split(of, axis, start, stop):
-            step = f"take {start}:{stop} of axis {axis}"
-        case Scale(of, factor):
-            step = f"multiply by {factor:g}"
-        case Broadcast(of, shape):
-            step = f"repeat to {show(shape)}"
-        case Norm(of, axes):
-            step = f"norm over axes {', '.join(map(str, axes))}"
-        case WeightNorm((_, direction)):
-            return _describe_many((direction,), "fold the weight norm")
-        case SpectralNorm((weight, *_)):
-            return _describe_many((weight,), "fold the spectral norm")
-        case WeightNorm() | SpectralNorm():
-            return "fold nothing"
-        case Stack(of, axis):
-            return _describe_many(of, f"stack {len(of)} on axis {axis}")
-        case Concat(of, axis):
-            return _describe_many(of, f"concatenate {len(of)} on axis {axis}")
-        case Sum(of):
-            return _describe_many(of, f"add {len(of)}")
-    inner = describe(of)
-    return f"{inner}, {step}" if inner else step
+def _numbers(axes: Sequence[int]) -> str:
+    return ", ".join(map(str, axes))
+
+
+def _require_axes(step: str, axes: tuple[int, ...], shape: Shape) -> None:
+    if len(set(axes)) != len(axes) or not all(0 <= axis < len(shape) for axis in axes):
+        raise TransformError(f"{step}{axes} names axes that {show(shape)} does not have.")
 
 
 def _describe_many(of: tuple[Expr, ...], step: str) -> str:
-    described = (describe(operand) for operand in of)
+    described = (operand.describe() for operand in of)
     inner = list(dict.fromkeys(words for words in described if words))
     return f"each: {' | '.join(inner)}; then {step}" if inner else step
 

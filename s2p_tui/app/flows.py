@@ -132,7 +132,6 @@ async def match_in_background(workspace: Workspace) -> None:
     """Run the matcher beside the keys, and show the rows it found or offer them."""
     session, journal = workspace.session, workspace.journalled.journal
     is_taken = await background.match(session, journal, lambda: workspace.is_current)
-    workspace.judge_all()
     if is_taken:
         workspace.saved = session.alignment
         workspace.cursor.picked = None
@@ -193,7 +192,9 @@ def _first_change(
     """
     for tried, block in enumerate(blocks, 1):
         state_dict, skeleton = session.checkpoint.state_dict, session.target.skeleton
-        proposal = lift(state_dict, skeleton, session.alignment, block, session.evidence)
+        proposal = lift(
+            state_dict, skeleton, session.alignment, block, session.evidence, session.verdicts
+        )
         if proposal.hunks:
             return Reviewing(session.alignment, proposal), tuple(blocks[tried:])
         if not proposal.notes:

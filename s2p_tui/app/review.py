@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from s2p_tui.alignment.alignment import Alignment
-from s2p_tui.alignment.evidence import weigh
+from s2p_tui.alignment.edits import SetRows
 from s2p_tui.alignment.fit import Verdict
 from s2p_tui.alignment.transform import describe, show
 from s2p_tui.app.text import many, wrap
@@ -56,6 +56,11 @@ class Reviewing:
         self.outcome = Outcome(alignment, proposal)
         self.lines = self._shown()
         self.line_number = next((n for n, line in enumerate(self.lines) if line.change), 0)
+
+    @cached_property
+    def changes(self) -> dict[int, Change]:
+        """The changes by their rows."""
+        return {change.place: change for change in self.proposal.changes}
 
     @cached_property
     def total(self) -> int:
@@ -166,15 +171,12 @@ def taken_in_words(row: Row, symbols: Symbols) -> tuple[str, str]:
     return name, words
 
 
-def verdict_of(session: Session, change: Change) -> Verdict:
-    """Return the verdict on the changed row."""
-    return weigh(
-        change.place,
-        change.new,
-        session.checkpoint.state_dict,
-        session.target.skeleton,
-        session.evidence,
-    )
+def verdict_of(session: Session, reviewing: Reviewing, change: Change) -> Verdict:
+    """Return the verdict on the changed row, with the proposal for the rest of its layer."""
+    siblings = session.verdicts.company.siblings(change.place)
+    changes = [change, *(reviewing.changes[n] for n in siblings if n in reviewing.changes)]
+    edit = SetRows(tuple((change.place, change.new) for change in changes))
+    return session.verdict_after(change.place, edit)
 
 
 def about(
@@ -195,10 +197,11 @@ def about(
     old = session.verdict(change.place)
     why = f": {printable(change.new.why)}" if change.new.why else ""
     sure = f"{change.confidence}, {AUTHORS[change.new.by]}{why}"
+    new = verdict_of(session, reviewing, change)
     lines = [
         f"{printable(leaf.path)}  {show(leaf.shape)} {leaf.dtype}{owner}",
         f"now {_row(session, change.old, old, symbols)}",
-        *wrap(f"new {_row(session, change.new, verdict_of(session, change), symbols)}", width, 2),
+        *wrap(f"new {_row(session, change.new, new, symbols)}", width, 2),
         *wrap(sure, width, _MOST_LINES),
     ]
     if change.objection:

@@ -110,7 +110,7 @@ def tally(session: Session, symbols: Symbols) -> str:
     trusted = session.verdicts.trusted
     counts = per_fit(session.verdicts.counts - Counter({Fit.DOUBTFUL: trusted}), symbols)
     counts += f" trusted {trusted:,}" if trusted else ""
-    if not session.verdicts.is_settled:
+    if session.awaits_evidence:
         counts = f"{counts} {symbols.ellipsis}".strip()
     parts = [counts] if counts else []
     if session.alignment.bench:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from s2p_tui.alignment.alignment import Alignment
+from s2p_tui.alignment.alignment import Alignment, Rows
 from s2p_tui.alignment.dtypes import dtype_named
-from s2p_tui.alignment.evidence import Evidence, weigh
+from s2p_tui.alignment.evidence import Evidence
 from s2p_tui.alignment.fit import Fit
 from s2p_tui.alignment.judge import landing
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Expr
+from s2p_tui.alignment.verdicts import Verdicts
 from s2p_tui.errors import AlignmentError, Code, Hint, UsageError
 
 FileFormat = Literal["eqx", "safetensors"]
@@ -79,9 +80,12 @@ def make_plan(
     problems: list[tuple[str, str]] = []
     are_doubtful = False
     instructions: list[Instruction] = []
-    for place, (leaf, row) in enumerate(zip(skeleton, alignment.rows, strict=True)):
-        verdict = weigh(place, row, state_dict, skeleton, evidence)
-        if verdict.blocks:
+    rows = Rows.of(alignment.rows, state_dict.numbering)
+    verdicts = Verdicts(state_dict, skeleton, rows, evidence)
+    blocking = verdicts.blocking_set()
+    for index, (leaf, row) in enumerate(zip(skeleton, rows, strict=True)):
+        if index in blocking:
+            verdict = verdicts.at(index)
             keys = ", ".join(row.keys)
             are_doubtful = are_doubtful or verdict.fit is Fit.DOUBTFUL
             problems.append((leaf.path, f"{keys}: {verdict.why}" if keys else verdict.why))

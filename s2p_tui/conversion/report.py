@@ -60,11 +60,9 @@ def parts_unused(rows: Rows, state_dict: StateDict) -> dict[str, str]:
     """
     ranges: dict[str, _Ranges] = defaultdict(list)
     whole: set[str] = set()
-    for held in rows.held:
-        if isinstance(held, str):
-            whole.add(held)
-        elif held is not None:
-            _collect(held, ranges, whole)
+    for source in rows.made(range(len(rows))):
+        _collect(source, ranges, whole)
+    whole.update(key for key in ranges if rows.take(key))
     found: dict[str, str] = {}
     for key, taken in ranges.items():
         axes = {axis for axis, _, _ in taken}

@@ -15,17 +15,21 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from s2p_tui.alignment.alignment import Alignment, Row
-from s2p_tui.alignment.evidence import Evidence, weigh
+from s2p_tui.alignment.edits import SetRows, apply
+from s2p_tui.alignment.evidence import Evidence
 from s2p_tui.alignment.fit import Fit
 from s2p_tui.alignment.judge import judge
+from s2p_tui.alignment.layers import is_statistic
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Take, rename, show
+from s2p_tui.alignment.verdicts import Verdicts
 from s2p_tui.proposals.proposal import Change, Confidence, Proposal, proposed, same_source
 
 _INDEX = re.compile(r"(?<=\[)\d{1,18}(?=\])|(?<=\[')\d{1,18}(?='\])")
 _SUFFIX = re.compile(r"(?<=_)\d{1,18}(?='\]|[.\[])")
 _NUMBER = re.compile(r"\d{1,18}")
+_ROOT = re.compile(r"\[\d+\](?=[.\[])")
 _MOST_NAMED = 8
 
 
@@ -75,18 +79,37 @@ class Slot(NamedTuple):
         return f"{self.before}{number}{self.after}"
 
 
+class Within(NamedTuple):
+    """Where a leaf is in a block.
+
+    Attributes:
+        root: What its key path begins with in another tree, as Equinox's state is; else empty.
+        rest: The key path from the block on.
+    """
+
+    root: str
+    rest: str
+
+    def path(self, block: Block) -> str:
+        """The key path of the leaf at the same place in another block."""
+        prefix = block.prefix
+        if self.root and (match := _ROOT.match(prefix)):
+            prefix = self.root + prefix[match.end() :]
+        return prefix + self.rest
+
+
 @dataclass(frozen=True, slots=True)
 class _Pattern:
     """A block's leaf and what it takes.
 
     Attributes:
-        rest: The leaf's key path within the block.
+        rest: The leaf's key path within the block; see `_within`.
         place: The leaf's place.
         row: Its row.
         slots: By key, the number that is the block's.
     """
 
-    rest: str
+    rest: Within
     place: int
     row: Row
     slots: dict[str, Slot]
@@ -121,6 +144,7 @@ def lift(
     alignment: Alignment,
     block: Block,
     evidence: Evidence | None = None,
+    verdicts: Verdicts | None = None,
 ) -> Proposal:
     """What applying a block's arrangement to its siblings would change. Reads no tensor data.
 
@@ -133,6 +157,7 @@ def lift(
         alignment: The rows as they are.
         block: The block to learn from, one of `blocks_at`.
         evidence: What else is known; rows it speaks against are unsure.
+        verdicts: The rows' fits by that evidence, if they are known.
     """
     numbers = [number for number in _numbers(skeleton, block) if number != block.number]
     patterns, alone = _learn(state_dict, skeleton, alignment, block, numbers)
@@ -150,17 +175,28 @@ def lift(
             wanted |= rows
             given |= keys
     changed = [
-        (place, row) for place, row in wanted.items() if not same_source(alignment.rows[place], row)
+        (place, row)
+        for place, row in wanted.items()
+        if not same_source(alignment.rows[place], row)
+        or (row.trusted and not alignment.rows[place].trusted)
     ]
+    start = Alignment.of(alignment.rows, alignment.bench, state_dict.numbering, skeleton.layers)
+    after = apply(start, SetRows(tuple(changed))).rows
+    if changed and verdicts is None:
+        verdicts = Verdicts(state_dict, skeleton, after, evidence)
     doubts = {
-        place: why
-        for place, row in changed
-        if (why := _doubt(place, row, state_dict, skeleton, evidence))
+        place: verdict.why
+        for place, _ in changed
+        if verdicts is not None
+        and (verdict := verdicts.of(place, after)).fit in (Fit.DOUBTFUL, Fit.MISMATCHED)
     }
     sure = {
         place: Confidence.UNSURE if place in doubts else Confidence.CERTAIN for place, _ in changed
     }
     notes = [*_summary(block, len(numbers), differing), *alone] if patterns else []
+    if trusted := sum(row.trusted for _, row in changed):
+        rows = "row is" if trusted == 1 else "rows are"
+        notes.append(f"{trusted:,} {rows} trusted as in {block.prefix}")
     proposal = proposed("user", alignment, wanted.items(), skeleton, sure, notes)
     return _with_doubts(proposal, doubts)
 
@@ -174,9 +210,9 @@ def _learn(
 ) -> tuple[list[_Pattern], list[str]]:
     """The patterns of a block, and notes on the leaves that have none."""
     rows = [
-        (place, leaf.path[len(block.prefix) :], alignment.rows[place])
+        (place, within, alignment.rows[place])
         for place, leaf in enumerate(skeleton)
-        if _is_in(leaf, block)
+        if (within := _within(leaf, block))
     ]
     rows = [
         (place, rest, row)
@@ -198,13 +234,21 @@ def _learn(
     return patterns, _few(alone, "more leaves are left alone")
 
 
-def _is_in(leaf: Leaf, block: Block) -> bool:
-    prefix = block.prefix
-    return leaf.path.startswith(prefix) and leaf.path[len(prefix) : len(prefix) + 1] in (
-        "",
-        ".",
-        "[",
-    )
+def _within(leaf: Leaf, block: Block) -> Within | None:
+    """Return where a leaf is in a block, None if it is not.
+
+    A layer's statistics may be kept in a tree of their own: those of `[0].layers[3].norm` at
+    `[1].layers[3].norm`.
+    """
+    prefix, root = block.prefix, ""
+    if not leaf.path.startswith(prefix) and is_statistic(leaf.path):
+        ours, theirs = _ROOT.match(prefix), _ROOT.match(leaf.path)
+        if ours and theirs:
+            root = theirs.group()
+            prefix = root + prefix[ours.end() :]
+    rest = leaf.path[len(prefix) :]
+    is_in = leaf.path.startswith(prefix) and rest[:1] in ("", ".", "[")
+    return Within(root, rest) if is_in else None
 
 
 def _slots(
@@ -246,7 +290,7 @@ def _applied(
     why = f"as in {block.prefix}"
     whose: dict[str, str] = {}
     for pattern in patterns:
-        path = sibling.prefix + pattern.rest
+        path = pattern.rest.path(sibling)
         if path not in skeleton:
             continue
         place = skeleton.position(path)
@@ -262,7 +306,8 @@ def _applied(
             names[key] = name
         source = pattern.row.source and rename(pattern.row.source, names)
         chosen = pattern.row.by == "user" or pattern.row.trusted
-        row = Row(source, pattern.row.gap, by="user" if chosen else "moved", why=why)
+        by = "user" if chosen else "moved"
+        row = Row(source, pattern.row.gap, by=by, why=why, trusted=pattern.row.trusted)
         if misfit := _misfit(state_dict, skeleton, pattern, place, row, names):
             return {}, misfit
         rows[place] = row
@@ -297,17 +342,6 @@ def _fits_alike(state_dict: StateDict, before: Leaf, leaf: Leaf, old: Row, new: 
 def _fits_worse(state_dict: StateDict, before: Leaf, leaf: Leaf, old: Row, new: Row) -> bool:
     fits = judge(before, old, state_dict).fit, judge(leaf, new, state_dict).fit
     return fits[1] is Fit.MISMATCHED and fits[0] is not Fit.MISMATCHED
-
-
-def _doubt(
-    place: int,
-    row: Row,
-    state_dict: StateDict,
-    skeleton: Skeleton,
-    evidence: Evidence | None,
-) -> str:
-    verdict = weigh(place, row, state_dict, skeleton, evidence)
-    return verdict.why if verdict.fit in (Fit.DOUBTFUL, Fit.MISMATCHED) else ""
 
 
 def _with_doubts(proposal: Proposal, doubts: dict[int, str]) -> Proposal:

@@ -162,6 +162,7 @@ def proposed(
         Change(place, alignment.rows[place], row, confidence.get(place, Confidence.UNSURE))
         for place, row in wanted
         if not same_source(alignment.rows[place], row)
+        or (row.trusted and not alignment.rows[place].trusted)
     ]
     groups = groupby(changes, key=lambda change: block_of(skeleton[change.place].path))
     hunks = tuple(_hunk(block, tuple(group)) for block, group in groups)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from s2p_tui.alignment.alignment import EMPTY, Alignment, Author, Row
+from s2p_tui.alignment.alignment import EMPTY, Alignment, Author, Row, Rows
 from s2p_tui.alignment.edits import (
     CloseGap,
     Edit,
@@ -114,12 +114,23 @@ def _source_from_json(node: Any) -> Expr | None:
     return from_json(whole.get("transform"), keys)
 
 
+def _placed_to_json(placed: Sequence[tuple[int, Row]]) -> dict[str, Any]:
+    return {"at": [index for index, _ in placed], **rows_to_json([row for _, row in placed])}
+
+
+def _placed_from_json(node: dict[str, Any]) -> tuple[tuple[int, Row], ...]:
+    rows, indexes = rows_from_json(node), _places(node["at"])
+    if len(indexes) != len(rows):
+        raise MalformedError("rows are set at another number of places")
+    return tuple(zip(indexes, rows, strict=True))
+
+
 def edit_to_json(edit: Edit) -> list[Any]:
     """An edit as a JSON list."""
     name = type(edit).__name__
     match edit:
         case SetRows(rows):
-            return [name, [place for place, _ in rows], rows_to_json([row for _, row in rows])]
+            return [name, _placed_to_json(rows)]
         case Several(edits):
             return [name, [edit_to_json(part) for part in edits]]
         case _:
@@ -147,11 +158,8 @@ def edit_from_json(node: Any) -> Edit:
             return SendToBench(_places(rows))
         case ["PlaceFromBench", key, row, bool(shift)]:
             return PlaceFromBench(string_of(key), size_of(row), shift)
-        case ["SetRows", places, rows]:
-            contents = rows_from_json(rows)
-            if len(_places(places)) != len(contents):
-                raise MalformedError("rows are set at another number of places")
-            return SetRows(tuple(zip(_places(places), contents, strict=True)))
+        case ["SetRows", rows]:
+            return SetRows(_placed_from_json(object_of(rows)))
         case ["Trust", rows, bool(trusted)]:
             return Trust(_places(rows), trusted)
         case ["Several", edits]:
@@ -165,7 +173,8 @@ def _places(node: Any) -> tuple[int, ...]:
 
 
 FORMAT = "s2p-journal"
-VERSION = 2
+_OTHER_ROWS = "its rows are not those of these files"
+VERSION = 3
 _DIGITS = 8
 
 Step = Edit | Literal["undo", "redo"]
@@ -234,7 +243,9 @@ def head(header: Header, start: Alignment) -> tuple[bytes, int]:
         "before": header.before,
     }
     first, chain = framed(about, 0)
-    second, chain = framed({**rows_to_json(start.rows), "bench": start.bench}, chain)
+    last, earlier = map(_placed_to_json, start.rows.memory())
+    rows = rows_to_json(start.rows) | {"last": last, "earlier": earlier, "bench": start.bench}
+    second, chain = framed(rows, chain)
     return first + second, chain
 
 
@@ -368,9 +379,15 @@ def replay(
                 f"{name} was made for other files: {header.source.file}.",
                 hint="Open those to go on with it.",
             )
+        rows = rows_from_json(second[0])
+        if any(key not in state_dict for row in rows for key in row.keys):
+            raise MalformedError(_OTHER_ROWS)
+        memory = (_placed_from_json(object_of(second[0][name])) for name in ("last", "earlier"))
         start = Alignment.of(
-            rows_from_json(second[0]),
+            Rows.of(rows, state_dict.numbering).remembering(*memory),
             tuple(string_of(key) for key in list_of(second[0]["bench"])),
+            state_dict.numbering,
+            skeleton.layers,
         )
         _require_whole(start, state_dict, skeleton)
         return _made_again(header, start, lines, state_dict, skeleton)
@@ -419,7 +436,7 @@ def _require_whole(alignment: Alignment, state_dict: StateDict, skeleton: Skelet
         and used | benched == {entry.key for entry in state_dict}
     )
     if not whole:
-        raise MalformedError("its rows are not those of these files")
+        raise MalformedError(_OTHER_ROWS)
 
 
 def compacted(found: Replayed, keep: int) -> bytes:

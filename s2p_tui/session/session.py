@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 from s2p_tui.alignment.alignment import Alignment, Row, in_order
-from s2p_tui.alignment.edits import Edit, SetRows, Trust
-from s2p_tui.alignment.evidence import Evidence, as_suggested, weigh
+from s2p_tui.alignment.edits import Edit, SetRows, Trust, apply
+from s2p_tui.alignment.evidence import Evidence, as_suggested
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.history import History
 from s2p_tui.alignment.mapping_file import Mapping, replay
 from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.state_dict import StateDict
-from s2p_tui.alignment.verdicts import Verdicts, glance
+from s2p_tui.alignment.verdicts import Verdicts
 from s2p_tui.conversion.certificate import Certifier
 from s2p_tui.conversion.convert import DEFAULT_CHUNK, refuse_to_replace, verify_file, write_file
 from s2p_tui.conversion.job import Job
@@ -38,8 +38,6 @@ Listener = Callable[[range], None]
 Recorder = Callable[[Step, Alignment, range], None]
 """Told of every step, of the alignment it made and of the rows that may have changed."""
 Arrangement = Literal["auto", "order"]
-_JUDGED_AT_ONCE = 500
-"""Rows that are judged when a session is made; others when somebody asks, or by and by."""
 _MATCHED_AT_ONCE = 2000
 """Leaves that the matcher is done with before anybody notices."""
 
@@ -67,7 +65,9 @@ class Session:
         *,
         evidence: Evidence | None = None,
     ) -> None:
-        start = alignment or in_order(checkpoint.state_dict, target.skeleton)
+        state_dict = checkpoint.state_dict
+        start = alignment or in_order(state_dict, target.skeleton)
+        start = Alignment.of(start.rows, start.bench, state_dict.numbering, target.skeleton.layers)
         self.checkpoint = checkpoint
         self.target = target
         self.alignment: Alignment = start
@@ -75,8 +75,7 @@ class Session:
         self._sources = (*checkpoint.files, *target.files)
         self._own_mappings: set[Path] = set()
         self.history = History()
-        self.verdicts = Verdicts(self._judge, len(target.skeleton), self._glance)
-        self.verdicts.settle(_JUDGED_AT_ONCE)
+        self.verdicts = Verdicts(state_dict, target.skeleton, start.rows, evidence)
         self.awaits_evidence = False
         self._is_guess = False
         self._listeners: list[Listener] = []
@@ -168,8 +167,8 @@ class Session:
         is_taken = self._is_guess and not self._is_touched and suggested is not None
         if is_taken and suggested is not None:
             self.alignment = suggested
+        self.verdicts.judge_all(self.alignment.rows, evidence)
         everything = range(len(self.verdicts))
-        self.verdicts.forget(everything)
         for listener in self._listeners:
             listener(everything)
         return is_taken
@@ -183,6 +182,7 @@ class Session:
         state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
         if self.evidence is None:
             self.evidence = _match(state_dict, skeleton)
+            self.verdicts.judge_all(self.alignment.rows, self.evidence)
         return propose(self.evidence, state_dict, skeleton, self.alignment)
 
     @property
@@ -204,7 +204,7 @@ class Session:
         """Take over where an earlier session on the same pair was left, undo and redo included."""
         self.alignment, self.history = alignment, history
         self._is_guess = False
-        self.verdicts.forget(range(len(alignment.rows)))
+        self.verdicts.judge_all(alignment.rows, self.evidence)
 
     def begin_with(self, alignment: Alignment, mapping: Path) -> None:
         """Start from what a mapping file says, which saving may replace then."""
@@ -237,16 +237,18 @@ class Session:
         """The fit of the row at a position, None for a benched entry."""
         return self.verdicts.at(position) if position < len(self.verdicts) else None
 
+    def verdict_after(self, index: int, edit: Edit) -> Verdict:
+        """Return the fit that a row would have after an edit, which is not made."""
+        return self.verdicts.of(index, apply(self.alignment, edit).rows)
+
     @property
     def counts(self) -> Counter[Fit]:
         """Rows per fit."""
-        self.verdicts.settle()
         return self.verdicts.counts
 
     @property
     def blocking(self) -> int:
         """Rows that stand in the way of a conversion."""
-        self.verdicts.settle()
         return self.verdicts.blocking
 
     def edit(self, edit: Edit) -> range:
@@ -482,25 +484,16 @@ class Session:
         """Return the report of a conversion of this session."""
         return report_of(self, converted)
 
-    def _judge(self, position: int) -> Verdict:
-        row = self.alignment.rows[position]
-        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
-        return weigh(position, row, state_dict, skeleton, self.evidence)
-
-    def _glance(self, position: int) -> Verdict | None:
-        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
-        return glance(position, self.alignment.rows, state_dict, skeleton, self.evidence)
-
     def _step(self, step: Step, alignment: Alignment, changed: range) -> range:
         if alignment is self.alignment:
             return changed
         self.alignment = alignment
         if self._recorder is not None:
             self._recorder(step, alignment, changed)
-        self.verdicts.changed(changed)
-        if changed:
+        judged = self.verdicts.changed(alignment.rows, changed)
+        if judged:
             for listener in self._listeners:
-                listener(changed)
+                listener(judged)
         return changed
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,6 +29,7 @@ from s2p_tui.alignment.history import History
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.transform import Stack, Take
+from tests.helpers.edit_model import compare
 from tests.helpers.sessions import lettered, letters
 
 EXAMPLES: list[tuple[str, str, Edit, str, str]] = [
@@ -119,10 +123,59 @@ def test_only_benched_entries_can_be_placed() -> None:
         apply(lettered("ab", "x"), PlaceFromBench("a", 1))
 
 
-def test_moving_drops_the_trust_and_the_reason() -> None:
+def test_a_swap_chooses_both_rows_and_leaves_the_trust_and_the_reason_behind() -> None:
     judged = Row(Take("a"), by="matcher", why="same name", trusted=True)
     alignment = Alignment.of((judged, Row(Take("b"))))
-    assert apply(alignment, Swap(0, 1)).rows[1] == Row(Take("a"), by="moved")
+    swapped = apply(alignment, Swap(0, 1))
+    assert list(swapped.rows) == [Row(Take("b"), by="user"), Row(Take("a"), by="user")]
+    back = apply(swapped, Swap(0, 1)).rows
+    assert list(back) == [replace(judged, trusted=False), Row(Take("b"))]
+
+
+def test_only_the_row_that_was_placed_is_chosen() -> None:
+    rows = apply(lettered("abcd"), MoveTo(0, 2)).rows
+    assert [row.by for row in rows] == ["moved", "moved", "user", "order"]
+    rows = apply(lettered("abcd"), OpenGap(1)).rows
+    assert [row.by for row in rows] == ["order", "user", "moved", "moved"]
+    rows = apply(lettered("abcd"), MoveBlock(0, 2, 1)).rows
+    assert [row.by for row in rows] == ["moved", "user", "user", "order"]
+
+
+def test_a_decision_is_there_again_with_its_source() -> None:
+    alignment = Alignment.of([Row(Take(key), by="user", why=key) for key in "abc"])
+    there = apply(alignment, OpenGap(0))
+    assert [row.by for row in there.rows] == ["user", "moved", "moved"]
+    back = apply(there, CloseGap(0))
+    assert list(back.rows)[:2] == list(alignment.rows)[:2]
+    passed = apply(apply(alignment, MoveBlock(0, 1, 1)), MoveBlock(1, 2, -1))
+    assert passed == alignment
+
+
+@pytest.mark.parametrize("edit", [Swap(0, 1), Swap(1, 2), MoveTo(0, 1), MoveTo(1, 2)])
+def test_what_a_layer_rule_fills_is_never_moved(edit: Edit) -> None:
+    ruled = Row(Take("b"), by="rule", why="so", fixed=True)
+    alignment = Alignment.of([Row(Take("a")), ruled, Row(Take("c"))])
+    assert apply(alignment, edit) is alignment
+
+
+def test_trust_lapses_with_a_sibling_and_is_kept_otherwise() -> None:
+    layers = np.array([0, 0, 0, 1, -1], np.int32)
+    rows = [Row(Take(key), by="matcher", trusted=True) for key in "abcde"]
+    alignment = Alignment.of(rows, "x", layers=layers)
+    for edit in (Swap(1, 3), SendToBench((1,)), SetRows(((1, Row(Take("x"))),)), OpenGap(1)):
+        after = apply(alignment, edit).rows
+        assert not after[0].trusted
+        assert not after[2].trusted
+        assert after[4].trusted or isinstance(edit, OpenGap)
+    assert [row.trusted for row in apply(alignment, Swap(3, 4)).rows] == [True] * 3 + [False] * 2
+    together = apply(alignment, SetRows(((1, Row(Take("x"), trusted=True)), (2, rows[2]))))
+    assert [row.trusted for row in together.rows] == [False, True, True, True, True]
+
+
+@pytest.mark.parametrize("start", range(0, 2000, 500))
+def test_edits_are_what_they_mean_row_by_row(start: int) -> None:
+    for seed in range(start, start + 500):
+        compare(seed)
 
 
 @pytest.mark.parametrize("edit", [Swap(0, 1), MoveBlock(0, 1, 1), MoveTo(0, 1), MoveTo(0, 2)])
@@ -206,6 +259,9 @@ class Editing(RuleBasedStateMachine):
     def move_to(self, start: int, to: int) -> None:
         before = self.alignment
         self.make(MoveTo(start, to))
+        if before.rows[start].fixed or before.rows[to].fixed:
+            assert self.alignment is before
+            return
         if not before.rows[to].stays:
             assert _gaps(before) == _gaps(self.alignment)
         if before.rows[start].source is not None:

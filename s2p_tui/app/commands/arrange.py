@@ -222,7 +222,7 @@ def empty(session: Session, chosen: Sequence[int], index: int) -> Move:
         raise ImpossibleError("There is nothing to send to the bench: no entry feeds this leaf.")
     count = len(full)
     said = "Sent to the bench." if count == 1 else f"Sent {count:,} entries to the bench."
-    if not all(isinstance(rows.held[index], str) for index in full):
+    if not all(rows.sources[index] >= 0 for index in full):
         said = f"Emptied {many(count, 'row')}."
     return Move(SendToBench(full), index, frozenset(), said)
 

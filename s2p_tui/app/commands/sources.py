@@ -9,7 +9,6 @@ from s2p_tui.alignment.alignment import Alignment, Row
 from s2p_tui.alignment.candidates import Candidate, Pool, Tier
 from s2p_tui.alignment.choices import choices
 from s2p_tui.alignment.edits import SetRows, apply
-from s2p_tui.alignment.evidence import weigh
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.sharing import sharing
 from s2p_tui.alignment.transform import Expr, Take, describe, keys_of
@@ -138,7 +137,7 @@ class SourceOffer:
         if candidate.tier is Tier.SUGGESTED and evidence is not None:
             source = evidence.suggestions[index].source or source
         row = Row(source, by="user")
-        verdict = weigh(index, row, state_dict, session.target.skeleton, evidence)
+        verdict = session.verdict_after(index, sharing(session.alignment, [(index, row)]))
         return SourceOption(index, source, verdict, candidate.tier)
 
 
@@ -215,8 +214,7 @@ def _said(session: Session, option: SourceOption, edit: SetRows) -> str:
     said = f"Row {option.index + 1:,}: {name}{f', {words}' if words else ''}."
     if option.verdict.fit is Fit.DOUBTFUL:
         said = f"Doubtful, y trusts it. {said}"
-    pairs = enumerate(zip(before.rows.held, after.rows.held, strict=True))
-    emptied = [index for index, (old, new) in pairs if old is not None and new is None]
+    emptied = after.rows.emptied(before.rows)
     if emptied:
         which = f"row {emptied[0] + 1:,}" if len(emptied) == 1 else many(len(emptied), "row")
         said += f" {which[:1].upper()}{which[1:]} {'is' if len(emptied) == 1 else 'are'} empty now."

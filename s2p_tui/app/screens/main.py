@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 _FOLDED_FROM = 300
 """Rows and benched entries from which on the list opens folded."""
-_LOOKED_AT = 500
-"""Rows among which the cursor starts on one that blocks: the first screens of a long list."""
 
 
 class Workspace(Screen[None]):
@@ -119,9 +117,9 @@ class Workspace(Screen[None]):
         yield Hints(id="bottom")
 
     def on_mount(self) -> None:
-        self.judge_all()
-        known = range(min(_LOOKED_AT, len(self.session.verdicts)))
-        self.cursor.go(self.session.verdicts.blocking_in(known) or 0, len(self.session))
+        verdicts = self.session.verdicts
+        first = verdicts.blocking_in(range(len(verdicts)))
+        self.cursor.go(first or 0, len(self.session))
         self.say(*self._first_words())
         if self.session.awaits_evidence:
             self.call_after_refresh(self._start, flows.match_in_background)
@@ -164,18 +162,6 @@ class Workspace(Screen[None]):
         said = [printable(part) for part in (notice, "; ".join(self.session.checkpoint.notes))]
         return "; ".join(filter(None, said)), "lines--bad" if bad else "lines--muted"
 
-    def judge_all(self) -> None:
-        """Judge the rows that are not judged yet, and show where those are that block."""
-        verdicts = self.session.verdicts
-        # What is judged before the matcher is done would be judged again.
-        if not (verdicts.is_settled or self.session.awaits_evidence):
-            verdicts.settle()
-            self.view.redraw()
-            self.query_one(Overview).rows_changed(range(len(verdicts)))
-
-    # Moving the cursor, marks and folds
-
-    @on(AlignmentView.Pressed)
     def row_pressed(self, event: AlignmentView.Pressed) -> None:
         self.go_to(event.index)
 
@@ -401,7 +387,6 @@ class Workspace(Screen[None]):
         if had_marks or self.cursor.marks or self.cursor.query:
             self.view.redraw()
         self.view.go(index)
-        self.judge_all()
 
     def _say_done(self, done: str) -> None:
         """Say what was done, unless it could not be journalled."""

@@ -118,7 +118,7 @@ class ReviewLines:
 
     def _verdict(self, change: Change) -> Verdict:
         if change.place not in self._verdicts:
-            self._verdicts[change.place] = review.verdict_of(self._session, change)
+            self._verdicts[change.place] = review.verdict_of(self._session, self._reviewing, change)
         return self._verdicts[change.place]
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from s2p_tui.alignment.evidence import weigh
+from s2p_tui.alignment.alignment import Rows
 from s2p_tui.alignment.state_dict import Entry
+from s2p_tui.alignment.verdicts import Verdicts
 from s2p_tui.proposals.claude.job import Budget, estimate
 from s2p_tui.proposals.claude.listing import (
     Line,
@@ -171,12 +172,10 @@ class Question:
 
 def unsettled(situation: Situation) -> list[int]:
     """Places of the rows that would stand in the way of a conversion."""
-    state_dict, skeleton = situation.state_dict, situation.skeleton
-    return [
-        place
-        for place, row in enumerate(situation.alignment.rows)
-        if not row.fixed and weigh(place, row, state_dict, skeleton, situation.evidence).blocks
-    ]
+    state_dict = situation.state_dict
+    rows = Rows.of(situation.alignment.rows, state_dict.numbering)
+    verdicts = Verdicts(state_dict, situation.skeleton, rows, situation.evidence)
+    return [index for index in sorted(verdicts.blocking_set()) if not rows[index].fixed]
 
 
 def question_about(situation: Situation, budget: Budget, *, everything: bool = False) -> Question:

@@ -1,0 +1,95 @@
+"""Leaves of one layer, and the module of the checkpoint that an entry comes from.
+
+A layer's weight, bias and statistics belong together: what one module of the checkpoint has should
+not be mixed with what another one has.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+ALONE = -1
+"""The layer of leaves that no other leaf belongs to."""
+_LAST = re.compile(r"\.?[^.\[\]]+(?:\[\d+\])?$|\['[^']*'\]$|\[\d+\]$")
+_FIRST = re.compile(r"\.?[^.\[\]]+|\[[^\]]*\]")
+_WEIGHTS = frozenset(
+    ("weight", "kernel", "scale", "gamma", "w", "embedding", "negative_slope"),
+)
+_BIASES = frozenset(("bias", "beta", "b"))
+_STATISTICS = frozenset(
+    (
+        *("mean", "running_mean", "moving_mean"),
+        *("var", "running_var", "moving_var"),
+        *("ema_state_index", "ema_first_time_index", "batch_state_index", "batch_counter"),
+    )
+)
+_ROLES = _WEIGHTS | _BIASES | _STATISTICS
+_RECURRENT = re.compile(r"_l\d+(?:_reverse)?$")
+
+
+def is_statistic(path: str) -> bool:
+    """Return True if a leaf is named as running statistics and their counters are."""
+    return _role(path) in _STATISTICS
+
+
+def _role(path: str) -> str:
+    match = _LAST.search(path)
+    return match.group().strip(".[]'").partition("[")[0] if match else ""
+
+
+def layers_of(leaves: Iterable[tuple[str, str | None]]) -> NDArray[np.int32]:
+    """Return a number per leaf, equal for the leaves of one layer; `ALONE` for others.
+
+    The fields of an Equinox layer belong together, and elsewhere what is named as a weight, bias or
+    statistic is. Statistics that are kept in a tree of their own, such as Equinox's state, belong
+    to the layer of the same path in another tree if there is exactly one.
+
+    Args:
+        leaves: Key path and owner class of each.
+    """
+    parents: list[str | None] = []
+    apart: list[int] = []
+    for index, (path, owner) in enumerate(leaves):
+        match = _LAST.search(path)
+        role = _role(path)
+        is_field = (owner or "").startswith("equinox.nn.")
+        parents.append(path[: match.start()] if match and (is_field or role in _ROLES) else None)
+        if role in _STATISTICS:
+            apart.append(index)
+    is_apart = set(apart)
+    below: defaultdict[str, set[str]] = defaultdict(set)
+    for index, parent in enumerate(parents):
+        if parent is not None and index not in is_apart and apart:
+            below[_below_root(parent)].add(parent)
+    whole = {parent for found in below.values() for parent in found}
+    for index in apart:
+        parent = parents[index]
+        if parent is not None and parent not in whole:
+            found = below.get(_below_root(parent), set())
+            parents[index] = next(iter(found)) if len(found) == 1 else parent
+    counts = Counter(parents)
+    known: dict[str, int] = {}
+    numbers = [
+        ALONE if parent is None or counts[parent] < 2 else known.setdefault(parent, len(known))
+        for parent in parents
+    ]
+    return np.array(numbers, np.int32)
+
+
+def _below_root(path: str) -> str:
+    match = _FIRST.match(path)
+    return path[match.end() :] if match else path
+
+
+def module_of(key: str) -> str:
+    """Return the module that an entry belongs to, as far as its key tells."""
+    module, _, name = key.rpartition(".")
+    module = module.partition(".parametrizations.")[0]
+    module = "" if module.startswith("parametrizations.") else module
+    layer = _RECURRENT.search(name)
+    return module + layer.group() if layer else module
