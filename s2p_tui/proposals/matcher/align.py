@@ -4,28 +4,41 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import Protocol
 
 import numpy as np
 from rapidfuzz.distance import LCSseq
 
 from s2p_tui.alignment.layouts import ways
+from s2p_tui.alignment.task import Task
 from s2p_tui.proposals.matcher.assignment import Matrix, assignment
+from s2p_tui.proposals.matcher.buckets import NAMES_AGREE, SAME_NAME, SURE, Buckets, Found, Side
 from s2p_tui.proposals.matcher.likeness import Learned, by_order, likeness
-from s2p_tui.proposals.matcher.tree import Node, kin_of, largest, parts_of, same_places, untaken
+from s2p_tui.proposals.matcher.tree import (
+    Front,
+    Lists,
+    Node,
+    inside,
+    largest,
+    parts_of,
+    same_named,
+    untaken,
+)
 from s2p_tui.proposals.matcher.words import is_known, meanings, name_of
 
-_SURE = 10.0
+# Every two of a group are compared up to so many: 256 by 256 take 20 ms, and as all groups of
+# 100,000 tensors may be as large, 8 s. Larger ones go into buckets first.
+_MOST_CELLS = 256 * 256
 _CLEAR = 0.4
 """From what margin on a pair teaches what names mean."""
 _NOTHING_LEARNED: Learned = {}
 _LEFT_OVER = "what others that may belong here have left"
 _KNOWN_ELSEWHERE = 0.6
 """How alike names must be to pair a tensor whose module has its partner elsewhere."""
-
-NAMES_AGREE = "the names agree best"
+_CONFLICTING = -0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +59,45 @@ class Pair:
     how: str
 
 
+class Fits(Protocol):
+    """What layers and shapes say of two tensors."""
+
+    def __call__(self, target: Node, source: Node) -> bool | None:
+        """Whether a source fills a target by the rule of its layer; None if it has no rule."""
+        ...
+
+    def turns(self, target: Node, source: Node) -> frozenset[bool]:
+        """Whether the output axis can come last where a source fills a target."""
+        ...
+
+    def kind_of_target(self, target: Node) -> Hashable:
+        """Equal for targets that the same sources fit."""
+        ...
+
+    def kind_of_source(self, source: Node) -> Hashable:
+        """Equal for sources that fit the same targets."""
+        ...
+
+
 @dataclass(slots=True)
 class Aligner:
     """Aligns two trees.
 
     Attributes:
-        fits: Whether a source fills a target by the rule of its layer; None if it has no rule.
-        turns: Whether the output axis can come last where a source fills a target.
+        fits: What layers and shapes say.
+        task: Told how many tensors have a partner; may end the work.
         learned: What is known of names that mean the same here, from a first look.
         order: Whether the order of both sides says something.
         out_last: For shapes that fit either way, whether leaves keep the output axis last.
     """
 
-    fits: Callable[[Node, Node], bool | None]
-    turns: Callable[[Node, Node], frozenset[bool]]
+    fits: Fits
+    task: Task = field(default_factory=Task)
     learned: Learned = field(default_factory=lambda: _NOTHING_LEARNED)
     order: bool = True
     out_last: bool | None = None
     seen: list[tuple[tuple[str, ...], tuple[str, ...], float]] = field(default_factory=list)
+    lists: Lists = field(default_factory=Lists)
     _known: dict[tuple[int, int], tuple[Pair, ...]] = field(default_factory=dict)
 
     def align(self, target: Node, source: Node) -> tuple[Pair, ...]:
@@ -87,29 +121,42 @@ class _Scope:
     """Nodes that lost their partner to another node, and by how much at least."""
 
     def solve(self) -> tuple[Pair, ...]:
-        fronts = parts_of(self.target), parts_of(self.source)
+        """The pairs of tensors under both nodes that correspond."""
+        if (same := self._all_of_same_name()) is not None:
+            return same
+        fronts = Front(parts_of(self.target)), Front(parts_of(self.source))
         while True:
+            self.aligner.task.check()
             side, part = largest(fronts)
             if part is None or part.size == 1:
                 break
             mine, others = fronts[side], fronts[1 - side]
-            equal = [other for other in others if other.mark == part.mark]
-            if equal:
-                same = [node for node in mine if node.mark == part.mark]
-                if self._match(side, same, equal, fronts):
-                    continue
-            else:
-                kin = kin_of(part, others, self._marks(side))
-                same = [node for node in mine if node.mark == part.mark]
-                if kin and self._match(side, same, kin, fronts):
-                    continue
-            for node in [node for node in mine if node.mark == part.mark]:
+            alike = others.with_mark(part.mark)
+            is_complete = True
+            if not alike:
+                alike, is_complete = others.kin_of(part, self._marks(side))
+            same = mine.with_mark(part.mark)
+            if alike and self._match(side, same, alike, fronts, is_complete=is_complete):
+                continue
+            for node in same:
                 mine.remove(node)
                 mine.extend(node.children.values())
         for side in (0, 1):
-            self.loose[side].extend(leaf for node in fronts[side] for leaf in node.leaves())
+            self.loose[side].extend(fronts[side].leaves())
         self._match_tensors()
         return tuple(self.pairs)
+
+    def _all_of_same_name(self) -> tuple[Pair, ...] | None:
+        """The pairs where both sides have the same names and sizes throughout; None if not."""
+        target, source = inside(self.target), inside(self.source)
+        if target.names != source.names:
+            return None
+        pairs = list(same_named(target, source))
+        if not all(self._fill(*pair) for pair in pairs):
+            return None
+        return tuple(
+            Pair(self._start(0, mine), self._start(1, its), SURE, SAME_NAME) for mine, its in pairs
+        )
 
     def _marks(self, side: int) -> Counter[int]:
         """How many modules of each fingerprint there are on a side, at any depth."""
@@ -119,14 +166,20 @@ class _Scope:
         return self.marks[side]
 
     def _match(
-        self, side: int, mine: list[Node], others: list[Node], fronts: tuple[list[Node], list[Node]]
+        self,
+        side: int,
+        mine: list[Node],
+        others: list[Node],
+        fronts: tuple[Front, Front],
+        *,
+        is_complete: bool,
     ) -> bool:
         targets, sources = (mine, others) if side == 0 else (others, mine)
         found = list(self._assigned(targets, sources))
         for target, source, margin, how in found:
             fronts[0].remove(target)
             fronts[1].remove(source)
-            self._take(target, source, margin, how, fronts)
+            self._take(target, source, margin if is_complete else 0.0, how, fronts)
         return bool(found)
 
     def _take(
@@ -135,7 +188,7 @@ class _Scope:
         source: Node,
         margin: float,
         how: str,
-        fronts: tuple[list[Node], list[Node]],
+        fronts: tuple[Front, Front],
     ) -> None:
         starts = self._start(0, target), self._start(1, source)
         taken: tuple[set[int], set[int]] = (set(), set())
@@ -170,28 +223,52 @@ class _Scope:
     def _assigned(
         self, targets: Sequence[Node], sources: Sequence[Node]
     ) -> Iterable[tuple[Node, Node, float, str]]:
-        if (listed := same_places(targets, sources)) is not None:
+        if (listed := self.aligner.lists.same_places(targets, sources)) is not None:
             for target, source, place, count in listed:
                 how = f"same place in its list, {place} of {count}"
-                yield target, source, _SURE, how
+                yield target, source, SURE, how
             return
-        matrix = self._likeness(targets, sources)
-        if matrix.shape == (1, 1):
-            if min(self._left_by(targets[0]), self._left_by(sources[0])) > _CLEAR:
-                self._learn(targets[0], sources[0], 1.0)
-            yield (
-                targets[0],
-                sources[0],
-                _SURE if targets[0].mark == sources[0].mark else 1.0 + matrix[0, 0],
-                "the only part of this structure",
-            )
-            return
-        found = assignment(matrix, self._order(targets, sources))
-        self._pass_over(targets, sources, matrix, found)
-        for target, source, margin in found:
+        if len(targets) * len(sources) > _MOST_CELLS:
+            found, left = self._in_buckets(targets, sources)
+            for side, nodes in enumerate((targets, sources)):
+                self.passed_over.update((nodes[n], 0.0) for n in left[side])
+        else:
+            matrix = self._likeness(targets, sources)
+            if matrix.shape == (1, 1):
+                if min(self._left_by(targets[0]), self._left_by(sources[0])) > _CLEAR:
+                    self._learn(targets[0], sources[0], 1.0)
+                yield (
+                    targets[0],
+                    sources[0],
+                    SURE if targets[0].mark == sources[0].mark else 1.0 + matrix[0, 0],
+                    "the only part of this structure",
+                )
+                return
+            pairs = assignment(matrix, self._order(targets, sources))
+            self._pass_over(targets, sources, matrix, pairs)
+            found = [(i, j, margin, NAMES_AGREE) for i, j, margin in pairs]
+        for i, j, margin, how in found:
             if margin > _CLEAR:
-                self._learn(targets[target], sources[source], 0.5)
-            yield targets[target], sources[source], margin, NAMES_AGREE
+                self._learn(targets[i], sources[j], 0.5)
+            yield targets[i], sources[j], margin, how
+
+    def _in_buckets(
+        self, targets: Sequence[Node], sources: Sequence[Node]
+    ) -> tuple[list[Found], tuple[list[int], list[int]]]:
+        """The pairs of a large group, and the numbers of those without a partner."""
+        sides = Side.of(targets, self.target), Side.of(sources, self.source)
+        buckets = Buckets(*sides, self._fill, self.aligner.task.check)
+        buckets.pair_by_name(order=self.aligner.order, apart=self.released)
+        mine, theirs = buckets.left
+        if mine and theirs and len(mine) * len(theirs) <= _MOST_CELLS:
+            rest = [targets[i] for i in mine], [sources[j] for j in theirs]
+            matrix = self._scores(*rest)
+            for i, j, _ in assignment(matrix, self._order(*rest)):
+                # Others, which have a partner, might be as near.
+                if matrix[i, j] > _CONFLICTING:
+                    buckets.take(mine[i], theirs[j], 0.0, NAMES_AGREE)
+        buckets.pair_the_rest()
+        return buckets.found, buckets.left
 
     def _pass_over(
         self,
@@ -209,10 +286,10 @@ class _Scope:
 
     def _left_by(self, node: Node) -> float:
         """By how much another node won the partner that the node, or one around it, might have."""
-        margin = _SURE
+        margin = SURE
         above: Node | None = node
         while self.passed_over and above is not None and above not in (self.target, self.source):
-            margin = min(margin, self.passed_over.get(above, _SURE))
+            margin = min(margin, self.passed_over.get(above, SURE))
             above = above.parent
         return margin
 
@@ -234,23 +311,24 @@ class _Scope:
             for node in self.loose[side]:
                 groups.setdefault(node.mark, ([], []))[side].append(node)
         for targets, sources in groups.values():
+            self.aligner.task.check()
             if not targets or not sources:
                 continue
-            matrix = self._likeness(targets, sources)
-            hints = np.zeros_like(matrix)
-            for i, target in enumerate(targets):
-                for j, source in enumerate(sources):
-                    matrix[i, j] -= self._misfit(source, target)
-                    hints[i, j] = self._hint(source, target)
-                    if {target, source} & self.released and matrix[i, j] < _KNOWN_ELSEWHERE:
-                        matrix[i, j] -= 5.0
-            alone = matrix.shape == (1, 1)
-            for i, j, margin in assignment(matrix, self._order(targets, sources), hints):
-                if matrix[i, j] <= -0.9:
-                    continue
-                if alone:
-                    margin = 1.0 + min(matrix[i, j], 0.0)
-                how = "the only entry of this size here" if alone else NAMES_AGREE
+            alone = len(targets) == len(sources) == 1
+            if len(targets) * len(sources) > _MOST_CELLS:
+                found, _ = self._in_buckets(targets, sources)
+            else:
+                matrix = self._scores(targets, sources)
+                hints = self._by_kind(self._hint, targets, sources)
+                found: list[Found] = []
+                for i, j, margin in assignment(matrix, self._order(targets, sources), hints):
+                    if matrix[i, j] <= _CONFLICTING:
+                        continue
+                    if alone:
+                        margin = 1.0 + min(matrix[i, j], 0.0)
+                    how = "the only entry of this size here" if alone else NAMES_AGREE
+                    found.append((i, j, margin, how))
+            for i, j, margin, how in found:
                 left = min(self._left_by(targets[i]), self._left_by(sources[j]))
                 margin, how = (left, _LEFT_OVER) if left < margin else (margin, how)
                 if margin > _CLEAR:
@@ -258,6 +336,37 @@ class _Scope:
                 self.pairs.append(
                     Pair(self._start(0, targets[i]), self._start(1, sources[j]), margin, how)
                 )
+
+    def _scores(self, targets: Sequence[Node], sources: Sequence[Node]) -> Matrix:
+        """How much speaks for each two of a group, shapes and layers included."""
+        matrix = self._likeness(targets, sources)
+        if targets[0].item < 0:
+            return matrix
+        matrix -= self._by_kind(self._misfit, targets, sources)
+        if self.released:
+            released = [
+                np.array([node in self.released for node in side]) for side in (targets, sources)
+            ]
+            elsewhere = released[0][:, None] | released[1][None, :]
+            matrix[elsewhere & (matrix < _KNOWN_ELSEWHERE)] -= 5.0
+        return matrix
+
+    def _by_kind(
+        self,
+        value: Callable[[Node, Node], float],
+        targets: Sequence[Node],
+        sources: Sequence[Node],
+    ) -> Matrix:
+        """A value for each two of a group, found once for those of one kind."""
+        fits = self.aligner.fits
+        rows, firsts = _kinds(targets, fits.kind_of_target)
+        columns, others = _kinds(sources, fits.kind_of_source)
+        values = np.array([[value(source, target) for source in others] for target in firsts])
+        return values[np.ix_(rows, columns)]
+
+    def _fill(self, target: Node, source: Node) -> bool:
+        """Whether a source can fill a target; modules always can."""
+        return target.item < 0 or not self._misfit(source, target)
 
     def _misfit(self, source: Node, target: Node) -> float:
         if (ruled := self.aligner.fits(target, source)) is not None:
@@ -268,7 +377,20 @@ class _Scope:
         """A little for a layout like that of the other weights: names may say otherwise."""
         if self.aligner.out_last is None or len(source.shape) < 2:
             return 0.0
-        return 0.5 * (self.aligner.out_last in self.aligner.turns(target, source))
+        return 0.5 * (self.aligner.out_last in self.aligner.fits.turns(target, source))
+
+
+def _kinds(nodes: Sequence[Node], kind: Callable[[Node], Hashable]) -> tuple[list[int], list[Node]]:
+    """The number of every node's kind, and the first node of each."""
+    numbers: dict[Hashable, int] = {}
+    firsts: list[Node] = []
+    found: list[int] = []
+    for node in nodes:
+        number = numbers.setdefault(kind(node), len(firsts))
+        if number == len(firsts):
+            firsts.append(node)
+        found.append(number)
+    return found, firsts
 
 
 ORDER_ALONE = "only the order speaks for it"

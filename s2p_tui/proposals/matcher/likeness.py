@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -118,16 +119,22 @@ def nearness(first: np.ndarray, second: np.ndarray) -> Matrix:
     return 1 - np.abs(first[:, None] - second[None, :]) / span
 
 
-Learned = Mapping[tuple[tuple[str, ...], tuple[str, ...]], float]
+Words = tuple[str, ...]
+Learned = Mapping[Words, Mapping[Words, float]]
+"""By the steps of a leaf and of an entry, how often the two went together."""
 
-_NUMBERS, _ORDER, _RANK, _LEARNED = 0.6, 0.12, 0.35, 0.5
+NUMBERS, ORDER = 0.6, 0.12
+_RANK, _LEARNED = 0.35, 0.5
 _ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
 _CONFLICT, _SAME_END = -2.0, 0.15
 _OTHER_AXES = (0.4, 2.0)
 """A dense layer and a pointwise convolution have the same numbers of elements; the second where
 both sides have as many of each.
 """
-_ENDS = {"embed", "head"}
+_NEARLY = 0.88
+# From so many pairs of kinds of names on, comparing them one by one takes longer than as matrices:
+# 3 µs each, against 1 ms for matrices of 40 × 40.
+_BY_HAND = 1024
 
 
 @lru_cache(maxsize=65536)
@@ -139,7 +146,7 @@ def _alike(first: str, second: str) -> float:
     if len(short) >= 3 and long.startswith(short):
         return 0.8
     likeness = JaroWinkler.similarity(first, second)
-    return likeness * 0.8 if likeness > 0.88 and len(short) > 3 else 0.0
+    return likeness * 0.8 if likeness > _NEARLY and len(short) > 3 else 0.0
 
 
 def role_of(words: Sequence[str]) -> str:
@@ -170,40 +177,11 @@ def likeness(
     )
     read = [[meanings(path) for path in side] for side in steps]
     words = [[pair[0] for pair in side] for side in read]
-    common = [Counter(word for names in side for word in set(names)) for side in words]
-    weight: dict[str, float] = {}
-    for word in {*common[0], *common[1]}:
-        share = min(common[0][word] / len(targets), common[1][word] / len(sources))
-        share *= 1 - 1 / min(len(targets), len(sources))
-        weight[word] = (0.3 if word in FAINT else 1.0) * (1.08 - share)
-    vectors = [[Counter(names) for names in side] for side in words]
-    totals = [
-        [sum(weight[word] * count for word, count in names.items()) for names in side]
-        for side in vectors
-    ]
-    matrix = np.zeros((len(targets), len(sources)))
-    rows = _distinct(words[0])
-    columns = _distinct(words[1])
-    for names, row_numbers in rows.items():
-        i = row_numbers[0]
-        for others, column_numbers in columns.items():
-            j = column_numbers[0]
-            shared = _shared(vectors[0][i], vectors[1][j], weight)
-            total = totals[0][i] + totals[1][j]
-            score = 2 * shared / total if total else 0.0
-            roles = role_of(names), role_of(others)
-            ends = _end(names), _end(others)
-            if targets[0].size == 1:
-                if (roles[0] != roles[1] and all(roles)) or {*ends} == _ENDS:
-                    score += _CONFLICT
-                elif ends[0] and ends[0] == ends[1]:
-                    score += _SAME_END
-            matrix[np.ix_(row_numbers, column_numbers)] = score
-    ones = [[node.ones for node in side] for side in (targets, sources)]
-    unlike = np.array(ones[0])[:, None] != np.array(ones[1])[None, :]
-    matrix -= _OTHER_AXES[sorted(ones[0]) == sorted(ones[1])] * unlike
+    alike = likeness_of_words(words[0], words[1], are_tensors=targets[0].size == 1)
+    matrix = alike.scores[np.ix_(alike.rows, alike.columns)]
+    matrix -= otherwise_wide([n.ones for n in targets], [n.ones for n in sources])
     if _is_comparable(*map(series, steps)):
-        matrix += _NUMBERS * agreement(*read)
+        matrix += NUMBERS * agreement(*read)
     slots = [
         [_slot(*pair) if "norm" in pair[0] else None for pair in side_read] for side_read in read
     ]
@@ -211,11 +189,82 @@ def likeness(
         places = [ranks(side) for side in slots]
         matrix += _RANK * (places[0][:, None] == places[1][None, :])
     if learned:
+        columns = _distinct(steps[1])
         for i, path in enumerate(steps[0]):
-            for j, other in enumerate(steps[1]):
-                if bonus := learned.get((path, other)):
+            for other, bonus in learned.get(path, {}).items():
+                for j in columns.get(other, ()):
                     matrix[i, j] += _LEARNED * bonus
     return matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """How alike the words of names are, each kind of name once.
+
+    Attributes:
+        scores: Kinds of targets by kinds of sources.
+        rows: The kind of every target.
+        columns: The kind of every source.
+    """
+
+    scores: Matrix
+    rows: list[int]
+    columns: list[int]
+
+
+def likeness_of_words(
+    first: Sequence[Words], second: Sequence[Words], *, are_tensors: bool
+) -> Likeness:
+    """How alike the words of every target's name are to those of every source's."""
+    weight = _weights(first, second)
+    kinds = list(dict.fromkeys(first)), list(dict.fromkeys(second))
+    number = [{words: n for n, words in enumerate(side)} for side in kinds]
+    counted = [[Counter(words) for words in side] for side in kinds]
+    if len(kinds[0]) * len(kinds[1]) > _BY_HAND:
+        shared = _all_shared(counted[0], counted[1], weight)
+    else:
+        shared = np.array([[_shared(a, b, weight) for b in counted[1]] for a in counted[0]])
+    totals = [
+        np.array([sum((weight[word] * n for word, n in words.items()), 0.0) for words in side])
+        for side in counted
+    ]
+    total = totals[0][:, None] + totals[1][None, :]
+    scores = np.divide(2 * shared, total, out=np.zeros_like(total), where=total != 0)
+    if are_tensors:
+        scores += _by_role(kinds[0], kinds[1])
+    return Likeness(
+        scores, [number[0][words] for words in first], [number[1][words] for words in second]
+    )
+
+
+def _weights(first: Sequence[Words], second: Sequence[Words]) -> dict[str, float]:
+    """How much each word says: little if most names of both sides have it."""
+    common = [Counter(word for names in side for word in {*names}) for side in (first, second)]
+    few = min(len(first), len(second))
+    weight: dict[str, float] = {}
+    for word in {*common[0], *common[1]}:
+        share = min(common[0][word] / len(first), common[1][word] / len(second))
+        share *= 1 - 1 / few
+        weight[word] = (0.3 if word in FAINT else 1.0) * (1.08 - share)
+    return weight
+
+
+def _by_role(first: Sequence[Words], second: Sequence[Words]) -> Matrix:
+    """What tensors' roles in their layers, and the ends of a model they stand at, add."""
+    roles = [np.array([role_of(words) for words in side]) for side in (first, second)]
+    ends = [np.array([_end(words) for words in side]) for side in (first, second)]
+    role, other_role = roles[0][:, None], roles[1][None, :]
+    end, other_end = ends[0][:, None], ends[1][None, :]
+    both = (end != "") & (other_end != "")
+    conflict = (role != other_role) & (role != "") & (other_role != "")
+    conflict |= both & (end != other_end)
+    return np.where(conflict, _CONFLICT, np.where(both & (end == other_end), _SAME_END, 0.0))
+
+
+def otherwise_wide(first: Sequence[int], second: Sequence[int]) -> Matrix:
+    """What it costs that weights have other numbers of 1-sized axes."""
+    unlike = np.array(first)[:, None] != np.array(second)[None, :]
+    return _OTHER_AXES[sorted(first) == sorted(second)] * unlike
 
 
 def _is_comparable(first: set[tuple[str, ...]], second: set[tuple[str, ...]]) -> bool:
@@ -229,14 +278,75 @@ def _is_comparable(first: set[tuple[str, ...]], second: set[tuple[str, ...]]) ->
 def by_order(targets: Sequence[Node], sources: Sequence[Node]) -> Matrix:
     """A little for every target and source that stand at the same place of their sides."""
     places = (ranks([node.place for node in side]) for side in (targets, sources))
-    return _ORDER * nearness(*places)
+    return ORDER * nearness(*places)
 
 
-def _distinct(names: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], list[int]]:
-    groups: dict[tuple[str, ...], list[int]] = {}
+def _distinct(names: Sequence[Words]) -> dict[Words, list[int]]:
+    groups: dict[Words, list[int]] = {}
     for place, name in enumerate(names):
         groups.setdefault(name, []).append(place)
     return groups
+
+
+def _all_shared(
+    first: Sequence[Counter[str]], second: Sequence[Counter[str]], weight: Mapping[str, float]
+) -> Matrix:
+    """The `_shared` of every two, without a step in Python for most of them."""
+    kinds = [list(dict.fromkeys(w for words in side for w in words)) for side in (first, second)]
+    words = list(dict.fromkeys((*kinds[0], *kinds[1])))
+    place = {word: n for n, word in enumerate(words)}
+    counts = [np.zeros((len(side), len(words))) for side in (first, second)]
+    for matrix, side in zip(counts, (first, second), strict=True):
+        for row, names in enumerate(side):
+            for word, count in names.items():
+                matrix[row, place[word]] = count
+    weights = np.array([weight[word] for word in words])
+    shared = np.zeros((len(first), len(second)))
+    for repeat in range(int(max(matrix.max(initial=0) for matrix in counts))):
+        again = [(matrix > repeat).astype(float) for matrix in counts]
+        shared += (again[0] * weights) @ again[1].T
+    alike = _all_alike(*kinds)
+    if alike.any():
+        own = [[place[word] for word in side] for side in kinds]
+        mine, theirs = ((counts[n][:, own[n]] > 0).astype(float) for n in (0, 1))
+        any_alike = (alike > 0).astype(float)
+        pairs = mine @ any_alike @ theirs.T
+        # A word that both names have is not compared with others.
+        same = mine @ ((counts[1][:, own[0]] > 0).T * (any_alike @ theirs.T))
+        same += ((mine @ any_alike) * (counts[0][:, own[1]] > 0)) @ theirs.T
+        least = np.minimum.outer(weights[own[0]], weights[own[1]])
+        shared += np.where((pairs == 1) & (same == 0), mine @ (alike * least) @ theirs.T, 0.0)
+        for row, column in np.argwhere(pairs > 1).tolist():
+            shared[row, column] = _shared(first[row], second[column], weight)
+    # Sums in another order differ in their last bits, which must not decide between equals.
+    return np.round(shared, 12)
+
+
+def _all_alike(first: Sequence[str], second: Sequence[str]) -> Matrix:
+    """The `_alike` of every two unlike words."""
+    from rapidfuzz.process import cdist
+
+    scores = cdist(
+        first, second, scorer=JaroWinkler.similarity, score_cutoff=_NEARLY, dtype=np.float64
+    )
+    lengths = [np.array([len(word) for word in side]) for side in (first, second)]
+    short = np.minimum.outer(*lengths)
+    alike = np.where((scores > _NEARLY) & (short > 3), scores * 0.8, 0.0)
+    places = [{word: n for n, word in enumerate(side)} for side in (first, second)]
+    for word, n in places[0].items():
+        for m in _starting(word, places[1]):
+            alike[n, m] = 0.8
+        if (same := places[1].get(word)) is not None:
+            alike[n, same] = 0.0
+    for word, m in places[1].items():
+        for n in _starting(word, places[0]):
+            alike[n, m] = 0.8
+    return alike
+
+
+def _starting(word: str, places: Mapping[str, int]) -> Iterator[int]:
+    """The places of shorter words that the word begins with."""
+    return (places[word[:end]] for end in range(3, len(word)) if word[:end] in places)
 
 
 def _shared(first: Counter[str], second: Counter[str], weight: Mapping[str, float]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter, defaultdict
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
@@ -159,12 +159,10 @@ def _fill(
     else:
         order = _orderly(pieces) and not _sorted_by_name(skeleton)
         fits = _Fits(skeleton, pieces)
-        first = Aligner(fits, fits.turns, order=order)
+        first = Aligner(fits, order=order)
         found = told(first.align(target, source))
         learn(orientation, found)
-        second = Aligner(
-            fits, fits.turns, _learned(first), order=order, out_last=orientation.common
-        )
+        second = Aligner(fits, learned=_learned(first), order=order, out_last=orientation.common)
         found = told(second.align(target, source))
         orientation = Orientation()
     learn(orientation, found)
@@ -251,6 +249,18 @@ class _Fits:
             return piece.shape == leaf.shape or None
         return rule_applied(leaf, member, piece.shape) is not None
 
+    def kind_of_target(self, target: Node) -> Hashable:
+        """Its shape; with a layer that has a rule of its own it is a kind of its own."""
+        leaf = self._skeleton[target.item]
+        return leaf.shape if rule_for(leaf) is None else target.item
+
+    def kind_of_source(self, source: Node) -> Hashable:
+        """What its layouts depend on."""
+        piece = self._pieces[source.item]
+        if piece.composite is not None:
+            return source.item
+        return piece.shape, piece.member, len(piece.members), piece.otherwise is None
+
     def turns(self, target: Node, source: Node) -> frozenset[bool]:
         """Whether the output axis can come last in a leaf that takes the piece."""
         leaf, piece = self._skeleton[target.item], self._pieces[source.item]
@@ -263,7 +273,10 @@ def _learned(aligner: Aligner) -> Learned:
     for target, source, weight in aligner.seen:
         votes[target, source] += weight
         total[target] += weight
-    return {names: count / total[names[0]] for names, count in votes.items()}
+    learned: dict[tuple[str, ...], dict[tuple[str, ...], float]] = defaultdict(dict)
+    for (target, source), count in votes.items():
+        learned[target][source] = count / total[target]
+    return learned
 
 
 def _orderly(pieces: Sequence[Piece]) -> bool:

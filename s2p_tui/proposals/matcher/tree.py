@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from heapq import heappop, heappush
+from math import ceil, prod
 
 from s2p_tui.alignment.transform import Shape
 from s2p_tui.proposals.matcher.words import Name, name_of
 
-_CLEARLY, _KIN, _MASS = 0.03, 0.6, 0.25
+KIN = 0.6
+_CLEARLY, _MASS = 0.03, 0.25
 
 
 @dataclass(eq=False, slots=True)
@@ -27,6 +29,7 @@ class Node:
         print: How many tensors of each number of elements are under it.
         ones: 1-sized axes of the matrices and kernels under it.
         form: Equal for nodes with the same names, shapes and order of tensors under them.
+        names: Equal for nodes with the same names and sizes of tensors under them, in any order.
         place: The first item under it.
         start: Tensors before it, depth first.
     """
@@ -41,6 +44,7 @@ class Node:
     mark: int = 0
     ones: int = 0
     form: int = 0
+    names: int = 0
     place: int = 0
     start: int = 0
 
@@ -122,6 +126,7 @@ def _finish(node: Node) -> None:
         node.size, node.print = 1, Counter({prod(node.shape): 1})
         node.ones = _ones(node.shape)
         node.form = hash((node.step, node.shape))
+        node.names = hash((1, prod(node.shape)))
     else:
         ordered = sorted(node.children.values(), key=_natural)
         node.children = {child.step or f"\0{child.place}": child for child in ordered}
@@ -131,6 +136,9 @@ def _finish(node: Node) -> None:
             node.ones += child.ones
         node.place = min((child.place for child in ordered), default=0)
         node.form = hash(tuple((child.step, child.form) for child in ordered))
+        names = frozenset((child.step, child.names) for child in ordered)
+        # Tensors without a name of their own cannot be looked up by it.
+        node.names = hash((node.size, names)) if all(child.step for child in ordered) else id(node)
     node.mark = hash(frozenset(node.print.items()))
 
 
@@ -169,29 +177,131 @@ def contains_better(node: Node, other: Node, than: float) -> bool:
     )
 
 
-def kin_of(part: Node, others: Sequence[Node], equals: Mapping[int, int]) -> list[Node]:
-    """The nodes a part has much in common with; none where the nearest of them is not its own.
+def near(part: Node, other: Node) -> float:
+    """How much two nodes have in common; 0 if that is not much."""
+    common = overlap(part, other)
+    return common if common >= KIN and _mass(part, other) >= _MASS else 0.0
+
+
+def same_named(target: Node, source: Node) -> Iterator[tuple[Node, Node]]:
+    """The tensors under two nodes of the same `names`, each with the one of the same name."""
+    if target.item >= 0:
+        yield target, source
+    for step, child in target.children.items():
+        yield from same_named(child, source.children[step])
+
+
+# A part is compared with no more marks of the other side: at 2 µs each, 10,000 modules of which
+# each has something in common with all take 5 s. What is left out makes the rest doubtful.
+_MOST_KIN = 256
+
+
+class Front:
+    """Nodes of one side, to be found by size and by mark; in the order in which they came.
 
     Args:
-        part: The node that looks for its like.
-        others: Nodes of the other side.
-        equals: How many nodes of each mark are on the part's side: where there are as many as on
-            the other, each has its equal.
+        nodes: Those it begins with.
     """
-    marks = Counter(other.mark for other in others)
-    near = {other: overlap(part, other) for other in others if other.size > 1}
-    near = {
-        other: common
-        for other, common in near.items()
-        if common >= _KIN and _mass(part, other) >= _MASS
-    }
-    kin = [
-        other
-        for other, common in near.items()
-        if not 0 < marks[other.mark] <= equals.get(other.mark, 0)
-        and not contains_better(part, other, common)
-    ]
-    return kin if max(near.values(), default=0.0) in [near[other] for other in kin] else []
+
+    def __init__(self, nodes: Iterable[Node]) -> None:
+        self._marks: dict[int, dict[Node, int]] = {}
+        self._by_size: list[tuple[int, int, Node]] = []
+        self._holding: dict[int, dict[int, None]] | None = None
+        self._came = 0
+        self.extend(nodes)
+
+    def extend(self, nodes: Iterable[Node]) -> None:
+        """Add nodes."""
+        for node in nodes:
+            alike = self._marks.setdefault(node.mark, {})
+            if not alike and self._holding is not None:
+                _hold(self._holding, node)
+            alike[node] = self._came
+            heappush(self._by_size, (-node.size, self._came, node))
+            self._came += 1
+
+    def remove(self, node: Node) -> None:
+        """Take a node out."""
+        alike = self._marks[node.mark]
+        del alike[node]
+        if not alike:
+            del self._marks[node.mark]
+            for size in node.print if self._holding is not None else ():
+                self._holding[size].pop(node.mark, None)
+
+    def with_mark(self, mark: int) -> list[Node]:
+        """The nodes of one fingerprint."""
+        return list(self._marks.get(mark, ()))
+
+    def leaves(self) -> Iterable[Node]:
+        """The tensors under all nodes."""
+        came = {node: came for alike in self._marks.values() for node, came in alike.items()}
+        return (leaf for node in sorted(came, key=came.__getitem__) for leaf in node.leaves())
+
+    def largest(self) -> Node | None:
+        """The node with most tensors under it, the first of those alike."""
+        while self._by_size:
+            _, came, node = self._by_size[0]
+            if self._marks.get(node.mark, {}).get(node) == came:
+                return node
+            heappop(self._by_size)
+        return None
+
+    def kin_of(self, part: Node, equals: Mapping[int, int]) -> tuple[list[Node], bool]:
+        """The nodes a part has much in common with, and whether all nodes were looked at.
+
+        None where the nearest of them is not its own.
+
+        Args:
+            part: The node of the other side that looks for its like.
+            equals: How many nodes of each mark are on that side: where there are as many as here,
+                each has its equal.
+        """
+        marks, is_complete = self._sharing(part)
+        ones = {mark: next(iter(self._marks[mark])) for mark in marks}
+        found = {mark: near(part, one) for mark, one in ones.items() if one.size > 1}
+        kin = {
+            mark: common
+            for mark, common in found.items()
+            if common
+            and not 0 < len(self._marks[mark]) <= equals.get(mark, 0)
+            and not contains_better(part, ones[mark], common)
+        }
+        if max(found.values(), default=0.0) not in kin.values():
+            return [], is_complete
+        came = {node: came for mark in kin for node, came in self._marks[mark].items()}
+        return sorted(came, key=came.__getitem__), is_complete
+
+    def _sharing(self, part: Node) -> tuple[Iterable[int], bool]:
+        """The marks of all nodes that can be near, the likeliest first; and whether these are all.
+
+        Who has so much in common with a part shares one of any so many of its tensors: the rarest
+        are looked at.
+        """
+        if len(self._marks) <= _MOST_KIN:
+            return self._marks, True
+        if self._holding is None:
+            self._holding = {}
+            for alike in self._marks.values():
+                _hold(self._holding, next(iter(alike)))
+        holding = self._holding
+        smallest = max(2.0, KIN / (2 - KIN) * part.size)
+        least = ceil(KIN / 2 * (part.size + smallest) - 1e-9)
+        spare = part.size - least
+        found: dict[int, None] = {}
+        for size in sorted(part.print, key=lambda size: len(holding.get(size, ()))):
+            if len(found) + len(holding.get(size, ())) > _MOST_KIN:
+                return found, False
+            found.update(holding.get(size, {}))
+            spare -= part.print[size]
+            if spare < 0:
+                break
+        return found, True
+
+
+def _hold(holding: dict[int, dict[int, None]], node: Node) -> None:
+    for size in node.print:
+        holding.setdefault(size, {})[node.mark] = None
 
 
 def untaken(node: Node, taken: set[int]) -> Iterable[Node]:
@@ -203,62 +313,114 @@ def untaken(node: Node, taken: set[int]) -> Iterable[Node]:
         yield from untaken(child, taken)
 
 
-def parts_of(node: Node) -> list[Node]:
-    """What is in a node; a module that is all there is in it is only a wrapper."""
+def inside(node: Node) -> Node:
+    """The node, or the one inside it: a module that is all there is in one is only wrapped."""
     while len(node.children) == 1 and (only := next(iter(node.children.values()))).children:
         node = only
+    return node
+
+
+def parts_of(node: Node) -> list[Node]:
+    """What is in a node, wrappers left out."""
+    node = inside(node)
     return list(node.children.values()) if node.children else [node]
 
 
-def largest(fronts: tuple[list[Node], list[Node]]) -> tuple[int, Node | None]:
+def largest(fronts: tuple[Front, Front]) -> tuple[int, Node | None]:
     """The node with most tensors under it, the first of those alike, and on which side it is."""
-    best: tuple[int, Node | None] = 0, None
-    for side in (0, 1):
-        for node in fronts[side]:
-            if best[1] is None or node.size > best[1].size:
-                best = side, node
-    return best
+    both = fronts[0].largest(), fronts[1].largest()
+    sizes = [0 if node is None else node.size for node in both]
+    side = int(sizes[1] > sizes[0])
+    return side, both[side]
 
 
 _ALIKE = 0.6
 """How much the other members at one place must have in common, or the lists are shifted."""
 
 
-def same_places(
-    targets: Sequence[Node], sources: Sequence[Node]
-) -> list[tuple[Node, Node, int, int]] | None:
-    """Members of two lists of one length, by their places; None if they are not.
+@dataclass(frozen=True, eq=False, slots=True)
+class _List:
+    """Numbered siblings in order.
 
-    The rest of a list counts too: a member that is not complete keeps its place all the same, and
-    one unlike the other at its place shows that places are not what they have in common.
+    Attributes:
+        members: All of them.
+        places: The place of each.
+        least: The fewest tensors that one of them holds.
     """
-    lists = _list_of(targets), _list_of(sources)
-    if len(lists[0]) != len(lists[1]) or len(lists[0]) < 2:
-        return None
-    taken = {*targets}, {*sources}
-    for target, source in zip(*lists, strict=True):
-        both = target in taken[0] and source in taken[1]
-        if not both and overlap(target, source) < _ALIKE:
+
+    members: list[Node]
+    places: dict[Node, int]
+    least: int
+
+
+class Lists:
+    """The lists of two trees; each is looked at once."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[Node, tuple[str, ...], int], _List | None] = {}
+        self._unlike: dict[tuple[_List, _List], frozenset[int]] = {}
+
+    def same_places(
+        self, targets: Sequence[Node], sources: Sequence[Node]
+    ) -> list[tuple[Node, Node, int, int]] | None:
+        """Members of two lists of one length, by their places; None if they are not.
+
+        The rest of a list counts too: a member that is not complete keeps its place all the same,
+        and one unlike the other at its place shows that places are not what they have in common.
+        """
+        first, second = self._list_of(targets), self._list_of(sources)
+        if first is None or second is None:
             return None
-    return [
-        (target, source, place, len(lists[0]))
-        for place, (target, source) in enumerate(zip(*lists, strict=True), 1)
-        if target in taken[0] and source in taken[1]
-    ]
+        count = len(first.members)
+        if count != len(second.members) or count < 2:
+            return None
+        taken = {first.places[node] for node in targets}
+        taken &= {second.places[node] for node in sources}
+        if len(taken) < count and not self._unlike_places(first, second) <= taken:
+            return None
+        return [
+            (first.members[place], second.members[place], place + 1, count)
+            for place in sorted(taken)
+        ]
+
+    def _unlike_places(self, first: _List, second: _List) -> frozenset[int]:
+        """Where the members of two lists have little in common."""
+        known = self._unlike.get((first, second))
+        if known is None:
+            both = zip(first.members, second.members, strict=True)
+            known = frozenset(n for n, pair in enumerate(both) if overlap(*pair) < _ALIKE)
+            self._unlike[first, second] = known
+        return known
+
+    def _list_of(self, nodes: Sequence[Node]) -> _List | None:
+        """The list that all nodes are members of, or they alone if the others are much smaller."""
+        parent = nodes[0].parent
+        name = name_of(nodes[0].step)
+        if parent is None or not name.numbers:
+            return None
+        key = parent, name.words, len(name.numbers)
+        if key not in self._found:
+            self._found[key] = _listed(parent, name)
+        found = self._found[key]
+        if found is None or not all(node in found.places for node in nodes):
+            return None
+        if 2 * found.least > nodes[0].size:
+            return found
+        return _in_order(nodes)
 
 
-def _list_of(nodes: Sequence[Node]) -> list[Node]:
-    """The list that all nodes are members of, or they alone if the others are much smaller."""
-    parent = nodes[0].parent
-    name = name_of(nodes[0].step)
-    if parent is None or not name.numbers:
-        return []
+def _listed(parent: Node, name: Name) -> _List | None:
     members = [node for node in parent.children.values() if _alike(name, name_of(node.step))]
     numbers = zip(*(name_of(node.step).numbers for node in members), strict=True)
-    if not {*nodes} <= {*members} or sum(len({*column}) > 1 for column in numbers) > 1:
-        return []
-    complete = all(2 * node.size > nodes[0].size for node in members)
-    return sorted(members if complete else nodes, key=lambda node: name_of(node.step).numbers)
+    if sum(len({*column}) > 1 for column in numbers) > 1:
+        return None
+    return _in_order(members)
+
+
+def _in_order(nodes: Sequence[Node]) -> _List:
+    members = sorted(nodes, key=lambda node: name_of(node.step).numbers)
+    places = {node: place for place, node in enumerate(members)}
+    return _List(members, places, min(node.size for node in members))
 
 
 def _alike(first: Name, second: Name) -> bool:
