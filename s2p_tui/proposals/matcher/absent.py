@@ -9,7 +9,7 @@ from math import prod
 from s2p_tui.alignment.evidence import Suggestion
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
-from s2p_tui.alignment.transform import Constant, Take
+from s2p_tui.alignment.transform import Constant, Shape, Take
 from s2p_tui.proposals.matcher.words import meanings, steps_of_key
 
 Steps = tuple[str, ...]
@@ -46,6 +46,7 @@ def without_partner(
             if suggestions[place].source is not None:
                 filled |= {_in_any_block(path), (*path[:-1], *meanings(path[-1:])[0][-1:])}
     sizes = {prod(state_dict.shape(key)) for key in left_over}
+    tables = _tables(suggestions, state_dict)
     found: dict[int, Suggestion] = {}
     for place, path in steps.items():
         if place in suggestions:
@@ -54,9 +55,7 @@ def without_partner(
         settled = bool(siblings) and all(s.certain and s.source for s in siblings)
         settled = settled and filled.isdisjoint((_in_any_block(path), (*path[:-1], "bias")))
         neutral = _neutral(leaf, path) if settled and prod(leaf.shape) not in sizes else None
-        found[place] = (
-            neutral or _shared(path, leaf, suggestions, state_dict) or _missing(bool(siblings))
-        )
+        found[place] = neutral or _shared(path, leaf, tables) or _missing(bool(siblings))
     return found
 
 
@@ -83,22 +82,24 @@ def _neutral(leaf: Leaf, steps: Steps) -> Suggestion | None:
     return Suggestion(Constant(0.0, leaf.shape), True, reason)
 
 
-def _shared(
-    steps: Steps, leaf: Leaf, suggestions: Mapping[int, Suggestion], state_dict: StateDict
-) -> Suggestion | None:
+def _tables(
+    suggestions: Mapping[int, Suggestion], state_dict: StateDict
+) -> Mapping[Shape, list[Take]]:
+    """The embedding tables in use, each once, by shape."""
+    found: dict[Shape, dict[Take, None]] = defaultdict(dict)
+    for suggestion in suggestions.values():
+        source = suggestion.source
+        if isinstance(source, Take) and _TABLES.intersection(meanings(steps_of_key(source.key))[0]):
+            found[state_dict.shape(source.key)][source] = None
+    return {shape: list(tables) for shape, tables in found.items()}
+
+
+def _shared(steps: Steps, leaf: Leaf, tables: Mapping[Shape, list[Take]]) -> Suggestion | None:
     """The one table of a checkpoint that keeps the embedding for the output layer too."""
-    if not _TABLES.intersection(meanings(steps)[0]):
+    found = tables.get(leaf.shape, ())
+    if not _TABLES.intersection(meanings(steps)[0]) or len(leaf.shape) != 2 or len(found) != 1:
         return None
-    tables = {
-        suggestion.source
-        for suggestion in suggestions.values()
-        if isinstance(suggestion.source, Take)
-        and state_dict.shape(suggestion.source.key) == leaf.shape
-        and _TABLES.intersection(meanings(steps_of_key(suggestion.source.key))[0])
-    }
-    if len(leaf.shape) != 2 or len(tables) != 1:
-        return None
-    return Suggestion(tables.pop(), False, "the checkpoint may keep one table for both ends")
+    return Suggestion(found[0], False, "the checkpoint may keep one table for both ends")
 
 
 def tied_again(state_dict: StateDict, wanted: Mapping[int, int]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Protocol
@@ -23,6 +23,7 @@ from s2p_tui.proposals.matcher.tree import (
     Node,
     inside,
     largest,
+    near,
     parts_of,
     same_named,
     untaken,
@@ -99,13 +100,30 @@ class Aligner:
     seen: list[tuple[tuple[str, ...], tuple[str, ...], float]] = field(default_factory=list)
     lists: Lists = field(default_factory=Lists)
     _known: dict[tuple[int, int], tuple[Pair, ...]] = field(default_factory=dict)
+    _whole: tuple[Node, int] | None = None
 
     def align(self, target: Node, source: Node) -> tuple[Pair, ...]:
-        """The pairs of tensors under two nodes that correspond."""
+        """The pairs of tensors under two nodes that correspond.
+
+        Raises:
+            CancelledError: The task was cancelled.
+        """
+        if self._whole is None:
+            self._whole = target, self.task.done
         known = self._known.get((target.form, source.form))
         if known is None:
             known = self._known[target.form, source.form] = _Scope(self, target, source).solve()
         return known
+
+    def go_on(self, target: Node, pairs: int) -> None:
+        """Count the pairs found so far, if they are of all that is aligned.
+
+        Raises:
+            CancelledError: The task was cancelled.
+        """
+        self.task.check()
+        if self._whole is not None and self._whole[0] is target:
+            self.task.done = self._whole[1] + pairs
 
 
 @dataclass(slots=True)
@@ -126,7 +144,7 @@ class _Scope:
             return same
         fronts = Front(parts_of(self.target)), Front(parts_of(self.source))
         while True:
-            self.aligner.task.check()
+            self.aligner.go_on(self.target, len(self.pairs))
             side, part = largest(fronts)
             if part is None or part.size == 1:
                 break
@@ -135,6 +153,14 @@ class _Scope:
             is_complete = True
             if not alike:
                 alike, is_complete = others.kin_of(part, self._marks(side))
+            if not is_complete and (namesake := self._namesake(side, part, others)) is not None:
+                # Too many are as near: the name says which it is.
+                pair = (part, namesake) if side == 0 else (namesake, part)
+                for front, node in zip(fronts, pair, strict=True):
+                    front.remove(node)
+                is_numbered = any(map(str.isdigit, "".join(part.steps_below(self._scope(side)))))
+                self._take(*pair, 0.0 if is_numbered else SURE, SAME_NAME, fronts)
+                continue
             same = mine.with_mark(part.mark)
             if alike and self._match(side, same, alike, fronts, is_complete=is_complete):
                 continue
@@ -145,6 +171,16 @@ class _Scope:
             self.loose[side].extend(fronts[side].leaves())
         self._match_tensors()
         return tuple(self.pairs)
+
+    def _scope(self, side: int) -> Node:
+        return self.source if side else self.target
+
+    def _namesake(self, side: int, part: Node, others: Front) -> Node | None:
+        """The node of the other side that is called like a part and much like it."""
+        other: Node | None = self._scope(1 - side)
+        for step in part.steps_below(self._scope(side)):
+            other = None if other is None else other.children.get(step)
+        return other if other is not None and other in others and near(part, other) else None
 
     def _all_of_same_name(self) -> tuple[Pair, ...] | None:
         """The pairs where both sides have the same names and sizes throughout; None if not."""
@@ -161,8 +197,7 @@ class _Scope:
     def _marks(self, side: int) -> Counter[int]:
         """How many modules of each fingerprint there are on a side, at any depth."""
         if side not in self.marks:
-            scope = self.source if side else self.target
-            self.marks[side] = Counter(node.mark for node in scope.modules())
+            self.marks[side] = Counter(node.mark for node in self._scope(side).modules())
         return self.marks[side]
 
     def _match(
@@ -217,8 +252,7 @@ class _Scope:
             self.released.update(leaf for part in released for leaf in part.leaves())
 
     def _start(self, side: int, node: Node) -> int:
-        scope = self.source if side else self.target
-        return node.start - scope.start
+        return node.start - self._scope(side).start
 
     def _assigned(
         self, targets: Sequence[Node], sources: Sequence[Node]
@@ -311,7 +345,7 @@ class _Scope:
             for node in self.loose[side]:
                 groups.setdefault(node.mark, ([], []))[side].append(node)
         for targets, sources in groups.values():
-            self.aligner.task.check()
+            self.aligner.go_on(self.target, len(self.pairs))
             if not targets or not sources:
                 continue
             alone = len(targets) == len(sources) == 1
@@ -395,6 +429,9 @@ def _kinds(nodes: Sequence[Node], kind: Callable[[Node], Hashable]) -> tuple[lis
 
 ORDER_ALONE = "only the order speaks for it"
 _NUMBER = re.compile(r"[0-9]+")
+# The longest common sequence takes the square of the length in time and memory: 8 MB and 30 ms for
+# so many tensors.
+_WINDOW = 8192
 
 
 def say_nothing(steps: Sequence[tuple[str, ...]], targets: Sequence[tuple[str, ...]]) -> bool:
@@ -419,7 +456,7 @@ def say_nothing(steps: Sequence[tuple[str, ...]], targets: Sequence[tuple[str, .
     ) and not all(step.isdigit() for path in steps for step in path)
 
 
-def in_sequence(target: Node, source: Node) -> tuple[Pair, ...]:
+def in_sequence(target: Node, source: Node, check: Callable[[], None]) -> tuple[Pair, ...]:
     """The longest common sequence of sizes; sure only of sizes that occur once."""
     targets = list(target.leaves())
     by_leaf = list(source.leaves())
@@ -427,14 +464,42 @@ def in_sequence(target: Node, source: Node) -> tuple[Pair, ...]:
     sizes = [prod(node.shape) for node in targets], [prod(by_leaf[n].shape) for n in sources]
     counts = Counter(sizes[0]), Counter(sizes[1])
     pairs: list[Pair] = []
-    for block in LCSseq.opcodes(sizes[0], sizes[1]):
-        if block.tag != "equal":
-            continue
-        for offset in range(block.src_end - block.src_start):
-            place = block.src_start + offset
-            alone = counts[0][sizes[0][place]] == counts[1][sizes[0][place]] == 1
-            how = "the only entry of this size" if alone else ORDER_ALONE
-            pairs.append(
-                Pair(place, sources[block.dest_start + offset], 1.0 if alone else 0.0, how)
-            )
+    for first, second in _common(*sizes, check):
+        alone = counts[0][sizes[0][first]] == counts[1][sizes[0][first]] == 1
+        how = "the only entry of this size" if alone else ORDER_ALONE
+        pairs.append(Pair(first, sources[second], 1.0 if alone else 0.0, how))
     return tuple(pairs)
+
+
+def _common(
+    first: Sequence[int], second: Sequence[int], check: Callable[[], None]
+) -> Iterator[tuple[int, int]]:
+    """Places of a common sequence, the longest one unless both sides are very long.
+
+    Of these a window after the other is looked at, without what both begin and end with.
+    """
+    start, ends = 0, [len(first), len(second)]
+    while start < min(ends) and first[start] == second[start]:
+        yield start, start
+        start += 1
+    while start < min(ends) and first[ends[0] - 1] == second[ends[1] - 1]:
+        ends = [end - 1 for end in ends]
+        yield ends[0], ends[1]
+    here = [start, start]
+    while here[0] < ends[0] and here[1] < ends[1]:
+        check()
+        stop = [min(end, place + _WINDOW) for place, end in zip(here, ends, strict=True)]
+        is_last = stop == ends
+        # The rest of a window is looked at again with what follows it.
+        limit = stop[0] if is_last else here[0] + _WINDOW // 2
+        follows = here[1] + _WINDOW // 2
+        for block in LCSseq.opcodes(first[here[0] : stop[0]], second[here[1] : stop[1]]):
+            if block.tag != "equal":
+                continue
+            for offset in range(block.src_end - block.src_start):
+                place = here[0] + block.src_start + offset
+                if place < limit:
+                    other = here[1] + block.dest_start + offset
+                    yield place, other
+                    follows = other + 1
+        here = ends if is_last else [limit, follows]

@@ -5,6 +5,7 @@ taken for it although the rest of the model says what belongs together.
 from __future__ import annotations
 
 import re
+from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -101,13 +102,17 @@ def _other_kind(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
         votes: dict[Steps, Counter[Steps]] = defaultdict(Counter)
         for kind in kinds.values():
             votes[kind[mine]][kind[theirs]] += 1
-        for n, kind in kinds.items():
-            counts = votes[kind[mine]]
+        most_do: dict[Steps, Steps] = {}
+        for kind, counts in votes.items():
             total = counts.total()
             if len(counts) > 1 and total >= _FEW:
                 best, most = counts.most_common(1)[0]
-                if best != kind[theirs] and most > _MAJORITY * total:
-                    found[n] = f"elsewhere {_text(kind[mine])} goes with {_text(best)}"
+                if most > _MAJORITY * total:
+                    most_do[kind] = best
+        for n, kind in kinds.items() if most_do else ():
+            best = most_do.get(kind[mine], kind[theirs])
+            if best != kind[theirs]:
+                found[n] = f"elsewhere {_text(kind[mine])} goes with {_text(best)}"
     return found
 
 
@@ -157,15 +162,19 @@ def _other_module(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
     together: Counter[tuple[Steps, Steps]] = Counter()
     sizes: tuple[Counter[Steps], Counter[Steps]] = (Counter(), Counter())
     around = {layer: (_around(layer[0]), _around(layer[1])) for layer in layers}
-    for layer, (targets, sources) in around.items():
-        count = len(layers[layer])
-        for module in targets:
-            sizes[0][module] += count
-        for module in sources:
-            sizes[1][module] += count
+    for layer, sides in around.items():
+        for modules, counts in zip(sides, sizes, strict=True):
+            for module in modules:
+                counts[module] += len(layers[layer])
+    for layer, sides in around.items():
+        # One tensor is never enough in common: of deep trees most modules hold no more.
+        targets, sources = (
+            [module for module in modules if counts[module] > 1]
+            for modules, counts in zip(sides, sizes, strict=True)
+        )
         for target in targets:
             for source in sources:
-                together[target, source] += count
+                together[target, source] += len(layers[layer])
     partners = _partners(together, sizes)
     found: dict[int, str] = {}
     for layer, sides in around.items() if partners[0] else ():
@@ -486,16 +495,16 @@ def _between(parameters: Mapping[str, Steps], used: Sequence[Steps]) -> dict[Ste
         for level, step in enumerate(steps[:-1]):
             if step.isdigit():
                 numbers[steps[:level]].add(int(step))
+    ordered = {around: sorted(members) for around, members in numbers.items()}
     found: dict[Steps, str] = {}
     for key, steps in parameters.items():
         for level, step in enumerate(steps[:-1]):
-            members = numbers.get(steps[:level], ()) if step.isdigit() else ()
-            if not members or int(step) in members:
+            members = ordered.get(steps[:level], []) if step.isdigit() else []
+            if not members or int(step) in numbers[steps[:level]]:
                 continue
-            before = max((n for n in members if n < int(step)), default=None)
-            after = min((n for n in members if n > int(step)), default=None)
-            if before is not None and after is not None:
-                for number in (before, after):
+            after = bisect(members, int(step))
+            if 0 < after < len(members):
+                for number in members[after - 1 : after + 1]:
                     found.setdefault((*steps[:level], str(number)), key)
     return found
 

@@ -293,33 +293,50 @@ def _all_shared(
 ) -> Matrix:
     """The `_shared` of every two, without a step in Python for most of them."""
     kinds = [list(dict.fromkeys(w for words in side for w in words)) for side in (first, second)]
-    words = list(dict.fromkeys((*kinds[0], *kinds[1])))
-    place = {word: n for n, word in enumerate(words)}
-    counts = [np.zeros((len(side), len(words))) for side in (first, second)]
-    for matrix, side in zip(counts, (first, second), strict=True):
-        for row, names in enumerate(side):
-            for word, count in names.items():
-                matrix[row, place[word]] = count
-    weights = np.array([weight[word] for word in words])
+    place, other = ({word: n for n, word in enumerate(side)} for side in kinds)
+    rows = [[place[word] for word in words] for words in first]
+    columns = [[other[word] for word in words] for words in second]
     shared = np.zeros((len(first), len(second)))
-    for repeat in range(int(max(matrix.max(initial=0) for matrix in counts))):
-        again = [(matrix > repeat).astype(float) for matrix in counts]
-        shared += (again[0] * weights) @ again[1].T
+    most = max((count for side in (first, second) for w in side for count in w.values()), default=0)
+    for repeat in range(most):
+        holds = np.zeros((len(kinds[0]), len(second)))
+        for column, words in enumerate(second):
+            for word, count in words.items():
+                if count > repeat and word in place:
+                    holds[place[word], column] = weight[word]
+        again = [[place[word] for word, n in words.items() if n > repeat] for words in first]
+        shared += _sums(holds, again)
     alike = _all_alike(*kinds)
     if alike.any():
-        own = [[place[word] for word in side] for side in kinds]
-        mine, theirs = ((counts[n][:, own[n]] > 0).astype(float) for n in (0, 1))
+        least = np.minimum.outer(*([weight[word] for word in side] for side in kinds))
         any_alike = (alike > 0).astype(float)
-        pairs = mine @ any_alike @ theirs.T
+        near = _sums(any_alike.T, columns).T
+        pairs = _sums(near, rows)
         # A word that both names have is not compared with others.
-        same = mine @ ((counts[1][:, own[0]] > 0).T * (any_alike @ theirs.T))
-        same += ((mine @ any_alike) * (counts[0][:, own[1]] > 0)) @ theirs.T
-        least = np.minimum.outer(weights[own[0]], weights[own[1]])
-        shared += np.where((pairs == 1) & (same == 0), mine @ (alike * least) @ theirs.T, 0.0)
+        same = _sums(near * _holding(second, place).T, rows)
+        same += _sums((_sums(any_alike, rows) * _holding(first, other)).T, columns).T
+        one = _sums(_sums((alike * least).T, columns).T, rows)
+        shared += np.where((pairs == 1) & (same == 0), one, 0.0)
         for row, column in np.argwhere(pairs > 1).tolist():
             shared[row, column] = _shared(first[row], second[column], weight)
     # Sums in another order differ in their last bits, which must not decide between equals.
     return np.round(shared, 12)
+
+
+def _sums(matrix: Matrix, members: Sequence[Sequence[int]]) -> Matrix:
+    """Sums of some rows of a matrix each."""
+    padded = np.vstack((matrix, np.zeros((1, matrix.shape[1]))))
+    listed = [each or (len(matrix),) for each in members]
+    starts = np.cumsum([0, *map(len, listed[:-1])])
+    return np.add.reduceat(padded[[n for each in listed for n in each]], starts, axis=0)
+
+
+def _holding(names: Sequence[Counter[str]], place: Mapping[str, int]) -> Matrix:
+    """Which of some words each name has."""
+    holds = np.zeros((len(names), len(place)))
+    for row, words in enumerate(names):
+        holds[row, [place[word] for word in words if word in place]] = 1
+    return holds
 
 
 def _all_alike(first: Sequence[str], second: Sequence[str]) -> Matrix:

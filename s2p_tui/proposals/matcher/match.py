@@ -14,16 +14,11 @@ from s2p_tui.alignment.evidence import Evidence, Suggestion, Suggestions, as_sug
 from s2p_tui.alignment.layer_rules import constant_for, rule_applied, rule_for
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.alignment.task import Task
 from s2p_tui.alignment.transform import Expr, Flip, Permute, Shape, Take, keys_of, nodes_of
 from s2p_tui.proposals.matcher.absent import tied_again, without_partner
-from s2p_tui.proposals.matcher.align import (
-    NAMES_AGREE,
-    ORDER_ALONE,
-    Aligner,
-    Pair,
-    in_sequence,
-    say_nothing,
-)
+from s2p_tui.proposals.matcher.align import ORDER_ALONE, Aligner, Pair, in_sequence, say_nothing
+from s2p_tui.proposals.matcher.buckets import NAMES_AGREE, SAME_NAME
 from s2p_tui.proposals.matcher.doubts import (
     crossed,
     inconsistent,
@@ -48,6 +43,7 @@ from s2p_tui.proposals.matcher.words import meanings, steps_of_key
 from s2p_tui.proposals.proposal import Confidence, Proposal, proposed
 
 _CERTAIN = 0.3
+_ROUNDS = 4
 _PARTS = ("weight_g", "weight_v", "weight_u", "weight_orig", "bias_ih", "bias_hh", "in_proj_")
 _CONVOLUTIONS = frozenset(f"equinox.nn.{name}" for name in ("Conv", "Conv1d", "Conv2d", "Conv3d"))
 _STATISTICS = frozenset(("mean", "var"))
@@ -66,11 +62,22 @@ def gc_paused() -> Generator[None]:
 
 
 @gc_paused()
-def match(state_dict: StateDict, skeleton: Skeleton) -> Evidence:
+def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -> Evidence:
     """Propose an alignment. Reads names, shapes, dtypes and layers; no tensor data.
 
     The same input gives the same proposal. What cannot be settled is proposed and not certain.
+
+    Args:
+        state_dict: The entries.
+        skeleton: The leaves.
+        task: Kept up to date meanwhile.
+
+    Raises:
+        CancelledError: The task was cancelled.
     """
+    task = task or Task()
+    # Names are read, tensors paired twice, and pairs looked at.
+    task.total = _ROUNDS * len(skeleton)
     suggestions: dict[int, Suggestion] = {}
     wanted: list[int] = []
     for place, leaf in enumerate(skeleton):
@@ -82,9 +89,13 @@ def match(state_dict: StateDict, skeleton: Skeleton) -> Evidence:
         else:
             wanted.append(place)
     steps = steps_of_leaves(skeleton, wanted)
+    task.check()
     pieces, left_over = _pieces(state_dict, skeleton, steps)
+    task.done = len(skeleton)
+    task.check()
     if wanted and pieces:
-        _fill(suggestions, state_dict, skeleton, steps, pieces)
+        _fill(suggestions, state_dict, skeleton, steps, pieces, task)
+    task.check()
     used = {key for s in suggestions.values() if s.source for key in keys_of(s.source)}
     left_over = {key: why for key, why in left_over.items() if key not in used}
     for entry in state_dict:
@@ -129,6 +140,7 @@ def _fill(
     skeleton: Skeleton,
     steps: Mapping[int, tuple[str, ...]],
     pieces: Sequence[Piece],
+    task: Task,
 ) -> None:
     target = tree_of((place, path, skeleton[place].shape) for place, path in steps.items())
     source = tree_of((n, piece.steps, piece.shape) for n, piece in enumerate(pieces))
@@ -154,35 +166,45 @@ def _fill(
                 piece,
                 pair if len(piece.members) == 1 else replace(pair, margin=0.0, how=ORDER_ALONE),
             )
-            for place, piece, pair in told(in_sequence(target, source))
+            for place, piece, pair in told(in_sequence(target, source, task.check))
         ]
     else:
         order = _orderly(pieces) and not _sorted_by_name(skeleton)
         fits = _Fits(skeleton, pieces)
-        first = Aligner(fits, order=order)
+        first = Aligner(fits, task, order=order)
         found = told(first.align(target, source))
-        learn(orientation, found)
-        second = Aligner(fits, learned=_learned(first), order=order, out_last=orientation.common)
-        found = told(second.align(target, source))
-        orientation = Orientation()
+        if not all(pair.how == SAME_NAME for _, _, pair in found):
+            learn(orientation, found)
+            task.done = 2 * len(skeleton)
+            known, out_last = _learned(first), orientation.common
+            second = Aligner(fits, task, learned=known, order=order, out_last=out_last)
+            found = told(second.align(target, source))
+            orientation = Orientation()
     learn(orientation, found)
+    task.done = 3 * len(skeleton)
     for tree in (target, source):
         let_go(tree)
     used = {id(piece) for _, piece, _ in found}
     left = (piece.shape for piece in pieces if id(piece) not in used)
     doubts = crossed({p: (skeleton[p].shape, piece.shape) for p, piece, _ in found}, left, steps)
+    task.check()
     doubts |= turned({p: (skeleton[p], piece) for p, piece, _ in found}, (p.shape for p in pieces))
     sides = {} if nameless else {p: (steps[p], piece.steps) for p, piece, _ in found}
     doubts |= inconsistent(sides)
     by_number = numbered(sides)
     for place, piece, pair in found:
+        task.check()
+        task.done += 1
         leaf = skeleton[place]
         taken = as_leaf_takes(leaf, piece, state_dict)
         suggestion = taken and _suggestion(leaf, steps[place], taken, pair, orientation)
-        if suggestion is not None and place in doubts:
-            suggestion = replace(suggestion, certain=False, placed=False, reason=doubts[place])
         if suggestion is not None:
-            suggestions[place] = replace(suggestion, numbered=place in by_number)
+            why, is_numbered = doubts.get(place), place in by_number
+            if why is not None:
+                suggestion = Suggestion(suggestion.source, False, why, False, is_numbered)
+            elif is_numbered:
+                suggestion = replace(suggestion, numbered=True)
+            suggestions[place] = suggestion
 
 
 def _is_part(steps: tuple[str, ...]) -> bool:
@@ -214,7 +236,10 @@ def _suggestion(
         if turned is not None or (final and piece.shape == leaf.shape):
             return Suggestion(turned or member, sure, pair.how)
     known_layer = (leaf.owner or "").startswith("equinox.nn.")
-    chosen = orientation.choose(steps, leaf.shape, piece, known_layer=known_layer)
+    own_name = leaf.owner is None and member == Take(_dict_key(leaf.path)) and not more
+    chosen = orientation.choose(
+        steps, leaf.shape, piece, known_layer=known_layer, own_name=own_name
+    )
     if chosen is None:
         return None
     expr, settled, why = chosen
@@ -226,6 +251,11 @@ def _suggestion(
     if may_alternate(expr):
         return Suggestion(expr, False, "heads may alternate in it: nothing shows it", sure)
     return Suggestion(expr, sure and settled, f"{pair.how}; {why}" if why else pair.how, sure)
+
+
+def _dict_key(path: str) -> str:
+    """The key of a leaf that is kept in a dict and in nothing else; empty if it is not."""
+    return path[2:-2] if path.startswith("['") and path.endswith("']") else ""
 
 
 def _may_be_transposed_convolution(expr: Expr, shape: Shape) -> bool:
@@ -264,7 +294,7 @@ class _Fits:
     def turns(self, target: Node, source: Node) -> frozenset[bool]:
         """Whether the output axis can come last in a leaf that takes the piece."""
         leaf, piece = self._skeleton[target.item], self._pieces[source.item]
-        return frozenset(out_last for _, out_last in piece.layouts(leaf.shape))
+        return piece.turns(leaf.shape)
 
 
 def _learned(aligner: Aligner) -> Learned:

@@ -64,7 +64,7 @@ class Orientation:
         for steps, shape, piece in pairs:
             if sum(size > 1 for size in piece.member) < 2 or _as_it_is(steps):
                 continue
-            ways = {out_last for _, out_last in piece.layouts(shape)}
+            ways = piece.turns(shape)
             if len(ways) == 1:
                 (out_last,) = ways
                 for group in _classes(steps, shape, piece):
@@ -80,11 +80,24 @@ class Orientation:
         return _verdict(votes)
 
     def choose(
-        self, steps: Steps, shape: Shape, piece: Piece, *, known_layer: bool
+        self,
+        steps: Steps,
+        shape: Shape,
+        piece: Piece,
+        *,
+        known_layer: bool,
+        own_name: bool = False,
     ) -> tuple[Expr, bool, str] | None:
         """The layout of a piece for a leaf: the expression, whether it is settled, and by what.
 
         None if no layout has the leaf's shape.
+
+        Args:
+            steps: The leaf's steps.
+            shape: Its shape.
+            piece: What it takes.
+            known_layer: Whether it is of one of Equinox's layers.
+            own_name: Whether it is kept in a plain dict under the very key of the entry.
         """
         layouts = piece.layouts(shape)
         if not layouts:
@@ -106,12 +119,15 @@ class Orientation:
                     f"laid out as {_ALIKE[group[0]]}, whose sizes leave no choice",
                 )
         last = steps[-1]
+        turned = self._votes.get(_classes(steps, shape, piece)[-1], [0, 0])[True]
+        if own_name and not turned:
+            why = "a dict that keeps entries under their own names keeps PyTorch's layout"
+            return _first(layouts, out_last=False), True, why
         if known_layer:
             first = piece.is_input_first
             if first or piece.may_be_input_first:
                 why = "by its name it may hold the input axis first"
                 return _first(layouts, out_last=first), False, why
-            turned = self._votes.get(_classes(steps, shape, piece)[-1], [0, 0])[True]
             why = "some weights of this name are transposed, and nothing shows whether this one is"
             why = why if turned else "the layer keeps PyTorch's layout"
             return _first(layouts, out_last=False), not turned, why

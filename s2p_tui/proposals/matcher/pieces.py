@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 from s2p_tui.alignment.composites import Composite
@@ -51,6 +52,7 @@ _TOGETHER: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
+@lru_cache(maxsize=65536)
 def parts_named(step: str) -> tuple[str, ...]:
     """What a module or tensor of that name is made of: query, key and value of `qkv`."""
     return next((parts for names, parts in _FUSED if step.lower() in names), ())
@@ -126,8 +128,20 @@ class Piece:
                 ]
         return stacked
 
+    def turns(self, target: Shape) -> frozenset[bool]:
+        """Whether the output axis comes last in the expressions of the target's shape."""
+        if len(self.members) > 1:
+            return frozenset(out_last for _, out_last in self.layouts(target))
+        turns = _turns(self.member, target)
+        return turns if self.otherwise is None else turns | {not turn for turn in turns}
+
     def _each(self, way: Way) -> tuple[Expr, ...]:
         return tuple(way.of(expr, self.member) for expr in self.members)
+
+
+@lru_cache(maxsize=65536)
+def _turns(member: Shape, target: Shape) -> frozenset[bool]:
+    return frozenset(way.out_last for way in ways(member, target))
 
 
 def entry_piece(key: str, steps: tuple[str, ...], shape: Shape) -> Piece:
@@ -183,35 +197,35 @@ def _parts_of(
     wanted: Counter[int],
 ) -> list[Piece]:
     for place, step in enumerate(piece.steps):
-        for fused, parts in _FUSED:
-            if step.lower() not in fused or not piece.shape or (parts, prod(piece.shape)) in whole:
-                continue
-            roles = [meanings((part,))[0][0] for part in parts]
-            if not all(role in words for role in roles):
-                continue
-            leaves = {shape for role in roles for shape in words[role]}
-            axis = _fused_axis(piece, len(parts), leaves, wanted)
-            if axis is None:
-                continue
-            size = piece.shape[axis] // len(parts)
-            shape = _with_size(piece.shape, axis, size)
-            last = len(piece.shape) - 1
-            alike = axis == last - 1 and piece.shape[axis] == piece.shape[last]
-            swap = (*range(axis), last, axis)
-            source = piece.members[0]
-            tail = piece.steps[place + 1 :] or (("bias",) if step.endswith("bias") else ("weight",))
-            return [
-                Piece(
-                    (*piece.steps[:place], part, *tail),
-                    shape,
-                    (Split(source, axis, n * size, (n + 1) * size),),
-                    shape,
-                    otherwise=Permute(Split(source, last, n * size, (n + 1) * size), swap)
-                    if alike
-                    else None,
-                )
-                for n, part in enumerate(parts)
-            ]
+        parts = parts_named(step)
+        if not parts or not piece.shape or (parts, prod(piece.shape)) in whole:
+            continue
+        roles = [meanings((part,))[0][0] for part in parts]
+        if not all(role in words for role in roles):
+            continue
+        leaves = {shape for role in roles for shape in words[role]}
+        axis = _fused_axis(piece, len(parts), leaves, wanted)
+        if axis is None:
+            continue
+        size = piece.shape[axis] // len(parts)
+        shape = _with_size(piece.shape, axis, size)
+        last = len(piece.shape) - 1
+        alike = axis == last - 1 and piece.shape[axis] == piece.shape[last]
+        swap = (*range(axis), last, axis)
+        source = piece.members[0]
+        tail = piece.steps[place + 1 :] or (("bias",) if step.endswith("bias") else ("weight",))
+        return [
+            Piece(
+                (*piece.steps[:place], part, *tail),
+                shape,
+                (Split(source, axis, n * size, (n + 1) * size),),
+                shape,
+                otherwise=Permute(Split(source, last, n * size, (n + 1) * size), swap)
+                if alike
+                else None,
+            )
+            for n, part in enumerate(parts)
+        ]
     return []
 
 
@@ -320,12 +334,13 @@ def _unstacked(pieces: list[Piece], wanted: Counter[int]) -> list[Piece]:
         if count >= 2 and not wanted[whole] and wanted[whole // count] >= count:
             counts[id(piece)] = count
             heads[count, _numbered(piece.steps)].append(piece.steps[:-1])
+    levels = {around: _shared(paths) for around, paths in heads.items()}
     result: list[Piece] = []
     for piece in pieces:
         if (count := counts.get(id(piece), 0)) == 0:
             result.append(piece)
             continue
-        level = _shared(heads[count, _numbered(piece.steps)])
+        level = levels[count, _numbered(piece.steps)]
         shape = piece.shape[1:]
         result += [
             Piece(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -40,7 +39,7 @@ class Node:
     item: int = -1
     shape: Shape = ()
     size: int = 0
-    print: Counter[int] = field(default_factory=Counter)
+    print: dict[int, int] = field(default_factory=dict)
     mark: int = 0
     ones: int = 0
     form: int = 0
@@ -123,7 +122,7 @@ def _finish(node: Node) -> None:
         node.children[""] = own
         _finish(own)
     if node.item >= 0:
-        node.size, node.print = 1, Counter({prod(node.shape): 1})
+        node.size, node.print = 1, {prod(node.shape): 1}
         node.ones = _ones(node.shape)
         node.form = hash((node.step, node.shape))
         node.names = hash((1, prod(node.shape)))
@@ -131,15 +130,25 @@ def _finish(node: Node) -> None:
         ordered = sorted(node.children.values(), key=_natural)
         node.children = {child.step or f"\0{child.place}": child for child in ordered}
         for child in ordered:
-            node.print.update(child.print)
             node.size += child.size
             node.ones += child.ones
+        node.print = _sum_of_prints(ordered)
         node.place = min((child.place for child in ordered), default=0)
         node.form = hash(tuple((child.step, child.form) for child in ordered))
         names = frozenset((child.step, child.names) for child in ordered)
         # Tensors without a name of their own cannot be looked up by it.
         node.names = hash((node.size, names)) if all(child.step for child in ordered) else id(node)
     node.mark = hash(frozenset(node.print.items()))
+
+
+def _sum_of_prints(nodes: Sequence[Node]) -> dict[int, int]:
+    if len(nodes) == 1:
+        return nodes[0].print
+    total: dict[int, int] = {}
+    for node in nodes:
+        for size, count in node.print.items():
+            total[size] = total.get(size, 0) + count
+    return total
 
 
 def _ones(shape: Shape) -> int:
@@ -159,7 +168,7 @@ def overlap(first: Node, second: Node) -> float:
 
 def _mass(first: Node, second: Node) -> float:
     """The same by elements instead of tensors: scales and biases alone make no two modules kin."""
-    common = sum(min(n, second.print[size]) * size for size, n in first.print.items())
+    common = sum(min(n, second.print.get(size, 0)) * size for size, n in first.print.items())
     whole = sum(n * size for node in (first, second) for size, n in node.print.items())
     return 2 * common / whole if whole else 1.0
 
@@ -206,7 +215,7 @@ class Front:
     def __init__(self, nodes: Iterable[Node]) -> None:
         self._marks: dict[int, dict[Node, int]] = {}
         self._by_size: list[tuple[int, int, Node]] = []
-        self._holding: dict[int, dict[int, None]] | None = None
+        self._holding: _Holding | None = None
         self._came = 0
         self.extend(nodes)
 
@@ -226,12 +235,16 @@ class Front:
         del alike[node]
         if not alike:
             del self._marks[node.mark]
-            for size in node.print if self._holding is not None else ():
-                self._holding[size].pop(node.mark, None)
+            if self._holding is not None:
+                for size in node.print:
+                    del self._holding[node.size][size][node.mark]
 
     def with_mark(self, mark: int) -> list[Node]:
         """The nodes of one fingerprint."""
         return list(self._marks.get(mark, ()))
+
+    def __contains__(self, node: Node) -> bool:
+        return node in self._marks.get(node.mark, ())
 
     def leaves(self) -> Iterable[Node]:
         """The tensors under all nodes."""
@@ -276,7 +289,7 @@ class Front:
         """The marks of all nodes that can be near, the likeliest first; and whether these are all.
 
         Who has so much in common with a part shares one of any so many of its tensors: the rarest
-        are looked at.
+        are looked at, among nodes of each number of tensors.
         """
         if len(self._marks) <= _MOST_KIN:
             return self._marks, True
@@ -284,24 +297,30 @@ class Front:
             self._holding = {}
             for alike in self._marks.values():
                 _hold(self._holding, next(iter(alike)))
-        holding = self._holding
-        smallest = max(2.0, KIN / (2 - KIN) * part.size)
-        least = ceil(KIN / 2 * (part.size + smallest) - 1e-9)
-        spare = part.size - least
         found: dict[int, None] = {}
-        for size in sorted(part.print, key=lambda size: len(holding.get(size, ()))):
-            if len(found) + len(holding.get(size, ())) > _MOST_KIN:
-                return found, False
-            found.update(holding.get(size, {}))
-            spare -= part.print[size]
-            if spare < 0:
-                break
+        for count, holding in self._holding.items():
+            least = ceil(KIN / 2 * (part.size + count) - 1e-9)
+            spare = part.size - least
+            if least > min(part.size, count):
+                continue
+            for size in sorted(part.print, key=lambda size: len(holding.get(size, ()))):
+                if len(found) + len(holding.get(size, ())) > _MOST_KIN:
+                    return found, False
+                found.update(holding.get(size, {}))
+                spare -= part.print[size]
+                if spare < 0:
+                    break
         return found, True
 
 
-def _hold(holding: dict[int, dict[int, None]], node: Node) -> None:
+_Holding = dict[int, dict[int, dict[int, None]]]
+"""By their numbers of tensors, and by sizes of these, the marks of nodes that hold such."""
+
+
+def _hold(holding: _Holding, node: Node) -> None:
+    alike = holding.setdefault(node.size, {})
     for size in node.print:
-        holding.setdefault(size, {})[node.mark] = None
+        alike.setdefault(size, {})[node.mark] = None
 
 
 def untaken(node: Node, taken: set[int]) -> Iterable[Node]:

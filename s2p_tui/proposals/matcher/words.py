@@ -111,6 +111,7 @@ _WHOLE: dict[str, tuple[str, ...]] = {
     "w2": ("mlp", "down", "out"),
     "w3": ("mlp", "up", "in"),
 }
+_PHRASES = [(whole, words) for whole, words in _WHOLE.items() if len(whole) > 4 and "_" in whole]
 _NO_WORD = frozenset(("params", "batch_stats", "state", "self"))
 _TABLE = frozenset(("embedding", "table"))
 """Words for a weight that as a module's name say which layer it is."""
@@ -154,8 +155,8 @@ def name_of(text: str) -> Name:
     if stem in _WHOLE:
         return Name(text, _WHOLE[stem], numbers)
     words: list[str] = []
-    for whole, meaning in _WHOLE.items():
-        if len(whole) > 4 and "_" in whole and whole in stem:
+    for whole, meaning in _PHRASES:
+        if whole in stem:
             words.extend(meaning)
             stem = stem.replace(whole, "_")
     found: list[int] = []
