@@ -23,7 +23,6 @@ from s2p_tui.app.background import in_thread
 from s2p_tui.app.keys import Keymap
 from s2p_tui.app.resume import Journalled, Resume
 from s2p_tui.app.screens.busy import Converting
-from s2p_tui.app.screens.convert import Order
 from s2p_tui.app.screens.help import Palette
 from s2p_tui.app.screens.questions import ConfirmQuit, QuitAnswer, Reading, WhichStateDict
 from s2p_tui.app.terminal.exit import Ending
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 else:
     ConvertedApp = KeyQueue
 
-DEFAULT_CHUNK = 64 << 20
 _AFTER_THE_FIRST_FRAME = ("s2p_tui.app.resume", "s2p_tui.app.screens.main")
 
 
@@ -305,14 +303,10 @@ class S2PApp(ConvertedApp):
         saved = session.alignment if is_saved else opened_with
         self._workspace = Workspace(
             session,
-            Order(self._options["output"], self._options.get("dtype")),
             self._journalled,
             saved=saved,
             symbols=self._symbols,
-            mapping=self._mapping,
-            chunk_bytes=self._options.get("chunk_bytes", DEFAULT_CHUNK),
-            tour=self._options.get("tour"),
-            jobs=self._options.get("jobs"),
+            options=self._options,
         )
         await self.push_screen(self._workspace)
 

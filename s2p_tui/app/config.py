@@ -209,9 +209,6 @@ def locale_is_ascii(environ: Mapping[str, str] | None = None) -> bool:
 
     One that names none is taken for UTF-8: containers and `ssh` to them leave it unset, and no
     terminal of today is anything else.
-
-    Args:
-        environ: The environment the program was started with; the process's own unless given.
     """
     given = _started_with() if environ is None else environ
     named = next((given[name] for name in ("LC_ALL", "LC_CTYPE", "LANG") if given.get(name)), "")

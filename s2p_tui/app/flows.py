@@ -24,6 +24,7 @@ from s2p_tui.app.screens.questions import LoadMapping
 from s2p_tui.app.screens.review import Review
 from s2p_tui.app.terminal.key_queue import KeyQueue
 from s2p_tui.app.text import many, shorten
+from s2p_tui.conversion.convert import DEFAULT_CHUNK
 from s2p_tui.conversion.report import remarks
 from s2p_tui.errors import CancelledError, S2PError, printable
 from s2p_tui.proposals.lift import Block, blocks_at, lift
@@ -329,8 +330,8 @@ async def _convert(workspace: Workspace) -> None:
         order,
         symbols,
         mapping=workspace.mapping_path,
-        chunk_bytes=workspace.chunk_bytes,
-        jobs=workspace.jobs,
+        chunk_bytes=workspace.options.get("chunk_bytes", DEFAULT_CHUNK),
+        jobs=workspace.options.get("jobs"),
     )
     outcome = await _result_of(workspace, screen)
     if outcome is None or isinstance(outcome, S2PError):

@@ -357,13 +357,7 @@ class Keymap:
     def help_lines(
         self, group: str, *, ascii_only: bool = False, briefly: bool = False
     ) -> Iterator[tuple[str, str]]:
-        """Keys and what they do, one line each, as the help shows them.
-
-        Args:
-            group: A title of the table.
-            ascii_only: Spell arrows out.
-            briefly: One key of each action only.
-        """
+        """Yield a group's keys and what they do, for the help; `briefly`, one key each."""
         table = GROUPS[group]
         for number, key in enumerate(table):
             if not key.shown:

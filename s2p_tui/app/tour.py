@@ -37,14 +37,7 @@ class Tour:
 def next_step(
     session: Session, converted: Converted | None, bad: str, *, is_comparing: bool = False
 ) -> str:
-    """Return the next tip of the guided run.
-
-    Args:
-        session: The session.
-        converted: The last conversion.
-        bad: The sign of a row that does not fit.
-        is_comparing: Whether both models are being run.
-    """
+    """Return the next tip of the guided run; `bad` is the symbol of a mismatched row."""
     if is_comparing:
         return _COMPARING
     if converted is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -182,7 +183,7 @@ async def test_the_same_key_twice_quits_only_where_the_journal_has_the_edits(
         await pilot.press("ctrl+c")
         await until(pilot, lambda: not pilot.app.is_running)
     assert isinstance(pilot.app, S2PApp)
-    assert "opening the same pair again goes on" in pilot.app.farewell
+    assert "opening the same pair again resumes them" in pilot.app.farewell
 
 
 def words(screen) -> str:
@@ -258,3 +259,9 @@ async def test_no_color_leaves_colours_to_the_terminal(
     async with opened(linears(), size=(80, 24), theme="nord") as (pilot, _):
         assert pilot.app.native_ansi_color
         assert pilot.app.no_color
+
+
+async def test_what_was_opened_is_no_work_for_the_garbage_collector(opened: Opened) -> None:
+    async with opened(linears()):
+        assert gc.get_freeze_count() > 0
+    assert gc.get_freeze_count() == 0

@@ -96,6 +96,21 @@ async def test_it_ends_below_another_screen(opened: Opened, held: Held) -> None:
         assert pilot.app.screen is workspace
 
 
+async def test_a_bug_ends_in_the_status_line(
+    opened: Opened, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: Session) -> Proposal:
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(Session, "match_proposal", fails)
+    held.let_go.set()
+    async with opened(held) as (pilot, workspace):
+        await pilot.press("a")
+        await until(pilot, lambda: "Unexpected RuntimeError: no such thing" in status(workspace))
+        await pilot.press("J")
+        assert len(held.history) == 1
+
+
 async def test_nothing_to_change_is_said(opened: Opened, held: Held) -> None:
     held.let_go.set()
     async with opened(held) as (pilot, workspace):

@@ -177,13 +177,7 @@ def _holders(alignment: Alignment) -> dict[str, int]:
 
 
 def take(session: Session, option: SourceOption, *, swap: bool, other: int | None) -> Move:
-    """The edit of a choice.
-
-    Args:
-        session: The session.
-        option: What was chosen.
-        swap: Give what the row holds to the row that loses its entry.
-        other: The row that takes the chosen entry now.
+    """Return the edit of a choice; with `swap`, the other row gets what this one holds.
 
     Raises:
         ImpossibleError: It is there already, or there is nothing to swap.

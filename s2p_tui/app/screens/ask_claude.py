@@ -148,20 +148,8 @@ class Consent:
     model: str
 
 
-if TYPE_CHECKING:
-    ConsentScreen = Screen[Consent | None]
-else:
-    ConsentScreen = Screen
-
-
-class AskClaude(ListKeys, ConsentScreen):
-    """Shows a question; dismissed with what may be sent, or None.
-
-    Args:
-        question: The question about the unsettled rows.
-        about_all: Makes the question about all rows, slowly.
-        name: The model to begin with, an alias or a full id.
-    """
+class AskClaude(ListKeys, Screen[Consent | None]):
+    """Shows a question, about all rows on request; dismissed with what may be sent, or None."""
 
     AUTO_FOCUS = ""
     HORIZONTAL_BREAKPOINTS = BY_COLUMNS

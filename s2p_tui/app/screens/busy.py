@@ -43,9 +43,6 @@ _TURNING = "|/-\\"
 class Busy(ModalScreen["T | S2PError | None"], Generic[T]):
     """Runs work beside the event loop; dismissed with its result, its error, or None if left.
 
-    Args:
-        title: What is done, for the box.
-
     Attributes:
         is_done: True once there is nothing more to wait for.
     """
@@ -303,10 +300,6 @@ class WaitingForClaude(Busy["Proposal"]):
 
 class Working(Busy[T]):
     """Computes something; whoever opened this hands the keys typed meanwhile to what comes next.
-
-    Args:
-        words: What is being done.
-        find: Does it. Its result is dropped if the user does not wait for it.
 
     Attributes:
         typed: Keys that were pressed meanwhile.

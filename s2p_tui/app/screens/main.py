@@ -27,7 +27,7 @@ from s2p_tui.app.screens.help import Help
 from s2p_tui.app.screens.look import Look
 from s2p_tui.app.terminal.clipboard import copy, row_text
 from s2p_tui.app.theme import BY_COLUMNS, BY_LINES, Symbols
-from s2p_tui.app.tour import Tour, next_step
+from s2p_tui.app.tour import next_step
 from s2p_tui.app.widgets.alignment_view import AlignmentView
 from s2p_tui.app.widgets.find_bar import FindBar
 from s2p_tui.app.widgets.lines import Part
@@ -38,6 +38,7 @@ from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
     from s2p_tui.alignment.alignment import Alignment
+    from s2p_tui.app.app import AppOptions
     from s2p_tui.conversion.output import Converted
     from s2p_tui.session.session import Session
 
@@ -55,6 +56,7 @@ class Workspace(Screen[None]):
         session: The model of everything on the screen.
         cursor: Where the user is.
         pools: What the lists of entries and leaves are searched in.
+        options: The app's options.
         order: The last output and dtype asked for.
         converted: The last successful conversion.
         saved: The alignment as it was last saved, converted or opened.
@@ -74,15 +76,11 @@ class Workspace(Screen[None]):
     def __init__(
         self,
         session: Session,
-        order: Order,
         journalled: Journalled,
         *,
         saved: Alignment,
         symbols: Symbols,
-        mapping: Path | None = None,
-        chunk_bytes: int,
-        tour: Tour | None = None,
-        jobs: int | None = None,
+        options: AppOptions,
     ) -> None:
         super().__init__()
         self.session = session
@@ -90,15 +88,13 @@ class Workspace(Screen[None]):
         self.pools = Pools(session)
         self.symbols = symbols
         self.journalled = journalled
-        self.tour = tour
-        self.order = order
-        self.chunk_bytes = chunk_bytes
-        self.jobs = jobs
+        self.options = options
+        self.tour = options.get("tour")
+        self.order = Order(options["output"], options.get("dtype"))
         self.saved = saved
         self.converted: Converted | None = None
         self.is_busy = False
         self.is_comparing = False
-        self._mapping = mapping
         self._message: Part = ("", "")
 
     def compose(self) -> ComposeResult:
@@ -144,7 +140,7 @@ class Workspace(Screen[None]):
     @property
     def mapping_path(self) -> Path:
         """Where the mapping is saved."""
-        return self._mapping or default_mapping(self.order.output)
+        return self.options.get("mapping") or default_mapping(self.order.output)
 
     @property
     def _tip(self) -> str:

@@ -25,8 +25,10 @@ from s2p_tui.app.widgets.frame import Box
 from s2p_tui.errors import S2PError, printable
 
 if TYPE_CHECKING:
+    from s2p_tui.alignment.mapping_file import Mapping
     from s2p_tui.session.journal_lines import Replayed
     from s2p_tui.session.saved_mapping import Offered
+    from s2p_tui.session.session import Session
 
 
 class Reading(Screen[None]):
@@ -87,13 +89,7 @@ ResumeAnswer = Literal["go on", "mapping", "afresh", "quit"]
 
 
 class GoOn(ModalScreen[ResumeAnswer]):
-    """Asks how to begin; Enter takes the newest alternative.
-
-    Args:
-        found: What the earlier session left, if it left edits.
-        offered: The mapping file there is, if there is one.
-        labels: What the checkpoint and the skeleton are called now.
-    """
+    """Asks whether to resume edits, start from a mapping file or start over."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "newest", show=False),
@@ -183,13 +179,7 @@ QuitAnswer = Literal["save", "quit", "stay"]
 
 
 class ConfirmQuit(ModalScreen[QuitAnswer]):
-    """One question, three keys.
-
-    Args:
-        unsaved: Whether there are edits that no mapping file holds.
-        kept: Whether the journal holds them.
-        converting: Whether a conversion runs.
-    """
+    """Asks before edits that no mapping file holds, or a running conversion, are left."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "dismiss('quit')", show=False),
@@ -249,22 +239,8 @@ class ConfirmQuit(ModalScreen[QuitAnswer]):
         return lines
 
 
-if TYPE_CHECKING:
-    from s2p_tui.alignment.mapping_file import Mapping
-    from s2p_tui.session.session import Session
-
-    MappingScreen = ModalScreen[Mapping | None]
-else:
-    MappingScreen = ModalScreen
-
-
-class LoadMapping(MappingScreen):
-    """The result is a mapping that belongs to the pair, or None.
-
-    Args:
-        session: What it has to belong to.
-        path: The name proposed.
-    """
+class LoadMapping(ModalScreen["Mapping | None"]):
+    """The result is a mapping that belongs to the pair, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", show=False)]
 

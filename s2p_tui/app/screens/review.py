@@ -132,13 +132,6 @@ def _columns(width: int) -> tuple[int, int, int]:
     return leaf, (room - leaf) // 2, sure
 
 
-if TYPE_CHECKING:
-    from s2p_tui.session.session import Session
-
-    ReviewScreen = Screen[frozenset[int] | None]
-else:
-    ReviewScreen = Screen
-
 _KEYS = (
     ("Enter", "take"),
     ("Esc", "reject"),
@@ -152,7 +145,7 @@ _KEYS = (
 _DETAILS = 5
 
 
-class Review(ListKeys, ReviewScreen):
+class Review(ListKeys, Screen[frozenset[int] | None]):
     """Shows a proposal and is dismissed with the places that were accepted, or None if none were.
 
     Changes nothing: whoever shows it makes the edit, `proposal.accepted(places)`.

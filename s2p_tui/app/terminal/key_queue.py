@@ -42,16 +42,11 @@ class KeyQueue(App[ReturnType]):
     close that one too. A slow line delivers keys in just such bursts.
     """
 
+    @dataclass
     class Passed(Message):
-        """Follows a key on its way from its target to the app.
+        """Follows a key on its way from its target to the app."""
 
-        Attributes:
-            turn: The key.
-        """
-
-        def __init__(self, turn: Turn) -> None:
-            super().__init__()
-            self.turn = turn
+        turn: Turn
 
     def __init__(self, *, ansi_color: bool | None = None) -> None:
         super().__init__(ansi_color=ansi_color)

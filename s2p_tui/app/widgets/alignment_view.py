@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.style import Style
@@ -42,16 +43,11 @@ class AlignmentView(ScrollView, can_focus=False):
         "view--gap",
     }
 
+    @dataclass
     class Pressed(Message):
-        """A row was clicked.
+        """A row was clicked."""
 
-        Attributes:
-            index: The row.
-        """
-
-        def __init__(self, index: int) -> None:
-            super().__init__()
-            self.index = index
+        index: int
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from textual import on
 from textual.message import Message
 from textual.widgets import Input
@@ -11,33 +13,19 @@ _PAUSE = 0.2
 
 
 class FindBar(Input):
-    """Reports what is searched for while it is typed; in long lists, once typing pauses.
+    """Reports what is searched for while it is typed; in long lists, once typing pauses."""
 
-    Args:
-        rows: Number of rows to search.
-    """
-
+    @dataclass
     class Searched(Message):
-        """The query changed.
+        """The query changed."""
 
-        Attributes:
-            query: What to search for.
-        """
+        query: str
 
-        def __init__(self, query: str) -> None:
-            super().__init__()
-            self.query = query
-
+    @dataclass
     class Closed(Message):
-        """The line was left.
+        """The line was left, with the query to keep; empty if the search was given up."""
 
-        Attributes:
-            query: What to keep searching for; empty if the search was given up.
-        """
-
-        def __init__(self, query: str) -> None:
-            super().__init__()
-            self.query = query
+        query: str
 
     def __init__(self, rows: int) -> None:
         super().__init__(placeholder="name, 10x10 or doubtful", id="find", compact=True)

@@ -23,14 +23,7 @@ Title = tuple[str, ...]
 
 
 def top_line(symbols: Symbols, titles: tuple[Title, Title], middle: int, width: int) -> str:
-    """`┌ model.pt · 122 entries ──┬ skeleton.eqx · 122 leaves ──┐`.
-
-    Args:
-        symbols: The signs to draw with.
-        titles: Headings of the two sides: a name and facts, the last of which are left out first.
-        middle: Cell of the `┬`.
-        width: Cells of the line.
-    """
+    """`┌ model.pt · 122 entries ──┬ skeleton.eqx · 122 leaves ──┐`."""
     left, tee, right = symbols.corners[:3]
     middle = max(1, min(middle, width - 2))
     first = _titled(symbols, titles[0], middle - 1)
@@ -59,14 +52,7 @@ def _titled(symbols: Symbols, title: Title, width: int) -> str:
 def keys_line(
     symbols: Symbols, keys: Iterable[tuple[str, str]], width: int, end: str = ""
 ) -> list[Part]:
-    """Return the frame's bottom line with as many keys as there is room for before its end.
-
-    Args:
-        symbols: The symbols to draw with.
-        keys: Keys and what they do, the most useful first.
-        width: Cells of the line.
-        end: Text at its right end.
-    """
+    """Return the frame's bottom line: as many keys as there is room for, then `end`."""
     parts: list[Part] = [(f"{symbols.corners[5]} ", "")]
     used = 3 + len(end)
     for key, does in keys:
@@ -79,12 +65,7 @@ def keys_line(
 
 
 def framed(listed: Iterable[Widget], about: Iterable[Widget]) -> ComposeResult:
-    """The frame from top to bottom, as on the main screen.
-
-    Args:
-        listed: What is between the top line and the rule.
-        about: What is between the rule and the bottom line.
-    """
+    """Yield the frame as on the main screen: the list, the rule, and what is below it."""
     yield Lines(id="top")
     with Vertical(id="list", classes="sides"):
         yield from listed
@@ -140,13 +121,7 @@ class BoxKeys:
 
 
 class Box(VerticalScroll):
-    """A titled frame that scrolls what does not fit.
-
-    Args:
-        title: Words in the top line.
-        keys: The keys that work, in the bottom line.
-        can_focus: Whether the keys that scroll are its own.
-    """
+    """A titled frame that scrolls what does not fit; names the keys that work at its bottom."""
 
     def __init__(self, symbols: Symbols, title: str, keys: str, *, can_focus: bool = False) -> None:
         super().__init__(classes="box", can_focus=can_focus)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -89,16 +90,11 @@ class LineList(ScrollView, can_focus=False):
         "list--gap",
     }
 
+    @dataclass
     class Pressed(Message):
-        """A line was clicked.
+        """A line was clicked."""
 
-        Attributes:
-            line: The line.
-        """
-
-        def __init__(self, line: int) -> None:
-            super().__init__()
-            self.line = line
+        line: int
 
     class Resized(Message):
         """The list has another size."""

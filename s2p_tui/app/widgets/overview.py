@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.segment import Segment
@@ -31,16 +32,11 @@ class Overview(Widget, can_focus=False):
         "overview--quiet",
     }
 
+    @dataclass
     class Pressed(Message):
-        """A part was clicked.
+        """A part was clicked: its first row that blocks, else its first row."""
 
-        Attributes:
-            index: Its first row that blocks, else its first row.
-        """
-
-        def __init__(self, index: int) -> None:
-            super().__init__()
-            self.index = index
+        index: int
 
     def __init__(self, session: Session, symbols: Symbols) -> None:
         super().__init__(id="overview")

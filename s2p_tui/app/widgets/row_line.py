@@ -64,14 +64,7 @@ class Columns:
 
 
 def lay_out_columns(width: int, rows: int, shape: int, dtype: int) -> Columns:
-    """Divide a line: names first, then shapes, then dtypes, then row numbers, as room allows.
-
-    Args:
-        width: Cells of the line.
-        rows: Number of rows, for the width of their numbers.
-        shape: Cells the widest shape needs.
-        dtype: Cells the widest dtype needs.
-    """
+    """Divide a line: names first, then shapes, then dtypes, then row numbers, as room allows."""
     flags, symbol = 3, 3
     number = len(str(rows)) + 1 if width >= _NUMBERS_FROM else 0
     side = max(2, (width - flags - number - symbol) // 2)
