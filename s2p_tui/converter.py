@@ -79,7 +79,7 @@ WAYS_OUT = {
 
 @contextlib.contextmanager
 def in_words_of_python() -> Generator[None]:
-    """Have the hints of errors name arguments of the calls below."""
+    """Word the hints of errors with the arguments of the calls below."""
     try:
         yield
     except S2PError as error:
@@ -104,7 +104,7 @@ def chunkify_state_dict(
     Args:
         state_dict: As for `convert`: names and torch tensors, NumPy or JAX arrays; or a path to a
             checkpoint.
-        target_path: The folder; made if need be.
+        target_path: The folder; created if missing.
         key: Dotted place of the state dict in a nested one.
         allow_missing: Leave out entries that an index promises and no shard holds.
         chunk_size: MiB to stay within.
@@ -137,7 +137,7 @@ def chunkify_pytree(
 
     Args:
         pytree: As for `convert`; or a path to a skeleton file or `.eqx`.
-        target_path: The folder; made if need be. May be the state dict's.
+        target_path: The folder; created if missing. May be the state dict's.
         chunk_size: MiB to stay within.
         overwrite: Replace a pytree in chunks that is there.
 
@@ -172,17 +172,17 @@ def chunkify(
 
     Args:
         where: A checkpoint, a skeleton, an `.eqx`, or `pkg.module:object`.
-        folder: Where to.
-        holds: What it is; None to tell by its content.
+        folder: The folder to write to.
+        holds: Its kind; None to tell by its content.
         key: Dotted place of the state dict in a nested checkpoint.
         allow_missing: Leave out entries that an index promises and no shard holds.
         like: `pkg.module:factory` that names the leaves of a plain `.eqx`.
         chunk_bytes: Memory to stay within, about.
         overwrite: Replace chunks that are there.
-        job: Told of progress; asked whether to stop.
+        job: Progress and cancellation.
 
     Returns:
-        What it held ("state dict" or "pytree"), and how many arrays.
+        Its kind ("state dict" or "pytree") and number of arrays.
 
     Raises:
         S2PError: It cannot be read, or the folder cannot be written.
@@ -213,7 +213,7 @@ def chunkify(
 
 
 def _is_torch(value: Any) -> bool:
-    """Whether an object is the torch side: a module, or a mapping with torch tensors in it."""
+    """Return True for a torch module, or a mapping with torch tensors in it."""
     if is_torch_module(value):
         return True
     if isinstance(value, abc.Mapping):
@@ -367,8 +367,8 @@ def convert(
 ) -> Report:
     """Convert a PyTorch state dict into the file of a pytree.
 
-    The two sides are lined up by names and structure. What these do not settle is refused, row by
-    row, until it is trusted, mapped or arranged otherwise. Tensors are read in place and in chunks;
+    The two sides are aligned by names and structure. Rows that these do not settle are refused
+    until they are trusted, mapped or arranged otherwise. Tensors are read in place and in chunks;
     the file gets its name when it is complete and was compared with its sources.
 
     While it runs in the main thread, SIGTERM, SIGHUP and ctrl+c clean up first and then do what
@@ -376,7 +376,7 @@ def convert(
 
     Args:
         from_memory: Convert `state_dict` and `pytree`.
-        from_path: Convert what lies at the paths.
+        from_path: Convert the files, folders or objects at the paths.
         state_dict: Names and torch tensors, NumPy or JAX arrays; a training checkpoint that holds
             such; or a torch module.
         pytree: A module, `(model, state)`, any pytree, or an abstract one
@@ -391,7 +391,7 @@ def convert(
             and is removed at the end. Files are read in place, without a copy.
         path_to_state_dict_chunks: A folder that `chunkify_state_dict` or `s2p-tui chunk` wrote.
         path_to_pytree_chunks: A folder that `chunkify_pytree` or `s2p-tui chunk` wrote.
-        arrange_with_anthropic: Have Claude propose the arrangement, and ask before following it.
+        arrange_with_anthropic: Let Claude propose the arrangement, and ask before following it.
             Names, shapes and dtypes are sent, never numbers.
         anthropic_model: The old name of `claude_model`.
         target_name: The file, `.eqx` or `.safetensors`.
@@ -414,7 +414,7 @@ def convert(
         confirm: Asked about Claude's proposal, in place of the terminal.
 
     Returns:
-        What was written and how well it fits.
+        The file that was written, and how well its rows fit.
 
     Raises:
         UsageError: The arguments contradict each other; the message says what the mode needs.
@@ -483,14 +483,14 @@ def convert_tree(
 ) -> Any:
     """Fill a pytree from a state dict in memory, writing no file.
 
-    Lined up and refused as by `convert`. Numbers that a cast makes infinite or NaN are warned of.
+    Aligned and refused as by `convert`. Warns of numbers that a cast makes infinite or NaN.
 
     Args:
         state_dict: As for `convert`; or the path of a checkpoint, which is read in chunks.
         pytree: As for `convert`.
         arrange: By names and structure ("auto", the default), or strictly by order ("order").
         mapping: Follow this mapping file instead.
-        trust: Take these doubtful rows for right, by their leaves' key paths; True for all.
+        trust: Accept these doubtful rows, by their leaves' key paths; True for all.
         dtype: Dtype of real floating-point leaves, in place of the pytree's.
         chunk_size: MiB to stay within, beside the new tree.
         key: Dotted place of the state dict in a nested checkpoint.
@@ -514,7 +514,7 @@ def convert_tree(
         checkpoint = checkpoint_in_memory(state_dict, key=key)
     target = target_in_memory(pytree)
     with contextlib.closing(_aligned(checkpoint, target, mapping, arrange, trust)) as session:
-        # The other format: what keeps a dtype out of .eqx files does not matter here.
+        # The other format: dtypes that .eqx files cannot hold do not matter in memory.
         plan = session.plan(dtype, "safetensors")
         made = filled(plan, checkpoint, target, chunk_bytes=chunk_size * MEBIBYTE)
         arrays, losses = zip(*made, strict=True)

@@ -104,7 +104,7 @@ class Hint:
 class S2PError(Exception):
     """Base of all errors this package raises on purpose.
 
-    What a file holds may be in them, so they are made one line of inert text of bounded length.
+    Names from files may be in them, so they become one line of inert text of bounded length.
 
     Attributes:
         message: The thing and its problem, in one line.

@@ -510,6 +510,8 @@ BOTH = {"state_dict": FIRST, "pytree": FIRST_TREE}
         ({"from_memory": True, **BOTH, "arrange_with_anthropic": True, "mapping": "m.json"},
          ["arrange_with_anthropic=, mapping= and arrange= all say"]),
         ({"from_memory": True, **BOTH, "arrange": "alphabet"}, ["arrange='alphabet' is not known"]),
+        ({"from_memory": True, **BOTH, "certificate": "a.json", "report": "b.json"},
+         ["certificate= and report= both name", "report= is its old name"]),
         ({"from_memory": True, **BOTH, "like": "a:b"}, ["names its own leaves", "Leave like= out"]),
         ({"from_memory": True, **BOTH, "dtype": "int8"}, ["int8 is not a floating-point dtype"]),
         ({"from_memory": True, **BOTH, "trust": ["['x']"]}, ["not doubtful: ['x']"]),
@@ -525,6 +527,38 @@ def test_wrong_combinations_say_all_that_is_wrong_and_what_the_mode_needs(
     if missing:
         assert "=True needs " in str(caught.value)
     assert not list(inside.iterdir())
+
+
+def test_the_certificate_goes_by_its_old_name_too(inside: Path) -> None:
+    convert(from_memory=True, **BOTH, certificate="new.json")
+    convert(from_memory=True, **BOTH, report="old.json")
+    assert (inside / "new.json").read_bytes() == (inside / "old.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        ({}, "sonnet3.5"),
+        ({"anthropic_model": "opus"}, "opus"),
+        ({"claude_model": "haiku"}, "haiku"),
+        ({"claude_model": "haiku", "anthropic_model": "opus"}, "haiku"),
+    ],
+)
+@pytest.mark.usefixtures("inside")
+def test_claudes_model_goes_by_its_old_name_too(
+    monkeypatch: pytest.MonkeyPatch, arguments: dict[str, str], asked: str
+) -> None:
+    from s2p_tui.session import ask_claude
+
+    models: list[str] = []
+
+    def asks(*_: Session, model: str, **__: object) -> bool:
+        models.append(model)
+        return True
+
+    monkeypatch.setattr(ask_claude, "propose_with_claude", asks)
+    convert(from_memory=True, **BOTH, arrange_with_anthropic=True, **arguments)
+    assert models == [asked]
 
 
 def test_several_state_dicts_are_told_apart_by_key() -> None:
@@ -549,7 +583,7 @@ def test_files_beside_the_output(inside: Path) -> None:
     assert again.path.name == "o.safetensors"
     mapping = s2p_tui.load_mapping("m.json")
     assert convert(from_memory=True, **BOTH, mapping=mapping).rows["exact"] == 2
-    with pytest.raises(OutputError, match="one of the files to convert from"):
+    with pytest.raises(OutputError, match="would overwrite a file"):
         convert(from_memory=True, **BOTH, mapping="m.json", target_name="m.json")
     with pytest.raises(OutputError, match="its folder does not exist"):
         convert(from_memory=True, **BOTH, target_dir="nowhere")

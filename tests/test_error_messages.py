@@ -81,7 +81,7 @@ CASES: list[tuple[int, str, list[str]]] = [
     (5, "convert model.pt skeleton.eqx -o nowhere/out.eqx",
      ["nowhere/out.eqx cannot be written: its folder does not exist", "Create the folder"]),
     (5, "convert model.pt skeleton.eqx -o model.pt",
-     ["model.pt would overwrite model.pt", "Choose another name."]),
+     ["model.pt would overwrite a file that this", "Choose another name."]),
     (5, "convert model.pt skeleton.eqx -o new.eqx --save-mapping nowhere/m.json",
      ["nowhere/m.json cannot be written", "Create the folder first."]),
     (2, "convert model.pt skeleton.eqx -o new.eqx --trust .x",

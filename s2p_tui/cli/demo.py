@@ -137,12 +137,12 @@ def _norm(columns: int) -> Any:
 
 
 def make_model(*, key: jax.Array) -> tuple[EqxNet, Any]:
-    """The Equinox side, `(model, state)`: `s2p-tui skeleton s2p_tui.cli.demo:make_model`."""
+    """Create the Equinox side, `(model, state)`: `s2p-tui skeleton s2p_tui.cli.demo:make_model`."""
     return eqx.nn.make_with_state(EqxNet)(key=key)
 
 
 def make_torch() -> TorchNet:
-    """The torch side after it has seen some images: its statistics are no initial values."""
+    """Create the torch side; some images have changed its initial statistics."""
     cast("Any", torch).manual_seed(0)
     network = TorchNet()
     with torch.no_grad():
@@ -157,7 +157,7 @@ def pair_in(folder: Path) -> Pair:
 
 
 def make_pair(folder: Path) -> Pair:
-    """Write the demo's checkpoint and skeleton into a folder, which is made if need be.
+    """Write the demo's checkpoint and skeleton into a folder; created if missing.
 
     Raises:
         OutputError: They cannot be written.
@@ -203,7 +203,7 @@ def compare(pair: Pair) -> float:
 
 
 def in_words(pair: Pair) -> str:
-    """What comes of comparing both models, in a sentence, whatever it is."""
+    """Compare both models and say the result in a sentence, errors included."""
     try:
         return f"Both models on the same images: outputs differ by {compare(pair):.1e}, relative."
     except (S2PError, RuntimeError, OSError, ValueError) as error:

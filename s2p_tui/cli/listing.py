@@ -30,7 +30,7 @@ class Listing:
         columns: Names of the columns.
         rows: The cells, as text.
         data: The same as JSON values.
-        notes: What else the user should know.
+        notes: Further remarks, a line each.
     """
 
     title: str
@@ -40,7 +40,7 @@ class Listing:
     notes: tuple[str, ...] = ()
 
     def as_lines(self) -> Iterator[str]:
-        """The table with aligned columns, names as inert text."""
+        """Yield the table with aligned columns, names as inert text."""
         table = [self.columns, *(tuple(map(_cell, row)) for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         yield printable(self.title)
@@ -50,7 +50,7 @@ class Listing:
         yield from (one_line(note, _LONGEST_NOTE) for note in self.notes)
 
     def as_json(self) -> str:
-        """One JSON object."""
+        """Return one JSON object."""
         return json.dumps(self.data)
 
 

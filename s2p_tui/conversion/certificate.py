@@ -1,4 +1,4 @@
-"""Certificates: what verification found, leaf by leaf, as JSON beside the output.
+"""Certificates: the findings of verification, leaf by leaf, as JSON beside the output.
 
 `{"format": "s2p-certificate", "version": 1, "verified": true, "source", "target", "output",
 "versions", "dtype", "leaves", "unused", "parts_unused"}`. `source` and `target` identify both ends
@@ -42,7 +42,7 @@ VERSION = 1
 
 
 class Certifier:
-    """Has verification take down what it reads, and writes that beside the output.
+    """Records what verification reads and writes it beside the output.
 
     Args:
         path: The certificate to write.
@@ -64,8 +64,8 @@ class Certifier:
 
         Args:
             output: The verified file.
-            plan: What it was verified against.
-            alignment: What that was made from.
+            plan: The plan it was verified against.
+            alignment: The alignment behind the plan.
 
         Raises:
             OutputError: It cannot be written.

@@ -151,8 +151,9 @@ def refuse_to_replace(path: Path, protected: Iterable[Path]) -> None:
     """
     for file in protected:
         if os.path.realpath(path) == os.path.realpath(file) or _is_same_file(path, file):
+            known_as = "" if path == file else f" ({file})"
             raise OutputError(
-                f"{path} would overwrite {file}, which this conversion reads or writes.",
+                f"{path} would overwrite a file that this conversion reads or writes{known_as}.",
                 "Choose another name.",
             )
 

@@ -1,4 +1,4 @@
-"""What a conversion leaves on the disk, and where what goes beside the output may go."""
+"""Output paths and the mapping file written beside the converted file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from s2p_tui.formats.skeleton_file import Target
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """What a conversion left on the disk.
+    """The files that a conversion wrote.
 
     Attributes:
         written: The output.
@@ -53,18 +53,18 @@ def require_place(path: Path, protected: Iterable[Path]) -> None:
 
 
 def source_end(checkpoint: Checkpoint) -> End:
-    """What identifies the torch side."""
+    """Return the identity of the torch side."""
     entries = checkpoint.state_dict
     return End(checkpoint.label, checkpoint.size, entries.digest, len(entries))
 
 
 def target_end(target: Target) -> End:
-    """What identifies the JAX side."""
+    """Return the identity of the JAX side."""
     return End(target.label, target.size, target.skeleton.digest, len(target.skeleton))
 
 
 def mapping_of(checkpoint: Checkpoint, target: Target, alignment: Alignment) -> Mapping:
-    """An alignment as a mapping file's content, what layers' rules do spelled out."""
+    """Return an alignment as a mapping file's content, with layer rules spelled out."""
     rows = tuple(
         (leaf.path, _written_out(leaf, row, checkpoint.state_dict))
         for leaf, row in zip(target.skeleton, alignment.rows, strict=True)
@@ -73,10 +73,10 @@ def mapping_of(checkpoint: Checkpoint, target: Target, alignment: Alignment) -> 
 
 
 def write_mapping(path: Path, mapping: Mapping, *, keep_old: bool) -> Path | None:
-    """Write a mapping file; another one there is kept, if wanted, with `~` behind its name.
+    """Write a mapping file; back up another one there, if wanted, with `~` behind its name.
 
     Returns:
-        Where another one is kept now; `~2`, `~3` and so on where there are kept ones already.
+        The backup's path, if any; `~2`, `~3` and so on if there are backups already.
 
     Raises:
         OutputError: It cannot be written.
@@ -85,7 +85,7 @@ def write_mapping(path: Path, mapping: Mapping, *, keep_old: bool) -> Path | Non
     kept = None
     try:
         if keep_old and os.path.isfile(path) and not _holds(path, text):
-            kept = _kept_aside(path)
+            kept = _backed_up(path)
     except OSError as error:
         raise output_error(error, path) from None
     with written_atomically(path) as stream:
@@ -97,10 +97,10 @@ def _holds(path: Path, text: bytes) -> bool:
     return path.stat().st_size == len(text) and path.read_bytes() == text
 
 
-def _kept_aside(path: Path) -> Path:
-    """A second name of a file, `~` behind the first, so that it is never without one.
+def _backed_up(path: Path) -> Path:
+    """Give a file a second name, with `~` behind the first, so that it is never without one.
 
-    Nothing that is kept under such a name is replaced.
+    Earlier backups are never replaced.
     """
     for number in count(1):
         aside = Path(f"{path}~{number if number > 1 else ''}")
@@ -119,6 +119,6 @@ def _kept_aside(path: Path) -> Path:
 
 
 def _written_out(leaf: Leaf, row: Row, state_dict: StateDict) -> Row:
-    """The row with what its layer's rule does spelled out, so that no rule is needed again."""
+    """Return the row with its layer's rule spelled out, so that no rule is needed again."""
     source = row.source and as_taken(row.source, leaf, state_dict)
     return row if source is row.source else replace(row, source=source)

@@ -1,4 +1,4 @@
-"""Claude's proposal without the app: what is sent and what comes back is shown, and asked about."""
+"""Claude's proposal without the app: shown and confirmed in the terminal."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _MOST_LINES = 400
 
 
 def lines_of(proposal: Proposal, skeleton: Skeleton) -> Iterator[str]:
-    """What would change, hunk by hunk; rows alike but for their numbers share a line."""
+    """List the changes hunk by hunk; rows alike but for their numbers share a line."""
     shown = 0
     for hunk in proposal.hunks:
         yield printable(f"{hunk.title}: {hunk.reason}" if hunk.reason else hunk.title)
@@ -69,7 +69,7 @@ def _line(change: Change, path: str) -> str:
 
 
 def in_words(row: Row) -> str:
-    """What a row takes."""
+    """Describe a row's source."""
     if row.source is None:
         return "the skeleton's value" if row.gap else "nothing"
     keys, done = row.keys, describe(row.source)
@@ -91,21 +91,21 @@ def propose_with_claude(
     yes: bool = False,
     everything: bool = False,
 ) -> bool:
-    """Ask Claude about the rows that are not settled, and make what is accepted one edit.
+    """Ask Claude about the rows that are not settled; apply what is accepted as one edit.
 
-    What would be sent is printed on standard error and asked about before it is sent; what comes
-    back is printed and asked about before anything changes. Reads no tensor data.
+    The question is printed on standard error and confirmed before it is sent; the answer is printed
+    and confirmed before anything changes. Reads no tensor data.
 
     Args:
         session: The alignment to complete.
-        model: An alias (haiku, sonnet, opus, sonnet3.5) or a full id; the last one used unless
-            given.
+        model: An alias (haiku, sonnet, opus, sonnet3.5) or a full id; default: the last one
+            used.
         confirm: Answers both questions in the user's stead.
         yes: Answer them with yes, but leave out rows that Claude itself is unsure of.
         everything: Ask about settled rows too.
 
     Returns:
-        Whether it may go on: False if the user declined.
+        False if the user declined.
 
     Raises:
         UsageError: There is nobody to ask, or no such model.
@@ -161,10 +161,10 @@ def _always(question: str) -> bool:
 
 
 def _on_terminal() -> Confirm:
-    """A question on standard error, the answer from standard input.
+    """Return a function that asks on standard error and reads standard input.
 
     Raises:
-        UsageError: They are no terminal.
+        UsageError: They are not a terminal.
     """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError(
@@ -199,7 +199,7 @@ def _announce(question: Question, chosen: account.Model, *, in_full: bool) -> No
 
 
 def _waited_for(work: Callable[[], Proposal], job: Asking) -> Proposal:
-    """The outcome of work in a thread; Ctrl-C cancels it at once.
+    """Run work in a thread and return its outcome; Ctrl-C cancels it at once.
 
     Raises:
         S2PError: What the work raised, or that it was interrupted.

@@ -22,7 +22,7 @@ from s2p_tui.formats.sniff import read_whole
 
 
 def could_line_up(state_dict: StateDict, skeleton: Skeleton) -> bool:
-    """Whether some array leaf could take something from the checkpoint, by number of elements.
+    """Return True if some array leaf could take something from the checkpoint, by size.
 
     An entry of the leaf's size, several entries of one size that make it up together, or a share
     of an entry that several leaves of one size make up. True where either side has nothing.
@@ -123,7 +123,7 @@ PYTREE_LABEL = "pytree in memory"
 def state_dict_at(
     where: str | Path, key: str | None = None, *, allow_missing: bool = False
 ) -> Checkpoint:
-    """A checkpoint file or folder, or the state dict that an import path names.
+    """Open a checkpoint file or folder, or the state dict that an import path names.
 
     Args:
         where: A file, an index, a folder of shards or chunks; or `pkg.mod.attr`, `pkg.mod:attr` or
@@ -141,7 +141,7 @@ def state_dict_at(
 
 
 def pytree_at(where: str | Path, like: str | None = None) -> Target:
-    """A skeleton file, `.eqx` or chunk folder, or the pytree that an import path names.
+    """Open a skeleton file, `.eqx` or chunk folder, or the pytree that an import path names.
 
     Args:
         where: As for `state_dict_at`; a required argument `key` of a function gets a `PRNGKey`.
@@ -161,7 +161,7 @@ def pytree_at(where: str | Path, like: str | None = None) -> Target:
 
 
 def like_with_object(like: str) -> UsageError:
-    """The refusal of names for leaves that have their own."""
+    """Return the refusal of names for leaves that have their own."""
     return UsageError(
         f"The pytree is an object, which names its own leaves: {like} cannot name them.",
         Hint(Code.NO_NAMES_FOR_LEAVES),
@@ -169,7 +169,7 @@ def like_with_object(like: str) -> UsageError:
 
 
 def target_in_memory(pytree: Any, label: str = PYTREE_LABEL) -> Target:
-    """The leaves of a pytree in memory.
+    """Describe the leaves of a pytree in memory.
 
     Raises:
         UsageError: There are none, or one cannot be saved to a file at all.
@@ -188,7 +188,7 @@ def target_in_memory(pytree: Any, label: str = PYTREE_LABEL) -> Target:
 
 
 def state_dict_object(where: str) -> Any:
-    """What an import path names, or makes when called, on the torch side. Runs that code.
+    """Import the torch side, or call what makes it. Runs that code.
 
     Raises:
         UsageError: There is no such module or name.
@@ -200,7 +200,7 @@ def state_dict_object(where: str) -> Any:
 
 
 def pytree_object(where: str) -> Any:
-    """What an import path names, or makes when called, on the JAX side. Runs that code.
+    """Import the JAX side, or call what makes it. Runs that code.
 
     Raises:
         UsageError: There is no such module or name.
@@ -212,7 +212,7 @@ def pytree_object(where: str) -> Any:
 
 
 def is_there(where: str | Path) -> bool:
-    """Whether it is a file or folder, and not an import path.
+    """Return True for a file or folder, False for an import path.
 
     Raises:
         InputError: It reads like a file's name, and there is no such file.

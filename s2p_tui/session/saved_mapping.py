@@ -20,9 +20,9 @@ class Offered:
 
     Attributes:
         path: The file.
-        alignment: What it says.
+        alignment: Its alignment.
         saved: When it was saved, in Unix seconds.
-        is_taken: Whether the session was opened with it.
+        is_taken: True if the session was opened with it.
     """
 
     path: Path
@@ -32,15 +32,15 @@ class Offered:
 
 
 def taken(session: Session, path: Path) -> Offered:
-    """The mapping file that a session was opened with."""
+    """Return the mapping file that a session was opened with."""
     return Offered(path, session.alignment, _saved(path), is_taken=True)
 
 
 def offered(session: Session, path: Path) -> Offered | str | None:
-    """The mapping file under a name, if it is of the session's pair. Reads it.
+    """Read the mapping file under a name, if it belongs to the session's pair.
 
     Returns:
-        None if there is none, or it says what the session has; words on why it is of no use.
+        None if there is none, or it equals the session's rows; the reason if it cannot be used.
     """
     if not path.is_file():
         return None
@@ -61,7 +61,7 @@ def offered(session: Session, path: Path) -> Offered | str | None:
 
 
 def missing(path: Path) -> str:
-    """What to say of a name given for a mapping file that is not there."""
+    """Describe a mapping file that does not exist yet, with a likely name if it was mistyped."""
     from rapidfuzz import process
 
     there = [file.name for file in path.parent.glob("*.json")]

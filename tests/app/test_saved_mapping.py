@@ -113,7 +113,7 @@ async def test_a_file_of_no_use_is_told_and_kept(opened: Opened, tmp_path: Path,
 
 async def test_a_mapping_that_is_not_there_is_told(opened: Opened, tmp_path: Path) -> None:
     async with opened(linears(), mapping=tmp_path / "net.json", size=(160, 30)) as (_, workspace):
-        assert "net.json does not exist yet: ctrl+s will save there." in said(workspace)
+        assert "net.json does not exist yet: saving will create it." in said(workspace)
         assert "meant" not in said(workspace)
     (tmp_path / "resnet.mapping.json").touch()
     given = tmp_path / "resnet.maping.json"

@@ -39,7 +39,7 @@ def test_sources_are_never_replaced(
     name = str(folder / victim)
     options = ["-o", name] if option == "-o" else ["-o", str(pair.output), option, name]
     assert _convert(pair, "--arrange", "order", "--trust-all", *options) == 5
-    assert "which this conversion reads or writes" in capsys.readouterr().err
+    assert "that this conversion reads or writes" in capsys.readouterr().err
     assert _contents(folder) == before
 
 

@@ -1,4 +1,4 @@
-"""The arrays in what a forward takes and returns, and how far two lots of them are apart."""
+"""Arrays that forwards take and return, and the difference between two lists of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class UnreadableError(Exception):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Difference:
-    """How far arrays are from their reference.
+    """The distance of arrays from their reference.
 
     Attributes:
         absolute: The largest difference; infinite where numbers that are not finite differ, and
@@ -42,7 +42,7 @@ class Difference:
 
 
 def arrays_in(value: Any) -> list[NDArray[Any]]:
-    """Every array in a value, in order: of tuples and lists as they come, of mappings by the
+    """List every array in a value, in order: of tuples and lists as they come, of mappings by the
     names of their keys, of dataclasses by field. Text, None, `State` and PRNG keys are left out.
 
     Raises:
@@ -79,7 +79,7 @@ def _all(values: Iterable[Any]) -> list[NDArray[Any]]:
 
 
 def _concrete(value: Any) -> tuple[Any, int]:
-    """The numbers behind a value under `jax.vmap`, mapped axes first, and how many these are."""
+    """Return the numbers behind a value under `jax.vmap`, mapped axes first, and their count."""
     if not isinstance(value, jax_.core.Tracer):
         return value, 0
     if not hasattr(value, "batch_dim") or not hasattr(value, "val"):
@@ -105,19 +105,19 @@ def _wide(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def shapes_of(arrays: Sequence[NDArray[Any]]) -> list[tuple[int, ...]]:
-    """Their shapes, in order."""
+    """Return their shapes, in order."""
     return [array.shape for array in arrays]
 
 
 def comparable(found: Sequence[NDArray[Any]], reference: Sequence[NDArray[Any]]) -> bool:
-    """Whether there are as many, of the same shapes but for axes of size 1."""
+    """Return True for as many arrays of the same shapes, except for axes of size 1."""
     return len(found) == len(reference) and all(
         same_but_ones(a.shape, b.shape) for a, b in zip(found, reference, strict=True)
     )
 
 
 def difference(found: Sequence[NDArray[Any]], reference: Sequence[NDArray[Any]]) -> Difference:
-    """The largest difference between comparable lots of arrays, each relative to its own size."""
+    """Return the largest difference between comparable arrays, each relative to its own size."""
     parts = [_apart(a.reshape(b.shape), b) for a, b in zip(found, reference, strict=True)]
     absolute = max((part.absolute for part in parts), default=0.0)
     return Difference(absolute, max((part.relative for part in parts), default=0.0))
@@ -150,7 +150,7 @@ class Call:
 
 
 def stacked(calls: Sequence[Call]) -> Call | None:
-    """The same call for several examples as one, an axis that counts them first.
+    """Stack the calls for several examples; the first axis counts them.
 
     None if the shapes differ from example to example.
     """

@@ -26,7 +26,7 @@ def code_of(who: str, hint: str) -> Generator[None]:
     """Run code of the user's.
 
     Args:
-        who: The side and what of it is run: `The torch model's forward`.
+        who: The side and the part that runs: `The torch model's forward`.
         hint: The way out.
 
     Raises:
@@ -54,7 +54,7 @@ class Examples:
 
     Attributes:
         arrays: One per argument, the first axis counting the examples.
-        batched: Whether torch gets that axis; without it there is one example.
+        batched: True if torch gets that axis; without it there is one example.
     """
 
     arrays: tuple[NDArray[Any], ...]
@@ -62,24 +62,24 @@ class Examples:
 
     @property
     def count(self) -> int:
-        """How many examples there are."""
+        """Number of examples."""
         return self.arrays[0].shape[0]
 
 
 def random_examples(
     shapes: Sequence[str], dtypes: Sequence[str], *, batch: int, seed: int, below: int
 ) -> Examples:
-    """Normal numbers, or whole ones from 0, for arguments of these shapes.
+    """Draw normal numbers, or integers from 0, for arguments of these shapes.
 
     Args:
         shapes: Of one example, one per argument: `3x32x32`; `()` for a single number.
         dtypes: One for all, or one per shape.
         batch: Examples; 0 for one that torch gets without a batch axis.
         seed: Of the random numbers.
-        below: What whole numbers stay below.
+        below: Exclusive upper bound for integers.
 
     Raises:
-        UsageError: A shape or dtype is none, or their numbers differ.
+        UsageError: A shape or dtype is invalid, or their numbers differ.
     """
     if len(dtypes) not in (1, len(shapes)):
         raise UsageError(
@@ -96,7 +96,7 @@ def random_examples(
 
 
 def sample_examples(spec: str, *, batched: bool) -> Examples:
-    """The one example that the user's own function returns: an array, or several in a tuple.
+    """Return the example that the user's function returns: an array, or several in a tuple.
 
     Raises:
         UsageError: There is no such function.
@@ -115,10 +115,10 @@ def sample_examples(spec: str, *, batched: bool) -> Examples:
 
 
 def _as_array(value: Any) -> NDArray[Any]:
-    """One argument in its own dtype."""
+    """Convert one argument to an array of its own dtype."""
     found = arrays_in(value)
     if len(found) != 1:
-        raise TypeError(f"{type(value).__name__} is no array")
+        raise TypeError(f"{type(value).__name__} is not an array")
     dtype = str(getattr(value, "dtype", found[0].dtype)).removeprefix("torch.")
     try:
         return found[0].astype(numpy_dtype(dtype))

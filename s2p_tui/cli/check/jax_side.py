@@ -1,4 +1,4 @@
-"""The Equinox model: made, filled from a converted file, run one example at a time."""
+"""The Equinox model: creation, loading a converted file, forwards one example at a time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _HINT = "Check --shape and --dtype, or call it yourself to see the traceback."
 
 
 def make_jax(spec: str, kwargs: Mapping[str, Any]) -> Any:
-    """The module, or `(model, state)`, that the user's factory makes.
+    """Call the user's factory for the module, or `(model, state)`.
 
     Raises:
         UsageError: There is no such factory.
@@ -50,7 +50,7 @@ def make_jax(spec: str, kwargs: Mapping[str, Any]) -> Any:
 
 
 def load_converted(path: Path, tree: Any) -> Any:
-    """The tree with the numbers of an `.eqx` file, in inference mode, as a user loads it.
+    """Load an `.eqx` file into the tree as a user does, in inference mode.
 
     Raises:
         InputError: Equinox cannot load it.
@@ -62,7 +62,7 @@ def load_converted(path: Path, tree: Any) -> Any:
 
 
 def jax_forward(tree: Any, examples: Examples) -> list[NDArray[Any]]:
-    """The arrays the model returns, the first axis counting the examples.
+    """Run the model; the first axis of the arrays counts the examples.
 
     Raises:
         InputError: It raised an exception.
@@ -80,7 +80,7 @@ def jax_forward(tree: Any, examples: Examples) -> list[NDArray[Any]]:
 
 
 def call_once(tree: Any, examples: Examples, number: int) -> list[NDArray[Any]]:
-    """The arrays the model returns for one example; its state is passed and left out of these."""
+    """Run the model on one example; its state is passed, and left out of the result."""
     model, state = model_and_state(tree)
     arguments: list[Any] = [jnp_.asarray(array[number]) for array in examples.arrays]
     parameters = _parameters(model)
@@ -96,7 +96,7 @@ def call_once(tree: Any, examples: Examples, number: int) -> list[NDArray[Any]]:
 
 
 def model_and_state(tree: Any) -> tuple[Any, Any]:
-    """The model and its state, None if it has none."""
+    """Split a tree into the model and its state, None if it has none."""
     if isinstance(tree, tuple):
         items = cast("tuple[Any, ...]", tree)
         if len(items) == 2 and isinstance(items[1], eqx.nn.State):
@@ -115,7 +115,7 @@ jtu: Any = jax.tree_util
 
 
 def modules_in(tree: Any) -> dict[str, Any]:
-    """Every Equinox module in a tree by key path, outer ones first; `""` is the tree itself."""
+    """Map key paths to the Equinox modules in a tree, outer ones first; `""` is the tree itself."""
     found: dict[str, Any] = {}
     queue: list[tuple[str, Any]] = [("", tree)]
     while queue:
@@ -133,7 +133,7 @@ def modules_in(tree: Any) -> dict[str, Any]:
 
 
 def jax_calls(tree: Any, examples: Examples) -> dict[str, list[Call]]:
-    """The calls of each module by its key path in the model; arrays count the examples first.
+    """Record the calls of each module by its key path; the first axis counts the examples.
 
     Modules that are called another number of times from example to example are left out, and so
     are calls that JAX traces, as inside `jax.lax.scan`'s compiled body.
@@ -175,7 +175,7 @@ class _Recorder:
 
     @contextlib.contextmanager
     def listening(self) -> Generator[None]:
-        """Have the modules' classes tell of every call."""
+        """Record every call of the modules' classes."""
         classes: set[type[Any]] = {type(module) for module in self._modules.values()}
         holders = {c for cls in classes for c in cls.__mro__ if "__call__" in vars(c)}
         originals = {holder: vars(holder)["__call__"] for holder in holders if holder is not object}

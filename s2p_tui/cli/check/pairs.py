@@ -1,4 +1,4 @@
-"""Which torch module stands for which Equinox module, told by what the alignment feeds where."""
+"""Pairs of torch and Equinox modules, by the leaves that the alignment feeds."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Candidate:
 def pair_modules(
     feeds: Mapping[str, Sequence[str]], torch_paths: Iterable[str], jax_paths: Iterable[str]
 ) -> dict[str, str]:
-    """The Equinox module for each torch module that has one.
+    """Find the Equinox module for each torch module that has one.
 
     Two modules belong together by the leaves they share: those in the one that entries in the
     other feed. So blocks are paired as layers are, and a row that took a wrong entry changes
@@ -80,7 +80,7 @@ def pair_modules(
 
 
 def _best(candidates: Sequence[_Candidate], first: Sequence[_Candidate] = ()) -> list[_Candidate]:
-    """The best candidates of which no two have a module in common."""
+    """Choose the best candidates so that no two share a module."""
     found: list[_Candidate] = []
     torch_taken: set[str] = set()
     jax_taken: set[str] = set()
@@ -95,7 +95,7 @@ def _best(candidates: Sequence[_Candidate], first: Sequence[_Candidate] = ()) ->
 
 
 def _above(path: str, separators: str) -> Iterator[str]:
-    """Every part of a path that ends before a separator."""
+    """List every part of a path that ends before a separator."""
     for place, letter in enumerate(path):
         if letter in separators:
             yield path[:place]
@@ -136,7 +136,7 @@ def find_first(
 
 
 def _apart(found: Sequence[NDArray[Any]], reference: Sequence[NDArray[Any]]) -> Difference | None:
-    """How far the arrays are apart, the first ones where one side has more of them.
+    """Compare the arrays, the first ones if one side has more.
 
     None if they cannot be compared, as where one side runs over a sequence step by step.
     """

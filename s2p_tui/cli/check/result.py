@@ -1,4 +1,4 @@
-"""What a check found, as text or JSON."""
+"""The result of a check, as text or JSON."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Modules:
-    """What comparing the modules inside found.
+    """The result of comparing the modules inside.
 
     Attributes:
         first: The first pair, in the order of torch's forward, that differs.
@@ -71,7 +71,7 @@ class CheckResult:
 
     @property
     def agrees(self) -> bool:
-        """Whether every output is within the tolerance."""
+        """True if every output is within the tolerance."""
         return all(apart.relative <= self.tolerance for _, apart in self.outputs)
 
     @property
@@ -88,7 +88,7 @@ class CheckResult:
         )
 
     def as_text(self) -> str:
-        """The verdict, and where the first difference is if there is one."""
+        """Say whether the models agree, and name the first difference."""
         verdict = "agree" if self.agrees else "DIFFER"
         number = f"{self.examples} example{'s' * (self.examples != 1)}"
         lines = [
@@ -110,7 +110,7 @@ class CheckResult:
         return "\n".join(map(printable, lines))
 
     def as_json(self) -> str:
-        """One object; numbers that are not finite are null."""
+        """Return one JSON object; numbers that are not finite are null."""
         inside = self.modules if isinstance(self.modules, Modules) else None
         report = {
             "status": "agree" if self.agrees else "differ",
@@ -128,7 +128,7 @@ class CheckResult:
 
 
 def failed_as_json(error: S2PError) -> str:
-    """The object for a check that could not be made."""
+    """Return the object for a check that failed."""
     return json.dumps({"status": "failed", "error": error.line})
 
 

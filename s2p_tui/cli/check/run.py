@@ -44,7 +44,7 @@ torch_: Any = torch
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to check.
+    """Both models, and the tolerance to compare them with.
 
     Attributes:
         torch: `pkg.module:factory` of the torch module.
@@ -55,7 +55,7 @@ class Request:
         key: Dotted place of the state dict in a nested checkpoint.
         allow_missing: Leave out entries that an index promises and no shard holds.
         mapping: The mapping file; None for the session's own arrangement.
-        trust: Doubtful rows to take for right, by key path; None for all.
+        trust: Doubtful rows to accept, by key path; None for all.
         tolerance: Largest difference relative to the largest output that counts as agreement.
         seed: Of torch's random numbers.
     """
@@ -122,7 +122,7 @@ def check(request: Request, examples: Examples) -> CheckResult:
 
 
 def _checkpoint(request: Request, module: nn.Module, folder: Path) -> tuple[Checkpoint, str]:
-    """The weights, which the module then has too, and what precedes the module's names there."""
+    """Return the weights, loaded into the module too, and the prefix of its names there."""
     if request.checkpoint is not None:
         checkpoint = open_checkpoint(
             request.checkpoint, request.key, allow_missing=request.allow_missing
@@ -135,7 +135,7 @@ def _checkpoint(request: Request, module: nn.Module, folder: Path) -> tuple[Chec
 
 
 def _session(request: Request, checkpoint: Checkpoint, target: Target) -> Session:
-    """Both ends, lined up by the mapping file, or as a session does on its own without one."""
+    """Open both ends, aligned by the mapping file, or by names and structure without one."""
     wanted = load_mapping(request.mapping) if request.mapping is not None else None
     session = Session.between(checkpoint, target, mapping=wanted)
     if wanted is None:
@@ -146,7 +146,7 @@ def _session(request: Request, checkpoint: Checkpoint, target: Target) -> Sessio
 
 def _pairs(session: Session, module: nn.Module, tree: Any, prefix: str) -> dict[str, str]:
     model, state = model_and_state(tree)
-    # Leaves of the model and of its state are told apart by [0] and [1] in front.
+    # Paths of the model's leaves start with [0], those of its state with [1].
     skipped = 0 if state is None else len("[0]")
     feeds = {
         leaf.path[skipped:]: [key.removeprefix(prefix) for key in row.keys]

@@ -1,4 +1,4 @@
-"""The torch model: made, given its weights, run."""
+"""The torch model: creation, loading weights, forwards."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ torch_: Any = torch
 
 
 def make_torch(spec: str, kwargs: Mapping[str, Any], seed: int) -> nn.Module:
-    """The module that the user's factory makes, in eval mode.
+    """Call the user's factory for the module, in eval mode.
 
     Raises:
         UsageError: There is no such factory.
@@ -52,7 +52,7 @@ def load_weights(module: nn.Module, checkpoint: Checkpoint) -> str:
     """Load a checkpoint into the module, strictly, by torch's own means.
 
     Returns:
-        What the checkpoint's keys have in front of the module's, such as `module.`.
+        The prefix of the checkpoint's keys before the module's, such as `module.`.
 
     Raises:
         InputError: torch refuses the file, or its keys or shapes are not the module's.
@@ -81,7 +81,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _loaded(file: Path) -> Any:
-    """What torch or safetensors makes of a file; None for the index of a sharded checkpoint."""
+    """Load a file with torch or safetensors; None for the index of a sharded checkpoint."""
     kind = sniff(file)
     if kind == "safetensors":
         return cast("Any", safetensors.torch).load_file(file)
@@ -107,7 +107,7 @@ def _prefix(keys: set[str], expected: set[str]) -> str:
 
 
 def torch_forward(module: nn.Module, examples: Examples) -> list[NDArray[Any]]:
-    """The arrays the module returns, the first axis counting the examples.
+    """Run the module; the first axis of the arrays counts the examples.
 
     Floating-point arguments are given in the dtype of its parameters, if these have but one.
 
@@ -124,12 +124,12 @@ def torch_forward(module: nn.Module, examples: Examples) -> list[NDArray[Any]]:
 
 
 def torch_paths(module: nn.Module) -> list[str]:
-    """Path of every module in the module."""
+    """List the paths of all inner modules."""
     return [path for path, _ in cast("Any", module).named_modules()]
 
 
 def torch_calls(module: nn.Module, examples: Examples) -> list[tuple[str, Call]]:
-    """What each module in the module was called with and returned, in the order they returned."""
+    """Record the arguments and results of each inner module, in the order they returned."""
     calls: list[tuple[str, Call]] = []
 
     def hook(path: str) -> Callable[..., None]:
