@@ -159,6 +159,12 @@ class Evidence:
         return columns
 
 
+def no_evidence(count: int) -> Evidence:
+    """Evidence about so many leaves that says nothing, so that all of them are doubtful."""
+    nothing = Suggestion(None, False, "names and structure were not compared")
+    return Evidence(Suggestions(nothing for _ in range(count)), {})
+
+
 def as_suggested(evidence: Evidence, state_dict: StateDict, skeleton: Skeleton) -> Alignment:
     """The alignment the evidence speaks for.
 

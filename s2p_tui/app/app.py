@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Required, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Required, TypedDict, Unpack
 
 from textual import work
 from textual.await_complete import AwaitComplete
@@ -18,8 +18,10 @@ from textual.binding import Binding, BindingType
 from textual.driver import Driver
 from textual.events import DescendantFocus, Key
 from textual.widgets import Input
+from textual.worker import WorkerFailed
 
 from s2p_tui.app.background import in_thread
+from s2p_tui.app.failures import unexpected
 from s2p_tui.app.keys import Keymap
 from s2p_tui.app.resume import Journalled, Resume
 from s2p_tui.app.screens.busy import Converting
@@ -31,7 +33,7 @@ from s2p_tui.app.terminal.output_diff import CellDiffDriver, with_cell_diff
 from s2p_tui.app.theme import ASCII, OWN_COLOURS, UNICODE
 from s2p_tui.app.tour import Tour
 from s2p_tui.conversion.output_names import default_mapping
-from s2p_tui.errors import AmbiguousStateDictError, S2PError
+from s2p_tui.errors import AmbiguousStateDictError, S2PError, printable
 from s2p_tui.formats.atomic import remove_unfinished
 from s2p_tui.session.saved_mapping import Offered, missing, offered, taken
 
@@ -251,7 +253,7 @@ class S2PApp(ConvertedApp):
         key: str | None = None
         while True:
             try:
-                session = await in_thread(lambda key=key: self._opened(key))
+                session = await in_thread(lambda key=key: self._opened(key), "Opening")
             except AmbiguousStateDictError as error:
                 key = await self.push_screen_wait(
                     WhichStateDict(
@@ -316,10 +318,28 @@ class S2PApp(ConvertedApp):
         if path is None:
             if self._resume == "afresh":
                 return None
-            return await in_thread(
-                lambda: offered(session, default_mapping(self._options["output"]))
-            )
+            beside = default_mapping(self._options["output"])
+            return await in_thread(lambda: offered(session, beside), "Reading the mapping file")
         return taken(session, path) if self._options.get("has_mapping") else missing(path)
+
+    def _handle_exception(self, error: Exception) -> None:
+        """Go on after a worker that failed; end in one line after anything else.
+
+        Textual would end with a traceback that shows what every variable holds.
+        """
+        if isinstance(error, WorkerFailed) and self._workspace is not None:
+            failure = unexpected(error.error, "The last key")
+            self._workspace.say(printable(failure.line), "lines--bad")
+            return
+        cause = error.error if isinstance(error, WorkerFailed) else error
+        self.fatal = unexpected(cause, "The app")
+        # Textual keeps it for tests, which raise it again, and has no public way to end at once.
+        untyped: Any = self
+        untyped._return_code = self.fatal.exit_code
+        if untyped._exception is None:
+            untyped._exception = error
+            untyped._exception_event.set()
+        untyped._close_messages_no_wait()
 
     def _fail(self, error: S2PError) -> None:
         self.fatal = error

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from s2p_tui.app.failures import UnexpectedError, unexpected
 from s2p_tui.app.hints import in_words_of_the_app
 from s2p_tui.app.keys import Keymap
-from s2p_tui.errors import S2PError
+from s2p_tui.errors import CancelledError, S2PError
 
 if TYPE_CHECKING:
     from textual.app import App
@@ -19,18 +20,34 @@ if TYPE_CHECKING:
 
     from s2p_tui.alignment.alignment import Alignment
     from s2p_tui.alignment.evidence import Evidence
+    from s2p_tui.alignment.task import Task
     from s2p_tui.session.journal import Beginning, Journal
     from s2p_tui.session.session import Session
 
 T = TypeVar("T")
 
 
-async def in_thread(function: Callable[[], T]) -> T:
+async def in_thread(
+    function: Callable[[], T],
+    doing: str,
+    *,
+    expected: type[Exception] = S2PError,
+    is_private: bool = False,
+) -> T:
     """Run a function in a thread of its own.
 
     Unlike with `asyncio.to_thread` the program can end before the function does, as it must when a
-    network disk hangs. For work that may be cut off anywhere; a conversion may not. Errors come
-    back in the app's words.
+    network disk hangs. For work that may be cut off anywhere; a conversion may not.
+
+    Args:
+        function: The work.
+        doing: Its name, as the beginning of a sentence that ends in "failed".
+        expected: Errors that the caller words itself, beside those a user can cause.
+        is_private: True if the message of another error must be neither shown nor logged.
+
+    Raises:
+        S2PError: The work's error, in the app's words; any fault of the program is logged and
+            becomes one.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -44,6 +61,11 @@ async def in_thread(function: Callable[[], T]) -> T:
             settle = partial(future.set_result, function())
         except S2PError as error:
             settle = partial(future.set_exception, in_words_of_the_app(error))
+        except expected as error:
+            settle = partial(future.set_exception, error)
+        except Exception as error:
+            failure = unexpected(error, doing, is_private=is_private)
+            settle = partial(future.set_exception, failure)
         except BaseException as error:
             settle = partial(future.set_exception, error)
         if not loop.is_closed():
@@ -53,8 +75,11 @@ async def in_thread(function: Callable[[], T]) -> T:
     return await future
 
 
-WAIT = "Matching is still running; try again when it finishes."
+WAIT = "Matching is still running; try again when it finishes. Esc stops it."
 TAKEN = "Lined up by names and structure."
+STARTED = "Matching by names and structure again ..."
+STOPPED = "Matching stopped: a starts it again. Until then the rows are doubtful."
+AGAIN = "a tries again. Until then the rows are doubtful."
 OFFERED = "Matched by names and structure; your rows stay, a shows what that would change."
 
 
@@ -66,7 +91,17 @@ class _Found:
     can_begin: bool
 
 
-async def match(session: Session, journal: Journal | None, may_take: Callable[[], bool]) -> bool:
+def words_without(error: S2PError) -> str:
+    """Return the message after the matcher was stopped, or failed."""
+    if isinstance(error, CancelledError):
+        return STOPPED
+    log = error.log if isinstance(error, UnexpectedError) else error.hint
+    return f"{error.message} {AGAIN} {log}"
+
+
+async def match(
+    session: Session, journal: Journal | None, may_take: Callable[[], bool], task: Task
+) -> bool:
     """Gather evidence in a thread and judge the session's rows by it.
 
     Args:
@@ -74,21 +109,25 @@ async def match(session: Session, journal: Journal | None, may_take: Callable[[]
         journal: Its journal, if it has one.
         may_take: Called when the evidence is there: True if rows may be changed then, False while a
             choice made from the rows as they are is open.
+        task: Kept up to date; ends the thread when it is cancelled.
 
     Returns:
         True if its alignment was taken over, as nobody had touched the rows; the journal begins
         with it then.
+
+    Raises:
+        S2PError: It was cancelled, or failed. Rows stay as they are then.
     """
 
     def found() -> _Found:
-        evidence, suggested = session.gather_evidence()
+        evidence, suggested = session.gather_evidence(task)
         try:
             beginning = None if journal is None else journal.prepare(suggested)
         except OSError:
             return _Found(evidence, suggested, None, can_begin=False)
         return _Found(evidence, suggested, beginning, can_begin=True)
 
-    gathered = await in_thread(found)
+    gathered = await in_thread(found, "Matching")
     is_taken = session.take_evidence(
         gathered.evidence, gathered.suggested if gathered.can_begin and may_take() else None
     )

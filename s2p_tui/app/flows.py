@@ -10,10 +10,12 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from s2p_tui.alignment.task import Task
 from s2p_tui.app import background
 from s2p_tui.app.background import app_of, in_thread
 from s2p_tui.app.commands import sources, transforms
 from s2p_tui.app.commands.arrange import ImpossibleError
+from s2p_tui.app.failures import unexpected
 from s2p_tui.app.review import Reviewing
 from s2p_tui.app.screens.ask_claude import AskClaude
 from s2p_tui.app.screens.busy import Converting, WaitingForClaude, Working
@@ -58,7 +60,12 @@ async def _computed(
     Keys typed ahead are for the screen that shows it.
     """
     if rows <= _AT_ONCE:
-        return find()
+        try:
+            return find()
+        except S2PError as error:
+            return error
+        except Exception as error:
+            return unexpected(error, words.rstrip(" …"))
     screen = Working(words, find, workspace.symbols)
     found = await _result_of(workspace, screen)
     app = app_of(workspace)
@@ -114,8 +121,13 @@ async def review(
 
 
 async def match(workspace: Workspace) -> None:
-    """Review what the offline matcher would change."""
+    """Review what the offline matcher would change; start it if it was stopped, or failed."""
     session = workspace.session
+    if session.lacks_evidence:
+        session.await_evidence()
+        workspace.say(background.STARTED)
+        await match_in_background(workspace)
+        return
     words = "Comparing the rows with what the matcher found …"
     reviewing = await _computed(
         workspace,
@@ -132,7 +144,18 @@ async def match(workspace: Workspace) -> None:
 async def match_in_background(workspace: Workspace) -> None:
     """Run the matcher beside the keys, and show the rows it found or offer them."""
     session, journal = workspace.session, workspace.journalled.journal
-    is_taken = await background.match(session, journal, lambda: workspace.is_current)
+    workspace.matching = Task()
+    try:
+        is_taken = await background.match(
+            session, journal, lambda: workspace.is_current, workspace.matching
+        )
+    except S2PError as error:
+        session.do_without_evidence()
+        workspace.view.redraw()
+        workspace.say(printable(background.words_without(error)), "lines--bad")
+        return
+    finally:
+        workspace.matching = None
     if is_taken:
         workspace.saved = session.alignment
         workspace.cursor.picked = None
@@ -280,7 +303,7 @@ async def _answer(workspace: Workspace) -> Proposal | None:
     from s2p_tui.proposals.claude.account import find_key
 
     session, symbols = workspace.session, workspace.symbols
-    question = await in_thread(lambda: _question(session))
+    question = await in_thread(lambda: _question(session), "Writing the question")
     workspace.say()
     if question.requests:
         # Before the user reads a question that could not be sent.
@@ -347,8 +370,12 @@ async def _convert(workspace: Workspace) -> None:
 async def _compare(workspace: Workspace, tour: Tour) -> str:
     workspace.is_comparing = True
     workspace.say("Running both models …", "lines--good")
-    found = await in_thread(tour.compare)
-    workspace.is_comparing = False
+    try:
+        found = await in_thread(tour.compare, "Running both models")
+    except S2PError as error:
+        found = error.line
+    finally:
+        workspace.is_comparing = False
     workspace.say(printable(found), "lines--good")
     return found
 

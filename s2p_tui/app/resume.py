@@ -41,6 +41,10 @@ class Journalled:
         return self.journal is not None and not self.journal.trouble
 
 
+_READING = "Reading the journal"
+_STARTING = "Starting the journal"
+
+
 async def open_journal(session: Session) -> Journalled:
     """Open the session's journal, or note why there is none."""
 
@@ -50,7 +54,7 @@ async def open_journal(session: Session) -> Journalled:
         return Journal.open(session.checkpoint, session.target)
 
     try:
-        journal = await in_thread(opened)
+        journal = await in_thread(opened, "Opening the journal", expected=OSError)
     except (S2PError, OSError) as error:
         return _without(error)
     return Journalled(journal, journal.damaged, bad=bool(journal.damaged))
@@ -99,14 +103,16 @@ async def begin(
         return Journalled(None, note, opened.bad)
     try:
         if found is not None and answer == "go on":
-            await in_thread(lambda: _go_on(session, journal))
+            await in_thread(lambda: _go_on(session, journal), _READING, expected=OSError)
             note = f"Resumed {many(found.edits, 'edit')}; u undoes them."
         else:
             if session.awaits_evidence:
                 journal.start_later(session.alignment)
             else:
-                await in_thread(lambda: journal.start(session.alignment))
-    except OSError as error:
+                await in_thread(
+                    lambda: journal.start(session.alignment), _STARTING, expected=OSError
+                )
+    except (S2PError, OSError) as error:
         journal.close()
         return _without(error)
     session.record(journal.record)

@@ -10,12 +10,13 @@ from typing import Literal
 
 from s2p_tui.alignment.alignment import Alignment, Row, in_order
 from s2p_tui.alignment.edits import Edit, SetRows, Trust, apply
-from s2p_tui.alignment.evidence import Evidence, as_suggested
+from s2p_tui.alignment.evidence import Evidence, as_suggested, no_evidence
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.history import History
 from s2p_tui.alignment.mapping_file import Mapping, replay
 from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.alignment.task import Task
 from s2p_tui.alignment.verdicts import Verdicts
 from s2p_tui.conversion.certificate import Certifier
 from s2p_tui.conversion.convert import DEFAULT_CHUNK, refuse_to_replace, verify_file, write_file
@@ -55,6 +56,7 @@ class Session:
         history: The edits made and undone.
         verdicts: What is known of the rows' fits; a row is judged when somebody asks.
         awaits_evidence: Whether the matcher has yet to say what it makes of the two ends.
+        lacks_evidence: Whether it was stopped, or failed, so that it says nothing.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class Session:
         self._own_mappings: set[Path] = set()
         self.history = History()
         self.verdicts = Verdicts(state_dict, target.skeleton, start.rows, evidence)
-        self.awaits_evidence = False
+        self.awaits_evidence = self.lacks_evidence = False
         self._is_guess = False
         self._listeners: list[Listener] = []
         self._recorder: Recorder | None = None
@@ -93,6 +95,7 @@ class Session:
         mapping: str | Path | None = None,
         arrange: Arrangement = "auto",
         soon: bool = False,
+        task: Task | None = None,
     ) -> Session:
         """Open both ends. Reads no tensor data.
 
@@ -106,6 +109,7 @@ class Session:
             arrange: What to start from otherwise: the offline matcher's proposal, or strictly the
                 order of both sides.
             soon: With many leaves, leave the matcher for later: see `awaits_evidence`.
+            task: Kept up to date by the matcher; ends it when it is cancelled.
 
         Raises:
             S2PError: Anything wrong with one of them, in one line.
@@ -113,7 +117,9 @@ class Session:
         checkpoint = open_checkpoint(model, key, allow_missing=allow_missing)
         target = open_any_target(skeleton, like)
         wanted = load_mapping(mapping) if mapping is not None else None
-        session = cls.between(checkpoint, target, mapping=wanted, arrange=arrange, soon=soon)
+        session = cls.between(
+            checkpoint, target, mapping=wanted, arrange=arrange, soon=soon, task=task
+        )
         if mapping is not None:
             session._own_mappings.add(Path(mapping))
         return session
@@ -127,6 +133,7 @@ class Session:
         mapping: Mapping | None = None,
         arrange: Arrangement = "auto",
         soon: bool = False,
+        task: Task | None = None,
     ) -> Session:
         """A session on two open ends; see `open`. Reads no tensor data.
 
@@ -135,7 +142,13 @@ class Session:
         """
         state_dict, leaves = checkpoint.state_dict, target.skeleton
         later = soon and len(leaves) > _MATCHED_AT_ONCE
-        evidence = None if later else _match(state_dict, leaves)
+        try:
+            evidence = None if later else _match(state_dict, leaves, task)
+        except Exception:
+            if not soon:
+                raise
+            # It fails again beside the rows, where somebody says so and goes on without it.
+            later, evidence = True, None
         if mapping is not None:
             alignment = replay(mapping, state_dict, leaves)
         elif arrange == "auto" and evidence is not None:
@@ -147,10 +160,16 @@ class Session:
         session._is_guess = later and mapping is None and arrange == "auto"
         return session
 
-    def gather_evidence(self) -> tuple[Evidence, Alignment]:
-        """What the offline matcher makes of both ends. Slow; changes nothing, for a thread."""
+    def gather_evidence(self, task: Task | None = None) -> tuple[Evidence, Alignment]:
+        """Return the offline matcher's evidence and the alignment it speaks for.
+
+        Slow; changes nothing, for a thread.
+
+        Args:
+            task: Kept up to date; ends it when it is cancelled.
+        """
         state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
-        evidence = _match(state_dict, skeleton)
+        evidence = _match(state_dict, skeleton, task)
         return evidence, as_suggested(evidence, state_dict, skeleton)
 
     def take_evidence(self, evidence: Evidence, suggested: Alignment | None) -> bool:
@@ -163,15 +182,32 @@ class Session:
         Returns:
             Whether its alignment was taken over: an order nobody has touched yet is but a guess.
         """
-        self.evidence, self.awaits_evidence = evidence, False
+        self._judge_by(evidence)
         is_taken = self._is_guess and not self._is_touched and suggested is not None
         if is_taken and suggested is not None:
             self.alignment = suggested
-        self.verdicts.judge_all(self.alignment.rows, evidence)
+        self._tell_all()
+        return is_taken
+
+    def do_without_evidence(self) -> None:
+        """Resume although the matcher was stopped, or failed: rows nobody chose are doubtful."""
+        self._judge_by(no_evidence(len(self.target.skeleton)))
+        self.lacks_evidence = True
+        self._tell_all()
+
+    def await_evidence(self) -> None:
+        """Wait for the matcher again."""
+        self.awaits_evidence = True
+
+    def _judge_by(self, evidence: Evidence) -> None:
+        self.evidence, self.awaits_evidence, self.lacks_evidence = evidence, False, False
+
+    def _tell_all(self) -> None:
+        assert self.evidence is not None
+        self.verdicts.judge_all(self.alignment.rows, self.evidence)
         everything = range(len(self.verdicts))
         for listener in self._listeners:
             listener(everything)
-        return is_taken
 
     @property
     def _is_touched(self) -> bool:
@@ -497,11 +533,11 @@ class Session:
         return changed
 
 
-def _match(state_dict: StateDict, skeleton: Skeleton) -> Evidence:
+def _match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -> Evidence:
     # Its import takes longer than most matches.
     from s2p_tui.proposals.matcher import forget_names, match
 
     try:
-        return match(state_dict, skeleton)
+        return match(state_dict, skeleton, task)
     finally:
         forget_names()

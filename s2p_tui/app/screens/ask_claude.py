@@ -91,7 +91,7 @@ class ChooseModel(ModalScreen["str | None"]):
                 return client.models()
 
         try:
-            models = await in_thread(listed)
+            models = await in_thread(listed, "Asking Anthropic", is_private=True)
         except S2PError as error:
             self._remark(f"Anthropic's list cannot be had: {error}")
             return
@@ -207,7 +207,11 @@ class AskClaude(ListKeys, Screen[Consent | None]):
     @work(exclusive=True, group="everything")
     async def action_everything(self) -> None:
         self._say("Writing the question …")
-        self.question = await in_thread(self._about_all)
+        try:
+            self.question = await in_thread(self._about_all, "Writing the question")
+        except S2PError as error:
+            self._say(printable(error.line))
+            return
         self._line_reached = None
         self._say("Asks about all rows." if self.question.requests else "There are no rows to ask.")
         self._lay_out()
@@ -240,7 +244,12 @@ class AskClaude(ListKeys, Screen[Consent | None]):
 
         name = self._name
         try:
-            warning = self._model.warning or await in_thread(lambda: retirement(self._model.id))
+            warning = self._model.warning or await in_thread(
+                lambda: retirement(self._model.id),
+                "Looking up the model",
+                expected=ImportError,
+                is_private=True,
+            )
         except (S2PError, ImportError):
             return
         if name == self._name:

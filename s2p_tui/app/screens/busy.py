@@ -18,13 +18,14 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Label, ProgressBar
 
 from s2p_tui.app.background import app_of, in_thread
+from s2p_tui.app.failures import unexpected
 from s2p_tui.app.hints import in_words_of_the_app
 from s2p_tui.app.screens.ask_claude import Consent
 from s2p_tui.app.screens.convert import Order
 from s2p_tui.app.text import shorten, size_in_words
 from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import Box
-from s2p_tui.errors import ProposerError, S2PError, printable
+from s2p_tui.errors import S2PError, printable
 
 if TYPE_CHECKING:
     from s2p_tui.conversion.job import Job, Phase
@@ -98,12 +99,8 @@ class Busy(ModalScreen["T | S2PError | None"], Generic[T]):
         except S2PError as error:
             outcome = in_words_of_the_app(error)
         except Exception as error:
-            outcome = self.unexpected(error)
+            outcome = unexpected(error, self._title.rstrip(" …"))
         self.finish(outcome)
-
-    def unexpected(self, error: Exception) -> S2PError:
-        """Name a bug in one line."""
-        return S2PError(f"Unexpected {type(error).__name__}: {error}.", "Please report this.")
 
     @on(Button.Pressed)
     def action_cancel(self) -> None:
@@ -290,12 +287,8 @@ class WaitingForClaude(Busy["Proposal"]):
         question = self._consent.question
         budget = Budget.of(len(question.situation.state_dict))
         claude = Claude(self._key, self._consent.model, budget, self.job)
-        return await in_thread(lambda: claude.answer(question))
-
-    def unexpected(self, error: Exception) -> S2PError:
-        """Name the bug's kind alone: its text might hold what must not be shown."""
-        words = f"Unexpected {type(error).__name__} while asking Claude."
-        return ProposerError(words, "Please report this.")
+        # The message of another error might hold what must not be shown.
+        return await in_thread(lambda: claude.answer(question), "Asking Claude", is_private=True)
 
 
 class Working(Busy[T]):
@@ -315,7 +308,7 @@ class Working(Busy[T]):
         return self._words
 
     async def run(self) -> T:
-        return await in_thread(self._find)
+        return await in_thread(self._find, self._words.rstrip(" …"))
 
     def on_key(self, event: events.Key) -> None:
         if event.key not in ("escape", "ctrl+c"):

@@ -271,7 +271,9 @@ class Look(BoxKeys, ModalScreen[None]):
                 self._found[number] = await in_thread(
                     partial(
                         statistics, subject.tensors, entry.key, entry.shape, entry.dtype, progress
-                    )
+                    ),
+                    "Reading",
+                    expected=OSError,
                 )
             except CancelledError:
                 return

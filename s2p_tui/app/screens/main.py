@@ -38,6 +38,7 @@ from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
     from s2p_tui.alignment.alignment import Alignment
+    from s2p_tui.alignment.task import Task
     from s2p_tui.app.app import AppOptions
     from s2p_tui.conversion.output import Converted
     from s2p_tui.session.session import Session
@@ -95,6 +96,7 @@ class Workspace(Screen[None]):
         self.converted: Converted | None = None
         self.is_busy = False
         self.is_comparing = False
+        self.matching: Task | None = None
         self._message: Part = ("", "")
 
     def compose(self) -> ComposeResult:
@@ -119,6 +121,11 @@ class Workspace(Screen[None]):
         self.say(*self._first_words())
         if self.session.awaits_evidence:
             self.call_after_refresh(self._start, flows.match_in_background)
+
+    def on_unmount(self) -> None:
+        # An app that ends must not leave a thread matching.
+        if self.matching is not None:
+            self.matching.cancel()
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._fit_overview)
@@ -252,7 +259,8 @@ class Workspace(Screen[None]):
         self.say()
 
     def action_escape(self) -> None:
-        self.cursor.escape()
+        if not self.cursor.escape() and self.matching is not None:
+            self.matching.cancel()
         self.view.redraw()
         self.say()
 

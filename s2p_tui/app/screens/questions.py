@@ -270,7 +270,9 @@ class LoadMapping(ModalScreen["Mapping | None"]):
     @work(exclusive=True)
     async def _load(self, path: Path) -> None:
         try:
-            mapping = await in_thread(lambda: _read(path, self._session))
+            mapping = await in_thread(
+                lambda: _read(path, self._session), "Reading the mapping file"
+            )
         except S2PError as error:
             self._say(str(error))
         else:

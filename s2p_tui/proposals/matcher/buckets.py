@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from heapq import nlargest
 
 import numpy as np
 
@@ -128,10 +129,10 @@ class Buckets:
         """Pair two, if both are left and fit."""
         targets, sources = self._left
         nodes = self.sides[0].nodes, self.sides[1].nodes
-        if target in targets and source in sources:
-            if self._fits(nodes[0][target], nodes[1][source]):
-                self.found.append((target, source, margin, how))
-                del targets[target], sources[source]
+        are_left = target in targets and source in sources
+        if are_left and self._fits(nodes[0][target], nodes[1][source]):
+            self.found.append((target, source, margin, how))
+            del targets[target], sources[source]
 
     def _take(self, pairs: Iterable[Found]) -> None:
         for n, pair in enumerate(pairs):
@@ -222,12 +223,13 @@ class Buckets:
         for n, i in enumerate(self._left[0]):
             if not n % _OFTEN:
                 self._check()
-            scores: Counter[int] = Counter()
+            scores: dict[int, float] = defaultdict(float)
             for feature in _features(self.sides[0].words[i], self.sides[0].numbers[i]):
                 weight, columns = telling.get(feature, (0, ()))
                 for j in columns:
                     scores[j] += weight
-            near += [(-score, i, j) for j, score in scores.most_common(_MOST_SIMILAR)]
+            best = nlargest(_MOST_SIMILAR, scores, key=scores.__getitem__)
+            near += [(-scores[j], i, j) for j in best]
         near.sort()
         return ((i, j, 0.0, NAMES_AGREE) for _, i, j in near)
 

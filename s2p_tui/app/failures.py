@@ -1,0 +1,91 @@
+"""Faults of the program: one line for the user, the traceback in a log file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import traceback
+from pathlib import Path
+
+from platformdirs import user_state_path
+
+from s2p_tui.errors import S2PError
+from s2p_tui.session.journal import open_private
+
+# The newest faults are what somebody asks for; a loop of them must not fill a home directory.
+_LONGEST_LOG = 256 << 10
+_LONGEST_ENTRY = 32 << 10
+# A status line has 80 cells or so, and the way out is to be seen on it.
+_LONGEST_MESSAGE = 60
+
+
+class UnexpectedError(S2PError):
+    """A fault of the program, not of the user's.
+
+    Attributes:
+        log: Where the traceback is, in words.
+    """
+
+    def __init__(self, message: str, log: str) -> None:
+        super().__init__(message, f"Try again. {log}")
+        self.log = log
+
+
+def unexpected(error: BaseException, doing: str, *, is_private: bool = False) -> UnexpectedError:
+    """Log a fault and put it in one line.
+
+    Args:
+        error: The fault; what its frames hold is let go of.
+        doing: What failed, as the beginning of a sentence.
+        is_private: Whether its message, which may hold what nobody else is to see, is left out.
+    """
+    path = log_file()
+    log = f"Log: {_abbreviated(path)}"
+    try:
+        _append(path, _entry(error, doing, is_private=is_private))
+    except (OSError, MemoryError):
+        log = f"{_abbreviated(path)} cannot be written."
+    # A traceback keeps alive what its functions had in hand: after a MemoryError nearly all of it.
+    traceback.clear_frames(error.__traceback__)
+    if isinstance(error, MemoryError):
+        return UnexpectedError(f"{doing} failed: there is not enough memory.", log)
+    message = "" if is_private else f": {error}".rstrip(": ")[:_LONGEST_MESSAGE]
+    return UnexpectedError(f"{doing} failed: {type(error).__name__}{message}.", log)
+
+
+def log_file() -> Path:
+    """The file that faults are written to."""
+    return user_state_path("s2p-tui", appauthor=False) / "errors.log"
+
+
+def _abbreviated(path: Path) -> str:
+    home = str(Path.home())
+    return str(path).replace(home, "~", 1) if str(path).startswith(f"{home}/") else str(path)
+
+
+def _entry(error: BaseException, doing: str, *, is_private: bool) -> bytes:
+    if is_private:
+        frames = traceback.format_tb(error.__traceback__)
+        lines = [*frames, f"{type(error).__name__}\n"]
+    else:
+        lines = traceback.format_exception(error)
+    head = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {doing} failed\n"
+    text = "".join(lines).encode(errors="backslashreplace")
+    if len(text) > _LONGEST_ENTRY:
+        half = _LONGEST_ENTRY // 2
+        text = text[:half] + b"\n...\n" + text[-half:]
+    return head.encode() + text + b"\n"
+
+
+def _append(path: Path, entry: bytes) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = open_private(path, new=False)
+    with contextlib.closing(os.fdopen(file, "r+b")) as stream:
+        before = stream.read()
+        if len(before) + len(entry) > _LONGEST_LOG:
+            before = before[-(_LONGEST_LOG // 2) :]
+            stream.seek(0)
+            stream.truncate()
+            stream.write(before)
+        stream.write(entry)
