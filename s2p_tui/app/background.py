@@ -79,7 +79,8 @@ WAIT = "Matching is still running; try again when it finishes. Esc stops it."
 TAKEN = "Lined up by names and structure."
 STARTED = "Matching by names and structure again ..."
 STOPPED = "Matching stopped: a starts it again. Until then the rows are doubtful."
-AGAIN = "a tries again. Until then the rows are doubtful."
+AGAIN = "a tries again."
+DOUBTFUL = "Until then the rows are doubtful."
 OFFERED = "Matched by names and structure; your rows stay, a shows what that would change."
 
 
@@ -96,7 +97,7 @@ def words_without(error: S2PError) -> str:
     if isinstance(error, CancelledError):
         return STOPPED
     log = error.log if isinstance(error, UnexpectedError) else error.hint
-    return f"{error.message} {AGAIN} {log}"
+    return f"{error.message} {AGAIN} {log} {DOUBTFUL}"
 
 
 async def match(

@@ -49,7 +49,7 @@ def unexpected(error: BaseException, doing: str, *, is_private: bool = False) ->
     # A traceback keeps alive what its functions had in hand: after a MemoryError nearly all of it.
     traceback.clear_frames(error.__traceback__)
     if isinstance(error, MemoryError):
-        return UnexpectedError(f"{doing} failed: there is not enough memory.", log)
+        return UnexpectedError(f"{doing} failed: not enough memory.", log)
     message = "" if is_private else f": {error}".rstrip(": ")[:_LONGEST_MESSAGE]
     return UnexpectedError(f"{doing} failed: {type(error).__name__}{message}.", log)
 

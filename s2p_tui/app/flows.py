@@ -144,17 +144,17 @@ async def match(workspace: Workspace) -> None:
 async def match_in_background(workspace: Workspace) -> None:
     """Run the matcher beside the keys, and show the rows it found or offer them."""
     session, journal = workspace.session, workspace.journalled.journal
-    workspace.matching = Task()
+    task = workspace.matching = Task()
     try:
-        is_taken = await background.match(
-            session, journal, lambda: workspace.is_current, workspace.matching
-        )
+        is_taken = await background.match(session, journal, lambda: workspace.is_current, task)
     except S2PError as error:
         session.do_without_evidence()
         workspace.view.redraw()
         workspace.say(printable(background.words_without(error)), "lines--bad")
         return
     finally:
+        # Its thread must not go on for an app that ends.
+        task.cancel()
         workspace.matching = None
     if is_taken:
         workspace.saved = session.alignment

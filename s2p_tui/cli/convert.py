@@ -108,7 +108,7 @@ def convert(
     Claude's help. Rows that do not line up, or are doubtful and not trusted, are listed and nothing
     is written: exit status 3. Progress goes to standard error, the summary to standard output.
     """
-    from s2p_tui.cli.progress import run_with_progress
+    from s2p_tui.cli.progress import matching_shown, run_with_progress
     from s2p_tui.conversion.output_names import default_output
     from s2p_tui.conversion.report import result_as_json
     from s2p_tui.session.session import Session
@@ -127,15 +127,17 @@ def convert(
                 "Add --arrange claude, or leave them out.",
             )
         start = "order" if arrange == "order" else "auto"
-        opened = Session.open(
-            checkpoint,
-            skeleton,
-            key=key,
-            allow_missing=allow_missing,
-            like=like,
-            mapping=mapping,
-            arrange=start,
-        )
+        with matching_shown() as task:
+            opened = Session.open(
+                checkpoint,
+                skeleton,
+                key=key,
+                allow_missing=allow_missing,
+                like=like,
+                mapping=mapping,
+                arrange=start,
+                task=task,
+            )
         if mapping is None:
             opened.require_kinship()
         session = opened

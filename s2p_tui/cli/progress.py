@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import TypeVar
 
+from s2p_tui.alignment.task import Task
 from s2p_tui.conversion.job import Job
 from s2p_tui.errors import CancelledError, S2PError
 from s2p_tui.session.signals import cancelling
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.08
+_QUIET_SECONDS = 1.0
 
 
 def run_with_progress(work: Callable[[Job], T]) -> T:
@@ -45,6 +48,47 @@ def run_with_progress(work: Callable[[Job], T]) -> T:
     if isinstance(result, BaseException):
         raise result
     return result
+
+
+@contextmanager
+def matching_shown() -> Generator[Task]:
+    """A task for the matcher, shown on stderr once it has been at work for a second.
+
+    The work stays in this thread, where signals end it and users' factories may run.
+    """
+    task, is_over = Task("matching"), threading.Event()
+    watcher = threading.Thread(target=_watch, args=(task, is_over), daemon=True, name="matching")
+    watcher.start()
+    try:
+        yield task
+    finally:
+        is_over.set()
+        watcher.join()
+
+
+def _watch(task: Task, is_over: threading.Event) -> None:
+    while not task.total:
+        if is_over.wait(_POLL_SECONDS):
+            return
+    if is_over.wait(_QUIET_SECONDS):
+        return
+    if not sys.stderr.isatty():
+        sys.stderr.write("s2p-tui: matching by names and structure ...\n")
+        sys.stderr.flush()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description:<9}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        shown = progress.add_task(task.words, total=task.total)
+        while not is_over.wait(_POLL_SECONDS):
+            progress.update(shown, completed=task.done)
 
 
 def _show_progress(thread: threading.Thread, job: Job) -> None:

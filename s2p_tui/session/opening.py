@@ -29,7 +29,7 @@ def could_line_up(state_dict: StateDict, skeleton: Skeleton) -> bool:
     """
     entries = _per_size(entry.shape for entry in state_dict)
     leaves = _per_size(leaf.shape for leaf in skeleton if leaf.kind == "array")
-    if not entries or not leaves:
+    if not entries or not leaves or not entries.keys().isdisjoint(leaves):
         return True
     return any(
         _makes_up(entry, entries[entry], leaf) or _makes_up(leaf, leaves[leaf], entry)

@@ -1,16 +1,22 @@
-"""How long the matcher takes, and the memory it needs, on mixtures of experts of any size."""
+"""Time and memory of the matcher: mixtures of experts, and names of any kind."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import linear_regression
+from typing import Any
+
+import numpy as np
 
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.transform import Shape, keys_of
 from s2p_tui.proposals.matcher import match
+from tests.benchmarks.alignment_names import NAMES, SHAPES, Names, Sides
 from tests.benchmarks.child import status
 from tests.benchmarks.measure import Report, Result
 
@@ -33,6 +39,10 @@ _EXPERT: tuple[tuple[str, str, Shape], ...] = (
 )
 _CASES = ((20, 8, 0.5, 0.5), (65, 256, 20.0, 1.0))
 """Layers, experts in each, the most seconds, the most GB."""
+_SIZES = {1_000: 0.5, 10_000: None, 100_000: 20.0}
+"""Entries, the most seconds."""
+_MOST_GB = 1.0
+_STEEPEST = 1.2
 
 
 def mixture(layers: int, experts: int) -> tuple[list[tuple[str, Shape]], list[tuple[str, Shape]]]:
@@ -54,24 +64,27 @@ def mixture(layers: int, experts: int) -> tuple[list[tuple[str, Shape]], list[tu
     return entries, leaves
 
 
-def measure(layers: int, experts: int) -> str:
-    """A line of the table, measured in this process."""
-    entries, leaves = mixture(layers, experts)
+def measure(sides: Sides) -> dict[str, Any]:
+    """Match two sides in this process: seconds, GB at the most and over idle, results."""
+    entries, leaves, truth = sides
     state_dict = StateDict(tuple(Entry(key, shape, "float32") for key, shape in entries))
     skeleton = Skeleton(tuple(Leaf(path, shape, "float32") for path, shape in leaves))
     idle = _peak()
     started = time.perf_counter()
     proposal = match(state_dict, skeleton)
     seconds = time.perf_counter() - started
-    right = sum(
-        suggestion.certain
-        and suggestion.source is not None
-        and keys_of(suggestion.source) == (key,)
-        for suggestion, (key, _) in zip(proposal.suggestions, entries, strict=True)
-    )
-    return (
-        f"| {len(entries):,} | {seconds:.2f} | {_peak():.2f} | {_peak() - idle:.2f} | {right:,} |"
-    )
+    pairs = list(zip(proposal.suggestions, truth, strict=True))
+    right = [one.source is not None and keys_of(one.source) == (key,) for one, key in pairs]
+    certain = [one.certain for one, _ in pairs]
+    return {
+        "entries": len(entries),
+        "seconds": seconds,
+        "peak": _peak(),
+        "own": _peak() - idle,
+        "right": sum(right),
+        "certain": sum(map(min, right, certain)),
+        "wrong": sum(sure and not so for sure, so in zip(certain, right, strict=True)),
+    }
 
 
 def _peak() -> float:
@@ -83,25 +96,57 @@ def run(_folder: Path, _runs: int, tell: Report, *, large: bool = False) -> None
     """A line per size in the table of `python -m tests.benchmarks`; the same with `large`."""
     del large
     for layers, experts, seconds, memory in _CASES:
-        cells = _measured(layers, experts).strip("|").split("|")
-        entries, took, peak, _, right = (cell.strip() for cell in cells)
-        result = Result(f"match {entries} entries", f"≤ {seconds:g} s", [float(took)])
-        result.note = f"{right} right; process peak {peak} GB (≤ {memory})"
+        found = _in_child("mixture", layers, experts)
+        result = Result(f"match {found['entries']:,} entries", f"≤ {seconds:g} s")
+        result.seconds = [found["seconds"]]
+        peak = f"process peak {found['peak']:.2f} GB (≤ {memory})"
+        result.note = f"{found['certain']:,} right and certain; {peak}"
+        tell(result)
+    for number, names in enumerate(NAMES):
+        for shapes in SHAPES:
+            _by_size(number, names, shapes, tell)
+
+
+def _by_size(number: int, names: Names, shapes: str, tell: Report) -> None:
+    """A line per size; the last with the power that the time grows with."""
+    took: list[float] = []
+    for size, seconds in _SIZES.items():
+        found = _in_child("names", number, size, shapes)
+        took.append(found["seconds"])
+        budget = "" if seconds is None else f"≤ {seconds:g} s"
+        result = Result(f"match {size:,}, {names.what}, {shapes}", budget, [took[-1]])
+        peak = f"process peak {found['peak']:.2f} GB (≤ {_MOST_GB:g})"
+        result.note = f"{found['right']:,} right, {found['wrong']} wrong and certain; {peak}"
+        if size == max(_SIZES):
+            power = linear_regression(np.log([*_SIZES]).tolist(), np.log(took).tolist()).slope
+            result.note += f"; grows to the power {power:.2f} (≤ {_STEEPEST})"
         tell(result)
 
 
-def _measured(layers: int, experts: int) -> str:
-    command = [sys.executable, "-m", __name__, str(layers), str(experts)]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+def _in_child(*arguments: object) -> dict[str, Any]:
+    command = [sys.executable, "-m", __name__, *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
 
 
 def report() -> None:
-    """Measure every size in a process of its own and print the table."""
+    """Measure every size of a mixture of experts in a process of its own and print the table."""
     head = "entries | seconds | peak GB | of it the matcher's | right | budget"
     print(f"\n| {head} |\n|{'---|' * 6}")
     for layers, experts, seconds, memory in _CASES:
-        print(f"{_measured(layers, experts)} {seconds} s, {memory} GB |", flush=True)
+        found = _in_child("mixture", layers, experts)
+        cells = f"| {found['entries']:,} | {found['seconds']:.2f} | {found['peak']:.2f} "
+        cells += f"| {found['own']:.2f} | {found['certain']:,} | {seconds} s, {memory} GB |"
+        print(cells, flush=True)
+
+
+def _sides(kind: str, *arguments: str) -> Sides:
+    if kind == "mixture":
+        entries, leaves = mixture(*map(int, arguments))
+        return entries, leaves, [key for key, _ in entries]
+    number, size, shapes = arguments
+    return NAMES[int(number)].make(int(size), SHAPES[shapes])
 
 
 if __name__ == "__main__":
-    print(measure(int(sys.argv[1]), int(sys.argv[2])))
+    print(json.dumps(measure(_sides(*sys.argv[1:]))))

@@ -122,11 +122,6 @@ class Workspace(Screen[None]):
         if self.session.awaits_evidence:
             self.call_after_refresh(self._start, flows.match_in_background)
 
-    def on_unmount(self) -> None:
-        # An app that ends must not leave a thread matching.
-        if self.matching is not None:
-            self.matching.cancel()
-
     def on_resize(self) -> None:
         self.call_after_refresh(self._fit_overview)
         self.call_after_refresh(self._show)

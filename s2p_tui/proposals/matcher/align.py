@@ -479,12 +479,13 @@ def _common(
     Of these a window after the other is looked at, without what both begin and end with.
     """
     start, ends = 0, [len(first), len(second)]
-    while start < min(ends) and first[start] == second[start]:
-        yield start, start
-        start += 1
-    while start < min(ends) and first[ends[0] - 1] == second[ends[1] - 1]:
-        ends = [end - 1 for end in ends]
-        yield ends[0], ends[1]
+    if max(ends) > _WINDOW:
+        while start < min(ends) and first[start] == second[start]:
+            yield start, start
+            start += 1
+        while start < min(ends) and first[ends[0] - 1] == second[ends[1] - 1]:
+            ends = [end - 1 for end in ends]
+            yield ends[0], ends[1]
     here = [start, start]
     while here[0] < ends[0] and here[1] < ends[1]:
         check()

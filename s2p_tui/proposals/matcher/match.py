@@ -236,7 +236,8 @@ def _suggestion(
         if turned is not None or (final and piece.shape == leaf.shape):
             return Suggestion(turned or member, sure, pair.how)
     known_layer = (leaf.owner or "").startswith("equinox.nn.")
-    own_name = leaf.owner is None and member == Take(_dict_key(leaf.path)) and not more
+    own_name = isinstance(member, Take) and not more and leaf.path == f"[{member.key!r}]"
+    own_name = own_name and leaf.owner is None
     chosen = orientation.choose(
         steps, leaf.shape, piece, known_layer=known_layer, own_name=own_name
     )
@@ -251,11 +252,6 @@ def _suggestion(
     if may_alternate(expr):
         return Suggestion(expr, False, "heads may alternate in it: nothing shows it", sure)
     return Suggestion(expr, sure and settled, f"{pair.how}; {why}" if why else pair.how, sure)
-
-
-def _dict_key(path: str) -> str:
-    """The key of a leaf that is kept in a dict and in nothing else; empty if it is not."""
-    return path[2:-2] if path.startswith("['") and path.endswith("']") else ""
 
 
 def _may_be_transposed_convolution(expr: Expr, shape: Shape) -> bool:
