@@ -65,7 +65,7 @@ def mixture(layers: int, experts: int) -> tuple[list[tuple[str, Shape]], list[tu
 
 
 def measure(sides: Sides) -> dict[str, Any]:
-    """Match two sides in this process: seconds, GB at the most and over idle, results."""
+    """Match two sides in this process: seconds, GB, and how much was right."""
     entries, leaves, truth = sides
     state_dict = StateDict(tuple(Entry(key, shape, "float32") for key, shape in entries))
     skeleton = Skeleton(tuple(Leaf(path, shape, "float32") for path, shape in leaves))

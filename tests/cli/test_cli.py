@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -19,11 +20,16 @@ import numpy as np
 import pytest
 import torch
 
-from s2p_tui.cli import run
+from s2p_tui.alignment.evidence import Evidence
+from s2p_tui.alignment.skeleton import Skeleton
+from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.alignment.task import Task
+from s2p_tui.cli import progress, run
 from s2p_tui.cli.demo import Pair, compare
 from s2p_tui.cli.demo import make_pair as demo_pair
 from s2p_tui.errors import OutputError
 from s2p_tui.formats.pytree.skeleton import save_skeleton
+from s2p_tui.session import session as session_module
 from tests.models.linears import EqxNet, make_pair
 
 
@@ -81,6 +87,29 @@ def test_convert_follows_a_mapping_file(
     assert out.startswith(f"{pair.output}: 2,088 bytes in ")
     assert "verified" in out
     assert err == ""
+    assert _forwards_agree(pair)
+
+
+def test_convert_shows_a_match_that_takes_long(
+    pair: Pair, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match, shown = session_module._match, "matching by names and structure"
+
+    def slow(state_dict: StateDict, skeleton: Skeleton, task: Task) -> Evidence:
+        task.total = len(skeleton)
+        (watcher,) = (one for one in threading.enumerate() if one.name == "matching")
+        watcher.join(60)
+        return match(state_dict, skeleton, task)
+
+    arguments = [str(pair.model), str(pair.skeleton), "-o", str(pair.output), "--trust-all"]
+    assert run(["convert", *arguments]) == 0
+    assert shown not in capsys.readouterr().err
+    monkeypatch.setattr(progress, "_QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(session_module, "_match", slow)
+    assert run(["convert", *arguments]) == 0
+    out, err = capsys.readouterr()
+    assert shown in err
+    assert shown not in out
     assert _forwards_agree(pair)
 
 
