@@ -90,6 +90,7 @@ class Aligner:
         learned: What is known of names that mean the same here, from a first look.
         order: Whether the order of both sides says something.
         out_last: For shapes that fit either way, whether leaves keep the output axis last.
+        guesses: Whether tensors of large groups that no name tells apart are paired too.
     """
 
     fits: Fits
@@ -97,6 +98,7 @@ class Aligner:
     learned: Learned = field(default_factory=lambda: _NOTHING_LEARNED)
     order: bool = True
     out_last: bool | None = None
+    guesses: bool = True
     seen: list[tuple[tuple[str, ...], tuple[str, ...], float]] = field(default_factory=list)
     lists: Lists = field(default_factory=Lists)
     _known: dict[tuple[int, int], tuple[Pair, ...]] = field(default_factory=dict)
@@ -293,6 +295,8 @@ class _Scope:
         sides = Side.of(targets, self.target), Side.of(sources, self.source)
         buckets = Buckets(*sides, self._fill, self.aligner.task.check)
         buckets.pair_by_name(order=self.aligner.order, apart=self.released)
+        if targets[0].item >= 0 and not self.aligner.guesses:
+            return buckets.found, buckets.left
         mine, theirs = buckets.left
         if mine and theirs and len(mine) * len(theirs) <= _MOST_CELLS:
             rest = [targets[i] for i in mine], [sources[j] for j in theirs]

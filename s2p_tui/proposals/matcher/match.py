@@ -171,7 +171,8 @@ def _fill(
     else:
         order = _orderly(pieces) and not _sorted_by_name(skeleton)
         fits = _Fits(skeleton, pieces)
-        first = Aligner(fits, task, order=order)
+        # Nothing is learned from guesses.
+        first = Aligner(fits, task, order=order, guesses=False)
         found = told(first.align(target, source))
         if not all(pair.how == SAME_NAME for _, _, pair in found):
             learn(orientation, found)
