@@ -11,7 +11,6 @@ from pathlib import Path
 from platformdirs import user_state_path
 
 from s2p_tui.errors import S2PError
-from s2p_tui.session.journal import open_private
 
 # The newest faults are what somebody asks for; a loop of them must not fill a home directory.
 _LONGEST_LOG = 256 << 10
@@ -27,9 +26,7 @@ class UnexpectedError(S2PError):
         log: Where the traceback is, in words.
     """
 
-    def __init__(self, message: str, log: str) -> None:
-        super().__init__(message, f"Try again. {log}")
-        self.log = log
+    log = ""
 
 
 def unexpected(error: BaseException, doing: str, *, is_private: bool = False) -> UnexpectedError:
@@ -48,10 +45,14 @@ def unexpected(error: BaseException, doing: str, *, is_private: bool = False) ->
         log = f"{_abbreviated(path)} cannot be written."
     # A traceback keeps alive what its functions had in hand: after a MemoryError nearly all of it.
     traceback.clear_frames(error.__traceback__)
-    if isinstance(error, MemoryError):
-        return UnexpectedError(f"{doing} failed: not enough memory.", log)
     message = "" if is_private else f": {error}".rstrip(": ")[:_LONGEST_MESSAGE]
-    return UnexpectedError(f"{doing} failed: {type(error).__name__}{message}.", log)
+    if isinstance(error, MemoryError):
+        message = ", not enough memory"
+    failure = UnexpectedError(
+        f"{doing} failed: Unexpected {type(error).__name__}{message}.", f"Try again. {log}"
+    )
+    failure.log = log
+    return failure
 
 
 def log_file() -> Path:
@@ -79,6 +80,9 @@ def _entry(error: BaseException, doing: str, *, is_private: bool) -> bytes:
 
 
 def _append(path: Path, entry: bytes) -> None:
+    # The first frame has not waited for what this imports.
+    from s2p_tui.session.journal import open_private
+
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = open_private(path, new=False)
     with contextlib.closing(os.fdopen(file, "r+b")) as stream:

@@ -134,7 +134,9 @@ async def test_statistics_that_fail(opened: Opened, monkeypatch: pytest.MonkeyPa
         await pilot.press("g", "i")
         assert isinstance(pilot.app.screen, Look)
         look = pilot.app.screen.query_one("#look", Static)
-        await until(pilot, lambda: "Reading failed: ZeroDivisionError" in str(look.content))
+        await until(
+            pilot, lambda: "Reading failed: Unexpected ZeroDivisionError" in str(look.content)
+        )
         assert str(failures.log_file()) in str(look.content)
         assert "ZeroDivisionError: no numbers" in logged()
         await pilot.press("escape", "j")
@@ -148,7 +150,9 @@ async def test_a_conversion_that_fails(
     async with opened(fitting(), size=_WIDE, output=tmp_path / "out.eqx") as (pilot, workspace):
         await pilot.press("c", "enter")
         await until(pilot, lambda: "failed" in status(workspace))
-        assert status(workspace).startswith("Converting failed: not enough memory. Try again.")
+        assert status(workspace).startswith(
+            "Converting failed: Unexpected MemoryError, not enough memory. Try again."
+        )
         assert "MemoryError" in logged()
         await pilot.press("space", "J")
         assert len(workspace.session.history) == 1
@@ -163,7 +167,7 @@ async def test_a_mapping_file_that_cannot_be_read_by_a_fault(
         assert isinstance(pilot.app.screen, LoadMapping)
         await pilot.press("enter")
         remark = pilot.app.screen.query_one("#remark", Label)
-        await until(pilot, lambda: "failed: RuntimeError" in str(remark.content))
+        await until(pilot, lambda: "failed: Unexpected RuntimeError" in str(remark.content))
         await pilot.press("escape", "j")
         assert pilot.app.screen is workspace
         assert "a rare fault" in logged()
@@ -182,7 +186,9 @@ async def test_what_a_client_of_claude_raises_is_told_to_nobody(
         await pilot.press("enter")
         await shows(pilot, Workspace)
         await until(pilot, lambda: "failed" in status(workspace))
-        assert status(workspace).startswith("Asking Claude failed: RuntimeError. Try again.")
+        assert status(workspace).startswith(
+            "Asking Claude failed: Unexpected RuntimeError. Try again."
+        )
         assert "test_failures.py" in logged()
         assert "secret" not in logged()
 
@@ -193,7 +199,7 @@ async def test_a_worker_that_nobody_watches(
     monkeypatch.setattr(Workspace, "_ask_and_convert", raising(KeyError("x")))
     async with opened(fitting(), size=_WIDE) as (pilot, workspace):
         await pilot.press("c")
-        await until(pilot, lambda: "failed: KeyError" in status(workspace))
+        await until(pilot, lambda: "failed: Unexpected KeyError" in status(workspace))
         await pilot.press("space", "J")
         assert len(workspace.session.history) == 1
         assert "KeyError" in logged()
@@ -206,7 +212,7 @@ async def test_reading_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         await until(pilot, lambda: not app.is_running)
     assert app.return_code == 1
     assert app.fatal is not None
-    assert app.fatal.message == "Opening failed: RuntimeError: a rare fault."
+    assert app.fatal.message == "Opening failed: Unexpected RuntimeError: a rare fault."
     assert "Traceback" in logged()
 
 
@@ -228,7 +234,7 @@ async def test_a_key_that_fails_ends_in_one_line(
         await press()
     assert apps[0].return_code == 1
     assert apps[0].fatal is not None
-    assert apps[0].fatal.message == "The app failed: RuntimeError: a rare fault."
+    assert apps[0].fatal.message == "The app failed: Unexpected RuntimeError: a rare fault."
     assert "Traceback" in logged()
     assert "locals" not in capsys.readouterr().err
 
@@ -246,5 +252,5 @@ def test_the_log_is_the_users_own_and_stays_small() -> None:
 def test_a_log_that_cannot_be_written_is_said() -> None:
     failures.log_file().parent.write_text("in the way")
     failure = failures.unexpected(ValueError("why"), "Trying")
-    assert failure.line.startswith("Trying failed: ValueError: why. Try again.")
+    assert failure.line.startswith("Trying failed: Unexpected ValueError: why. Try again.")
     assert "cannot be written" in failure.line
