@@ -38,7 +38,7 @@ def unexpected(error: BaseException, doing: str, *, is_private: bool = False) ->
         is_private: Whether its message, which may hold what nobody else is to see, is left out.
     """
     path = log_file()
-    log = f"Log: {_abbreviated(path)}"
+    log = f"Log: {_abbreviated(path)}."
     try:
         _append(path, _entry(error, doing, is_private=is_private))
     except (OSError, MemoryError):
