@@ -10,9 +10,7 @@ _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _AVERAGES = frozenset(("ema", "swa", "avg", "averaged", "average", "shadow", "polyak"))
 _SLOW = frozenset(("target", "teacher", "momentum", "k", "key"))
 _TRAINED = frozenset(("online", "student", "q", "query", "base", "main"))
-_WHOLE = frozenset(
-    ("model", "module", "net", "network", "backbone", "student", "online", "encoder")
-)
+_WHOLE = frozenset(("model", "module", "net", "network", "backbone", "encoder", "state", "dict"))
 _ROLES: tuple[tuple[frozenset[str], str], ...] = (
     (_AVERAGES, "a moving average of the weights"),
     (frozenset(("target",)), "the target network, a slow copy"),
@@ -29,6 +27,14 @@ _LEAST_OF_KEYS = 3
 """Tensors: `k_proj` beside `q_proj` is a layer of weight and bias, and no copy."""
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+def shape_of(tensor: Any) -> tuple[int, ...]:
+    """The shape of a tensor; empty for a lazy one of torch, which has none yet."""
+    try:
+        return tuple(tensor.shape)
+    except RuntimeError:
+        return ()
 
 
 def words_of(name: str) -> list[str]:
@@ -90,7 +96,7 @@ def copies_within(tensors: Mapping[str, Any]) -> list[tuple[str, str]]:
     for name, tensor in tensors.items():
         for end in _ends(name):
             if name[:end].rpartition(".")[0] in parents:
-                below.setdefault(name[:end], {})[name[end + 1 :]] = tuple(tensor.shape)
+                below.setdefault(name[:end], {})[name[end + 1 :]] = shape_of(tensor)
     pairs: list[tuple[str, str]] = []
     for copy in copies:
         if any(copy.startswith(f"{found}.") for pair in pairs for found in pair):
@@ -122,7 +128,9 @@ def _is_pair(original: str, copy: str, of_original: Shapes, of_copy: Shapes) -> 
             return False
         is_named = base == bare
     else:
-        is_named = base == bare or (not set(base) - _WHOLE and bool(_WHOLE.intersection(others)))
+        is_named = base == bare or not {*base, *bare} - _WHOLE
+        # An average beside one model alone is one of it, however that is called.
+        is_named |= not base and _AVERAGES.issuperset(marks)
     return is_named and _covers(of_original, of_copy)
 
 

@@ -9,7 +9,7 @@ from math import prod
 from typing import Any, NamedTuple, cast
 
 from s2p_tui.errors import AmbiguousStateDictError, Code, Hint, InputError, NoStateDictError
-from s2p_tui.formats.copies import are_copies, copies_within, is_marked, role_of, words_of
+from s2p_tui.formats.copies import are_copies, copies_within, is_marked, role_of, shape_of, words_of
 
 _BOOKKEEPING = frozenset(
     (
@@ -47,8 +47,13 @@ _LONGEST_LIST = 1 << 17
 """Items: what is longer is data, not a list of models."""
 _MOST_ITEMS, _MOST_LETTERS = 1 << 22, 1 << 26
 """Looked through in all: what lies deepest is looked at last, and pickles can share without end."""
+_PER_CHILD = 8
+"""A child to be looked into takes more time and memory than a number or a string."""
 _LEAVES = frozenset((str, int, float, bool, bytes, type(None)))
 _SHOWN = 20
+_MOST_PARTS = 200
+_LEAST_ALIKE = 3
+"""Tensors: two embeddings of one shape are no two models."""
 _DOMINANT = 10
 ALL = "."
 """The key of everything in a checkpoint, each part's names behind its place."""
@@ -116,10 +121,10 @@ class _Group:
 
     def weights(self) -> int:
         """How many tensors may be weights: no single numbers, no generator's bytes."""
-        return sum(prod(tensor.shape) != 1 and not _is_rng(tensor) for tensor in self._values())
-
-    def _values(self) -> Sequence[Any]:
-        return list(self.tensors.values())
+        return sum(
+            prod(shape) != 1 and not (len(shape) == 1 and _is_of_bytes(self.tensors[name]))
+            for name, shape in self.sizes().items()
+        )
 
     def others(self) -> tuple[str, ...]:
         return tuple(_shown(name) for name in self.items if name not in self.tensors)
@@ -129,7 +134,7 @@ class _Group:
 
     def sizes(self) -> dict[str, tuple[int, ...]]:
         if not self.shapes:
-            self.shapes.update((name, tuple(t.shape)) for name, t in self.tensors.items())
+            self.shapes.update((name, shape_of(tensor)) for name, tensor in self.tensors.items())
         return self.shapes
 
 
@@ -235,11 +240,12 @@ def _best(groups: Mapping[str, _Group], label: str, nameless: list[_Nameless]) -
     place = next(iter(candidates))
     left = [at for at in likely if at != place and not (place == "" or at.startswith(f"{place}."))]
     if left:
-        counted = [f"{at or ALL} ({len(likely[at].tensors)})" for at in left]
-        notes.append(f"tensors beside the state dict are left out: {_some(counted)}")
+        names = [f"{at}.{name}".removeprefix(".") for at in left for name in likely[at].tensors]
+        notes.append(f"tensors beside the state dict are left out: {_some(names)}")
     copies = copies_within(candidates[place].tensors)
     if copies:
-        raise _question(label, _as_groups(place, candidates[place], copies), [(place or ALL)])
+        whole = (place or ALL, len(candidates[place].tensors))
+        raise _question(label, _as_groups(place, candidates[place], copies), [whole])
     return _taken(place, groups, notes)
 
 
@@ -284,14 +290,25 @@ def _outer(place: str) -> list[str]:
     return ["", *(place[:end] for end, letter in enumerate(place) if letter == ".")]
 
 
-def _may_be_joined(candidates: Mapping[str, _Group]) -> list[str]:
-    """`.` if the candidates are parts of one model, not several of a kind."""
+def _may_be_joined(candidates: Mapping[str, _Group]) -> list[tuple[str, int]]:
+    """Where all candidates lie, if they may be parts of one model, and how many tensors they have.
+
+    Several models of a kind are not joined.
+    """
     groups = list(candidates.values())
-    if len(groups) > _SHOWN or any(map(is_marked, candidates)):
+    if len(groups) > _MOST_PARTS or any(map(is_marked, candidates)):
         return []
-    pairs = [(one, two) for n, one in enumerate(groups) for two in groups[:n]]
-    alike = any(are_copies(one.sizes(), two.sizes()) for one, two in pairs)
-    return [] if alike else [ALL]
+    for number, group in enumerate(groups):
+        for other in groups[:number]:
+            is_small = min(len(group.tensors), len(other.tensors)) < _LEAST_ALIKE
+            if not is_small and are_copies(group.sizes(), other.sizes()):
+                return []
+    shared = next(
+        outer
+        for outer in reversed(["", *_outer(next(iter(candidates)))])
+        if all(not outer or at.startswith(f"{outer}.") for at in candidates)
+    )
+    return [(shared or ALL, sum(len(group.tensors) for group in groups))]
 
 
 def _as_groups(place: str, group: _Group, copies: Sequence[tuple[str, str]]) -> dict[str, _Group]:
@@ -303,18 +320,17 @@ def _as_groups(place: str, group: _Group, copies: Sequence[tuple[str, str]]) -> 
 
 
 def _question(
-    label: str, candidates: Mapping[str, _Group], whole: Sequence[str]
+    label: str, candidates: Mapping[str, _Group], whole: Sequence[tuple[str, int]]
 ) -> AmbiguousStateDictError:
     is_copied = any(map(is_marked, candidates))
     choices = [(at or ALL, len(group.tensors)) for at, group in candidates.items()]
     meanings = {
         at or ALL: role_of(at) or ("the trained weights" if is_copied else "") for at in candidates
     }
-    total = sum(count for _, count in choices)
-    for key in whole:
-        choices.append((key, total))
-        meanings[key] = "everything together"
-    words = [f"{key} ({count} items{_behind(meanings[key])})" for key, count in choices[:_SHOWN]]
+    choices = [*choices[:_SHOWN], *whole, *choices[_SHOWN:]]
+    meanings |= {key: "everything together" for key, _ in whole}
+    shown = choices[: _SHOWN + len(whole)]
+    words = [f"{key} ({count} items{_behind(meanings[key])})" for key, count in shown]
     return AmbiguousStateDictError(
         f"{label} holds several state dicts: {', '.join(words)}.",
         choices,
@@ -382,8 +398,8 @@ def _is_bookkeeping(name: str) -> bool:
     return words[0] == "hyper" and len(words) > 1 and words[1] in _SETTINGS
 
 
-def _is_rng(tensor: Any) -> bool:
-    return len(tensor.shape) == 1 and str(tensor.dtype).removeprefix("torch.") == "uint8"
+def _is_of_bytes(tensor: Any) -> bool:
+    return str(tensor.dtype).removeprefix("torch.") == "uint8"
 
 
 def _groups(
@@ -419,7 +435,7 @@ def _groups(
             yield place, group
         elif items and all(map(is_tensor, items.values())):
             nameless.append(_Nameless(place, len(items)))
-        visited += len(items)
+        visited += len(items) - len(tensors)
         for name, child in items.items():
             if type(child) in _LEAVES or is_tensor(child) or letters > _MOST_LETTERS:
                 continue
@@ -427,4 +443,5 @@ def _groups(
             if len(shown) <= _LONGEST_NAME:
                 at = f"{place}.{shown}".removeprefix(".")
                 letters += len(at)
+                visited += _PER_CHILD
                 queue.append((at, child, depth + 1, is_likely and not _is_bookkeeping(shown)))

@@ -129,14 +129,14 @@ class PickledItems:
 def _attributes(value: Placeholder) -> dict[Any, Any] | None:
     """An object's attributes, as far as they are pickled plainly."""
     state = value.state
-    parts = cast("tuple[Any, ...]", state if type(state) is tuple else ())
-    if len(parts) == 2:
+    if type(state) is tuple:
         # Attributes and those in `__slots__`: rarely are there both.
-        state = cast("Any", parts[0] or parts[1])
+        parts = cast("tuple[Any, ...]", state)
+        state = (parts[0] or parts[1]) if len(parts) == 2 else None
     if type(state) is dict:
-        return cast("dict[Any, Any]", state)
+        return _dict(state)
     first = value.arguments[0] if value.arguments else None
-    return cast("dict[Any, Any]", first) if type(first) is dict else None
+    return _dict(first) if type(first) is dict else None
 
 
 def seen(value: Any) -> Any:

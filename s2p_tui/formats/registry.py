@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from s2p_tui.formats.chunks import (
 )
 from s2p_tui.formats.dcp import find_list, open_dcp, refuse_chunk_file
 from s2p_tui.formats.folders import find_files, find_index
+from s2p_tui.formats.narrowed import begins_with, narrowed
 from s2p_tui.formats.parts import alone_of_many, refuse_ranks, refuse_zero, zero_hint
 from s2p_tui.formats.safetensors import open_safetensors
 from s2p_tui.formats.sharded import open_parts, open_sharded
@@ -73,14 +75,17 @@ def _open_file(path: Path, key: str | None, allow_missing: bool) -> Checkpoint:
             Hint(Code.SWAPPED_SIDES),
         )
     if kind == "sharded":
-        checkpoint = open_sharded(path, key, allow_missing=allow_missing)
+        checkpoint = _selected(
+            path, lambda name: open_sharded(path, name, allow_missing=allow_missing), key
+        )
     elif kind == "dcp":
         checkpoint = open_dcp(path, key, allow_missing=allow_missing)
     else:
         refuse_chunk_file(path)
         refuse_ranks(path)
         refuse_zero(path)
-        checkpoint = reader(path, key)
+        flat = kind == "safetensors"
+        checkpoint = narrowed(reader(path, None), key, str(path)) if flat else reader(path, key)
     _refuse_placeholders(path, checkpoint)
     alone = alone_of_many(path)
     notes = (*checkpoint.notes, alone) if alone else checkpoint.notes
@@ -98,7 +103,9 @@ def _open_folder(folder: Path, key: str | None, allow_missing: bool) -> Checkpoi
     if isinstance(found, Path):
         checkpoint = _open_file(found, key, allow_missing)
     else:
-        checkpoint = replace(open_parts(found, key), kind="sharded")
+        parts = found
+        checkpoint = _selected(folder, lambda name: open_parts(parts, name), key)
+        checkpoint = replace(checkpoint, kind="sharded")
     return replace(checkpoint, notes=(*checkpoint.notes, *notes))
 
 
@@ -114,6 +121,19 @@ def _refuse_placeholders(path: Path, checkpoint: Checkpoint) -> None:
             "leaves them where it splits the parameters over all processes.",
             hint,
         )
+
+
+def _selected(
+    path: Path, opened: Callable[[str | None], Checkpoint], key: str | None
+) -> Checkpoint:
+    """A checkpoint of several files, or the part of it whose names begin with the key."""
+    if key is None:
+        return narrowed(opened(None), None, str(path))
+    with suppress(InputError):
+        checkpoint = opened(None)
+        if key in ("", ".") or begins_with(checkpoint, key):
+            return narrowed(checkpoint, key, str(path))
+    return opened(key)
 
 
 def open_target(path: str | Path) -> Target:

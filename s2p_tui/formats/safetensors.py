@@ -39,7 +39,7 @@ def open_safetensors(path: Path, key: str | None = None) -> Checkpoint:
 
     Args:
         path: The file.
-        key: Must be empty or None: these files do not nest.
+        key: Must be empty or None: these files do not nest. See `narrowed`.
 
     Raises:
         InputError: The header is damaged, lies about the data or names a tensor twice.

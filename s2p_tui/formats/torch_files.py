@@ -369,22 +369,27 @@ def _members(
     """
     with zipfile.ZipFile(stream) as archive:
         infos = archive.infolist()
-    first = min((info.header_offset for info in infos), default=0)
-    if first == 0:
-        return infos, ()
-    with mmap.mmap(stream.fileno(), first, access=mmap.ACCESS_READ) as front:
-        try:
-            with zipfile.ZipFile(cast("BinaryIO", front)) as archive:
-                infos = archive.infolist()
-        except zipfile.BadZipFile:
-            infos = []
-    if min((info.header_offset for info in infos), default=1):
-        raise InputError(
-            f"{path} is refused: its archive begins at byte {first:,}, not at the first, so that "
-            "something else may be meant.",
-            "Copy or download it again, or save it again with torch.save to a file of its own.",
-        )
-    return infos, ("more than one archive lies in the file: the first is read, as torch.load does",)
+    begins = start = _start(infos)
+    while start:
+        with mmap.mmap(stream.fileno(), start, access=mmap.ACCESS_READ) as front:
+            try:
+                with zipfile.ZipFile(cast("BinaryIO", front)) as archive:
+                    infos = archive.infolist()
+            except (zipfile.BadZipFile, ValueError):
+                infos = []
+        if not infos or not _start(infos) < start:
+            raise InputError(
+                f"{path} is refused: its archive begins at byte {start:,}, not at the first, so "
+                "that something else may be meant.",
+                "Copy or download it again, or save it again with torch.save to a file of its own.",
+            )
+        start = _start(infos)
+    note = "more than one archive lies in the file: the first is read, as torch.load does"
+    return infos, (note,) if begins else ()
+
+
+def _start(infos: Iterable[zipfile.ZipInfo]) -> int:
+    return min((info.header_offset for info in infos), default=0)
 
 
 def _pickled(path: Path, stream: io.BufferedReader, info: zipfile.ZipInfo) -> Pickled:

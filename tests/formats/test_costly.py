@@ -22,20 +22,51 @@ from tests.fuzz.trial import limited_memory, limited_time
 from tests.helpers.files import read, save_safetensors, save_zip
 
 MANY = 100_000
+
+
+def spelt(text: bytes) -> bytes:
+    return b"X" + struct.pack("<I", len(text)) + text
+
+
 LARGE_TUPLE = b"(" + b"N" * MANY + b"tq\x00"
 DEVICE = LARGE_TUPLE + b"ctorch\ndevice\nq\x01"
 LARGE_NUMBER = b"\x8b" + struct.pack("<i", MANY * 10) + b"\x7f" * MANY * 10
 COSTLY: dict[str, tuple[bytes, str]] = {
-    "many arguments": (DEVICE + b"h\x01h\x00R0" * MANY, "arguments"),
-    "new object": (DEVICE + b"h\x01h\x00\x810" * MANY, "arguments"),
+    "many arguments": (DEVICE + b"h\x01h\x00R0" * MANY + b"N", "no state dict"),
+    "new object": (DEVICE + b"h\x01h\x00\x810" * MANY + b"N", "no state dict"),
+    "many arguments of a tensor": (
+        LARGE_TUPLE + b"ctorch._utils\n_rebuild_tensor\nq\x01" + b"h\x01h\x00R0" * MANY,
+        "arguments",
+    ),
     "copied again": (
         b"](" + b"NN\x86" * MANY + b"e\x85q\x00ccollections\nOrderedDict\nq\x01"
         + b"h\x01h\x00R0" * MANY, "again and again",
     ),
-    "long key": (LARGE_TUPLE + b"}" + b"h\x00Ns" * MANY, "parts"),
-    "long key of a set": (LARGE_TUPLE + b"\x8f" + b"(h\x00\x90" * MANY, "parts"),
-    "large number": (LARGE_NUMBER + b"q\x00}" + b"h\x00Ns" * MANY, "digits"),
-    "large number in a key": (LARGE_NUMBER + b"\x85q\x00}" + b"h\x00Ns" * MANY, "digits"),
+    "long key": (LARGE_TUPLE + b"}" + b"h\x00Ns" * MANY, "no state dict"),
+    "long key of a set": (LARGE_TUPLE + b"\x8f" + b"(h\x00\x90" * MANY, "no state dict"),
+    "large number": (LARGE_NUMBER + b"q\x00}" + b"h\x00Ns" * MANY, "no state dict"),
+    "large number in a key": (
+        LARGE_NUMBER + b"\x85q\x00}" + b"h\x00Ns" * MANY, "no state dict",
+    ),
+    "one state of many objects": (
+        b"}(" + b"".join(b"K\x01M" + struct.pack("<H", n) for n in range(2)) + b"u0"
+        + b"}(" + b"".join(b"J" + struct.pack("<i", n) + b"]" for n in range(MANY)) + b"uq\x00"
+        + b"0](" + b"cm\nC\n)\x81h\x00b" * MANY + b"e", "no state dict",
+    ),
+    "one list of many objects": (
+        b"](" + b"]" * MANY + b"eq\x000](" + b"cm\nC\nh\x00\x85R" * MANY + b"e", "no state dict",
+    ),
+    "modules in modules": (
+        b"}(" + spelt(b"_parameters") + b"}" + spelt(b"_buffers") + b"}" + spelt(b"_modules")
+        + b"}uq\x000cm\nC\n)\x81h\x00bq\x010"
+        + b"".join(
+            b"cm\nC\n)\x81}(" + spelt(b"_parameters") + b"}" + spelt(b"_buffers") + b"}"
+            + spelt(b"_modules") + b"}(" + spelt(b"a") + b"h\x01" + spelt(b"b") + b"h\x01u"
+            + b"ubq\x010" for _ in range(60)
+        ) + b"h\x01", "without end",
+    ),
+    "deep objects": (b"cm\nC\nq\x000N" + b"q\x010h\x00h\x01\x85R" * MANY, "no state dict"),
+    "deep states": (b"cm\nC\nq\x000N" + b"q\x010h\x00)Rh\x01b" * MANY, "no state dict"),
 }  # fmt: skip
 
 

@@ -93,10 +93,16 @@ def test_a_header_length_that_lies(tmp_path: Path, length: int) -> None:
         open_checkpoint(path)
 
 
-def test_these_files_do_not_nest(tmp_path: Path) -> None:
-    path = save_safetensors({"model.a": torch.ones(2)}, tmp_path / "a.safetensors")
-    with pytest.raises(InputError, match="holds one state dict"):
-        open_checkpoint(path, "model")
+def test_a_key_is_what_names_begin_with(tmp_path: Path) -> None:
+    state = {"model.a": torch.ones(2), "model.b.c": torch.zeros(3), "modelb": torch.ones(1)}
+    path = save_safetensors(state, tmp_path / "a.safetensors")
+    checkpoint = open_checkpoint(path, "model")
+    assert checkpoint.key == "model"
+    assert {entry.key for entry in checkpoint.state_dict} == {"a", "b.c"}
+    assert read(checkpoint, "a").tolist() == [1, 1]
+    checkpoint.tensors.close()
+    with pytest.raises(InputError, match="no state dict at --key 'mod'"):
+        open_checkpoint(path, "mod")
 
 
 def test_the_header_we_write_is_the_librarys(tmp_path: Path) -> None:
