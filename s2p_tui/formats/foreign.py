@@ -316,7 +316,7 @@ def _of_text(path: Path, text: str) -> InputError:
             _ACCEPTED,
         )
     said = one_line(text.partition("\n")[0].strip()[:_QUOTED], _QUOTED)
-    if len(text) < _QUOTED or _SOUNDS_FAILED.search(low):
+    if _SOUNDS_FAILED.search(low):
         return InputError(f"{path} is no checkpoint but a message: {said!r}.", _DOWNLOAD)
     return InputError(f"{path} is a text, no checkpoint; it begins {said!r}.", _ACCEPTED)
 
