@@ -39,12 +39,18 @@ SAVE_AGAIN = "Save it again with torch.save(model.state_dict(), file)."
 _SHOWN = 5
 _PLAIN = frozenset(
     (
-        *("builtins", "__builtin__", "collections", "copyreg", "copy_reg", "_codecs", "datetime"),
+        *("collections", "copyreg", "copy_reg", "_codecs", "datetime"),
         *("pathlib", "types", "argparse", "io", "_io", "decimal", "fractions", "uuid", "enum"),
         *("functools", "operator", "numpy", "torch", "random", "persistent", "ml_dtypes"),
     )
 )
 """Packages whose objects are plain values beside weights, of which nobody has to be told."""
+_PLAIN_BUILTINS = frozenset(
+    (
+        *("set", "frozenset", "list", "dict", "tuple", "bytearray", "bytes", "complex", "object"),
+        *("int", "float", "bool", "str", "range", "slice", "type", "Ellipsis", "NotImplemented"),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +279,8 @@ def _passed_over(
         )
     counts: Counter[str] = Counter()
     for (module, name), calls in pickled.strangers.items():
-        if (module, name) not in classes:
+        is_builtin = module in ("builtins", "__builtin__") and name in _PLAIN_BUILTINS
+        if (module, name) not in classes and not is_builtin:
             counts[module.partition(".")[0]] += max(calls, 1)
     told = [(name, count) for name, count in counts.items() if name not in _PLAIN]
     if told:

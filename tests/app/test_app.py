@@ -100,14 +100,17 @@ async def test_asks_which_state_dict() -> None:
     def open_session(key: str | None) -> Session:
         asked.append(key)
         if key is None:
-            raise AmbiguousStateDictError("Several.", [("model[b]", 3), ("ema", 3)])
+            meanings = {"ema": "a moving average of the weights"}
+            choices = [("model[b]", 3), ("ema", 3)]
+            raise AmbiguousStateDictError("Several.", choices, meanings=meanings)
         return fitting()
 
     app = app_for(open_session)
     async with app.run_test() as pilot:
         await until(pilot, lambda: isinstance(app.screen, WhichStateDict))
-        shown = app.screen.query_one(OptionList).get_option_at_index(0).prompt
-        assert str(shown) == "model[b]  3 tensors"
+        options = app.screen.query_one(OptionList)
+        shown = [str(options.get_option_at_index(number).prompt) for number in range(2)]
+        assert shown == ["model[b]  3 tensors", "ema  3 tensors  a moving average of the weights"]
         await pilot.press("j", "enter")
         await until(pilot, lambda: isinstance(app.screen, Workspace))
     assert asked == [None, "ema"]

@@ -115,6 +115,31 @@ def test_nothing_in_a_pickle_is_run(
     assert set(os.listdir()) == before
 
 
+def beside_a_model(payload: bytes) -> bytes:
+    """A training checkpoint in which the payload lies beside a model."""
+    body = payload[2:].removesuffix(b".")
+    rebuild = tensor_pickle(0, (3, 4), (4, 1))[2:].removesuffix(b".")
+    return b"\x80\x04}(" + text(b"settings") + body + text(b"model") + rebuild + b"u."
+
+
+@pytest.mark.parametrize("wrap", [as_zip, as_legacy])
+@pytest.mark.parametrize("case", sorted(PAYLOADS.keys() - {"extension", "nested module"}))
+def test_beside_a_model_it_is_inert(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, wrap: Callable[..., Path]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = wrap(beside_a_model(PAYLOADS[case][0]), tmp_path / "model.pt")
+    before = set(os.listdir())
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.key == "model"
+    assert not read(checkpoint, "w").any()
+    checkpoint.tensors.close()
+    package = PAYLOADS[case][1].partition(".")[0]
+    if package not in ("_reconstruct", "runstring", "system", "torch"):
+        assert any(note.startswith("passed over") for note in checkpoint.notes)
+    assert set(os.listdir()) == before
+
+
 def test_the_canary_would_sing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for case in ("os.system", "exec 4", "INST"):

@@ -98,6 +98,7 @@ FOREIGN: dict[str, Callable[[], Any]] = {
     "a loss module": lambda: foreign("losses", "Focal", torch.nn.Module)(),
     "a nested key": lambda: {((1, 2), (3, (4,))): "x", frozenset({1}): 2},
     "a function": lambda: print,
+    "an object in a persistent id's way": lambda: torch.nn.Linear,
     "a large number": lambda: {10**2000: 1},
 }
 
