@@ -284,3 +284,11 @@ def test_shards_may_be_links_as_downloads_keep_them(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(index)
     assert read(checkpoint, "w").tolist() == [1, 1]
     checkpoint.tensors.close()
+
+
+def test_a_pickle_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("s2p_tui.formats.pickle_machine.MOST_OPCODES", 1000)
+    for opcode in (b"N", b"K\x01", b"}", b"(", b"0"):
+        path = as_legacy(b"\x80\x02" + opcode * 2000 + b".", tmp_path / "model.pt")
+        with pytest.raises(InputError, match=r"opcodes|pop from empty"):
+            open_checkpoint(path)
