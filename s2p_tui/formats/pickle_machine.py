@@ -9,9 +9,9 @@ How it is bounded:
 - Each opcode takes constant time and memory, except for the bytes it carries itself. Work that
   grows with the size of a value (`OrderedDict(items)`, hashing a tuple) is either limited per call
   or, in all, to the number of opcodes: a pickle can name a large value again in two bytes.
-- There are at most `MOST_OPCODES`, which take at most 105 bytes of memory each (measured; an empty
 - There are at most `MOST_OPCODES`, which take at most 105 bytes of memory each (measured: an empty
   set), and nothing is ever walked or hashed in depth.
+- Long strings stay in the file: only their place is recorded (`Stretch`).
 """
 
 from __future__ import annotations
