@@ -107,7 +107,7 @@ async def test_a_bug_ends_in_the_status_line(
     async with opened(held) as (pilot, workspace):
         await pilot.press("a")
         await until(pilot, lambda: "Unexpected RuntimeError: no such thing" in status(workspace))
-        await pilot.press("J")
+        await pilot.press("F", "J")
         assert len(held.history) == 1
 
 

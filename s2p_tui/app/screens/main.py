@@ -426,6 +426,7 @@ class Workspace(Screen[None]):
 
     def action_claude(self) -> None:
         if not (self.is_busy or self._must_wait()):
+            self.is_busy = True
             self._start(flows.ask_claude)
 
     def action_convert(self) -> None:
@@ -437,6 +438,7 @@ class Workspace(Screen[None]):
                 self.go_to(first)
                 self.say(wording.blocked(self.session, first), "lines--bad")
         elif not self.is_busy:
+            self.is_busy = True
             self._start(flows.convert)
 
     def action_save(self) -> None:

@@ -252,6 +252,9 @@ class Review(ListKeys, Screen[frozenset[int] | None]):
         self._show()
 
     def _show_lines(self) -> None:
+        # A key typed ahead may have closed the screen before it was composed.
+        if not self.query(LineList):
+            return
         self.line_list.show(len(self.reviewing.lines), self.reviewing.line_number)
         self._show()
 
