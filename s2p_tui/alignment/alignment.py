@@ -165,6 +165,8 @@ class Rows(Sequence[Row]):
     def in_force(self, index: int | slice | NDArray[np.integer] = slice(None)) -> Numbers:
         """Return the decisions on rows, which are none where their sources came by moves."""
         sources, decisions = self.sources[index], self.decisions[index]
+        if self.decided is self.sources:
+            return decisions
         undecided = np.where(sources == NOTHING, BY_ORDER, MOVED)
         return np.where(self.decided[index] == sources, decisions, undecided).astype(np.int32)
 
