@@ -124,8 +124,9 @@ class Cursor:
             self.marks.update(here)
 
     def pick_up(self) -> None:
-        """Take what is under the cursor in hand."""
-        here = self.here
+        """Take the marked rows in hand, else what is under the cursor."""
+        marked = self.marked()
+        here = range(marked[0], marked[-1] + 1) if marked else self.here
         self.picked, self.picked_rows = here.start, len(here)
 
     @property
