@@ -1,4 +1,4 @@
-"""What names, structure and order say about which entry feeds which leaf.
+"""Evidence of names, structure and order for which entry feeds which leaf.
 
 A proposer gathers it; judging a row weighs it. Evidence never changes an alignment by itself.
 """
@@ -26,7 +26,7 @@ from s2p_tui.alignment.transform import Expr, Flip, Permute, Take, describe, key
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """What one leaf should take.
+    """The source that one leaf should take.
 
     Attributes:
         source: The expression that fills the leaf, or None if nothing in the checkpoint does.
@@ -194,7 +194,7 @@ def weigh(
     skeleton: Skeleton,
     evidence: Evidence | None,
 ) -> Verdict:
-    """How well a row fits its leaf by shapes, dtypes and layer, and by the evidence.
+    """Judge a row alone by shapes, dtypes and layer, and by the evidence.
 
     Reads no tensor data.
 
@@ -219,7 +219,7 @@ def weigh(
 def _doubt(
     place: int, row: Row, state_dict: StateDict, skeleton: Skeleton, evidence: Evidence
 ) -> str:
-    """Why a row may be wrong although it fits; empty if nothing speaks against it.
+    """Return why a row may be wrong although it fits; empty if nothing speaks against it.
 
     Rows the user chose are trusted unless the names contradict them. So are Claude's rows that the
     user accepted, except for a weight's orientation. Rows that came here by an edit elsewhere were
@@ -272,14 +272,14 @@ def _moved(source: Expr | None) -> bool:
 
 
 def _turned_doubt(row: Row, leaf: Leaf, state_dict: StateDict) -> str:
-    """Why an entry may not be turned for a layer that keeps PyTorch's layout; empty if it may."""
+    """Return a doubt about an entry transposed for a layer that keeps PyTorch's layout."""
     known = (leaf.owner or "").startswith("equinox.nn.") and rule_for(leaf) is None
     whole = known and len(row.keys) == 1 and state_dict.shape(row.keys[0]) == leaf.shape
     return "this layer keeps PyTorch's layout" if whole and _moved(row.source) else ""
 
 
 def _layout_doubt(row: Row, leaf: Leaf, state_dict: StateDict) -> str:
-    """Why the shapes leave open how a row's entries go in; empty if they or the layer settle it."""
+    """Return why shapes do not settle the layout of a row's entries; empty if they do."""
     if rule_for(leaf) is not None:
         return ""
     if (leaf.owner or "").startswith("equinox.nn."):

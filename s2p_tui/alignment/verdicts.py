@@ -86,7 +86,7 @@ class _Kinds:
 
     @property
     def count(self) -> int:
-        """How many kinds of source there are."""
+        """Number of kinds of source."""
         return len(self._known)
 
     def learn(self) -> None:
@@ -381,7 +381,7 @@ class Verdicts:
 
 
 class _Facts:
-    """What the decisions on a range of rows say."""
+    """Flags of the decisions on a range of rows."""
 
     def __init__(self, rows: Rows, there: slice) -> None:
         decisions, known = rows.in_force(there), rows.numbering.facts
