@@ -1,4 +1,4 @@
-"""Which entries feed which leaf: one row per leaf.
+"""The alignment: one row per leaf, with the entries that feed it.
 
 Edits (`s2p_tui.alignment.edits`) make the next alignment from one; nothing else does.
 """
@@ -34,7 +34,7 @@ from s2p_tui.alignment.transform import Expr, keys_of
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one leaf takes. Exactly one of: a source, a gap, or nothing yet.
+    """One leaf's part of an alignment. Exactly one of: a source, a gap, or nothing yet.
 
     Attributes:
         source: The expression over entries that fills the leaf, or None.
@@ -55,7 +55,7 @@ class Row:
 
     @property
     def stays(self) -> bool:
-        """Whether entries flow around the row instead of through it."""
+        """True if entries flow around the row instead of through it."""
         return self.gap or self.fixed
 
     @property
@@ -165,6 +165,8 @@ class Rows(Sequence[Row]):
     def in_force(self, index: int | slice | NDArray[np.integer] = slice(None)) -> Numbers:
         """Return the decisions on rows, which are none where their sources came by moves."""
         sources, decisions = self.sources[index], self.decisions[index]
+        if self.decided is self.sources:
+            return decisions
         undecided = np.where(sources == NOTHING, BY_ORDER, MOVED)
         return np.where(self.decided[index] == sources, decisions, undecided).astype(np.int32)
 

@@ -20,7 +20,7 @@ def by_number(keys: Sequence[str]) -> tuple[str, ...]:
 
 
 def other_number(key: str, other: str) -> bool:
-    """Whether two keys are alike up to a number that differs, and this is that of a block.
+    """Return True if two keys are alike up to a number that differs, and this is that of a block.
 
     The numbers of the tensor and of its own module, as in `norm1.weight`, are no block's.
     """

@@ -1,4 +1,4 @@
-"""What could fill a leaf, or which leaf could take an entry: the likeliest names first.
+"""Candidates for a leaf, or leaves for an entry: the likeliest names first.
 
 Work is bounded: names are compared by `rapidfuzz` within groups of equal fit by size, and no more
 are listed than someone would look through.
@@ -22,7 +22,7 @@ _FUZZY_FROM = 70
 
 
 class Tier(IntEnum):
-    """How well sizes go together, best first."""
+    """Fit of two sizes, best first."""
 
     SUGGESTED = 0
     SAME_SHAPE = 1

@@ -1,4 +1,4 @@
-"""What could be done to entries so that they fill one leaf: the list to choose from.
+"""The transforms by which entries can fill one leaf: the list to choose from.
 
 Best first: what it makes with the other parts of its layer, the entry as the leaf's layer needs it,
 the layout changes between the two shapes, the same with kernels flipped, parts of a larger entry;
@@ -57,7 +57,7 @@ class Choice:
 
     @property
     def doubtful(self) -> bool:
-        """Whether the row would have to be trusted."""
+        """True if the row would have to be trusted."""
         return self.verdict.fit is Fit.DOUBTFUL
 
 
@@ -94,7 +94,7 @@ def _in_words(expr: Expr, done: Expr, state_dict: StateDict) -> str:
 
 
 def why_none(leaf: Leaf, keys: Sequence[str], state_dict: StateDict) -> str:
-    """Why `choices` is empty, in a sentence."""
+    """Return why `choices` is empty, in a sentence."""
     if not keys:
         return "No entry feeds this leaf."
     shapes = [state_dict.shape(key) for key in keys]
@@ -143,7 +143,7 @@ _Offer = tuple[Expr, str]
 
 
 def _of_parts(leaf: Leaf, keys: Sequence[str], state_dict: StateDict) -> Iterator[_Offer]:
-    """What an entry makes together with its companions, be they given or not."""
+    """Return the transforms of an entry with its companions, given or not."""
     for composite in composites_of(keys, state_dict):
         others = [part for part in composite.parts if part not in keys]
         made = composed(leaf, composite, state_dict)
@@ -245,7 +245,7 @@ def _each(
 
 
 def _lengths(whole: Shape, axis: int, shapes: Iterable[Shape]) -> list[int] | None:
-    """How far each entry reaches along an axis of what they make up; None if they do not."""
+    """Return each entry's reach along an axis of what they make up; None if they do not."""
     across = prod(_with(whole, axis, 1))
     if not across or any(prod(shape) % across for shape in shapes):
         return None

@@ -28,7 +28,7 @@ def modules_of(source: Expr) -> Modules:
 
 
 class Company:
-    """What the rows of one pair mean for each other.
+    """Doubts about the rows of one pair that come from other rows.
 
     Args:
         state_dict: The entries.

@@ -107,12 +107,12 @@ _PATTERNS: tuple[tuple[re.Pattern[str], Kind, tuple[str, ...]], ...] = tuple(
 
 
 def may_be_part(key: str) -> bool:
-    """Whether an entry is named as parts of composites are, so that `composite_of` may find one."""
+    """Return True if an entry is named as parts of composites are; see `composite_of`."""
     return _MAY_BE_PART.search(key) is not None
 
 
 def composite_of(key: str, state_dict: StateDict) -> Composite | None:
-    """What an entry is a part of, if its companions are there and have the shapes that takes."""
+    """Return the composite of an entry, if its companions are there and have fitting shapes."""
     if not may_be_part(key):
         return None
     for pattern, kind, endings in _PATTERNS:
@@ -134,13 +134,13 @@ def composites(state_dict: StateDict) -> tuple[Composite, ...]:
 
 
 def composites_of(keys: Iterable[str], state_dict: StateDict) -> tuple[Composite, ...]:
-    """What entries of these keys are parts of, each once."""
+    """Return the composites that entries are parts of, each once."""
     found = (composite_of(key, state_dict) for key in keys)
     return tuple(dict.fromkeys(composite for composite in found if composite is not None))
 
 
 def gates_of(composite: Composite, state_dict: StateDict) -> int:
-    """How many gates a recurrent layer has: 4 an LSTM, 3 a GRU; 0 if that does not show."""
+    """Return a recurrent layer's number of gates: 4 LSTM, 3 GRU; 0 if that does not show."""
     hidden = f"{composite.layer}weight_hh{composite.name}"
     if composite.kind != "recurrent biases" or hidden not in state_dict:
         return 0
@@ -184,7 +184,7 @@ _PART_NAMES = ("g", "v", "u", "orig", "original", "original0", "original1")
 
 @dataclass(frozen=True, slots=True)
 class Composed:
-    """What belongs on a leaf.
+    """The part of a composite that belongs on a leaf.
 
     Attributes:
         expr: The expression, in PyTorch's layout: the leaf's layer may turn it yet.
@@ -198,7 +198,7 @@ class Composed:
 
 
 def composed(leaf: Leaf, composite: Composite, state_dict: StateDict) -> Composed | None:
-    """What the leaf takes of a composite; None if its layer has no use for it."""
+    """Return a leaf's part of a composite; None if its layer has no use for it."""
     expr = _expr(leaf, composite, state_dict)
     if expr is None:
         return None
@@ -295,7 +295,7 @@ def _spectrally_normed(leaf: Leaf, composite: Composite, state_dict: StateDict) 
 
 
 def part_doubt(leaf: Leaf, source: Expr, state_dict: StateDict) -> str | None:
-    """Why a source that reads parts of a composite may be wrong; empty if it is what belongs here.
+    """Return why a source that reads parts of a composite may be wrong; empty if it is right.
 
     None where that says nothing, or not all: the rule of the leaf's layer has to be asked yet. A
     module of the user's own may keep the parts as PyTorch does: leaves named like parts are left

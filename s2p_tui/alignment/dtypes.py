@@ -45,7 +45,7 @@ class DType:
 
     @property
     def is_floating(self) -> bool:
-        """Whether it is real or complex floating point."""
+        """True if it is real or complex floating point."""
         return self.kind in ("float", "complex")
 
 

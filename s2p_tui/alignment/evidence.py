@@ -1,4 +1,4 @@
-"""What names, structure and order say about which entry feeds which leaf.
+"""Evidence of names, structure and order for which entry feeds which leaf.
 
 A proposer gathers it; judging a row weighs it. Evidence never changes an alignment by itself.
 """
@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import overload
 
 import numpy as np
 
-from s2p_tui.alignment.alignment import EMPTY, Alignment, Row, Rows
+from s2p_tui.alignment.alignment import Alignment, Row, Rows
 from s2p_tui.alignment.block_numbers import other_number
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.judge import judge, landing
 from s2p_tui.alignment.layer_rules import constant_for, rule_for
 from s2p_tui.alignment.layouts import ways
-from s2p_tui.alignment.numbering import NOTHING, Flags, Numbers
+from s2p_tui.alignment.numbering import GAP, NOTHING, Decision, Flags, Numbers
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Expr, Flip, Permute, Take, describe, keys_of, nodes_of
@@ -25,7 +26,7 @@ from s2p_tui.alignment.transform import Expr, Flip, Permute, Take, describe, key
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """What one leaf should take.
+    """The source that one leaf should take.
 
     Attributes:
         source: The expression that fills the leaf, or None if nothing in the checkpoint does.
@@ -170,22 +171,26 @@ def as_suggested(evidence: Evidence, state_dict: StateDict, skeleton: Skeleton) 
 
     Leaves that nothing in the checkpoint feeds keep the skeleton's value, if it has one.
     """
-    # With very many entries a key press would notice that they are looked for.
-    evidence.columns(state_dict)
-    rows = Rows.of(map(_as_suggested, skeleton, evidence.suggestions), state_dict.numbering)
-    used = set(rows.keys)
-    bench = tuple(entry.key for entry in state_dict if entry.key not in used)
-    return Alignment(rows, bench, skeleton.layers)
-
-
-def _as_suggested(leaf: Leaf, suggestion: Suggestion) -> Row:
-    fixed = leaf.kind == "scalar" or constant_for(leaf) is not None
-    by = "rule" if fixed else "matcher"
-    if suggestion.source is not None:
-        return Row(suggestion.source, by=by, why=suggestion.reason, fixed=fixed)
-    if leaf.has_value or fixed:
-        return Row(gap=True, by=by, why=suggestion.reason, fixed=fixed)
-    return EMPTY
+    numbering, columns = state_dict.numbering, evidence.columns(state_dict)
+    sources, decisions = columns.sources.copy(), np.empty(len(skeleton), np.int32)
+    known: dict[Decision, int] = {}
+    for index, leaf in enumerate(skeleton):
+        is_fixed = leaf.kind == "scalar" or (leaf.owner and constant_for(leaf) is not None)
+        by, why = "rule" if is_fixed else "matcher", evidence.suggestions.held(index)[1][1]
+        decision = Decision(by, why, fixed=bool(is_fixed))
+        if sources[index] == NOTHING:
+            if leaf.has_value or is_fixed:
+                sources[index] = GAP
+            else:
+                decision = Decision()
+        number = known.get(decision)
+        if number is None:
+            number = known[decision] = numbering.decision(decision)
+        decisions[index] = number
+    used = np.zeros(len(state_dict), np.bool_)
+    used[numbering.read_by(sources)] = True
+    bench = tuple(compress(numbering.keys, ~used))
+    return Alignment(Rows(numbering, sources, sources, decisions), bench, skeleton.layers)
 
 
 def weigh(
@@ -195,7 +200,7 @@ def weigh(
     skeleton: Skeleton,
     evidence: Evidence | None,
 ) -> Verdict:
-    """How well a row fits its leaf by shapes, dtypes and layer, and by the evidence.
+    """Judge a row alone by shapes, dtypes and layer, and by the evidence.
 
     Reads no tensor data.
 
@@ -220,7 +225,7 @@ def weigh(
 def _doubt(
     place: int, row: Row, state_dict: StateDict, skeleton: Skeleton, evidence: Evidence
 ) -> str:
-    """Why a row may be wrong although it fits; empty if nothing speaks against it.
+    """Return why a row may be wrong although it fits; empty if nothing speaks against it.
 
     Rows the user chose are trusted unless the names contradict them. So are Claude's rows that the
     user accepted, except for a weight's orientation. Rows that came here by an edit elsewhere were
@@ -273,14 +278,14 @@ def _moved(source: Expr | None) -> bool:
 
 
 def _turned_doubt(row: Row, leaf: Leaf, state_dict: StateDict) -> str:
-    """Why an entry may not be turned for a layer that keeps PyTorch's layout; empty if it may."""
+    """Return a doubt about an entry transposed for a layer that keeps PyTorch's layout."""
     known = (leaf.owner or "").startswith("equinox.nn.") and rule_for(leaf) is None
     whole = known and len(row.keys) == 1 and state_dict.shape(row.keys[0]) == leaf.shape
     return "this layer keeps PyTorch's layout" if whole and _moved(row.source) else ""
 
 
 def _layout_doubt(row: Row, leaf: Leaf, state_dict: StateDict) -> str:
-    """Why the shapes leave open how a row's entries go in; empty if they or the layer settle it."""
+    """Return why shapes do not settle the layout of a row's entries; empty if they do."""
     if rule_for(leaf) is not None:
         return ""
     if (leaf.owner or "").startswith("equinox.nn."):

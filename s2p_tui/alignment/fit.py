@@ -1,4 +1,4 @@
-"""How a row was judged."""
+"""The fit of a row and its verdict."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Fit(StrEnum):
-    """How good a row is, best first, gaps aside."""
+    """Fits, best first except for gaps."""
 
     EXACT = "exact"
     TRANSFORMED = "transformed"

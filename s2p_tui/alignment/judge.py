@@ -1,4 +1,4 @@
-"""How good a row is, and why: the judgement every screen, command and plan relies on."""
+"""The judgement of a row by shapes, dtypes and its layer's rule."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ NOTHING_YET = "nothing from the checkpoint is here yet"
 
 
 def same_but_ones(first: Shape, second: Shape) -> bool:
-    """Whether two shapes differ by 1-sized axes only, so that a reshape cannot mix elements."""
+    """Return True if two shapes differ by 1-sized axes only: a reshape cannot mix elements."""
     return [size for size in first if size != 1] == [size for size in second if size != 1]
 
 
 def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
-    """How well what a row takes fits its leaf, by shapes, dtypes and the layer's rule.
+    """Judge a row by shapes, dtypes and the layer's rule.
 
     Reads no tensor data.
     """
@@ -126,7 +126,7 @@ _COMPUTED = {Sum, Scale, Norm, WeightNorm, SpectralNorm}
 
 
 def _lossy_arithmetic(expr: Expr, dtypes: set[str]) -> str:
-    """Why an expression would not keep whole numbers exact; empty if it does or has none."""
+    """Return why an expression would not keep whole numbers exact; empty if it does or has none."""
     whole = {name for name in dtypes if not dtype_named(name).is_floating}
     kinds = {type(node) for node in nodes_of(expr)}
     if not whole or not kinds & {*_COMPUTED, Stack, Concat}:
@@ -163,7 +163,7 @@ def _judge_cast(source: DType, target: DType) -> Verdict | None:
 
 
 def as_taken(source: Expr, leaf: Leaf, state_dict: StateDict) -> Expr:
-    """What a row's source stands for: a plain entry is taken as the leaf's layer needs it."""
+    """Return a row's source as the leaf's layer needs it."""
     if not isinstance(source, Take):
         return source
     return as_layer_needs(leaf, source.key, state_dict.shape(source.key)) or source

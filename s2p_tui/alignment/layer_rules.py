@@ -39,7 +39,7 @@ _LARGEST_COUNT = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What one leaf of a layer is made of.
+    """The making of one leaf of a layer.
 
     Attributes:
         owners: The layer classes it holds for.
@@ -197,14 +197,14 @@ def rule_for(leaf: Leaf) -> Rule | None:
 
 
 def constant_for(leaf: Leaf) -> tuple[Expr, str] | None:
-    """What a leaf is filled with that no entry feeds, and why; None if entries feed it."""
+    """Return the constant of a leaf that no entry feeds, and why; None if entries feed it."""
     rule = rule_for(leaf)
     expr = rule.make(leaf, None, ()) if rule is not None else None
     return None if rule is None or expr is None else (expr, rule.why)
 
 
 def as_layer_needs(leaf: Leaf, key: str, shape: Shape) -> Expr | None:
-    """What the leaf is made of when an entry of that shape is put on it.
+    """Return the source of a leaf when an entry of that shape is put on it.
 
     None if the leaf's rule, should it have one, does not apply to such an entry.
     """
@@ -213,7 +213,7 @@ def as_layer_needs(leaf: Leaf, key: str, shape: Shape) -> Expr | None:
 
 
 def rule_applied(leaf: Leaf, expr: Expr, shape: Shape) -> Expr | None:
-    """What the layer's rule makes of an expression of that shape; None where it has no rule."""
+    """Apply the layer's rule to an expression of that shape; None where it has no rule."""
     keys = keys_of(expr)
     made = as_layer_needs(leaf, keys[0], shape) if keys else None
     return None if made is None else _put(made, expr)
@@ -229,7 +229,7 @@ def _put(steps: Expr, expr: Expr) -> Expr:
 
 
 def departs_from_rule(leaf: Leaf, source: Expr, entry_shape: Callable[[str], Shape]) -> bool:
-    """Whether a written-out source differs from what the leaf's layer rule makes of its entry.
+    """Return True if a written-out source differs from the leaf's layer rule.
 
     A stack is looked into, as layers stacked for `jax.lax.scan` follow the rule one by one. A
     source of several entries of one layer (a sum of biases) is not judged here, a fold of them is.

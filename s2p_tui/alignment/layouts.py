@@ -37,7 +37,7 @@ class Way:
 
     @property
     def moves(self) -> bool:
-        """Whether elements change their order; if not, it is at most a reshape."""
+        """True if elements change their order; if not, it is at most a reshape."""
         return any(first > second for first, second in zip(self.axes, self.axes[1:], strict=False))
 
     def of(self, expr: Expr, shape: Shape) -> Expr:
@@ -124,7 +124,7 @@ def _merging(
 
 
 def _effect(way: Way) -> tuple[Shape, tuple[int, ...]]:
-    """What two ways that do the same have in common: runs of axes that stay together are one."""
+    """Return a value equal for ways that do the same: runs of axes that stay together are one."""
     wide = [axis for axis in way.axes if way.parts[axis] != 1]
     runs: list[list[int]] = []
     for axis in wide:

@@ -37,7 +37,7 @@ _DIFFERENCES_SHOWN = 4
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """What identifies one end of a mapping: file name, size in bytes, digest of its description."""
+    """One end of a mapping: file name, size in bytes, digest of its description."""
 
     file: str
     size: int

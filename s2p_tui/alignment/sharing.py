@@ -101,7 +101,7 @@ def _parts(leaves: Sequence[Leaf], key: str, shape: Shape, axis: int) -> list[Sp
 
 
 def takes_part(expr: Expr, key: str) -> bool:
-    """Whether no more than parts of an entry are taken: wherever it is read, it is split first."""
+    """Return True if only parts of an entry are taken: wherever it is read, it is split first."""
     match expr:
         case Take(other):
             return other != key

@@ -89,7 +89,7 @@ class Skeleton:
 
     @property
     def is_nameless(self) -> bool:
-        """Whether the leaves are numbered, as in a plain `.eqx`, which names no layer either."""
+        """True if the leaves are numbered, as in a plain `.eqx`, which names no layer either."""
         return all(leaf.path == f"[{n}]" for n, leaf in enumerate(self.leaves))
 
     @property

@@ -1,4 +1,4 @@
-"""What is done to entries on their way into a leaf: a small expression over whole tensors.
+"""Transforms of entries on their way into a leaf: small expressions over whole tensors.
 
 An expression is a tree of frozen nodes whose ends are entries (`Take`) or constants. It knows its
 shape (`shape_of`), its entries (`keys_of`), its JSON form for mapping files (`to_json`,

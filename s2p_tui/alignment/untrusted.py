@@ -9,7 +9,7 @@ from typing import Any, TypeGuard, cast
 
 LARGEST_SIZE = 2**62
 MOST_AXES = 64
-"""What NumPy allows."""
+"""The limit of NumPy."""
 LARGEST_COUNT = 2**58
 """Elements: NumPy counts an array's bytes in 63 bits, and leaves out axes of size 0 there."""
 _BYTES_PER_BRACKET = 8
@@ -21,7 +21,7 @@ class MalformedError(ValueError):
 
 
 def why_malformed(error: Exception) -> str:
-    """What a value from a file that could not be taken lacks, in words that end in no full stop."""
+    """Return why a value from a file was refused, in words without a full stop."""
     match error:
         case KeyError(args=(name, *_)):
             return f"{name!r} is missing"
@@ -103,7 +103,7 @@ def string_of(value: Any) -> str:
 
 
 def is_size(value: Any) -> TypeGuard[int]:
-    """Whether the value is a whole number that can be a size or an offset."""
+    """Return True if the value is a whole number that can be a size or an offset."""
     return type(value) is int and 0 <= value < LARGEST_SIZE
 
 
@@ -128,7 +128,7 @@ def shape_of(value: Any) -> tuple[int, ...]:
 
 
 def is_possible(shape: tuple[int, ...]) -> bool:
-    """Whether there can be an array of the shape, not counting axes of size 0."""
+    """Return True if there can be an array of the shape, not counting axes of size 0."""
     return prod(size or 1 for size in shape) < LARGEST_COUNT
 
 

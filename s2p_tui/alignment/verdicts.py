@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
-from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +21,7 @@ from s2p_tui.alignment.evidence import Columns, Evidence, weigh
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.judge import judge
 from s2p_tui.alignment.layer_rules import rule_for
-from s2p_tui.alignment.numbering import FACTS, GAP, NOTHING, Flags, Numbers
+from s2p_tui.alignment.numbering import FACTS, GAP, NOTHING, Numbers
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Expr, Take, keys_of
@@ -43,8 +42,13 @@ _FITS = (
 _BYTES = tuple(bytes((code,)) for code in range(len(_FITS)))
 _BLOCKING = (_DOUBTFUL, _MISMATCHED)
 
+# A table of 4 MB; pairs of as many kinds as leaves and entries are sorted, which takes 6 ms more.
+_LARGEST_TABLE = 2**22
 _Codes = NDArray[np.uint8]
+_Kind = NDArray[np.int64]
 _NO_ENTRY, _MANY_ENTRIES = -1, -2
+_NO_SOURCE, _PART = 0, 1
+"""Kinds of a source: none at all, and what reads parts of a composite, each of which is its own."""
 
 
 def _code(verdict: Verdict) -> int:
@@ -53,63 +57,71 @@ def _code(verdict: Verdict) -> int:
 
 
 class _Kinds:
-    """Leaves and sources as numbers that are equal where `judge` cannot tell them apart."""
+    """Leaves and sources as numbers that are equal where `judge` cannot tell them apart.
+
+    Attributes:
+        leaves: The kind of each leaf.
+        leaf_count: How many kinds of leaf there are.
+        has_value: See `Leaf`.
+    """
 
     def __init__(self, state_dict: StateDict, skeleton: Skeleton) -> None:
-        self._state_dict, self._skeleton = state_dict, skeleton
-        self._numbering = state_dict.numbering
+        self._state_dict = state_dict
         known: dict[Hashable, int] = {}
         kinds = [known.setdefault(_leaf_kind(leaf), len(known)) for leaf in skeleton]
         self.leaves = np.array(kinds, np.int64)
         self.leaf_count = len(known)
-        sizes = [prod(leaf.shape) for leaf in skeleton]
-        self.leaf_sizes = np.array(sizes, np.float64)
-        self.has_rule = np.array([rule_for(leaf) is not None for leaf in skeleton], np.bool_)
         self.has_value = np.array([leaf.has_value for leaf in skeleton], np.bool_)
-        self._known: dict[Hashable, int] = {}
-        self._sources = np.empty(0, np.int64)
-        self.sizes = np.array([prod(entry.shape) for entry in state_dict], np.float64)
-        parts = [
-            number
-            for number, entry in enumerate(state_dict)
-            if composite_of(entry.key, state_dict) is not None or entry.key in state_dict.encoded
-        ]
-        self._parts = frozenset(state_dict.entries[number].key for number in parts)
+        self._known: dict[Hashable, int] = {"nothing": _NO_SOURCE, "part": _PART}
+        self._parts = {
+            entry.key
+            for entry in state_dict
+            if composite_of(entry.key, state_dict) or entry.key in state_dict.encoded
+        }
         entries = [
-            self._known.setdefault((entry.shape, entry.dtype), len(self._known))
+            _PART
+            if entry.key in self._parts
+            else self._known.setdefault((entry.shape, entry.dtype), len(self._known))
             for entry in state_dict
         ]
-        self.entries = np.array(entries, np.int64)
-        self.is_special = np.zeros(len(state_dict), np.bool_)
-        self.is_special[parts] = True
-        self.made = np.empty(0, np.int64)
-        self.made_entry = np.empty(0, np.int64)
-        self.made_special = np.empty(0, np.bool_)
+        # Tables over all sources, expressions first and in reverse: see `sources`.
+        self._sources = np.array([_NO_SOURCE, _NO_SOURCE, *entries], np.int64)
+        self._entries = np.array([_NO_ENTRY, _NO_ENTRY, *range(len(entries))], np.int64)
 
     @property
     def count(self) -> int:
-        """How many kinds of source there are."""
+        """Number of kinds of source."""
         return len(self._known)
 
     def learn(self) -> None:
         """Find the kinds of expressions that were numbered since."""
-        new = self._numbering.expressions[len(self.made) :]
+        seen = len(self._sources) - len(self._state_dict) - 2
+        new = self._state_dict.numbering.expressions[seen:]
         if not new:
             return
         kinds: list[int] = []
         entries: list[int] = []
-        special: list[bool] = []
         for source in new:
             keys = keys_of(source)
             shapes = tuple((self._state_dict[k].shape, self._state_dict[k].dtype) for k in keys)
             kind = _template(source, keys), shapes
-            kinds.append(self._known.setdefault(kind, len(self._known)))
-            one = self._numbering.entry(keys[0]) if len(keys) == 1 else _MANY_ENTRIES
+            is_part = not self._parts.isdisjoint(keys)
+            kinds.append(_PART if is_part else self._known.setdefault(kind, len(self._known)))
+            one = self._state_dict.position(keys[0]) if len(keys) == 1 else _MANY_ENTRIES
             entries.append(one if keys else _NO_ENTRY)
-            special.append(not self._parts.isdisjoint(keys))
-        self.made = np.append(self.made, kinds)
-        self.made_entry = np.append(self.made_entry, entries)
-        self.made_special = np.append(self.made_special, special)
+        self._sources = np.concatenate([np.array(kinds[::-1], np.int64), self._sources])
+        self._entries = np.concatenate([np.array(entries[::-1], np.int64), self._entries])
+
+    def sources(self, sources: Numbers) -> _Kind:
+        """Return the kind of each source."""
+        return self._sources[sources + (len(self._sources) - len(self._state_dict))]
+
+    def entries(self, sources: Numbers) -> NDArray[np.int64]:
+        """Return the one entry that each source reads; `_NO_ENTRY` and `_MANY_ENTRIES` are others.
+
+        They are indexes from the end of a table that has two more items than there are entries.
+        """
+        return self._entries[sources + (len(self._entries) - len(self._state_dict))]
 
 
 def _leaf_kind(leaf: Leaf) -> Hashable:
@@ -145,8 +157,9 @@ class Verdicts:
     ) -> None:
         self._state_dict, self._skeleton = state_dict, skeleton
         self._kinds = _Kinds(state_dict, skeleton)
-        # The fit by kinds alone, by leaf kind, source kind, and if the layer's rule decided.
-        self._by_kind: dict[int, int] = {}
+        # The fit by kind of leaf, twice as it may be decided by the layer's rule, and of source.
+        self._table = np.zeros((2 * self._kinds.leaf_count, 0), np.uint8)
+        self._by_pair: dict[tuple[int, int], int] = {}
         self._codes = bytearray(len(skeleton))
         self._kept: dict[int, Verdict] = {}
         self._rows, self._evidence = rows, evidence
@@ -303,34 +316,43 @@ class Verdicts:
     def _fits(self, span: range, sources: Numbers, facts: _Facts) -> tuple[_Codes, Any]:
         """Return the codes that `judge` speaks of, and which rows it has to be asked about."""
         kinds, there = self._kinds, slice(span.start, span.stop)
-        codes = np.full(len(span), _MISMATCHED, np.uint8)
+        source_kinds = kinds.sources(sources)
+        leaf_kinds = kinds.leaves[there] * 2 + facts.ruled
+        codes = self._by_kinds(span.start, leaf_kinds, source_kinds)
         codes[(sources == GAP) & kinds.has_value[there]] = _GAP
-        whole, made = np.flatnonzero(sources >= 0), np.flatnonzero(sources < GAP)
-        apart = np.zeros(len(span), np.bool_)
-        source_kinds = np.full(len(span), -1, np.int64)
-        entries, expressions = sources[whole], -3 - sources[made]
-        source_kinds[whole] = kinds.entries[entries]
-        apart[whole] = kinds.is_special[entries]
-        source_kinds[made] = kinds.made[expressions]
-        apart[made] = kinds.made_special[expressions]
-        asked = np.concatenate([
-            whole[
-                (kinds.sizes[entries] == kinds.leaf_sizes[there][whole])
-                | kinds.has_rule[there][whole]
-            ],
-            made,
-        ])  # fmt: skip
-        asked = asked[~apart[asked]]
-        pairs = (kinds.leaves[there][asked] * 2 + facts.ruled[asked]) * 2**40 + source_kinds[asked]
-        found, first, places = np.unique(pairs, return_index=True, return_inverse=True)
-        fits = np.empty(len(found), np.uint8)
-        for number, (pair, example) in enumerate(zip(found.tolist(), first.tolist(), strict=True)):
-            code = self._by_kind.get(pair)
-            if code is None:
-                code = self._by_kind[pair] = self._fit(span.start + int(asked[example]))
-            fits[number] = code
-        codes[asked] = fits[places]
-        return codes, apart
+        return codes, source_kinds == _PART
+
+    def _by_kinds(self, start: int, leaf_kinds: _Kind, source_kinds: _Kind) -> _Codes:
+        """Return codes by the kinds of leaf and source; 0 in the table is a pair not yet seen."""
+        count, table = self._kinds.count, self._table
+        if table.shape[0] * count > _LARGEST_TABLE:
+            return self._by_pairs(start, leaf_kinds, source_kinds)
+        if table.shape[1] < count:
+            table = np.pad(table, ((0, 0), (0, 2 * count - table.shape[1])))
+            table[:, :2] = _MISMATCHED
+            self._table = table
+        flat, pairs = table.ravel(), leaf_kinds * table.shape[1] + source_kinds
+        codes = flat[pairs]
+        unseen = np.flatnonzero(codes == 0)
+        if len(unseen):
+            new, first = np.unique(pairs[unseen], return_index=True)
+            flat[new] = [self._fit(start + number) for number in unseen[first].tolist()]
+            codes = flat[pairs]
+        return codes
+
+    def _by_pairs(self, start: int, leaf_kinds: _Kind, source_kinds: _Kind) -> _Codes:
+        """Return the same of too many kinds for a table."""
+        pairs, first, places = np.unique(
+            leaf_kinds * self._kinds.count + source_kinds, return_index=True, return_inverse=True
+        )
+        fits = np.full(len(pairs), _MISMATCHED, np.uint8)
+        for number, example in enumerate(first.tolist()):
+            key = int(leaf_kinds[example]), int(source_kinds[example])
+            if key[1] > _PART:
+                if key not in self._by_pair:
+                    self._by_pair[key] = self._fit(start + example)
+                fits[number] = self._by_pair[key]
+        return fits[places]
 
     def _fit(self, index: int) -> int:
         row = self._rows[index]
@@ -344,7 +366,7 @@ class Verdicts:
         there = slice(span.start, span.stop)
         wanted, certain = known.sources[there], known.certain[there]
         settled = (wanted != NOTHING) & (certain | known.placed[there])
-        taken, suggested = self._entry_of(sources), self._entry_of(wanted)
+        taken, suggested = self._kinds.entries(sources), self._kinds.entries(wanted)
         is_source = (sources != NOTHING) & (sources != GAP)
         agrees = is_source & (sources == wanted)
         others = is_source & ~agrees
@@ -361,24 +383,13 @@ class Verdicts:
         apart |= others & (alike | many)
         return doubted, apart
 
-    def _entry_of(self, sources: Numbers) -> NDArray[np.int64]:
-        """Return the one entry that each source reads; `_NO_ENTRY` and `_MANY_ENTRIES` are others.
-
-        They are indexes from the end of a table that has two more items than there are entries.
-        """
-        found = sources.astype(np.int64)
-        made = sources < GAP
-        found[made] = self._kinds.made_entry[-3 - sources[made]]
-        found[sources == GAP] = _NO_ENTRY
-        return found
-
 
 class _Facts:
-    """What the decisions on a range of rows say."""
+    """Flags of the decisions on a range of rows."""
 
     def __init__(self, rows: Rows, there: slice) -> None:
-        flags = rows.numbering.facts[:, rows.in_force(there)]
-        facts: dict[str, Flags] = dict(zip(FACTS, flags, strict=True))
+        decisions, known = rows.in_force(there), rows.numbering.facts
+        facts = {name: table[decisions] for name, table in zip(FACTS, known, strict=True)}
         self.fixed, self.trusted = facts["fixed"], facts["trusted"]
         self.user, self.claude = facts["user"], facts["claude"]
         self.ruled = facts["ruled"]

@@ -124,7 +124,9 @@ class Cursor:
             self.marks.update(here)
 
     def pick_up(self) -> None:
-        here = self.here
+        """Pick up the marked rows, or else what is under the cursor."""
+        marked = self.marked()
+        here = range(marked[0], marked[-1] + 1) if marked else self.here
         self.picked, self.picked_rows = here.start, len(here)
 
     @property

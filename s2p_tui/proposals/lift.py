@@ -50,7 +50,7 @@ class Block(NamedTuple):
 
     @property
     def prefix(self) -> str:
-        """What its leaves' key paths begin with."""
+        """The beginning of its leaves' key paths."""
         return f"{self.head}{self.number}{self.tail}"
 
 
@@ -72,7 +72,7 @@ class Slot(NamedTuple):
         return ""
 
     def named(self, steps: int) -> str:
-        """What the key so many numbers on would be called, or why there cannot be one."""
+        """Return the key so many numbers on, or why there cannot be one."""
         number = int(self.digits) + steps
         if number < 0:
             return f"number before {self.before}0{self.after}"
@@ -80,7 +80,7 @@ class Slot(NamedTuple):
 
 
 class Within(NamedTuple):
-    """Where a leaf is in a block.
+    """The position of a leaf in a block.
 
     Attributes:
         root: What its key path begins with in another tree, as Equinox's state is; else empty.
@@ -146,7 +146,7 @@ def lift(
     evidence: Evidence | None = None,
     verdicts: Verdicts | None = None,
 ) -> Proposal:
-    """What applying a block's arrangement to its siblings would change. Reads no tensor data.
+    """Propose a block's arrangement for its siblings. Reads no tensor data.
 
     A sibling of which an entry is missing or does not fit as its counterpart does is left as it is
     and named in the notes; so are leaves whose entries have no number to count on.
@@ -254,7 +254,7 @@ def _within(leaf: Leaf, block: Block) -> Within | None:
 def _slots(
     state_dict: StateDict, keys: Iterable[str], block: Block, numbers: list[int]
 ) -> dict[str, Slot]:
-    """Which number of each key is the block's, without keys that no sibling has one like.
+    """Return the block's number in each key, without keys that no sibling has one like.
 
     The one that most keys of the block have in common; else the one most siblings have one like.
     """
@@ -322,7 +322,7 @@ def _misfit(
     row: Row,
     names: dict[str, str],
 ) -> str:
-    """Why a row would not be to its leaf what the pattern is to its own; empty if it would be."""
+    """Return why a row does not fit its leaf as the pattern fits its own; empty if it does."""
     before, leaf = skeleton[pattern.place], skeleton[place]
     for key, name in names.items():
         old, new = state_dict[key], state_dict[name]

@@ -182,7 +182,7 @@ Step = Edit | Literal["undo", "redo"]
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a journal is about.
+    """A journal's header.
 
     Attributes:
         source: The checkpoint.
@@ -290,7 +290,7 @@ def lines_of(content: bytes) -> Iterator[tuple[dict[str, Any], int, int]]:
 
 
 def read_header(content: bytes) -> Header | None:
-    """What a journal is about; None if it does not even hold that.
+    """Read a journal's header; None if it does not even hold that.
 
     Raises:
         MalformedError: It is damaged, or of a version not known here.
@@ -323,7 +323,7 @@ def header_of(node: dict[str, Any]) -> Header:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a journal comes to.
+    """The result of replaying a journal.
 
     Attributes:
         header: What it is about.
@@ -352,7 +352,7 @@ class Replayed:
 def replay(
     content: bytes, name: str, pair: str, state_dict: StateDict, skeleton: Skeleton
 ) -> Replayed | None:
-    """What a journal comes to. A last line that was torn off is as if it had never been begun.
+    """Replay a journal. An incomplete last line is ignored.
 
     Args:
         content: The file's bytes.

@@ -214,7 +214,7 @@ class Session:
         return bool(len(self.history) or self.history.undone)
 
     def match_proposal(self) -> Proposal:
-        """What the offline matcher would change. Reads no tensor data and changes nothing."""
+        """Return the offline matcher's proposal. Reads no tensor data and changes nothing."""
         state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
         if self.evidence is None:
             self.evidence = _match(state_dict, skeleton)
@@ -223,7 +223,7 @@ class Session:
 
     @property
     def situation(self) -> Situation:
-        """What a proposer is given."""
+        """The input of a proposer."""
         state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
         evidence = self.evidence or _match(state_dict, skeleton)
         return Situation(state_dict, skeleton, self.alignment, evidence)

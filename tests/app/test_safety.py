@@ -170,3 +170,51 @@ async def test_what_a_rule_fills_goes_nowhere(opened: Opened) -> None:
             await pilot.press(*pressed.split())
             await pilot.press("escape")
         assert list(workspace.session.alignment.rows)[1:3] == before[1:3]
+
+
+async def test_marked_rows_are_picked_up_together(opened: Opened) -> None:
+    async with opened(norms(3)) as (pilot, workspace):
+        before = keys(workspace)
+        await pilot.press(*["1", "G", "v", "4", "G", "v", "m", "9", "G", "x"])
+        assert keys(workspace) == [*before[8:], *before[4:8], *before[:4]]
+        assert len(workspace.session.history) == 1
+        assert workspace.session.counts == {Fit.EXACT: 12}
+        await pilot.press("u")
+        assert keys(workspace) == before
+        await pilot.press(*["1", "G", "v", "4", "G", "v", "m", "6", "G", "enter"])
+        assert len(workspace.session.history) == 1
+        assert keys(workspace)[5:9] == before[:4]
+
+
+async def test_marked_rows_apart_from_each_other_are_not_picked_up(opened: Opened) -> None:
+    async with opened(norms(2)) as (pilot, workspace):
+        await pilot.press(*["1", "G", "space", "5", "G", "space", "m"])
+        assert workspace.cursor.picked is None
+        assert "next to each other" in status(workspace)
+
+
+async def test_a_doubtful_gap_is_confirmed(opened: Opened) -> None:
+    session = make_session(
+        [Entry(f"layers.{n}.weight", (2, 2), "float32") for n in range(2)],
+        [Leaf(f".layers[{n}].{role}", (2, 2), "float32") for n in range(2) for role in "wv"],
+        arrange="auto",
+    )
+    gaps = [n for n, row in enumerate(session.alignment.rows) if row.gap]
+    doubtful = [n for n in gaps if session.verdicts.fit(n) is Fit.DOUBTFUL]
+    assert doubtful
+    async with opened(session) as (pilot, workspace):
+        await pilot.press(str(doubtful[0] + 1), "G", "s")
+        assert fits(workspace)[doubtful[0]] is Fit.GAP
+        assert "Confirmed" in status(workspace)
+
+
+async def test_the_matcher_leaves_what_was_decided(opened: Opened) -> None:
+    entries = [Entry(f"lin{n}.weight", (2, 2), "float32") for n in (3, 2, 1)]
+    leaves = [Leaf(f".lin{n}.weight", (2, 2), "float32") for n in (1, 2, 3)]
+    async with opened(make_session(entries, leaves, arrange="order")) as (pilot, workspace):
+        await pilot.press(*["1", "G", "m", "2", "G", "x"])
+        assert keys(workspace) == ["lin2.weight", "lin3.weight", "lin1.weight"]
+        assert not list(workspace.session.match_proposal().changes)
+        await pilot.press("u")
+        proposed = {change.place for change in workspace.session.match_proposal().changes}
+        assert proposed == {0, 2}

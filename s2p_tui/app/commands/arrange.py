@@ -16,6 +16,7 @@ from s2p_tui.alignment.edits import (
     OpenGap,
     PlaceFromBench,
     SendToBench,
+    SetRows,
     Several,
     Swap,
     Trust,
@@ -176,6 +177,13 @@ def toggle_gap(session: Session, cursor: Cursor) -> Move:
         if row is not None and row.fixed and not row.gap:
             raise ImpossibleError(f"Row {index + 1} is filled by its layer's rule: {row.why}.")
     gaps = [index for index, row in rows if row is not None and row.gap]
+    unsure = [gap for gap in gaps if session.verdicts.fit(gap) is Fit.DOUBTFUL]
+    if unsure and len(gaps) == len(rows):
+        kept = Row(gap=True, by="user")
+        said = "Confirmed: the leaf keeps the skeleton's value."
+        if len(unsure) > 1:
+            said = f"Confirmed {many(len(unsure), 'gap')}: these keep the skeleton's values."
+        return Move(SetRows(tuple((gap, kept) for gap in unsure)), cursor.index, said=said)
     if len(gaps) == len(rows):
         closed = one_edit([CloseGap(index) for index in gaps])
         return Move(closed, cursor.index, said=_flowed("up", len(gaps)))
@@ -249,16 +257,21 @@ def toggle_trust(session: Session, cursor: Cursor) -> Move:
 
 
 def pick_up(session: Session, cursor: Cursor) -> None:
-    """Pick up the entry or the block under the cursor."""
+    """Pick up the entry or the block under the cursor, or those of the marked rows together."""
     row = session.row(cursor.index)
     here = cursor.here
+    if marked := cursor.marked():
+        here = range(marked[0], marked[-1] + 1)
+        if len(marked) != len(here) or marked[-1] >= len(session.alignment.rows):
+            raise ImpossibleError("Only rows next to each other can be picked up together.")
+        row = session.row(here.start)
     if row is not None and not any(
         held.keys for held in session.alignment.rows[here.start : here.stop]
     ):
         raise ImpossibleError("There is nothing to pick up: no entry feeds this leaf.")
     if cursor.index >= len(session):
         raise ImpossibleError("There is nothing here.")
-    if row is None and cursor.is_block:
+    if row is None and cursor.is_block and not marked:
         raise ImpossibleError("The bench is folded: Tab unfolds it.")
     cursor.pick_up()
 
@@ -306,6 +319,10 @@ def _place_block(session: Session, cursor: Cursor, to: int) -> Move:
 def _swap_blocks(session: Session, cursor: Cursor, to: int) -> Move:
     rows, picked = session.alignment.rows, cursor.picked_span
     there = cursor.line_at(to)
+    if len(there) == 1:
+        there = range(to, min(len(rows), to + len(picked)))
+    if there.start < picked.stop and picked.start < there.stop:
+        raise ImpossibleError("It would be swapped with a part of itself: go to other rows.")
     first, second = list(rows.unfixed(picked)), list(rows.unfixed(there))
     if len(first) != len(second):
         raise ImpossibleError(

@@ -330,12 +330,28 @@ def _sorted_by_name(skeleton: Skeleton) -> bool:
 def propose(
     evidence: Evidence, state_dict: StateDict, skeleton: Skeleton, alignment: Alignment
 ) -> Proposal:
-    """The evidence's rows that differ from the alignment's. Reads no tensor data."""
-    wanted = as_suggested(evidence, state_dict, skeleton)
+    """The evidence's rows that differ from the alignment's. Reads no tensor data.
+
+    Rows that the user decided or trusted are given: they stay, and what they take stays theirs.
+    """
+    suggested = as_suggested(evidence, state_dict, skeleton).rows
+    given = {
+        index: row
+        for index, row in enumerate(alignment.rows)
+        if (row.by == "user" and (row.gap or row.source is not None)) or row.trusted
+    }
+    # An entry that both have for the same row may be taken by others too: it is tied, or shared.
+    taken = {key for row in given.values() for key in row.keys}
+    taken -= {key for index in given for key in suggested[index].keys}
+    wanted = [
+        (index, row)
+        for index, row in enumerate(suggested)
+        if index not in given and taken.isdisjoint(row.keys)
+    ]
     confidence = {
         place: confidence_of(suggestion) for place, suggestion in enumerate(evidence.suggestions)
     }
-    return proposed("matcher", alignment, enumerate(wanted.rows), skeleton, confidence)
+    return proposed("matcher", alignment, wanted, skeleton, confidence)
 
 
 def confidence_of(suggestion: Suggestion) -> Confidence:
