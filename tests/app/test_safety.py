@@ -90,19 +90,38 @@ async def test_a_layer_of_two_modules_is_doubtful(opened: Opened, pressed: str) 
 
 async def test_rows_of_another_module_are_trusted_one_by_one(opened: Opened) -> None:
     async with opened(norms(2)) as (pilot, workspace):
-        await pilot.press(*"3 G m 7 G x".split())
+        await pilot.press(*["3", "G", "m", "7", "G", "x"])
         assert workspace.session.blocking == 8
         for row in range(1, 9):
             await pilot.press(*str(row), "G", "y")
         assert workspace.session.blocking == 0
-        await pilot.press(*"4 G m 8 G x".split())
+        await pilot.press(*["4", "G", "m", "8", "G", "x"])
         assert {n for n, fit in enumerate(fits(workspace)) if fit is Fit.DOUBTFUL} == set(range(8))
         assert workspace.session.blocking == 8
 
 
 async def test_a_chosen_entry_of_another_module_is_doubtful(opened: Opened) -> None:
     async with opened(norms()) as (pilot, workspace):
-        await pilot.press(*"3 G enter m 1 . r u n n i n g _ m enter".split())
+        await pilot.press(
+            *[
+                "3",
+                "G",
+                "enter",
+                "m",
+                "1",
+                ".",
+                "r",
+                "u",
+                "n",
+                "n",
+                "i",
+                "n",
+                "g",
+                "_",
+                "m",
+                "enter",
+            ]
+        )
         await pilot.pause()
         assert keys(workspace)[2] == "m1.running_mean"
         assert fits(workspace)[2] is Fit.DOUBTFUL
@@ -128,7 +147,7 @@ async def test_trust_ends_with_a_sibling(opened: Opened) -> None:
     async with opened(make_session(entries, leaves)) as (pilot, workspace):
         await pilot.press("g", "y", "j", "y")
         assert workspace.session.blocking == 0
-        await pilot.press(*"m j x".split())
+        await pilot.press(*["m", "j", "x"])
         assert keys(workspace)[1] == "b.other"
         assert workspace.session.row(0).trusted is False
         assert workspace.session.blocking == 2
@@ -156,20 +175,20 @@ async def test_what_a_rule_fills_goes_nowhere(opened: Opened) -> None:
 async def test_marked_rows_are_picked_up_together(opened: Opened) -> None:
     async with opened(norms(3)) as (pilot, workspace):
         before = keys(workspace)
-        await pilot.press(*"1 G v 4 G v m 9 G x".split())
+        await pilot.press(*["1", "G", "v", "4", "G", "v", "m", "9", "G", "x"])
         assert keys(workspace) == [*before[8:], *before[4:8], *before[:4]]
         assert len(workspace.session.history) == 1
         assert workspace.session.counts == {Fit.EXACT: 12}
         await pilot.press("u")
         assert keys(workspace) == before
-        await pilot.press(*"1 G v 4 G v m 6 G enter".split())
+        await pilot.press(*["1", "G", "v", "4", "G", "v", "m", "6", "G", "enter"])
         assert len(workspace.session.history) == 1
         assert keys(workspace)[5:9] == before[:4]
 
 
 async def test_marked_rows_apart_from_each_other_are_not_picked_up(opened: Opened) -> None:
     async with opened(norms(2)) as (pilot, workspace):
-        await pilot.press(*"1 G space 5 G space m".split())
+        await pilot.press(*["1", "G", "space", "5", "G", "space", "m"])
         assert workspace.cursor.picked is None
         assert "next to each other" in status(workspace)
 
@@ -193,7 +212,7 @@ async def test_the_matcher_leaves_what_was_decided(opened: Opened) -> None:
     entries = [Entry(f"lin{n}.weight", (2, 2), "float32") for n in (3, 2, 1)]
     leaves = [Leaf(f".lin{n}.weight", (2, 2), "float32") for n in (1, 2, 3)]
     async with opened(make_session(entries, leaves, arrange="order")) as (pilot, workspace):
-        await pilot.press(*"1 G m 2 G x".split())
+        await pilot.press(*["1", "G", "m", "2", "G", "x"])
         assert keys(workspace) == ["lin2.weight", "lin3.weight", "lin1.weight"]
         assert not list(workspace.session.match_proposal().changes)
         await pilot.press("u")
