@@ -159,7 +159,7 @@ async def test_row_put_right_is_not_doubted(opened: Opened) -> None:
 async def test_row_the_user_puts_against_names_is_doubted(opened: Opened) -> None:
     async with opened(reordered()) as (pilot, workspace):
         await pilot.press("m", "3", "x")
-        assert workspace.session.alignment.rows[0].by == "moved"
+        assert workspace.session.alignment.rows[0].by == "user"
         assert workspace.session.verdict(0).fit is Fit.DOUBTFUL
         assert workspace.session.blocking == 2
 
