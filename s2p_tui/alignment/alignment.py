@@ -5,10 +5,9 @@ Edits (`s2p_tui.alignment.edits`) make the next alignment from one; nothing else
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
-from types import MappingProxyType
 from typing import overload
 
 import numpy as np
@@ -79,8 +78,8 @@ def numbers_of(row: Row, numbering: Numbering) -> tuple[int, int]:
     return numbering.number(row.source), decision
 
 
-Earlier = Mapping[tuple[int, int], int]
-_NONE_EARLIER: Earlier = MappingProxyType({})
+Earlier = dict[tuple[int, int], int]
+_NONE_EARLIER: Earlier = {}
 
 
 class Rows(Sequence[Row]):
@@ -94,7 +93,8 @@ class Rows(Sequence[Row]):
         sources: What each takes: an entry, nothing, a gap or an expression.
         decided: The source that the last decision about each leaf is for.
         decisions: That decision.
-        earlier: Decisions before it that hold again if their sources come back, by leaf and source.
+        earlier: Decisions before it that hold again if their sources come back, by leaf and source;
+            never changed either.
     """
 
     __slots__ = ("decided", "decisions", "earlier", "numbering", "sources")
@@ -220,7 +220,7 @@ class Rows(Sequence[Row]):
         decided, decisions = self.decided.copy(), self.decisions.copy()
         for index, row in last:
             decided[index], decisions[index] = numbers_of(row, self.numbering)
-        known: dict[tuple[int, int], int] = {}
+        known: Earlier = {}
         for index, row in earlier:
             number, decision = numbers_of(row, self.numbering)
             known[index, number] = decision

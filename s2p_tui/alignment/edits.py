@@ -39,7 +39,7 @@ class _Change:
         self.sources: Numbers = rows.sources.copy()
         self.bench = alignment.bench
         self._decided, self._decisions = rows.decided, rows.decisions
-        self._earlier = rows.earlier
+        self._earlier: dict[tuple[int, int], int] = rows.earlier
         self._chosen: set[int] = set()
 
     def __len__(self) -> int:
@@ -91,12 +91,24 @@ class _Change:
         by, why, _, fixed = self.numbering.decisions[decision]
         if source not in (NOTHING, self.sources[index]) and by != "moved":
             kept = self.numbering.decision(Decision(by, why, fixed=fixed))
-            self._earlier = {**self._earlier, (index, source): kept}
+            if self._earlier is self._before.rows.earlier:
+                self._earlier = dict(self._earlier)
+            self._earlier[index, source] = kept
 
     def _recall(self) -> None:
         """Bring decisions back into force whose sources are back."""
-        for (index, source), decision in self._earlier.items():
-            if self.sources[index] == source and self._decided[index] != source:
+        if not self._earlier:
+            return
+        changed = np.flatnonzero(self.sources != self._before.rows.sources)
+        if len(changed) < len(self._earlier):
+            # A row that was decided within the edit may take again what it took before it.
+            indexes = [*changed.tolist(), *self._chosen]
+            found = ((index, int(self.sources[index])) for index in indexes)
+        else:
+            found = iter(tuple(self._earlier))
+        for index, source in found:
+            decision = self._earlier.get((index, source))
+            if decision is not None and self.sources[index] == source != self._decided[index]:
                 self._own_decisions()
                 self._keep(index)
                 self._decided[index], self._decisions[index] = source, decision

@@ -80,10 +80,11 @@ def make_plan(
     problems: list[tuple[str, str]] = []
     are_doubtful = False
     instructions: list[Instruction] = []
+    pairs = list(zip(skeleton, alignment.rows, strict=True))
     rows = Rows.of(alignment.rows, state_dict.numbering)
     verdicts = Verdicts(state_dict, skeleton, rows, evidence)
     blocking = verdicts.blocking_set()
-    for index, (leaf, row) in enumerate(zip(skeleton, rows, strict=True)):
+    for index, (leaf, row) in enumerate(pairs):
         if index in blocking:
             verdict = verdicts.at(index)
             keys = ", ".join(row.keys)

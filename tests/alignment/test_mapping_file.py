@@ -14,7 +14,7 @@ from s2p_tui.alignment.mapping_file import End, Mapping, from_text, replay, to_t
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.transform import Permute, Stack, Sum, Take
-from s2p_tui.errors import InputError, OtherFilesError
+from s2p_tui.errors import Code, InputError, OtherFilesError
 from tests.helpers.exprs import cases
 
 ENTRIES = StateDict(tuple(Entry(key, (2, 3), "float32") for key in ("a", "b", "c", "d")))
@@ -114,7 +114,7 @@ BAD = {
 def test_what_is_no_mapping_is_refused(case: str) -> None:
     with pytest.raises(InputError, match=r"^m\.json is not a usable mapping file") as caught:
         from_text(BAD[case], "m.json")
-    assert "--save-mapping" in caught.value.hint
+    assert caught.value.hint == Code.SAVED_MAPPING.value
 
 
 def test_replaying_gives_the_alignment() -> None:

@@ -20,7 +20,7 @@ from s2p_tui.alignment.edits import (
     Swap,
 )
 from s2p_tui.alignment.judge import landing
-from s2p_tui.alignment.transform import Expr, rename
+from s2p_tui.alignment.transform import Expr, keys_of, rename
 from s2p_tui.errors import TransformError
 from s2p_tui.formats.pytree.skeleton import save_skeleton
 from s2p_tui.session.session import Session
@@ -71,6 +71,8 @@ def _right(
     for index, leaf in enumerate(session.target.skeleton):
         sources = [truth[leaf.path] for truth in truths if leaf.path in truth]
         sources = [rename(source, names) for source in sources if source is not None]
+        known = session.checkpoint.state_dict
+        sources = [source for source in sources if all(key in known for key in keys_of(source))]
         sources += [row.source for row in (session.row(index),) if row is not None]
         right[index] = {_made(session, index, source) for source in sources if source is not None}
     return right
