@@ -132,7 +132,7 @@ async def test_signs_differ_by_shape(opened: Opened) -> None:
 
 async def test_marks_are_signs_too(opened: Opened) -> None:
     async with opened(linears()) as (pilot, workspace):
-        await pilot.press("space", "j", "m", "j")
+        await pilot.press("j", "j", "m", "g", "space", "j", "j")
         flags = [workspace.view.render_line(y).text[:2] for y in range(4)]
         assert flags == [" ●", "  ", " ↕", "▸ "]
 

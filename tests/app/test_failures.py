@@ -10,7 +10,7 @@ import pytest
 from textual.widgets import Label, Static
 
 from s2p_tui.alignment.fit import Fit
-from s2p_tui.app import failures
+from s2p_tui.app import failures, flows
 from s2p_tui.app.screens import questions
 from s2p_tui.app.screens.ask_claude import AskClaude
 from s2p_tui.app.screens.look import Look
@@ -196,7 +196,7 @@ async def test_what_a_client_of_claude_raises_is_told_to_nobody(
 async def test_a_worker_that_nobody_watches(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Workspace, "_ask_and_convert", raising(KeyError("x")))
+    monkeypatch.setattr(flows, "_convert", raising(KeyError("x")))
     async with opened(fitting(), size=_WIDE) as (pilot, workspace):
         await pilot.press("c")
         await until(pilot, lambda: "failed: Unexpected KeyError" in status(workspace))

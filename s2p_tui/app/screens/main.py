@@ -160,6 +160,7 @@ class Workspace(Screen[None]):
         said = [printable(part) for part in (notice, "; ".join(self.session.checkpoint.notes))]
         return "; ".join(filter(None, said)), "lines--bad" if bad else "lines--muted"
 
+    @on(AlignmentView.Pressed)
     def row_pressed(self, event: AlignmentView.Pressed) -> None:
         self.go_to(event.index)
 
