@@ -21,7 +21,16 @@ from s2p_tui.alignment.layouts import ways
 from s2p_tui.alignment.numbering import GAP, NOTHING, Decision, Flags, Numbers
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
-from s2p_tui.alignment.transform import Expr, Flip, Permute, Take, describe, keys_of, nodes_of
+from s2p_tui.alignment.transform import (
+    Expr,
+    Flip,
+    Permute,
+    Split,
+    Take,
+    describe,
+    keys_of,
+    nodes_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +257,10 @@ def _doubt(
             if row.by == "claude" and not (suggestion.certain or suggestion.placed):
                 return _layout_doubt(row, leaf, state_dict)
             return "" if suggestion.certain or chosen else suggestion.reason
+        is_settled = suggestion.certain or suggestion.placed
         picked = chosen and not isinstance(row.source, Take)
+        if picked and is_settled and _parts(row.source) != _parts(here):
+            return f"by name and structure another part of {keys[0]} belongs here"
         return (
             "" if picked else f"the weight may have to be laid out otherwise: {suggestion.reason}"
         )
@@ -271,6 +283,11 @@ def _doubt(
         if other_number(mine, wanted):
             return f"by the numbers {wanted} may belong here, and not {mine}"
     return "only the order speaks for it"
+
+
+def _parts(source: Expr) -> set[tuple[int, int]]:
+    """Return the ranges of the slices that a source takes."""
+    return {(node.start, node.stop) for node in nodes_of(source) if isinstance(node, Split)}
 
 
 def _moved(source: Expr | None) -> bool:
