@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 from textual.widgets import Label
 
+from s2p_tui.alignment.alignment import Row
+from s2p_tui.alignment.edits import SetRows
 from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.alignment.transform import Take
@@ -53,16 +55,24 @@ def held() -> Iterator[Held]:
     found.let_go.set()
 
 
-async def test_keys_typed_ahead_are_for_the_review(opened: Opened, held: Held) -> None:
-    async with opened(held) as (pilot, workspace):
-        await pilot.press("F", "J", "a")
+@pytest.fixture
+def exchanged(held: Held) -> Held:
+    """As if only the order had lined up the first layer, whose entries are exchanged."""
+    rows = (Row(Take("h.0.b")), Row(Take("h.0.w")))
+    held.edit(SetRows(tuple(enumerate(rows))))
+    return held
+
+
+async def test_keys_typed_ahead_are_for_the_review(opened: Opened, exchanged: Held) -> None:
+    async with opened(exchanged) as (pilot, workspace):
+        await pilot.press("F", "a")
         assert isinstance(pilot.app.screen, Working)
         words = str(pilot.app.screen.query_one("#progress", Label).render())
         assert "Comparing the rows" in words
         await pilot.press("j", "enter")
         assert keys(workspace)[:2] == ["h.0.b", "h.0.w"]
-        held.let_go.set()
-        await until(pilot, lambda: len(held.history) == 2)
+        exchanged.let_go.set()
+        await until(pilot, lambda: len(exchanged.history) == 2)
         assert keys(workspace)[:2] == ["h.0.w", "h.0.b"]
         assert "2 rows changed" in status(workspace)
         await pilot.press("u")
@@ -82,11 +92,11 @@ async def test_it_can_be_left(opened: Opened, held: Held, key: str) -> None:
         assert pilot.app.screen is workspace
 
 
-async def test_it_ends_below_another_screen(opened: Opened, held: Held) -> None:
-    async with opened(held) as (pilot, workspace):
-        await pilot.press("F", "J", "a", "ctrl+q")
+async def test_it_ends_below_another_screen(opened: Opened, exchanged: Held) -> None:
+    async with opened(exchanged) as (pilot, workspace):
+        await pilot.press("F", "G", "K", "a", "ctrl+q")
         assert isinstance(pilot.app.screen, ConfirmQuit)
-        held.let_go.set()
+        exchanged.let_go.set()
         working = pilot.app.screen_stack[-2]
         assert isinstance(working, Working)
         await until(pilot, lambda: working.is_done)

@@ -34,7 +34,7 @@ async def test_old_and_new_are_side_by_side_and_only_where_they_differ(opened: O
     async with opened(reordered("order"), size=(120, 30)) as (pilot, _):
         await pilot.press("a")
         title, first, *others = shown(reviewed(pilot))
-        assert title.startswith(" [x] .lin1  2 rows, certain  the only entry of this size here")
+        assert title.startswith(" [x] .lin1  2 rows, certain  the same name")
         assert first.split() == [
             *("▸", "[x]", ".lin1.weight"),
             *("?", "lin3.weight"),

@@ -343,7 +343,7 @@ REFUSED = [
     ("plain", "plain", ["--shape", "0"], 2, "--shape 0 has no elements."),
     ("plain", "plain", ["--shape", "3", "--dtype", "float31"], 4, "dtype 'float31' is not known"),
     ("plain", "plain", ["--shape", "3", "--dtype", "int8", "--dtype", "int8"], 2, "2 dtypes"),
-    ("plain", "plain", ["--sample-input", "{models}:text"], 4, "no array"),
+    ("plain", "plain", ["--sample-input", "{models}:text"], 4, "is not an array"),
     ("plain", "plain", ["--sample-input", "{models}:missing"], 2, "has no 'missing'"),
     (
         "plain",
@@ -352,7 +352,7 @@ REFUSED = [
         4,
         "The torch model's forward raised",
     ),
-    ("plain", "plain", ["--shape", "3", "--key", "ema"], 2, "--key ema is a place in a checkpoint"),
+    ("plain", "plain", ["--shape", "3", "--key", "ema"], 2, "--key ema is a path in a checkpoint"),
 ]
 
 
