@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Encoded(NamedTuple):
-    """What an entry needs before it is a weight.
+    """The step an entry needs before it is a weight.
 
     Attributes:
         why: Why it is none yet, and the way out.
@@ -74,7 +74,7 @@ _PRUNED = (
 
 
 def _is_telling(last: str) -> bool:
-    """Whether an entry of that last name says something of another."""
+    """Return True if an entry of that last name describes another one."""
     return last in _SCALES or last.endswith(("_scales", "_mask"))
 
 

@@ -116,7 +116,7 @@ def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
 
 
 def _is_meant(leaf: Leaf, entry: Entry, encoded: Mapping[str, Encoded]) -> bool:
-    """Whether a leaf is of a model that is quantised or pruned itself."""
+    """Return True if a leaf is of a model that is quantised or pruned itself."""
     if encoded[entry.key].narrow:
         return leaf.dtype == entry.dtype
     return leaf.path.rpartition(".")[2] == entry.key.rpartition(".")[2]

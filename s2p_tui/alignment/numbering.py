@@ -24,7 +24,7 @@ NOTHING, GAP, _FIRST_EXPRESSION = -1, -2, -3
 Numbers = NDArray[np.int32]
 Flags = NDArray[np.bool_]
 Author = Literal["order", "user", "matcher", "claude", "rule", "moved"]
-"""Who decided what a leaf takes. `user` chose it for this leaf; `moved` came here by moves of the
+"""The author of a decision. `user` chose it for this leaf; `moved` came here by moves of the
 user's, maybe of other rows."""
 
 

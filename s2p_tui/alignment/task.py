@@ -28,12 +28,12 @@ class Task:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether someone asked the worker to stop."""
+        """True if someone asked the worker to stop."""
         return self._cancel.is_set()
 
     @property
     def share(self) -> float:
-        """How much of the work is done, 0 to 1."""
+        """The done part of the work, 0 to 1."""
         return min(1.0, self.done / self.total) if self.total else 0.0
 
     def check(self) -> None:

@@ -16,7 +16,7 @@ WAYS_OUT = {
     Code.LOADABLE_DTYPE: "Choose bfloat16 in the dialog, or a name that ends in .safetensors.",
     Code.ANOTHER_PROGRAM: "Quit that one and start again, or save with ctrl+s.",
 }
-"""What errors can be shown in the app, in its words; others end it, in the caller's words."""
+"""The app's wording of ways out; errors that end the app are worded by the caller."""
 
 
 def in_words_of_the_app(error: Failure) -> Failure:

@@ -135,7 +135,7 @@ def _parts(record: OutputRecord, contents: Contents, stretch: int) -> Iterator[U
 
 
 Account = Callable[[OutputRecord], tuple[CastLoss | None, Rounding | None]]
-"""What to record about a leaf while it is computed."""
+"""Results to record about a leaf while it is computed."""
 _WORTH_SKIPPING = 1 << 12
 _MOST_PARTS = 512
 

@@ -218,7 +218,7 @@ def written_atomically(target: Path) -> Generator[BinaryIO]:
 
 
 def output_error(error: OSError, target: Path) -> OutputError:
-    """What an operating-system error means for someone who wanted to write the target."""
+    """Return the error of writing the target for an operating-system error."""
     reasons = {
         errno.ENOENT: ("its folder does not exist", "Create the folder first."),
         errno.ENOTDIR: ("its folder is a file", "Choose another folder."),

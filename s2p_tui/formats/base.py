@@ -1,4 +1,4 @@
-"""What every reader hands over: a description of the tensors, and a way to read parts of them."""
+"""The result of every reader: a description of the tensors, and a way to read parts of them."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ FileKind = Literal[
     "mapping",
     "dcp",
 ]
-"""What a file is told to be by its content."""
+"""File kinds by content."""
 Region = tuple[tuple[int, int], ...]
 """A box in a tensor: `(start, stop)` per axis."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Where a tensor's elements lie in a file, little-endian.
+    """The location of a tensor's elements in a file, little-endian.
 
     Attributes:
         file: The file.
@@ -55,7 +55,7 @@ class Extent:
 
     @property
     def is_contiguous(self) -> bool:
-        """Whether the elements lie in row-major order without holes."""
+        """True if the elements lie in row-major order without holes."""
         expected = 1
         for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
             if size != 1 and stride != expected:
@@ -105,15 +105,15 @@ class Tensors(Protocol):
 
     @property
     def in_memory(self) -> bool:
-        """Whether regions are views of what is in memory anyway."""
+        """True if regions are views of what is in memory anyway."""
         ...
 
     def extent(self, name: str) -> Extent | None:
-        """Where the tensor lies in a file; None if it is in memory, or in several pieces."""
+        """Return the tensor's location in a file; None if it is in memory, or in several pieces."""
         ...
 
     def byte_ranges(self, name: str, start: int, stop: int) -> Sequence[ByteRange] | None:
-        """Where elements `start` to `stop` in row-major order lie in files.
+        """Return the byte ranges of elements `start` to `stop` in row-major order.
 
         None if they are in memory, or not all in byte_ranges of that order.
         """

@@ -50,7 +50,7 @@ _AGAIN = "Make the folder again with s2p-tui chunk."
 
 
 class Kind(NamedTuple):
-    """What a chunk folder holds: its word in the manifest (also the subfolder), the manifest."""
+    """The contents of a chunk folder: word in the manifest (and subfolder), manifest."""
 
     holds: str
     manifest: str

@@ -43,19 +43,19 @@ def words_of(name: str) -> list[str]:
 
 
 def role_of(place: str) -> str:
-    """What a part of a checkpoint is by its name, such as a moving average; empty if unknown."""
+    """Describe a part of a checkpoint by its name, such as a moving average; empty if unknown."""
     words = set(words_of(place.rpartition(".")[2]))
     return next((role for marks, role in _ROLES if words & marks), "")
 
 
 def is_marked(place: str) -> bool:
-    """Whether a name says that it is a slow copy or an average of something."""
+    """Return True if a name says that it is a slow copy or an average of something."""
     words = words_of(place.rpartition(".")[2])
     return bool(_AVERAGES.intersection(words) or _SLOW.intersection(words))
 
 
 def are_copies(first: Shapes, second: Shapes) -> bool:
-    """Whether at least half of the smaller one's tensors are in the other, in the same shapes."""
+    """Return True if half of the smaller one's tensors are in the other, in the same shapes."""
     one, other = sorted((_bare(first), _bare(second)), key=len)
     alike = sum(other.get(name) == shape for name, shape in one.items())
     return bool(one) and alike >= _OVERLAP * len(one)
@@ -142,7 +142,7 @@ def _covers(original: Shapes, copy: Shapes) -> bool:
 
 
 def _ends(name: str) -> list[int]:
-    """Where the proper prefixes of a dotted name end."""
+    """Return the ends of the proper prefixes of a dotted name."""
     return [place for place, letter in enumerate(name) if letter == "."]
 
 

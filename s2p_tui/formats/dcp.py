@@ -198,7 +198,7 @@ class DcpTensors(FileTensors):
         return found
 
     def byte_ranges(self, name: str, start: int, stop: int) -> Sequence[ByteRange] | None:
-        """Where elements `start` to `stop` lie, if chunks are rows of the tensor."""
+        """Return the byte ranges of elements `start` to `stop` where chunks are rows."""
         item = self._items[name]
         rows = item.in_rows
         if rows is None:
@@ -353,7 +353,7 @@ class _Range(io.RawIOBase):
 
 
 def _tensor_in(file: Path, descriptor: int, start: int, length: int) -> Extent:
-    """Where the elements of a tensor lie that `torch.save` wrote into a byte range of a file.
+    """Locate the elements of a tensor that `torch.save` wrote into a byte range of a file.
 
     Raises:
         InputError: The range holds no such archive, or a tensor that cannot be converted.
@@ -430,7 +430,7 @@ def _dict_of(value: Any) -> dict[Any, Any]:
 
 
 def _places(storage: dict[Any, Any]) -> dict[tuple[str, tuple[int, ...]], dict[str, Any]]:
-    """Where the chunks lie, by name and first element."""
+    """Return the locations of the chunks, by name and first element."""
     found: dict[tuple[str, tuple[int, ...]], dict[str, Any]] = {}
     for index, info in storage.items():
         where = _state_of(index, "MetadataIndex")
@@ -504,7 +504,7 @@ def _file_of(name: str, folder: Path) -> Path:
 
 
 def _path_of(name: Any, flat: Any) -> tuple[Any, ...]:
-    """Where in the nested state dict that was saved an item was."""
+    """Return an item's path in the nested state dict that was saved."""
     path = cast("dict[Any, Any]", flat).get(name) if type(flat) is dict else None
     if type(path) in (tuple, list) and path:
         parts = tuple(cast("Sequence[Any]", path))

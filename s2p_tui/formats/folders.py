@@ -130,7 +130,7 @@ def _empty(folder: Path, passed: list[str]) -> InputError:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """What can be given of the folders below one: indexes and checkpoints, nearest first."""
+    """Return the indexes and checkpoints in the folders below one, nearest first."""
     looked_at = 0
     level = [folder]
     for _ in range(_DEEPEST):

@@ -39,7 +39,7 @@ _MOST_MEMBERS = 10_000
 _SHOWN = 5
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pkl", ".pth.tar", ".index.json")
 _OLD_TORCH = {"sys_info", "pickle", "tensors", "storages"}
-"""What `torch.save` put into tar archives before 2017."""
+"""Members of the tar archives that `torch.save` wrote before 2017."""
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
@@ -96,7 +96,7 @@ _PACKED = (
     _Packed(b"\x04\x22\x4d\x18", "lz4", "lz4 -dc"),
 )
 _BROKEN = (OSError, EOFError, ValueError, MemoryError, zlib.error, lzma.LZMAError)
-"""What reading a damaged archive, or one that claims anything, can raise."""
+"""Errors of reading a damaged or hostile archive."""
 
 
 def foreign(path: Path, head: bytes) -> InputError:
@@ -144,7 +144,7 @@ def _of_packed(path: Path, packed: _Packed) -> InputError:
 
 
 def _unpacked(path: Path, packed: _Packed) -> IO[bytes]:
-    """What is in it, unpacked as it is read, and not without end."""
+    """Unpack the contents as they are read, up to a limit."""
     stream: IO[bytes] = import_module(packed.module).open(path, "rb")
     return cast("IO[bytes]", io.BufferedReader(_Limited(stream, _MOST_UNPACKED)))
 
@@ -322,7 +322,7 @@ def _of_text(path: Path, text: str) -> InputError:
 
 
 def _pointer(text: str, name: str) -> tuple[str, str] | None:
-    """What stands for a file that is kept elsewhere, and the command that gets it."""
+    """Return the name of a stand-in for a file kept elsewhere, and the command for it."""
     if text.startswith("version https://git-lfs"):
         size = re.search(r"size (\d{1,18})", text)
         of = f" for {int(size[1]):,} bytes" if size else ""

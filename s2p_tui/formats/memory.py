@@ -60,7 +60,7 @@ class MemoryTensors(Tensors):
 
     @property
     def in_memory(self) -> bool:
-        """Whether regions are views."""
+        """True if regions are views."""
         return True
 
     def extent(self, name: str) -> Extent | None:
@@ -154,7 +154,7 @@ def checkpoint_in_memory(
 
 
 def is_torch_module(value: Any) -> bool:
-    """Whether it is a `torch.nn.Module`."""
+    """Return True if it is a `torch.nn.Module`."""
     torch: Any = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.nn.Module)
 
@@ -165,7 +165,7 @@ def inside_memory(value: Any) -> Mapping[Any, Any] | None:
 
 
 def is_tensor(value: Any) -> bool:
-    """Whether it is a torch tensor, a NumPy array or a JAX array."""
+    """Return True if it is a torch tensor, a NumPy array or a JAX array."""
     jax: Any = sys.modules.get("jax")
     if isinstance(value, np.ndarray) or _is_torch_tensor(value):
         return True

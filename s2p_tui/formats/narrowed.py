@@ -46,7 +46,7 @@ class _Prefixed(Tensors):
 
 
 def begins_with(checkpoint: Checkpoint, key: str) -> bool:
-    """Whether names in it begin with the key."""
+    """Return True if names in it begin with the key."""
     return any(entry.key.startswith(f"{key.strip('.')}.") for entry in checkpoint.state_dict)
 
 

@@ -31,7 +31,7 @@ _SLOTS = frozenset(
         *("exp_inf", "exp_avg_sq_row", "exp_avg_sq_col", "momentum", "variance"),
     )
 )
-"""What optimizers hold for each parameter."""
+"""Names that optimizers hold for each parameter."""
 _CONTAINERS = frozenset(
     (
         *("model", "state_dict", "model_state_dict", "model_state", "module", "net", "network"),
@@ -120,7 +120,7 @@ class _Group:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
 
     def weights(self) -> int:
-        """How many tensors may be weights: no single numbers, no generator's bytes."""
+        """The number of tensors that may be weights: no single numbers, no generator's bytes."""
         return sum(
             prod(shape) != 1 and not (len(shape) == 1 and _is_of_bytes(self.tensors[name]))
             for name, shape in self.sizes().items()
@@ -291,7 +291,7 @@ def _outer(place: str) -> list[str]:
 
 
 def _may_be_joined(candidates: Mapping[str, _Group]) -> list[tuple[str, int]]:
-    """Where all candidates lie, if they may be parts of one model, and how many tensors they have.
+    """Return the common place of candidates that may be parts of one model, and their tensor count.
 
     Several models of a kind are not joined.
     """

@@ -32,7 +32,7 @@ _HEADER = re.compile(
     rb"\{'descr': '(?P<descr>[<|][biufcV]\d{1,2})', 'fortran_order': (?P<order>True|False), "
     rb"'shape': \((?P<shape>(?:\d{1,18}(?:, \d{1,18})*,?)?)\), \} *\n"
 )
-"""What NumPy writes for numbers. NumPy's own reader evaluates more, warns and raises at random."""
+"""NumPy's spelling of numbers. NumPy's own reader evaluates more, warns and raises at random."""
 
 
 class Record(NamedTuple):
@@ -116,7 +116,7 @@ class _Window:
         self._bytes = b""
 
     def holds(self, expected: bytes, start: int) -> bool:
-        """Whether these bytes stand at a position of the file."""
+        """Return True if these bytes stand at an offset of the file."""
         begin = start - self._start
         if begin < 0 or begin + len(expected) > len(self._bytes):
             self._bytes = os.pread(self._descriptor, max(_AHEAD, len(expected)), start)

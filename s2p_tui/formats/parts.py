@@ -63,7 +63,7 @@ def _numbered(stem: str, of: str, total: str, rest: str, found: dict[int, Path])
 
 
 def alone_of_many(file: Path) -> str:
-    """What to note of a file that is opened by itself and is a part of more; empty if it is not."""
+    """Return the note on a file that is one part of several; empty if it is not."""
     found = _OF.match(file.name)
     if found is None or int(found["total"]) < 2:
         return ""

@@ -65,7 +65,7 @@ class ModuleItems(dict[Any, Any]):
 
 
 def is_pickled_tensor(value: Any) -> bool:
-    """Whether it is a tensor or array, usable or not."""
+    """Return True if it is a tensor or array, usable or not."""
     return isinstance(value, TensorRef | ArrayRef)
 
 
@@ -104,7 +104,7 @@ class PickledItems:
         return attributes if attributes is not None else inside_plain(value.arguments)
 
     def _module(self, root: Placeholder) -> ModuleItems:
-        """What `state_dict()` of a pickled module would return, in torch's own order."""
+        """Return the items of a pickled module's `state_dict()`, in torch's own order."""
         found = ModuleItems(root.dotted)
         for prefix, module, attributes in _modules(root):
             found.classes.add((module.module, module.name))

@@ -154,7 +154,7 @@ def open_target(path: str | Path) -> Target:
 
 
 def kind_of(path: Path) -> FileKind:
-    """What a file is, or what a folder holds; of a chunk folder that holds both, the state dict.
+    """Return the kind of a file or of a folder; of chunk folders with both, the state dict.
 
     Raises:
         InputError: It is nothing known here.

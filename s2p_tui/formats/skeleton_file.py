@@ -92,7 +92,7 @@ def head_line(leaves: Iterable[Leaf]) -> bytes:
 
 
 def leaf_to_json(leaf: Leaf) -> dict[str, Any]:
-    """What a skeleton file says of a leaf, as JSON values."""
+    """Return a leaf as the JSON values of a skeleton file."""
     node: dict[str, Any] = {
         "path": leaf.path,
         "shape": leaf.shape,

@@ -1,4 +1,4 @@
-"""What a file is, told from its first bytes; suffixes are not trusted."""
+"""File kinds, recognised by the first bytes; suffixes are not trusted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HEAD = 512
 
 
 def sniff(path: Path) -> FileKind:
-    """Which of the known kinds the file is. Reads its first 512 bytes.
+    """Return the kind of a file. Reads its first 512 bytes.
 
     Raises:
         InputError: It is missing, a folder, empty, unreadable or none of them.

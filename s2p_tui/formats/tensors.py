@@ -221,7 +221,7 @@ def _read_region(descriptor: int, extent: Extent, region: Region) -> NDArray[np.
 
 
 def _offsets(steps: list[tuple[int, int]]) -> list[int]:
-    """Where each index of some axes lies, the last axis running fastest, from size and stride."""
+    """Return the offset of each index of some axes, the last one fastest, from size and stride."""
     offsets = np.zeros(1, np.int64)
     for size, stride in steps:
         offsets = (offsets[:, None] + np.arange(size) * stride).reshape(-1)

@@ -55,7 +55,7 @@ _PLAIN_BUILTINS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class StoragePlace:
-    """Where a storage lies in the file: first byte and number of bytes."""
+    """The location of a storage in the file: first byte and number of bytes."""
 
     start: int
     nbytes: int
@@ -264,7 +264,7 @@ def _placed(
 def _passed_over(
     pickled: Pickled, modules: Iterable[ModuleItems], tensors: Mapping[str, Any]
 ) -> list[str]:
-    """What to note about whole modules and about objects that nothing was done with."""
+    """Return the notes on whole modules and on objects that were passed over."""
     taken = {id(tensor) for tensor in tensors.values()}
     notes: list[str] = []
     classes: set[tuple[str, str]] = set()

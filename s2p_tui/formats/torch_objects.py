@@ -1,4 +1,4 @@
-"""What `torch.save` pickles consist of: tensors and storages, as inert descriptions.
+"""Tensors and storages of `torch.save` pickles, as inert descriptions.
 
 The names here are the functions that rebuild tensors, their storages and dtypes (torch 2.13,
 `torch/_weights_only_unpickler.py`), and two plain containers. All other names stay placeholders.

@@ -1,1 +1,1 @@
-"""What proposes alignments: the offline matcher."""
+"""Proposals of alignments: the offline matcher, Claude, and siblings of a block."""

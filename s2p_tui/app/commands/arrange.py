@@ -39,7 +39,7 @@ _MOST_NAMED = 8
 
 
 EDGE: tuple[int, ...] = (-1,)
-"""Where a block lands that has no room to move."""
+"""The target of a block that has no room to move."""
 
 
 class ImpossibleError(Exception):

@@ -84,7 +84,7 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
         self._query = ""
 
     def compose(self) -> ComposeResult:
-        """What is to be filled, the filter, the list, and all about the line under the cursor."""
+        """Compose the target, the filter, the list, and the details of the current line."""
         title = "Source" if self._offer.key is None else "Leaf"
         keys = "Enter takes  ctrl+x swaps  type to filter  Esc leaves"
         with Box(self._symbols, title, keys):

@@ -141,12 +141,12 @@ class Workspace(Screen[None]):
 
     @property
     def mapping_path(self) -> Path:
-        """Where the mapping is saved."""
+        """The path the mapping is saved to."""
         return self.options.get("mapping") or default_mapping(self.order.output)
 
     @property
     def _tip(self) -> str:
-        """What to try next in a guided run; empty in others."""
+        """The next step of a guided run; empty in others."""
         if self.tour is None:
             return ""
         bad = self.symbols.fits[Fit.MISMATCHED]

@@ -99,7 +99,7 @@ class BoxKeys:
     @property
     @abstractmethod
     def box(self) -> Box:
-        """What scrolls."""
+        """The scrolling part."""
 
     @staticmethod
     def bindings() -> list[BindingType]:

@@ -20,7 +20,7 @@ eqx: Any = equinox
 
 
 def is_pytree(value: Any) -> bool:
-    """Whether JAX looks into the value, rather than taking it as one leaf."""
+    """Return True if JAX looks into the value, rather than taking it as one leaf."""
     return not jax.tree_util.all_leaves([value])
 
 
@@ -31,7 +31,7 @@ def call_factory(
     abstract: bool = False,
     is_object: Callable[[Any], bool] = is_pytree,
 ) -> Any:
-    """What `pkg.module:factory` or `file.py:factory` makes. Runs the user's code.
+    """Return the result of `pkg.module:factory` or `file.py:factory`. Runs the user's code.
 
     A required argument named `key` that is not in `kwargs` gets `jax.random.PRNGKey(0)`. A name
     that is not callable is taken as the object itself.
@@ -77,7 +77,9 @@ def _needs_key(factory: Callable[..., Any]) -> bool:
 
 
 def import_object(spec: str) -> Any:
-    """What `pkg.module:name`, `pkg.module.name` or `file.py:name` names. Runs the module's code.
+    """Return the object that `pkg.module:name`, `pkg.module.name` or `file.py:name` names.
+
+    Runs the module's code.
 
     Raises:
         UsageError: There is no such module or name.

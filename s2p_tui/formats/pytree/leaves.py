@@ -129,7 +129,7 @@ def _place_of(marker: str, prefix: _Path, places: list[_Path], owners: _Owners) 
 
 
 def _shared(place: _Path, prefix: _Path) -> int:
-    """How many leading keys two paths have in common."""
+    """Return the number of leading keys two paths have in common."""
     return sum(
         1 for _ in takewhile(lambda keys: keys[0] == keys[1], zip(place, prefix, strict=False))
     )
@@ -207,7 +207,7 @@ def _is_scalar(value: Any) -> bool:
 
 
 def is_saved(value: Any) -> bool:
-    """Whether Equinox saves such a leaf."""
+    """Return True if Equinox saves such a leaf."""
     return isinstance(value, jax.ShapeDtypeStruct) or eqx.is_array_like(value)
 
 

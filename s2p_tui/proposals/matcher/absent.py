@@ -32,7 +32,7 @@ def without_partner(
     state_dict: StateDict,
     left_over: Mapping[str, str],
 ) -> dict[int, Suggestion]:
-    """What becomes of the leaves that have no suggestion.
+    """Return suggestions for the leaves that have none.
 
     Certain only where what they get has no effect: where the rest of their layer is settled and
     nothing of their size is left over that could be theirs. The same layer of other blocks, and a
@@ -70,7 +70,7 @@ def _missing(has_siblings: bool) -> Suggestion:
 
 
 def _neutral(leaf: Leaf, steps: Steps) -> Suggestion | None:
-    """What leaves a layer computing as PyTorch's does that has no such parameter."""
+    """Return the value that makes a layer compute as PyTorch's without such a parameter."""
     last = meanings(steps[-1:])[0][-1:]
     if last == ("weight",) and (leaf.owner or "").endswith("Norm") and leaf.fill == 1:
         return Suggestion(None, True, "the layer this one comes from does not scale: stays 1")

@@ -38,7 +38,7 @@ _CLEAR = 0.4
 _NOTHING_LEARNED: Learned = {}
 _LEFT_OVER = "what others that may belong here have left"
 _KNOWN_ELSEWHERE = 0.6
-"""How alike names must be to pair a tensor whose module has its partner elsewhere."""
+"""The likeness of names needed to pair a tensor whose module has its partner elsewhere."""
 _CONFLICTING = -0.9
 
 
@@ -61,14 +61,14 @@ class Pair:
 
 
 class Fits(Protocol):
-    """What layers and shapes say of two tensors."""
+    """Evidence from layers and shapes on two tensors."""
 
     def __call__(self, target: Node, source: Node) -> bool | None:
-        """Whether a source fills a target by the rule of its layer; None if it has no rule."""
+        """Return True if a source fills a target by its layer's rule; None without a rule."""
         ...
 
     def turns(self, target: Node, source: Node) -> frozenset[bool]:
-        """Whether the output axis can come last where a source fills a target."""
+        """Return True if the output axis can come last where a source fills a target."""
         ...
 
     def kind_of_target(self, target: Node) -> Hashable:
@@ -197,7 +197,7 @@ class _Scope:
         )
 
     def _marks(self, side: int) -> Counter[int]:
-        """How many modules of each fingerprint there are on a side, at any depth."""
+        """Count the modules of each fingerprint on a side, at any depth."""
         if side not in self.marks:
             self.marks[side] = Counter(node.mark for node in self._scope(side).modules())
         return self.marks[side]
@@ -376,7 +376,7 @@ class _Scope:
                 )
 
     def _scores(self, targets: Sequence[Node], sources: Sequence[Node]) -> Matrix:
-        """How much speaks for each two of a group, shapes and layers included."""
+        """Return the evidence for each pair of a group, shapes and layers included."""
         matrix = self._likeness(targets, sources)
         if targets[0].item < 0:
             return matrix
@@ -403,7 +403,7 @@ class _Scope:
         return values[np.ix_(rows, columns)]
 
     def _fill(self, target: Node, source: Node) -> bool:
-        """Whether a source can fill a target; modules always can."""
+        """Return True if a source can fill a target; modules always can."""
         return target.item < 0 or not self._misfit(source, target)
 
     def _misfit(self, source: Node, target: Node) -> float:
@@ -439,7 +439,7 @@ _WINDOW = 8192
 
 
 def say_nothing(steps: Sequence[tuple[str, ...]], targets: Sequence[tuple[str, ...]]) -> bool:
-    """Whether names say nothing: they differ by numbers alone, or no word of theirs is known.
+    """Return True if names say nothing: only numbers differ, or no word is known.
 
     Names that are the same on both sides always say something.
 

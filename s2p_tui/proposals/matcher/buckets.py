@@ -191,7 +191,7 @@ class Buckets:
             yield i, j, margin - less, NAMES_AGREE
 
     def _by_meaning(self) -> Iterator[Found]:
-        """What has the same words and numbers; sure where that holds for all that is left."""
+        """Pair nodes with the same words and numbers; sure where that holds for all left."""
         named: list[dict[tuple[object, ...], list[int]]] = []
         for side, left in zip(self.sides, self._left, strict=True):
             names: dict[tuple[object, ...], list[int]] = defaultdict(list)
@@ -248,7 +248,7 @@ class Buckets:
 
 
 def _same_names(targets: Side, sources: Side) -> Iterator[Found]:
-    """What is called the same, where that holds for all whose names differ by numbers alone.
+    """Pair nodes of the same name, where that holds for all whose names differ by numbers alone.
 
     Lists that do not have the same numbers may be shifted.
     """

@@ -1,4 +1,4 @@
-"""How alike the names of two groups of nodes are, as a matrix."""
+"""The likeness of names between two groups of nodes, as a matrix."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Read = Sequence[tuple[tuple[str, ...], tuple[int, ...]]]
 
 
 def agreement(targets: Read, sources: Read) -> Matrix:
-    """How well the numbers of every target agree with those of every source, 0 to 1.
+    """Return the agreement of every target's numbers with those of every source, 0 to 1.
 
     Args:
         targets: Words and numbers of each.
@@ -46,7 +46,7 @@ def agreement(targets: Read, sources: Read) -> Matrix:
 
 
 def series(paths: Sequence[tuple[str, ...]]) -> set[tuple[str, ...]]:
-    """What is numbered: the words up to the first number that is not the same in all paths."""
+    """Return the words up to the first number that differs between paths."""
     columns: list[dict[tuple[str, ...], set[int]]] = []
     for path in paths:
         for column, (words, number) in enumerate(_counted(path)):
@@ -114,7 +114,7 @@ def ranks(values: Sequence[Any]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 
 
 def nearness(first: np.ndarray, second: np.ndarray) -> Matrix:
-    """How near the numbers of one side are to those of the other: 1 the same, 0 the farthest."""
+    """Return the nearness of one side's numbers to the other's: 1 the same, 0 the farthest."""
     span = max(int(first.max()), int(second.max()), 1)
     return 1 - np.abs(first[:, None] - second[None, :]) / span
 
@@ -139,7 +139,7 @@ _BY_HAND = 1024
 
 @lru_cache(maxsize=65536)
 def _alike(first: str, second: str) -> float:
-    """How alike two unknown words are: 1 the same, 0 not at all."""
+    """Return the likeness of two unknown words: 1 the same, 0 none."""
     if first == second:
         return 1.0
     short, long = sorted((first, second), key=len)
@@ -150,7 +150,7 @@ def _alike(first: str, second: str) -> float:
 
 
 def role_of(words: Sequence[str]) -> str:
-    """What a tensor is in its layer, by its last word: weight, bias, mean …; empty if unknown."""
+    """Return a tensor's role by its last word: weight, bias, mean …; empty if unknown."""
     return words[-1] if words and words[-1] in _ROLES else ""
 
 
@@ -167,7 +167,7 @@ def likeness(
     scopes: tuple[Node, Node],
     learned: Learned,
 ) -> Matrix:
-    """How alike every target's name is to every source's, from their scopes down.
+    """Return the likeness of every target's name to every source's, from their scopes down.
 
     Words all of them have count for little; numbers count by their rank among the nodes.
     """
@@ -199,7 +199,7 @@ def likeness(
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """How alike the words of names are, each kind of name once.
+    """Return the likeness of the words of names, each kind of name once.
 
     Attributes:
         scores: Kinds of targets by kinds of sources.
@@ -215,7 +215,7 @@ class Likeness:
 def likeness_of_words(
     first: Sequence[Words], second: Sequence[Words], *, are_tensors: bool
 ) -> Likeness:
-    """How alike the words of every target's name are to those of every source's."""
+    """Return the likeness of the words of every target's name to those of every source's."""
     weight = _weights(first, second)
     kinds = list(dict.fromkeys(first)), list(dict.fromkeys(second))
     number = [{words: n for n, words in enumerate(side)} for side in kinds]
@@ -238,7 +238,7 @@ def likeness_of_words(
 
 
 def _weights(first: Sequence[Words], second: Sequence[Words]) -> dict[str, float]:
-    """How much each word says: little if most names of both sides have it."""
+    """Return the weight of each word: small if most names of both sides have it."""
     common = [Counter(word for names in side for word in {*names}) for side in (first, second)]
     few = min(len(first), len(second))
     weight: dict[str, float] = {}
@@ -250,7 +250,7 @@ def _weights(first: Sequence[Words], second: Sequence[Words]) -> dict[str, float
 
 
 def _by_role(first: Sequence[Words], second: Sequence[Words]) -> Matrix:
-    """What tensors' roles in their layers, and the ends of a model they stand at, add."""
+    """Return the bonus for tensors' roles in their layers and for the ends of a model."""
     roles = [np.array([role_of(words) for words in side]) for side in (first, second)]
     ends = [np.array([_end(words) for words in side]) for side in (first, second)]
     role, other_role = roles[0][:, None], roles[1][None, :]
@@ -262,13 +262,13 @@ def _by_role(first: Sequence[Words], second: Sequence[Words]) -> Matrix:
 
 
 def otherwise_wide(first: Sequence[int], second: Sequence[int]) -> Matrix:
-    """What it costs that weights have other numbers of 1-sized axes."""
+    """Return the penalty for weights with other numbers of 1-sized axes."""
     unlike = np.array(first)[:, None] != np.array(second)[None, :]
     return _OTHER_AXES[sorted(first) == sorted(second)] * unlike
 
 
 def _is_comparable(first: set[tuple[str, ...]], second: set[tuple[str, ...]]) -> bool:
-    """Whether numbers mean the same on both sides: unlike series have each their own count."""
+    """Return True if numbers mean the same on both sides: unlike series count apart."""
     if len(first) < 2 and len(second) < 2:
         return True
     words = [{word for names in side for word in names} for side in (first, second)]
@@ -332,7 +332,7 @@ def _sums(matrix: Matrix, members: Sequence[Sequence[int]]) -> Matrix:
 
 
 def _holding(names: Sequence[Counter[str]], place: Mapping[str, int]) -> Matrix:
-    """Which of some words each name has."""
+    """Return the words of some that each name has."""
     holds = np.zeros((len(names), len(place)))
     for row, words in enumerate(names):
         holds[row, [place[word] for word in words if word in place]] = 1
@@ -389,7 +389,7 @@ _SLOT_WORDS = frozenset(
 
 
 def _slot(names: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[float, float, int] | None:
-    """Where in its block a normalisation stands, by its name: before or after attention, last.
+    """Return a normalisation's place in its block by its name: around attention, or last.
 
     None if there is more in the name than that.
     """

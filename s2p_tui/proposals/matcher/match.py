@@ -1,4 +1,4 @@
-"""Which entries feed which leaves, proposed from names, shapes, layers and order."""
+"""The offline matcher: pairs entries and leaves by names, shapes, layers and order."""
 
 from __future__ import annotations
 
@@ -209,12 +209,12 @@ def _fill(
 
 
 def _is_part(steps: tuple[str, ...]) -> bool:
-    """Whether a tensor is one of several that a layer makes its weight from."""
+    """Return True if a tensor is one of several that a layer makes its weight from."""
     return "parametrizations" in steps or steps[-1].startswith(_PARTS)
 
 
 def _fused(steps: tuple[str, ...]) -> tuple[str, ...]:
-    """What a tensor of these steps is made of, if it is a fused one."""
+    """Return the parts of a fused tensor of these steps; empty for others."""
     return next((parts for step in steps if (parts := parts_named(step))), ())
 
 
@@ -256,13 +256,13 @@ def _suggestion(
 
 
 def _may_be_transposed_convolution(expr: Expr, shape: Shape) -> bool:
-    """Whether the channels of a kernel change places, and its window is larger than one element."""
+    """Return True if a kernel's channels change places and its window has many elements."""
     turned = isinstance(expr, Permute) and expr.axes == (1, 0, *range(2, len(shape)))
     return turned and len(shape) > 2 and prod(shape[2:]) > 1
 
 
 class _Fits:
-    """Whether a piece can fill a leaf whose layer has a rule of its own."""
+    """Tells if pieces can fill leaves whose layers have rules of their own."""
 
     def __init__(self, skeleton: Skeleton, pieces: Sequence[Piece]) -> None:
         self._skeleton, self._pieces = skeleton, pieces
@@ -282,14 +282,14 @@ class _Fits:
         return leaf.shape if rule_for(leaf) is None else target.item
 
     def kind_of_source(self, source: Node) -> Hashable:
-        """What its layouts depend on."""
+        """The facts its layouts depend on."""
         piece = self._pieces[source.item]
         if piece.composite is not None:
             return source.item
         return piece.shape, piece.member, len(piece.members), piece.otherwise is None
 
     def turns(self, target: Node, source: Node) -> frozenset[bool]:
-        """Whether the output axis can come last in a leaf that takes the piece."""
+        """Return True if the output axis can come last in a leaf that takes the piece."""
         leaf, piece = self._skeleton[target.item], self._pieces[source.item]
         return piece.turns(leaf.shape)
 
@@ -307,7 +307,7 @@ def _learned(aligner: Aligner) -> Learned:
 
 
 def _orderly(pieces: Sequence[Piece]) -> bool:
-    """Whether a checkpoint's entries stand in the order its numbered modules do."""
+    """Return True if a checkpoint's entries stand in the order its numbered modules do."""
     last: dict[tuple[str, ...], int] = {}
     steps = falls = 0
     for piece in pieces:
@@ -322,7 +322,7 @@ def _orderly(pieces: Sequence[Piece]) -> bool:
 
 
 def _sorted_by_name(skeleton: Skeleton) -> bool:
-    """Whether the leaves come from dicts, which JAX sorts by key, so that order means nothing."""
+    """Return True if the leaves come from dicts, whose order means nothing: JAX sorts them."""
     paths = [leaf.path for leaf in skeleton]
     return sum("['" in path for path in paths) > len(paths) / 2
 

@@ -1,4 +1,4 @@
-"""Which way round a weight goes in, where its shape alone does not tell."""
+"""The orientation of a weight, where its shape alone does not show it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s2p_tui.proposals.matcher.words import meanings, name_of
 Steps = tuple[str, ...]
 _AS_IT_IS = frozenset(("embed", "pos", "token", "class", "table", "norm", "relative", "register"))
 _NO_TABLE = frozenset(("kernel", "w"))
-"""What weights of dense layers and convolutions are called, and tables are not."""
+"""Names of weights of dense layers and convolutions, not of tables."""
 _UNANIMOUS = 0.9
 _INWARD = frozenset(("query", "key", "value", "qkv", "kv"))
 _MATRIX = 2
@@ -36,7 +36,7 @@ def _template(steps: Steps) -> Steps:
 def _classes(
     steps: Steps, shape: Shape, piece: Piece
 ) -> tuple[tuple[str, *tuple[object, ...]], ...]:
-    """What the leaf has in common with ever more leaves, the nearest first.
+    """Return the classes a leaf shares with ever more leaves, the nearest first.
 
     Weights whose names say that they hold the input axis first are of another kind than others:
     a model may have layers of both.
@@ -72,7 +72,7 @@ class Orientation:
 
     @property
     def common(self) -> bool | None:
-        """What most of all weights do, if nearly all do the same."""
+        """The orientation of nearly all weights; None if they differ."""
         votes = [0, 0]
         for group, counts in self._votes.items():
             if group[0] == "same name":
@@ -142,7 +142,7 @@ class Orientation:
 
 
 def _shown(piece: Piece) -> bool | None:
-    """Whether the output axis comes last in a part of a fused matrix; None if that is not shown."""
+    """Return True if a fused matrix's part has its output axis last; None if not shown."""
     part = piece.members[0]
     if len(piece.members) > 1 or len(piece.member) != _MATRIX or piece.otherwise is not None:
         return None
@@ -171,7 +171,7 @@ def _axis_of_heads(*names: Steps) -> int | None:
 
 
 def _axis_split(expr: Expr, member: Shape) -> int | None:
-    """Which axis of a matrix a layout splits into several; None if neither, or it does not show."""
+    """Return the axis of a matrix that a layout splits; None if neither, or it does not show."""
     inner: Expr | None = expr.of[0] if isinstance(expr, Stack) else expr
     if isinstance(inner, Permute):
         inner = inner.of

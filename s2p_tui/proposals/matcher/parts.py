@@ -1,4 +1,4 @@
-"""What PyTorch's layers keep in parts, or apart, as the pieces that the leaves want."""
+"""Pieces for leaves from the parts in which PyTorch's layers keep weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WRAPPERS = {"weight norm": "equinox.nn.WeightNorm", "spectral norm": "equinox.n
 _PART_NAMES = frozenset(
     ("weight_g", "weight_v", "weight_orig", "weight_u", "original0", "original1")
 )
-"""How modules name the parts that keep them as PyTorch does."""
+"""Names of parts in modules that keep them as PyTorch does."""
 _PART_STEPS = {
     "weight norm": ("magnitude", "weight"),
     "spectral norm": ("weight", "left", "right"),
@@ -67,7 +67,7 @@ def _steps_of_leaf(leaf: Leaf) -> Steps:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What of a skeleton the entries in parts are made for, each kind of leaf once."""
+    """Return the leaves that entries in parts are made for, each kind of leaf once."""
 
     owners: frozenset[str | None]
     names: frozenset[str]
@@ -167,7 +167,7 @@ def _of_cells(state_dict: StateDict, covered: set[str]) -> list[Piece]:
 
 
 def _cell(key: str, state_dict: StateDict) -> Steps:
-    """Where an entry of a recurrent layer stands: layer and direction, if there are several."""
+    """Return the layer and direction of a recurrent layer's entry, if there are several."""
     *around, last = steps_of_key(key)
     match = _RECURRENT.fullmatch(last)
     if match is None:

@@ -1,4 +1,4 @@
-"""What can fill a leaf: an entry as it is, or several stacked, or a part of a fused one."""
+"""Pieces that can fill a leaf: an entry, several stacked, or a part of a fused one."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ _TOGETHER: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 @lru_cache(maxsize=65536)
 def parts_named(step: str) -> tuple[str, ...]:
-    """What a module or tensor of that name is made of: query, key and value of `qkv`."""
+    """Return the parts of a module or tensor by its name: query, key and value of `qkv`."""
     return next((parts for names, parts in _FUSED if step.lower() in names), ())
 
 
 def may_alternate(expr: Expr) -> bool:
-    """Whether a part is taken of a fused weight of which it does not show how it is laid out."""
+    """Return True for a part of a fused weight whose layout nothing shows."""
     return any(
         isinstance(node, Split) and _MAY_ALTERNATE.intersection(key.split("."))
         for node in nodes_of(expr)
@@ -90,12 +90,12 @@ class Piece:
 
     @property
     def is_input_first(self) -> bool:
-        """Whether its name is of those whose weights mostly hold the input axis first."""
+        """True if its name is of those whose weights mostly hold the input axis first."""
         return any(_INPUT_FIRST.intersection(found) for found in self._words())
 
     @property
     def may_be_input_first(self) -> bool:
-        """Whether it is called `w`, as Haiku's weights are, which hold the input axis first."""
+        """True if it is called `w`, as Haiku's weights are, which hold the input axis first."""
         return any(found[-1] == "w" for found in self._words())
 
     def _words(self) -> Iterator[list[str]]:
@@ -129,7 +129,7 @@ class Piece:
         return stacked
 
     def turns(self, target: Shape) -> frozenset[bool]:
-        """Whether the output axis comes last in the expressions of the target's shape."""
+        """Return True if the output axis comes last in the expressions of the target's shape."""
         if len(self.members) > 1:
             return frozenset(out_last for _, out_last in self.layouts(target))
         turns = _turns(self.member, target)
@@ -305,7 +305,7 @@ def _together(
 def _in_one(
     parts: tuple[str, ...], targets: Sequence[tuple[tuple[str, ...], Shape]], words: set[str]
 ) -> bool:
-    """Whether the leaves have no name for one of the parts, or a name for several at once."""
+    """Return True if a part has no leaf of its own name, or shares one with others."""
     return not words.issuperset(parts) or any(
         {*parts} <= {*name_of(step).words} for steps, _ in targets for step in steps
     )
@@ -361,7 +361,7 @@ def _numbered(steps: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _shared(paths: Sequence[tuple[str, ...]]) -> int:
-    """How many steps all paths begin with in common."""
+    """Return the number of leading steps that all paths share."""
     first, last = min(paths), max(paths)
     ends = min(len(first), len(last))
     return next((n for n in range(ends) if first[n] != last[n]), ends)

@@ -158,7 +158,7 @@ def _ones(shape: Shape) -> int:
 
 
 def overlap(first: Node, second: Node) -> float:
-    """How much of two nodes' sizes is the same, 0 to 1 (Dice)."""
+    """Return the common part of two nodes' sizes, 0 to 1 (Dice)."""
     if first.mark == second.mark:
         return 1.0
     small, large = sorted((first.print, second.print), key=len)
@@ -174,7 +174,7 @@ def _mass(first: Node, second: Node) -> float:
 
 
 def contains_better(node: Node, other: Node, than: float) -> bool:
-    """Whether a node strictly inside this one has clearly more in common with another one."""
+    """Return True if a node inside this one is clearly more like another one."""
     return any(
         2 * child.size >= other.size
         and (
@@ -187,7 +187,7 @@ def contains_better(node: Node, other: Node, than: float) -> bool:
 
 
 def near(part: Node, other: Node) -> float:
-    """How much two nodes have in common; 0 if that is not much."""
+    """Return the likeness of two nodes; 0 if it is small."""
     common = overlap(part, other)
     return common if common >= KIN and _mass(part, other) >= _MASS else 0.0
 
@@ -340,7 +340,7 @@ def inside(node: Node) -> Node:
 
 
 def parts_of(node: Node) -> list[Node]:
-    """What is in a node, wrappers left out."""
+    """Return the children of a node, without wrappers."""
     node = inside(node)
     return list(node.children.values()) if node.children else [node]
 
@@ -354,7 +354,7 @@ def largest(fronts: tuple[Front, Front]) -> tuple[int, Node | None]:
 
 
 _ALIKE = 0.6
-"""How much the other members at one place must have in common, or the lists are shifted."""
+"""The likeness that the other members at one index must have, or the lists are shifted."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -403,7 +403,7 @@ class Lists:
         ]
 
     def _unlike_places(self, first: _List, second: _List) -> frozenset[int]:
-        """Where the members of two lists have little in common."""
+        """Return the indexes at which the members of two lists have little in common."""
         known = self._unlike.get((first, second))
         if known is None:
             both = zip(first.members, second.members, strict=True)

@@ -175,7 +175,7 @@ def name_of(text: str) -> Name:
 
 
 def is_known(text: str) -> bool:
-    """Whether a step has a word of more than a letter whose meaning is known."""
+    """Return True if a step has a word of more than a letter whose meaning is known."""
     lower = _CAMEL.sub("_", text).lower()
     return any(len(piece) > 1 and piece in _MEANING for piece in _PIECES.findall(lower)) or any(
         len(whole) > 2 and whole in lower for whole in _WHOLE
@@ -193,9 +193,9 @@ def _halves(piece: str) -> tuple[str, str] | None:
 _COLLECTIONS = frozenset(("params", "batch_stats"))
 """Flax's trees of parameters and statistics, which mirror each other."""
 _STATISTICS = {"0": "running_mean", "1": "running_var"}
-"""Where batch normalisation keeps them in its state."""
+"""The place of running statistics in batch normalisation's state."""
 _AVERAGES = {"mean_ema": "running_mean", "var_ema": "running_var"}
-"""What Haiku's batch normalisation averages, each in a module of its own."""
+"""The averages of Haiku's batch normalisation, each in a module of its own."""
 _STEP = re.compile(
     r"\['([^']*)'\]|\[\"([^\"]*)\"\]|\[(\d+)\]|<\[0\]([^>]*)>|<flat index \d+>|([^.\[\]<>]+)"
 )
