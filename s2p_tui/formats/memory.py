@@ -115,7 +115,9 @@ def checkpoint_in_memory(
             f"The state dict is of type {type(state_dict).__name__}, not a mapping.",
             "Give model.state_dict(), a dictionary of names and tensors.",
         )
-    found = find_state_dict(state_dict, is_tensor, key, f"The {label}", inside_memory)
+    found = find_state_dict(
+        state_dict, is_tensor, key, f"The {label}", inside_memory, is_chosen=True
+    )
     place, tensors, others = found.place, found.tensors, found.others
     entries: list[Entry] = []
     problems: list[str] = []

@@ -90,6 +90,8 @@ def find_state_dict(
     key: str | None,
     label: str,
     inside: Callable[[Any], Mapping[Any, Any] | None] = inside_plain,
+    *,
+    is_chosen: bool = False,
 ) -> Found:
     """The state dict in a value: a mapping from names to tensors, at the top or nested.
 
@@ -100,6 +102,8 @@ def find_state_dict(
             everything together; None to look for it.
         label: What to call the value in messages.
         inside: The items of a value by name, None if it holds none.
+        is_chosen: True if the caller chose this very state dict, so that copies within it, such as
+            an online and a target network, are both wanted.
 
     Raises:
         AmbiguousStateDictError: Several candidates and no `key`.
@@ -107,7 +111,9 @@ def find_state_dict(
     """
     nameless: list[_Nameless] = []
     groups = _by_place(_groups(value, is_tensor, inside, nameless))
-    return _at(groups, key, label, nameless) if key is not None else _best(groups, label, nameless)
+    if key is not None:
+        return _at(groups, key, label, nameless)
+    return _best(groups, label, nameless, is_chosen=is_chosen)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -221,7 +227,9 @@ def _explained(listed: _Nameless) -> str:
     )
 
 
-def _best(groups: Mapping[str, _Group], label: str, nameless: list[_Nameless]) -> Found:
+def _best(
+    groups: Mapping[str, _Group], label: str, nameless: list[_Nameless], *, is_chosen: bool
+) -> Found:
     likely = _distinct({at: group for at, group in groups.items() if group.is_likely})
     notes = [_explained(item) for item in nameless if item.length > 1 and not _is_kept(item.place)]
     if not likely:
@@ -243,7 +251,7 @@ def _best(groups: Mapping[str, _Group], label: str, nameless: list[_Nameless]) -
         names = [f"{at}.{name}".removeprefix(".") for at in left for name in likely[at].tensors]
         notes.append(f"tensors beside the state dict are left out: {_some(names)}")
     copies = copies_within(candidates[place].tensors)
-    if copies:
+    if copies and not (is_chosen and place == ""):
         whole = (place or ALL, len(candidates[place].tensors))
         raise _question(label, _as_groups(place, candidates[place], copies), [whole])
     return _taken(place, groups, notes)

@@ -22,8 +22,8 @@ def keys_of(mapping: Mapping) -> list[str]:
 @pytest.mark.parametrize(
     ("typed", "rows", "bench"),
     [
-        (b"JJJJa\r", STRAIGHT, []),
-        (b"JJJJa \r", ["-", *STRAIGHT[1:]], ["lin1.weight"]),
+        (b"\x1b[3~a\r", STRAIGHT, []),
+        (b"\x1b[3~a \r", ["-", *STRAIGHT[1:]], ["lin1.weight"]),
         (b"1G\rlin3.w\r", ["lin3.weight", *STRAIGHT[1:4], "-", "lin3.bias"], ["lin1.weight"]),
         (b"1G\rlin3.w\x18", ["lin3.weight", *STRAIGHT[1:4], "lin1.weight", "lin3.bias"], []),
         (b"1G\rs\x7f\x03", STRAIGHT, []),

@@ -248,7 +248,7 @@ def test_nothing_needed_is_replaced_and_nothing_unverified_certified(
     out, mapping = tmp_path / "out.eqx", tmp_path / "m.json"
     victims = (out, mapping, *session.checkpoint.files, *session.target.files)
     for report in victims:
-        with pytest.raises(OutputError, match="files to convert from"):
+        with pytest.raises(OutputError, match="would overwrite a file"):
             session.convert(out, mapping=mapping, report=report)
     with pytest.raises(OutputError, match="its folder does not exist"):
         session.convert(out, report=tmp_path / "missing" / "r.json")
@@ -259,7 +259,7 @@ def test_nothing_needed_is_replaced_and_nothing_unverified_certified(
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
     session.convert(out, mapping=mapping)
     for report in victims:
-        with pytest.raises(OutputError, match="files to convert from"):
+        with pytest.raises(OutputError, match="would overwrite a file"):
             session.verify(out, report=report)
 
 

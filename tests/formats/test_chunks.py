@@ -458,7 +458,7 @@ def test_an_output_never_replaces_a_chunk(
     for output in (file, chunks / "torch_fields.json"):
         before = output.read_bytes()
         assert run(["convert", str(chunks), str(pair.skeleton), "-o", str(output)]) == 5
-        assert "one of the files to convert from" in capsys.readouterr().err
+        assert "would overwrite a file" in capsys.readouterr().err
         assert output.read_bytes() == before
 
 

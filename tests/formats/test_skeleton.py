@@ -149,7 +149,7 @@ def test_names_for_a_plain_eqx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     target.values.close()
     with pytest.raises(InputError, match="leaf 0 is the first that differs"):
         open_any_target("plain.eqx", "nets.py:other")
-    with pytest.raises(UsageError, match="names the leaves of a plain"):
+    with pytest.raises(UsageError, match="names its own leaves"):
         open_any_target("nets.py:net_with_state", "nets.py:other")
 
 

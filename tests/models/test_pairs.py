@@ -38,7 +38,9 @@ def test_every_layer_computes_what_its_twin_does(pair: Pair, tmp_path: Path) -> 
     torch.save(pair.state_dict(), tmp_path / "model.pt")
     model = pair.model()
     save_skeleton(tmp_path / "skeleton.eqx", model)
-    session = Session.open(tmp_path / "model.pt", tmp_path / "skeleton.eqx")
+    # Its online and target encoders are copies, of which either could be meant.
+    key = "." if pair.name == "siamese_byol" else None
+    session = Session.open(tmp_path / "model.pt", tmp_path / "skeleton.eqx", key=key)
     assert list(session.problems()) == []
     session.convert(tmp_path / "out.eqx")
     session.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -297,13 +298,13 @@ class Workspace(Screen[None]):
 
     # Editing
 
-    def action_enter(self) -> None:
+    async def action_enter(self) -> None:
         if self.cursor.picked is not None:
             self.make(lambda: arrange.put_down(self.session, self.cursor, swap=False))
         elif self.cursor.typed:
             self._go_to_typed()
         elif not (self.is_busy or self._is_folded()):
-            self._start(flows.choose_source)
+            await self._start(flows.choose_source)
 
     def action_swap(self) -> None:
         self.make(lambda: arrange.put_down(self.session, self.cursor, swap=True))
@@ -398,8 +399,10 @@ class Workspace(Screen[None]):
 
     # Other screens
 
-    def _start(self, flow: Callable[[Workspace], Coroutine[None, None, None]]) -> None:
+    async def _start(self, flow: Callable[[Workspace], Coroutine[None, None, None]]) -> None:
         self.run_worker(flow(self))
+        # The flow begins now and opens its first screen, which the next key is for.
+        await asyncio.sleep(0)
 
     def _must_wait(self) -> bool:
         """Say so if the matcher has yet to tell which rows are doubtful."""
@@ -413,24 +416,24 @@ class Workspace(Screen[None]):
             self.say("This is a folded block: Tab unfolds it, then choose a row.", "lines--bad")
         return self.cursor.is_block
 
-    def action_match(self) -> None:
+    async def action_match(self) -> None:
         if not (self.is_busy or self._must_wait()):
-            self._start(flows.match)
+            await self._start(flows.match)
 
-    def action_lift(self) -> None:
+    async def action_lift(self) -> None:
         if not (self.is_busy or self._must_wait()):
-            self._start(flows.apply_to_siblings)
+            await self._start(flows.apply_to_siblings)
 
-    def action_transform(self) -> None:
+    async def action_transform(self) -> None:
         if not self.is_busy:
-            self._start(flows.choose_transform)
+            await self._start(flows.choose_transform)
 
-    def action_claude(self) -> None:
+    async def action_claude(self) -> None:
         if not (self.is_busy or self._must_wait()):
             self.is_busy = True
-            self._start(flows.ask_claude)
+            await self._start(flows.ask_claude)
 
-    def action_convert(self) -> None:
+    async def action_convert(self) -> None:
         if self._must_wait():
             return
         if self.session.blocking:
@@ -440,14 +443,14 @@ class Workspace(Screen[None]):
                 self.say(wording.blocked(self.session, first), "lines--bad")
         elif not self.is_busy:
             self.is_busy = True
-            self._start(flows.convert)
+            await self._start(flows.convert)
 
     def action_save(self) -> None:
         flows.save_mapping(self)
 
-    def action_load_mapping(self) -> None:
+    async def action_load_mapping(self) -> None:
         if not (self.is_busy or self._must_wait()):
-            self._start(flows.load_mapping)
+            await self._start(flows.load_mapping)
 
     def action_look(self) -> None:
         if not self._is_folded() and self.cursor.index < len(self.session):
