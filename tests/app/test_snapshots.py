@@ -113,7 +113,12 @@ def test_bound_keys_are_shown(snap_compare) -> None:
 
 
 SHOWN: dict[str, Callable[[], ModalScreen[Any]]] = {
-    "which": lambda: WhichStateDict(UNICODE, "train.pt", [("model", 122), ("ema.model", 122)]),
+    "which": lambda: WhichStateDict(
+        UNICODE,
+        "train.pt",
+        [("model", 122), ("ema.model", 122)],
+        {"model": "the trained weights", "ema.model": "a moving average of the weights"},
+    ),
     "go_on": lambda: GoOn(UNICODE, left(3), None, ("model.pt", "model_skeleton.eqx")),
     "go_on_elsewhere": lambda: GoOn(UNICODE, left(1), None, ("other.pt", "model_skeleton.eqx")),
     "go_on_or_mapping": lambda: GoOn(UNICODE, left(3), mapping(), ("model.pt", "")),
