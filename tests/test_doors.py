@@ -66,9 +66,16 @@ def named(text: str) -> bool:
     return any(pattern.search(text) for pattern in (OPTION, KEY, ARGUMENT))
 
 
+OTHER_PROGRAMS = ("torch.", "git lfs ", "python -m ")
+
+
 def spoken(source: str) -> list[str]:
-    """Texts of a module that name an option, a key or an argument."""
-    return [f"{line}: {text}" for line, text in strings(source) if named(text)]
+    """Texts of a module that name an option, a key or an argument of this program."""
+    return [
+        f"{line}: {text}"
+        for line, text in strings(source)
+        if named(text) and not any(other in text for other in OTHER_PROGRAMS)
+    ]
 
 
 def test_no_room_below_the_doors_names_an_option_a_key_or_an_argument() -> None:

@@ -65,7 +65,7 @@ def test_anthropic_waits_until_claude_is_asked() -> None:
     """A question can be written and read without it; only the client loads it."""
     assert _loaded("import s2p_tui.session.ask_claude, s2p_tui.session.session") == {"numpy"}
     client = "from s2p_tui.proposals.claude.client import Client"
-    assert _loaded(client) == set()
+    assert _loaded(client) == {"numpy"}
     asked = (
         f"{client}\nfrom s2p_tui.proposals.claude.job import Budget\n"
         "from s2p_tui.proposals.claude.job import Asking\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -19,7 +19,10 @@ from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.formats.tensors import ArrayTensors
 from s2p_tui.session.session import Arrangement, Session
+from tests.helpers.claude_server import Script, connect, rows, says, serving
+from tests.helpers.unlike import RIGHT, unlike
 
+ANSWER = says(rows(("they are named so", RIGHT)))
 Opened = Callable[..., AbstractAsyncContextManager[tuple[Pilot[object], Workspace]]]
 
 
@@ -143,3 +146,16 @@ def opened() -> Opened:
             yield in_turn(pilot), app.screen
 
     return open_app
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
+    script = Script([ANSWER])
+    with serving(script) as url:
+        connect(monkeypatch, tmp_path, url)
+        yield script
+
+
+@pytest.fixture
+def session() -> Session:
+    return make_session(*unlike(), arrange="auto")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
@@ -20,26 +18,11 @@ from s2p_tui.app.widgets.line_list import LineList
 from s2p_tui.app.widgets.lines import Lines
 from s2p_tui.proposals.claude import account
 from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, make_session, reordered, until
+from tests.app.conftest import ANSWER, Opened, make_session, reordered, until
 from tests.app.reading import keys, status
-from tests.helpers.claude_server import KEY, Script, connect, hangs, rows, says, serving
-from tests.helpers.unlike import RIGHT, RIGHT_KEYS, unlike
+from tests.helpers.claude_server import KEY, Script, hangs, says
+from tests.helpers.unlike import RIGHT_KEYS, unlike
 from tests.proposals.claude.test_failures import LINES
-
-ANSWER = says(rows(("they are named so", RIGHT)))
-
-
-@pytest.fixture
-def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
-    script = Script([ANSWER])
-    with serving(script) as url:
-        connect(monkeypatch, tmp_path, url)
-        yield script
-
-
-@pytest.fixture
-def session() -> Session:
-    return make_session(*unlike(), arrange="auto")
 
 
 async def shows(pilot: Pilot[object], kind: type) -> None:

@@ -269,7 +269,7 @@ def test_odd_archives_are_refused(tmp_path: Path) -> None:
         "big-endian": big,
         "share one name": [*good, ("model/data/0", b"other")],
         "not one written by": [("readme.txt", b"hello")],
-        "not one": [*good, ("second/data.pkl", b"N.")],
+        "Unpack it with": [*good, ("second/data.pkl", b"N.")],
         "missing or too short": [item for item in good if not item[0].endswith("data/1")],
     }
     for message, content in cases.items():
@@ -297,7 +297,7 @@ def test_things_that_are_no_checkpoints(tmp_path: Path) -> None:
     save_skeleton(skeleton, [np.ones(3)])
     cases: dict[str, bytes] = {
         "is empty": b"",
-        "neither a checkpoint": b"hello there, this is a text file\n",
+        "is a text, no checkpoint": b"hello there, this is a text file\n",
         "gzip": gzip.compress(b"weights"),
         "web page": b"<!DOCTYPE html><html><body>404</body></html>",
         "git-lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",

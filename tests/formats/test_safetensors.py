@@ -101,7 +101,7 @@ def test_a_key_is_what_names_begin_with(tmp_path: Path) -> None:
     assert {entry.key for entry in checkpoint.state_dict} == {"a", "b.c"}
     assert read(checkpoint, "a").tolist() == [1, 1]
     checkpoint.tensors.close()
-    with pytest.raises(InputError, match="no state dict at --key 'mod'"):
+    with pytest.raises(InputError, match="no state dict at 'mod'"):
         open_checkpoint(path, "mod")
 
 

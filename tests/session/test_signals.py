@@ -102,7 +102,7 @@ def test_while_it_inspects(tmp_path: Path) -> None:
     model, _ = small_pair(tmp_path)
     real = run
 
-    def raising(*_: object) -> None:
+    def raising(*_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:

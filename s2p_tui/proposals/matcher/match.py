@@ -11,6 +11,8 @@ from math import prod
 
 from s2p_tui.alignment.alignment import Alignment
 from s2p_tui.alignment.evidence import Evidence, Suggestion, Suggestions, as_suggested
+from s2p_tui.alignment.fit import Fit
+from s2p_tui.alignment.judge import judge
 from s2p_tui.alignment.layer_rules import constant_for, rule_applied, rule_for
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
@@ -106,6 +108,8 @@ def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -
     told = unequal(suggestions, skeleton, steps, state_dict, lost)
     for place, why in (losses(state_dict, suggestions, lost) | told).items():
         suggestions[place] = replace(suggestions[place], certain=False, reason=why)
+    task.done = task.total
+    task.check()
     return Evidence(Suggestions(suggestions[place] for place in range(len(skeleton))), left_over)
 
 
@@ -330,15 +334,17 @@ def _sorted_by_name(skeleton: Skeleton) -> bool:
 def propose(
     evidence: Evidence, state_dict: StateDict, skeleton: Skeleton, alignment: Alignment
 ) -> Proposal:
-    """The evidence's rows that differ from the alignment's. Reads no tensor data.
+    """Return the evidence's rows that differ from the alignment's. Reads no tensor data.
 
     Rows that the user decided or trusted are given: they stay, and what they take stays theirs.
+    One whose shape does not fit is no decision yet: its entry may be on its way elsewhere.
     """
     suggested = as_suggested(evidence, state_dict, skeleton).rows
     given = {
         index: row
         for index, row in enumerate(alignment.rows)
-        if (row.by == "user" and (row.gap or row.source is not None)) or row.trusted
+        if ((row.by == "user" and (row.gap or row.source is not None)) or row.trusted)
+        and judge(skeleton[index], row, state_dict).fit is not Fit.MISMATCHED
     }
     # An entry that both have for the same row may be taken by others too: it is tied, or shared.
     taken = {key for row in given.values() for key in row.keys}
