@@ -185,6 +185,9 @@ _WAYS_OUT = (
 )
 
 
+_GLOBS_SHOWN = 3
+
+
 @dataclass(frozen=True)
 class Sides:
     """The two sides as the arguments give them; the names are those of the arguments."""
@@ -288,8 +291,15 @@ def in_words_of_python() -> Generator[None]:
     try:
         yield
     except AlignmentError as error:
-        hint = _WAYS_OUT if error.problems else error.hint
-        raise AlignmentError(error.message, error.problems, hint) from None
+        hints = [_WAYS_OUT] if len(error.problems) > len(error.unused) else []
+        if error.unused:
+            globs = ", ".join(f'"{glob}"' for glob in error.unused[:_GLOBS_SHOWN])
+            more = ", …" if len(error.unused) > _GLOBS_SHOWN else ""
+            hints.append(
+                f"Accept entries that the model does not need with allow_unused=[{globs}{more}]."
+            )
+        hint = " ".join(hints) if error.problems else error.hint
+        raise AlignmentError(error.message, error.problems, hint, error.unused) from None
     except AmbiguousStateDictError as error:
         places = ", ".join(repr(place) for place, _ in error.choices)
         raise AmbiguousStateDictError(
@@ -318,6 +328,7 @@ def convert(
     arrange: Arrangement | None = None,
     mapping: str | Path | Mapping | None = None,
     trust: bool | str | Sequence[str] = (),
+    allow_unused: bool | str | Sequence[str] = (),
     dtype: str | None = None,
     chunk_size: int = 64,
     jobs: int | None = None,
@@ -362,6 +373,8 @@ def convert(
         arrange: By names and structure ("auto", the default), or strictly by order ("order").
         mapping: Follow this mapping file instead.
         trust: Take these doubtful rows for right, by their leaves' key paths; True for all.
+        allow_unused: Accept entries that no leaf takes, by their keys or patterns of them
+            ("pooler.*"); True for all. Others are refused, but for those that hold no parameter.
         dtype: Dtype of real floating-point leaves, in place of the pytree's: "bfloat16" …
         chunk_size: MiB to stay within.
         jobs: Threads that share the work; None for two, or one on a single core.
@@ -401,7 +414,7 @@ def convert(
     output = output_path(Path(target_dir) / target_name)
     with cleaned_up_first(job), contextlib.ExitStack() as stack, in_words_of_python():
         ends = sides.open(stack, job, key=key, like=like, chunk_bytes=chunk_bytes)
-        session = _aligned(*ends, mapping, arrange, trust)
+        session = _aligned(*ends, mapping, arrange, trust, allow_unused)
         stack.callback(session.close)
         if arrange_with_anthropic:
             _ask_claude(session, anthropic_model, confirm)
@@ -427,6 +440,7 @@ def convert_tree(
     arrange: Arrangement | None = None,
     mapping: str | Path | Mapping | None = None,
     trust: bool | str | Sequence[str] = (),
+    allow_unused: bool | str | Sequence[str] = (),
     dtype: str | None = None,
     chunk_size: int = 64,
     key: str | None = None,
@@ -441,6 +455,8 @@ def convert_tree(
         arrange: By names and structure ("auto", the default), or strictly by order ("order").
         mapping: Follow this mapping file instead.
         trust: Take these doubtful rows for right, by their leaves' key paths; True for all.
+        allow_unused: Accept entries that no leaf takes, by their keys or patterns of them
+            ("pooler.*"); True for all. Others are refused, but for those that hold no parameter.
         dtype: Dtype of real floating-point leaves, in place of the pytree's.
         chunk_size: MiB to stay within, beside the new tree.
         key: Dotted place of the state dict in a nested checkpoint.
@@ -463,7 +479,9 @@ def convert_tree(
         else:
             checkpoint = checkpoint_in_memory(state_dict, key=key)
         target = target_in_memory(pytree)
-        with contextlib.closing(_aligned(checkpoint, target, mapping, arrange, trust)) as session:
+        with contextlib.closing(
+            _aligned(checkpoint, target, mapping, arrange, trust, allow_unused)
+        ) as session:
             # The other format: what keeps a dtype out of .eqx files does not matter here.
             plan = session.plan(dtype, "safetensors")
             made = filled(plan, checkpoint, target, chunk_bytes=chunk_size * MEBIBYTE)
@@ -485,6 +503,7 @@ def _aligned(
     mapping: str | Path | Mapping | None,
     arrange: Arrangement | None,
     trust: bool | str | Sequence[str],
+    allow_unused: bool | str | Sequence[str],
 ) -> Session:
     if mapping is not None and arrange is not None:
         raise UsageError(
@@ -503,6 +522,9 @@ def _aligned(
     if trust:
         wanted = [trust] if isinstance(trust, str) else trust
         session.trust(None if isinstance(wanted, bool) else wanted)
+    if allow_unused:
+        globs = [allow_unused] if isinstance(allow_unused, str) else allow_unused
+        session.allow_unused(None if isinstance(globs, bool) else globs)
     return session
 
 

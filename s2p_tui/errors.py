@@ -3,7 +3,7 @@
     S2PError                      exit
     ├── UsageError                2     the request itself makes no sense
     │   └── SettingsError               as does what the configuration file says
-    ├── AlignmentError            3     rows are missing, mismatched or doubtful
+    ├── AlignmentError            3     rows are missing or doubtful, entries are left over
     ├── InputError                4     a file cannot be read, or must not be trusted
     │   ├── AmbiguousStateDictError     several state dicts in one checkpoint
     │   └── OtherFilesError             files that do not belong together
@@ -98,17 +98,26 @@ class SettingsError(UsageError):
 
 
 class AlignmentError(S2PError):
-    """Rows stand in the way of a conversion.
+    """Rows, or entries that no row uses, stand in the way of a conversion.
 
     Attributes:
-        problems: One `(leaf key path, reason)` per row, in leaf order.
+        problems: One `(leaf key path, reason)` per row, in leaf order; then one `(keys, reason)`
+            per group of unused entries.
+        unused: Patterns of keys that accept these entries, one per group.
     """
 
     exit_code = 3
 
-    def __init__(self, message: str, problems: Sequence[tuple[str, str]] = (), hint: str = ""):
+    def __init__(
+        self,
+        message: str,
+        problems: Sequence[tuple[str, str]] = (),
+        hint: str = "",
+        unused: Sequence[str] = (),
+    ) -> None:
         super().__init__(message, hint)
         self.problems = _inert(problems)
+        self.unused = tuple(unused)
 
     def __str__(self) -> str:
         rows = [f"  {where}: {why}" for where, why in self.problems[:_MOST_ROWS]]

@@ -562,7 +562,10 @@ def test_models_that_cannot_belong_together_are_refused() -> None:
 
 def test_the_report_tells_what_was_left_over() -> None:
     state = {**FIRST, "extra": torch.ones(3)}
-    report = convert(from_memory=True, state_dict=state, pytree=FIRST_TREE, verify=False)
+    asked = {"from_memory": True, "state_dict": state, "pytree": FIRST_TREE, "verify": False}
+    with pytest.raises(AlignmentError, match=r'(?s)extra: no leaf.*allow_unused=\["extra"\]'):
+        convert(**asked)
+    report = convert(**asked, allow_unused="ext*")
     assert report.unused == ("extra",)
     assert report.warnings == ("unused entries: 1 (extra)",)
     assert report.rows == {"exact": 2, "transformed": 0, "doubtful": 0, "mismatched": 0, "gap": 0}

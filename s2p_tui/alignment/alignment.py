@@ -348,10 +348,17 @@ class Uses:
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """One row per leaf, in leaf order, and the keys no row uses, in state-dict order or as sent."""
+    """One row per leaf, in leaf order, and the keys no row uses, in state-dict order or as sent.
+
+    Attributes:
+        rows: In leaf order.
+        bench: The keys no row uses.
+        accepted: Keys of entries that the user accepted as unused, wholly or in part.
+    """
 
     rows: Rows
     bench: tuple[str, ...] = ()
+    accepted: frozenset[str] = frozenset()
     _uses: Uses | None = field(default=None, init=False, compare=False, repr=False)
 
     @classmethod
@@ -405,6 +412,7 @@ class Draft:
 
     Attributes:
         bench: The keys that no row uses, once `settle_bench` was called.
+        accepted: The keys that are accepted as unused.
     """
 
     def __init__(self, alignment: Alignment) -> None:
@@ -415,6 +423,7 @@ class Draft:
         # As in `Rows`, none at all while no row has one.
         self._whys = list(rows.whys)
         self.bench = alignment.bench
+        self.accepted = alignment.accepted
         self._low, self._high = len(rows), 0
         self._uses = alignment.known_uses
 
@@ -510,13 +519,16 @@ class Draft:
             start += 1
         while stop > start and before[stop - 1] == self[stop - 1]:
             stop -= 1
-        if start >= stop and self.bench == self._from.bench:
+        kept = self.bench == self._from.bench and self.accepted == self._from.accepted
+        if start >= stop and kept:
             return self._from, range(0)
         if start >= stop:
             end = len(before)
-            return Alignment(before, self.bench).hand_on(self._uses), range(end, end)
-        after = Rows(tuple(self._held), bytes(self._marks), tuple(self._whys))
-        return Alignment(after, self.bench).hand_on(self._uses), range(start, stop)
+            after = Alignment(before, self.bench, self.accepted)
+            return after.hand_on(self._uses), range(end, end)
+        rows = Rows(tuple(self._held), bytes(self._marks), tuple(self._whys))
+        after = Alignment(rows, self.bench, self.accepted)
+        return after.hand_on(self._uses), range(start, stop)
 
 
 def _put_all(column: MutableSequence[_T], positions: Sequence[int], new: Sequence[_T]) -> None:

@@ -205,6 +205,11 @@ def trust(draft: Draft, positions: Sequence[int], trusted: bool) -> None:
             draft.put(position, replace(row, trusted=trusted))
 
 
+def accept_unused(draft: Draft, keys: Sequence[str], accept: bool) -> None:
+    """Accept entries as unused, or take that back."""
+    draft.accepted = draft.accepted.union(keys) if accept else draft.accepted.difference(keys)
+
+
 @dataclass(frozen=True, slots=True)
 class Swap:
     """Exchange what two rows take."""
@@ -283,6 +288,14 @@ class Trust:
 
 
 @dataclass(frozen=True, slots=True)
+class AcceptUnused:
+    """Accept that entries, or the parts of them that no row uses, are left out (or no longer)."""
+
+    keys: tuple[str, ...]
+    accept: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Several:
     """Make edits one after the other, as one step of the history."""
 
@@ -299,6 +312,7 @@ Edit = (
     | PlaceFromBench
     | SetRows
     | Trust
+    | AcceptUnused
     | Several
 )
 
@@ -349,6 +363,8 @@ def _make(draft: Draft, edit: Edit) -> None:
             set_rows(draft, rows)
         case Trust(rows, trusted):
             trust(draft, rows, trusted)
+        case AcceptUnused(keys, accept):
+            accept_unused(draft, keys, accept)
         case Several(edits):
             _several(draft, edits)
 

@@ -24,6 +24,8 @@ class Change:
     after: Rows
     bench_before: tuple[str, ...]
     bench_after: tuple[str, ...]
+    accepted_before: frozenset[str] = frozenset()
+    accepted_after: frozenset[str] = frozenset()
     uses_before: Uses | None = field(default=None, compare=False, repr=False)
     uses_after: Uses | None = field(default=None, compare=False, repr=False)
 
@@ -63,7 +65,18 @@ class History:
             before, after = before[rows].lean(), after[rows].lean()
         uses = alignment.known_uses, new.known_uses
         self._done.append(
-            Change(edit, changed, start, before, after, alignment.bench, new.bench, *uses)
+            Change(
+                edit,
+                changed,
+                start,
+                before,
+                after,
+                alignment.bench,
+                new.bench,
+                alignment.accepted,
+                new.accepted,
+                *uses,
+            )
         )
         self._undone.clear()
         return new, changed
@@ -74,7 +87,8 @@ class History:
             return alignment, range(0)
         change = self._done.pop()
         self._undone.append(change)
-        return _replaced(alignment, change, change.before, change.bench_before, change.uses_before)
+        rest = change.bench_before, change.accepted_before, change.uses_before
+        return _replaced(alignment, change, change.before, *rest)
 
     def redo(self, alignment: Alignment) -> tuple[Alignment, range]:
         """Make the last undone edit again; the same alignment and no rows when there is none."""
@@ -82,7 +96,8 @@ class History:
             return alignment, range(0)
         change = self._undone.pop()
         self._done.append(change)
-        return _replaced(alignment, change, change.after, change.bench_after, change.uses_after)
+        rest = change.bench_after, change.accepted_after, change.uses_after
+        return _replaced(alignment, change, change.after, *rest)
 
 
 def _replaced(
@@ -90,7 +105,8 @@ def _replaced(
     change: Change,
     rows: Rows,
     bench: tuple[str, ...],
+    accepted: frozenset[str],
     uses: Uses | None,
 ) -> tuple[Alignment, range]:
     merged = alignment.rows.replaced(change.start, rows)
-    return Alignment(merged, bench).hand_on(uses), change.changed
+    return Alignment(merged, bench, accepted).hand_on(uses), change.changed

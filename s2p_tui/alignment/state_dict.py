@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from json.encoder import encode_basestring_ascii
 from math import prod
 from operator import mul
@@ -75,6 +75,21 @@ class StateDict:
         kinds = Counter((entry.shape, entry.dtype) for entry in self.entries)
         one_each = (Entry("", *kind).nbytes for kind in kinds)
         return sum(map(mul, one_each, kinds.values()))
+
+    def tied(self, entry: Entry) -> Sequence[str]:
+        """Keys of the other entries that are the same elements of the same storage."""
+        if entry.storage is None:
+            return ()
+        return [key for key in self._by_storage.get(entry.storage, ()) if key != entry.key]
+
+    @cached_property
+    def _by_storage(self) -> dict[Hashable, list[str]]:
+        """Keys of each storage that more than one entry has."""
+        found: dict[Hashable, list[str]] = {}
+        for entry in self.entries:
+            if entry.storage is not None:
+                found.setdefault(entry.storage, []).append(entry.key)
+        return {storage: keys for storage, keys in found.items() if len(keys) > 1}
 
     @property
     def digest(self) -> str:

@@ -49,6 +49,6 @@ def next_step(
         return _COMPARING
     if converted is not None:
         return _DONE
-    if not session.blocking:
+    if not session.blocking and not session.blocking_entries:
         return _FITS
     return _MOVED if len(session.history) else _START.format(bad=bad)

@@ -102,9 +102,9 @@ def titles(session: Session) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def tally(session: Session, glyphs: Glyphs) -> str:
-    """Rows per fit with their signs, bench and edits: `✗2 ?1 ✓119  bench 3  edits 5`.
+    """Rows per fit with their signs, bench and edits: `✗2 ?1 ✓119  bench 3 ?1  edits 5`.
 
-    Trusted rows are counted apart.
+    Trusted rows are counted apart; behind the bench, the entries that nobody accounts for.
     """
     trusted = session.verdicts.trusted
     counts = per_fit(session.verdicts.counts - Counter({Fit.DOUBTFUL: trusted}), glyphs)
@@ -114,6 +114,9 @@ def tally(session: Session, glyphs: Glyphs) -> str:
     parts = [counts] if counts else []
     if session.alignment.bench:
         parts.append(f"bench {len(session.alignment.bench):,}")
+    if blocking := len(session.blocking_entries):
+        unused = f"{glyphs.fits[Fit.DOUBTFUL]}{blocking:,}"
+        parts[-1:] = [f"{parts[-1]} {unused}"] if session.alignment.bench else [*parts, unused]
     if len(session.history):
         parts.append(f"edits {len(session.history):,}")
     return "  ".join(parts)
@@ -138,20 +141,41 @@ def situation(session: Session) -> str:
         return "Matching by names and structure …"
     if not session.verdicts.is_settled:
         return "Looking at the rows …"
-    if not session.blocking:
-        return "Every row lines up: c converts."
-    return f"{many(session.blocking, 'row')} of {len(session.alignment.rows):,} to line up."
+    unused = many(len(session.blocking_entries), "unused entry", "unused entries")
+    if session.blocking:
+        more = f", {unused}" if session.blocking_entries else ""
+        return (
+            f"{many(session.blocking, 'row')} of {len(session.alignment.rows):,} to line up{more}."
+        )
+    if session.blocking_entries:
+        return f"{unused} to place, or to accept with y."
+    return "Every row lines up: c converts."
 
 
 def blocked(session: Session, position: int) -> str:
-    """Why the row at a position stands in the way, and how many others do."""
+    """Why the row or entry at a position stands in the way, and how many others do."""
     verdict = session.verdict(position)
-    why = verdict.why if verdict is not None else ""
+    if verdict is None or not verdict.blocks:
+        return _unused(session, position)
+    why = verdict.why
     others = session.blocking - 1
-    if verdict is not None and verdict.fit is Fit.DOUBTFUL:
+    if verdict.fit is Fit.DOUBTFUL:
         why += " (y trusts it)"
     more = f" And {many(others, 'other row')}." if others else ""
     return f"Row {position + 1}: {inert(why)}.{more}"
+
+
+def _unused(session: Session, position: int) -> str:
+    """The entry at a position that no row uses, wholly or in part, and how many others."""
+    entries = session.blocking_entries
+    keys = session.alignment.rows[position].keys if session.row(position) else ()
+    here = {session.benched(position), *keys}
+    one = next((one for one in entries if one.key in here), None)
+    if one is None:
+        return ""
+    others = len(entries) - 1
+    more = f" And {many(others, 'other entry', 'other entries')}." if others else ""
+    return f"{inert(one.key)}: {inert(one.why)} (y accepts that).{more}"
 
 
 def after_edit(before: Alignment, after: Alignment, changed: range, said: str) -> str:
@@ -190,7 +214,12 @@ def details(session: Session, position: int, glyphs: Glyphs, width: int = 0) -> 
     key = session.benched(position)
     if row is None or verdict is None:
         entry = _entry(session, key or "")
-        return [entry, "On the bench: no leaf takes it. m picks it up.", "", ""]
+        account = session.account(position)
+        if account is None or account.blocks:
+            why = account.why if account is not None else ""
+            ways = "m picks it up, y accepts that the model does not need it."
+            return [entry, f"{glyphs.fits[Fit.DOUBTFUL]} On the bench: {why}.", ways, ""]
+        return [entry, f"On the bench: {inert(account.why)}. m picks it up.", "", ""]
     leaf = session.target.skeleton[position]
     owner = f"  {inert(leaf.owner)}" if leaf.owner else ""
     kind = "  Python scalar" if leaf.kind == "scalar" else ""
@@ -309,7 +338,9 @@ def folded_details(session: Session, fold: Fold, glyphs: Glyphs) -> list[str]:
     taken = inert(entries(session, span, glyphs)) or glyphs.nothing
     if not fold.blocks:
         unused = f"{many(len(fold), 'entry', 'entries')} on the bench: no leaf takes them"
-        return [taken, unused, "", "Tab unfolds it"]
+        blocking = sum(not one.is_part for one in session.blocking_entries)
+        ways = f"{glyphs.fits[Fit.DOUBTFUL]} {blocking:,} not accounted for: y accepts them all"
+        return [taken, unused, ways if blocking else "", "Tab unfolds it"]
     blocks = f"{many(fold.blocks, 'block')}, " if fold.blocks > 1 else ""
     fits = per_fit(session.verdicts.counts_in(span), glyphs)
     return [

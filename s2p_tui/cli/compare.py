@@ -7,7 +7,16 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
-from s2p_tui.cli.options import AsJson, Key, MappingFile, Trust, TrustAll, command, json_object
+from s2p_tui.cli.options import (
+    AllowUnused,
+    AsJson,
+    Key,
+    MappingFile,
+    Trust,
+    TrustAll,
+    command,
+    json_object,
+)
 from s2p_tui.errors import S2PError, UsageError
 
 
@@ -55,6 +64,7 @@ def check(
     ] = "{}",
     trust: Trust = (),
     trust_all: TrustAll = False,
+    allow_unused: AllowUnused = (),
     shape: Annotated[
         tuple[str, ...],
         Parameter(
@@ -132,6 +142,7 @@ def check(
             key=key,
             mapping=mapping,
             trust=None if trust_all else trust,
+            allow_unused=allow_unused,
             tolerance=tolerance,
             seed=seed,
         )

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from s2p_tui.cli.options import (
     MEBIBYTE,
+    AllowUnused,
     AsJson,
     ChunkSize,
     Dtype,
@@ -83,6 +84,7 @@ def convert(
     ] = None,
     trust: Trust = (),
     trust_all: TrustAll = False,
+    allow_unused: AllowUnused = (),
     key: Key = None,
     like: Like = None,
     dtype: Dtype = None,
@@ -100,8 +102,9 @@ def convert(
     """Convert a checkpoint without the terminal app.
 
     The two sides are lined up by a mapping file, by names and structure, strictly by order, or with
-    Claude's help. If rows do not line up, or are doubtful and not trusted, they are listed and
-    nothing is written: exit status 3. Progress goes to standard error, the summary to standard
+    Claude's help. If rows do not line up, or are doubtful and not trusted, or if entries are left
+    over that hold parameters and are not accepted, they are listed and nothing is written: exit
+    status 3. Progress goes to standard error, the summary to standard
     output.
     """
     from s2p_tui.cli.progress import ConvertReport, run_with_progress
@@ -129,6 +132,7 @@ def convert(
         if arrange == "claude":
             ask_claude(session, claude_model, yes=yes)
         session.trust(None if trust_all else trust)
+        session.allow_unused(allow_unused)
         told.converted = run_with_progress(
             lambda job: session.convert(
                 path,
@@ -181,6 +185,7 @@ def verify(
     mapping: Annotated[Path, Parameter(help="The mapping file it was converted with.")],
     key: Key = None,
     like: Like = None,
+    allow_unused: AllowUnused = (),
     dtype: Dtype = None,
     jobs: Jobs = None,
     report: Report = None,
@@ -194,6 +199,7 @@ def verify(
     from s2p_tui.session.session import Session
 
     session = Session.open(model, skeleton, key=key, like=like, mapping=mapping)
+    session.allow_unused(allow_unused)
     size = run_with_progress(
         lambda job: session.verify(output, dtype=dtype, report=report, job=job, jobs=jobs)
     )

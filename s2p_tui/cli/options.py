@@ -35,7 +35,7 @@ Exit status:
   0    done
   1    not enough memory, or an error of the program's own
   2    wrong usage
-  3    rows do not line up, or are doubtful; they are listed, nothing is written
+  3    rows do not line up or are doubtful, or entries are left over; listed, nothing is written
   4    an input cannot be read, or is refused
   5    the output cannot be written, or is not what it should be
   6    check: the two models differ
@@ -131,6 +131,14 @@ Trust = Annotated[
     ),
 ]
 TrustAll = Annotated[bool, Parameter(negative="", help="Take all doubtful rows for right.")]
+AllowUnused = Annotated[
+    tuple[str, ...],
+    Parameter(
+        negative="",
+        help="Accept that no leaf takes the entries of this key or pattern (pooler.*); may be "
+        "repeated.",
+    ),
+]
 Report = Annotated[
     Path | None,
     Parameter(help="Write a certificate to this file, as JSON: what was read back of every leaf."),

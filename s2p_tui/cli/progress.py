@@ -11,9 +11,9 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from s2p_tui.alignment.fit import Fit
+from s2p_tui.alignment.left_over import parts_unused
 from s2p_tui.conversion.job import Job
 from s2p_tui.conversion.output import Converted
-from s2p_tui.conversion.report import parts_unused
 from s2p_tui.errors import AlignmentError, CancelledError, S2PError, one_line
 from s2p_tui.session.session import Session
 from s2p_tui.session.signals import handled_by
@@ -147,7 +147,10 @@ class ConvertReport:
             "rows": rows,
             "doubtful": self._rows(Fit.DOUBTFUL),
             "mismatched": self._rows(Fit.MISMATCHED),
-            "unused": list(session.alignment.bench) if session is not None else [],
+            "unused": [
+                {"key": one.key, "why": one.why, "blocks": one.blocks}
+                for one in (session.left_over if session is not None else ())
+            ],
             "parts_unused": (
                 parts_unused(session.alignment.rows, session.checkpoint.state_dict)
                 if session is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,11 +10,13 @@ from s2p_tui.alignment.alignment import Alignment
 from s2p_tui.alignment.dtypes import dtype_named
 from s2p_tui.alignment.evidence import Evidence, weigh
 from s2p_tui.alignment.judge import landing
+from s2p_tui.alignment.left_over import Group, blocking, grouped
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Expr
 from s2p_tui.errors import AlignmentError, UsageError
 
+_GLOBS_SHOWN = 3
 FileFormat = Literal["eqx", "safetensors"]
 
 
@@ -67,7 +70,8 @@ def make_plan(
         file_format: The format the plan will be written in.
 
     Raises:
-        AlignmentError: Rows are empty, mismatched or doubtful and not trusted; all are listed.
+        AlignmentError: Rows are empty, mismatched or doubtful and not trusted, or entries are left
+            over that nothing explains and nobody accepted; all are listed.
         UsageError: A leaf's dtype cannot be loaded from a file of this format.
     """
     if dtype is not None and dtype_named(dtype).kind != "float":
@@ -85,16 +89,39 @@ def make_plan(
             continue
         source = None if row.source is None else landing(row.source, leaf, state_dict)
         instructions.append(Instruction(leaf, source, _written_dtype(leaf, dtype)))
-    if problems:
-        count = f"{len(problems)} of {len(skeleton)} rows"
-        raise AlignmentError(
-            f"{count} {'does' if len(problems) == 1 else 'do'} not line up.",
-            problems,
-            "Line them up in the app, pass a --mapping, or --trust rows that are only doubtful.",
-        )
+    groups = grouped(blocking(state_dict, alignment))
+    if problems or groups:
+        raise _refused(problems, len(skeleton), groups)
     if file_format == "eqx":
         _refuse_unloadable(instructions)
     return Plan(tuple(instructions), file_format, dtype)
+
+
+def _refused(
+    problems: Sequence[tuple[str, str]], rows: int, groups: Sequence[Group]
+) -> AlignmentError:
+    """Return the error that names every row and every entry that stands in the way."""
+    said: list[str] = []
+    hints: list[str] = []
+    if problems:
+        one = len(problems) == 1
+        said.append(f"{len(problems)} of {rows} rows {'does' if one else 'do'} not line up")
+        hints.append(
+            "Line them up in the app, pass a --mapping, or --trust rows that are only doubtful."
+        )
+    if groups:
+        count = sum(len(group.members) for group in groups)
+        said.append(f"{count} unused {'entry' if count == 1 else 'entries'}")
+        globs = " ".join(f"--allow-unused '{group.glob}'" for group in groups[:_GLOBS_SHOWN])
+        more = " …" if len(groups) > _GLOBS_SHOWN else ""
+        hints.append(f"Accept entries that the model does not need with {globs}{more}.")
+    left = [(group.name, group.why) for group in groups]
+    return AlignmentError(
+        f"{', and '.join(said)}.",
+        [*problems, *left],
+        " ".join(hints),
+        unused=tuple(group.glob for group in groups),
+    )
 
 
 def _written_dtype(leaf: Leaf, dtype: str | None) -> str:

@@ -16,8 +16,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from s2p_tui.alignment.alignment import EMPTY, Alignment, Author, Row
+from s2p_tui.alignment.alignment import EMPTY, Alignment, Author, Row, Rows
 from s2p_tui.alignment.edits import (
+    AcceptUnused,
     CloseGap,
     Edit,
     MoveBlock,
@@ -154,6 +155,8 @@ def edit_from_json(node: Any) -> Edit:
             return SetRows(tuple(zip(_places(places), contents, strict=True)))
         case ["Trust", rows, bool(trusted)]:
             return Trust(_places(rows), trusted)
+        case ["AcceptUnused", keys, bool(accept)]:
+            return AcceptUnused(tuple(string_of(key) for key in list_of(keys)), accept)
         case ["Several", edits]:
             return Several(tuple(edit_from_json(part) for part in list_of(edits)))
         case _:
@@ -234,7 +237,10 @@ def head(header: Header, start: Alignment) -> tuple[bytes, int]:
         "before": header.before,
     }
     first, chain = framed(about, 0)
-    second, chain = framed({**rows_to_json(start.rows), "bench": start.bench}, chain)
+    begin: dict[str, Any] = {**rows_to_json(start.rows), "bench": start.bench}
+    if start.accepted:
+        begin["accepted"] = sorted(start.accepted)
+    second, chain = framed(begin, chain)
     return first + second, chain
 
 
@@ -258,7 +264,17 @@ def outcome(alignment: Alignment, changed: range) -> int:
     """A checksum over the ends of what a step changed, cheap enough for every key."""
     ends = [alignment.rows[place] for place in (changed[0], changed[-1])] if changed else []
     bench = alignment.bench
-    seen = [len(changed), changed.start, rows_to_json(ends), len(bench), bench[:1], bench[-1:]]
+    seen: list[Any] = [
+        len(changed),
+        changed.start,
+        rows_to_json(ends),
+        len(bench),
+        bench[:1],
+        bench[-1:],
+    ]
+    if alignment.accepted:
+        accepted = alignment.accepted
+        seen.append([len(accepted), min(accepted), max(accepted)])
     return zlib.crc32(json.dumps(seen).encode())
 
 
@@ -368,9 +384,10 @@ def replay(
                 f"{name} was made for other files: {header.source.file}.",
                 hint="Open those to go on with it.",
             )
-        start = Alignment.of(
-            rows_from_json(second[0]),
+        start = Alignment(
+            Rows.of(rows_from_json(second[0])),
             tuple(string_of(key) for key in list_of(second[0]["bench"])),
+            frozenset(string_of(key) for key in list_of(second[0].get("accepted", []))),
         )
         _require_whole(start, state_dict, skeleton)
         return _made_again(header, start, lines, state_dict, skeleton)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from s2p_tui.alignment.alignment import Alignment, Row, in_order
-from s2p_tui.alignment.edits import Edit, SetRows, Trust
+from s2p_tui.alignment.edits import AcceptUnused, Edit, SetRows, Several, Trust
 from s2p_tui.alignment.evidence import Evidence, as_suggested, weigh
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.garbage import keep_for_good, no_garbage_collection
 from s2p_tui.alignment.history import History
+from s2p_tui.alignment.left_over import LeftOver, benched, left_over, matching
 from s2p_tui.alignment.mapping_file import Mapping, replay
 from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.state_dict import StateDict
@@ -80,6 +81,8 @@ class Session:
         self.verdicts.settle(_JUDGED_AT_ONCE)
         self.awaits_evidence = False
         self._is_guess = False
+        self._left_over: tuple[Alignment, list[LeftOver], list[LeftOver]] | None = None
+        self._accounts: dict[str, LeftOver] = {}
         self._listeners: list[Listener] = []
         self._recorder: Recorder | None = None
 
@@ -197,7 +200,10 @@ class Session:
         return Situation(state_dict, skeleton, self.alignment, evidence)
 
     def subscribe(self, listener: Listener) -> None:
-        """Have the listener called with the rows that may have changed, after each edit."""
+        """Have the listener called with the rows that may have changed, after each edit.
+
+        There may be none: entries on the bench were accepted, or are no longer.
+        """
         self._listeners.append(listener)
 
     def record(self, recorder: Recorder) -> None:
@@ -253,6 +259,29 @@ class Session:
         self.verdicts.settle()
         return self.verdicts.blocking
 
+    @property
+    def left_over(self) -> list[LeftOver]:
+        """Everything that rows leave over, worked out once per alignment."""
+        return self._accounted()[0]
+
+    def _accounted(self) -> tuple[list[LeftOver], list[LeftOver]]:
+        known = self._left_over
+        if known is None or known[0] is not self.alignment:
+            everything = left_over(self.checkpoint.state_dict, self.alignment, self._accounts)
+            known = self.alignment, everything, [one for one in everything if one.blocks]
+            self._left_over = known
+        return known[1], known[2]
+
+    @property
+    def blocking_entries(self) -> list[LeftOver]:
+        """Entries, and parts of them, that stand in the way as no row uses them."""
+        return self._accounted()[1]
+
+    def account(self, position: int) -> LeftOver | None:
+        """The account of the benched entry at a position, None for a row."""
+        key = self.benched(position)
+        return benched(key, self.checkpoint.state_dict, self.alignment) if key else None
+
     def edit(self, edit: Edit) -> range:
         """Make an edit; returns the rows that may have changed, empty if nothing did."""
         return self._step(edit, *self.history.make(self.alignment, edit))
@@ -272,7 +301,14 @@ class Session:
             OtherFilesError: It was made for other files; the differences are named.
         """
         wanted = replay(mapping, self.checkpoint.state_dict, self.target.skeleton)
-        return self.edit(SetRows(tuple(enumerate(wanted.rows))))
+        rows = SetRows(tuple(enumerate(wanted.rows)))
+        dropped = tuple(sorted(self.alignment.accepted - wanted.accepted))
+        accepted = tuple(sorted(wanted.accepted - self.alignment.accepted))
+        if not (dropped or accepted):
+            return self.edit(rows)
+        return self.edit(
+            Several((rows, AcceptUnused(dropped, accept=False), AcceptUnused(accepted)))
+        )
 
     def trust(self, paths: Sequence[str] | None) -> None:
         """Take doubtful rows for right, as one edit.
@@ -297,6 +333,18 @@ class Session:
         positions = doubtful.values() if paths is None else [doubtful[path] for path in paths]
         self.edit(Trust(tuple(positions)))
 
+    def allow_unused(self, globs: Sequence[str] | None) -> None:
+        """Accept entries that no row uses, as one edit.
+
+        Args:
+            globs: Their keys, or patterns of them; one that matches no such entry does nothing.
+                None for all of them.
+        """
+        entries = self.blocking_entries
+        keys = [one.key for one in entries] if globs is None else matching(globs, entries)
+        if accepted := tuple(keys):
+            self.edit(AcceptUnused(accepted))
+
     def find(self, query: str, within: range | None = None) -> list[int]:
         """Positions that match every word of a query: names, shapes (`10x10`), statuses.
 
@@ -315,8 +363,38 @@ class Session:
         return found
 
     def next_blocking(self, position: int, step: Literal[1, -1]) -> int | None:
-        """The nearest row after (or before) a position that stands in the way, going round."""
-        return self.verdicts.next_blocking(position, step)
+        """The nearest row or benched entry after (or before) a position that stands in the way.
+
+        Going round; a row stands in the way as well if no row uses the rest of what it takes.
+        """
+        entries = self._blocking_positions()
+        if not entries:
+            return self.verdicts.next_blocking(position, step)
+        rows = self.verdicts.next_blocking(position, step)
+        found: set[int] = {*entries, *(() if rows is None else (rows,))}
+        places = sorted(found, reverse=step < 0)
+        beyond = (place for place in places if (place - position) * step > 0)
+        return next(beyond, places[0])
+
+    def first_blocking(self) -> int | None:
+        """The first row that stands in the way, else the first benched entry that does."""
+        if (row := self.verdicts.blocking_in(range(len(self.verdicts)))) is not None:
+            return row
+        return min(self._blocking_positions(), default=None)
+
+    def _blocking_positions(self) -> list[int]:
+        """Positions of the benched entries that block, and the first row of each used in part."""
+        entries = {one.key: one.is_part for one in self.blocking_entries}
+        if not entries:
+            return []
+        rows = len(self.alignment.rows)
+        benched = [rows + n for n, key in enumerate(self.alignment.bench) if key in entries]
+        parts = {key for key, is_part in entries.items() if is_part}
+        takers = dict[str, int]()
+        for place, key in self.alignment.rows.taken() if parts else ():
+            if key in parts:
+                takers.setdefault(key, place)
+        return [*takers.values(), *benched]
 
     def problems(self) -> Iterator[tuple[int, str]]:
         """Rows that stand in the way of a conversion, with the reason."""
@@ -496,9 +574,8 @@ class Session:
         if self._recorder is not None:
             self._recorder(step, alignment, changed)
         self.verdicts.changed(changed)
-        if changed:
-            for listener in self._listeners:
-                listener(changed)
+        for listener in self._listeners:
+            listener(changed)
         return changed
 
 

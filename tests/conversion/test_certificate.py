@@ -71,6 +71,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
         Row(gap=True),
     )
     found.edit(SetRows(tuple(enumerate(rows))))
+    found.allow_unused(["extra"])
     yield found
     found.close()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from s2p_tui.alignment.alignment import Row, Rows
 from s2p_tui.alignment.edits import (
+    AcceptUnused,
     CloseGap,
     Edit,
     MoveBlock,
@@ -229,14 +230,19 @@ def empty(session: Session, chosen: Sequence[int], position: int) -> Move:
 def toggle_trust(session: Session, cursor: Cursor) -> Move:
     """Trust the doubtful rows among the chosen; take the trust back if all of them have it."""
     hands_free(cursor)
+    chosen = cursor.chosen()
+    if accepted := _accepted(session, chosen):
+        return Move(accepted, cursor.position, said=_said_of_unused(accepted))
     doubtful: list[tuple[int, Row]] = []
-    for position in cursor.chosen():
+    for position in chosen:
         row = session.row(position)
         if row is not None and session.verdicts.fit(position) is Fit.DOUBTFUL:
             doubtful.append((position, row))
     if not doubtful:
         verdict = session.verdict(cursor.position)
-        what = f"this one is {verdict.fit}" if verdict is not None else "this is a benched entry"
+        if verdict is None and (account := session.account(cursor.position)) is not None:
+            raise ImpossibleError(f"It does not stand in the way: {inert(account.why)}.")
+        what = f"this one is {verdict.fit}" if verdict is not None else "there is none here"
         what = "there is none here" if cursor.is_block else what
         raise ImpossibleError(f"Only a doubtful row can be trusted; {what}.")
     trusted = not all(row.trusted for _, row in doubtful)
@@ -245,6 +251,38 @@ def toggle_trust(session: Session, cursor: Cursor) -> Move:
         said = f"Trusted {many(len(doubtful), 'row')}: they no longer stand in the way."
     edit = Trust(tuple(position for position, _ in doubtful), trusted)
     return Move(edit, cursor.position, said=said)
+
+
+def _accepted(session: Session, chosen: Sequence[int]) -> AcceptUnused | None:
+    """Accept the chosen entries that no row uses; take that back if all of them are accepted.
+
+    A row stands for the entries of which it takes a part and no row the rest, once it is not
+    doubtful itself.
+    """
+    rows = session.alignment.rows
+    benched = [key for place in chosen if (key := session.benched(place)) is not None]
+    doubtful = any(
+        session.verdicts.fit(place) is Fit.DOUBTFUL for place in chosen if place < len(rows)
+    )
+    if doubtful and not benched:
+        return None
+    taken = [key for place in chosen if place < len(rows) for key in rows[place].keys]
+    here = {*benched, *taken}
+    keys = tuple(one.key for one in session.blocking_entries if one.key in here)
+    if keys:
+        return AcceptUnused(keys)
+    left = {one.key for one in session.left_over}
+    back = tuple(sorted(session.alignment.accepted & here & left))
+    return AcceptUnused(back, accept=False) if back else None
+
+
+def _said_of_unused(edit: AcceptUnused) -> str:
+    if not edit.accept:
+        return "No longer accepted as unused."
+    if len(edit.keys) == 1:
+        return "Accepted as unused: it no longer stands in the way."
+    count = many(len(edit.keys), "entry", "entries")
+    return f"Accepted {count} as unused: they no longer stand in the way."
 
 
 def pick_up(session: Session, cursor: Cursor) -> None:

@@ -14,6 +14,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from s2p_tui.alignment.judge import as_taken
+from s2p_tui.alignment.left_over import NO_LEAF
 from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.alignment.transform import describe, show
 from s2p_tui.app.background import in_thread
@@ -98,7 +99,8 @@ def about_row(session: Session, position: int, glyphs: Glyphs) -> list[str]:
     """All that is known of a row without its numbers."""
     row, verdict = session.row(position), session.verdict(position)
     if row is None or verdict is None:
-        return ["On the bench: no leaf takes it."]
+        account = session.account(position)
+        return [f"On the bench: {inert(account.why if account is not None else NO_LEAF)}."]
     leaf = session.target.skeleton[position]
     kind = "  Python scalar" if leaf.kind == "scalar" else ""
     lines = [f"{inert(leaf.path)}  {show(leaf.shape)} {leaf.dtype}{kind}"]

@@ -239,7 +239,7 @@ class Browser(Screen[None]):
             rows = range(here.start, min(here.stop, len(verdicts)))
             if (within := verdicts.blocking_in(rows)) is not None:
                 return within
-        return verdicts.next_blocking(here[-1] if step > 0 else here.start, step)
+        return self.session.next_blocking(here[-1] if step > 0 else here.start, step)
 
     def action_fold(self) -> None:
         """Unfold what is here, or fold the block around it."""
@@ -845,8 +845,8 @@ class Workspace(Asking):
         """Convert, or go to the first row that stands in the way."""
         if self.must_wait():
             return
-        if self.session.blocking:
-            first = self.session.next_blocking(len(self.session.alignment.rows) - 1, 1)
+        if self.session.blocking or self.session.blocking_entries:
+            first = self.session.first_blocking()
             if first is not None:
                 self.go_to(first)
                 self.say(wording.blocked(self.session, first), "lines--bad")

@@ -143,7 +143,7 @@ class ListLine:
             segments.append(Segment(number.rjust(columns.number), muted))
         taken = wording.entries(self.session, span, glyphs) or glyphs.nothing
         self._add_side(segments, (taken, "", ""), columns, plain, muted)
-        worst = self.session.verdicts.worst(span) if fold.blocks else None
+        worst = self.session.verdicts.worst(span) if fold.blocks else self._worst_benched()
         if worst is None:
             segments.append(Segment(" " * columns.glyph, muted))
         else:
@@ -155,6 +155,10 @@ class ListLine:
             segments[-1] = Segment(f" {count}", muted)
         segments.append(Segment(" " * columns.spare, plain))
         return Strip(Segment.simplify(segments))
+
+    def _worst_benched(self) -> Verdict | None:
+        blocks = any(not account.is_part for account in self.session.blocking_entries)
+        return Verdict(Fit.DOUBTFUL, blocks=True) if blocks else None
 
     def _row(self, position: int, columns: Columns) -> Strip:
         span = range(position, position + 1)
@@ -176,7 +180,13 @@ class ListLine:
             muted,
         )
         if row is None or verdict is None:
-            segments.append(Segment(fit("   (bench)", columns.glyph + columns.side), muted))
+            account = self.session.account(position)
+            if account is not None and account.blocks:
+                style = self._style(Fit.DOUBTFUL.value, *states)
+                segments.append(Segment(f" {self._glyphs.fits[Fit.DOUBTFUL]} ", style))
+            else:
+                segments.append(Segment(" " * columns.glyph, muted))
+            segments.append(Segment(fit("(bench)", columns.side), muted))
         else:
             style = self._style(_sign_style(verdict), *states)
             segments.append(Segment(f" {self._glyphs.fits[verdict.fit]} ", style))

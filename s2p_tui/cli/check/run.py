@@ -55,6 +55,7 @@ class Request:
         key: Dotted place of the state dict in a nested checkpoint.
         mapping: The mapping file; None for the session's own arrangement.
         trust: Doubtful rows to take for right, by key path; None for all.
+        allow_unused: Keys, or patterns of keys, of entries that no leaf has to take.
         tolerance: Largest difference relative to the largest output that counts as agreement.
         seed: Of torch's random numbers.
     """
@@ -67,6 +68,7 @@ class Request:
     key: str | None = None
     mapping: Path | None = None
     trust: tuple[str, ...] | None = ()
+    allow_unused: tuple[str, ...] = ()
     tolerance: float = 1e-4
     seed: int = 0
 
@@ -137,6 +139,7 @@ def _session(request: Request, checkpoint: Checkpoint, target: Target) -> Sessio
     if wanted is None:
         session.require_kinship()
     session.trust(request.trust)
+    session.allow_unused(request.allow_unused)
     return session
 
 
