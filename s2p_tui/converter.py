@@ -18,6 +18,7 @@ from typing import Any, Literal, cast, get_args
 
 from s2p_tui.alignment.mapping_file import Mapping
 from s2p_tui.conversion.chunk_folder import chunk_checkpoint, chunk_target
+from s2p_tui.conversion.contents import refuse_overflow
 from s2p_tui.conversion.convert import filled, refuse_to_replace
 from s2p_tui.conversion.job import Job
 from s2p_tui.conversion.output_names import output_path
@@ -330,6 +331,7 @@ def convert(
     trust: bool | str | Sequence[str] = (),
     allow_unused: bool | str | Sequence[str] = (),
     dtype: str | None = None,
+    allow_overflow: bool = False,
     chunk_size: int = 64,
     jobs: int | None = None,
     verify: bool = True,
@@ -376,6 +378,7 @@ def convert(
         allow_unused: Accept entries that no leaf takes, by their keys or patterns of them
             ("pooler.*"); True for all. Others are refused, but for those that hold no parameter.
         dtype: Dtype of real floating-point leaves, in place of the pytree's: "bfloat16" …
+        allow_overflow: Write numbers that a cast makes infinite or NaN, which is refused otherwise.
         chunk_size: MiB to stay within.
         jobs: Threads that share the work; None for two, or one on a single core.
         verify: Read the file back and compare it with its sources, bit by bit.
@@ -429,6 +432,7 @@ def convert(
             mapping=save_mapping,
             report=report,
             job=job,
+            allow_overflow=allow_overflow,
         )
         return session.report_of(converted)
 
@@ -442,12 +446,13 @@ def convert_tree(
     trust: bool | str | Sequence[str] = (),
     allow_unused: bool | str | Sequence[str] = (),
     dtype: str | None = None,
+    allow_overflow: bool = False,
     chunk_size: int = 64,
     key: str | None = None,
 ) -> Any:
     """Fill a pytree from a state dict in memory, writing no file.
 
-    Lined up and refused as by `convert`. Numbers that a cast makes infinite or NaN are warned of.
+    Lined up and refused as by `convert`. Numbers that a cast makes zero are warned of.
 
     Args:
         state_dict: As for `convert`; or the path of a checkpoint, which is read in chunks.
@@ -458,6 +463,7 @@ def convert_tree(
         allow_unused: Accept entries that no leaf takes, by their keys or patterns of them
             ("pooler.*"); True for all. Others are refused, but for those that hold no parameter.
         dtype: Dtype of real floating-point leaves, in place of the pytree's.
+        allow_overflow: Take numbers that a cast makes infinite or NaN, which is refused otherwise.
         chunk_size: MiB to stay within, beside the new tree.
         key: Dotted place of the state dict in a nested checkpoint.
 
@@ -487,13 +493,12 @@ def convert_tree(
             made = filled(plan, checkpoint, target, chunk_bytes=chunk_size * MEBIBYTE)
             arrays, losses = zip(*made, strict=True)
             checkpoint.tensors.check_unchanged()
-    for instruction, loss in zip(plan.instructions, losses, strict=True):
-        if loss:
-            warnings.warn(
-                f"{instruction.leaf.path}: {loss.overflowed:,} numbers became infinite, "
-                f"{loss.new_nan:,} not a number",
-                stacklevel=2,
-            )
+        paths = (instruction.leaf.path for instruction in plan.instructions)
+        lost = {path: loss for path, loss in zip(paths, losses, strict=True) if loss}
+        if not allow_overflow:
+            refuse_overflow(lost)
+    for path, loss in lost.items():
+        warnings.warn(f"{path}: {loss.words}", stacklevel=2)
     return with_values(pytree, arrays)
 
 

@@ -397,7 +397,7 @@ def in_order(state_dict: StateDict, skeleton: Skeleton) -> Alignment:
             source, why = constant
             fixed[place] = Row(source, by="rule", fixed=True, why=why)
         elif leaf.kind == "scalar":
-            why = "a Python scalar is never in a state dict"
+            why = "a Python scalar, which no entry of the order belongs to"
             fixed[place] = Row(gap=True, by="rule", fixed=True, why=why)
     keys = [entry.key for entry in state_dict]
     room = len(skeleton) - len(fixed)

@@ -144,7 +144,8 @@ def as_suggested(evidence: Evidence, state_dict: StateDict, skeleton: Skeleton) 
 
 
 def _as_suggested(leaf: Leaf, suggestion: Suggestion) -> Row:
-    fixed = leaf.kind == "scalar" or constant_for(leaf) is not None
+    takes = suggestion.source is not None and bool(keys_of(suggestion.source))
+    fixed = (leaf.kind == "scalar" and not takes) or constant_for(leaf) is not None
     by = "rule" if fixed else "matcher"
     if suggestion.source is not None:
         return Row(suggestion.source, by=by, why=suggestion.reason, fixed=fixed)

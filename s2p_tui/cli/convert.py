@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from s2p_tui.cli.options import (
     MEBIBYTE,
+    AllowOverflow,
     AllowUnused,
     AsJson,
     ChunkSize,
@@ -88,6 +89,7 @@ def convert(
     key: Key = None,
     like: Like = None,
     dtype: Dtype = None,
+    allow_overflow: AllowOverflow = False,
     chunk_size: ChunkSize = 64,
     jobs: Jobs = None,
     verify: Annotated[
@@ -143,6 +145,7 @@ def convert(
                 report=report,
                 job=job,
                 jobs=jobs,
+                allow_overflow=allow_overflow,
             )
         )
     except S2PError as error:

@@ -139,6 +139,10 @@ AllowUnused = Annotated[
         "repeated.",
     ),
 ]
+AllowOverflow = Annotated[
+    bool,
+    Parameter(negative="", help="Write numbers that a cast makes infinite or NaN; else refused."),
+]
 Report = Annotated[
     Path | None,
     Parameter(help="Write a certificate to this file, as JSON: what was read back of every leaf."),

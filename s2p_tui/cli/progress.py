@@ -163,7 +163,11 @@ class ConvertReport:
             "seconds": round(written.seconds, 3) if written is not None else 0.0,
             "verified": written.verified if written is not None else False,
             "lost": {
-                path: {"overflowed": loss.overflowed, "new_nan": loss.new_nan}
+                path: {
+                    "overflowed": loss.overflowed,
+                    "new_nan": loss.new_nan,
+                    "flushed": loss.flushed,
+                }
                 for path, loss in (written.losses if written is not None else {}).items()
             },
             "error": self.error.line if self.error is not None else None,

@@ -9,7 +9,7 @@ from pathlib import Path
 from s2p_tui.alignment.alignment import Alignment, Rows
 from s2p_tui.alignment.fit import Fit
 from s2p_tui.alignment.left_over import parts_unused
-from s2p_tui.alignment.skeleton import Skeleton
+from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.conversion.contents import CastLoss
 from s2p_tui.conversion.output import Converted
 from s2p_tui.formats.base import Checkpoint
@@ -30,8 +30,27 @@ def remarks(rows: Rows, skeleton: Skeleton) -> Iterator[str]:
         more = ", …" if len(kept) > _SHOWN else ""
         leaves = "leaf keeps its value" if len(kept) == 1 else "leaves keep their values"
         yield f"{len(kept):,} {leaves} of the skeleton: {names}{more}"
+    scalars = [leaf.path for place, leaf in enumerate(skeleton) if _keeps_scalar(rows, place, leaf)]
+    if scalars:
+        names = ", ".join(scalars[:_SHOWN])
+        more = ", …" if len(scalars) > _SHOWN else ""
+        values = (
+            "Python scalar keeps its value"
+            if len(scalars) == 1
+            else ("Python scalars keep their values")
+        )
+        yield f"{len(scalars):,} {values} of the skeleton: {names}{more}"
     if skeleton.is_nameless:
         yield TAKEN_AS_THEY_ARE
+
+
+def _keeps_scalar(rows: Rows, place: int, leaf: Leaf) -> bool:
+    """Return True if a scalar keeps the skeleton's value, and no layer of Equinox's says why.
+
+    `Dropout.p` and the like are settings of a layer, which PyTorch keeps in no state dict.
+    """
+    is_setting = (leaf.owner or "").startswith("equinox.nn.")
+    return leaf.kind == "scalar" and not is_setting and not rows.takes_entry(place)
 
 
 _UNUSED_SHOWN = 5
@@ -117,4 +136,4 @@ def warnings_of(
         yield f"unused of {key}: {words}"
     yield from remarks(alignment.rows, target.skeleton)
     for path, loss in losses.items():
-        yield f"{path}: {loss.overflowed:,} numbers became infinite, {loss.new_nan:,} not a number"
+        yield f"{path}: {loss.words}"

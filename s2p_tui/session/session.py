@@ -438,6 +438,7 @@ class Session:
         report: str | Path | None = None,
         job: Job | None = None,
         jobs: int | None = None,
+        allow_overflow: bool = False,
     ) -> Converted:
         """Write the output, then the mapping file. Blocks; meant for a worker thread.
 
@@ -451,6 +452,7 @@ class Session:
             report: Write a certificate there, see `s2p_tui.conversion.certificate`; needs `verify`.
             job: Progress and cancellation.
             jobs: Threads that share the work; None for two, or one on a single core.
+            allow_overflow: Write numbers that a cast made infinite or NaN.
 
         Raises:
             S2PError: Rows do not line up, the output cannot be written, or it was cancelled.
@@ -482,6 +484,7 @@ class Session:
             readback=certifier and certifier.readback,
             job=job,
             jobs=jobs,
+            allow_overflow=allow_overflow,
         )
         if mapping is not None:
             self.save_mapping(mapping, alignment)

@@ -120,7 +120,7 @@ def test_accepting_is_an_edit_that_can_be_undone() -> None:
     history = History()
     after, _ = history.make(before, AcceptUnused(("w", "qkv")))
     assert blocking(after) == set()
-    assert [one.why for one in left_over(ENTRIES, after)][0] == "accepted as unused"
+    assert next(one.why for one in left_over(ENTRIES, after)) == "accepted as unused"
     back, _ = history.undo(after)
     assert blocking(back) == {"w", "qkv"}
     again, _ = history.redo(back)

@@ -195,9 +195,7 @@ def report(session: Session, converted: Converted) -> list[str]:
     lines += map(inert, remarks(session.alignment.rows, session.target.skeleton))
     losses = list(written.losses.items())
     for path, loss in losses[:_SHOWN_LOSSES]:
-        lines.append(
-            f"! {inert(path)}: {loss.overflowed:,} became infinite, {loss.new_nan:,} became NaN."
-        )
+        lines.append(f"! {inert(path)}: {loss.words}.")
     if len(losses) > _SHOWN_LOSSES:
         lines.append(f"! And {len(losses) - _SHOWN_LOSSES:,} more leaves lost numbers in the cast.")
     return lines

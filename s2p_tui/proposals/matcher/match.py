@@ -11,10 +11,11 @@ from s2p_tui.alignment.alignment import Alignment
 from s2p_tui.alignment.evidence import Evidence, Suggestion, Suggestions, as_suggested
 from s2p_tui.alignment.garbage import no_garbage_collection
 from s2p_tui.alignment.layer_rules import constant_for, rule_applied, rule_for
+from s2p_tui.alignment.left_over import no_parameter
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Expr, Flip, Permute, Shape, Take, keys_of, nodes_of
-from s2p_tui.proposals.matcher.absent import tied_again, without_partner
+from s2p_tui.proposals.matcher.absent import scalar_entries, tied_again, without_partner
 from s2p_tui.proposals.matcher.align import (
     NAMES_AGREE,
     ORDER_ALONE,
@@ -25,10 +26,12 @@ from s2p_tui.proposals.matcher.align import (
 )
 from s2p_tui.proposals.matcher.doubts import (
     crossed,
+    flattened,
     inconsistent,
     losses,
     lost_entries,
     numbered,
+    odd_names,
     turned,
     unequal,
 )
@@ -43,7 +46,7 @@ from s2p_tui.proposals.matcher.pieces import (
     with_views,
 )
 from s2p_tui.proposals.matcher.tree import Node, let_go, tree_of
-from s2p_tui.proposals.matcher.words import meanings, steps_of_key
+from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, steps_of_key
 from s2p_tui.proposals.proposal import Confidence, Proposal, proposed
 
 _CERTAIN = 0.3
@@ -60,16 +63,20 @@ def match(state_dict: StateDict, skeleton: Skeleton) -> Evidence:
     """
     suggestions: dict[int, Suggestion] = {}
     wanted: list[int] = []
+    scalars = scalar_entries(state_dict, skeleton)
     for place, leaf in enumerate(skeleton):
         if (constant := constant_for(leaf)) is not None:
             suggestions[place] = Suggestion(constant[0], True, constant[1])
+        elif place in scalars:
+            reason = "the one element of the scalar's own name"
+            suggestions[place] = Suggestion(Take(scalars[place]), True, reason)
         elif leaf.kind == "scalar":
-            reason = "a Python scalar is never in a state dict"
+            reason = "a Python scalar, and no entry of one element has its name"
             suggestions[place] = Suggestion(None, True, reason)
         else:
             wanted.append(place)
     steps = steps_of_leaves(skeleton, wanted)
-    pieces, left_over = _pieces(state_dict, skeleton, steps)
+    pieces, left_over = _pieces(state_dict, skeleton, steps, frozenset(scalars.values()))
     if wanted and pieces:
         _fill(suggestions, state_dict, skeleton, steps, pieces)
     used = {key for s in suggestions.values() if s.source for key in keys_of(s.source)}
@@ -86,7 +93,10 @@ def match(state_dict: StateDict, skeleton: Skeleton) -> Evidence:
 
 
 def _pieces(
-    state_dict: StateDict, skeleton: Skeleton, steps: Mapping[int, tuple[str, ...]]
+    state_dict: StateDict,
+    skeleton: Skeleton,
+    steps: Mapping[int, tuple[str, ...]],
+    taken: frozenset[str],
 ) -> tuple[list[Piece], dict[str, str]]:
     roles = {role for path in steps.values() for role in meanings(path)[0][-1:]}
     useless = frozenset(("count",)) if roles & _STATISTICS else _STATISTICS | {"count"}
@@ -95,7 +105,7 @@ def _pieces(
     wanted = Counter(prod(skeleton[place].shape) for place in steps)
     again = tied_again(state_dict, wanted)
     for entry in state_dict:
-        if entry.key in covered:
+        if entry.key in covered or entry.key in taken:
             continue
         if entry.key in again:
             left_over[entry.key] = f"the same tensor as {again[entry.key]}"
@@ -128,7 +138,7 @@ def _fill(
 
     def learn(orientation: Orientation, found: Sequence[tuple[int, Piece, Pair]]) -> None:
         orientation.learn(
-            (steps[place], skeleton[place].shape, piece)
+            (steps[place], skeleton[place].shape, piece, skeleton[place].owner)
             for place, piece, pair in found
             if pair.margin >= _CERTAIN
         )
@@ -160,18 +170,54 @@ def _fill(
     used = {id(piece) for _, piece, _ in found}
     left = (piece.shape for piece in pieces if id(piece) not in used)
     doubts = crossed({p: (skeleton[p].shape, piece.shape) for p, piece, _ in found}, left, steps)
+    doubts |= flattened({p: (skeleton[p], piece) for p, piece, _ in found}, state_dict)
     doubts |= turned({p: (skeleton[p], piece) for p, piece, _ in found}, (p.shape for p in pieces))
     sides = {} if nameless else {p: (steps[p], piece.steps) for p, piece, _ in found}
     doubts |= inconsistent(sides)
+    doubts |= odd_names(
+        {p: sides[p] for p, piece, _ in found if p in sides and _is_whole(piece)},
+        {steps_of_key(entry.key) for entry in state_dict if no_parameter(entry)},
+    )
     by_number = numbered(sides)
     for place, piece, pair in found:
         leaf = skeleton[place]
-        taken = as_leaf_takes(leaf, piece, state_dict)
+        taken = as_leaf_takes(leaf, _in_named_order(piece, steps[place]), state_dict)
         suggestion = taken and _suggestion(leaf, steps[place], taken, pair, orientation)
         if suggestion is not None and place in doubts:
             suggestion = replace(suggestion, certain=False, placed=False, reason=doubts[place])
         if suggestion is not None:
             suggestions[place] = replace(suggestion, numbered=place in by_number)
+
+
+def _in_named_order(piece: Piece, steps: tuple[str, ...]) -> Piece:
+    """The piece with its members in the order in which the leaf's name has their words.
+
+    `up_gate` holds up before gate.
+    """
+    if len(piece.members) < 2:
+        return piece
+    words = [_own_words(member) for member in piece.members]
+    for step in reversed(steps):
+        # Part by part: as a whole `gate_up_proj` is read as `up_proj` first.
+        named = [word for part in step.split("_") for word in name_of(part).words]
+        places = [next((n for n, w in enumerate(named) if w in own), -1) for own in words]
+        if min(places) >= 0 and len(set(places)) == len(places):
+            order = sorted(range(len(places)), key=places.__getitem__)
+            return replace(piece, members=tuple(piece.members[n] for n in order))
+    return piece
+
+
+def _own_words(member: Expr) -> set[str]:
+    """The meanings of the module's name that a member of several comes from."""
+    key = next(iter(keys_of(member)), "")
+    return {word for step in steps_of_key(key)[-2:] for word in name_of(step).words} - FAINT
+
+
+def _is_whole(piece: Piece) -> bool:
+    """Whether a piece is an entry as it is, under its own name."""
+    member = piece.members[0]
+    is_entry = len(piece.members) == 1 and isinstance(member, Take)
+    return is_entry and piece.composite is None and not _is_part(piece.steps)
 
 
 def _is_part(steps: tuple[str, ...]) -> bool:
@@ -202,14 +248,14 @@ def _suggestion(
             return Suggestion(member, sure and turned is not None, pair.how)
         if turned is not None or (final and piece.shape == leaf.shape):
             return Suggestion(turned or member, sure, pair.how)
-    known_layer = (leaf.owner or "").startswith("equinox.nn.")
-    chosen = orientation.choose(steps, leaf.shape, piece, known_layer=known_layer)
+    chosen = orientation.choose(steps, leaf.shape, piece, leaf.owner)
     if chosen is None:
         return None
     expr, settled, why = chosen
     if leaf.owner in _CONVOLUTIONS and any(isinstance(n, Permute | Flip) for n in nodes_of(expr)):
         return Suggestion(expr, False, "this layer keeps PyTorch's layout", sure)
-    if leaf.owner is None and _may_be_transposed_convolution(expr, leaf.shape):
+    known_layer = (leaf.owner or "").startswith("equinox.nn.")
+    if not known_layer and _may_be_transposed_convolution(expr, leaf.shape):
         why = "nothing names this layer, and a transposed convolution's kernel is flipped too"
         return Suggestion(expr, False, f"{why} (--like names those of a plain .eqx)", sure)
     if may_alternate(expr):
