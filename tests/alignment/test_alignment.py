@@ -279,6 +279,8 @@ class Editing(RuleBasedStateMachine):
 
     @rule(row=row_numbers)
     def close_gap(self, row: int) -> None:
+        if self.alignment.rows[row].fixed:
+            return  # No command closes it; a gap that came there again would be fixed again.
         before = _gaps(self.alignment)
         self.make(CloseGap(row))
         assert _gaps(self.alignment) == before - {row}

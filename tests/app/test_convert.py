@@ -85,7 +85,7 @@ async def test_keys_typed_on_after_c_do_not_change_what_is_converted(
 ) -> None:
     async with opened(fitting(), output=tmp_path / "x.eqx") as (pilot, workspace):
         before = workspace.session.alignment
-        workspace.action_convert()
+        await workspace.action_convert()
         workspace.action_shift(1)
         workspace.action_undo()
         assert workspace.session.alignment is before
