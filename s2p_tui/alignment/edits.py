@@ -290,7 +290,8 @@ def close_gaps(change: _Change, indexes: Sequence[int]) -> None:
     """Gaps from top to bottom; what is below flows up to fill them, the bench fills the end."""
     change.require(*indexes)
     room = np.empty(0, np.intp)
-    gaps = [index for index in indexes if change.sources[index] == GAP]
+    fixed = change.fixed()
+    gaps = [index for index in indexes if change.sources[index] == GAP and not fixed[index]]
     for index, following in pairwise([*gaps, len(change)]):
         room = np.append(room, index)
         if index + 1 < following:
@@ -411,7 +412,10 @@ class OpenGap:
 
 @dataclass(frozen=True, slots=True)
 class CloseGap:
-    """Take the gap away; entries below flow up by one, the first benched entry fills the end."""
+    """Take the gap away; entries below flow up by one, the first benched entry fills the end.
+
+    A fixed row stays as it is: no entry belongs there.
+    """
 
     row: int
 

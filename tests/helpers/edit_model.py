@@ -122,7 +122,8 @@ class Model:
             case OpenGap(n):
                 self._open(n)
             case CloseGap(n):
-                self._close(n)
+                if not self.row(n).fixed:
+                    self._close(n)
             case SendToBench(rows):
                 sent = [key for n in rows for key in self._keys(self.sources[n])]
                 for n in rows:
