@@ -14,19 +14,22 @@ from s2p_tui.alignment.evidence import Evidence, Suggestion, Suggestions, as_sug
 from s2p_tui.alignment.fit import Fit
 from s2p_tui.alignment.judge import judge
 from s2p_tui.alignment.layer_rules import constant_for, rule_applied, rule_for
+from s2p_tui.alignment.left_over import no_parameter
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.task import Task
 from s2p_tui.alignment.transform import Expr, Flip, Permute, Shape, Take, keys_of, nodes_of
-from s2p_tui.proposals.matcher.absent import tied_again, without_partner
+from s2p_tui.proposals.matcher.absent import scalar_entries, tied_again, without_partner
 from s2p_tui.proposals.matcher.align import ORDER_ALONE, Aligner, Pair, in_sequence, say_nothing
 from s2p_tui.proposals.matcher.buckets import NAMES_AGREE, SAME_NAME
 from s2p_tui.proposals.matcher.doubts import (
     crossed,
+    flattened,
     inconsistent,
     losses,
     lost_entries,
     numbered,
+    odd_names,
     turned,
     unequal,
 )
@@ -41,7 +44,7 @@ from s2p_tui.proposals.matcher.pieces import (
     with_views,
 )
 from s2p_tui.proposals.matcher.tree import Node, let_go, tree_of
-from s2p_tui.proposals.matcher.words import meanings, steps_of_key
+from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, steps_of_key
 from s2p_tui.proposals.proposal import Confidence, Proposal, proposed
 
 _CERTAIN = 0.3
@@ -82,17 +85,21 @@ def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -
     task.total = _ROUNDS * len(skeleton)
     suggestions: dict[int, Suggestion] = {}
     wanted: list[int] = []
+    scalars = scalar_entries(state_dict, skeleton)
     for place, leaf in enumerate(skeleton):
         if (constant := constant_for(leaf)) is not None:
             suggestions[place] = Suggestion(constant[0], True, constant[1])
+        elif place in scalars:
+            reason = "the one element of the scalar's own name"
+            suggestions[place] = Suggestion(Take(scalars[place]), True, reason)
         elif leaf.kind == "scalar":
-            reason = "a Python scalar is never in a state dict"
+            reason = "a Python scalar, and no entry of one element has its name"
             suggestions[place] = Suggestion(None, True, reason)
         else:
             wanted.append(place)
     steps = steps_of_leaves(skeleton, wanted)
     task.check()
-    pieces, left_over = _pieces(state_dict, skeleton, steps)
+    pieces, left_over = _pieces(state_dict, skeleton, steps, frozenset(scalars.values()))
     task.done = len(skeleton)
     task.check()
     if wanted and pieces:
@@ -114,7 +121,10 @@ def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -
 
 
 def _pieces(
-    state_dict: StateDict, skeleton: Skeleton, steps: Mapping[int, tuple[str, ...]]
+    state_dict: StateDict,
+    skeleton: Skeleton,
+    steps: Mapping[int, tuple[str, ...]],
+    taken: frozenset[str],
 ) -> tuple[list[Piece], dict[str, str]]:
     roles = {role for path in steps.values() for role in meanings(path)[0][-1:]}
     useless = frozenset(("count",)) if roles & _STATISTICS else _STATISTICS | {"count"}
@@ -123,7 +133,7 @@ def _pieces(
     wanted = Counter(prod(skeleton[place].shape) for place in steps)
     again = tied_again(state_dict, wanted)
     for entry in state_dict:
-        if entry.key in covered:
+        if entry.key in covered or entry.key in taken:
             continue
         if entry.key in again:
             left_over[entry.key] = f"the same tensor as {again[entry.key]}"
@@ -157,7 +167,7 @@ def _fill(
 
     def learn(orientation: Orientation, found: Sequence[tuple[int, Piece, Pair]]) -> None:
         orientation.learn(
-            (steps[place], skeleton[place].shape, piece)
+            (steps[place], skeleton[place].shape, piece, skeleton[place].owner)
             for place, piece, pair in found
             if pair.margin >= _CERTAIN
         )
@@ -193,15 +203,20 @@ def _fill(
     left = (piece.shape for piece in pieces if id(piece) not in used)
     doubts = crossed({p: (skeleton[p].shape, piece.shape) for p, piece, _ in found}, left, steps)
     task.check()
+    doubts |= flattened({p: (skeleton[p], piece) for p, piece, _ in found}, state_dict)
     doubts |= turned({p: (skeleton[p], piece) for p, piece, _ in found}, (p.shape for p in pieces))
     sides = {} if nameless else {p: (steps[p], piece.steps) for p, piece, _ in found}
     doubts |= inconsistent(sides)
+    doubts |= odd_names(
+        {p: sides[p] for p, piece, _ in found if p in sides and _is_whole(piece)},
+        {steps_of_key(entry.key) for entry in state_dict if no_parameter(entry)},
+    )
     by_number = numbered(sides)
     for place, piece, pair in found:
         task.check()
         task.done += 1
         leaf = skeleton[place]
-        taken = as_leaf_takes(leaf, piece, state_dict)
+        taken = as_leaf_takes(leaf, _in_named_order(piece, steps[place]), state_dict)
         suggestion = taken and _suggestion(leaf, steps[place], taken, pair, orientation)
         if suggestion is not None:
             why, is_numbered = doubts.get(place), place in by_number
@@ -210,6 +225,37 @@ def _fill(
             elif is_numbered:
                 suggestion = replace(suggestion, numbered=True)
             suggestions[place] = suggestion
+
+
+def _in_named_order(piece: Piece, steps: tuple[str, ...]) -> Piece:
+    """The piece with its members in the order in which the leaf's name has their words.
+
+    `up_gate` holds up before gate.
+    """
+    if len(piece.members) < 2:
+        return piece
+    words = [_own_words(member) for member in piece.members]
+    for step in reversed(steps):
+        # Part by part: as a whole `gate_up_proj` is read as `up_proj` first.
+        named = [word for part in step.split("_") for word in name_of(part).words]
+        places = [next((n for n, w in enumerate(named) if w in own), -1) for own in words]
+        if min(places) >= 0 and len(set(places)) == len(places):
+            order = sorted(range(len(places)), key=places.__getitem__)
+            return replace(piece, members=tuple(piece.members[n] for n in order))
+    return piece
+
+
+def _own_words(member: Expr) -> set[str]:
+    """The meanings of the module's name that a member of several comes from."""
+    key = next(iter(keys_of(member)), "")
+    return {word for step in steps_of_key(key)[-2:] for word in name_of(step).words} - FAINT
+
+
+def _is_whole(piece: Piece) -> bool:
+    """Whether a piece is an entry as it is, under its own name."""
+    member = piece.members[0]
+    is_entry = len(piece.members) == 1 and isinstance(member, Take)
+    return is_entry and piece.composite is None and not _is_part(piece.steps)
 
 
 def _is_part(steps: tuple[str, ...]) -> bool:
@@ -240,18 +286,16 @@ def _suggestion(
             return Suggestion(member, sure and turned is not None, pair.how)
         if turned is not None or (final and piece.shape == leaf.shape):
             return Suggestion(turned or member, sure, pair.how)
-    known_layer = (leaf.owner or "").startswith("equinox.nn.")
     own_name = isinstance(member, Take) and not more and leaf.path == f"[{member.key!r}]"
     own_name = own_name and leaf.owner is None
-    chosen = orientation.choose(
-        steps, leaf.shape, piece, known_layer=known_layer, own_name=own_name
-    )
+    chosen = orientation.choose(steps, leaf.shape, piece, leaf.owner, own_name=own_name)
     if chosen is None:
         return None
     expr, settled, why = chosen
     if leaf.owner in _CONVOLUTIONS and any(isinstance(n, Permute | Flip) for n in nodes_of(expr)):
         return Suggestion(expr, False, "this layer keeps PyTorch's layout", sure)
-    if leaf.owner is None and _may_be_transposed_convolution(expr, leaf.shape):
+    known_layer = (leaf.owner or "").startswith("equinox.nn.")
+    if not known_layer and _may_be_transposed_convolution(expr, leaf.shape):
         why = "nothing names this layer, and a transposed convolution's kernel is flipped too"
         return Suggestion(expr, False, why, sure)
     if may_alternate(expr):
