@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from bisect import bisect
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
@@ -18,7 +18,7 @@ from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Shape, keys_of
 from s2p_tui.proposals.matcher.align import say_nothing
 from s2p_tui.proposals.matcher.pieces import Piece
-from s2p_tui.proposals.matcher.words import FAINT, meanings, steps_of_key
+from s2p_tui.proposals.matcher.words import meanings, steps_of_key
 
 Steps = tuple[str, ...]
 _NUMBER = re.compile(r"\d+")
@@ -311,66 +311,6 @@ def _is_turned(leaf: Leaf, piece: Piece) -> bool:
         and len(leaf.shape) == _MATRIX
         and piece.shape == leaf.shape[::-1] != leaf.shape
     )
-
-
-_FUNCTIONS = frozenset(("log", "exp", "inv", "sqrt", "square", "neg", "std", "var", "inverse"))
-"""Words of names that tell a number from a function of it."""
-_MASK = "mask"
-_ROLES = (("weight",), ("bias",))
-
-
-def odd_names(
-    pairs: Mapping[int, tuple[Steps, Steps]], useless: Collection[Steps]
-) -> dict[int, str]:
-    """Pairs whose own names have nothing in common although those of most pairs do, and why.
-
-    What is left over must not fill what is left over for its size alone. Names that differ in the
-    same way more than once are a convention of the port's.
-
-    Args:
-        pairs: Steps of leaves and of the entries they take, by place.
-        useless: Steps of entries that hold no parameter; under another name they fill no leaf.
-    """
-    named = {n: (_named(target), _named(source)) for n, (target, source) in pairs.items()}
-    odd = {n: (t[-1], s[-1]) for n, (t, s) in named.items() if not _alike(t, s, s in useless)}
-    if len(odd) > len(pairs) / 2:
-        odd = {n: names for n, names in odd.items() if pairs[n][1] in useless}
-    often = Counter(odd.values())
-    found: dict[int, str] = {}
-    for n, (leaf, entry) in odd.items():
-        target, source = named[n]
-        functions = _FUNCTIONS & (_words(target) ^ _words(source))
-        if often[leaf, entry] == 1 or source in useless or functions:
-            found[n] = f"{entry} and {leaf} have nothing in common but their size"
-            if functions and _words(target) & _words(source):
-                found[n] = f"{entry} may be a function of {leaf}, or {leaf} of it"
-    return found
-
-
-def _words(steps: Steps) -> set[str]:
-    return {word for word in re.split(r"[_\W]+", steps[-1].lower()) if word}
-
-
-def _named(steps: Steps) -> Steps:
-    """The steps down to the last one that is no number."""
-    last = max((level for level, step in enumerate(steps) if not step.isdigit()), default=0)
-    return steps[: last + 1]
-
-
-def _alike(target: Steps, source: Steps, is_useless: bool) -> bool:
-    """Whether the last names mean the same, or one of them is named as its module."""
-    if target[-1] == source[-1]:
-        return True
-    mine, theirs = (meanings(steps[-1:])[0] for steps in (target, source))
-    apart = _words(target) ^ _words(source)
-    if is_useless or _MASK in apart or (apart & _FUNCTIONS and mine != theirs):
-        return False
-    if mine[-1:] == theirs[-1:] and mine:
-        return True
-    if {*mine} & {*theirs} - FAINT or (theirs[-1:] in _ROLES and mine[-1:] not in _ROLES):
-        return True
-    around = [{*meanings(steps[-2:])[0]} for steps in (target, source)]
-    return bool(mine and {*mine} <= around[1]) or bool(theirs and {*theirs} <= around[0])
 
 
 def flattened(found: Mapping[int, tuple[Leaf, Piece]], state_dict: StateDict) -> dict[int, str]:

@@ -29,7 +29,6 @@ from s2p_tui.proposals.matcher.doubts import (
     losses,
     lost_entries,
     numbered,
-    odd_names,
     turned,
     unequal,
 )
@@ -43,6 +42,7 @@ from s2p_tui.proposals.matcher.pieces import (
     parts_named,
     with_views,
 )
+from s2p_tui.proposals.matcher.support import misnumbered, unsupported
 from s2p_tui.proposals.matcher.tree import Node, let_go, tree_of
 from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, steps_of_key
 from s2p_tui.proposals.proposal import Confidence, Proposal, proposed
@@ -207,10 +207,10 @@ def _fill(
     doubts |= turned({p: (skeleton[p], piece) for p, piece, _ in found}, (p.shape for p in pieces))
     sides = {} if nameless else {p: (steps[p], piece.steps) for p, piece, _ in found}
     doubts |= inconsistent(sides)
-    doubts |= odd_names(
-        {p: sides[p] for p, piece, _ in found if p in sides and _is_whole(piece)},
-        {steps_of_key(entry.key) for entry in state_dict if no_parameter(entry)},
-    )
+    whole = {p: sides[p] for p, piece, _ in found if p in sides and _is_whole(piece)}
+    useless = {steps_of_key(entry.key) for entry in state_dict if no_parameter(entry)}
+    doubts |= unsupported(whole, useless) | misnumbered(whole)
+    task.check()
     by_number = numbered(sides)
     for place, piece, pair in found:
         task.check()
