@@ -113,7 +113,9 @@ def _wanted(variant: Variant) -> tuple[dict[Path, Array], bool, list[Path]]:
     neutral = False
     for path, source in variant.network.sources.items():
         if source is None or not all(key in kept or key in replaced for key in source.keys):
-            unmade.append(path)
+            # A Python scalar without an entry keeps its value, as a dropout's rate does.
+            if source is None or path not in variant.network.scalars:
+                unmade.append(path)
         else:
             neutral |= not all(key in kept for key in source.keys)
             wanted[path] = source.array(kept | replaced)

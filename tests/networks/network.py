@@ -192,6 +192,7 @@ class Network:
         dtype: Dtype that the conversion is asked for.
         refused: There is no right answer.
         unshown: There is one, but nothing shows it, so that refusing is right too.
+        scalars: Leaves that are Python scalars.
     """
 
     name: str
@@ -204,6 +205,7 @@ class Network:
     dtype: str | None = None
     refused: bool = False
     unshown: bool = False
+    scalars: set[Path] = field(default_factory=set)
     _tree: dict[str | int, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -262,6 +264,7 @@ class Network:
     def scalar(self, path: str, value: float, key: str | None = None) -> None:
         """A Python float; without an entry it keeps its value, and rightly so."""
         self._put(parsed(path), value)
+        self.scalars.add(parsed(path))
         if key is not None:
             self.sources[parsed(path)] = Source((key,), lambda array: array.reshape(()))
 

@@ -328,7 +328,9 @@ def _one_for_another(first: Variant, chance: random.Random) -> Iterator[Variant]
     feeding = [key for key in _feeding(first.network) if first.network.entries[key].array.ndim]
     for key in chance.sample(feeding, min(4, len(feeding))):
         around = key.rpartition(".")[0]
-        decoy = chance.choice(_DECOYS)
+        # The very name of a leaf would be no decoy.
+        names = {step for path in first.network.sources for step in path}
+        decoy = chance.choice([name for name in _DECOYS if name not in names])
         last = key.rpartition(".")[2]
         forms = (decoy, f"{around}.{decoy}", f"{decoy}.{last}")
         # Under a name of its own, "queue.A_log" would be that very parameter elsewhere.
