@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from math import prod
 
 from s2p_tui.alignment.evidence import Suggestion
+from s2p_tui.alignment.proof import UNPROVEN, Answer, proven_by
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Constant, Shape, Take
@@ -21,6 +22,7 @@ _ADDS_ITS_BIAS = frozenset(
         *("LayerNorm", "GroupNorm", "RMSNorm", "BatchNorm", "LSTMCell", "GRUCell"),
     )
 )
+_NEUTRAL = proven_by(Answer.NO_EFFECT)
 _MORE_THAN_CHANCE = 2
 _TABLES = frozenset(("embed", "head", "out", "token"))
 
@@ -66,20 +68,20 @@ def _in_any_block(steps: Steps) -> Steps:
 
 def _missing(has_siblings: bool) -> Suggestion:
     layer = "the layer this one comes from has no such entry"
-    return Suggestion(None, False, layer if has_siblings else "no entry corresponds to it")
+    return Suggestion(None, UNPROVEN, layer if has_siblings else "no entry corresponds to it")
 
 
 def _neutral(leaf: Leaf, steps: Steps) -> Suggestion | None:
     """Return the value that makes a layer compute as PyTorch's without such a parameter."""
     last = meanings(steps[-1:])[0][-1:]
     if last == ("weight",) and (leaf.owner or "").endswith("Norm") and leaf.fill == 1:
-        return Suggestion(None, True, "the layer this one comes from does not scale: stays 1")
+        return Suggestion(None, _NEUTRAL, "the layer this one comes from does not scale: stays 1")
     if last != ("bias",) or leaf.owner not in _ADDS_ITS_BIAS:
         return None
     if leaf.fill == 0:
-        return Suggestion(None, True, "the layer this one comes from adds no bias: stays 0")
+        return Suggestion(None, _NEUTRAL, "the layer this one comes from adds no bias: stays 0")
     reason = "the layer this one comes from adds no bias"
-    return Suggestion(Constant(0.0, leaf.shape), True, reason)
+    return Suggestion(Constant(0.0, leaf.shape), _NEUTRAL, reason)
 
 
 def _tables(
@@ -99,7 +101,7 @@ def _shared(steps: Steps, leaf: Leaf, tables: Mapping[Shape, list[Take]]) -> Sug
     found = tables.get(leaf.shape, ())
     if not _TABLES.intersection(meanings(steps)[0]) or len(leaf.shape) != 2 or len(found) != 1:
         return None
-    return Suggestion(found[0], False, "the checkpoint may keep one table for both ends")
+    return Suggestion(found[0], UNPROVEN, "the checkpoint may keep one table for both ends")
 
 
 def tied_again(state_dict: StateDict, wanted: Mapping[int, int]) -> dict[str, str]:

@@ -36,7 +36,11 @@ _MOST_CELLS = 256 * 256
 _CLEAR = 0.4
 """From what margin on a pair teaches what names mean."""
 _NOTHING_LEARNED: Learned = {}
-_LEFT_OVER = "what others that may belong here have left"
+LEFT_BY_OTHERS = "what others that may belong here have left"
+SAME_PLACE = "same place in its list"
+ONLY_PART = "the only part of this structure"
+ONLY_SIZE = "the only entry of this size"
+ONLY_SIZE_HERE = "the only entry of this size here"
 _KNOWN_ELSEWHERE = 0.6
 """The likeness of names needed to pair a tensor whose module has its partner elsewhere."""
 _CONFLICTING = -0.9
@@ -230,7 +234,7 @@ class _Scope:
         starts = self._start(0, target), self._start(1, source)
         taken: tuple[set[int], set[int]] = (set(), set())
         left = min(self._left_by(target), self._left_by(source))
-        margin, how = (left, _LEFT_OVER) if left < margin else (margin, how)
+        margin, how = (left, LEFT_BY_OTHERS) if left < margin else (margin, how)
         for pair in self.aligner.align(target, source):
             taken[0].add(pair.target)
             taken[1].add(pair.source)
@@ -261,7 +265,7 @@ class _Scope:
     ) -> Iterable[tuple[Node, Node, float, str]]:
         if (listed := self.aligner.lists.same_places(targets, sources)) is not None:
             for target, source, place, count in listed:
-                how = f"same place in its list, {place} of {count}"
+                how = f"{SAME_PLACE}, {place} of {count}"
                 yield target, source, SURE, how
             return
         if len(targets) * len(sources) > _MOST_CELLS:
@@ -277,7 +281,7 @@ class _Scope:
                     targets[0],
                     sources[0],
                     SURE if targets[0].mark == sources[0].mark else 1.0 + matrix[0, 0],
-                    "the only part of this structure",
+                    ONLY_PART,
                 )
                 return
             pairs = assignment(matrix, self._order(targets, sources))
@@ -364,11 +368,11 @@ class _Scope:
                         continue
                     if alone:
                         margin = 1.0 + min(matrix[i, j], 0.0)
-                    how = "the only entry of this size here" if alone else NAMES_AGREE
+                    how = ONLY_SIZE_HERE if alone else NAMES_AGREE
                     found.append((i, j, margin, how))
             for i, j, margin, how in found:
                 left = min(self._left_by(targets[i]), self._left_by(sources[j]))
-                margin, how = (left, _LEFT_OVER) if left < margin else (margin, how)
+                margin, how = (left, LEFT_BY_OTHERS) if left < margin else (margin, how)
                 if margin > _CLEAR:
                     self._learn(targets[i], sources[j], 1.0 if alone else 0.5)
                 self.pairs.append(
@@ -470,7 +474,7 @@ def in_sequence(target: Node, source: Node, check: Callable[[], None]) -> tuple[
     pairs: list[Pair] = []
     for first, second in _common(*sizes, check):
         alone = counts[0][sizes[0][first]] == counts[1][sizes[0][first]] == 1
-        how = "the only entry of this size" if alone else ORDER_ALONE
+        how = ONLY_SIZE if alone else ORDER_ALONE
         pairs.append(Pair(first, sources[second], 1.0 if alone else 0.0, how))
     return tuple(pairs)
 

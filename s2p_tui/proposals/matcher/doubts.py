@@ -48,7 +48,7 @@ def inconsistent(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
         pairs: The steps of a leaf and of what it takes.
     """
     found = _other_kind(pairs) | _other_number(pairs)
-    return found | _other_module(pairs) | _other_layer(pairs) | _opposites(pairs)
+    return found | _other_module(pairs) | _opposites(pairs)
 
 
 def _opposites(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
@@ -218,8 +218,12 @@ def _around(steps: Steps) -> list[Steps]:
     return [steps[:level] for level in range(1, len(steps) + 1)]
 
 
-def _other_layer(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
-    """Weights and biases of one layer that come from different layers, or go to different ones."""
+def torn_apart(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+    """Weights and biases of one layer that come from different layers, or go to different ones.
+
+    Args:
+        pairs: The steps of a leaf and of what it takes.
+    """
     found: dict[int, str] = {}
     for mine in (0, 1):
         layers: dict[Steps, dict[int, Steps]] = defaultdict(dict)

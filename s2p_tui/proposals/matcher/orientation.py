@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from math import prod
 
+from s2p_tui.alignment.proof import Answer
 from s2p_tui.alignment.transform import (
     Concat,
     Expr,
@@ -40,6 +42,23 @@ _ALIKE = {
     "same rank": "others of this name and rank",
     "same name": "others of this name",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The layout of a piece in a leaf.
+
+    Attributes:
+        expr: The piece as the leaf takes it.
+        axes: The proof that its axes are in the right order; None if there is none.
+        grouping: The proof that it is split, merged or stacked rightly; None if there is none.
+        why: What speaks for it, or what is open, in words.
+    """
+
+    expr: Expr
+    axes: Answer | None
+    grouping: Answer | None = Answer.WHOLE
+    why: str = ""
 
 
 def _template(steps: Steps) -> Steps:
@@ -103,10 +122,8 @@ class Orientation:
         owner: str | None,
         *,
         own_name: bool = False,
-    ) -> tuple[Expr, bool, str] | None:
-        """The layout of a piece for a leaf: the expression, whether it is settled, and by what.
-
-        None if no layout has the leaf's shape.
+    ) -> Layout | None:
+        """The layout of a piece for a leaf; None if none has the leaf's shape.
 
         Args:
             steps: The leaf's steps.
@@ -118,48 +135,55 @@ class Orientation:
         layouts = piece.layouts(shape)
         if len(_stacking(layouts)) > 1:
             if len(self._stacked) != 1:
-                return layouts[0][0], False, "more than one axis has room for as many, stacked"
+                why = "more than one axis has room for as many, stacked"
+                return Layout(layouts[0][0], None, None, why)
             layouts = [found for found in layouts if _stacking([found]) == self._stacked]
-        known_layer = (owner or "").startswith("equinox.nn.")
         if not layouts:
             return None
+        known_layer = (owner or "").startswith("equinox.nn.")
         if by_heads := _by_heads(layouts, steps, piece):
             return by_heads
         if len({out_last for _, out_last in layouts}) == 1:
             return _only(layouts[0][0], layouts, steps, piece, known_layer=known_layer)
+        grouping = _grouping(layouts)
         if _as_it_is(steps, owner):
-            return _first(layouts, out_last=False), True, "tables keep their rows"
+            expr = _first(layouts, out_last=False)
+            return Layout(expr, Answer.TABLE, grouping, "tables keep their rows")
         if known_layer and (shown := _shown(piece)) is not None:
-            return _first(layouts, out_last=shown), True, "its parts lie along the output axis"
+            expr = _first(layouts, out_last=shown)
+            return Layout(expr, Answer.PARTS, grouping, "its parts lie along the output axis")
         for group in _classes(steps, shape, piece, owner):
             verdict = _verdict(self._votes.get(group, [0, 0]))
             if verdict is not None:
-                return (
-                    _first(layouts, out_last=verdict),
-                    True,
-                    f"laid out as {_ALIKE[group[0]]}, whose sizes leave no choice",
-                )
+                why = f"laid out as {_ALIKE[group[0]]}, whose sizes leave no choice"
+                return Layout(_first(layouts, out_last=verdict), Answer.SAME_CLASS, grouping, why)
         last = steps[-1]
         turned = self._votes.get(_classes(steps, shape, piece, owner)[-1], [0, 0])[True]
         if own_name and not turned:
             why = "a dict that keeps entries under their own names keeps PyTorch's layout"
-            return _first(layouts, out_last=False), True, why
+            return Layout(_first(layouts, out_last=False), Answer.OWN_NAME, grouping, why)
         if known_layer:
             first = piece.is_input_first
             if first or piece.may_be_input_first:
                 why = "by its name it may hold the input axis first"
-                return _first(layouts, out_last=first), False, why
+                return Layout(_first(layouts, out_last=first), None, grouping, why)
             why = "some weights of this name are transposed, and nothing shows whether this one is"
             why = why if turned else "the layer keeps PyTorch's layout"
-            return _first(layouts, out_last=False), not turned, why
+            axes = None if turned else Answer.KEPT
+            return Layout(_first(layouts, out_last=False), axes, grouping, why)
         if name_of(last).words[-1:] != ("weight",):
             same = last in (piece.steps[-1] if piece.steps else "",)
-            return _first(layouts, out_last=False), same, "kept as it is under the same name"
-        return (
-            _first(layouts, out_last=last == "kernel"),
-            False,
-            "square, and nothing shows whether it is transposed",
-        )
+            axes = Answer.OWN_NAME if same else None
+            why = "kept as it is under the same name"
+            return Layout(_first(layouts, out_last=False), axes, grouping, why)
+        why = "square, and nothing shows whether it is transposed"
+        return Layout(_first(layouts, out_last=last == "kernel"), None, grouping, why)
+
+
+def _grouping(layouts: Sequence[tuple[Expr, bool]]) -> Answer:
+    """The proof for a weight of which only the order of its two axes is open."""
+    is_whole = not any(isinstance(expr, Stack | Concat) for expr, _ in layouts)
+    return Answer.WHOLE if is_whole else Answer.ONE_WAY
 
 
 def _shown(piece: Piece) -> bool | None:
@@ -170,9 +194,7 @@ def _shown(piece: Piece) -> bool | None:
     return part.axis == 1 if isinstance(part, Split) and isinstance(part.of, Take) else None
 
 
-def _by_heads(
-    layouts: Sequence[tuple[Expr, bool]], steps: Steps, piece: Piece
-) -> tuple[Expr, bool, str] | None:
+def _by_heads(layouts: Sequence[tuple[Expr, bool]], steps: Steps, piece: Piece) -> Layout | None:
     """The layout that splits heads out of the axis they are on, where another one does not.
 
     Queries, keys and values have them on the output axis, what attention gives out takes them in.
@@ -182,8 +204,9 @@ def _by_heads(
     if axis is None or len(found) != 1 or len(layouts) == 1:
         return None
     if _factors(found[0], piece.member) > _MATRIX:
-        return found[0], False, _SPLIT
-    return found[0], True, f"heads are on the {('output', 'input')[axis]} axis"
+        return Layout(found[0], Answer.HEADS, None, _SPLIT)
+    why = f"heads are on the {('output', 'input')[axis]} axis"
+    return Layout(found[0], Answer.HEADS, Answer.ONE_WAY, why)
 
 
 def _axis_of_heads(*names: Steps) -> int | None:
@@ -212,22 +235,26 @@ def _only(
     piece: Piece,
     *,
     known_layer: bool,
-) -> tuple[Expr, bool, str]:
+) -> Layout:
     """The layout of a weight whose output axis can go to one place alone.
 
     It is settled if the order of all other axes is too: sizes may leave several orders of the same
     axes, of which the layouts hold the most natural ones only.
     """
+    grouping = _grouping(layouts)
     if not known_layer and (flipped := _transposed_convolution(expr, piece)) is not None:
         if steps[-1] == "kernel":
             why = "its axes show a transposed convolution, whose window is flipped"
-            return flipped, True, why
-        return flipped, False, "a transposed convolution's window may have to be flipped too"
+            return Layout(flipped, Answer.FLIPPED, grouping, why)
+        why = "a transposed convolution's window may have to be flipped too"
+        return Layout(flipped, None, grouping, why)
     if _merges(expr, piece.member):
-        return expr, False, "axes run together, and nothing shows in which order"
+        why = "axes run together, and nothing shows in which order"
+        return Layout(expr, Answer.SIZES, None, why)
     if _factors(expr, piece.member) > _MATRIX:
-        return expr, False, _SPLIT
-    return expr, _one_order(layouts, piece), ""
+        return Layout(expr, Answer.SIZES, None, _SPLIT)
+    axes = Answer.SIZES if sum(size > 1 for size in piece.member) > 1 else Answer.ONE_AXIS
+    return Layout(expr, axes, grouping if _one_order(layouts, piece) else None)
 
 
 def _transposed_convolution(expr: Expr, piece: Piece) -> Expr | None:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from s2p_tui.proposals.matcher.likeness import words_alike
 from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of
 
 Steps = tuple[str, ...]
+Shape = tuple[int, ...]
 _FUNCTIONS = frozenset(("log", "exp", "inv", "sqrt", "square", "neg", "std", "var", "inverse"))
 """Words of names that tell a number from a function of it."""
 _MASK = "mask"
 _ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
+_ENDS = frozenset(("head", "out", "final"))
+"""Words for the last layer of a model, which mean the same."""
 _SILENT = FAINT | _ROLES
 _ALONE = frozenset((role,) for role in _ROLES)
 _OFTEN = 2
@@ -96,6 +99,43 @@ def _strangers(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
     return found
 
 
+def namesakes(
+    pairs: Mapping[int, tuple[Steps, Steps]], entries: Mapping[Steps, int], sizes: Mapping[int, int]
+) -> dict[int, str]:
+    """Pairs apart from the entry of the leaf's very name, or from the leaf of the entry's.
+
+    Args:
+        pairs: Steps of leaves and of the entries they take, by place.
+        entries: The number of elements of each entry that leaves could take, by its steps.
+        sizes: The number of elements of the leaves.
+    """
+    # Wrappers such as `module.` are no part of a name.
+    outer = _wrapper([target for target, _ in pairs.values()]), _wrapper(entries)
+    leaves = {target[outer[0] :]: n for n, (target, _) in pairs.items()}
+    named = {steps[outer[1] :]: (steps, size) for steps, size in entries.items()}
+    found: dict[int, str] = {}
+    for n, (target, source) in pairs.items():
+        if target[outer[0] :] == source[outer[1] :]:
+            continue
+        steps, size = named.get(target[outer[0] :], ((), -1))
+        if size == sizes[n]:
+            found[n] = f"{_text(steps)} has the very name of this leaf"
+        other = leaves.get(source[outer[1] :])
+        if other is not None and sizes[other] == sizes[n]:
+            found[n] = f"another leaf has the very name of {_text(source)}"
+    return found
+
+
+def _wrapper(paths: Iterable[Steps]) -> int:
+    """Return the number of leading steps that all paths share, but for the last one."""
+    paths = list(paths)
+    if not paths:
+        return 0
+    first, last = min(paths), max(paths)
+    most = min(len(first), len(last)) - 1
+    return next((n for n in range(most) if first[n] != last[n]), max(most, 0))
+
+
 def _is_role(steps: Steps) -> bool:
     return meanings(steps[-1:])[0] in _ALONE
 
@@ -147,6 +187,8 @@ def _unlike_modules(target: Steps, source: Steps) -> tuple[str, str] | None:
     if mine is None or theirs is None or mine[0] == theirs[0]:
         return None
     words = [_all_words(steps) for steps in (target, source)]
+    if _ENDS & mine[1] and _ENDS & theirs[1]:
+        return None
     if mine[1] & words[1] or theirs[1] & words[0]:
         return None
     if any(words_alike(one, other) for one in mine[1] for other in words[1]):
@@ -175,14 +217,18 @@ _Column = tuple[tuple[Steps, int], int, bool]
 """The list that a number counts members of, the number, and whether it is written into a word."""
 
 
-def misnumbered(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+def misnumbered(
+    pairs: Mapping[int, tuple[Steps, Steps]], shapes: Mapping[int, Shape]
+) -> dict[int, str]:
     """Pairs whose numbers in words are no indices, such as `p5` or `block_64`, and why.
 
-    They are indices where they count from 0 or 1, or are the same on both sides. Members of a list
-    that has `fc` beside `fc1` have no order either.
+    They are indices where they count from 0 or 1, or are the same on both sides, and not needed
+    where all members differ in size. Members of a list that has `fc` beside `fc1` have no order
+    either.
 
     Args:
         pairs: Steps of leaves and of the entries they take, by place.
+        shapes: The shapes of the leaves.
     """
     numbers: dict[tuple[object, object], set[tuple[int, int]]] = defaultdict(set)
     members: dict[tuple[object, object], list[int]] = defaultdict(list)
@@ -205,6 +251,8 @@ def misnumbered(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
         is_one_to_one = len(both) > 1 and all(len({*side}) == len(both) for side in sides)
         if not is_one_to_one or sides[0] == sides[1] or _is_mixed(lists, partners):
             continue
+        if _differ_in_size([(pairs[n][0], shapes[n]) for n in members[lists]]):
+            continue
         written = zip(sides, in_words[lists], strict=True)
         if not all(_counts(side) for side, in_word in written if in_word):
             place = members[lists][0]
@@ -217,6 +265,14 @@ def misnumbered(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
 def _is_mixed(lists: tuple[object, object], partners: Mapping[object, set[object]]) -> bool:
     """Return True if a list holds what the other side keeps under several names."""
     return any(len(partners[side, name]) > 1 for side, name in enumerate(lists))
+
+
+def _differ_in_size(leaves: Sequence[tuple[Steps, Shape]]) -> bool:
+    """Return True if some role has another shape in each member of a list."""
+    roles: dict[Steps, list[Shape]] = defaultdict(list)
+    for steps, shape in leaves:
+        roles[tuple(map(_open, steps))].append(shape)
+    return any(len({*found}) == len(found) for found in roles.values())
 
 
 def _counts(numbers: Sequence[int]) -> bool:
