@@ -184,7 +184,9 @@ def as_suggested(evidence: Evidence, state_dict: StateDict, skeleton: Skeleton) 
     sources, decisions = columns.sources.copy(), np.empty(len(skeleton), np.int32)
     known: dict[Decision, int] = {}
     for index, leaf in enumerate(skeleton):
-        is_fixed = leaf.kind == "scalar" or (leaf.owner and constant_for(leaf) is not None)
+        is_fixed = (leaf.kind == "scalar" and sources[index] == NOTHING) or (
+            leaf.owner and constant_for(leaf) is not None
+        )
         by, why = "rule" if is_fixed else "matcher", evidence.suggestions.held(index)[1][1]
         decision = Decision(by, why, fixed=bool(is_fixed))
         if sources[index] == NOTHING:

@@ -126,9 +126,15 @@ def with_values(pytree: Any, values: Iterable[NDArray[Any] | None]) -> Any:
     return jtu.tree_unflatten(structure, filled)
 
 
+def _is_scalar(leaf: Any) -> bool:
+    return isinstance(leaf, bool | int | float | complex | np.generic)
+
+
 def _filled(leaf: Any, value: NDArray[Any] | None) -> Any:
     if value is None:
         return leaf
+    if _is_scalar(leaf):
+        return type(leaf)(value.item())
     if isinstance(leaf, np.ndarray) or jax.dtypes.canonicalize_dtype(value.dtype) != value.dtype:
         return value
     return cast("Any", jax.numpy).asarray(value)

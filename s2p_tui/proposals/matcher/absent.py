@@ -1,4 +1,4 @@
-"""Leaves that nothing in the checkpoint feeds, and entries that are another one again."""
+"""Leaves that nothing in the checkpoint feeds, Python scalars, and entries that come twice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from s2p_tui.alignment.evidence import Suggestion
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Constant, Shape, Take
-from s2p_tui.proposals.matcher.words import meanings, steps_of_key
+from s2p_tui.proposals.matcher.words import meanings, steps_of_key, steps_of_path
 
 Steps = tuple[str, ...]
 _ADDS_ITS_BIAS = frozenset(
@@ -121,3 +121,34 @@ def tied_again(state_dict: StateDict, wanted: Mapping[int, int]) -> dict[str, st
             sizes[size] -= 1
             again[entry.key] = same
     return again
+
+
+def scalar_entries(state_dict: StateDict, skeleton: Skeleton) -> dict[int, str]:
+    """Entries of one element that fill Python scalars of their own name, by the scalars' places.
+
+    The whole path says which one, or the last name does where one scalar and one entry have it.
+    """
+    scalars: dict[str, list[int]] = defaultdict(list)
+    arrays: set[str] = set()
+    for place, leaf in enumerate(skeleton):
+        if leaf.kind == "scalar":
+            scalars[steps_of_path(leaf.path)[-1]].append(place)
+    if not scalars:
+        return {}
+    for leaf in skeleton:
+        if leaf.kind == "array" and prod(leaf.shape) == 1:
+            arrays.add(steps_of_path(leaf.path)[-1])
+    entries: dict[str, list[str]] = defaultdict(list)
+    for entry in state_dict:
+        if prod(entry.shape) == 1 and (last := steps_of_key(entry.key)[-1]) in scalars:
+            entries[last].append(entry.key)
+    found: dict[int, str] = {}
+    for last, keys in entries.items():
+        by_path = {steps_of_key(key): key for key in keys}
+        for place in scalars[last]:
+            path = steps_of_path(skeleton[place].path)
+            if path in by_path:
+                found[place] = by_path[path]
+            elif len(keys) == len(scalars[last]) == 1 and last not in arrays:
+                found[place] = keys[0]
+    return found

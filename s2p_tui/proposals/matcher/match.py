@@ -18,7 +18,7 @@ from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.task import Task
 from s2p_tui.alignment.transform import Expr, Flip, Permute, Shape, Take, keys_of, nodes_of
-from s2p_tui.proposals.matcher.absent import tied_again, without_partner
+from s2p_tui.proposals.matcher.absent import scalar_entries, tied_again, without_partner
 from s2p_tui.proposals.matcher.align import ORDER_ALONE, Aligner, Pair, in_sequence, say_nothing
 from s2p_tui.proposals.matcher.buckets import NAMES_AGREE, SAME_NAME
 from s2p_tui.proposals.matcher.doubts import (
@@ -82,17 +82,21 @@ def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -
     task.total = _ROUNDS * len(skeleton)
     suggestions: dict[int, Suggestion] = {}
     wanted: list[int] = []
+    scalars = scalar_entries(state_dict, skeleton)
     for place, leaf in enumerate(skeleton):
         if (constant := constant_for(leaf)) is not None:
             suggestions[place] = Suggestion(constant[0], True, constant[1])
+        elif place in scalars:
+            reason = "the one element of the scalar's own name"
+            suggestions[place] = Suggestion(Take(scalars[place]), True, reason)
         elif leaf.kind == "scalar":
-            reason = "a Python scalar is never in a state dict"
+            reason = "a Python scalar, and no entry of one element has its name"
             suggestions[place] = Suggestion(None, True, reason)
         else:
             wanted.append(place)
     steps = steps_of_leaves(skeleton, wanted)
     task.check()
-    pieces, left_over = _pieces(state_dict, skeleton, steps)
+    pieces, left_over = _pieces(state_dict, skeleton, steps, frozenset(scalars.values()))
     task.done = len(skeleton)
     task.check()
     if wanted and pieces:
@@ -114,7 +118,10 @@ def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -
 
 
 def _pieces(
-    state_dict: StateDict, skeleton: Skeleton, steps: Mapping[int, tuple[str, ...]]
+    state_dict: StateDict,
+    skeleton: Skeleton,
+    steps: Mapping[int, tuple[str, ...]],
+    taken: frozenset[str],
 ) -> tuple[list[Piece], dict[str, str]]:
     roles = {role for path in steps.values() for role in meanings(path)[0][-1:]}
     useless = frozenset(("count",)) if roles & _STATISTICS else _STATISTICS | {"count"}
@@ -123,7 +130,7 @@ def _pieces(
     wanted = Counter(prod(skeleton[place].shape) for place in steps)
     again = tied_again(state_dict, wanted)
     for entry in state_dict:
-        if entry.key in covered:
+        if entry.key in covered or entry.key in taken:
             continue
         if entry.key in again:
             left_over[entry.key] = f"the same tensor as {again[entry.key]}"
