@@ -21,6 +21,7 @@ facts, which the command line, the Python calls and the app put into their own w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -117,13 +118,13 @@ _PATTERNS_SHOWN = 3
 class Patterns(tuple[str, ...]):
     """Patterns of keys as a fact of a hint.
 
-    `{0}` quotes them as Python does, `{0:--option }` as a shell does, each behind the option.
+    `{0}` quotes them for Python, `{0:--option }` for a shell, each behind the option.
     """
 
     __slots__ = ()
 
     def __format__(self, option: str) -> str:
-        quoted = _for_shell if option else repr
+        quoted = _for_shell if option else json.dumps
         shown = [f"{option}{quoted(pattern)}" for pattern in self[:_PATTERNS_SHOWN]]
         more = ["…"] if len(self) > _PATTERNS_SHOWN else []
         return (" " if option else ", ").join([*shown, *more])

@@ -33,17 +33,36 @@ TAKEN_AS_THEY_ARE = (
 
 def remarks(rows: Rows, skeleton: Skeleton) -> Iterator[str]:
     """List which leaves keep the skeleton's values, and what the skeleton does not name."""
-    return _remarks([skeleton[place].path for place in rows.gaps()], skeleton.is_nameless)
+    gaps = [skeleton[place].path for place in rows.gaps()]
+    return _remarks(gaps, kept_scalars(rows, skeleton), skeleton.is_nameless)
 
 
-def _remarks(gaps: Sequence[str], is_nameless: bool) -> Iterator[str]:
-    if gaps:
-        names = ", ".join(gaps[:_GAPS_SHOWN])
-        more = ", …" if len(gaps) > _GAPS_SHOWN else ""
-        leaves = "leaf keeps its value" if len(gaps) == 1 else "leaves keep their values"
-        yield f"{len(gaps):,} {leaves} of the skeleton: {names}{more}"
+def _remarks(gaps: Sequence[str], scalars: Sequence[str], is_nameless: bool) -> Iterator[str]:
+    for paths, one, several in (
+        (gaps, "leaf keeps its value", "leaves keep their values"),
+        (scalars, "Python scalar keeps its value", "Python scalars keep their values"),
+    ):
+        if paths:
+            names = ", ".join(paths[:_GAPS_SHOWN])
+            more = ", …" if len(paths) > _GAPS_SHOWN else ""
+            words = one if len(paths) == 1 else several
+            yield f"{len(paths):,} {words} of the skeleton: {names}{more}"
     if is_nameless:
         yield TAKEN_AS_THEY_ARE
+
+
+def kept_scalars(rows: Rows, skeleton: Skeleton) -> tuple[str, ...]:
+    """Return the key paths of Python scalars that keep the skeleton's value.
+
+    Except settings of Equinox's own layers, such as `Dropout.p`, which no state dict has.
+    """
+    return tuple(
+        leaf.path
+        for index, leaf in enumerate(skeleton)
+        if leaf.kind == "scalar"
+        and not (leaf.owner or "").startswith("equinox.nn.")
+        and not rows.takes_entry(index)
+    )
 
 
 _Ranges = list[tuple[int, int, int]]
@@ -139,6 +158,7 @@ class Report:
         left_over: Entries that no leaf takes, and why each may be left out.
         parts_unused: Ranges that no leaf takes of entries used in part, in words, by key.
         gaps: Key paths of leaves that keep the skeleton's value.
+        scalars: Key paths of Python scalars that do, except settings of Equinox's own layers.
         lost: Numbers that did not survive a cast, by key path.
         is_nameless: True if the skeleton names no layer classes.
         mapping: The mapping file saved beside it, if any.
@@ -155,6 +175,7 @@ class Report:
     left_over: tuple[LeftOver, ...]
     parts_unused: Mapping[str, str]
     gaps: tuple[str, ...]
+    scalars: tuple[str, ...]
     lost: Mapping[str, CastLoss]
     is_nameless: bool
     mapping: Path | None = None
@@ -178,7 +199,7 @@ class Report:
             yield f"unused entries: {len(self.left_over):,} ({names}{more})"
         for key, words in self.parts_unused.items():
             yield f"unused of {key}: {words}"
-        yield from _remarks(self.gaps, self.is_nameless)
+        yield from _remarks(self.gaps, self.scalars, self.is_nameless)
         for path, loss in self.lost.items():
             yield f"{path}: {loss.words}"
 
@@ -213,6 +234,7 @@ def report_of(pair: Pair, converted: Converted) -> Report:
         left_over=tuple(UnusedEntries(pair.checkpoint.state_dict, pair.alignment)),
         parts_unused=parts_unused(rows, pair.checkpoint.state_dict),
         gaps=tuple(skeleton[place].path for place in rows.gaps()),
+        scalars=kept_scalars(rows, skeleton),
         lost=written.losses,
         is_nameless=skeleton.is_nameless,
         mapping=converted.mapping,
@@ -250,6 +272,7 @@ def result_as_json(
             if pair is not None
             else {}
         ),
+        "gaps": _paths_of(pair, Fit.GAP),
         "mapping": str(mapping) if mapping is not None else None,
         "report": str(certificate) if certificate is not None else None,
         "bytes": report.bytes if report is not None else 0,
@@ -276,6 +299,10 @@ def unused_as_json(checkpoint: Checkpoint, alignment: Alignment) -> list[dict[st
 
 def _per_fit(pair: Pair | None) -> dict[str, int]:
     return {fit.value: pair.counts[fit] if pair is not None else 0 for fit in Fit}
+
+
+def _paths_of(pair: Pair | None, fit: Fit) -> list[str]:
+    return [row["path"] for row in _rows(pair, fit)]
 
 
 def _rows(pair: Pair | None, fit: Fit) -> list[dict[str, Any]]:

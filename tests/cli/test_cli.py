@@ -153,6 +153,7 @@ def test_json_tells_what_was_done(pair: Pair, capsys: pytest.CaptureFixture[str]
         "notes": [],
         "unused": [],
         "parts_unused": {},
+        "gaps": [],
         "mapping": str(kept),
         "report": None,
         "bytes": pair.output.stat().st_size,

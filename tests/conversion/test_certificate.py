@@ -119,7 +119,7 @@ def test_a_certificate_tells_what_is_in_the_file(
         },
         "versions": found["versions"],
         "dtype": None,
-        "unused": ["extra"],
+        "unused": [{"key": "extra", "why": "accepted as unused", "blocks": False}],
         "parts_unused": {},
     }
     assert found["versions"]["s2p-tui"] == version("s2p-tui")
@@ -152,6 +152,7 @@ def test_a_certificate_tells_what_is_in_the_file(
         "max_abs_difference": 0.0,
         "overflowed": 0,
         "new_nan": 0,
+        "flushed": 0,
         "fit": "transformed",
         "gap": False,
         "by": "user",
@@ -281,7 +282,7 @@ def test_the_commands_write_certificates_and_show_losses(
     assert run([*arguments, "--report", str(report)]) == 0
     told = capsys.readouterr().out
     assert f"certificate: {report}" in told
-    assert "['3']: 2 number became infinite" in told
+    assert "['3']: 2 numbers became infinite" in told
     assert run([*arguments, "--report", str(report), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["report"] == str(report)
