@@ -199,7 +199,7 @@ async def test_leaf_without_partner_blocks_until_trusted(opened: Opened, tmp_pat
 
 async def test_gap_of_the_users_own_is_not_doubted(opened: Opened) -> None:
     async with opened(reordered()) as (pilot, workspace):
-        await pilot.press("G", "s")
+        await pilot.press("G", "s", "s")
         assert workspace.session.verdict(5).fit is Fit.GAP
         assert not workspace.session.blocking
 

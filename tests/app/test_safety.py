@@ -183,7 +183,7 @@ async def test_marked_rows_are_picked_up_together(opened: Opened) -> None:
         assert keys(workspace) == before
         await pilot.press(*["1", "G", "v", "4", "G", "v", "m", "6", "G", "enter"])
         assert len(workspace.session.history) == 1
-        assert keys(workspace)[5:9] == before[:4]
+        assert keys(workspace)[4:8] == before[:4]
 
 
 async def test_marked_rows_apart_from_each_other_are_not_picked_up(opened: Opened) -> None:

@@ -304,7 +304,7 @@ async def test_what_does_not_split_says_why(opened: Opened) -> None:
         ("m 3 x", "2 1 0", ""),
         ("delete", "- 1 2", "A part of qkv feeds no row now."),
         ("space space space delete", "- - -", ""),
-        ("s", ". 0 1", ""),
+        ("s s", ". 0 1", ""),
     ],
 )
 async def test_rows_that_share_an_entry_are_moved(
