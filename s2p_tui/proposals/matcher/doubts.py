@@ -89,7 +89,7 @@ def _kind(steps: Steps) -> Steps:
     return (*(_open(step) for step in steps[:-2]), *steps[-2:])
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1 << 16)
 def _open(step: str) -> str:
     return _NUMBER.sub("#", step)
 
@@ -149,7 +149,7 @@ def _by_difference(
         yield agreeing, [n for n, each in differences.items() if each != best]
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1 << 16)
 def _numbers(step: str) -> tuple[int, ...]:
     return tuple(map(int, _NUMBER.findall(step)))
 
@@ -169,12 +169,14 @@ def _other_module(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
     for layer, sides in around.items():
         # One tensor is never enough in common: of deep trees most modules hold no more.
         targets, sources = (
-            [module for module in modules if counts[module] > 1]
+            [(module, size) for module in modules if (size := counts[module]) > 1]
             for modules, counts in zip(sides, sizes, strict=True)
         )
-        for target in targets:
-            for source in sources:
-                together[target, source] += len(layers[layer])
+        for target, mine in targets:
+            for source, theirs in sources:
+                # All that is in the smaller one is too little of a much larger one.
+                if 2 * mine >= _TOGETHER * (mine + theirs) <= 2 * theirs:
+                    together[target, source] += len(layers[layer])
     partners = _partners(together, sizes)
     found: dict[int, str] = {}
     for layer, sides in around.items() if partners[0] else ():

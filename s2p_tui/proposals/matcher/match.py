@@ -182,7 +182,10 @@ def _fill(
             learn(orientation, found)
             task.done = 2 * len(skeleton)
             known, out_last = _learned(first), orientation.common
-            second = Aligner(fits, task, learned=known, order=order, out_last=out_last)
+            by_name = first.by_name
+            second = Aligner(
+                fits, task, learned=known, order=order, out_last=out_last, by_name=by_name
+            )
             found = told(second.align(target, source))
             orientation = Orientation()
     learn(orientation, found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from math import prod
 
 from s2p_tui.alignment.transform import Expr, Permute, Reshape, Shape, Split, Stack, Take
@@ -17,6 +18,7 @@ _NO_TABLE = frozenset(("kernel", "w"))
 _UNANIMOUS = 0.9
 _INWARD = frozenset(("query", "key", "value", "qkv", "kv"))
 _MATRIX = 2
+_NO_VOTES = (0, 0)
 
 
 _ALIKE = {
@@ -110,8 +112,9 @@ class Orientation:
             return _first(layouts, out_last=False), True, "tables keep their rows"
         if known_layer and (shown := _shown(piece)) is not None:
             return _first(layouts, out_last=shown), True, "its parts lie along the output axis"
-        for group in _classes(steps, shape, piece):
-            verdict = _verdict(self._votes.get(group, [0, 0]))
+        groups = _classes(steps, shape, piece)
+        for group in groups:
+            verdict = _verdict(self._votes.get(group, _NO_VOTES))
             if verdict is not None:
                 return (
                     _first(layouts, out_last=verdict),
@@ -119,7 +122,7 @@ class Orientation:
                     f"laid out as {_ALIKE[group[0]]}, whose sizes leave no choice",
                 )
         last = steps[-1]
-        turned = self._votes.get(_classes(steps, shape, piece)[-1], [0, 0])[True]
+        turned = self._votes.get(groups[-1], _NO_VOTES)[True]
         if own_name and not turned:
             why = "a dict that keeps entries under their own names keeps PyTorch's layout"
             return _first(layouts, out_last=False), True, why
@@ -156,9 +159,10 @@ def _by_heads(
 
     Queries, keys and values have them on the output axis, what attention gives out takes them in.
     """
-    axis = _axis_of_heads(steps, piece.steps)
+    if len(layouts) == 1 or (axis := _axis_of_heads(steps, piece.steps)) is None:
+        return None
     found = [expr for expr, _ in layouts if _axis_split(expr, piece.member) == axis]
-    if axis is None or len(found) != 1 or len(layouts) == 1:
+    if len(found) != 1:
         return None
     return found[0], True, f"heads are on the {('output', 'input')[axis]} axis"
 
@@ -198,6 +202,11 @@ def _verdict(votes: Sequence[int]) -> bool | None:
 
 
 def _as_it_is(steps: Steps) -> bool:
+    return _is_table(steps[-2:])
+
+
+@lru_cache(maxsize=1 << 16)
+def _is_table(steps: Steps) -> bool:
     if steps[-1] in _NO_TABLE:
         return "norm" in meanings(steps[-2:-1])[0]
     words = meanings(steps[-2:])[0]
