@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from bisect import bisect
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -40,14 +40,17 @@ _OF_A_VARIANCE = frozenset(("log", "std", "sqrt", "rsqrt", "inv"))
 _LAYER = frozenset(("weight", "bias", "mean", "var"))
 
 
-def inconsistent(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+def inconsistent(pairs: Mapping[int, tuple[Steps, Steps]]) -> tuple[dict[int, str], set[int]]:
     """The pairs that others speak against, by their number, and what they say.
+
+    Also those whose numbers are as far apart as those of most pairs of the same names.
 
     Args:
         pairs: The steps of a leaf and of what it takes.
     """
-    found = _other_kind(pairs) | _other_number(pairs)
-    return found | _other_module(pairs) | _other_layer(pairs) | _opposites(pairs)
+    numbered, other_number = _by_difference(pairs)
+    found = _other_kind(pairs) | other_number
+    return found | _other_module(pairs) | _other_layer(pairs) | _opposites(pairs), numbered
 
 
 def _opposites(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
@@ -116,25 +119,10 @@ def _other_kind(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
     return found
 
 
-def _other_number(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
-    """Pairs whose numbers are not as far apart as those of most pairs of the same names."""
-    why = "the numbers of others like it are otherwise apart"
-    return {n: why for agreeing, others in _by_difference(pairs) if agreeing for n in others}
-
-
-def numbered(pairs: Mapping[int, tuple[Steps, Steps]]) -> set[int]:
-    """The pairs whose numbers are as far apart as those of most pairs of the same names.
-
-    Args:
-        pairs: The steps of a leaf and of what it takes.
-    """
-    return {n for agreeing, _ in _by_difference(pairs) for n in agreeing}
-
-
 def _by_difference(
     pairs: Mapping[int, tuple[Steps, Steps]],
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Per names the pairs whose numbers are as far apart as most are, and the others."""
+) -> tuple[set[int], dict[int, str]]:
+    """Pairs whose numbers are as far apart as those of most pairs of the same names; the others."""
     apart: dict[tuple[Steps, Steps], dict[int, tuple[int, ...]]] = defaultdict(dict)
     for n, sides in pairs.items():
         numbers = [[number for step in steps[:-2] for number in _numbers(step)] for steps in sides]
@@ -142,11 +130,17 @@ def _by_difference(
             names = _kind(sides[0])[:-2], _kind(sides[1])[:-2]
             difference = (theirs - mine for mine, theirs in zip(*numbers, strict=True))
             apart[names][n] = tuple(difference)
+    agreeing: set[int] = set()
+    others: dict[int, str] = {}
     for differences in apart.values():
         best, most = Counter(differences.values()).most_common(1)[0]
-        agreed = most > 1 and most > _MAJORITY * len(differences)
-        agreeing = [n for n, each in differences.items() if agreed and each == best]
-        yield agreeing, [n for n, each in differences.items() if each != best]
+        if most > 1 and most > _MAJORITY * len(differences):
+            for n, each in differences.items():
+                if each == best:
+                    agreeing.add(n)
+                else:
+                    others[n] = "the numbers of others like it are otherwise apart"
+    return agreeing, others
 
 
 @lru_cache(maxsize=1 << 16)

@@ -26,7 +26,6 @@ from s2p_tui.proposals.matcher.doubts import (
     inconsistent,
     losses,
     lost_entries,
-    numbered,
     turned,
     unequal,
 )
@@ -198,8 +197,8 @@ def _fill(
     task.check()
     doubts |= turned({p: (skeleton[p], piece) for p, piece, _ in found}, (p.shape for p in pieces))
     sides = {} if nameless else {p: (steps[p], piece.steps) for p, piece, _ in found}
-    doubts |= inconsistent(sides)
-    by_number = numbered(sides)
+    contradicted, by_number = inconsistent(sides)
+    doubts |= contradicted
     for place, piece, pair in found:
         task.check()
         task.done += 1

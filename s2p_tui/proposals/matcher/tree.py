@@ -133,8 +133,10 @@ def _finish(node: Node) -> None:
         node.print, node.ones, node.names, node.mark = _of_tensor(node.shape)
         node.form = hash((node.step, node.shape))
     else:
-        ordered = sorted(node.children.values(), key=_natural)
-        node.children = {child.step or f"\0{child.place}": child for child in ordered}
+        ordered = list(node.children.values())
+        if len(ordered) > 1:
+            ordered.sort(key=_natural)
+            node.children = {child.step or f"\0{child.place}": child for child in ordered}
         for child in ordered:
             node.size += child.size
             node.ones += child.ones
