@@ -39,7 +39,6 @@ from s2p_tui.proposals.matcher.doubts import (
     inconsistent,
     losses,
     lost_entries,
-    numbered,
     torn_apart,
     turned,
     unequal,
@@ -218,7 +217,10 @@ def _fill(
             learn(orientation, found)
             task.done = 2 * len(skeleton)
             known, out_last = _learned(first), orientation.common
-            second = Aligner(fits, task, learned=known, order=order, out_last=out_last)
+            by_name = first.by_name
+            second = Aligner(
+                fits, task, learned=known, order=order, out_last=out_last, by_name=by_name
+            )
             found = told(second.align(target, source))
             orientation = Orientation()
     learn(orientation, found)
@@ -238,7 +240,8 @@ def _fill(
     doubts.add(Question.ENTRY, crossed(shapes, left, steps))
     doubts.add(Question.GROUPING, flattened(layers, state_dict))
     doubts.add(Question.AXES, turned(layers, (piece.shape for piece in pieces)))
-    doubts.add(Question.ENTRY, inconsistent(sides))
+    contradicted, by_number = inconsistent(sides)
+    doubts.add(Question.ENTRY, contradicted)
     doubts.add(Question.MODULE, torn_apart(sides))
     of_leaves = {p: skeleton[p].shape for p in whole}
     doubts.add(Question.ENTRY, unsupported(whole, useless) | misnumbered(whole, of_leaves))
@@ -246,7 +249,6 @@ def _fill(
     sizes = {p: prod(shape) for p, shape in of_leaves.items()}
     doubts.add(Question.ENTRY, namesakes(whole, named, sizes))
     task.check()
-    by_number = numbered(sides)
     modules = _modules(sides)
     for place, piece, pair in found:
         task.check()
