@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from s2p_tui.alignment.dtypes import dtype_named, numpy_dtype
-from s2p_tui.conversion.contents import CastLoss, Contents, refuse_overflow
-from s2p_tui.conversion.job import Job
+from s2p_tui.alignment.task import Job
+from s2p_tui.conversion.contents import (
+    CastLoss,
+    Contents,
+    OutputRecord,
+    record_table,
+    refuse_overflow,
+)
 from s2p_tui.conversion.plan import Plan
-from s2p_tui.conversion.readback import Readback
-from s2p_tui.conversion.records import OutputRecord, record_table
-from s2p_tui.conversion.verify import verify_records
-from s2p_tui.conversion.workers import share, usual_jobs
+from s2p_tui.conversion.units import share, usual_jobs
+from s2p_tui.conversion.verify import Readback, verify_records
 from s2p_tui.conversion.write import write_records
 from s2p_tui.errors import Code, Hint, OutputError
 from s2p_tui.formats.atomic import AtomicFile, require_space

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from textual.widgets import Input, Label, Static
 
+from s2p_tui.alignment.task import Job
 from s2p_tui.app.screens.busy import Converting
 from s2p_tui.app.screens.convert import ConvertForm, Result, report
 from s2p_tui.app.screens.main import Workspace
 from s2p_tui.conversion.contents import CastLoss
 from s2p_tui.conversion.convert import Written
-from s2p_tui.conversion.job import Job
 from s2p_tui.conversion.output import Converted
 from s2p_tui.errors import OutputError
 from s2p_tui.formats.skeleton_file import open_target

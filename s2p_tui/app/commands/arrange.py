@@ -269,7 +269,9 @@ def _asking(session: Session, move: Move) -> Move:
         return move
     words = f"Row {lost[0] + 1} lines up and would lose its entry"
     if len(lost) > 1:
-        words = f"{len(lost):,} rows that line up, from row {lost[0] + 1} on, would lose their entries"
+        words = (
+            f"{len(lost):,} rows that line up, from row {lost[0] + 1} on, would lose their entries"
+        )
     return replace(move, warning=f"{words}: s again does it.")
 
 
@@ -332,9 +334,8 @@ def toggle_trust(session: Session, cursor: Cursor) -> Move:
         if row is not None and session.verdicts.fit(index) is Fit.DOUBTFUL:
             doubtful.append((index, row))
     if not doubtful:
-        verdict = session.verdict(cursor.index)
-        is_none = verdict is None or cursor.is_block
-        what = "there is none here" if is_none else f"this one is {verdict.fit}"
+        verdict = None if cursor.is_block else session.verdict(cursor.index)
+        what = f"this one is {verdict.fit}" if verdict else "there is none here"
         raise ImpossibleError(f"Only a doubtful row can be trusted; {what}.")
     trusted = not all(row.trusted for _, row in doubtful)
     said = "Trusted. This row no longer blocks the conversion." if trusted else "No longer trusted."
