@@ -20,7 +20,7 @@ _FUNCTIONS = frozenset(("log", "exp", "inv", "sqrt", "square", "neg", "std", "va
 """Words of names that tell a number from a function of it."""
 _MASK = "mask"
 _ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
-_ENDS = frozenset(("head", "out", "final"))
+_ENDS = frozenset(("head", "out", "final", "generator"))
 """Words for the last layer of a model, which mean the same."""
 _SILENT = FAINT | _ROLES
 _ALONE = frozenset((role,) for role in _ROLES)
