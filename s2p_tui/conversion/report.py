@@ -194,9 +194,12 @@ class Report:
     def _warnings(self) -> Iterator[str]:
         yield from self.notes
         if groups := grouped(self.left_over):
+            names: dict[str, list[str]] = defaultdict(list)
+            for group in groups[:_UNUSED_SHOWN]:
+                names[group.members[0].why].append(group.name)
+            shown = "; ".join(f"{why}: {', '.join(those)}" for why, those in names.items())
             more = "; …" if len(groups) > _UNUSED_SHOWN else ""
-            names = "; ".join(f"{group.name}: {group.why}" for group in groups[:_UNUSED_SHOWN])
-            yield f"unused entries: {len(self.left_over):,} ({names}{more})"
+            yield f"unused entries: {len(self.left_over):,} ({shown}{more})"
         for key, words in self.parts_unused.items():
             yield f"unused of {key}: {words}"
         yield from _remarks(self.gaps, self.scalars, self.is_nameless)

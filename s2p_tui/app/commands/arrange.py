@@ -253,8 +253,9 @@ def toggle_trust(session: Session, cursor: Cursor) -> Move:
             doubtful.append((index, row))
     if not doubtful:
         verdict = session.verdict(cursor.index)
-        is_none = verdict is None or cursor.is_block
-        what = "there is none here" if is_none else f"this one is {verdict.fit}"
+        what = "there is none here"
+        if verdict is not None and not cursor.is_block:
+            what = f"this one is {verdict.fit}"
         raise ImpossibleError(f"Only a doubtful row can be trusted; {what}.")
     trusted = not all(row.trusted for _, row in doubtful)
     said = "Trusted. This row no longer blocks the conversion." if trusted else "No longer trusted."
