@@ -297,12 +297,14 @@ class Alignment:
     Attributes:
         rows: The rows.
         bench: Keys no row uses.
+        accepted: Keys on the bench that the user accepted as unused.
         layers: A number per leaf, equal for the leaves of one layer; None if that is not known.
     """
 
     rows: Rows
     bench: tuple[str, ...] = ()
     layers: Numbers | None = field(default=None, compare=False, repr=False)
+    accepted: frozenset[str] = frozenset()
 
     @classmethod
     def of(
@@ -311,9 +313,11 @@ class Alignment:
         bench: Sequence[str] = (),
         numbering: Numbering | None = None,
         layers: Numbers | None = None,
+        accepted: Iterable[str] = (),
     ) -> Alignment:
         """An alignment of these rows; see `Rows.of`."""
-        return cls(Rows.of(rows, numbering), tuple(bench), layers)
+        known = frozenset(accepted).intersection(bench) if accepted else frozenset[str]()
+        return cls(Rows.of(rows, numbering), tuple(bench), layers, known)
 
 
 def in_order(state_dict: StateDict, skeleton: Skeleton) -> Alignment:

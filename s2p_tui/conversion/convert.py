@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from s2p_tui.alignment.dtypes import dtype_named, numpy_dtype
-from s2p_tui.conversion.contents import CastLoss, Contents
+from s2p_tui.conversion.contents import CastLoss, Contents, refuse_overflow
 from s2p_tui.conversion.job import Job
 from s2p_tui.conversion.plan import Plan
 from s2p_tui.conversion.readback import Readback
@@ -66,6 +66,7 @@ def write_file(
     readback: Readback | None = None,
     job: Job | None = None,
     jobs: int | None = None,
+    allow_overflow: bool = False,
 ) -> Written:
     """Carry out a plan. The file appears under its name only when it is complete and verified.
 
@@ -79,9 +80,11 @@ def write_file(
         readback: Takes down what verification reads.
         job: Progress and cancellation.
         jobs: Threads that share the work and its memory; None for two, or one on a single core.
+        allow_overflow: Write numbers that a cast made infinite or NaN.
 
     Raises:
-        OutputError: The target cannot be written, lacks space, or is one of the sources.
+        OutputError: The target cannot be written, lacks space, or is one of the sources; or a cast
+            made numbers infinite or NaN.
         InputError: A source changed during the conversion.
         AlignmentError: A whole number does not fit its leaf's dtype.
         CancelledError: Someone cancelled the job; nothing is left behind.
@@ -97,6 +100,8 @@ def write_file(
     with AtomicFile(path) as file:
         job.check()
         losses = write_records(table, contents, file.descriptor, file.target, job, jobs)
+        if not allow_overflow:
+            refuse_overflow(losses)
         job.phase = "syncing"
         file.sync()
         try:

@@ -180,7 +180,9 @@ def lift(
         if not same_source(alignment.rows[place], row)
         or (row.trusted and not alignment.rows[place].trusted)
     ]
-    start = Alignment.of(alignment.rows, alignment.bench, state_dict.numbering, skeleton.layers)
+    start = Alignment.of(
+        alignment.rows, alignment.bench, state_dict.numbering, skeleton.layers, alignment.accepted
+    )
     after = apply(start, SetRows(tuple(changed))).rows
     if changed and verdicts is None:
         verdicts = Verdicts(state_dict, skeleton, after, evidence)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from s2p_tui.alignment.alignment import Row, Rows
 from s2p_tui.alignment.edits import (
+    AcceptUnused,
     CloseGap,
     Edit,
     MoveBlock,
@@ -236,8 +237,15 @@ def empty(session: Session, chosen: Sequence[int], index: int) -> Move:
 
 
 def toggle_trust(session: Session, cursor: Cursor) -> Move:
-    """Trust the doubtful rows among the chosen; take the trust back if all of them have it."""
+    """Trust the doubtful rows among the chosen; take the trust back if all of them have it.
+
+    Of benched entries, accept as unused those that block.
+    """
     hands_free(cursor)
+    if benched := [n for n in cursor.chosen() if n >= len(session.alignment.rows)]:
+        if len(benched) == len(cursor.chosen()):
+            return _toggle_unused(session, benched, cursor.index)
+        raise ImpossibleError("Mark rows or benched entries, not both.")
     doubtful: list[tuple[int, Row]] = []
     for index in cursor.chosen():
         row = session.row(index)
@@ -245,8 +253,9 @@ def toggle_trust(session: Session, cursor: Cursor) -> Move:
             doubtful.append((index, row))
     if not doubtful:
         verdict = session.verdict(cursor.index)
-        what = f"this one is {verdict.fit}" if verdict is not None else "this is a benched entry"
-        what = "there is none here" if cursor.is_block else what
+        what = "there is none here"
+        if verdict is not None and not cursor.is_block:
+            what = f"this one is {verdict.fit}"
         raise ImpossibleError(f"Only a doubtful row can be trusted; {what}.")
     trusted = not all(row.trusted for _, row in doubtful)
     said = "Trusted. This row no longer blocks the conversion." if trusted else "No longer trusted."
@@ -254,6 +263,23 @@ def toggle_trust(session: Session, cursor: Cursor) -> Move:
         said = f"Trusted {many(len(doubtful), 'row')}: they no longer block the conversion."
     edit = Trust(tuple(index for index, _ in doubtful), trusted)
     return Move(edit, cursor.index, said=said)
+
+
+def _toggle_unused(session: Session, benched: Sequence[int], index: int) -> Move:
+    accounts = [one for n in benched if (one := session.unused_at(n)) is not None]
+    keys = tuple(one.key for one in accounts if one.blocks)
+    if keys:
+        said = "Accepted as unused. This entry no longer blocks the conversion."
+        if len(keys) > 1:
+            count = many(len(keys), "entry", "entries")
+            said = f"Accepted {count} as unused: they no longer block the conversion."
+        return Move(AcceptUnused(keys), index, said=said)
+    accepted = session.alignment.accepted
+    if back := tuple(one.key for one in accounts if one.key in accepted):
+        return Move(AcceptUnused(back, accept=False), index, said="No longer accepted as unused.")
+    if len(accounts) == 1:
+        raise ImpossibleError(f"This entry does not block: {printable(accounts[0].why)}.")
+    raise ImpossibleError("None of these entries blocks.")
 
 
 def pick_up(session: Session, cursor: Cursor) -> None:

@@ -116,9 +116,7 @@ class Workspace(Screen[None]):
         yield Hints(id="bottom")
 
     def on_mount(self) -> None:
-        verdicts = self.session.verdicts
-        first = verdicts.blocking_in(range(len(verdicts)))
-        self.cursor.go(first or 0, len(self.session))
+        self.cursor.go(self.session.next_blocking(-1, 1) or 0, len(self.session))
         self.say(*self._first_words())
         if self.session.awaits_evidence:
             self.call_after_refresh(self._start, flows.match_in_background)
@@ -214,7 +212,7 @@ class Workspace(Screen[None]):
             rows = range(here.start, min(here.stop, len(verdicts)))
             if (within := verdicts.blocking_in(rows)) is not None:
                 return within
-        return verdicts.next_blocking(here[-1] if step > 0 else here.start, step)
+        return self.session.next_blocking(here[-1] if step > 0 else here.start, step)
 
     def _go_to_typed(self) -> None:
         try:
@@ -436,8 +434,8 @@ class Workspace(Screen[None]):
     async def action_convert(self) -> None:
         if self._must_wait():
             return
-        if self.session.blocking:
-            first = self.session.next_blocking(len(self.session.alignment.rows) - 1, 1)
+        if not self.session.is_complete:
+            first = self.session.next_blocking(-1, 1)
             if first is not None:
                 self.go_to(first)
                 self.say(wording.blocked(self.session, first), "lines--bad")
