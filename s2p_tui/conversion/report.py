@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from s2p_tui.alignment.alignment import Alignment, Rows
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.left_over import LeftOver, UnusedEntries, grouped
+from s2p_tui.alignment.proof import Proof
 from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Expr, Split, Take, operands
@@ -137,6 +138,10 @@ class Pair(Protocol):
         """Rows per fit."""
         ...
 
+    def proof(self, position: int, /) -> Proof:
+        """Return the answers that prove a row right."""
+        ...
+
     def verdict(self, position: int, /) -> Verdict | None:
         """The fit of a row, with its reason."""
         ...
@@ -246,7 +251,12 @@ def report_of(pair: Pair, converted: Converted) -> Report:
 
 
 def result_as_json(
-    output: Path, pair: Pair | None, report: Report | None, error: S2PError | None
+    output: Path,
+    pair: Pair | None,
+    report: Report | None,
+    error: S2PError | None,
+    *,
+    proof: bool = False,
 ) -> str:
     """Return the object that `convert --json` prints, of a conversion or of its refusal.
 
@@ -255,6 +265,7 @@ def result_as_json(
         pair: The two sides; None if they could not be opened.
         report: What was written; None if nothing was.
         error: Why nothing was.
+        proof: With the answers that prove each row, and the questions that are open.
     """
     status = "done"
     if error is not None:
@@ -292,7 +303,25 @@ def result_as_json(
         },
         "error": error.line if error is not None else None,
     }
+    if proof:
+        result["proof"] = _proofs(pair)
     return json.dumps(result)
+
+
+def _proofs(pair: Pair | None) -> list[dict[str, Any]]:
+    if pair is None:
+        return []
+    rows = zip(pair.target.skeleton, pair.alignment.rows, strict=True)
+    return [
+        {
+            "path": leaf.path,
+            "sources": list(row.keys),
+            "certain": proof.is_complete,
+            "answers": proof.as_json(),
+        }
+        for index, (leaf, row) in enumerate(rows)
+        for proof in (pair.proof(index),)
+    ]
 
 
 def unused_as_json(checkpoint: Checkpoint, alignment: Alignment) -> list[dict[str, Any]]:
