@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from s2p_tui.alignment.mapping_file import Mapping
+from s2p_tui.alignment.task import Job
 from s2p_tui.conversion.chunk_folder import chunk_checkpoint, chunk_target
 from s2p_tui.conversion.contents import refuse_overflow
 from s2p_tui.conversion.convert import filled, refuse_to_replace
-from s2p_tui.conversion.job import Job
 from s2p_tui.conversion.output_names import output_path
 from s2p_tui.conversion.report import Report
 from s2p_tui.errors import CancelledError, Code, S2PError, UsageError

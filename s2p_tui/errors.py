@@ -55,6 +55,12 @@ def one_line(text: str, longest: int) -> str:
     return printable(text)
 
 
+def some(names: Sequence[str], between: str = ", ", most: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return between.join(names[:most]) + more
+
+
 # A name in a file may have a million characters; a terminal shows two thousand in 25 lines.
 _LONGEST = 2000
 _MOST_ROWS = 20

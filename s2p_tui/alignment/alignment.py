@@ -275,6 +275,11 @@ class Rows(Sequence[Row]):
         took = (before.sources != NOTHING) & (before.sources != GAP)
         return np.flatnonzero(took & (self.sources == NOTHING)).tolist()
 
+    def displaced(self, before: Rows) -> Numbers:
+        """Indexes of the rows that took something before and do not take that now."""
+        took = (before.sources != NOTHING) & (before.sources != GAP)
+        return np.flatnonzero(took & (self.sources != before.sources)).astype(np.int32)
+
     def count_flowing(self, span: range) -> int:
         """Number of rows of a range that take something that flows with what is above."""
         there = slice(span.start, span.stop)

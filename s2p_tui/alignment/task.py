@@ -1,10 +1,14 @@
-"""A long calculation, as whoever waits for it sees it: how far it is, and how to end it."""
+"""Long work, as whoever waits for it sees it: how far it is, and how to end it."""
 
 from __future__ import annotations
 
 import threading
+import time
+from typing import Literal
 
 from s2p_tui.errors import CancelledError
+
+Phase = Literal["writing", "syncing", "verifying", "done"]
 
 
 class Task:
@@ -15,6 +19,8 @@ class Task:
         total: Steps of the work; 0 until that is known.
         done: Steps that are done.
     """
+
+    cancelled = "Cancelled; nothing was changed."
 
     def __init__(self, words: str = "") -> None:
         self.words = words
@@ -43,4 +49,30 @@ class Task:
             CancelledError: `cancel` was called.
         """
         if self._cancel.is_set():
-            raise CancelledError("Cancelled; nothing was changed.")
+            raise CancelledError(self.cancelled)
+
+
+class Job(Task):
+    """One conversion; its steps are the bytes of the output.
+
+    Attributes:
+        free: Bytes the output's file system had free before; 0 until that is known.
+        memory: Bytes of memory the work takes at most, beside the program's own; 0 until known.
+        written: Bytes written so far.
+        verified: Bytes compared so far.
+        leaf: Key path of the current leaf.
+        phase: The current phase.
+        started: `time.monotonic()` at the start.
+    """
+
+    cancelled = "Cancelled; nothing was written."
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = 0
+        self.memory = 0
+        self.written = 0
+        self.verified = 0
+        self.leaf = ""
+        self.phase: Phase = "writing"
+        self.started = time.monotonic()

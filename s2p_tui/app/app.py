@@ -38,8 +38,8 @@ from s2p_tui.formats.atomic import remove_unfinished
 from s2p_tui.session.saved_mapping import Offered, missing, offered, taken
 
 if TYPE_CHECKING:
+    from s2p_tui.alignment.task import Job
     from s2p_tui.app.screens.main import Workspace
-    from s2p_tui.conversion.job import Job
     from s2p_tui.conversion.output import Converted
     from s2p_tui.session.session import Session
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from s2p_tui.alignment.task import Task
-from s2p_tui.conversion.job import Job
+from s2p_tui.alignment.task import Job, Task
 from s2p_tui.errors import CancelledError, S2PError
 from s2p_tui.session.signals import cancelling
 

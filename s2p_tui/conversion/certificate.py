@@ -37,8 +37,8 @@ from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Take, describe, keys_of, to_json
 from s2p_tui.conversion.output import source_end, target_end
 from s2p_tui.conversion.plan import Plan
-from s2p_tui.conversion.readback import Readback, ReadLeaf
 from s2p_tui.conversion.report import parts_unused, unused_as_json
+from s2p_tui.conversion.verify import Readback, ReadLeaf
 from s2p_tui.formats.atomic import written_atomically
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.skeleton_file import Target

@@ -17,15 +17,14 @@ import numpy as np
 from s2p_tui.alignment.dtypes import numpy_dtype
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.alignment.task import Job
 from s2p_tui.alignment.transform import Expr, Take
-from s2p_tui.conversion.contents import Contents
+from s2p_tui.conversion.contents import Contents, OutputRecord, RecordTable
 from s2p_tui.conversion.convert import DEFAULT_CHUNK, SMALLEST_CHUNK
-from s2p_tui.conversion.job import Job
+from s2p_tui.conversion.evaluate import tiles
 from s2p_tui.conversion.plan import Instruction
-from s2p_tui.conversion.records import OutputRecord, RecordTable
-from s2p_tui.conversion.tiles import tiles
 from s2p_tui.conversion.write import write_records
-from s2p_tui.errors import Code, Hint, InputError, OutputError
+from s2p_tui.errors import Code, Hint, InputError, OutputError, some
 from s2p_tui.formats import npy
 from s2p_tui.formats.atomic import output_error, temporary_folder
 from s2p_tui.formats.base import Checkpoint, Region, Tensors
@@ -38,7 +37,6 @@ from s2p_tui.formats.chunks import (
     find_manifest,
     open_pytree_chunks,
     open_state_dict_chunks,
-    some,
     stored_as,
 )
 from s2p_tui.formats.skeleton_file import Target, leaf_to_json
@@ -244,7 +242,7 @@ def _require_dtypes(arrays: Sequence[_Array]) -> None:
             problems.append(f"{array.leaf.path} is {array.leaf.dtype}")
     if problems:
         raise InputError(
-            f"Chunks cannot hold element types that NumPy does not have: {some(problems)}.",
+            f"Chunks cannot hold element types that NumPy does not have: {some(problems, '; ')}.",
             "Save these in another dtype first, e.g. tensor.float().",
         )
 
@@ -260,9 +258,9 @@ def _require_place(folder: Path, kind: Kind, overwrite: bool) -> None:
         )
     strangers = [name for name in _names_in(held) if not name.endswith(".npy")]
     if os.path.islink(held) or strangers:
+        why = some(strangers, "; ") or "it is a link"
         raise OutputError(
-            f"{held} is not only chunks, and is left alone: {some(strangers) or 'it is a link'}.",
-            "Choose another folder.",
+            f"{held} is not only chunks, and is left alone: {why}.", "Choose another folder."
         )
 
 

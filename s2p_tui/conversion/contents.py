@@ -1,4 +1,6 @@
-"""The elements of one leaf, in the dtype they are written in, region by region.
+"""The records of the output, placed before anything is written, and the elements of each.
+
+Elements come region by region, in the dtype they are written in.
 
 Both the writer and the verification ask here, so that they agree on what should be in the file.
 """
@@ -16,16 +18,92 @@ import numpy as np
 from s2p_tui.alignment.dtypes import dtype_named, numpy_dtype
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.transform import Expr, Permute, Shape, Take
-from s2p_tui.conversion.evaluate import Evaluator
-from s2p_tui.conversion.records import OutputRecord
-from s2p_tui.conversion.tiles import runs_of, source_axes, tiles
-from s2p_tui.conversion.tiles import tiles as in_cache
+from s2p_tui.conversion.evaluate import Evaluator, runs_of, source_axes, tiles
+from s2p_tui.conversion.evaluate import tiles as in_cache
+from s2p_tui.conversion.plan import Instruction, Plan
 from s2p_tui.errors import AlignmentError, Code, Hint, OutputError
+from s2p_tui.formats import npy
 from s2p_tui.formats.base import Checkpoint, Extent, Region, Tensors
+from s2p_tui.formats.safetensors import header_for
 from s2p_tui.formats.skeleton_file import Target
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRecord:
+    """One leaf in the output.
+
+    Attributes:
+        instruction: Its source.
+        head: Bytes that go before its elements.
+        start: Byte at which `head` starts.
+        nbytes: Bytes of its elements, which follow `head`.
+        column_major: True if the elements are laid out in column-major order, as Equinox does for
+            a kept NumPy array of that order.
+    """
+
+    instruction: Instruction
+    head: bytes
+    start: int
+    nbytes: int
+    column_major: bool = False
+
+    @property
+    def data(self) -> int:
+        """Byte at which the elements start."""
+        return self.start + len(self.head)
+
+    @property
+    def stop(self) -> int:
+        """Byte behind the last element."""
+        return self.data + self.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class RecordTable:
+    """The whole output: what precedes the leaves, then the leaves."""
+
+    head: bytes
+    records: tuple[OutputRecord, ...]
+    size: int
+
+
+def record_table(plan: Plan, target: Target) -> RecordTable:
+    """Place every leaf of a plan. Reads the headers of kept values, no data.
+
+    Raises:
+        UsageError: The file format cannot hold one of the dtypes.
+    """
+    if plan.format == "safetensors":
+        head = header_for([(i.leaf.path, i.leaf.shape, i.dtype) for i in plan.instructions])
+    else:
+        head = b""
+    position = len(head)
+    records: list[OutputRecord] = []
+    for instruction in plan.instructions:
+        column_major = plan.format == "eqx" and _is_kept_column_major(instruction, target)
+        leaf_head = b""
+        if plan.format == "eqx":
+            leaf_head = npy.header(instruction.leaf.shape, instruction.dtype, column_major)
+        nbytes = prod(instruction.leaf.shape) * dtype_named(instruction.dtype).itemsize
+        record = OutputRecord(instruction, leaf_head, position, nbytes, column_major)
+        records.append(record)
+        position = record.stop
+    return RecordTable(head, tuple(records), position)
+
+
+def _is_kept_column_major(instruction: Instruction, target: Target) -> bool:
+    leaf = instruction.leaf
+    if instruction.source is not None or len(leaf.shape) < 2:
+        return False
+    extent = target.values.extent(leaf.path)
+    if extent is not None:
+        return not extent.is_contiguous
+    array = target.values.read(leaf.path, tuple((0, size) for size in leaf.shape))
+    return array.flags.f_contiguous and not array.flags.c_contiguous
+
 
 _IN_CACHE = 1 << 17
 """Elements of a part: that many, and what is made of them, fit in a core's own cache."""

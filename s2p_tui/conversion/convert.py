@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from s2p_tui.alignment.dtypes import dtype_named, numpy_dtype
-from s2p_tui.conversion.contents import CastLoss, Contents, refuse_overflow
-from s2p_tui.conversion.job import Job
+from s2p_tui.alignment.task import Job
+from s2p_tui.conversion.contents import (
+    CastLoss,
+    Contents,
+    OutputRecord,
+    record_table,
+    refuse_overflow,
+)
 from s2p_tui.conversion.plan import Plan
-from s2p_tui.conversion.readback import Readback
-from s2p_tui.conversion.records import OutputRecord, record_table
-from s2p_tui.conversion.verify import verify_records
-from s2p_tui.conversion.workers import usual_jobs
+from s2p_tui.conversion.units import share, usual_jobs
+from s2p_tui.conversion.verify import Readback, verify_records
 from s2p_tui.conversion.write import write_records
 from s2p_tui.errors import Code, Hint, OutputError
 from s2p_tui.formats.atomic import AtomicFile, require_space
@@ -102,11 +106,16 @@ def write_file(
         losses = write_records(table, contents, file.descriptor, file.target, job, jobs)
         if not allow_overflow:
             refuse_overflow(losses)
-        job.phase = "syncing"
-        file.sync()
-        try:
+
+        def read_back() -> None:
             if verify:
                 verify_records(plan, table, contents, file.temporary, job, readback, jobs)
+            job.phase = "syncing"
+
+        try:
+            # What is read back is the same before and after the disk has it, and 1 GB takes 0.3 s
+            # to read back and as long to be synced.
+            share((file.sync, read_back), _call, 2)
         finally:
             # A source that changed is the better explanation for what verification found.
             checkpoint.tensors.check_unchanged()
@@ -161,6 +170,10 @@ def refuse_to_replace(path: Path, protected: Iterable[Path]) -> None:
                 f"{path} would overwrite a file that this conversion reads or writes{known_as}.",
                 "Choose another name.",
             )
+
+
+def _call(do: Callable[[], None]) -> None:
+    do()
 
 
 def _is_same_file(path: Path, source: Path) -> bool:

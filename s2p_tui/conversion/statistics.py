@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isfinite, prod, sqrt
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from s2p_tui.alignment.dtypes import dtype_named, numpy_dtype
+from s2p_tui.alignment.task import Task
 from s2p_tui.alignment.transform import Take
-from s2p_tui.conversion.tiles import fast_axes, tiles
-from s2p_tui.errors import CancelledError
+from s2p_tui.conversion.evaluate import fast_axes, tiles
 from s2p_tui.formats.base import Tensors
 
 if TYPE_CHECKING:
@@ -24,39 +23,6 @@ if TYPE_CHECKING:
 BINS = 11
 _CHUNK = 1 << 19
 """Elements read at once: 4 MiB as float64, and a few arrays of that size beside it."""
-
-
-class Progress:
-    """Progress of a reading; written by its worker, polled by watchers.
-
-    Attributes:
-        total: Elements to read, those read twice counted twice.
-        done: Elements read so far.
-    """
-
-    def __init__(self) -> None:
-        self.total = 0
-        self.done = 0
-        self._cancel = threading.Event()
-
-    def cancel(self) -> None:
-        """Ask the worker to stop; it does within one chunk."""
-        self._cancel.set()
-
-    @property
-    def is_cancelled(self) -> bool:
-        """True if the worker was asked to stop."""
-        return self._cancel.is_set()
-
-    def advance(self, count: int) -> None:
-        """Count elements.
-
-        Raises:
-            CancelledError: `cancel` was called.
-        """
-        self.done += count
-        if self._cancel.is_set():
-            raise CancelledError("Cancelled.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +54,7 @@ class Statistics:
 
 
 def statistics(
-    tensors: Tensors, name: str, shape: tuple[int, ...], dtype: str, progress: Progress
+    tensors: Tensors, name: str, shape: tuple[int, ...], dtype: str, progress: Task
 ) -> Statistics:
     """Read a tensor twice, chunk by chunk, and describe its numbers.
 
@@ -97,7 +63,7 @@ def statistics(
         name: The tensor's name there.
         shape: Its shape.
         dtype: Its dtype's name.
-        progress: Progress and cancellation.
+        progress: Its steps are elements, those read twice counted twice.
 
     Raises:
         InputError: The file was cut short, or the dtype packs several elements in a byte.
@@ -108,12 +74,14 @@ def statistics(
     first = _First()
     for numbers in _chunks(tensors, name, shape, dtype):
         first.add(numbers)
-        progress.advance(numbers.size)
+        progress.done += numbers.size
+        progress.check()
     bins = np.zeros(BINS, np.int64)
     for numbers in _chunks(tensors, name, shape, dtype):
         if first.finite and first.low != first.high:
             bins += _binned(numbers, float(first.low), float(first.high))
-        progress.advance(numbers.size)
+        progress.done += numbers.size
+        progress.check()
     return first.result(tuple(map(int, bins)))
 
 

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from s2p_tui.alignment.task import Job
 from s2p_tui.alignment.transform import Shape
-from s2p_tui.conversion.contents import CastLoss, Contents, Rounding, Run
+from s2p_tui.conversion.contents import CastLoss, Contents, OutputRecord, RecordTable, Rounding, Run
 from s2p_tui.conversion.evaluate import flat_runs
-from s2p_tui.conversion.job import Job
-from s2p_tui.conversion.records import OutputRecord, RecordTable
-from s2p_tui.conversion.units import Batch, Head, Stretch, Tile, Unit, put_together, units
-from s2p_tui.conversion.workers import share
+from s2p_tui.conversion.units import Batch, Head, Stretch, Tile, Unit, put_together, share, units
 from s2p_tui.errors import InputError
 from s2p_tui.formats.atomic import output_error
 from s2p_tui.formats.base import Region

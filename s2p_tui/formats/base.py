@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from s2p_tui.alignment.dtypes import dtype_named
 from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.errors import some
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 _EXTRA_STATE = "_extra_state"
-_SHOWN = 5
 FileKind = Literal[
     "torch",
     "torch-legacy",
@@ -90,6 +90,11 @@ def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
     for axis in range(len(shape) - 2, -1, -1):
         strides[axis] = strides[axis + 1] * shape[axis + 1]
     return tuple(strides)
+
+
+def strides_of(shape: tuple[int, ...], *, is_fortran: bool) -> tuple[int, ...]:
+    """Strides, in elements, of a contiguous tensor in row-major or column-major order."""
+    return row_major(shape[::-1])[::-1] if is_fortran else row_major(shape)
 
 
 class Tensors(Protocol):
@@ -167,6 +172,5 @@ def without_extra_state(checkpoint: Checkpoint) -> Checkpoint:
     if not extra:
         return checkpoint
     kept = (e for e in checkpoint.state_dict if e.key.rpartition(".")[2] != _EXTRA_STATE)
-    more = f" and {len(extra) - _SHOWN} more" if len(extra) > _SHOWN else ""
-    note = f"passed over, as no layer's weights are in them: {', '.join(extra[:_SHOWN])}{more}"
+    note = f"passed over, as no layer's weights are in them: {some(extra)}"
     return replace(checkpoint, state_dict=StateDict(tuple(kept)), notes=(*checkpoint.notes, note))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,8 +32,8 @@ from s2p_tui.alignment.untrusted import (
     string_of,
     why_malformed,
 )
-from s2p_tui.errors import Code, Hint, InputError
-from s2p_tui.formats.base import Checkpoint, Extent, row_major
+from s2p_tui.errors import Code, Hint, InputError, some
+from s2p_tui.formats.base import Checkpoint, Extent, strides_of
 from s2p_tui.formats.headers import leaf_from_json
 from s2p_tui.formats.npy import iter_records
 from s2p_tui.formats.skeleton_file import Target
@@ -44,7 +43,6 @@ from s2p_tui.formats.tensors import FileTensors
 FORMAT = "s2p-chunks"
 VERSION = 1
 _MAX_MANIFEST = 1 << 28
-_SHOWN = 5
 _READ_ONLY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _AGAIN = "Make the folder again with s2p-tui chunk."
 
@@ -148,24 +146,16 @@ def read_chunks(manifest: Path, kind: Kind) -> Chunks:
     finally:
         os.close(inside)
     if problems:
-        raise InputError(f"{manifest} is refused: {some(problems)}.", _AGAIN)
+        raise InputError(f"{manifest} is refused: {some(problems, '; ')}.", _AGAIN)
     files = (manifest, *(folder / name for name in sizes))
     size = manifest.stat().st_size + sum(sizes.values())
-    notes = (f"{len(strangers)} files are not in the manifest: {some(strangers)}",)
+    notes = (f"{len(strangers)} files are not in the manifest: {some(strangers, '; ')}",)
     return Chunks(fields, files, extents, size, notes if strangers else ())
 
 
-def some(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return "; ".join(names[:_SHOWN]) + more
-
-
-class ChunkTensors(FileTensors):
-    """Tensors in the files of a chunk folder; symbolic links are refused."""
-
-    def __init__(self, extent: Callable[[str], Extent | None], files: Iterable[Path]) -> None:
-        super().__init__(extent, files, _READ_ONLY)
+def _tensors(chunks: Chunks) -> FileTensors:
+    """The tensors in the files of a chunk folder; symbolic links are refused."""
+    return FileTensors(chunks.extents.get, chunks.files, _READ_ONLY)
 
 
 def _fields(manifest: Path, kind: Kind) -> tuple[Field, ...]:
@@ -260,9 +250,7 @@ def _extent(folder: Path, inside: int, field: Field) -> tuple[Extent, int]:
             f"{field.file} is {list(record.shape)} {record.descr}, "
             f"the manifest says {list(field.shape)} {field.dtype}"
         )
-    strides = row_major(record.shape)
-    if record.fortran_order:
-        strides = row_major(record.shape[::-1])[::-1]
+    strides = strides_of(record.shape, is_fortran=record.fortran_order)
     return Extent(path, record.data, record.shape, strides, field.dtype), state.st_size
 
 
@@ -285,12 +273,9 @@ def open_state_dict_chunks(manifest: Path, key: str | None = None) -> Checkpoint
     chunks = read_chunks(manifest, STATE_DICT)
     missing = [field.key for field in chunks.fields if field.file is None]
     if missing:
-        raise InputError(
-            f"{manifest} names no file for {some(missing)}.",
-            "Make the folder again with s2p-tui chunk.",
-        )
+        raise InputError(f"{manifest} names no file for {some(missing, '; ')}.", _AGAIN)
     entries = tuple(Entry(f.key, f.shape, f.dtype, ("chunk", f.file)) for f in chunks.fields)
-    tensors = ChunkTensors(chunks.extents.get, chunks.files)
+    tensors = _tensors(chunks)
     label = manifest.absolute().parent.name
     return Checkpoint(
         label, chunks.files, chunks.size, StateDict(entries), tensors, notes=chunks.notes
@@ -310,11 +295,9 @@ def open_pytree_chunks(manifest: Path) -> Target:
     try:
         leaves = tuple(map(_leaf, chunks.fields))
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{manifest} is not a usable manifest: {why_malformed(error)}.",
-            "Make the folder again with s2p-tui chunk.",
-        ) from None
-    tensors = ChunkTensors(chunks.extents.get, chunks.files)
+        why = why_malformed(error)
+        raise InputError(f"{manifest} is not a usable manifest: {why}.", _AGAIN) from None
+    tensors = _tensors(chunks)
     label = manifest.absolute().parent.name
     return Target(label, chunks.files, chunks.size, Skeleton(leaves), tensors)
 

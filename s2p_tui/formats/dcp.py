@@ -23,24 +23,21 @@ import numpy as np
 from s2p_tui.alignment.dtypes import BY_NAME, dtype_named, numpy_dtype
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.untrusted import MalformedError, shape_of, size_of, sizes_of, string_of
-from s2p_tui.errors import InputError, MissingEntriesError
+from s2p_tui.errors import InputError, MissingEntriesError, some
 from s2p_tui.formats.base import ByteRange, Checkpoint, Extent, Region
 from s2p_tui.formats.nested import find_state_dict
-from s2p_tui.formats.parts import some
+from s2p_tui.formats.parts import DCP_LIST, DCP_SUFFIX
 from s2p_tui.formats.pickle_machine import BadPickleError, Placeholder, read_objects
 from s2p_tui.formats.tensors import FileTensors
-from s2p_tui.formats.torch_files import big_endian, load_pickle
+from s2p_tui.formats.torch_files import BROKEN_ZIP, big_endian, load_pickle
 from s2p_tui.formats.torch_objects import TensorRef
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-METADATA = ".metadata"
-SUFFIX = ".distcp"
 _COPY = "Copy or download the whole folder again."
 _MOST_PAIRS = 1 << 20
 """Comparisons of chunks with each other, where they form no grid."""
-_SHOWN = 5
 _READ_AHEAD = 1 << 12
 _MAX_PICKLE = 1 << 20
 """Bytes: it describes a single tensor."""
@@ -166,7 +163,7 @@ class DcpTensors(FileTensors):
         if (extent.shape, extent.dtype) != (sizes, item.dtype):
             raise InputError(
                 f"{chunk.file} holds {list(extent.shape)} {extent.dtype} at byte "
-                f"{chunk.offset:,}, where {METADATA} promises {list(sizes)} {item.dtype} of "
+                f"{chunk.offset:,}, where {DCP_LIST} promises {list(sizes)} {item.dtype} of "
                 f"{item.key}.",
                 _COPY,
             )
@@ -225,41 +222,24 @@ def find_list(folder: Path) -> Path | None:
     Raises:
         InputError: There are chunks and no list of them.
     """
-    path = folder / METADATA
+    path = folder / DCP_LIST
     if path.is_file():
         return path
-    chunks = sorted(file.name for file in folder.glob(f"*{SUFFIX}"))
+    chunks = sorted(file.name for file in folder.glob(f"*{DCP_SUFFIX}"))
     if not chunks:
         return None
-    lone = sorted(file.name for file in folder.glob(f"__*{METADATA}"))
+    lone = sorted(file.name for file in folder.glob(f"__*{DCP_LIST}"))
     if lone:
         raise InputError(
             f"{folder} was saved by processes that each made a list of their own ({some(lone)}): "
-            f"{METADATA}, the list of all, is missing.",
+            f"{DCP_LIST}, the list of all, is missing.",
             "Save it again with torch.distributed.checkpoint.save and its default writer.",
         )
     raise InputError(
         f"{folder} holds chunks of torch.distributed.checkpoint ({some(chunks)}), but not "
-        f"{METADATA}, which says of which tensors they are.",
+        f"{DCP_LIST}, which says of which tensors they are.",
         _COPY,
     )
-
-
-def refuse_chunk_file(path: Path) -> None:
-    """Make sure that a file is not one of those that hold chunks of many tensors.
-
-    Raises:
-        InputError: It is, by its name.
-    """
-    if path.suffix == SUFFIX:
-        folder = path.parent
-        there = (folder / METADATA).is_file()
-        raise InputError(
-            f"{path} holds chunks of the tensors of a torch.distributed.checkpoint folder.",
-            f"Give the folder, {folder}."
-            if there
-            else f"Give the whole folder; its {METADATA} is missing here.",
-        )
 
 
 def open_dcp(path: Path, key: str | None = None, *, allow_missing: bool = False) -> Checkpoint:
@@ -302,10 +282,7 @@ def open_dcp(path: Path, key: str | None = None, *, allow_missing: bool = False)
         if item is not None:
             _put(value, _path_of(name, flat), item)
     if problems:
-        more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise InputError(
-            f"{path} and its files disagree: {'; '.join(problems[:_SHOWN])}{more}.", _COPY
-        )
+        raise InputError(f"{path} and its files disagree: {some(problems, '; ')}.", _COPY)
     notes: tuple[str, ...] = ()
     if gone:
         missing = list(dict.fromkeys(name for names in gone.values() for name in names))
@@ -362,10 +339,7 @@ def _tensor_in(file: Path, descriptor: int, start: int, length: int) -> Extent:
         stream = io.BufferedReader(_Range(descriptor, start, length), _READ_AHEAD)
         with zipfile.ZipFile(stream) as archive:
             return _in_archive(file, archive, stream, start, length)
-    except (
-        *(zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, OverflowError),
-        *(ValueError, KeyError, OSError, RuntimeError),
-    ) as error:
+    except (*BROKEN_ZIP, KeyError, OSError, RuntimeError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise InputError(
             f"{file} is damaged: the chunk at byte {start:,} is not as torch.save writes one "

@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from s2p_tui.errors import AmbiguousStateDictError, InputError, NoStateDictError
+from s2p_tui.errors import AmbiguousStateDictError, InputError, NoStateDictError, some
 from s2p_tui.formats.base import Checkpoint
-from s2p_tui.formats.parts import Numbered, is_of_zero, numbered_sets, refuse_ranks, some, zero_hint
+from s2p_tui.formats.parts import Numbered, is_of_zero, numbered_sets, refuse_ranks, zero_hint
 from s2p_tui.formats.sharded import READERS
 from s2p_tui.formats.sniff import sniff
 

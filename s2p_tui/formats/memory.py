@@ -6,7 +6,7 @@ Of torch only the methods of the tensors given are used; it is not imported.
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,10 +14,10 @@ import numpy as np
 
 from s2p_tui.alignment.dtypes import BY_NAME, numpy_dtype
 from s2p_tui.alignment.state_dict import Entry, StateDict
-from s2p_tui.errors import InputError, UsageError
-from s2p_tui.formats.base import ByteRange, Checkpoint, Extent, Region, Tensors, without_extra_state
-from s2p_tui.formats.chunks import some
+from s2p_tui.errors import InputError, UsageError, some
+from s2p_tui.formats.base import Checkpoint, Region, without_extra_state
 from s2p_tui.formats.nested import find_state_dict, inside_plain
+from s2p_tui.formats.tensors import ArrayTensors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +30,7 @@ class _UnusableError(Exception):
     """A tensor cannot be converted; the text says why and what to call."""
 
 
-class MemoryTensors(Tensors):
+class MemoryTensors(ArrayTensors):
     """Tensors in memory. Regions of those on the CPU are views; of others, copies to it.
 
     Args:
@@ -45,35 +45,18 @@ class MemoryTensors(Tensors):
         others: Mapping[str, Any],
         versions: Mapping[str, tuple[Any, int]],
     ) -> None:
-        self._arrays = arrays
+        super().__init__(arrays)
         self._others = others
         self._versions = versions
 
     def read(self, name: str, region: Region) -> NDArray[np.generic]:
         """The elements of a region, in their own dtype."""
+        if name not in self._others:
+            return super().read(name, region)
         box = tuple(slice(start, stop) for start, stop in region)
-        if name in self._arrays:
-            return self._arrays[name][(..., *box)]
         dtype = numpy_dtype(_torch_dtype(self._others[name]))
         part = self._others[name][box].resolve_conj().resolve_neg().cpu()
         return _viewed(part, str(dtype))
-
-    @property
-    def in_memory(self) -> bool:
-        """True if regions are views."""
-        return True
-
-    def extent(self, name: str) -> Extent | None:
-        """None: they lie in no file."""
-        return None
-
-    def byte_ranges(self, name: str, start: int, stop: int) -> Sequence[ByteRange] | None:
-        """None: they lie in no file."""
-        return None
-
-    def descriptor(self, extent: Extent) -> int:
-        """Never asked for."""
-        raise KeyError(extent.file)
 
     def check_unchanged(self) -> None:
         """Make sure that no torch tensor was written to meanwhile.
@@ -84,12 +67,9 @@ class MemoryTensors(Tensors):
         changed = [key for key, (t, version) in self._versions.items() if t._version != version]
         if changed:
             raise InputError(
-                f"Tensors of the state dict were written to meanwhile: {some(changed)}.",
+                f"Tensors of the state dict were written to meanwhile: {some(changed, '; ')}.",
                 "Convert while nothing trains the model.",
             )
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def checkpoint_in_memory(
@@ -143,11 +123,11 @@ def checkpoint_in_memory(
     if problems:
         raise InputError(
             f"The {label} holds {len(problems)} tensors that cannot be converted: "
-            f"{some(problems)}.",
+            f"{some(problems, '; ')}.",
             "Convert or remove these tensors and try again.",
         )
     described = StateDict(tuple(entries))
-    notes = (f"{len(others)} items are not tensors: {some(list(others))}",) if others else ()
+    notes = (f"{len(others)} items are not tensors: {some(list(others), '; ')}",) if others else ()
     notes = (*notes, *found.notes)
     tensors_here = MemoryTensors(arrays, apart, versions)
     return without_extra_state(

@@ -22,6 +22,7 @@ from s2p_tui.alignment.dtypes import numpy_dtype
 from s2p_tui.alignment.untrusted import MOST_AXES, is_possible
 from s2p_tui.errors import InputError
 
+_DAMAGED = "It is damaged or no such file: copy or write it again."
 _MAGIC = b"\x93NUMPY"
 _FIRST_READ = 256
 _AHEAD = 1 << 15
@@ -64,14 +65,8 @@ class Record(NamedTuple):
 def header(shape: tuple[int, ...], dtype: str, column_major: bool = False) -> bytes:
     """Magic, length and header that `numpy.save` writes before such an array."""
     buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer,
-        {
-            "descr": _descr(dtype),
-            "fortran_order": column_major,
-            "shape": shape,
-        },
-    )
+    described = {"descr": _descr(dtype), "fortran_order": column_major, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, described)
     return buffer.getvalue()
 
 
@@ -155,10 +150,7 @@ def _record_at(descriptor: int, start: int, file: Path, number: int) -> Record:
     width, layout = _LENGTH_OF.get(version, (0, ""))
     begin = 8 + width
     if head[:6] != _MAGIC or len(head) < begin:
-        raise InputError(
-            f"{file}: record {number} at byte {start:,} is not an array.",
-            "It is damaged or no such file: copy or write it again.",
-        )
+        raise InputError(f"{file}: record {number} at byte {start:,} is not an array.", _DAMAGED)
     if not layout:
         raise InputError(
             f"{file}: record {number} at byte {start:,} is of .npy version {version[0]}."
@@ -170,7 +162,7 @@ def _record_at(descriptor: int, start: int, file: Path, number: int) -> Record:
         raise InputError(
             f"{file}: the header of record {number} claims {length:,} bytes, at most "
             f"{_MAX_HEADER:,} were expected.",
-            "It is damaged or no such file: copy or write it again.",
+            _DAMAGED,
         )
     if begin + length > len(head):
         head = os.pread(descriptor, begin + length, start)
@@ -187,6 +179,6 @@ def _parse(text: bytes, file: str, number: int) -> tuple[tuple[int, ...], str, b
     if found is None or len(shape) > MOST_AXES or not is_possible(shape):
         raise InputError(
             f"{file}: the header of record {number} does not describe an array of plain numbers.",
-            "It is damaged or no such file: copy or write it again.",
+            _DAMAGED,
         )
     return shape, found["descr"].decode(), found["order"] == b"True"

@@ -1,4 +1,4 @@
-"""Files that are one of several by their names: numbered parts, ranks of a parallel run."""
+"""Files that are one of several by their names: numbered parts, ranks, chunks of a parallel run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from s2p_tui.errors import InputError, NoStateDictError
+from s2p_tui.errors import InputError, NoStateDictError, some
 
 _OF = re.compile(r"^(?P<stem>.*?)(?P<number>\d+)(?P<of>[-_. ]of[-_. ])(?P<total>\d+)(?P<rest>.*)$")
 """`model-00001-of-00003.safetensors`, as transformers and others number them."""
@@ -25,9 +25,10 @@ _JOINED_BY = {
     "shard-": "torch.distributed.checkpoint._consolidate_hf_safetensors."
     "consolidate_safetensors_files(folder, existing_folder, dict.fromkeys(all_names, 1))",
 }
+DCP_LIST, DCP_SUFFIX = ".metadata", ".distcp"
+"""Names that `torch.distributed.checkpoint` gives its list of tensors and its files of chunks."""
 _ZERO = re.compile(r"(?:^|_)zero_pp_rank_\d+_")
 _MOST_PARTS = 1_000_000
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,18 @@ def zero_hint(file: Path) -> str:
     )
 
 
-def some(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+def refuse_chunk_file(path: Path) -> None:
+    """Make sure that a file is not one of those that hold chunks of many tensors.
+
+    Raises:
+        InputError: It is, by its name.
+    """
+    if path.suffix == DCP_SUFFIX:
+        folder = path.parent
+        there = (folder / DCP_LIST).is_file()
+        raise InputError(
+            f"{path} holds chunks of the tensors of a torch.distributed.checkpoint folder.",
+            f"Give the folder, {folder}."
+            if there
+            else f"Give the whole folder; its {DCP_LIST} is missing here.",
+        )

@@ -170,70 +170,54 @@ class PickleMachine:
                     return self._stack.pop()
         raise BadPickleError("it has no end")
 
-    def _nothing(self, _: Any) -> None:
+    def _op_proto(self, _: Any) -> None:
         pass
 
-    def _none(self, _: Any) -> None:
-        self._stack.append(None)
+    _op_frame = _op_stop = _op_proto
 
-    def _true(self, _: Any) -> None:
-        self._stack.append(True)
-
-    def _false(self, _: Any) -> None:
-        self._stack.append(False)
-
-    def _get(self, argument: Any) -> None:
+    def _op_get(self, argument: Any) -> None:
         self._stack.append(self._memo[int(argument)])
 
-    def _put(self, argument: Any) -> None:
+    _op_binget = _op_long_binget = _op_get
+
+    def _op_put(self, argument: Any) -> None:
         self._memo[int(argument)] = self._stack[-1]
 
-    def _memoize(self, _: Any) -> None:
+    _op_binput = _op_long_binput = _op_put
+
+    def _op_memoize(self, _: Any) -> None:
         self._memo[len(self._memo)] = self._stack[-1]
 
-    def _mark(self, _: Any) -> None:
-        self._stack.append(_MARK)
-
-    def _empty_tuple(self, _: Any) -> None:
-        self._stack.append(())
-
-    def _tuple1(self, _: Any) -> None:
+    def _op_tuple1(self, _: Any) -> None:
         self._stack[-1:] = [(self._stack[-1],)]
 
-    def _tuple2(self, _: Any) -> None:
+    def _op_tuple2(self, _: Any) -> None:
         self._stack[-2:] = [(self._stack[-2], self._stack[-1])]
 
-    def _tuple3(self, _: Any) -> None:
+    def _op_tuple3(self, _: Any) -> None:
         self._stack[-3:] = [(self._stack[-3], self._stack[-2], self._stack[-1])]
 
-    def _tuple(self, _: Any) -> None:
+    def _op_tuple(self, _: Any) -> None:
         self._stack.append(tuple(self._pop_mark()))
 
-    def _empty_list(self, _: Any) -> None:
-        self._stack.append([])
-
-    def _list(self, _: Any) -> None:
+    def _op_list(self, _: Any) -> None:
         self._stack.append(self._pop_mark())
 
-    def _empty_dict(self, _: Any) -> None:
-        self._stack.append({})
-
-    def _dict(self, _: Any) -> None:
+    def _op_dict(self, _: Any) -> None:
         self._stack.append(_paired(self._pop_mark()))
 
-    def _empty_set(self, _: Any) -> None:
-        self._stack.append(Placeholder("builtins", "set", ()))
-
-    def _frozenset(self, _: Any) -> None:
+    def _op_frozenset(self, _: Any) -> None:
         items = self._pop_mark()
         self._stack.append(Placeholder("builtins", "frozenset", (), elements=items))
 
-    def _append(self, _: Any) -> None:
+    def _op_append(self, _: Any) -> None:
         item = self._stack.pop()
         self._extend([item])
 
-    def _appends(self, _: Any) -> None:
+    def _op_appends(self, _: Any) -> None:
         self._extend(self._pop_mark())
+
+    _op_additems = _op_appends
 
     def _extend(self, items: list[Any]) -> None:
         container = self._stack[-1]
@@ -246,11 +230,11 @@ class PickleMachine:
         else:
             raise BadPickleError(f"{type(container).__name__} is not a list")
 
-    def _setitem(self, _: Any) -> None:
+    def _op_setitem(self, _: Any) -> None:
         value, key = self._stack.pop(), self._stack.pop()
         self._update(_paired([key, value]))
 
-    def _setitems(self, _: Any) -> None:
+    def _op_setitems(self, _: Any) -> None:
         self._update(_paired(self._pop_mark()))
 
     def _update(self, items: dict[Any, Any]) -> None:
@@ -264,55 +248,55 @@ class PickleMachine:
         else:
             raise BadPickleError(f"{type(container).__name__} is not a dict")
 
-    def _global(self, argument: Any) -> None:
+    def _op_global(self, argument: Any) -> None:
         self._stack.append(self._named(*str(argument).split(" ", 1)))
 
-    def _stack_global(self, _: Any) -> None:
+    def _op_stack_global(self, _: Any) -> None:
         attribute, module = self._stack.pop(), self._stack.pop()
         self._stack.append(self._named(module, attribute))
 
-    def _inst(self, argument: Any) -> None:
+    def _op_inst(self, argument: Any) -> None:
         arguments = tuple(self._pop_mark())
         self._stack.append(self._call(self._named(*str(argument).split(" ", 1)), arguments))
 
-    def _obj(self, _: Any) -> None:
+    def _op_obj(self, _: Any) -> None:
         function, *arguments = self._pop_mark()
         self._stack.append(self._call(function, tuple(arguments)))
 
-    def _reduce(self, _: Any) -> None:
+    def _op_reduce(self, _: Any) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
         made = self._call(function, arguments)
         if isinstance(made, Placeholder) and made.name == getattr(function, "name", None):
             made.is_call = True
         self._stack.append(made)
 
-    def _newobj(self, _: Any) -> None:
+    def _op_newobj(self, _: Any) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
         self._stack.append(self._call(function, arguments))
 
-    def _newobj_ex(self, _: Any) -> None:
+    def _op_newobj_ex(self, _: Any) -> None:
         keywords, arguments, function = (self._stack.pop() for _ in range(3))
         made = self._call(function, arguments)
         if isinstance(made, Placeholder):
             made.state = keywords
         self._stack.append(made)
 
-    def _build(self, _: Any) -> None:
+    def _op_build(self, _: Any) -> None:
         state = self._stack.pop()
         built = self._stack[-1]
         if isinstance(built, Placeholder) and built.arguments is not None:
             built.state = state
 
-    def _persid(self, argument: Any) -> None:
+    def _op_persid(self, argument: Any) -> None:
         self._stack.append(self._persistent(argument))
 
-    def _binpersid(self, _: Any) -> None:
+    def _op_binpersid(self, _: Any) -> None:
         self._stack.append(self._persistent(self._stack.pop()))
 
-    def _pop(self, _: Any) -> None:
+    def _op_pop(self, _: Any) -> None:
         self._stack.pop()
 
-    def _drop_mark(self, _: Any) -> None:
+    def _op_pop_mark(self, _: Any) -> None:
         self._pop_mark()
 
     def _pop_mark(self) -> list[Any]:
@@ -416,7 +400,7 @@ def _old_string(width: int) -> Callable[[Any], Any]:
 
 Reader = Callable[[Any], Any]
 Step = Callable[[PickleMachine, Any], None]
-_STRINGS: Mapping[str, Reader] = {
+_READ: Mapping[str, Reader] = {
     "SHORT_BINUNICODE": _text(1),
     "BINUNICODE": _text(4),
     "BINUNICODE8": _text(8),
@@ -426,61 +410,31 @@ _STRINGS: Mapping[str, Reader] = {
     "BYTEARRAY8": _bytes(8),
     "SHORT_BINSTRING": _old_string(1),
     "BINSTRING": _old_string(4),
+    "NONE": lambda _: None,
+    "NEWTRUE": lambda _: True,
+    "NEWFALSE": lambda _: False,
+    "MARK": lambda _: _MARK,
+    "EMPTY_TUPLE": lambda _: (),
+    "EMPTY_LIST": lambda _: [],
+    "EMPTY_DICT": lambda _: {},
+    "EMPTY_SET": lambda _: Placeholder("builtins", "set", ()),
 }
+"""Values that this machine reads otherwise than `pickletools` does."""
 _PUSHED = frozenset(
     (
         *("FLOAT", "BINFLOAT", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
-        *("STRING", "UNICODE", *_STRINGS),
+        *("STRING", "UNICODE", *_READ),
     )
 )
-# They are all members of the one class below which they stand.
-# pyright: reportPrivateUsage=false
-_STEPS: Mapping[str, Step] = {
-    "NONE": PickleMachine._none,
-    "NEWTRUE": PickleMachine._true,
-    "NEWFALSE": PickleMachine._false,
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), PickleMachine._get),
-    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), PickleMachine._put),
-    "MEMOIZE": PickleMachine._memoize,
-    "MARK": PickleMachine._mark,
-    "EMPTY_TUPLE": PickleMachine._empty_tuple,
-    "TUPLE1": PickleMachine._tuple1,
-    "TUPLE2": PickleMachine._tuple2,
-    "TUPLE3": PickleMachine._tuple3,
-    "TUPLE": PickleMachine._tuple,
-    "EMPTY_LIST": PickleMachine._empty_list,
-    "LIST": PickleMachine._list,
-    "EMPTY_DICT": PickleMachine._empty_dict,
-    "DICT": PickleMachine._dict,
-    "EMPTY_SET": PickleMachine._empty_set,
-    "FROZENSET": PickleMachine._frozenset,
-    "APPEND": PickleMachine._append,
-    "APPENDS": PickleMachine._appends,
-    "ADDITEMS": PickleMachine._appends,
-    "SETITEM": PickleMachine._setitem,
-    "SETITEMS": PickleMachine._setitems,
-    "GLOBAL": PickleMachine._global,
-    "STACK_GLOBAL": PickleMachine._stack_global,
-    "INST": PickleMachine._inst,
-    "OBJ": PickleMachine._obj,
-    "REDUCE": PickleMachine._reduce,
-    "NEWOBJ": PickleMachine._newobj,
-    "NEWOBJ_EX": PickleMachine._newobj_ex,
-    "BUILD": PickleMachine._build,
-    "PERSID": PickleMachine._persid,
-    "BINPERSID": PickleMachine._binpersid,
-    "POP": PickleMachine._pop,
-    "POP_MARK": PickleMachine._drop_mark,
-    **dict.fromkeys(("PROTO", "FRAME", "STOP"), PickleMachine._nothing),
-}
 _OPCODES: Mapping[bytes, tuple[Reader | None, Step | None]] = {
     opcode.code.encode("latin-1"): (
-        _STRINGS.get(opcode.name) or (opcode.arg.reader if opcode.arg else None),
-        _STEPS.get(opcode.name),
+        _READ.get(opcode.name) or (opcode.arg.reader if opcode.arg else None),
+        getattr(PickleMachine, f"_op_{opcode.name.lower()}", None),
     )
     for opcode in pickletools.opcodes
-    if opcode.name in _PUSHED or opcode.name in _STEPS
+    if opcode.name in _PUSHED or hasattr(PickleMachine, f"_op_{opcode.name.lower()}")
 }
+"""Opcodes that are understood: values, and those a method of the machine is named after."""
 
 
 def ordered_dict(items: Iterable[Any] = ()) -> dict[Any, Any]:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from s2p_tui.alignment.dtypes import BY_NAME
 from s2p_tui.alignment.untrusted import shape_of
-from s2p_tui.formats.base import row_major
+from s2p_tui.formats.base import strides_of
 from s2p_tui.formats.nested import inside_plain
 from s2p_tui.formats.pickle_machine import BadPickleError, Placeholder, Stretch
 from s2p_tui.formats.torch_objects import StorageRef, TensorRef, unusable
@@ -191,7 +191,7 @@ def _array_of(
     data = _raw(raw)
     if data is None:
         return None
-    strides = row_major(shape[::-1])[::-1] if is_fortran else row_major(shape)
+    strides = strides_of(shape, is_fortran=is_fortran)
     nbytes = prod(shape) * BY_NAME[code].itemsize
     held = data.nbytes if isinstance(data, Stretch) else len(data)
     # Text takes one or two bytes a letter in the file: it is counted when it is read.

@@ -1,15 +1,25 @@
-"""Opening a checkpoint, or a target, of any known format."""
+"""Opening a checkpoint, or a part of it named by a key, or a target, of any known format."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.errors import Code, Hint, InputError
-from s2p_tui.formats.base import Checkpoint, FileKind, without_extra_state
+from s2p_tui.formats.base import (
+    ByteRange,
+    Checkpoint,
+    Extent,
+    FileKind,
+    Region,
+    Tensors,
+    without_extra_state,
+)
 from s2p_tui.formats.chunks import (
     PYTREE,
     STATE_DICT,
@@ -18,21 +28,29 @@ from s2p_tui.formats.chunks import (
     open_pytree_chunks,
     open_state_dict_chunks,
 )
-from s2p_tui.formats.dcp import find_list, open_dcp, refuse_chunk_file
+from s2p_tui.formats.dcp import find_list, open_dcp
 from s2p_tui.formats.folders import find_files, find_index
-from s2p_tui.formats.narrowed import begins_with, narrowed
-from s2p_tui.formats.parts import alone_of_many, refuse_ranks, refuse_zero, zero_hint
-from s2p_tui.formats.safetensors import open_safetensors
+from s2p_tui.formats.nested import find_state_dict
+from s2p_tui.formats.parts import (
+    alone_of_many,
+    refuse_chunk_file,
+    refuse_ranks,
+    refuse_zero,
+    zero_hint,
+)
+from s2p_tui.formats.sharded import READERS as PART_READERS
 from s2p_tui.formats.sharded import open_parts, open_sharded
 from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.formats.skeleton_file import open_target as open_target_file
-from s2p_tui.formats.sniff import READABLE, sniff
-from s2p_tui.formats.torch_files import open_torch_legacy, open_torch_zip
+from s2p_tui.formats.sniff import KIND_NAMES, READABLE, sniff
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 
 READERS: Mapping[FileKind, Callable[[Path, str | None], Checkpoint]] = {
-    "torch": open_torch_zip,
-    "torch-legacy": open_torch_legacy,
-    "safetensors": open_safetensors,
+    **PART_READERS,
     "sharded": open_sharded,
     "chunks": open_state_dict_chunks,
     "dcp": open_dcp,
@@ -71,7 +89,7 @@ def _open_file(path: Path, key: str | None, allow_missing: bool) -> Checkpoint:
     reader = READERS.get(kind)
     if reader is None:
         raise InputError(
-            f"{path} is {_WRONG_SIDE.get(kind, kind)}, a checkpoint was expected.",
+            f"{path} is {KIND_NAMES[kind]}, a checkpoint was expected.",
             Hint(Code.SWAPPED_SIDES),
         )
     if kind == "sharded":
@@ -187,9 +205,63 @@ def _is_of_ancestor(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("torch_fields.pkl", "jax_fields.pkl"))
 
 
-_WRONG_SIDE: Mapping[FileKind, str] = {
-    "skeleton": "a skeleton file",
-    "eqx": "an .eqx file",
-    "mapping": "a mapping file",
-    "pytree chunks": "the manifest of a pytree in chunks",
-}
+class _Prefixed(Tensors):
+    """Tensors of another checkpoint under shorter names."""
+
+    def __init__(self, tensors: Tensors, prefix: str) -> None:
+        self._tensors = tensors
+        self._prefix = prefix
+
+    def read(self, name: str, region: Region) -> NDArray[np.generic]:
+        return self._tensors.read(self._prefix + name, region)
+
+    def extent(self, name: str) -> Extent | None:
+        return self._tensors.extent(self._prefix + name)
+
+    @property
+    def in_memory(self) -> bool:
+        return self._tensors.in_memory
+
+    def byte_ranges(self, name: str, start: int, stop: int) -> Sequence[ByteRange] | None:
+        return self._tensors.byte_ranges(self._prefix + name, start, stop)
+
+    def descriptor(self, extent: Extent) -> int:
+        return self._tensors.descriptor(extent)
+
+    def check_unchanged(self) -> None:
+        self._tensors.check_unchanged()
+
+    def close(self) -> None:
+        self._tensors.close()
+
+
+def begins_with(checkpoint: Checkpoint, key: str) -> bool:
+    """Return True if names in it begin with the key."""
+    return any(entry.key.startswith(f"{key.strip('.')}.") for entry in checkpoint.state_dict)
+
+
+def narrowed(checkpoint: Checkpoint, key: str | None, label: str) -> Checkpoint:
+    """The part of a flat checkpoint that a key names, or all of it if there is no choice.
+
+    Raises:
+        AmbiguousStateDictError: It holds a model and a copy of it, and `key` is None.
+        InputError: No name begins with the key.
+    """
+    entries = {entry.key: entry for entry in checkpoint.state_dict}
+    if not entries:
+        return checkpoint
+    found = find_state_dict(entries, lambda value: isinstance(value, Entry), key, label)
+    prefix = f"{found.place}." if found.place.strip(".") else ""
+    if not prefix:
+        return checkpoint
+    kept = [
+        Entry(name, entry.shape, entry.dtype, entry.storage)
+        for name, entry in found.tensors.items()
+    ]
+    return replace(
+        checkpoint,
+        state_dict=StateDict(tuple(kept)),
+        tensors=_Prefixed(checkpoint.tensors, prefix),
+        key=found.place,
+        notes=(*checkpoint.notes, *found.notes),
+    )

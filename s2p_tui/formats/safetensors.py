@@ -23,13 +23,12 @@ from s2p_tui.alignment.untrusted import (
     refuse_brackets,
     shape_of,
 )
-from s2p_tui.errors import Code, Hint, InputError, UsageError
+from s2p_tui.errors import Code, Hint, InputError, UsageError, some
 from s2p_tui.formats.base import Checkpoint, Extent, row_major
 from s2p_tui.formats.headers import Header, tensors_of
 from s2p_tui.formats.tensors import FileTensors
 
 _LENGTH = struct.Struct("<Q")
-_SHOWN = 5
 MAX_HEADER = 100_000_000
 """Bytes; the limit of the safetensors library itself."""
 
@@ -135,9 +134,8 @@ def _require_codes(tensors: Sequence[tuple[str, tuple[int, ...], str]]) -> None:
         f"{name} is {dtype}" for name, _, dtype in tensors if not dtype_named(dtype).safetensors
     ]
     if wrong:
-        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise UsageError(
-            f"{'; '.join(wrong[:_SHOWN])}{more}: .safetensors files have no such dtype.",
+            f"{some(wrong, '; ')}: .safetensors files have no such dtype.",
             "Write an .eqx file.",
         )
 

@@ -18,9 +18,8 @@ from s2p_tui.alignment.untrusted import (
     parse_json,
     string_of,
 )
-from s2p_tui.errors import InputError, MissingEntriesError
-from s2p_tui.formats.base import Checkpoint, Extent
-from s2p_tui.formats.parts import some
+from s2p_tui.errors import InputError, MissingEntriesError, some
+from s2p_tui.formats.base import Checkpoint, Extent, FileKind
 from s2p_tui.formats.safetensors import open_safetensors
 from s2p_tui.formats.sniff import read_whole, sniff
 from s2p_tui.formats.tensors import FileTensors
@@ -28,8 +27,7 @@ from s2p_tui.formats.torch_files import open_torch_legacy, open_torch_zip
 
 _MOST = 1 << 27
 """Bytes of an index; those of the largest models have a few million."""
-_SHOWN = 5
-READERS: Mapping[str, Callable[[Path, str | None], Checkpoint]] = {
+READERS: Mapping[FileKind, Callable[[Path, str | None], Checkpoint]] = {
     "torch": open_torch_zip,
     "torch-legacy": open_torch_legacy,
     "safetensors": open_safetensors,
@@ -78,7 +76,7 @@ def open_sharded(path: Path, key: str | None = None, *, allow_missing: bool = Fa
             missing.append(entry)
     if problems:
         raise InputError(
-            f"{path} and its shards disagree: {_several(problems)}.",
+            f"{path} and its shards disagree: {some(problems, '; ')}.",
             "Copy or download the whole set again.",
         )
     notes: list[str] = []
@@ -118,7 +116,7 @@ def open_parts(files: Sequence[Path], key: str | None = None) -> Checkpoint:
     folder = files[0].absolute().parent
     if problems:
         raise InputError(
-            f"{folder} holds parts that are not those of one state dict: {_several(problems)}.",
+            f"{folder} holds parts that are not those of one state dict: {some(problems, '; ')}.",
             "Each may hold a slice of every tensor: join them with the library that wrote them. "
             "Or give one of the files.",
         )
@@ -151,11 +149,6 @@ def _joined(
         FileTensors(extents.get, (*index, *files)),
         notes=tuple(dict.fromkeys((*notes, *said))),
     )
-
-
-def _several(problems: Sequence[str]) -> str:
-    more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-    return "; ".join(problems[:_SHOWN]) + more
 
 
 def _read_weight_map(path: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ then the leaves that have a value, as Equinox writes them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,16 +15,12 @@ from typing import Any, BinaryIO
 
 from s2p_tui.alignment.dtypes import BY_NAME, numpy_dtype
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
-from s2p_tui.alignment.untrusted import (
-    refuse_brackets,
-    repeated,
-    why_malformed,
-)
+from s2p_tui.alignment.untrusted import refuse_brackets, repeated, why_malformed
 from s2p_tui.errors import InputError
-from s2p_tui.formats.base import Extent, FileKind, Tensors, row_major
+from s2p_tui.formats.base import Extent, Tensors, strides_of
 from s2p_tui.formats.headers import VERSION, leaves_of
 from s2p_tui.formats.npy import Record, iter_records
-from s2p_tui.formats.sniff import READABLE, sniff
+from s2p_tui.formats.sniff import KIND_NAMES, READABLE, sniff
 from s2p_tui.formats.tensors import FileTensors
 
 FORMAT = "s2p-skeleton"
@@ -36,15 +32,6 @@ _PLAIN = [name for name, dtype in BY_NAME.items() if dtype.loads_in_equinox and 
 _MAX_HEAD = 1 << 26
 _SCANNED = 1 << 20
 _AGAIN = "Write the skeleton again with s2p-tui skeleton."
-_NO_TARGET: Mapping[FileKind, str] = {
-    "torch": "a torch.save file",
-    "torch-legacy": "a torch.save file",
-    "safetensors": "a .safetensors file",
-    "sharded": "an index of shards",
-    "chunks": "the manifest of a state dict in chunks",
-    "mapping": "a mapping file",
-    "dcp": "the list of a torch.distributed.checkpoint folder",
-}
 
 
 @dataclass(frozen=True)
@@ -82,7 +69,7 @@ def open_target(path: str | Path) -> Target:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.", READABLE) from None
     raise InputError(
-        f"{path} is {_NO_TARGET.get(kind, kind)}, a skeleton was expected.",
+        f"{path} is {KIND_NAMES[kind]}, a skeleton was expected.",
         "Make one with s2p-tui skeleton pkg.module:factory.",
     )
 
@@ -115,10 +102,7 @@ def _open_skeleton(path: Path) -> Target:
         likely = ((leaf.shape, leaf.dtype) for leaf in held)
         records = list(iter_records(stream.fileno(), len(line), path, likely))
     if len(records) != len(held):
-        raise InputError(
-            f"{path} describes {len(held)} values and holds {len(records)}.",
-            _AGAIN,
-        )
+        raise InputError(f"{path} describes {len(held)} values and holds {len(records)}.", _AGAIN)
     problems = [
         f"{leaf.path} is {list(leaf.shape)} {leaf.dtype}, its value {list(record.shape)}"
         for leaf, record in zip(held, records, strict=True)
@@ -169,9 +153,7 @@ def _target(
         record = places.get(leaf_path)
         if record is None:
             return None
-        strides = row_major(record.shape)
-        if record.fortran_order:
-            strides = row_major(record.shape[::-1])[::-1]
+        strides = strides_of(record.shape, is_fortran=record.fortran_order)
         dtype = skeleton[skeleton.position(leaf_path)].dtype
         return Extent(path, record.data, record.shape, strides, dtype)
 
@@ -202,10 +184,8 @@ def _leaves(path: Path, line: bytes) -> tuple[Leaf, ...]:
         refuse_brackets(line)
         leaves = leaves_of(line)
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path} is a damaged skeleton file: {why_malformed(error)}.",
-            _AGAIN,
-        ) from None
+        why = why_malformed(error)
+        raise InputError(f"{path} is a damaged skeleton file: {why}.", _AGAIN) from None
     if isinstance(leaves, int):
         raise InputError(
             f"{path} is a skeleton of version {leaves}, this reads {VERSION}.",

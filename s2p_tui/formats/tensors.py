@@ -140,7 +140,8 @@ class ArrayTensors(Tensors):
         raise KeyError(extent.file)
 
     def read(self, name: str, region: Region) -> NDArray[np.generic]:
-        return self._arrays[name][tuple(slice(start, stop) for start, stop in region)]
+        # The dots make of a number, too, an array that is a view.
+        return self._arrays[name][(..., *(slice(start, stop) for start, stop in region))]
 
     def check_unchanged(self) -> None:
         return

@@ -23,12 +23,12 @@ import numpy as np
 from s2p_tui.alignment.dtypes import BY_NAME, numpy_dtype
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.untrusted import repeated
-from s2p_tui.errors import InputError, NoStateDictError, printable
+from s2p_tui.errors import InputError, NoStateDictError, printable, some
 from s2p_tui.formats.base import Checkpoint, Extent, Region
-from s2p_tui.formats.foreign import foreign_zip, torchscript
 from s2p_tui.formats.nested import find_state_dict
 from s2p_tui.formats.pickle_machine import BadPickleError, PickleMachine, Stretch
 from s2p_tui.formats.pickled import ArrayRef, ModuleItems, PickledItems, is_pickled_tensor, seen
+from s2p_tui.formats.sniff import COPY_AGAIN, foreign_zip, torchscript
 from s2p_tui.formats.tensors import FileTensors, pread_into
 from s2p_tui.formats.torch_objects import TORCH_TABLE, StorageRef, TensorRef, persistent_storage
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SAVE_AGAIN = "Save it again with torch.save(model.state_dict(), file)."
-_SHOWN = 5
 _PLAIN = frozenset(
     (
         *("collections", "copyreg", "copy_reg", "_codecs", "datetime"),
@@ -116,7 +115,7 @@ class PickledTensors(FileTensors):
             raise InputError(
                 f"{self._file} is damaged: an array of shape {list(array.shape)} does not have "
                 "as many bytes.",
-                "Copy or download it again.",
+                COPY_AGAIN,
             ) from None
 
     def _text(self, stretch: Stretch, dtype: str) -> str:
@@ -151,10 +150,7 @@ def load_pickle(
     try:
         return Pickled(machine.load(stream), machine.strangers)
     except BadPickleError as error:
-        raise InputError(
-            f"{path} is not a usable torch checkpoint: {error}.",
-            SAVE_AGAIN,
-        ) from None
+        raise InputError(f"{path} is not a usable torch checkpoint: {error}.", SAVE_AGAIN) from None
 
 
 def checkpoint_of(
@@ -183,18 +179,11 @@ def checkpoint_of(
         raise InputError(f"{path} is refused: {error}.", SAVE_AGAIN) from None
     except InputError as error:
         raise _with_strangers(error, pickled) from None
-    tensors = {
-        name: tensor
-        for name, tensor in found.tensors.items()
-        if name.rpartition(".")[2] != "_extra_state"
-    }
-    extra = len(found.tensors) - len(tensors)
+    tensors = found.tensors
     _refuse_unusable(path, tensors)
     entries, extents, arrays = _placed(path, pickled, storages, tensors)
     others = found.others
-    notes = [f"{len(others)} items are not tensors: {_some(list(others))}"] if others else []
-    if extra:
-        notes.append(f"{extra} items named _extra_state hold no weights and are left out")
+    notes = [f"{len(others)} items are not tensors: {some(list(others))}"] if others else []
     notes += [*found.notes, *_passed_over(pickled, modules, tensors)]
     return Checkpoint(
         path.name,
@@ -215,7 +204,7 @@ def _refuse_unusable(path: Path, tensors: Mapping[str, Any]) -> None:
     ]
     if problems:
         raise InputError(
-            f"{path} holds {len(problems)} tensors that cannot be converted: {_some(problems)}.",
+            f"{path} holds {len(problems)} tensors that cannot be converted: {some(problems)}.",
             "Convert or remove these tensors, then save the state dict again.",
         )
 
@@ -255,8 +244,8 @@ def _placed(
     if missing:
         raise InputError(
             f"{path} is damaged: the data of {len(missing)} tensors is missing or too short: "
-            f"{_some(missing)}.",
-            "Copy or download it again.",
+            f"{some(missing)}.",
+            COPY_AGAIN,
         )
     return entries, extents, arrays
 
@@ -285,7 +274,7 @@ def _passed_over(
     told = [(name, count) for name, count in counts.items() if name not in _PLAIN]
     if told:
         shown = [f"{count} object{'s' * (count > 1)} of {_short(name)}" for name, count in told]
-        notes.append(f"passed over, not run: {_some(shown)}")
+        notes.append(f"passed over, not run: {some(shown)}")
     return notes
 
 
@@ -294,7 +283,7 @@ def _with_strangers(error: InputError, pickled: Pickled) -> InputError:
     names = [f"{module}.{name}" for module, name in pickled.strangers]
     if not isinstance(error, NoStateDictError) or not names:
         return error
-    passed = _some([_short(name) for name in names])
+    passed = some([_short(name) for name in names])
     return NoStateDictError(
         f"{error.message} Its pickle names {passed}, which are not part of a state dict. "
         "Nothing in it was run.",
@@ -306,12 +295,12 @@ def _short(name: str) -> str:
     return printable(name[:100])
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
+BROKEN_ZIP = (
+    *(zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, OverflowError),
+    ValueError,
+)
+"""Errors of reading a damaged zip archive."""
 _STORED = zipfile.ZIP_STORED
 _HELD_PICKLE = 1 << 26
 """Bytes of a pickle that is read from memory; a longer one holds arrays, and is read where it is.
@@ -350,18 +339,8 @@ def open_torch_zip(path: Path, key: str | None = None) -> Checkpoint:
                 for name, info in members.items()
                 if name.startswith(prefix)
             }
-    except (
-        zipfile.BadZipFile,
-        EOFError,
-        struct.error,
-        NotImplementedError,
-        ValueError,
-        OverflowError,
-    ) as error:
-        raise InputError(
-            f"{path} is a damaged zip archive: {error}.",
-            "Copy or download it again.",
-        ) from None
+    except BROKEN_ZIP as error:
+        raise InputError(f"{path} is a damaged zip archive: {error}.", COPY_AGAIN) from None
     checkpoint = checkpoint_of(path, pickled, storages, key)
     return replace(checkpoint, notes=(*notes, *checkpoint.notes))
 
@@ -463,10 +442,8 @@ def _place(path: Path, stream: io.BufferedReader, info: zipfile.ZipInfo) -> Stor
     signature, name_length, extra_length = _LOCAL_HEADER.unpack(header)
     start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
     if signature != b"PK\x03\x04" or start + info.file_size > os.fstat(descriptor).st_size:
-        raise InputError(
-            f"{path} is damaged: {info.filename} is not where the archive says.",
-            "Copy or download it again.",
-        )
+        why = f"{info.filename} is not where the archive says"
+        raise InputError(f"{path} is damaged: {why}.", COPY_AGAIN)
     return StoragePlace(start, info.file_size)
 
 
@@ -510,9 +487,7 @@ def open_torch_legacy(path: Path, key: str | None = None) -> Checkpoint:
         keys = load_pickle(path, stream).value
         named = cast("list[Any]", keys if isinstance(keys, list) else [None])
         if not all(isinstance(key, str) for key in named):
-            raise InputError(
-                f"{path} is damaged: it has no list of storages.", "Copy or download it again."
-            )
+            raise InputError(f"{path} is damaged: it has no list of storages.", COPY_AGAIN)
         storages = _places(path, stream, named, itemsizes)
     return checkpoint_of(path, pickled, storages, key)
 
@@ -529,10 +504,8 @@ def _places(
         nbytes = numel * itemsizes.get(key, 1)
         position += _NUMEL.size
         if numel < 0 or position + nbytes > end:
-            raise InputError(
-                f"{path} is cut short: storage {key} ends behind the end of the file.",
-                "Copy or download it again.",
-            )
+            why = f"storage {key} ends behind the end of the file"
+            raise InputError(f"{path} is cut short: {why}.", COPY_AGAIN)
         places[key] = StoragePlace(position, nbytes)
         position += nbytes
     return places

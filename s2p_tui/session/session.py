@@ -20,11 +20,10 @@ from s2p_tui.alignment.mapping_file import Mapping, replay
 from s2p_tui.alignment.proof import Proof
 from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.state_dict import StateDict
-from s2p_tui.alignment.task import Task
+from s2p_tui.alignment.task import Job, Task
 from s2p_tui.alignment.verdicts import Verdicts
 from s2p_tui.conversion.certificate import Certifier
 from s2p_tui.conversion.convert import DEFAULT_CHUNK, refuse_to_replace, verify_file, write_file
-from s2p_tui.conversion.job import Job
 from s2p_tui.conversion.output import Converted, mapping_of, require_place, write_mapping
 from s2p_tui.conversion.output_names import format_of, output_path
 from s2p_tui.conversion.plan import FileFormat, Plan, make_plan

@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Iterable
 from types import FrameType
 from typing import Any
 
-from s2p_tui.conversion.job import Job
+from s2p_tui.alignment.task import Job
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _USUAL = (signal.SIG_DFL, signal.default_int_handler)

@@ -36,12 +36,8 @@ def verdict(
 def test_what_nothing_spoke_for_is_accepted() -> None:
     assert verdict(Take("a"), by="matcher").fit is Fit.DOUBTFUL
     assert verdict(Take("a")).fit is Fit.EXACT
-    assert (
-        verdict(Take("a"), Suggestion(Take("a"), UNPROVEN, "so")).fit is Fit.EXACT
-    )
-    assert (
-        verdict(Take("a"), Suggestion(Take("b"), UNPROVEN, "so")).fit is Fit.EXACT
-    )
+    assert verdict(Take("a"), Suggestion(Take("a"), UNPROVEN, "so")).fit is Fit.EXACT
+    assert verdict(Take("a"), Suggestion(Take("b"), UNPROVEN, "so")).fit is Fit.EXACT
 
 
 @pytest.mark.parametrize(

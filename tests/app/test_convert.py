@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from textual.widgets import Input, Label, Static
 
+from s2p_tui.alignment.task import Job
 from s2p_tui.app.screens.busy import Converting
 from s2p_tui.app.screens.convert import ConvertForm, Result, report
 from s2p_tui.app.screens.main import Workspace
 from s2p_tui.conversion.contents import CastLoss
 from s2p_tui.conversion.convert import Written
-from s2p_tui.conversion.job import Job
 from s2p_tui.conversion.output import Converted
 from s2p_tui.errors import OutputError
 from s2p_tui.formats.skeleton_file import open_target
@@ -168,7 +168,7 @@ def test_report_names_losses_and_unused_entries() -> None:
 
 async def test_form_tells_which_leaves_keep_their_values(opened: Opened) -> None:
     async with opened(fitting()) as (pilot, workspace):
-        await pilot.press("G", "s", "c")
+        await pilot.press("G", "s", "s", "c")
         form = pilot.app.screen
         assert isinstance(form, ConvertForm)
         (told,) = form.query(".told").results(Label)

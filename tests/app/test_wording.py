@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from s2p_tui.alignment.task import Job
 from s2p_tui.app.cursor import Cursor
 from s2p_tui.app.screens.busy import Pace, duration
 from s2p_tui.app.screens.convert import obstacle, remark, snippet
 from s2p_tui.app.text import many, size_in_words
 from s2p_tui.app.theme import UNICODE
 from s2p_tui.app.wording import details, tally
-from s2p_tui.conversion.job import Job
 from tests.app.conftest import linears
 
 

@@ -406,7 +406,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: int, status: int
     before = sorted(tmp_path.iterdir())
     # The child sends itself the signal from inside the conversion, at its first look for one.
     code = (
-        "import os, sys; from s2p_tui.conversion.job import Job; from s2p_tui.cli import main\n"
+        "import os, sys; from s2p_tui.alignment.task import Job; from s2p_tui.cli import main\n"
         "check = Job.check\n"
         "def signalled(job):\n"
         f"    os.kill(os.getpid(), {int(number)})\n"

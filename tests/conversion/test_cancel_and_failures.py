@@ -19,9 +19,9 @@ import torch
 
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.edits import SetRows
+from s2p_tui.alignment.task import Job
 from s2p_tui.alignment.transform import Permute, Take
 from s2p_tui.conversion.contents import CastLoss
-from s2p_tui.conversion.job import Job
 from s2p_tui.errors import AlignmentError, CancelledError, InputError, OutputError
 from s2p_tui.formats.atomic import written_atomically
 from s2p_tui.session.session import Session

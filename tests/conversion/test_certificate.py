@@ -20,7 +20,7 @@ from s2p_tui.alignment.edits import SetRows
 from s2p_tui.alignment.transform import Permute, Sum, Take
 from s2p_tui.cli import run
 from s2p_tui.conversion import contents
-from s2p_tui.conversion.tiles import tiles
+from s2p_tui.conversion.evaluate import tiles
 from s2p_tui.errors import OutputError, UsageError
 from s2p_tui.session.session import Session
 from tests.helpers.sessions import open_pair

@@ -20,8 +20,7 @@ from s2p_tui.alignment.transform import (
     Sum,
     Take,
 )
-from s2p_tui.conversion.evaluate import Evaluator, boxes, flat_runs
-from s2p_tui.conversion.tiles import fast_axes, runs_of, tiles
+from s2p_tui.conversion.evaluate import Evaluator, boxes, fast_axes, flat_runs, runs_of, tiles
 from tests.helpers.exprs import Case, cases, regions, slices
 from tests.helpers.sessions import checkpoint_of
 

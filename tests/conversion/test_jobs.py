@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.edits import SetRows
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
+from s2p_tui.alignment.task import Job
 from s2p_tui.alignment.transform import Norm, Permute, Take, WeightNorm
 from s2p_tui.cli import run
 from s2p_tui.conversion.evaluate import Evaluator
-from s2p_tui.conversion.job import Job
-from s2p_tui.conversion.workers import share
+from s2p_tui.conversion.units import share
 from s2p_tui.errors import AlignmentError, CancelledError, InputError, OutputError
 from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.formats.tensors import ArrayTensors

@@ -14,8 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from s2p_tui.alignment.transform import Expr, Norm, SpectralNorm, Take, WeightNorm, shape_of
-from s2p_tui.conversion.evaluate import Evaluator
-from s2p_tui.conversion.tiles import fast_axes, tiles
+from s2p_tui.conversion.evaluate import Evaluator, fast_axes, tiles
 from s2p_tui.formats.base import Extent, Region
 from tests.helpers.exprs import by_numpy, regions, slices
 from tests.helpers.sessions import checkpoint_of

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from s2p_tui.alignment.task import Task
 from s2p_tui.conversion import statistics as module
-from s2p_tui.conversion.statistics import BINS, Progress, Statistics, statistics
+from s2p_tui.conversion.statistics import BINS, Statistics, statistics
 from s2p_tui.errors import CancelledError, InputError
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.tensors import ArrayTensors
@@ -21,7 +22,7 @@ from s2p_tui.formats.tensors import ArrayTensors
 
 def of(array: np.ndarray) -> Statistics:
     tensors = ArrayTensors({"x": array})
-    return statistics(tensors, "x", array.shape, str(array.dtype), Progress())
+    return statistics(tensors, "x", array.shape, str(array.dtype), Task())
 
 
 def check(found: Statistics, array: np.ndarray) -> None:
@@ -127,7 +128,7 @@ def test_what_lies_in_a_file_strided_or_shared(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(tmp_path / "m.pt")
     for key, tensor in (("turned", whole.T), ("part", whole[1:3, ::2])):
         entry = checkpoint.state_dict[key]
-        progress = Progress()
+        progress = Task()
         found = statistics(checkpoint.tensors, key, entry.shape, entry.dtype, progress)
         check(found, tensor.float().numpy())
         assert progress.done == progress.total == 2 * tensor.numel()
@@ -137,7 +138,7 @@ def test_what_lies_in_a_file_strided_or_shared(tmp_path: Path) -> None:
 def test_cancelling_stops_within_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CHUNK", 10)
     array = np.zeros(1000, np.float32)
-    progress = Progress()
+    progress = Task()
     progress.cancel()
     with pytest.raises(CancelledError):
         statistics(ArrayTensors({"x": array}), "x", array.shape, "float32", progress)
@@ -146,4 +147,4 @@ def test_cancelling_stops_within_a_chunk(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_packed_numbers_are_refused_by_name() -> None:
     with pytest.raises(InputError, match="float6_e2m3"):
-        statistics(ArrayTensors({}), "x", (4,), "float6_e2m3", Progress())
+        statistics(ArrayTensors({}), "x", (4,), "float6_e2m3", Task())

@@ -28,7 +28,7 @@ from s2p_tui.app.widgets.frame import Box
 from s2p_tui.errors import S2PError, printable
 
 if TYPE_CHECKING:
-    from s2p_tui.conversion.job import Job, Phase
+    from s2p_tui.alignment.task import Job, Phase
     from s2p_tui.conversion.output import Converted
     from s2p_tui.proposals.claude.account import Secret
     from s2p_tui.proposals.proposal import Proposal
@@ -198,7 +198,7 @@ class Converting(Busy["Converted"]):
         jobs: int | None = None,
     ) -> None:
         super().__init__("Converting", symbols)
-        from s2p_tui.conversion.job import Job
+        from s2p_tui.alignment.task import Job
 
         self.job = Job()
         self.output = order.output

@@ -16,6 +16,7 @@ from textual.widgets import Static
 from s2p_tui.alignment.judge import as_taken
 from s2p_tui.alignment.proof import Proof, Question
 from s2p_tui.alignment.state_dict import Entry
+from s2p_tui.alignment.task import Task
 from s2p_tui.alignment.transform import describe, show
 from s2p_tui.app.background import in_thread
 from s2p_tui.app.text import many, size_in_words
@@ -26,7 +27,7 @@ from s2p_tui.errors import CancelledError, S2PError, printable
 
 if TYPE_CHECKING:
     from s2p_tui.alignment.skeleton import Leaf
-    from s2p_tui.conversion.statistics import Progress, Statistics
+    from s2p_tui.conversion.statistics import Statistics
     from s2p_tui.formats.base import Tensors
     from s2p_tui.session.session import Session
 
@@ -210,7 +211,7 @@ class Look(BoxKeys, ModalScreen[None]):
 
     def __init__(self, session: Session, index: int, symbols: Symbols) -> None:
         super().__init__()
-        self.progress: Progress | None = None
+        self.progress: Task | None = None
         self._session = session
         self._position = index
         self._symbols = symbols
@@ -274,10 +275,10 @@ class Look(BoxKeys, ModalScreen[None]):
 
     @work
     async def _read(self) -> None:
-        from s2p_tui.conversion.statistics import Progress, statistics
+        from s2p_tui.conversion.statistics import statistics
 
         for number, subject in enumerate(self._subjects):
-            progress = self.progress = Progress()
+            progress = self.progress = Task()
             entry = subject.entry
             try:
                 self._found[number] = await in_thread(

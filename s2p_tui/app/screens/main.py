@@ -39,6 +39,7 @@ from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
     from s2p_tui.alignment.alignment import Alignment
+    from s2p_tui.alignment.edits import Edit
     from s2p_tui.alignment.task import Task
     from s2p_tui.app.app import AppOptions
     from s2p_tui.conversion.output import Converted
@@ -98,6 +99,7 @@ class Workspace(Screen[None]):
         self.is_busy = False
         self.is_comparing = False
         self.matching: Task | None = None
+        self._announced: Edit | None = None
         self._message: Part = ("", "")
 
     def compose(self) -> ComposeResult:
@@ -352,6 +354,10 @@ class Workspace(Screen[None]):
             self.cursor.typed = ""
             self.say(str(reason), "lines--bad")
             return
+        if move.warning and move.edit != self._announced:
+            self.say(move.warning, "lines--strong")
+            self._announced = move.edit
+            return
         before = self.session.alignment
         changed = self.session.edit(move.edit)
         self.cursor.picked, self.cursor.typed = None, ""
@@ -470,6 +476,7 @@ class Workspace(Screen[None]):
 
     def say(self, text: str = "", style: str = "") -> None:
         """Show a message in the status line until the next key; bring everything up to date."""
+        self._announced = None
         self._message = (text, style)
         self._show()
 

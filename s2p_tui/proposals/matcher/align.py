@@ -101,6 +101,8 @@ class Aligner:
         order: Whether the order of both sides says something.
         out_last: For shapes that fit either way, whether leaves keep the output axis last.
         guesses: Whether tensors of large groups that no name tells apart are paired too.
+        seen: Steps of a leaf and of an entry that went together, and how surely; without guesses.
+        by_name: Large groups of tensors, paired as far as names alone tell; without guesses.
     """
 
     fits: Fits
@@ -111,6 +113,7 @@ class Aligner:
     guesses: bool = True
     seen: list[tuple[tuple[str, ...], tuple[str, ...], float]] = field(default_factory=list)
     lists: Lists = field(default_factory=Lists)
+    by_name: dict[tuple[object, ...], Buckets] = field(default_factory=dict)
     _known: dict[tuple[int, int], tuple[Pair, ...]] = field(default_factory=dict)
     _whole: tuple[Node, int] | None = None
 
@@ -302,10 +305,15 @@ class _Scope:
         self, targets: Sequence[Node], sources: Sequence[Node]
     ) -> tuple[list[Found], tuple[list[int], list[int]]]:
         """The pairs of a large group, and the numbers of those without a partner."""
-        sides = Side.of(targets, self.target), Side.of(sources, self.source)
-        buckets = Buckets(*sides, self._fill, self.aligner.task.check)
-        buckets.pair_by_name(order=self.aligner.order, apart=self.released)
+        released = frozenset(self.released)
+        group = self.target, self.source, tuple(targets), tuple(sources), released
+        buckets = self.aligner.by_name.pop(group, None)
+        if buckets is None:
+            sides = Side.of(targets, self.target), Side.of(sources, self.source)
+            buckets = Buckets(*sides, self._fill, self.aligner.task.check)
+            buckets.pair_by_name(order=self.aligner.order, apart=self.released)
         if targets[0].item >= 0 and not self.aligner.guesses:
+            self.aligner.by_name[group] = buckets
             return buckets.found, buckets.left
         mine, theirs = buckets.left
         if mine and theirs and len(mine) * len(theirs) <= _MOST_CELLS:
@@ -342,9 +350,9 @@ class _Scope:
         return margin
 
     def _learn(self, target: Node, source: Node, weight: float) -> None:
-        self.aligner.seen.append(
-            (target.steps_below(self.target), source.steps_below(self.source), weight)
-        )
+        if not self.aligner.guesses:
+            steps = target.steps_below(self.target), source.steps_below(self.source)
+            self.aligner.seen.append((*steps, weight))
 
     def _likeness(self, targets: Sequence[Node], sources: Sequence[Node]) -> Matrix:
         scopes = self.target, self.source

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 Indices = np.ndarray[tuple[int], np.dtype[np.intp]]
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
+Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 def assignment(
@@ -47,7 +47,7 @@ _MOST_BY_ORDER = 0.24
 """The most that the order can say for an exchange of two, and is let say for a ring."""
 
 
-def _rings(square: Matrix) -> NDArray[np.float64]:
+def _rings(square: Matrix) -> Vector:
     """Return the least that the sum loses when rows pass their columns on in a ring, by row.
 
     The chosen column of each row is on the diagonal. Losses of `_CLEAR` and more may be infinite.

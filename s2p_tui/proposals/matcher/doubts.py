@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from bisect import bisect
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
@@ -41,14 +41,17 @@ _OF_A_VARIANCE = frozenset(("log", "std", "sqrt", "rsqrt", "inv"))
 _LAYER = frozenset(("weight", "bias", "mean", "var"))
 
 
-def inconsistent(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+def inconsistent(pairs: Mapping[int, tuple[Steps, Steps]]) -> tuple[dict[int, str], set[int]]:
     """The pairs that others speak against, by their number, and what they say.
+
+    Also those whose numbers are as far apart as those of most pairs of the same names.
 
     Args:
         pairs: The steps of a leaf and of what it takes.
     """
-    found = _other_kind(pairs) | _other_number(pairs)
-    return found | _other_module(pairs) | _opposites(pairs)
+    numbered, other_number = _by_difference(pairs)
+    found = _other_kind(pairs) | other_number
+    return found | _other_module(pairs) | _opposites(pairs), numbered
 
 
 def _opposites(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
@@ -90,7 +93,7 @@ def _kind(steps: Steps) -> Steps:
     return (*(_open(step) for step in steps[:-2]), *steps[-2:])
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1 << 16)
 def _open(step: str) -> str:
     return _NUMBER.sub("#", step)
 
@@ -117,25 +120,10 @@ def _other_kind(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
     return found
 
 
-def _other_number(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
-    """Pairs whose numbers are not as far apart as those of most pairs of the same names."""
-    why = "the numbers of others like it are otherwise apart"
-    return {n: why for agreeing, others in _by_difference(pairs) if agreeing for n in others}
-
-
-def numbered(pairs: Mapping[int, tuple[Steps, Steps]]) -> set[int]:
-    """The pairs whose numbers are as far apart as those of most pairs of the same names.
-
-    Args:
-        pairs: The steps of a leaf and of what it takes.
-    """
-    return {n for agreeing, _ in _by_difference(pairs) for n in agreeing}
-
-
 def _by_difference(
     pairs: Mapping[int, tuple[Steps, Steps]],
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Per names the pairs whose numbers are as far apart as most are, and the others."""
+) -> tuple[set[int], dict[int, str]]:
+    """Pairs whose numbers are as far apart as those of most pairs of the same names; the others."""
     apart: dict[tuple[Steps, Steps], dict[int, tuple[int, ...]]] = defaultdict(dict)
     for n, sides in pairs.items():
         numbers = [[number for step in steps[:-2] for number in _numbers(step)] for steps in sides]
@@ -143,14 +131,20 @@ def _by_difference(
             names = _kind(sides[0])[:-2], _kind(sides[1])[:-2]
             difference = (theirs - mine for mine, theirs in zip(*numbers, strict=True))
             apart[names][n] = tuple(difference)
+    agreeing: set[int] = set()
+    others: dict[int, str] = {}
     for differences in apart.values():
         best, most = Counter(differences.values()).most_common(1)[0]
-        agreed = most > 1 and most > _MAJORITY * len(differences)
-        agreeing = [n for n, each in differences.items() if agreed and each == best]
-        yield agreeing, [n for n, each in differences.items() if each != best]
+        if most > 1 and most > _MAJORITY * len(differences):
+            for n, each in differences.items():
+                if each == best:
+                    agreeing.add(n)
+                else:
+                    others[n] = "the numbers of others like it are otherwise apart"
+    return agreeing, others
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1 << 16)
 def _numbers(step: str) -> tuple[int, ...]:
     return tuple(map(int, _NUMBER.findall(step)))
 
@@ -170,12 +164,14 @@ def _other_module(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
     for layer, sides in around.items():
         # One tensor is never enough in common: of deep trees most modules hold no more.
         targets, sources = (
-            [module for module in modules if counts[module] > 1]
+            [(module, size) for module in modules if (size := counts[module]) > 1]
             for modules, counts in zip(sides, sizes, strict=True)
         )
-        for target in targets:
-            for source in sources:
-                together[target, source] += len(layers[layer])
+        for target, mine in targets:
+            for source, theirs in sources:
+                # All that is in the smaller one is too little of a much larger one.
+                if 2 * mine >= _TOGETHER * (mine + theirs) <= 2 * theirs:
+                    together[target, source] += len(layers[layer])
     partners = _partners(together, sizes)
     found: dict[int, str] = {}
     for layer, sides in around.items() if partners[0] else ():

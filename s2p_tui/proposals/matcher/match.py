@@ -9,10 +9,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
 
-from s2p_tui.alignment.alignment import Alignment
+from s2p_tui.alignment.alignment import Alignment, Row
 from s2p_tui.alignment.evidence import Evidence, Suggestion, Suggestions, as_suggested
-from s2p_tui.alignment.fit import Fit
-from s2p_tui.alignment.judge import judge
 from s2p_tui.alignment.layer_rules import constant_for, rule_applied, rule_for
 from s2p_tui.alignment.left_over import no_parameter
 from s2p_tui.alignment.proof import UNPROVEN, Answer, Proof, Question, proven_by
@@ -34,13 +32,13 @@ from s2p_tui.proposals.matcher.align import (
     say_nothing,
 )
 from s2p_tui.proposals.matcher.buckets import NAMES_AGREE, SAME_NAME
+from s2p_tui.proposals.matcher.decided import following, given_rows, taken_keys
 from s2p_tui.proposals.matcher.doubts import (
     crossed,
     flattened,
     inconsistent,
     losses,
     lost_entries,
-    numbered,
     torn_apart,
     turned,
     unequal,
@@ -58,7 +56,7 @@ from s2p_tui.proposals.matcher.pieces import (
 from s2p_tui.proposals.matcher.support import misnumbered, namesakes, unsupported
 from s2p_tui.proposals.matcher.tree import Node, let_go, tree_of
 from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, steps_of_key
-from s2p_tui.proposals.proposal import Confidence, Proposal, proposed
+from s2p_tui.proposals.proposal import Confidence, Proposal, proposed, same_source
 
 Steps = tuple[str, ...]
 _CERTAIN = 0.3
@@ -220,7 +218,10 @@ def _fill(
             learn(orientation, found)
             task.done = 2 * len(skeleton)
             known, out_last = _learned(first), orientation.common
-            second = Aligner(fits, task, learned=known, order=order, out_last=out_last)
+            by_name = first.by_name
+            second = Aligner(
+                fits, task, learned=known, order=order, out_last=out_last, by_name=by_name
+            )
             found = told(second.align(target, source))
             orientation = Orientation()
     learn(orientation, found)
@@ -240,7 +241,8 @@ def _fill(
     doubts.add(Question.ENTRY, crossed(shapes, left, steps))
     doubts.add(Question.GROUPING, flattened(layers, state_dict))
     doubts.add(Question.AXES, turned(layers, (piece.shape for piece in pieces)))
-    doubts.add(Question.ENTRY, inconsistent(sides))
+    contradicted, by_number = inconsistent(sides)
+    doubts.add(Question.ENTRY, contradicted)
     doubts.add(Question.MODULE, torn_apart(sides))
     of_leaves = {p: skeleton[p].shape for p in whole}
     doubts.add(Question.ENTRY, unsupported(whole, useless) | misnumbered(whole, of_leaves))
@@ -248,7 +250,6 @@ def _fill(
     sizes = {p: prod(shape) for p, shape in of_leaves.items()}
     doubts.add(Question.ENTRY, namesakes(whole, named, sizes))
     task.check()
-    by_number = numbered(sides)
     modules = _modules(sides)
     for place, piece, pair in found:
         task.check()
@@ -478,28 +479,35 @@ def propose(
 ) -> Proposal:
     """Return the evidence's rows that differ from the alignment's. Reads no tensor data.
 
-    Rows that the user decided or trusted are given: they stay, and what they take stays theirs.
-    One whose shape does not fit is no decision yet: its entry may be on its way elsewhere.
+    Rows that the user decided or trusted are given: they stay, what they take stays theirs, and
+    what follows from them is proposed too. To undo those that names speak against is a hunk of its
+    own, which is not ticked.
     """
     suggested = as_suggested(evidence, state_dict, skeleton).rows
-    given = {
-        index: row
-        for index, row in enumerate(alignment.rows)
-        if ((row.by == "user" and (row.gap or row.source is not None)) or row.trusted)
-        and judge(skeleton[index], row, state_dict).fit is not Fit.MISMATCHED
-    }
+    given = given_rows(alignment.rows, state_dict, skeleton)
+    followed = following(given, alignment, evidence, state_dict, skeleton)
     # An entry that both have for the same row may be taken by others too: it is tied, or shared.
-    taken = {key for row in given.values() for key in row.keys}
-    taken -= {key for index in given for key in suggested[index].keys}
-    wanted = [
-        (index, row)
-        for index, row in enumerate(suggested)
-        if index not in given and taken.isdisjoint(row.keys)
+    own = taken_keys(given.values()) - taken_keys(suggested[index] for index in given)
+    taken = own | taken_keys(followed.values())
+    wanted: list[tuple[int, Row]] = []
+    undone = [
+        (index, suggested[index])
+        for index, row in given.items()
+        if evidence.suggestions[index].certain and not same_source(row, suggested[index])
     ]
+    freed = taken_keys(given[index] for index, _ in undone)
+    for index, row in enumerate(suggested):
+        if index in given:
+            continue
+        row = followed.get(index, row)
+        if index in followed or taken.isdisjoint(row.keys):
+            wanted.append((index, row))
+        elif freed.issuperset(taken.intersection(row.keys)):
+            undone.append((index, row))
     confidence = {
         place: confidence_of(suggestion) for place, suggestion in enumerate(evidence.suggestions)
-    }
-    return proposed("matcher", alignment, wanted, skeleton, confidence)
+    } | dict.fromkeys(followed, Confidence.LIKELY)
+    return proposed("matcher", alignment, wanted, skeleton, confidence, undone=undone)
 
 
 def confidence_of(suggestion: Suggestion) -> Confidence:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 from s2p_tui.alignment.proof import Answer
@@ -33,6 +34,7 @@ _UNANIMOUS = 0.9
 _INWARD = frozenset(("query", "key", "value", "qkv", "kv"))
 _MATRIX = 2
 _SPLIT = "an axis is split into several, and nothing shows in which order"
+_NO_VOTES = (0, 0)
 
 
 _ALIKE = {
@@ -153,13 +155,14 @@ class Orientation:
         if known_layer and (shown := _shown(piece)) is not None:
             expr = _first(layouts, out_last=shown)
             return Layout(expr, Answer.PARTS, grouping, "its parts lie along the output axis")
-        for group in _classes(steps, shape, piece, owner):
-            verdict = _verdict(self._votes.get(group, [0, 0]))
+        groups = _classes(steps, shape, piece, owner)
+        for group in groups:
+            verdict = _verdict(self._votes.get(group, _NO_VOTES))
             if verdict is not None:
                 why = f"laid out as {_ALIKE[group[0]]}, whose sizes leave no choice"
                 return Layout(_first(layouts, out_last=verdict), Answer.SAME_CLASS, grouping, why)
         last = steps[-1]
-        turned = self._votes.get(_classes(steps, shape, piece, owner)[-1], [0, 0])[True]
+        turned = self._votes.get(groups[-1], _NO_VOTES)[True]
         if own_name and not turned:
             why = "a dict that keeps entries under their own names keeps PyTorch's layout"
             return Layout(_first(layouts, out_last=False), Answer.OWN_NAME, grouping, why)
@@ -208,9 +211,10 @@ def _by_heads(layouts: Sequence[tuple[Expr, bool]], steps: Steps, piece: Piece) 
 
     Queries, keys and values have them on the output axis, what attention gives out takes them in.
     """
-    axis = _axis_of_heads(steps, piece.steps)
+    if len(layouts) == 1 or (axis := _axis_of_heads(steps, piece.steps)) is None:
+        return None
     found = [expr for expr, _ in layouts if _axis_split(expr, piece.member) == axis]
-    if axis is None or len(found) != 1 or len(layouts) == 1:
+    if len(found) != 1:
         return None
     if _factors(found[0], piece.member) > _MATRIX:
         return Layout(found[0], Answer.HEADS, None, _SPLIT)
@@ -337,6 +341,11 @@ def _as_it_is(steps: Steps, owner: str | None) -> bool:
         return kind == "Embedding" or kind.endswith("Norm")
     if owner is not None:
         return steps[-1] in _TABLES
+    return _is_table(steps[-2:])
+
+
+@lru_cache(maxsize=1 << 16)
+def _is_table(steps: Steps) -> bool:
     if steps[-1] in _NO_TABLE:
         return "norm" in meanings(steps[-2:-1])[0]
     words = meanings(steps[-2:])[0]
