@@ -104,7 +104,11 @@ def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
     if lossy := _lossy_arithmetic(made, {state_dict[key].dtype for key in row.keys}):
         return Verdict(Fit.MISMATCHED, lossy, blocks=True)
     for key in row.keys:
-        cast = _judge_cast(dtype_named(state_dict[key].dtype), dtype_named(leaf.dtype))
+        entry = state_dict[key]
+        if is_mask_of_bytes(entry) and leaf.dtype == "bool":
+            notes.append("cast uint8 to bool, a mask as PyTorch kept it once")
+            continue
+        cast = _judge_cast(dtype_named(entry.dtype), dtype_named(leaf.dtype))
         if cast is not None and cast.fit is Fit.MISMATCHED:
             return cast
         if cast is not None:
@@ -146,6 +150,11 @@ def _judge_gap(leaf: Leaf, row: Row) -> Verdict:
         why = "a gap keeps the skeleton's value, but this skeleton was saved without values"
         return Verdict(Fit.MISMATCHED, why, blocks=True)
     return Verdict(Fit.GAP, row.why or "keeps the skeleton's value")
+
+
+def is_mask_of_bytes(entry: Entry) -> bool:
+    """Return True for masks from before PyTorch had a dtype of truth values: each byte is one."""
+    return entry.dtype == "uint8" and "mask" in entry.key.rpartition(".")[2].lower()
 
 
 def _judge_cast(source: DType, target: DType) -> Verdict | None:

@@ -19,11 +19,11 @@ from s2p_tui.alignment.company import Company
 from s2p_tui.alignment.composites import composite_of
 from s2p_tui.alignment.evidence import Columns, Evidence, weigh
 from s2p_tui.alignment.fit import Fit, Verdict
-from s2p_tui.alignment.judge import judge
+from s2p_tui.alignment.judge import is_mask_of_bytes, judge
 from s2p_tui.alignment.layer_rules import rule_for
 from s2p_tui.alignment.numbering import FACTS, GAP, NOTHING, Numbers
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
-from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.transform import Expr, Take, keys_of
 
 _MOST_KEPT = 2048
@@ -81,7 +81,7 @@ class _Kinds:
         entries = [
             _PART
             if entry.key in self._parts
-            else self._known.setdefault((entry.shape, entry.dtype), len(self._known))
+            else self._known.setdefault(_entry_kind(entry), len(self._known))
             for entry in state_dict
         ]
         # Tables over all sources, expressions first and in reverse: see `sources`.
@@ -103,7 +103,7 @@ class _Kinds:
         entries: list[int] = []
         for source in new:
             keys = keys_of(source)
-            shapes = tuple((self._state_dict[k].shape, self._state_dict[k].dtype) for k in keys)
+            shapes = tuple(_entry_kind(self._state_dict[key]) for key in keys)
             kind = _template(source, keys), shapes
             is_part = not self._parts.isdisjoint(keys)
             kinds.append(_PART if is_part else self._known.setdefault(kind, len(self._known)))
@@ -128,6 +128,10 @@ def _leaf_kind(leaf: Leaf) -> Hashable:
     rule = rule_for(leaf)
     ruled = None if rule is None else (leaf.owner, rule.role, id(leaf.config))
     return leaf.shape, leaf.dtype, leaf.has_value, ruled
+
+
+def _entry_kind(entry: Entry) -> Hashable:
+    return entry.shape, entry.dtype, is_mask_of_bytes(entry)
 
 
 def _template(source: Expr, keys: tuple[str, ...]) -> Hashable:

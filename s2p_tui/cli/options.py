@@ -159,6 +159,13 @@ Certificate = Annotated[
         help="Write a certificate to this file: a JSON record of each leaf as it was read back.",
     ),
 ]
+WithProof = Annotated[
+    bool,
+    Parameter(
+        negative="",
+        help="With --json: name what proves each row right, and which questions are open.",
+    ),
+]
 AsJson = Annotated[
     bool,
     Parameter(
