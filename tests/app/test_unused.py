@@ -42,7 +42,7 @@ async def test_an_unused_entry_blocks_until_y_accepts_it(opened: Opened) -> None
         assert "no leaf takes it (y accepts that)" in texts(workspace, "status")
         await pilot.press("y")
         assert workspace.session.alignment.accepted == {"blocks.0.gamma"}
-        assert "?" not in line(workspace, 3)
+        assert "· (bench)" in line(workspace, 3)
         assert "Accepted as unused" in texts(workspace, "status")
         await pilot.press("n")
         assert "Every row lines up" in texts(workspace, "status")
