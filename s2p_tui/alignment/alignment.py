@@ -324,6 +324,10 @@ class Alignment:
         known = frozenset(accepted).intersection(bench) if accepted else frozenset[str]()
         return cls(Rows.of(rows, numbering), tuple(bench), layers, known)
 
+    def says_as(self, other: Alignment) -> bool:
+        """Return True if another one settles the same, whatever the order of the bench."""
+        return self.accepted == other.accepted and self.rows == other.rows
+
 
 def in_order(state_dict: StateDict, skeleton: Skeleton) -> Alignment:
     """Strictly by order: the n-th entry feeds the n-th array leaf. Reads no tensor data.
