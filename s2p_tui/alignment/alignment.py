@@ -140,7 +140,10 @@ class Rows(Sequence[Row]):
         if isinstance(index, slice):
             columns = self.sources[index], self.decided[index], self.decisions[index]
             return Rows(self.numbering, *columns)
-        return self._row(int(self.sources[index]), int(self.in_force(index)))
+        source = int(self.sources[index])
+        if int(self.decided[index]) == source:
+            return self._row(source, int(self.decisions[index]))
+        return self._row(source, BY_ORDER if source == NOTHING else MOVED)
 
     def __iter__(self) -> Iterator[Row]:
         return map(self._row, self.sources.tolist(), self.in_force().tolist())

@@ -268,7 +268,9 @@ def _asking(session: Session, move: Move) -> Move:
         return move
     words = f"Row {lost[0] + 1} lines up and would lose its entry"
     if len(lost) > 1:
-        words = f"{len(lost):,} rows that line up, from row {lost[0] + 1} on, would lose their entries"
+        words = (
+            f"{len(lost):,} rows that line up, from row {lost[0] + 1} on, would lose their entries"
+        )
     return replace(move, warning=f"{words}: s again does it.")
 
 
