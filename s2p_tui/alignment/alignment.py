@@ -241,6 +241,10 @@ class Rows(Sequence[Row]):
         """Indexes of the gaps, except those that are fixed."""
         return np.flatnonzero((self.sources == GAP) & ~self.fixed()).tolist()
 
+    def has_made(self, span: range) -> bool:
+        """Return True if one of a range takes something else than a whole entry as it is."""
+        return bool(np.any(self.sources[span.start : span.stop] < GAP))
+
     def made(self, span: range) -> Iterator[Expr]:
         """Sources of a range that are something else than a whole entry as it is."""
         sources = self.sources[span.start : span.stop]
