@@ -140,7 +140,10 @@ class Rows(Sequence[Row]):
         if isinstance(index, slice):
             columns = self.sources[index], self.decided[index], self.decisions[index]
             return Rows(self.numbering, *columns)
-        return self._row(int(self.sources[index]), int(self.in_force(index)))
+        source = int(self.sources[index])
+        if int(self.decided[index]) == source:
+            return self._row(source, int(self.decisions[index]))
+        return self._row(source, BY_ORDER if source == NOTHING else MOVED)
 
     def __iter__(self) -> Iterator[Row]:
         return map(self._row, self.sources.tolist(), self.in_force().tolist())
@@ -237,6 +240,10 @@ class Rows(Sequence[Row]):
     def gaps(self) -> list[int]:
         """Indexes of the gaps, except those that are fixed."""
         return np.flatnonzero((self.sources == GAP) & ~self.fixed()).tolist()
+
+    def has_made(self, span: range) -> bool:
+        """Return True if one of a range takes something else than a whole entry as it is."""
+        return bool(np.any(self.sources[span.start : span.stop] < GAP))
 
     def made(self, span: range) -> Iterator[Expr]:
         """Sources of a range that are something else than a whole entry as it is."""
