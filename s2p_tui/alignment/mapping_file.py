@@ -9,7 +9,7 @@ by their place in `sources`); or `"gap": true`; and `why`, `by`, `trusted`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping as AbstractMapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, cast, get_args
@@ -46,7 +46,7 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
-class Mapping:
+class SavedAlignment:
     """A mapping file's content.
 
     Attributes:
@@ -64,7 +64,7 @@ class Mapping:
     name: str = field(default="the mapping", compare=False)
 
 
-def to_text(mapping: Mapping) -> str:
+def to_text(mapping: SavedAlignment) -> str:
     """The mapping file's content, one row a line."""
     head: dict[str, Any] = {"format": FORMAT, "version": VERSION}
     for name, end, unit in (
@@ -94,7 +94,7 @@ def _row_to_json(path: str, row: Row) -> dict[str, Any]:
     return node | {"by": row.by} | ({"why": row.why} if row.why else {})
 
 
-def from_text(text: str, name: str) -> Mapping:
+def from_text(text: str, name: str) -> SavedAlignment:
     """Inverse of `to_text`.
 
     Args:
@@ -112,7 +112,7 @@ def from_text(text: str, name: str) -> Mapping:
             raise MalformedError(f"it is of version {data.get('version')!r}, this reads {VERSION}")
         rows = tuple(_row_from_json(object_of(node)) for node in list_of(data["rows"]))
         bench = tuple(string_of(key) for key in list_of(data["bench"]))
-        return Mapping(
+        return SavedAlignment(
             end_from_json(object_of(data["source"]), "entries"),
             end_from_json(object_of(data["target"]), "leaves"),
             rows,
@@ -126,7 +126,7 @@ def from_text(text: str, name: str) -> Mapping:
         ) from None
 
 
-def end_from_json(node: AbstractMapping[str, Any], unit: str) -> End:
+def end_from_json(node: Mapping[str, Any], unit: str) -> End:
     """Inverse of `end_to_json`.
 
     Raises:
@@ -137,7 +137,7 @@ def end_from_json(node: AbstractMapping[str, Any], unit: str) -> End:
     return End(file, size_of(node["size"]), digest, size_of(node[unit]))
 
 
-def _row_from_json(node: AbstractMapping[str, Any]) -> tuple[str, Row]:
+def _row_from_json(node: Mapping[str, Any]) -> tuple[str, Row]:
     sources = [string_of(key) for key in list_of(node["sources"])]
     by = node.get("by", "user")
     if by not in get_args(Author):
@@ -162,7 +162,7 @@ def _row_from_json(node: AbstractMapping[str, Any]) -> tuple[str, Row]:
     return string_of(node["path"]), row
 
 
-def replay(mapping: Mapping, state_dict: StateDict, skeleton: Skeleton) -> Alignment:
+def replay(mapping: SavedAlignment, state_dict: StateDict, skeleton: Skeleton) -> Alignment:
     """The alignment a mapping stands for, over files with the same names, shapes and dtypes.
 
     Raises:
