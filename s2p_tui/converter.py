@@ -18,9 +18,10 @@ from typing import Any, Literal, cast, get_args
 from s2p_tui.alignment.mapping_file import SavedAlignment
 from s2p_tui.alignment.task import Job
 from s2p_tui.conversion.chunk_folder import chunk_checkpoint, chunk_target
+from s2p_tui.conversion.contents import refuse_overflow
 from s2p_tui.conversion.convert import filled, refuse_to_replace
 from s2p_tui.conversion.output_names import output_path
-from s2p_tui.conversion.report import Report, loss_in_words
+from s2p_tui.conversion.report import Report
 from s2p_tui.errors import CancelledError, Code, S2PError, UsageError
 from s2p_tui.formats.atomic import temporary_folder
 from s2p_tui.formats.base import Checkpoint
@@ -62,6 +63,10 @@ WAYS_OUT = {
     ),
     Code.LINE_UP_NAMELESS_ROWS: (
         f'{_LINE_UP} The leaves of a plain .eqx can be named with like="pkg.module:factory".'
+    ),
+    Code.ACCEPT_UNUSED: "Accept entries that the model does not need: allow_unused=[{unused}].",
+    Code.ALLOW_OVERFLOW: (
+        'Write dtype="bfloat16" or "float32", or allow it with allow_overflow=True.'
     ),
     Code.LOADABLE_DTYPE: (
         'Write bfloat16 with dtype="bfloat16", or a target_name= that ends in .safetensors.'
@@ -352,7 +357,9 @@ def convert(
     arrange: Arrangement | None = None,
     mapping: str | Path | SavedAlignment | None = None,
     trust: bool | str | Sequence[str] = (),
+    allow_unused: bool | str | Sequence[str] = (),
     dtype: str | None = None,
+    allow_overflow: bool = False,
     chunk_size: int = 64,
     jobs: int | None = None,
     verify: bool = True,
@@ -400,7 +407,10 @@ def convert(
         arrange: By names and structure ("auto", the default), or strictly by order ("order").
         mapping: Follow this mapping file instead.
         trust: Accept these doubtful rows, by their leaves' key paths; True for all.
+        allow_unused: Accept entries that no leaf takes, by their keys or patterns of them
+            ("pooler.*"); True for all. Others are refused unless they hold no parameter.
         dtype: Dtype of real floating-point leaves instead of the pytree's: "bfloat16" …
+        allow_overflow: Write numbers that a cast makes infinite or NaN; they are refused otherwise.
         chunk_size: MiB to stay within.
         jobs: Threads that share the work; None for two, or one on a single core.
         verify: Read the file back and compare it with its sources, bit by bit.
@@ -417,7 +427,8 @@ def convert(
 
     Raises:
         UsageError: The arguments contradict each other; the message says what the mode needs.
-        AlignmentError: Rows do not line up or are doubtful; all are listed, with the ways out.
+        AlignmentError: Rows do not line up or are doubtful, or entries are left over; all are
+            listed, with the ways out.
         InputError: One side cannot be read, or holds tensors that cannot be converted.
         OutputError: The file cannot be written, or is not what it should be.
         CancelledError: Claude's proposal was declined; nothing was written.
@@ -448,7 +459,7 @@ def convert(
         ends = sides.open(
             stack, job, key=key, allow_missing=allow_missing, like=like, chunk_bytes=chunk_bytes
         )
-        session = _aligned(*ends, mapping, arrange, trust)
+        session = _aligned(*ends, mapping, arrange, trust, allow_unused)
         stack.callback(session.close)
         if arrange_with_anthropic:
             _ask_claude(session, claude_model or anthropic_model, confirm)
@@ -463,6 +474,7 @@ def convert(
             mapping=save_mapping,
             certificate=certificate or report,
             job=job,
+            allow_overflow=allow_overflow,
         )
         return session.report_of(converted)
 
@@ -475,14 +487,16 @@ def convert_tree(
     arrange: Arrangement | None = None,
     mapping: str | Path | SavedAlignment | None = None,
     trust: bool | str | Sequence[str] = (),
+    allow_unused: bool | str | Sequence[str] = (),
     dtype: str | None = None,
+    allow_overflow: bool = False,
     chunk_size: int = 64,
     key: str | None = None,
     allow_missing: bool = False,
 ) -> Any:
     """Fill a pytree from a state dict in memory, writing no file.
 
-    Aligned and refused as by `convert`. Warns of numbers that a cast makes infinite or NaN.
+    Aligned and refused as by `convert`. Warns of numbers that a cast makes zero.
 
     Args:
         state_dict: As for `convert`; or the path of a checkpoint, which is read in chunks.
@@ -490,7 +504,10 @@ def convert_tree(
         arrange: By names and structure ("auto", the default), or strictly by order ("order").
         mapping: Follow this mapping file instead.
         trust: Accept these doubtful rows, by their leaves' key paths; True for all.
+        allow_unused: Accept entries that no leaf takes, by their keys or patterns of them
+            ("pooler.*"); True for all. Others are refused unless they hold no parameter.
         dtype: Dtype of real floating-point leaves, in place of the pytree's.
+        allow_overflow: Take numbers that a cast makes infinite or NaN; they are refused otherwise.
         chunk_size: MiB to stay within, beside the new tree.
         key: Dotted place of the state dict in a nested checkpoint.
         allow_missing: Leave out entries that an index promises and no shard holds.
@@ -502,7 +519,9 @@ def convert_tree(
 
     Raises:
         UsageError: The arguments contradict each other.
-        AlignmentError: Rows do not line up or are doubtful; all are listed, with the ways out.
+        AlignmentError: Rows do not line up or are doubtful, or entries are left over; all are
+            listed, with the ways out.
+        OutputError: A cast made numbers infinite or NaN.
         InputError: The state dict holds tensors that cannot be converted; all are named.
     """
     from s2p_tui.formats.pytree.skeleton import with_values
@@ -512,15 +531,20 @@ def convert_tree(
     else:
         checkpoint = checkpoint_in_memory(state_dict, key=key)
     target = target_in_memory(pytree)
-    with contextlib.closing(_aligned(checkpoint, target, mapping, arrange, trust)) as session:
+    with contextlib.closing(
+        _aligned(checkpoint, target, mapping, arrange, trust, allow_unused)
+    ) as session:
         # The other format: dtypes that .eqx files cannot hold do not matter in memory.
         plan = session.plan(dtype, "safetensors")
         made = filled(plan, checkpoint, target, chunk_bytes=chunk_size * MEBIBYTE)
         arrays, losses = zip(*made, strict=True)
         checkpoint.tensors.check_unchanged()
-    for instruction, loss in zip(plan.instructions, losses, strict=True):
-        if loss:
-            warnings.warn(loss_in_words(instruction.leaf.path, loss), stacklevel=3)
+    paths = (instruction.leaf.path for instruction in plan.instructions)
+    lost = {path: loss for path, loss in zip(paths, losses, strict=True) if loss}
+    if not allow_overflow:
+        refuse_overflow(lost)
+    for path, loss in lost.items():
+        warnings.warn(f"{path}: {loss.words}", stacklevel=3)
     return with_values(pytree, arrays)
 
 
@@ -530,6 +554,7 @@ def _aligned(
     mapping: str | Path | SavedAlignment | None,
     arrange: Arrangement | None,
     trust: bool | str | Sequence[str],
+    allow_unused: bool | str | Sequence[str],
 ) -> Session:
     if mapping is not None and arrange is not None:
         raise UsageError(
@@ -548,6 +573,9 @@ def _aligned(
     if trust:
         wanted = [trust] if isinstance(trust, str) else trust
         session.trust(None if isinstance(wanted, bool) else wanted)
+    if allow_unused:
+        globs = [allow_unused] if isinstance(allow_unused, str) else allow_unused
+        session.allow_unused(None if isinstance(globs, bool) else globs)
     return session
 
 

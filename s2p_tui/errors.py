@@ -3,7 +3,7 @@
     S2PError                      exit
     ├── UsageError                2     the request itself makes no sense
     │   └── SettingsError               the configuration file has invalid settings
-    ├── AlignmentError            3     rows are missing, mismatched or doubtful
+    ├── AlignmentError            3     rows do not line up, or entries are left over
     ├── InputError                4     a file cannot be read, or must not be trusted
     │   ├── AmbiguousStateDictError     several state dicts in one checkpoint
     │   ├── NoStateDictError            nothing in it maps names to tensors
@@ -21,6 +21,7 @@ facts, which the command line, the Python calls and the app put into their own w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -84,6 +85,8 @@ class Code(StrEnum):
         "Line them up, follow a mapping, or trust rows that are only doubtful. The leaves of a "
         "plain .eqx can be named by the model that was saved."
     )
+    ACCEPT_UNUSED = "Accept entries that the model does not need as unused: {unused}."
+    ALLOW_OVERFLOW = "Write a dtype with room for them, or allow overflow."
     LOADABLE_DTYPE = "Write bfloat16, or a .safetensors file."
     VERIFY_OR_NO_CERTIFICATE = "Verify the file, or leave the certificate out."
     SAME_AS_CONVERTED = (
@@ -97,14 +100,44 @@ class Code(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """A way out as a code and the facts it is worded with."""
+    """A way out as a code and the facts it is worded with.
+
+    Attributes:
+        code: The way out.
+        facts: What stands in braces in its wording.
+        more: Another way out, for another part of the problem.
+    """
 
     code: Code
     facts: Mapping[str, object] = field(default_factory=dict[str, object])
+    more: Hint | None = None
 
     def worded(self, words: Mapping[Code, str]) -> str:
         """Return the hint in a door's words; in the code's own where the table has none."""
-        return words.get(self.code, self.code.value).format_map(self.facts)
+        here = words.get(self.code, self.code.value).format_map(self.facts)
+        return f"{here} {self.more.worded(words)}" if self.more is not None else here
+
+
+_PATTERNS_SHOWN = 3
+
+
+class Patterns(tuple[str, ...]):
+    """Patterns of keys as a fact of a hint.
+
+    `{0}` quotes them for Python, `{0:--option }` for a shell, each behind the option.
+    """
+
+    __slots__ = ()
+
+    def __format__(self, option: str) -> str:
+        quoted = _for_shell if option else json.dumps
+        shown = [f"{option}{quoted(pattern)}" for pattern in self[:_PATTERNS_SHOWN]]
+        more = ["…"] if len(self) > _PATTERNS_SHOWN else []
+        return (" " if option else ", ").join([*shown, *more])
+
+
+def _for_shell(text: str) -> str:
+    return "'{}'".format(text.replace("'", "'\"'\"'"))
 
 
 class S2PError(Exception):
@@ -175,19 +208,26 @@ class SettingsError(UsageError):
 
 
 class AlignmentError(S2PError):
-    """Rows that block a conversion.
+    """Rows, or entries that no row uses, that block a conversion.
 
     Attributes:
-        problems: One `(leaf key path, reason)` per row, in leaf order.
+        problems: One `(leaf key path, reason)` per row, in leaf order; then one `(keys, reason)`
+            per group of unused entries.
+        unused: Patterns of keys that accept these entries, one per group.
     """
 
     exit_code = 3
 
     def __init__(
-        self, message: str, problems: Sequence[tuple[str, str]] = (), hint: str | Hint = ""
-    ):
+        self,
+        message: str,
+        problems: Sequence[tuple[str, str]] = (),
+        hint: str | Hint = "",
+        unused: Sequence[str] = (),
+    ) -> None:
         super().__init__(message, hint)
         self.problems = _bounded(problems)
+        self.unused = tuple(unused)
 
     def __str__(self) -> str:
         shown = self.problems[:_MOST_ROWS]

@@ -320,12 +320,39 @@ def test_gaps_and_scalars_keep_what_the_tree_has() -> None:
     assert type(filled["p"]) is float
 
 
-def test_casts_that_lose_numbers_are_warned_of() -> None:
-    state, tree = {"w": torch.tensor([1.0, 1e9])}, {"w": jnp.zeros(2, jnp.float16)}
-    with pytest.warns(UserWarning, match=r"\['w'\]: 1 numbers became infinite"):
-        convert_tree(state, tree)
+def test_a_scalar_takes_the_one_element_of_its_own_name() -> None:
+    tree = {"fc": jnp.zeros((2, 3)), "logit_scale": 2.66, "depth": 3, "p": 0.5}
+    state = {"fc": torch.ones(2, 3), "logit_scale": torch.tensor(4.5), "depth": torch.tensor([7])}
+    for prefix in ("", "module."):
+        renamed = {prefix + key: tensor for key, tensor in state.items()}
+        filled = convert_tree(renamed, tree)
+        assert (filled["logit_scale"], filled["depth"], filled["p"]) == (4.5, 7, 0.5)
+        assert (type(filled["logit_scale"]), type(filled["depth"])) == (float, int)
     report = convert(from_memory=True, state_dict=state, pytree=tree)
-    assert report.warnings == ("['w']: 1 numbers became infinite, 0 not a number",)
+    assert report.warnings == ("1 Python scalar keeps its value of the skeleton: ['p']",)
+    loaded = eqx.tree_deserialise_leaves(report.path, tree)
+    assert (loaded["logit_scale"], loaded["depth"], loaded["p"]) == (4.5, 7, 0.5)
+
+
+def test_a_scalar_that_several_entries_could_fill_is_refused() -> None:
+    tree = {"fc": jnp.zeros((2, 3)), "scale": 1.0}
+    state = {"fc": torch.ones(2, 3), "a.scale": torch.tensor(2.0), "b.scale": torch.tensor(3.0)}
+    with pytest.raises(AlignmentError, match=r"a\.scale"):
+        convert_tree(state, tree)
+
+
+def test_casts_that_lose_numbers_are_refused_or_warned_of() -> None:
+    state, tree = {"w": torch.tensor([1.0, 1e9])}, {"w": jnp.zeros(2, jnp.float16)}
+    with pytest.raises(OutputError, match=r"\['w'\]: 1 number became infinite"):
+        convert_tree(state, tree)
+    with pytest.warns(UserWarning, match=r"\['w'\]: 1 number became infinite"):
+        convert_tree(state, tree, allow_overflow=True)
+    with pytest.warns(UserWarning, match=r"\['w'\]: 1 number became zero"):
+        convert_tree({"w": torch.tensor([1.0, 1e-9])}, tree)
+    with pytest.raises(OutputError, match="allow_overflow=True"):
+        convert(from_memory=True, state_dict=state, pytree=tree)
+    report = convert(from_memory=True, state_dict=state, pytree=tree, allow_overflow=True)
+    assert report.warnings == ("['w']: 1 number became infinite",)
     wide = convert_tree(state, {"w": jnp.zeros(2)}, dtype="bfloat16")
     assert str(wide["w"].dtype) == "bfloat16"
 
@@ -599,9 +626,12 @@ def test_models_that_cannot_belong_together_are_refused() -> None:
 
 def test_the_report_tells_what_was_left_over() -> None:
     state = {**FIRST, "extra": torch.ones(3)}
-    report = convert(from_memory=True, state_dict=state, pytree=FIRST_TREE, verify=False)
+    asked = {"from_memory": True, "state_dict": state, "pytree": FIRST_TREE, "verify": False}
+    with pytest.raises(AlignmentError, match=r'(?s)extra: no leaf.*allow_unused=\["extra"\]'):
+        convert(**asked)
+    report = convert(**asked, allow_unused="ext*")
     assert report.unused == ("extra",)
-    assert report.warnings == ("unused entries: 1 (extra)",)
+    assert report.warnings == ("unused entries: 1 (extra: accepted as unused)",)
     assert report.rows == {"exact": 2, "transformed": 0, "doubtful": 0, "mismatched": 0, "gap": 0}
     assert (report.verified, report.bytes) == (False, Path("model.eqx").stat().st_size)
     assert "not verified" in str(report)

@@ -275,6 +275,11 @@ class Rows(Sequence[Row]):
         took = (before.sources != NOTHING) & (before.sources != GAP)
         return np.flatnonzero(took & (self.sources == NOTHING)).tolist()
 
+    def displaced(self, before: Rows) -> Numbers:
+        """Indexes of the rows that took something before and do not take that now."""
+        took = (before.sources != NOTHING) & (before.sources != GAP)
+        return np.flatnonzero(took & (self.sources != before.sources)).astype(np.int32)
+
     def count_flowing(self, span: range) -> int:
         """Number of rows of a range that take something that flows with what is above."""
         there = slice(span.start, span.stop)
@@ -297,12 +302,14 @@ class Alignment:
     Attributes:
         rows: The rows.
         bench: Keys no row uses.
+        accepted: Keys on the bench that the user accepted as unused.
         layers: A number per leaf, equal for the leaves of one layer; None if that is not known.
     """
 
     rows: Rows
     bench: tuple[str, ...] = ()
     layers: Numbers | None = field(default=None, compare=False, repr=False)
+    accepted: frozenset[str] = frozenset()
 
     @classmethod
     def of(
@@ -311,9 +318,11 @@ class Alignment:
         bench: Sequence[str] = (),
         numbering: Numbering | None = None,
         layers: Numbers | None = None,
+        accepted: Iterable[str] = (),
     ) -> Alignment:
         """An alignment of these rows; see `Rows.of`."""
-        return cls(Rows.of(rows, numbering), tuple(bench), layers)
+        known = frozenset(accepted).intersection(bench) if accepted else frozenset[str]()
+        return cls(Rows.of(rows, numbering), tuple(bench), layers, known)
 
 
 def in_order(state_dict: StateDict, skeleton: Skeleton) -> Alignment:

@@ -37,7 +37,7 @@ class _Change:
         rows = alignment.rows
         self.numbering = rows.numbering
         self.sources: Numbers = rows.sources.copy()
-        self.bench = alignment.bench
+        self.bench, self.accepted = alignment.bench, alignment.accepted
         self._decided, self._decisions = rows.decided, rows.decisions
         self._earlier: dict[tuple[int, int], int] = rows.earlier
         self._chosen: set[int] = set()
@@ -174,12 +174,21 @@ class _Change:
         columns = self.sources, self._decided, self._decisions
         rows = Rows(self.numbering, *columns, self._earlier)
         changed = np.flatnonzero(rows.differ(before.rows))
+        accepted = self._still_accepted()
         if len(changed):
             span = range(int(changed[0]), int(changed[-1]) + 1)
-            return Alignment(rows, self.bench, before.layers), span
-        if self.bench == before.bench:
+            return Alignment(rows, self.bench, before.layers, accepted), span
+        if self.bench == before.bench and accepted == before.accepted:
             return before, range(0)
-        return replace(before, bench=self.bench), range(len(self), len(self))
+        end = range(len(self), len(self))
+        return replace(before, bench=self.bench, accepted=accepted), end
+
+    def _still_accepted(self) -> frozenset[str]:
+        """Return the entries accepted as unused, except those that a row takes now."""
+        if not self.accepted or self.bench is self._before.bench:
+            return self.accepted
+        kept = self.accepted.intersection(self.bench)
+        return self.accepted if len(kept) == len(self.accepted) else kept
 
     def _lapse(self) -> None:
         """Take back the trust in rows of whose layer another row takes something else now."""
@@ -378,6 +387,14 @@ def trust(change: _Change, indexes: Sequence[int], trusted: bool) -> None:
             change.decide(index, trusting)
 
 
+def accept_unused(change: _Change, keys: Iterable[str], accept: bool) -> None:
+    """Accept benched entries as unused, or take that back; other keys are passed over."""
+    if accept:
+        change.accepted = change.accepted.union(set(keys).intersection(change.bench))
+    else:
+        change.accepted = change.accepted.difference(keys)
+
+
 @dataclass(frozen=True, slots=True)
 class Swap:
     """Exchange what two rows take."""
@@ -459,6 +476,14 @@ class Trust:
 
 
 @dataclass(frozen=True, slots=True)
+class AcceptUnused:
+    """Accept that benched entries are left out (or take that back)."""
+
+    keys: tuple[str, ...]
+    accept: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Several:
     """Make edits one after the other, as one step of the history."""
 
@@ -475,6 +500,7 @@ Edit = (
     | PlaceFromBench
     | SetRows
     | Trust
+    | AcceptUnused
     | Several
 )
 
@@ -525,6 +551,8 @@ def _make(change: _Change, edit: Edit) -> None:
             set_rows(change, rows)
         case Trust(rows, trusted):
             trust(change, rows, trusted)
+        case AcceptUnused(keys, accept):
+            accept_unused(change, keys, accept)
         case Several(edits):
             _several(change, edits)
 

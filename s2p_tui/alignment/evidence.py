@@ -19,6 +19,7 @@ from s2p_tui.alignment.judge import judge, landing
 from s2p_tui.alignment.layer_rules import constant_for, rule_for
 from s2p_tui.alignment.layouts import ways
 from s2p_tui.alignment.numbering import GAP, NOTHING, Decision, Flags, Numbers
+from s2p_tui.alignment.proof import UNPROVEN, Answer, Proof, proven_by
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import (
@@ -39,21 +40,26 @@ class Suggestion:
 
     Attributes:
         source: The expression that fills the leaf, or None if nothing in the checkpoint does.
-        certain: Whether the proposer vouches for it.
-        reason: Why, in words.
+        proof: Why it is right, question by question; it is certain where all have an answer.
+        reason: Why it is right, or may be wrong, in words.
         placed: Whether it is settled which entry belongs here, be its layout settled or not.
         numbered: Whether it is settled which of numbered blocks the entry belongs to.
     """
 
     source: Expr | None
-    certain: bool
+    proof: Proof
     reason: str
     placed: bool = False
     numbered: bool = False
 
+    @property
+    def certain(self) -> bool:
+        """True if every question about it has an answer."""
+        return self.proof.is_complete
 
-Kind = tuple[bool, str, bool, bool]
-"""`certain`, `reason`, `placed` and `numbered`."""
+
+Kind = tuple[Proof, str, bool, bool]
+"""`proof`, `reason`, `placed` and `numbered`."""
 
 
 class Suggestions(Sequence[Suggestion]):
@@ -71,7 +77,7 @@ class Suggestions(Sequence[Suggestion]):
         shared: dict[Kind, Kind] = {}
         for one in suggestions:
             source = one.source
-            kind = one.certain, one.reason, one.placed, one.numbered
+            kind = one.proof, one.reason, one.placed, one.numbered
             self._sources.append(source.key if type(source) is Take else source)
             self._kinds.append(shared.setdefault(kind, kind))
 
@@ -154,7 +160,8 @@ class Evidence:
         flags = np.zeros((2, count), np.bool_)
         claims = np.full(len(state_dict), NOTHING, np.int32)
         for index in range(count):
-            source, (is_certain, _, is_placed, _) = self.suggestions.held(index)
+            source, (proof, _, is_placed, _) = self.suggestions.held(index)
+            is_certain = proof.is_complete
             flags[:, index] = is_certain, is_placed
             if source is None:
                 continue
@@ -171,7 +178,7 @@ class Evidence:
 
 def no_evidence(count: int) -> Evidence:
     """Evidence about so many leaves that says nothing, so that all of them are doubtful."""
-    nothing = Suggestion(None, False, "names and structure were not compared")
+    nothing = Suggestion(None, UNPROVEN, "names and structure were not compared")
     return Evidence(Suggestions(nothing for _ in range(count)), {})
 
 
@@ -184,7 +191,9 @@ def as_suggested(evidence: Evidence, state_dict: StateDict, skeleton: Skeleton) 
     sources, decisions = columns.sources.copy(), np.empty(len(skeleton), np.int32)
     known: dict[Decision, int] = {}
     for index, leaf in enumerate(skeleton):
-        is_fixed = leaf.kind == "scalar" or (leaf.owner and constant_for(leaf) is not None)
+        is_fixed = (leaf.kind == "scalar" and sources[index] == NOTHING) or (
+            leaf.owner and constant_for(leaf) is not None
+        )
         by, why = "rule" if is_fixed else "matcher", evidence.suggestions.held(index)[1][1]
         decision = Decision(by, why, fixed=bool(is_fixed))
         if sources[index] == NOTHING:
@@ -200,6 +209,28 @@ def as_suggested(evidence: Evidence, state_dict: StateDict, skeleton: Skeleton) 
     used[numbering.read_by(sources)] = True
     bench = tuple(compress(numbering.keys, ~used))
     return Alignment(Rows(numbering, sources, sources, decisions), bench, skeleton.layers)
+
+
+def proof_of(place: int, row: Row, evidence: Evidence | None) -> Proof:
+    """Return the answers that prove a row; questions that nothing answers are open.
+
+    Args:
+        place: The row's place.
+        row: The row.
+        evidence: What is known of names and structure.
+    """
+    if row.fixed:
+        return proven_by(Answer.LAYER)
+    if row.trusted:
+        return proven_by(Answer.TRUSTED)
+    suggestion = None if evidence is None else evidence.suggestions[place]
+    if suggestion is not None and suggestion.certain and suggestion.source == row.source:
+        return suggestion.proof
+    if row.by == "user":
+        return proven_by(Answer.CHOSEN)
+    if suggestion is not None and suggestion.source == row.source:
+        return suggestion.proof
+    return UNPROVEN
 
 
 def weigh(

@@ -22,6 +22,8 @@ class Change:
     after: Rows
     bench_before: tuple[str, ...]
     bench_after: tuple[str, ...]
+    accepted_before: frozenset[str]
+    accepted_after: frozenset[str]
 
 
 class History:
@@ -57,7 +59,8 @@ class History:
         if len(changed) < len(before) // 2:
             start = changed.start
             before, after = before.copied(changed), after.copied(changed)
-        self._done.append(Change(edit, changed, start, before, after, alignment.bench, new.bench))
+        benches = alignment.bench, new.bench, alignment.accepted, new.accepted
+        self._done.append(Change(edit, changed, start, before, after, *benches))
         self._undone.clear()
         return new, changed
 
@@ -67,7 +70,9 @@ class History:
             return alignment, range(0)
         change = self._done.pop()
         self._undone.append(change)
-        return _replaced(alignment, change, change.before, change.bench_before)
+        return _replaced(
+            alignment, change, change.before, change.bench_before, change.accepted_before
+        )
 
     def redo(self, alignment: Alignment) -> tuple[Alignment, range]:
         """Make the last undone edit again; the same alignment and no rows when there is none."""
@@ -75,11 +80,15 @@ class History:
             return alignment, range(0)
         change = self._undone.pop()
         self._done.append(change)
-        return _replaced(alignment, change, change.after, change.bench_after)
+        return _replaced(alignment, change, change.after, change.bench_after, change.accepted_after)
 
 
 def _replaced(
-    alignment: Alignment, change: Change, rows: Rows, bench: tuple[str, ...]
+    alignment: Alignment,
+    change: Change,
+    rows: Rows,
+    bench: tuple[str, ...],
+    accepted: frozenset[str],
 ) -> tuple[Alignment, range]:
     rows = alignment.rows.replaced(change.start, rows)
-    return replace(alignment, rows=rows, bench=bench), change.changed
+    return replace(alignment, rows=rows, bench=bench, accepted=accepted), change.changed

@@ -34,10 +34,11 @@ _RECURRENT = re.compile(r"_l\d+(?:_reverse)?$")
 
 def is_statistic(path: str) -> bool:
     """Return True if a leaf is named as running statistics and their counters are."""
-    return _role(path) in _STATISTICS
+    return role_of(path) in _STATISTICS
 
 
-def _role(path: str) -> str:
+def role_of(path: str) -> str:
+    """Return the name of a leaf in its layer."""
     match = _LAST.search(path)
     return match.group().strip(".[]'").partition("[")[0] if match else ""
 
@@ -56,7 +57,7 @@ def layers_of(leaves: Iterable[tuple[str, str | None]]) -> NDArray[np.int32]:
     apart: list[int] = []
     for index, (path, owner) in enumerate(leaves):
         match = _LAST.search(path)
-        role = _role(path)
+        role = role_of(path)
         is_field = (owner or "").startswith("equinox.nn.")
         parents.append(path[: match.start()] if match and (is_field or role in _ROLES) else None)
         if role in _STATISTICS:

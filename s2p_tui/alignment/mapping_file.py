@@ -1,6 +1,7 @@
 """Mapping files: an alignment on disk, replayable without the terminal app.
 
-JSON: `{"format": "s2p-mapping", "version": 1, "source", "target", "rows", "bench"}`. `source` and
+JSON: `{"format": "s2p-mapping", "version": 1, "source", "target", "rows", "bench"}`, and
+`accepted`, the keys on the bench that the user accepted as unused, if there are any. `source` and
 `target` hold the file's name and size and the digest of its names, shapes and dtypes. A row holds
 `path`, then `sources` (state-dict keys) and, if it is not a plain copy, `transform` (entries given
 by their place in `sources`); or `"gap": true`; and `why`, `by`, `trusted`.
@@ -54,6 +55,7 @@ class SavedAlignment:
         target: The skeleton it was made for.
         rows: Leaf key path and row, in leaf order.
         bench: Keys no row uses.
+        accepted: Keys of these that the user accepted as unused.
         name: What to call it in messages.
     """
 
@@ -61,6 +63,7 @@ class SavedAlignment:
     target: End
     rows: tuple[tuple[str, Row], ...]
     bench: tuple[str, ...]
+    accepted: tuple[str, ...] = ()
     name: str = field(default="the mapping", compare=False)
 
 
@@ -74,9 +77,9 @@ def to_text(mapping: SavedAlignment) -> str:
         head[name] = end_to_json(end, unit)
     lines = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
     rows = ",\n".join("  " + json.dumps(_row_to_json(path, row)) for path, row in mapping.rows)
-    return "\n".join(
-        ["{", *lines, ' "rows": [', rows, " ],", f' "bench": {json.dumps(mapping.bench)}', "}", ""]
-    )
+    accepted = [f' "accepted": {json.dumps(mapping.accepted)},'] if mapping.accepted else []
+    bench = f' "bench": {json.dumps(mapping.bench)}'
+    return "\n".join(["{", *lines, ' "rows": [', rows, " ],", *accepted, bench, "}", ""])
 
 
 def end_to_json(end: End, unit: str) -> dict[str, Any]:
@@ -112,11 +115,13 @@ def from_text(text: str, name: str) -> SavedAlignment:
             raise MalformedError(f"it is of version {data.get('version')!r}, this reads {VERSION}")
         rows = tuple(_row_from_json(object_of(node)) for node in list_of(data["rows"]))
         bench = tuple(string_of(key) for key in list_of(data["bench"]))
+        accepted = tuple(string_of(key) for key in list_of(data.get("accepted", [])))
         return SavedAlignment(
             end_from_json(object_of(data["source"]), "entries"),
             end_from_json(object_of(data["target"]), "leaves"),
             rows,
             bench,
+            accepted,
             name,
         )
     except (ValueError, KeyError, RecursionError) as error:
@@ -194,7 +199,8 @@ def replay(mapping: SavedAlignment, state_dict: StateDict, skeleton: Skeleton) -
     used = set(rows.keys)
     known = (key for key in mapping.bench if key in state_dict)
     order = dict.fromkeys((*known, *(entry.key for entry in state_dict)))
-    return Alignment(rows, tuple(key for key in order if key not in used), skeleton.layers)
+    bench = tuple(key for key in order if key not in used)
+    return Alignment.of(rows, bench, state_dict.numbering, skeleton.layers, mapping.accepted)
 
 
 def _without_rule(leaf: Leaf, row: Row, state_dict: StateDict) -> Row:

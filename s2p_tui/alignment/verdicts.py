@@ -247,6 +247,11 @@ class Verdicts:
         codes = np.frombuffer(self._codes, np.uint8)
         return set(np.flatnonzero(np.isin(codes, _BLOCKING)).tolist())
 
+    def settled(self, indexes: Numbers) -> list[int]:
+        """Return those of some rows that do not block a conversion."""
+        codes = np.frombuffer(self._codes, np.uint8)[indexes]
+        return indexes[~np.isin(codes, _BLOCKING)].tolist()
+
     def next_blocking(self, index: int, step: Literal[1, -1]) -> int | None:
         """Return the nearest row after (or before) an index that blocks, going round."""
         count = len(self._codes)

@@ -123,10 +123,8 @@ class Cursor:
         else:
             self.marks.update(here)
 
-    def pick_up(self) -> None:
-        """Pick up the marked rows, or else what is under the cursor."""
-        marked = self.marked()
-        here = range(marked[0], marked[-1] + 1) if marked else self.here
+    def pick_up(self, here: range) -> None:
+        """Pick up rows that are next to each other."""
         self.picked, self.picked_rows = here.start, len(here)
 
     @property

@@ -7,14 +7,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from s2p_tui.alignment.alignment import Alignment
-from s2p_tui.alignment.edits import SetRows
+from s2p_tui.alignment.edits import SetRows, apply
 from s2p_tui.alignment.fit import Verdict
 from s2p_tui.alignment.transform import describe, show
 from s2p_tui.app.text import many, wrap
 from s2p_tui.app.theme import Symbols
 from s2p_tui.app.wording import AUTHORS, part_taken, together
 from s2p_tui.errors import printable
-from s2p_tui.proposals.proposal import Change, Confidence, Hunk, Outcome, Proposal
+from s2p_tui.proposals.proposal import Change, Confidence, Hunk, Proposal
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -37,12 +37,24 @@ class ReviewLine(NamedTuple):
     change: Change | None = None
 
 
+class Effects(NamedTuple):
+    """What accepting a part of a proposal does to other rows and to the bench.
+
+    Attributes:
+        emptied: Rows that would lose their entries and get none.
+        benched: Keys that would go to the bench.
+    """
+
+    emptied: frozenset[int]
+    benched: tuple[str, ...]
+
+
 class Reviewing:
-    """A proposal under review; at first all of it is accepted and shown.
+    """A proposal under review; at first what it has ticked is accepted, and all of it is shown.
 
     Attributes:
         proposal: What is reviewed.
-        outcome: What is accepted and what comes of it.
+        accepted: The rows of the accepted changes.
         only: The one confidence that is shown; None for all.
         line_number: The line under the cursor.
         lines: What is shown.
@@ -52,8 +64,12 @@ class Reviewing:
         self.proposal = proposal
         self.only: Confidence | None = None
         self.line_number = 0
-        self._taken = [len(hunk.changes) for hunk in proposal.hunks]
-        self.outcome = Outcome(alignment, proposal)
+        self._alignment = alignment
+        self.accepted = {
+            change.place for hunk in proposal.hunks if hunk.ticked for change in hunk.changes
+        }
+        self._taken = [hunk.ticked * len(hunk.changes) for hunk in proposal.hunks]
+        self._effects: Effects | None = None
         self.lines = self._shown()
         self.line_number = next((n for n, line in enumerate(self.lines) if line.change), 0)
 
@@ -66,6 +82,20 @@ class Reviewing:
     def total(self) -> int:
         """The number of changes."""
         return sum(len(hunk.changes) for hunk in self.proposal.hunks)
+
+    @property
+    def effects(self) -> Effects:
+        """What the accepted changes do elsewhere: what making the edit does."""
+        if self._effects is None:
+            before = self._alignment
+            after = apply(before, self.proposal.accepted(self.accepted))
+            emptied = after.rows.emptied(before.rows)
+            benched = dict.fromkeys(after.bench)
+            for key in before.bench:
+                benched.pop(key, None)
+            others = frozenset(emptied).difference(self.accepted)
+            self._effects = Effects(others, tuple(benched))
+        return self._effects
 
     @property
     def here(self) -> ReviewLine:
@@ -96,7 +126,7 @@ class Reviewing:
         """Accept what the cursor is on, or reject it: a change, or the shown part of its hunk."""
         line = self.here
         if line.change is not None:
-            self._set([line.change], line.hunk, line.change.place not in self.outcome.accepted)
+            self._set([line.change], line.hunk, line.change.place not in self.accepted)
         elif line.hunk >= 0:
             self.toggle_hunk()
 
@@ -106,13 +136,17 @@ class Reviewing:
         if number < 0:
             return
         changes = [change for change in self.hunk(number).changes if self._is_shown(change)]
-        accept = any(change.place not in self.outcome.accepted for change in changes)
+        accept = any(change.place not in self.accepted for change in changes)
         self._set(changes, number, accept)
 
     def set_shown(self, *, accept: bool) -> None:
-        """Accept all that is shown, or reject it."""
+        """Accept all that is shown, or reject it.
+
+        Hunks that are not ticked by themselves undo decisions: they are accepted one by one.
+        """
         for number, hunk in enumerate(self.proposal.hunks):
-            self._set(filter(self._is_shown, hunk.changes), number, accept)
+            if hunk.ticked or not accept:
+                self._set(filter(self._is_shown, hunk.changes), number, accept)
 
     def show_next_confidence(self) -> None:
         """Show all, then the certain ones only, the likely, the unsure, and all again.
@@ -131,10 +165,10 @@ class Reviewing:
         )
 
     def _set(self, changes: Iterable[Change], number: int, accept: bool) -> None:
-        accepted = self.outcome.accepted
-        before = len(accepted)
-        self.outcome.set([change.place for change in changes], accept=accept)
-        self._taken[number] += len(accepted) - before
+        before, places = len(self.accepted), [change.place for change in changes]
+        (self.accepted.update if accept else self.accepted.difference_update)(places)
+        self._taken[number] += len(self.accepted) - before
+        self._effects = None
 
     def _is_shown(self, change: Change) -> bool:
         return self.only is None or change.confidence is self.only
@@ -223,15 +257,13 @@ def _row(session: Session, row: Row, verdict: Verdict | None, symbols: Symbols) 
 
 def consequences(session: Session, reviewing: Reviewing) -> str:
     """Return the effects on rows and entries outside the accepted part; empty if none."""
-    outcome = reviewing.outcome
+    emptied, benched = reviewing.effects
     parts: list[str] = []
-    if outcome.emptied:
-        paths = [session.target.skeleton[index].path for index in sorted(outcome.emptied)[:3]]
-        parts.append(f"{_named(paths, len(outcome.emptied), 'row')} left empty")
-    if outcome.benched:
-        keys = session.checkpoint.state_dict
-        few = len(outcome.benched) <= _MOST_NAMED
-        named = sorted(outcome.benched, key=keys.position) if few else outcome.benched
+    if emptied:
+        paths = [session.target.skeleton[index].path for index in sorted(emptied)[:_MOST_NAMED]]
+        parts.append(f"{_named(paths, len(emptied), 'row')} left empty")
+    if benched:
+        named = sorted(benched, key=session.checkpoint.state_dict.position)
         parts.append(f"{_named(named, len(named), 'entry', 'entries')} to the bench")
     return "; ".join(parts)
 
@@ -245,4 +277,4 @@ def _named(names: Collection[str], count: int, word: str, plural: str = "") -> s
 def summary(reviewing: Reviewing) -> str:
     """Return the counts: `3 of 12 accepted`."""
     shown = f", only {reviewing.only} shown" if reviewing.only is not None else ""
-    return f"{len(reviewing.outcome.accepted):,} of {reviewing.total:,} accepted{shown}"
+    return f"{len(reviewing.accepted):,} of {reviewing.total:,} accepted{shown}"

@@ -42,6 +42,6 @@ def next_step(
         return _COMPARING
     if converted is not None:
         return _DONE
-    if not session.blocking:
+    if session.is_complete:
         return _FITS
     return _MOVED if len(session.history) else _START.format(bad=bad)

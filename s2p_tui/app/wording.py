@@ -103,9 +103,9 @@ def titles(session: Session) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def tally(session: Session, symbols: Symbols) -> str:
-    """Rows per fit with their signs, bench and edits: `✗2 ?1 ✓119  bench 3  edits 5`.
+    """Rows per fit with their signs, bench and edits: `✗2 ?1 ✓119  bench 3 ?1  edits 5`.
 
-    Trusted rows are counted apart.
+    Trusted rows are counted apart; behind the bench, the entries on it that block.
     """
     trusted = session.verdicts.trusted
     counts = per_fit(session.verdicts.counts - Counter({Fit.DOUBTFUL: trusted}), symbols)
@@ -114,7 +114,9 @@ def tally(session: Session, symbols: Symbols) -> str:
         counts = f"{counts} {symbols.ellipsis}".strip()
     parts = [counts] if counts else []
     if session.alignment.bench:
-        parts.append(f"bench {len(session.alignment.bench):,}")
+        unused = len(session.unused.blocking)
+        sign = f" {symbols.fits[Fit.DOUBTFUL]}{unused:,}" if unused else ""
+        parts.append(f"bench {len(session.alignment.bench):,}{sign}")
     if len(session.history):
         parts.append(f"edits {len(session.history):,}")
     return "  ".join(parts)
@@ -137,14 +139,22 @@ def situation(session: Session) -> str:
     """Return a sentence on whether the session can be converted."""
     if session.awaits_evidence:
         return "Matching by names and structure …"
-    if not session.blocking:
+    unused = many(len(session.unused.blocking), "unused entry", "unused entries")
+    if session.is_complete:
         return "Every row lines up: c converts."
-    return f"{many(session.blocking, 'row')} of {len(session.alignment.rows):,} to line up."
+    if not session.blocking:
+        return f"{unused} to place, or to accept with y."
+    more = f", {unused}" if len(session.unused.blocking) else ""
+    return f"{many(session.blocking, 'row')} of {len(session.alignment.rows):,} to line up{more}."
 
 
 def blocked(session: Session, index: int) -> str:
-    """Return why a row blocks the conversion, and how many others do."""
+    """Return why a row or benched entry blocks the conversion, and how many others do."""
     verdict = session.verdict(index)
+    if (account := session.unused_at(index)) is not None:
+        others = len(session.unused.blocking) - 1
+        more = f" And {many(others, 'other entry', 'other entries')}." if others else ""
+        return f"{printable(account.key)}: {account.why} (y accepts that).{more}"
     why = verdict.why if verdict is not None else ""
     others = session.blocking - 1
     if verdict is not None and verdict.fit is Fit.DOUBTFUL:
@@ -188,8 +198,13 @@ def details(session: Session, index: int, symbols: Symbols, width: int = 0) -> l
     row, verdict = session.row(index), session.verdict(index)
     key = session.benched(index)
     if row is None or verdict is None:
-        entry = _entry(session, key or "")
-        return [entry, "On the bench: no leaf takes it. m picks it up.", "", ""]
+        entry, account = _entry(session, key or ""), session.unused_at(index)
+        why = printable(account.why) if account is not None else ""
+        if account is not None and account.blocks:
+            sign = symbols.fits[Fit.DOUBTFUL]
+            ways = "m picks it up; y accepts that the model does not need it."
+            return [entry, f"{sign} On the bench: {why}.", ways, ""]
+        return [entry, f"On the bench: {why}. m picks it up.", "", ""]
     leaf = session.target.skeleton[index]
     owner = f"  {printable(leaf.owner)}" if leaf.owner else ""
     kind = "  Python scalar" if leaf.kind == "scalar" else ""
@@ -308,7 +323,9 @@ def folded_details(session: Session, fold: Fold, symbols: Symbols) -> list[str]:
     taken = printable(entries(session, span, symbols)) or symbols.nothing
     if not fold.blocks:
         unused = f"{many(len(fold), 'entry', 'entries')} on the bench: no leaf takes them"
-        return [taken, unused, "", "Tab unfolds it"]
+        blocking = many(len(session.unused.blocking), "entry blocks", "entries block")
+        ways = f"{symbols.fits[Fit.DOUBTFUL]} {blocking}: y accepts all that do"
+        return [taken, unused, ways if len(session.unused.blocking) else "", "Tab unfolds it"]
     blocks = f"{many(fold.blocks, 'block')}, " if fold.blocks > 1 else ""
     fits = per_fit(session.verdicts.counts_in(span), symbols)
     return [

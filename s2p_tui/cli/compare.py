@@ -10,6 +10,7 @@ from cyclopts import Parameter, validators
 from s2p_tui.cli.options import (
     WAYS_OUT,
     AllowMissing,
+    AllowUnused,
     AsJson,
     Key,
     MappingFile,
@@ -67,6 +68,7 @@ def check(
     ] = "{}",
     trust: Trust = (),
     trust_all: TrustAll = False,
+    allow_unused: AllowUnused = (),
     shape: Annotated[
         tuple[str, ...],
         Parameter(
@@ -147,6 +149,7 @@ def check(
             allow_missing=allow_missing,
             mapping=mapping,
             trust=None if trust_all else trust,
+            allow_unused=allow_unused,
             tolerance=tolerance,
             seed=seed,
         )

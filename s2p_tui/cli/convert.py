@@ -11,6 +11,8 @@ from s2p_tui.cli.options import (
     MEBIBYTE,
     WAYS_OUT,
     AllowMissing,
+    AllowOverflow,
+    AllowUnused,
     AsJson,
     Certificate,
     Checkpoint,
@@ -87,10 +89,12 @@ def convert(
     ] = None,
     trust: Trust = (),
     trust_all: TrustAll = False,
+    allow_unused: AllowUnused = (),
     key: Key = None,
     allow_missing: AllowMissing = False,
     like: Like = None,
     dtype: Dtype = None,
+    allow_overflow: AllowOverflow = False,
     chunk_size: ChunkSize = 64,
     jobs: Jobs = None,
     verify: Annotated[
@@ -105,8 +109,9 @@ def convert(
     """Convert a checkpoint without the terminal app.
 
     The two sides are aligned by a mapping file, by names and structure, strictly by order, or with
-    Claude's help. Rows that do not line up, or are doubtful and not trusted, are listed and nothing
-    is written: exit status 3. Progress goes to standard error, the summary to standard output.
+    Claude's help. Rows that do not line up, or are doubtful and not trusted, are listed, and so are
+    entries that no leaf takes, unless they hold no parameter or are accepted; then nothing is
+    written: exit status 3. Progress goes to standard error, the summary to standard output.
     """
     from s2p_tui.cli.progress import matching_shown, run_with_progress
     from s2p_tui.conversion.output_names import default_output
@@ -144,6 +149,7 @@ def convert(
         if arrange == "claude":
             ask_claude(session, claude_model, yes=yes)
         session.trust(None if trust_all else trust)
+        session.allow_unused(allow_unused)
         converted = run_with_progress(
             lambda job: opened.convert(
                 path,
@@ -154,6 +160,7 @@ def convert(
                 certificate=certificate,
                 job=job,
                 jobs=jobs,
+                allow_overflow=allow_overflow,
             )
         )
     except S2PError as error:
@@ -197,6 +204,7 @@ def verify(
     checkpoint: CheckpointOption,
     skeleton: Skeleton,
     mapping: Annotated[Path, Parameter(help="Mapping file it was converted with.")],
+    allow_unused: AllowUnused = (),
     key: Key = None,
     allow_missing: AllowMissing = False,
     like: Like = None,
@@ -215,6 +223,7 @@ def verify(
     session = Session.open(
         checkpoint, skeleton, key=key, allow_missing=allow_missing, like=like, mapping=mapping
     )
+    session.allow_unused(allow_unused)
     size = run_with_progress(
         lambda job: session.verify(output, dtype=dtype, certificate=certificate, job=job, jobs=jobs)
     )

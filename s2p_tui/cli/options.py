@@ -35,7 +35,8 @@ Exit status:
   0    done
   1    not enough memory, or a fault of the program
   2    wrong usage
-  3    rows do not line up or are doubtful; they are listed, nothing is written
+  3    rows do not line up or are doubtful, or entries are left over; they are
+       listed, nothing is written
   4    an input cannot be read, or is refused
   5    the output cannot be written, or failed verification
   6    check: the two models differ
@@ -136,6 +137,21 @@ Trust = Annotated[
     ),
 ]
 TrustAll = Annotated[bool, Parameter(negative="", help="Accept all doubtful rows.")]
+AllowUnused = Annotated[
+    tuple[str, ...],
+    Parameter(
+        negative="",
+        help="Accept that no leaf takes the entries with this key or pattern ('pooler.*'). May be "
+        "repeated. --trust and --trust-all do not accept them.",
+    ),
+]
+AllowOverflow = Annotated[
+    bool,
+    Parameter(
+        negative="",
+        help="Write numbers that a cast makes infinite or NaN; they are refused otherwise.",
+    ),
+]
 Certificate = Annotated[
     Path | None,
     Parameter(
@@ -168,6 +184,8 @@ WAYS_OUT = {
     Code.LINE_UP_NAMELESS_ROWS: (
         f"{_LINE_UP} The leaves of a plain .eqx can be named with --like pkg.module:factory."
     ),
+    Code.ACCEPT_UNUSED: ("Accept entries that the model does not need: {unused:--allow-unused }."),
+    Code.ALLOW_OVERFLOW: ("Write --dtype bfloat16 or float32, or allow it with --allow-overflow."),
     Code.LOADABLE_DTYPE: "Write bfloat16 with --dtype bfloat16, or write a .safetensors file.",
     Code.VERIFY_OR_NO_CERTIFICATE: "Leave out --certificate or --no-verify.",
     Code.SAME_AS_CONVERTED: (

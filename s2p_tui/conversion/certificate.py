@@ -2,7 +2,8 @@
 
 `{"format": "s2p-certificate", "version": 1, "verified": true, "source", "target", "output",
 "versions", "dtype", "leaves", "unused", "parts_unused"}`. `source` and `target` identify both ends
-as a mapping file does; unused are entries no leaf takes, and what is left of others. A leaf holds
+as a mapping file does; unused are entries no leaf takes, each with `key`, `why` it may be left out
+and `blocks`; and what is left of others. A leaf holds
 
     path, shape, dtype      what it is, and the dtype it was written in
     sources, source_dtypes  the entries it was made from; of a gap, none, and the skeleton's dtype
@@ -11,6 +12,7 @@ as a mapping file does; unused are entries no leaf takes, and what is left of ot
     max_abs_difference      of what was read back from the source after the transform; numbers that
                             are not finite on both sides are not in it but counted:
     overflowed, new_nan     finite numbers that became infinite, numbers that became NaN
+    flushed                 numbers that became zero
     fit, by, why, trusted   how good the row is, who made it and why; gap for a gap
 """
 
@@ -31,7 +33,7 @@ from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Take, describe, keys_of, to_json
 from s2p_tui.conversion.output import source_end, target_end
 from s2p_tui.conversion.plan import Plan
-from s2p_tui.conversion.report import parts_unused
+from s2p_tui.conversion.report import parts_unused, unused_as_json
 from s2p_tui.conversion.verify import Readback, ReadLeaf
 from s2p_tui.formats.atomic import written_atomically
 from s2p_tui.formats.base import Checkpoint
@@ -96,7 +98,7 @@ class Certifier:
                 "python": platform.python_version(),
             },
             "dtype": plan.dtype,
-            "unused": list(alignment.bench),
+            "unused": unused_as_json(checkpoint, alignment),
             "parts_unused": parts_unused(alignment.rows, checkpoint.state_dict),
         }
         lines = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
@@ -124,6 +126,7 @@ def _leaf(read: ReadLeaf, row: Row, state_dict: StateDict) -> dict[str, Any]:
         "max_abs_difference": read.largest_difference,
         "overflowed": read.loss.overflowed,
         "new_nan": read.loss.new_nan,
+        "flushed": read.loss.flushed,
         "fit": str(verdict.fit),
         "gap": row.gap,
         "by": row.by,

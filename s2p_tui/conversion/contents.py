@@ -7,7 +7,7 @@ Both the writer and the verification ask here, so that they agree on what should
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -21,7 +21,7 @@ from s2p_tui.alignment.transform import Expr, Permute, Shape, Take
 from s2p_tui.conversion.evaluate import Evaluator, runs_of, source_axes, tiles
 from s2p_tui.conversion.evaluate import tiles as in_cache
 from s2p_tui.conversion.plan import Instruction, Plan
-from s2p_tui.errors import AlignmentError
+from s2p_tui.errors import AlignmentError, Code, Hint, OutputError
 from s2p_tui.formats import npy
 from s2p_tui.formats.base import Checkpoint, Extent, Region, Tensors
 from s2p_tui.formats.safetensors import header_for
@@ -112,6 +112,7 @@ _PAGE = 1 << 12
 _FEW_LINES, _MANY_LINES = 16, 64
 _IN_ROWS = 1 << 22
 """Bytes of a region whose rows are those of the entry; larger ones cost new pages each time."""
+_LOSSES_SHOWN = 5
 _WRITES_COST = 4
 """A write of a few kB takes about four times as long as such a read."""
 
@@ -128,13 +129,58 @@ class Run:
 
 @dataclass(slots=True)
 class CastLoss:
-    """Losses of a narrowing cast: finite numbers that became infinite, and new NaNs."""
+    """Losses of a narrowing cast.
+
+    Attributes:
+        overflowed: Finite numbers that became infinite.
+        new_nan: Numbers that became NaN.
+        flushed: Numbers that became zero.
+    """
 
     overflowed: int = 0
     new_nan: int = 0
+    flushed: int = 0
 
     def __bool__(self) -> bool:
+        return bool(self.overflowed or self.new_nan or self.flushed)
+
+    @property
+    def is_overflow(self) -> bool:
+        """True if numbers became infinite or NaN, which makes a model useless."""
         return bool(self.overflowed or self.new_nan)
+
+    def add(self, other: CastLoss) -> None:
+        """Add the losses of another part of the same leaf."""
+        self.overflowed += other.overflowed
+        self.new_nan += other.new_nan
+        self.flushed += other.flushed
+
+    @property
+    def words(self) -> str:
+        """The losses: `2 numbers became infinite, 1 became NaN, 3 became zero`."""
+        kinds = {"infinite": self.overflowed, "NaN": self.new_nan, "zero": self.flushed}
+        found = [(count, name) for name, count in kinds.items() if count]
+        first = found[0][0] if found else 0
+        words = [f"{count:,} became {name}" for count, name in found]
+        return ", ".join(words).replace(" became", f" number{'s' * (first != 1)} became", 1)
+
+
+def refuse_overflow(losses: Mapping[str, CastLoss]) -> None:
+    """Make sure that casts made no number infinite or NaN.
+
+    Raises:
+        OutputError: They did; the leaves are named.
+    """
+    lost = [f"{path}: {loss.words}" for path, loss in losses.items() if loss.is_overflow]
+    if lost:
+        leaves = "1 leaf do" if len(lost) == 1 else f"{len(lost):,} leaves do"
+        more = (
+            f"; and {len(lost) - _LOSSES_SHOWN:,} more leaves" if len(lost) > _LOSSES_SHOWN else ""
+        )
+        raise OutputError(
+            f"Numbers of {leaves} not fit their dtype: {'; '.join(lost[:_LOSSES_SHOWN])}{more}.",
+            Hint(Code.ALLOW_OVERFLOW),
+        )
 
 
 @dataclass(slots=True)
@@ -319,11 +365,40 @@ def _cast(
     elif loss is not None and not source.is_floating:
         loss.overflowed += int(np.count_nonzero(~np.isfinite(cast)))
     elif loss is not None and _may_lose(array.dtype, dtype) and not np.isfinite(cast).all():
+        loss.flushed += _flushed(array, cast)
         finite = np.isfinite(array)
         nan = np.isnan(cast)
         loss.overflowed += int(np.count_nonzero(finite & ~np.isfinite(cast) & ~nan))
         loss.new_nan += int(np.count_nonzero(nan & ~np.isnan(array)))
+    elif loss is not None:
+        loss.flushed += _flushed(array, cast)
     return cast
+
+
+def _flushed(array: NDArray[Any], cast: NDArray[Any]) -> int:
+    """Count the numbers other than zero of which a cast made zero."""
+    if not _may_flush(array.dtype, cast.dtype):
+        return 0
+    if cast.dtype.itemsize == np.uint16(0).itemsize and (cast.view(np.uint16) << 1).all():
+        # Without their signs as whole numbers: NumPy compares those 15 times as fast as halves.
+        return 0
+    left = int(np.count_nonzero(cast))
+    return int(np.count_nonzero(array)) - left if left < cast.size else 0
+
+
+@cache
+def _may_flush(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
+    """Return True if the target's smallest number is larger than a normal one of the source."""
+    import ml_dtypes
+
+    finfo: Any = ml_dtypes.finfo
+    if source.kind == "c" or target.kind == "c":
+        source, target = (_real(dtype) for dtype in (source, target))
+    return float(finfo(target).smallest_subnormal) > float(finfo(source).tiny)
+
+
+def _real(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(f"f{dtype.itemsize // 2}") if dtype.kind == "c" else dtype
 
 
 def _copy(into: NDArray[Any], array: NDArray[Any]) -> None:

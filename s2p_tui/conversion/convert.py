@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,15 @@ import numpy as np
 
 from s2p_tui.alignment.dtypes import dtype_named, numpy_dtype
 from s2p_tui.alignment.task import Job
-from s2p_tui.conversion.contents import CastLoss, Contents, OutputRecord, record_table
+from s2p_tui.conversion.contents import (
+    CastLoss,
+    Contents,
+    OutputRecord,
+    record_table,
+    refuse_overflow,
+)
 from s2p_tui.conversion.plan import Plan
-from s2p_tui.conversion.units import usual_jobs
+from s2p_tui.conversion.units import share, usual_jobs
 from s2p_tui.conversion.verify import Readback, verify_records
 from s2p_tui.conversion.write import write_records
 from s2p_tui.errors import Code, Hint, OutputError
@@ -64,6 +70,7 @@ def write_file(
     readback: Readback | None = None,
     job: Job | None = None,
     jobs: int | None = None,
+    allow_overflow: bool = False,
 ) -> Written:
     """Carry out a plan. The file appears under its name only when it is complete and verified.
 
@@ -77,9 +84,11 @@ def write_file(
         readback: Takes down what verification reads.
         job: Progress and cancellation.
         jobs: Threads that share the work and its memory; None for two, or one on a single core.
+        allow_overflow: Write numbers that a cast made infinite or NaN.
 
     Raises:
-        OutputError: The target cannot be written, lacks space, or is one of the sources.
+        OutputError: The target cannot be written, lacks space, or is one of the sources; or a cast
+            made numbers infinite or NaN.
         InputError: A source changed during the conversion.
         AlignmentError: A whole number does not fit its leaf's dtype.
         CancelledError: Someone cancelled the job; nothing is left behind.
@@ -95,11 +104,18 @@ def write_file(
     with AtomicFile(path) as file:
         job.check()
         losses = write_records(table, contents, file.descriptor, file.target, job, jobs)
-        job.phase = "syncing"
-        file.sync()
-        try:
+        if not allow_overflow:
+            refuse_overflow(losses)
+
+        def read_back() -> None:
             if verify:
                 verify_records(plan, table, contents, file.temporary, job, readback, jobs)
+            job.phase = "syncing"
+
+        try:
+            # What is read back is the same before and after the disk has it, and 1 GB takes 0.3 s
+            # to read back and as long to be synced.
+            share((file.sync, read_back), _call, 2)
         finally:
             # A source that changed is the better explanation for what verification found.
             checkpoint.tensors.check_unchanged()
@@ -154,6 +170,10 @@ def refuse_to_replace(path: Path, protected: Iterable[Path]) -> None:
                 f"{path} would overwrite a file that this conversion reads or writes{known_as}.",
                 "Choose another name.",
             )
+
+
+def _call(do: Callable[[], None]) -> None:
+    do()
 
 
 def _is_same_file(path: Path, source: Path) -> bool:

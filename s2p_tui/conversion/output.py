@@ -69,7 +69,9 @@ def mapping_of(checkpoint: Checkpoint, target: Target, alignment: Alignment) -> 
         (leaf.path, _written_out(leaf, row, checkpoint.state_dict))
         for leaf, row in zip(target.skeleton, alignment.rows, strict=True)
     )
-    return SavedAlignment(source_end(checkpoint), target_end(target), rows, alignment.bench)
+    bench, accepted = alignment.bench, alignment.accepted
+    ends = source_end(checkpoint), target_end(target)
+    return SavedAlignment(*ends, rows, bench, tuple(key for key in bench if key in accepted))
 
 
 def write_mapping(path: Path, mapping: SavedAlignment, *, keep_old: bool) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,11 +11,12 @@ from s2p_tui.alignment.dtypes import dtype_named
 from s2p_tui.alignment.evidence import Evidence
 from s2p_tui.alignment.fit import Fit
 from s2p_tui.alignment.judge import landing
+from s2p_tui.alignment.left_over import Group, UnusedEntries, grouped
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Expr
 from s2p_tui.alignment.verdicts import Verdicts
-from s2p_tui.errors import AlignmentError, Code, Hint, UsageError
+from s2p_tui.errors import AlignmentError, Code, Hint, Patterns, UsageError
 
 FileFormat = Literal["eqx", "safetensors"]
 
@@ -69,7 +71,8 @@ def make_plan(
         file_format: The format the plan will be written in.
 
     Raises:
-        AlignmentError: Rows are empty, mismatched or doubtful and not trusted; all are listed.
+        AlignmentError: Rows are empty, mismatched or doubtful and not trusted, or entries are left
+            over that nothing explains and nobody accepted; all are listed.
         UsageError: A leaf's dtype cannot be loaded from a file of this format.
     """
     if dtype is not None and dtype_named(dtype).kind != "float":
@@ -93,19 +96,35 @@ def make_plan(
             continue
         source = None if row.source is None else landing(row.source, leaf, state_dict)
         instructions.append(Instruction(leaf, source, _written_dtype(leaf, dtype)))
-    if problems:
+    unused = grouped(UnusedEntries(state_dict, alignment).blocking_entries())
+    if problems or unused:
         ways_out = Code.LINE_UP_ROWS if are_doubtful else Code.LINE_UP_MISMATCHED_ROWS
         if skeleton.is_nameless:
             ways_out = Code.LINE_UP_NAMELESS_ROWS
-        count = f"{len(problems)} of {len(skeleton)} rows"
-        raise AlignmentError(
-            f"{count} {'does' if len(problems) == 1 else 'do'} not line up.",
-            problems,
-            Hint(ways_out),
-        )
+        raise _refusal(problems, ways_out, len(skeleton), unused)
     if file_format == "eqx":
         _refuse_unloadable(instructions)
     return Plan(tuple(instructions), file_format, dtype)
+
+
+def _refusal(
+    problems: Sequence[tuple[str, str]], ways_out: Code, rows: int, unused: Sequence[Group]
+) -> AlignmentError:
+    """Return the error that names every row and every entry that blocks."""
+    said: list[str] = []
+    hint: Hint | None = None
+    globs = tuple(group.glob for group in unused)
+    if unused:
+        count = sum(len(group.members) for group in unused)
+        said.append(f"{count:,} unused {'entry' if count == 1 else 'entries'}")
+        hint = Hint(Code.ACCEPT_UNUSED, {"unused": Patterns(globs)})
+    if problems:
+        verb = "does" if len(problems) == 1 else "do"
+        said.insert(0, f"{len(problems)} of {rows} rows {verb} not line up")
+        hint = Hint(ways_out, more=hint)
+    assert hint is not None
+    left = [(group.name, group.why) for group in unused]
+    return AlignmentError(f"{', and '.join(said)}.", [*problems, *left], hint, globs)
 
 
 def _written_dtype(leaf: Leaf, dtype: str | None) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from s2p_tui.alignment.alignment import Alignment, Rows
 from s2p_tui.alignment.fit import Fit, Verdict
+from s2p_tui.alignment.left_over import LeftOver, UnusedEntries, grouped
 from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Expr, Split, Take, operands
@@ -32,22 +33,36 @@ TAKEN_AS_THEY_ARE = (
 
 def remarks(rows: Rows, skeleton: Skeleton) -> Iterator[str]:
     """List which leaves keep the skeleton's values, and what the skeleton does not name."""
-    return _remarks([skeleton[place].path for place in rows.gaps()], skeleton.is_nameless)
+    gaps = [skeleton[place].path for place in rows.gaps()]
+    return _remarks(gaps, kept_scalars(rows, skeleton), skeleton.is_nameless)
 
 
-def _remarks(gaps: Sequence[str], is_nameless: bool) -> Iterator[str]:
-    if gaps:
-        names = ", ".join(gaps[:_GAPS_SHOWN])
-        more = ", …" if len(gaps) > _GAPS_SHOWN else ""
-        leaves = "leaf keeps its value" if len(gaps) == 1 else "leaves keep their values"
-        yield f"{len(gaps):,} {leaves} of the skeleton: {names}{more}"
+def _remarks(gaps: Sequence[str], scalars: Sequence[str], is_nameless: bool) -> Iterator[str]:
+    for paths, one, several in (
+        (gaps, "leaf keeps its value", "leaves keep their values"),
+        (scalars, "Python scalar keeps its value", "Python scalars keep their values"),
+    ):
+        if paths:
+            names = ", ".join(paths[:_GAPS_SHOWN])
+            more = ", …" if len(paths) > _GAPS_SHOWN else ""
+            words = one if len(paths) == 1 else several
+            yield f"{len(paths):,} {words} of the skeleton: {names}{more}"
     if is_nameless:
         yield TAKEN_AS_THEY_ARE
 
 
-def loss_in_words(path: str, loss: CastLoss) -> str:
-    """Say how many numbers of a leaf a cast made infinite or NaN."""
-    return f"{path}: {loss.overflowed:,} numbers became infinite, {loss.new_nan:,} not a number"
+def kept_scalars(rows: Rows, skeleton: Skeleton) -> tuple[str, ...]:
+    """Return the key paths of Python scalars that keep the skeleton's value.
+
+    Except settings of Equinox's own layers, such as `Dropout.p`, which no state dict has.
+    """
+    return tuple(
+        leaf.path
+        for index, leaf in enumerate(skeleton)
+        if leaf.kind == "scalar"
+        and not (leaf.owner or "").startswith("equinox.nn.")
+        and not rows.takes_entry(index)
+    )
 
 
 _Ranges = list[tuple[int, int, int]]
@@ -140,9 +155,10 @@ class Report:
         memory: Bytes of memory the conversion kept to, beside the program's own.
         seconds: From start to rename.
         notes: Parts of the checkpoint that were passed over, one line each.
-        unused: Keys that no leaf takes.
+        left_over: Entries that no leaf takes, and why each may be left out.
         parts_unused: Ranges that no leaf takes of entries used in part, in words, by key.
         gaps: Key paths of leaves that keep the skeleton's value.
+        scalars: Key paths of Python scalars that do, except settings of Equinox's own layers.
         lost: Numbers that did not survive a cast, by key path.
         is_nameless: True if the skeleton names no layer classes.
         mapping: The mapping file saved beside it, if any.
@@ -156,13 +172,19 @@ class Report:
     memory: int
     seconds: float
     notes: tuple[str, ...]
-    unused: tuple[str, ...]
+    left_over: tuple[LeftOver, ...]
     parts_unused: Mapping[str, str]
     gaps: tuple[str, ...]
+    scalars: tuple[str, ...]
     lost: Mapping[str, CastLoss]
     is_nameless: bool
     mapping: Path | None = None
     certificate: Path | None = None
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Keys that no leaf takes."""
+        return tuple(one.key for one in self.left_over)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -171,15 +193,15 @@ class Report:
 
     def _warnings(self) -> Iterator[str]:
         yield from self.notes
-        if self.unused:
-            more = ", …" if len(self.unused) > _UNUSED_SHOWN else ""
-            names = ", ".join(self.unused[:_UNUSED_SHOWN])
-            yield f"unused entries: {len(self.unused)} ({names}{more})"
+        if groups := grouped(self.left_over):
+            more = "; …" if len(groups) > _UNUSED_SHOWN else ""
+            names = "; ".join(f"{group.name}: {group.why}" for group in groups[:_UNUSED_SHOWN])
+            yield f"unused entries: {len(self.left_over):,} ({names}{more})"
         for key, words in self.parts_unused.items():
             yield f"unused of {key}: {words}"
-        yield from _remarks(self.gaps, self.is_nameless)
+        yield from _remarks(self.gaps, self.scalars, self.is_nameless)
         for path, loss in self.lost.items():
-            yield loss_in_words(path, loss)
+            yield f"{path}: {loss.words}"
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -209,9 +231,10 @@ def report_of(pair: Pair, converted: Converted) -> Report:
         memory=written.memory,
         seconds=written.seconds,
         notes=tuple(f"{pair.checkpoint.label}: {note}" for note in pair.checkpoint.notes),
-        unused=pair.alignment.bench,
+        left_over=tuple(UnusedEntries(pair.checkpoint.state_dict, pair.alignment)),
         parts_unused=parts_unused(rows, pair.checkpoint.state_dict),
         gaps=tuple(skeleton[place].path for place in rows.gaps()),
+        scalars=kept_scalars(rows, skeleton),
         lost=written.losses,
         is_nameless=skeleton.is_nameless,
         mapping=converted.mapping,
@@ -243,12 +266,13 @@ def result_as_json(
         "doubtful": _rows(pair, Fit.DOUBTFUL),
         "mismatched": _rows(pair, Fit.MISMATCHED),
         "notes": list(pair.checkpoint.notes) if pair is not None else [],
-        "unused": list(pair.alignment.bench) if pair is not None else [],
+        "unused": unused_as_json(pair.checkpoint, pair.alignment) if pair is not None else [],
         "parts_unused": (
             parts_unused(pair.alignment.rows, pair.checkpoint.state_dict)
             if pair is not None
             else {}
         ),
+        "gaps": _paths_of(pair, Fit.GAP),
         "mapping": str(mapping) if mapping is not None else None,
         "report": str(certificate) if certificate is not None else None,
         "bytes": report.bytes if report is not None else 0,
@@ -256,7 +280,11 @@ def result_as_json(
         "seconds": round(report.seconds, 3) if report is not None else 0.0,
         "verified": report.verified if report is not None else False,
         "lost": {
-            path: {"overflowed": loss.overflowed, "new_nan": loss.new_nan}
+            path: {
+                "overflowed": loss.overflowed,
+                "new_nan": loss.new_nan,
+                "flushed": loss.flushed,
+            }
             for path, loss in lost.items()
         },
         "error": error.line if error is not None else None,
@@ -264,8 +292,17 @@ def result_as_json(
     return json.dumps(result)
 
 
+def unused_as_json(checkpoint: Checkpoint, alignment: Alignment) -> list[dict[str, Any]]:
+    """Return the entries that no leaf takes, why they may be left out, and whether they block."""
+    return [asdict(one) for one in UnusedEntries(checkpoint.state_dict, alignment)]
+
+
 def _per_fit(pair: Pair | None) -> dict[str, int]:
     return {fit.value: pair.counts[fit] if pair is not None else 0 for fit in Fit}
+
+
+def _paths_of(pair: Pair | None, fit: Fit) -> list[str]:
+    return [row["path"] for row in _rows(pair, fit)]
 
 
 def _rows(pair: Pair | None, fit: Fit) -> list[dict[str, Any]]:

@@ -149,8 +149,7 @@ class _Writing:
     def _note(self, record: OutputRecord, loss: CastLoss) -> None:
         if loss:
             total = self._losses.setdefault(record.instruction.leaf.path, CastLoss())
-            total.overflowed += loss.overflowed
-            total.new_nan += loss.new_nan
+            total.add(loss)
 
 
 class _WriteBack:

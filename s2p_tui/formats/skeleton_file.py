@@ -24,6 +24,8 @@ from s2p_tui.formats.sniff import KIND_NAMES, READABLE, sniff
 from s2p_tui.formats.tensors import FileTensors
 
 FORMAT = "s2p-skeleton"
+_PYTHON = frozenset(("float64", "int64", "bool", "complex128"))
+"""Dtypes that Equinox stores Python scalars in; JAX has arrays of 64 bits in its x64 mode alone."""
 _PLAIN = [name for name, dtype in BY_NAME.items() if dtype.loads_in_equinox and name != "bfloat16"]
 # A skeleton of 100,000 leaves has a first line of 20 million bytes; reading one takes several times
 # its size of memory.
@@ -131,11 +133,14 @@ def _first_line(path: Path, stream: BinaryIO) -> bytes:
 def _open_plain(path: Path) -> Target:
     with path.open("rb") as stream:
         records = list(iter_records(stream.fileno(), 0, path))
-    leaves = [
-        Leaf(f"[{number}]", record.shape, _dtype_of(path, number, record))
-        for number, record in enumerate(records)
-    ]
+    leaves = [_plain_leaf(path, number, record) for number, record in enumerate(records)]
     return _target(path, leaves, leaves, records)
+
+
+def _plain_leaf(path: Path, number: int, record: Record) -> Leaf:
+    dtype = _dtype_of(path, number, record)
+    is_scalar = record.shape == () and dtype in _PYTHON
+    return Leaf(f"[{number}]", record.shape, dtype, "scalar" if is_scalar else "array")
 
 
 def _target(

@@ -180,7 +180,9 @@ def lift(
         if not same_source(alignment.rows[place], row)
         or (row.trusted and not alignment.rows[place].trusted)
     ]
-    start = Alignment.of(alignment.rows, alignment.bench, state_dict.numbering, skeleton.layers)
+    start = Alignment.of(
+        alignment.rows, alignment.bench, state_dict.numbering, skeleton.layers, alignment.accepted
+    )
     after = apply(start, SetRows(tuple(changed))).rows
     if changed and verdicts is None:
         verdicts = Verdicts(state_dict, skeleton, after, evidence)
@@ -199,6 +201,40 @@ def lift(
         notes.append(f"{trusted:,} {rows} trusted as in {block.prefix}")
     proposal = proposed("user", alignment, wanted.items(), skeleton, sure, notes)
     return _with_doubts(proposal, doubts)
+
+
+def counterparts(
+    state_dict: StateDict, skeleton: Skeleton, alignment: Alignment, place: int, row: Row
+) -> dict[int, Row]:
+    """Return the rows of the same leaf in sibling blocks, of all levels, as one row is.
+
+    Args:
+        state_dict: The entries.
+        skeleton: The leaves.
+        alignment: The rows as they are.
+        place: The row's place.
+        row: The row; of blocks whose entries it has no number for nothing is known.
+    """
+    found = {place: row}
+    numbers: dict[tuple[str, str], list[int]] = {}
+    for level in range(len(blocks_at(skeleton, place))):
+        for index, one in list(found.items()):
+            block = blocks_at(skeleton, index)[level]
+            around = block.head, block.tail
+            if around not in numbers:
+                numbers[around] = _numbers(skeleton, block)
+            others = [number for number in numbers[around] if number != block.number]
+            slots = _slots(state_dict, one.keys, block, others)
+            within = _within(skeleton[index], block)
+            if within is None or len(slots) < len(one.keys):
+                continue
+            patterns = [_Pattern(within, index, one, slots)]
+            for number in others:
+                sibling = block._replace(number=number)
+                applied = _applied(state_dict, skeleton, alignment, block, sibling, patterns)
+                found |= {at: new for at, new in applied[0].items() if at not in found}
+    del found[place]
+    return found
 
 
 def _learn(

@@ -6,7 +6,7 @@ The offline matcher and Claude both end in one, and only an accepted part become
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,6 +20,7 @@ from s2p_tui.alignment.sharing import takes_part
 from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 
+_UNDOES = "names and structure speak against it: ticked, your decision is undone"
 _BLOCK = re.compile(r".*?\[(?:\d+|'\d+')\]")
 
 
@@ -61,14 +62,17 @@ class Hunk:
     """Changes that belong together, by place ascending.
 
     Attributes:
-        title: Key path of their block.
+        title: Key path of their block, or what else they have in common.
         reason: Why, in words.
         changes: At least one.
+        ticked: Whether it is accepted until the user rejects it. A hunk that would undo decisions
+            of the user's is not.
     """
 
     title: str
     reason: str
     changes: tuple[Change, ...]
+    ticked: bool = True
 
     @property
     def confidence(self) -> Confidence:
@@ -146,6 +150,7 @@ def proposed(
     skeleton: Skeleton,
     confidence: Mapping[int, Confidence],
     notes: Iterable[str] = (),
+    undone: Iterable[Placed] = (),
 ) -> Proposal:
     """Return the wanted rows that differ from an alignment, in one hunk per block of the tree.
 
@@ -156,18 +161,31 @@ def proposed(
         skeleton: The leaves.
         confidence: By place; rows not in it are unsure.
         notes: Remarks beside the hunks.
+        undone: Places and rows that would undo decisions of the user's; they make a hunk of their
+            own, the last one, which is not ticked.
     """
-    wanted = sorted(wanted, key=lambda placed: placed[0])
-    changes = [
-        Change(place, alignment.rows[place], row, confidence.get(place, Confidence.UNSURE))
-        for place, row in wanted
-        if not same_source(alignment.rows[place], row)
-        or (row.trusted and not alignment.rows[place].trusted)
-    ]
+    wanted, undone = sorted(wanted, key=_place), sorted(undone, key=_place)
+    changes = list(_changes(alignment, wanted, confidence))
     groups = groupby(changes, key=lambda change: block_of(skeleton[change.place].path))
-    hunks = tuple(_hunk(block, tuple(group)) for block, group in groups)
-    agreed, beside = rows_sharing(alignment, changes, {place for place, _ in wanted})
-    return Proposal(by, hunks, tuple(notes), agreed, beside)
+    hunks = [_hunk(block, tuple(group)) for block, group in groups]
+    if undoing := tuple(_changes(alignment, undone, confidence)):
+        hunks.append(Hunk("what you decided", _UNDOES, undoing, ticked=False))
+    known = {place for place, _ in (*wanted, *undone)}
+    agreed, beside = rows_sharing(alignment, (*changes, *undoing), known)
+    return Proposal(by, tuple(hunks), tuple(notes), agreed, beside)
+
+
+def _place(placed: Placed) -> int:
+    return placed[0]
+
+
+def _changes(
+    alignment: Alignment, wanted: Iterable[Placed], confidence: Mapping[int, Confidence]
+) -> Iterator[Change]:
+    for place, row in wanted:
+        old = alignment.rows[place]
+        if not same_source(old, row) or (row.trusted and not old.trusted):
+            yield Change(place, old, row, confidence.get(place, Confidence.UNSURE))
 
 
 def rows_sharing(
@@ -214,87 +232,6 @@ def block_of(path: str) -> str:
     if "[" in numbered[1:] and numbered != path:
         return numbered
     return path.rpartition(".")[0] or path.rpartition("[")[0] or path
-
-
-class Outcome:
-    """Starts with everything accepted.
-
-    Args:
-        alignment: The alignment the proposal was made for.
-        proposal: The proposal.
-
-    Attributes:
-        accepted: Places of the accepted changes.
-        emptied: Places of the rows that would lose their entries and get none.
-        benched: Keys that would go to the bench.
-    """
-
-    def __init__(self, alignment: Alignment, proposal: Proposal) -> None:
-        self.accepted: set[int] = set()
-        self.emptied: set[int] = set()
-        self.benched: set[str] = set()
-        self._rows = alignment.rows
-        self._changes = {change.place: change for change in proposal.changes}
-        self._agreed = {place for place, _ in proposal.agreed}
-        concerned = {key for change in self._changes.values() for key in change.new.keys}
-        concerned.update(key for change in self._changes.values() for key in change.old.keys)
-        self._holders: defaultdict[str, list[int]] = defaultdict(list)
-        self._used = Counter[str]()
-        for place, key in alignment.rows.taken():
-            self._used[key] += 1
-            if key in concerned:
-                self._holders[key].append(place)
-        self._was_used = set(self._used)
-        self._whole = Counter[str]()
-        self._part = Counter[str]()
-        self.set(self._changes, accept=True)
-
-    def set(self, places: Iterable[int], *, accept: bool) -> None:
-        """Accept changes, or reject them."""
-        for place in places:
-            if (place in self.accepted) != accept:
-                self._toggle(self._changes[place], accept)
-
-    def _toggle(self, change: Change, accept: bool) -> None:
-        place, step = change.place, 1 if accept else -1
-        before, after = (change.old, change.new) if accept else (change.new, change.old)
-        if place in self.emptied:
-            self.emptied.discard(place)
-        else:
-            self._count(before, -1)
-        (self.accepted.add if accept else self.accepted.discard)(place)
-        self._count(after, 1)
-        for key in change.new.keys:
-            (self._part if takes_part_of(change.new, key) else self._whole)[key] += step
-        for key in change.new.keys:
-            for holder in self._holders[key]:
-                self._look_at(holder)
-        if not accept:
-            self._look_at(place)
-
-    def _look_at(self, place: int) -> None:
-        """Empty a row that its entries are taken from, or give them back."""
-        if place in self.accepted:
-            return
-        row = self._rows[place]
-        empty = self._loses(place, row)
-        if empty != (place in self.emptied):
-            (self.emptied.add if empty else self.emptied.discard)(place)
-            self._count(row, -1 if empty else 1)
-
-    def _loses(self, place: int, row: Row) -> bool:
-        return place not in self._agreed and any(
-            self._whole[key] or (self._part[key] and not takes_part_of(row, key))
-            for key in row.keys
-        )
-
-    def _count(self, row: Row, step: int) -> None:
-        for key in row.keys:
-            self._used[key] += step
-            if self._used[key]:
-                self.benched.discard(key)
-            elif key in self._was_used:
-                self.benched.add(key)
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,8 @@ def _take(session: Session, proposal: Proposal, ask: Confirm, *, yes: bool) -> b
     session.edit(proposal.accepted(places))
     if session.blocking:
         _tell(f"{session.blocking:,} rows do not line up yet, or are doubtful.")
+    if unused := len(session.unused.blocking):
+        _tell(f"{unused:,} unused {'entry is' if unused == 1 else 'entries are'} not accepted.")
     return True
 
 

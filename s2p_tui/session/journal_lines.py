@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 
 from s2p_tui.alignment.alignment import EMPTY, Alignment, Author, Row, Rows
 from s2p_tui.alignment.edits import (
+    AcceptUnused,
     CloseGap,
     Edit,
     MoveBlock,
@@ -162,6 +163,8 @@ def edit_from_json(node: Any) -> Edit:
             return SetRows(_placed_from_json(object_of(rows)))
         case ["Trust", rows, bool(trusted)]:
             return Trust(_places(rows), trusted)
+        case ["AcceptUnused", keys, bool(accept)]:
+            return AcceptUnused(tuple(string_of(key) for key in list_of(keys)), accept)
         case ["Several", edits]:
             return Several(tuple(edit_from_json(part) for part in list_of(edits)))
         case _:
@@ -245,6 +248,8 @@ def head(header: Header, start: Alignment) -> tuple[bytes, int]:
     first, chain = framed(about, 0)
     last, earlier = map(_placed_to_json, start.rows.memory())
     rows = rows_to_json(start.rows) | {"last": last, "earlier": earlier, "bench": start.bench}
+    if start.accepted:
+        rows["accepted"] = sorted(start.accepted)
     second, chain = framed(rows, chain)
     return first + second, chain
 
@@ -269,7 +274,10 @@ def outcome(alignment: Alignment, changed: range) -> int:
     """A checksum over the ends of what a step changed, cheap enough for every key."""
     ends = [alignment.rows[place] for place in (changed[0], changed[-1])] if changed else []
     bench = alignment.bench
-    seen = [len(changed), changed.start, rows_to_json(ends), len(bench), bench[:1], bench[-1:]]
+    benched: list[Any] = [len(bench), bench[:1], bench[-1:]]
+    if alignment.accepted:
+        benched.append([len(alignment.accepted), min(alignment.accepted), max(alignment.accepted)])
+    seen = [len(changed), changed.start, rows_to_json(ends), *benched]
     return zlib.crc32(json.dumps(seen).encode())
 
 
@@ -388,6 +396,7 @@ def replay(
             tuple(string_of(key) for key in list_of(second[0]["bench"])),
             state_dict.numbering,
             skeleton.layers,
+            frozenset(string_of(key) for key in list_of(second[0].get("accepted", []))),
         )
         _require_whole(start, state_dict, skeleton)
         return _made_again(header, start, lines, state_dict, skeleton)

@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from s2p_tui.alignment.alignment import Alignment, Row, in_order
-from s2p_tui.alignment.edits import Edit, SetRows, Trust, apply
+from s2p_tui.alignment.edits import AcceptUnused, Edit, SetRows, Several, Trust, apply
 from s2p_tui.alignment.evidence import Evidence, as_suggested, no_evidence
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.history import History
+from s2p_tui.alignment.left_over import LeftOver, UnusedEntries, matching
 from s2p_tui.alignment.mapping_file import SavedAlignment, replay
 from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.state_dict import StateDict
@@ -68,7 +71,8 @@ class Session:
     ) -> None:
         state_dict = checkpoint.state_dict
         start = alignment or in_order(state_dict, target.skeleton)
-        start = Alignment.of(start.rows, start.bench, state_dict.numbering, target.skeleton.layers)
+        layers = target.skeleton.layers
+        start = Alignment.of(start.rows, start.bench, state_dict.numbering, layers, start.accepted)
         self.checkpoint = checkpoint
         self.target = target
         self.alignment: Alignment = start
@@ -77,6 +81,7 @@ class Session:
         self._own_mappings: set[Path] = set()
         self.history = History()
         self.verdicts = Verdicts(state_dict, target.skeleton, start.rows, evidence)
+        self._unused = UnusedEntries(state_dict, start)
         self.awaits_evidence = self.lacks_evidence = False
         self._is_guess = False
         self._listeners: list[Listener] = []
@@ -228,7 +233,10 @@ class Session:
         return Situation(state_dict, skeleton, self.alignment, evidence)
 
     def subscribe(self, listener: Listener) -> None:
-        """Have the listener called with the rows that may have changed, after each edit."""
+        """Call the listener with the rows that may have changed, after each edit.
+
+        There are none where an edit is about the bench alone.
+        """
         self._listeners.append(listener)
 
     def record(self, recorder: Recorder) -> None:
@@ -283,8 +291,24 @@ class Session:
 
     @property
     def blocking(self) -> int:
-        """Rows that stand in the way of a conversion."""
+        """Rows that block a conversion."""
         return self.verdicts.blocking
+
+    @property
+    def unused(self) -> UnusedEntries:
+        """The entries that no row uses."""
+        self._unused.changed(self.alignment)
+        return self._unused
+
+    @property
+    def is_complete(self) -> bool:
+        """True if no row and no unused entry blocks a conversion."""
+        return not self.blocking and not len(self.unused.blocking)
+
+    def unused_at(self, position: int) -> LeftOver | None:
+        """The account of the benched entry at a position, None for a row."""
+        number = position - len(self.alignment.rows)
+        return self.unused.at(number) if 0 <= number < len(self.unused) else None
 
     def edit(self, edit: Edit) -> range:
         """Make an edit; returns the rows that may have changed, empty if nothing did."""
@@ -305,7 +329,11 @@ class Session:
             OtherFilesError: It was made for other files; the differences are named.
         """
         wanted = replay(mapping, self.checkpoint.state_dict, self.target.skeleton)
-        return self.edit(SetRows(tuple(enumerate(wanted.rows))))
+        before = tuple(sorted(self.alignment.accepted - wanted.accepted))
+        accepted = AcceptUnused(before, accept=False), AcceptUnused(tuple(sorted(wanted.accepted)))
+        rows = SetRows(tuple(enumerate(wanted.rows)))
+        edits = [rows, *(edit for edit in accepted if edit.keys)]
+        return self.edit(rows if len(edits) == 1 else Several(tuple(edits)))
 
     def trust(self, paths: Sequence[str] | None) -> None:
         """Take doubtful rows for right, as one edit.
@@ -330,6 +358,17 @@ class Session:
         positions = doubtful.values() if paths is None else [doubtful[path] for path in paths]
         self.edit(Trust(tuple(positions)))
 
+    def allow_unused(self, globs: Sequence[str] | None) -> None:
+        """Accept that entries that block are left out, as one edit.
+
+        Args:
+            globs: Their keys, or patterns of them; one that names no such entry does nothing.
+                None for all of them.
+        """
+        keys = [one.key for one in self.unused.blocking_entries()]
+        if accepted := tuple(keys if globs is None else matching(globs, keys)):
+            self.edit(AcceptUnused(accepted))
+
     def find(self, query: str, within: range | None = None) -> list[int]:
         """Positions that match every word of a query: names, shapes (`10x10`), statuses.
 
@@ -348,8 +387,20 @@ class Session:
         return found
 
     def next_blocking(self, position: int, step: Literal[1, -1]) -> int | None:
-        """The nearest row after (or before) a position that stands in the way, going round."""
-        return self.verdicts.next_blocking(position, step)
+        """The nearest position after (or before) one that blocks a conversion, going round."""
+        rows = len(self.alignment.rows)
+        unused = self.unused.blocking + rows
+        found: list[int] = (
+            [] if (row := self.verdicts.next_blocking(position, step)) is None else [row]
+        )
+        if len(unused):
+            beside = np.searchsorted(unused, position, "right" if step > 0 else "left")
+            near = int(beside) if step > 0 else int(beside) - 1
+            found += [int(unused[0]), int(unused[-1])]
+            found += [int(unused[near])] if 0 <= near < len(unused) else []
+        found.sort(reverse=step < 0)
+        beyond = (index for index in found if (index - position) * step > 0)
+        return next(beyond, found[0] if found else None)
 
     def problems(self) -> Iterator[tuple[int, str]]:
         """Rows that stand in the way of a conversion, with the reason."""
@@ -394,6 +445,7 @@ class Session:
         report: str | Path | None = None,
         job: Job | None = None,
         jobs: int | None = None,
+        allow_overflow: bool = False,
     ) -> Converted:
         """Write the output, then the mapping file. Blocks; meant for a worker thread.
 
@@ -408,9 +460,11 @@ class Session:
             report: The old name of `certificate`.
             job: Progress and cancellation.
             jobs: Threads that share the work; None for two, or one on a single core.
+            allow_overflow: Write numbers that a cast makes infinite or NaN.
 
         Raises:
-            S2PError: Rows do not line up, the output cannot be written, or it was cancelled.
+            S2PError: Rows do not line up, entries are left over, the output cannot be written, or
+                it was cancelled.
         """
         if os.path.isdir(output):
             raise OutputError(
@@ -441,6 +495,7 @@ class Session:
             readback=certifier and certifier.readback,
             job=job,
             jobs=jobs,
+            allow_overflow=allow_overflow,
         )
         if mapping is not None:
             self.save_mapping(mapping, alignment)
@@ -526,9 +581,8 @@ class Session:
         if self._recorder is not None:
             self._recorder(step, alignment, changed)
         judged = self.verdicts.changed(alignment.rows, changed)
-        if judged:
-            for listener in self._listeners:
-                listener(judged)
+        for listener in self._listeners:
+            listener(judged)
         return changed
 
 

@@ -7,13 +7,15 @@ import pytest
 from s2p_tui.alignment.alignment import Author, Row
 from s2p_tui.alignment.evidence import Evidence, Suggestion, Suggestions, weigh
 from s2p_tui.alignment.fit import Fit, Verdict
+from s2p_tui.alignment.proof import UNPROVEN, Answer, proven_by
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.transform import Expr, Permute, Reshape, Take
 
 ENTRIES = {"a": (3, 5), "b": (3, 5), "square": (4, 4), "other": (4, 4), "vector": (4,)}
 STATE_DICT = StateDict(tuple(Entry(key, shape, "float32") for key, shape in ENTRIES.items()))
-UNKNOWN = Suggestion(None, False, "no entry corresponds to it")
+PROVEN = proven_by(Answer.CHOSEN)
+UNKNOWN = Suggestion(None, UNPROVEN, "no entry corresponds to it")
 
 
 def verdict(
@@ -34,16 +36,16 @@ def verdict(
 def test_what_nothing_spoke_for_is_accepted() -> None:
     assert verdict(Take("a"), by="matcher").fit is Fit.DOUBTFUL
     assert verdict(Take("a")).fit is Fit.EXACT
-    assert verdict(Take("a"), Suggestion(Take("a"), False, "the names agree best")).fit is Fit.EXACT
-    assert verdict(Take("a"), Suggestion(Take("b"), False, "the names agree best")).fit is Fit.EXACT
+    assert verdict(Take("a"), Suggestion(Take("a"), UNPROVEN, "so")).fit is Fit.EXACT
+    assert verdict(Take("a"), Suggestion(Take("b"), UNPROVEN, "so")).fit is Fit.EXACT
 
 
 @pytest.mark.parametrize(
     ("suggestion", "elsewhere", "why"),
     [
-        (Suggestion(Take("b"), True, ""), UNKNOWN, "by name and structure b belongs here"),
-        (Suggestion(Take("b"), False, "", placed=True), UNKNOWN, "structure b belongs here"),
-        (UNKNOWN, Suggestion(Take("a"), True, ""), "a belongs to .there"),
+        (Suggestion(Take("b"), PROVEN, ""), UNKNOWN, "by name and structure b belongs here"),
+        (Suggestion(Take("b"), UNPROVEN, "", placed=True), UNKNOWN, "structure b belongs here"),
+        (UNKNOWN, Suggestion(Take("a"), PROVEN, ""), "a belongs to .there"),
     ],
 )
 def test_what_names_speak_against_stays_doubtful(
@@ -62,11 +64,11 @@ def test_which_way_round_a_square_goes_stays_doubtful(source: Expr) -> None:
 
 
 def test_square_that_the_matcher_settles_is_not_doubtful() -> None:
-    settled = Suggestion(Take("square"), True, "")
+    settled = Suggestion(Take("square"), PROVEN, "")
     assert verdict(Take("square"), settled, shape=(4, 4)).fit is Fit.EXACT
     turned = verdict(Permute(Take("square"), (1, 0)), settled, shape=(4, 4))
     assert "laid out otherwise" in turned.why
-    open_ = Suggestion(Take("square"), False, "square, and nothing shows", placed=True)
+    open_ = Suggestion(Take("square"), UNPROVEN, "square, and nothing shows", placed=True)
     assert verdict(Take("square"), open_, shape=(4, 4)).fit is Fit.DOUBTFUL
 
 
@@ -80,7 +82,7 @@ def test_layer_of_equinox_keeps_the_layout() -> None:
 def test_gap_of_claudes_stays_doubtful() -> None:
     assert verdict(None).fit is Fit.DOUBTFUL
     assert verdict(None, by="user").fit is Fit.GAP
-    assert verdict(None, Suggestion(None, True, "stays 0")).fit is Fit.GAP
+    assert verdict(None, Suggestion(None, PROVEN, "stays 0")).fit is Fit.GAP
 
 
 def test_shapes_that_leave_no_choice_are_not_doubted() -> None:

@@ -92,7 +92,7 @@ def refused(tmp_path: Path, state: Mapping[str, Any], key: str) -> AlignmentErro
 def test_a_quantised_weight_is_to_be_dequantised(tmp_path: Path, kind: str) -> None:
     weight = next(iter(QUANTISED[kind]))
     error = refused(tmp_path, {**QUANTISED[kind], "fc.bias": BIAS}, weight)
-    ((path, why),) = error.problems
+    (path, why), *_ = error.problems
     assert path == ".fc.weight"
     assert "dequantise first (weight × scale)" in why
     scale = [key for key in QUANTISED[kind] if key != weight]
@@ -111,7 +111,7 @@ def test_a_pruned_weight_is_to_be_made_whole(tmp_path: Path) -> None:
     net = TorchNet()
     prune.l1_unstructured(net.fc, "weight", amount=0.5)
     error = refused(tmp_path, net.state_dict(), "fc.weight_orig")
-    ((_, why),) = error.problems
+    (_, why), *_ = error.problems
     assert "fc.weight_mask says where it is 0" in why
     assert "prune.remove(module, 'weight')" in why
     prune.remove(net.fc, "weight")

@@ -46,6 +46,15 @@ def test_saved_and_loaded_it_is_the_same() -> None:
     assert to_text(from_text(text, "m.json")) == text
 
 
+def test_what_was_accepted_as_unused_is_kept_and_replayed() -> None:
+    mapping = replace(MAPPING, accepted=("c",))
+    text = to_text(mapping)
+    assert json.loads(text)["accepted"] == ["c"]
+    assert from_text(text, "m.json") == mapping
+    assert replay(mapping, ENTRIES, LEAVES).accepted == {"c"}
+    assert replay(MAPPING, ENTRIES, LEAVES).accepted == set()
+
+
 def test_the_text_is_json_with_one_row_a_line() -> None:
     text = to_text(MAPPING)
     data = json.loads(text)

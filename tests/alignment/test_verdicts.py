@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from s2p_tui.alignment.alignment import EMPTY, Author, Row, Rows
 from s2p_tui.alignment.evidence import Evidence, Suggestion, Suggestions, weigh
 from s2p_tui.alignment.fit import Fit, Verdict
+from s2p_tui.alignment.proof import UNPROVEN, Answer, proven_by
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.transform import Constant, Expr, Permute, Reshape, Stack, Sum, Take
@@ -42,6 +43,7 @@ MADE: tuple[Expr, ...] = (
     Constant(0.0, (2, 3)),
     Stack((Take("layer.weight_v"), Take("half")), 0),
 )
+PROVEN = proven_by(Answer.CHOSEN)
 STANDING = ((False, False), (True, False), (False, True))
 """Trusted and fixed."""
 SOURCES: tuple[Expr | None, ...] = (None, *map(Take, KEYS), *MADE)
@@ -62,10 +64,10 @@ def test_every_kind_of_row_is_judged_as_it_is_alone(leaf: Leaf, by: Author) -> N
             for source, _, _, placed, _, (trusted, fixed) in said_of
         ]
         here = [
-            Suggestion(wanted, certain, "so", placed, numbered)
+            Suggestion(wanted, PROVEN if certain else UNPROVEN, "so", placed, numbered)
             for _, wanted, certain, placed, numbered, _ in said_of
         ]
-        there = Suggestion(elsewhere, True, "there")
+        there = Suggestion(elsewhere, PROVEN, "there")
         skeleton = Skeleton((*[leaf] * len(rows), Leaf(".other", (2, 3), "float32")))
         all_rows = Rows.of((*rows, EMPTY), ENTRIES.numbering)
         known = Evidence(Suggestions((*here, there)), {}) if elsewhere else None

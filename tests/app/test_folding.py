@@ -255,12 +255,12 @@ async def test_a_block_goes_to_the_bench_and_its_gap_comes_and_goes(opened: Open
         assert layers(workspace)[:3] == ["0", "-", "2"]
         assert len(workspace.session.alignment.bench) == SIZE
         assert f"Sent {SIZE} entries" in status(workspace)
-        await pilot.press("u", "s")
+        await pilot.press("u", "s", "s")
         assert layers(workspace)[:4] == ["0", "-", "1", "2"]
         assert len(workspace.session.history) == 1
         rows = workspace.session.alignment.rows
         assert all(row.gap for row in rows[1 + SIZE : 1 + 2 * SIZE])
-        await pilot.press("s")
+        await pilot.press("s", "s")
         assert layers(workspace) == [str(n) for n in range(LAYERS)]
 
 

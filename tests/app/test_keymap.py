@@ -20,7 +20,7 @@ async def test_bound_keys_work_and_those_they_left_do_not(opened: Opened) -> Non
         await pilot.press("ctrl+n")
         assert keys(workspace) == ["b", "a", "c", "d", ".", "e"]
         assert workspace.cursor.index == 1
-        await pilot.press("j")
+        await pilot.press("j", "f2")
         assert workspace.session.alignment.rows[1].gap
         await pilot.press("f2")
         assert not workspace.session.alignment.rows[1].gap

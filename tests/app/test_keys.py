@@ -296,18 +296,51 @@ async def test_picked_up_entry_put_on_the_bench(opened: Opened) -> None:
 
 async def test_gap_opens_and_closes(opened: Opened) -> None:
     async with opened(fitting(3)) as (pilot, workspace):
-        await pilot.press("s")
+        await pilot.press("s", "s")
         assert keys(workspace) == [".", "layer0", "layer1"]
         assert bench(workspace) == ("layer2",)
-        await pilot.press("s")
+        await pilot.press("s", "s")
         assert keys(workspace) == ["layer0", "layer1", "layer2"]
+
+
+async def test_a_gap_is_announced_where_rows_that_line_up_lose_their_entries(
+    opened: Opened,
+) -> None:
+    async with opened(fitting(3)) as (pilot, workspace):
+        before = workspace.session.alignment
+        await pilot.press("2", "G", "s")
+        assert workspace.session.alignment is before
+        assert status(workspace).startswith(
+            "2 rows that line up, from row 2 on, would lose their entries: s again does it."
+        )
+        # Another key takes it back, and so does another row.
+        await pilot.press("k", "s")
+        assert workspace.session.alignment is before
+        assert "3 rows that line up, from row 1 on" in status(workspace)
+        await pilot.press("j", "j", "s")
+        assert "Row 3 lines up and would lose its entry: s again does it." in status(workspace)
+        await pilot.press("s")
+        assert keys(workspace) == ["layer0", "layer1", "."]
+
+
+async def test_entries_flow_into_an_empty_row_and_no_further(opened: Opened) -> None:
+    async with opened(fitting(5)) as (pilot, workspace):
+        await pilot.press("4", "G", "delete", "2", "G", "s")
+        assert "2 rows that line up, from row 2 on" in status(workspace)
+        await pilot.press("s")
+        assert keys(workspace) == ["layer0", ".", "layer1", "layer2", "layer4"]
+        assert bench(workspace) == ("layer3",)
+        assert status(workspace).startswith("2 entries moved down")
+        await pilot.press("delete", "1", "G", "delete", "s")
+        assert keys(workspace)[0] == "."
+        assert len(workspace.session.history) == 4
 
 
 async def test_gaps_in_marked_rows_are_one_step(opened: Opened) -> None:
     async with opened(fitting(4)) as (pilot, workspace):
-        await pilot.press("space", "j", "space", "s")
+        await pilot.press("space", "j", "space", "s", "s")
         assert keys(workspace) == [".", "layer0", ".", "layer1"]
-        await pilot.press("s")
+        await pilot.press("s", "s")
         assert keys(workspace) == ["layer0", "layer1", "layer2", "layer3"]
         await pilot.press("u", "u")
         assert keys(workspace) == [f"layer{i}" for i in range(4)]

@@ -21,7 +21,7 @@ from s2p_tui.app.widgets.lines import Lines
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, make_session, reordered, until, without_partner
 from tests.app.pairs import BY_NAME, BY_ORDER
-from tests.app.reading import bench, footer, keys, status
+from tests.app.reading import bench, footer, keys, reviewed, shown, status
 from tests.models.linears import make_pair
 
 
@@ -82,10 +82,27 @@ async def test_a_keeps_rows_that_were_trusted(opened: Opened) -> None:
         before = keys(workspace)
         await pilot.press("g", "y", "n", "y", "n", "y", "n", "y")
         assert not workspace.session.blocking
-        await pilot.press("a")
+        await pilot.press("a", "a", "enter")
         assert pilot.app.screen is workspace
         assert keys(workspace) == before
         assert not workspace.session.blocking
+
+
+async def test_a_undoes_what_was_decided_only_where_it_is_ticked(opened: Opened) -> None:
+    async with opened(reordered(), size=(120, 30)) as (pilot, workspace):
+        await pilot.press("g", "m", "3", "G", "x")
+        decided = keys(workspace)
+        assert decided != BY_NAME
+        await pilot.press("a")
+        title, *lines = shown(reviewed(pilot))
+        assert title.startswith(" [ ] what you decided  2 rows, certain  names and structure speak")
+        assert [line.lstrip(" ▸")[:3] for line in lines] == ["[ ]", "[ ]"]
+        await pilot.press("a", "enter")
+        assert keys(workspace) == decided
+        await pilot.press("a", "h", "enter")
+        assert keys(workspace) == BY_NAME
+        await pilot.press("u")
+        assert keys(workspace) == decided
 
 
 async def test_a_leaves_trust_in_what_the_matcher_would_have_too(opened: Opened) -> None:
@@ -182,7 +199,7 @@ async def test_leaf_without_partner_blocks_until_trusted(opened: Opened, tmp_pat
 
 async def test_gap_of_the_users_own_is_not_doubted(opened: Opened) -> None:
     async with opened(reordered()) as (pilot, workspace):
-        await pilot.press("G", "s")
+        await pilot.press("G", "s", "s")
         assert workspace.session.verdict(5).fit is Fit.GAP
         assert not workspace.session.blocking
 

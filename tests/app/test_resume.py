@@ -46,7 +46,7 @@ async def test_nothing_is_asked_the_first_time_or_without_edits(opened: Opened) 
 
 @pytest.mark.parametrize("key", ["y", "enter"])
 async def test_goes_on_with_undo_across_the_restart(opened: Opened, key: str) -> None:
-    left = await leave_edits(opened, *"gjjygJGksugjJ")
+    left = await leave_edits(opened, *"gjjygJGkssugjJ")
     session = linears()
     start = session.alignment
     async with asked(session) as pilot:
@@ -76,7 +76,7 @@ async def test_starts_afresh_and_keeps_the_old_one_until_the_first_edit(opened: 
     async with asked(linears()) as pilot:
         await pilot.press("n")
         await in_workspace(pilot)
-        await pilot.press("s")
+        await pilot.press("s", "s")
     session = linears()
     async with asked(session) as pilot:
         await pilot.press("y")

@@ -91,13 +91,13 @@ async def test_a_hunk_is_toggled_from_its_title_and_from_its_rows(opened: Opened
         screen = reviewed(pilot)
         assert screen.reviewing.here.change is not None
         await pilot.press("h")
-        assert screen.reviewing.outcome.accepted == {2, 3}
+        assert screen.reviewing.accepted == {2, 3}
         await pilot.press("n", "space")
         assert screen.reviewing.here.change is None
-        assert screen.reviewing.outcome.accepted == set()
+        assert screen.reviewing.accepted == set()
         assert "Nothing is accepted: Enter changes nothing." in said(screen)
         await pilot.press("N", "space", "j", "space")
-        assert screen.reviewing.outcome.accepted == {1}
+        assert screen.reviewing.accepted == {1}
         boxes = [line.lstrip("▸ ")[:3] for line in shown(screen)[1:]]
         assert boxes == ["[-]", "[ ]", "[x]", "[ ]", "[ ]", "[ ]"]
         await pilot.press("enter")
@@ -124,7 +124,7 @@ async def test_confidence_filters_what_is_shown_and_what_all_means(opened: Opene
         assert places() == [0, 3]
         assert "only certain shown" in said(screen)
         await pilot.press("a")
-        assert screen.reviewing.outcome.accepted == {0, 3}
+        assert screen.reviewing.accepted == {0, 3}
         await pilot.press("f")
         assert places() == [1]
         await pilot.press("f")
@@ -170,8 +170,8 @@ async def test_a_long_proposal_is_walked_and_accepted_in_part(opened: Opened) ->
         await pilot.pause()
         assert len(screen.reviewing.lines) == 2 * count
         assert len(set(drawn)) < 4 * view.size.height
-        assert len(screen.reviewing.outcome.accepted) == count - 2
-        accepted = frozenset(screen.reviewing.outcome.accepted)
+        assert len(screen.reviewing.accepted) == count - 2
+        accepted = frozenset(screen.reviewing.accepted)
         await pilot.press("enter")
         for place in accepted:
             assert session.alignment.rows[place].source == Take(f"h.{count - 1 - place}.w")

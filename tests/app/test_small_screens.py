@@ -14,7 +14,7 @@ from tests.app.reading import opened_on_a_swap, screen_text
 SIZES = {"80x24": (80, 24), "40x10": (40, 10)}
 SCENES: dict[str, tuple[Callable[[], Session], str, tuple[str, ...]]] = {
     "start": (linears, "", ("3 rows of 6 to line up", "model.pt", "?help")),
-    "edited": (linears, "J s", (".first", "moved down")),
+    "edited": (linears, "J s s", (".first", "moved down")),
     "picked": (linears, "m j", ("Picked up a", "Enterput here")),
     "marked": (linears, "space space", ("2 rows marked",)),
     "found": (linears, "slash f i enter", ("/fi: 2 matches",)),

@@ -11,6 +11,8 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
+from s2p_tui.alignment.alignment import Row
+from s2p_tui.alignment.edits import SendToBench, SetRows
 from s2p_tui.alignment.fit import Fit
 from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import Entry
@@ -205,6 +207,56 @@ async def test_an_entry_is_split_over_marked_rows_and_converted(
     ]
 
 
+def fused_with_bias(square: bool = False) -> Session:
+    """A fused weight and its bias on the bench; three layers that nothing feeds."""
+    wide = 6 if square else 4
+    session = session_of(
+        {"attn.qkv.weight": (6, wide), "attn.qkv.bias": (6,)},
+        {f".{n}.{r}": s for n in "qkv" for r, s in (("weight", (2, wide)), ("bias", (2,)))},
+        "equinox.nn.Linear",
+    )
+    session.edit(SendToBench((0, 1)))
+    return session
+
+
+async def test_a_bias_is_split_along_where_that_is_the_only_way(opened: Opened) -> None:
+    session = fused_with_bias()
+    async with opened(session) as (pilot, workspace):
+        await pilot.press("g", *["space", "j"] * 3, "G", "k", "space", "g", "t")
+        assert listed(pilot)[0].endswith("along axis 0, with attn.qkv.bias")
+        await pilot.press("1", "enter")
+        assert len(session.history) == 2
+        for n in range(3):
+            for at, key in ((2 * n, "attn.qkv.weight"), (2 * n + 1, "attn.qkv.bias")):
+                row = session.alignment.rows[at]
+                assert row.source == Split(Take(key), 0, 2 * n, 2 * n + 2)
+        assert session.counts == {Fit.TRANSFORMED: 6}
+        assert bench(workspace) == ()
+        await pilot.press("u")
+        assert bench(workspace) == ("attn.qkv.weight", "attn.qkv.bias")
+
+
+async def test_a_part_of_a_bias_goes_along_with_the_part_of_its_weight(opened: Opened) -> None:
+    session = fused_with_bias()
+    async with opened(session) as (pilot, workspace):
+        await pilot.press("3", "G", "G", "k", "space", "3", "G", "t", "2", "enter")
+        assert session.alignment.rows[2].source == Split(Take("attn.qkv.weight"), 0, 2, 4)
+        assert session.alignment.rows[3].source == Split(Take("attn.qkv.bias"), 0, 2, 4)
+        assert "with attn.qkv.bias" in status(workspace)
+
+
+async def test_a_bias_stays_where_there_is_another_way_or_it_was_decided(opened: Opened) -> None:
+    session = fused_with_bias(square=True)
+    async with opened(session) as (pilot, _):
+        await pilot.press("g", *["space", "j"] * 3, "G", "k", "space", "g", "t")
+        assert not any("bias" in line for line in listed(pilot))
+    session = fused_with_bias()
+    session.edit(SetRows(((1, Row(Constant(0.0, (2,)), by="user")),)))
+    async with opened(session) as (pilot, _):
+        await pilot.press("g", *["space", "j"] * 3, "G", "k", "space", "g", "t")
+        assert not any("bias" in line for line in listed(pilot))
+
+
 async def test_a_picked_up_entry_is_split_over_marked_rows(opened: Opened) -> None:
     session = session_of({"a": (1,), "b": (1,), "kv": (4, 2)}, {".k": (2, 2), ".v": (2, 2)})
     async with opened(session) as (pilot, workspace):
@@ -252,7 +304,7 @@ async def test_what_does_not_split_says_why(opened: Opened) -> None:
         ("m 3 x", "2 1 0", ""),
         ("delete", "- 1 2", "A part of qkv feeds no row now."),
         ("space space space delete", "- - -", ""),
-        ("s", ". 0 1", ""),
+        ("s s", ". 0 1", ""),
     ],
 )
 async def test_rows_that_share_an_entry_are_moved(

@@ -153,6 +153,7 @@ def test_json_tells_what_was_done(pair: Pair, capsys: pytest.CaptureFixture[str]
         "notes": [],
         "unused": [],
         "parts_unused": {},
+        "gaps": [],
         "mapping": str(kept),
         "report": None,
         "bytes": pair.output.stat().st_size,
@@ -171,14 +172,16 @@ def test_rows_that_do_not_line_up_are_all_listed(
     arguments = [str(pair.model), str(pair.skeleton), "-o", str(pair.output)]
     assert run(["convert", *arguments, "--arrange", "order"]) == 3
     err = capsys.readouterr().err
-    assert "6 of 6 rows do not line up." in err
+    assert "6 of 6 rows do not line up, and 1 unused entry." in err
+    assert "--allow-unused 'lin1.bias'" in err
     assert "  .lin1.weight: extra: expected 10×10 (100 elements), got 3 (3)" in err
-    assert err.count("\n") == 7
+    assert err.count("\n") == 8
     assert not pair.output.exists()
     assert run(["convert", *arguments, "--arrange", "order", "--json"]) == 3
     report = json.loads(capsys.readouterr().out)
     assert report["status"] == "refused"
-    assert report["unused"] == ["lin1.bias"]
+    unused = {"key": "lin1.bias", "why": "no leaf takes it", "blocks": True}
+    assert report["unused"] == [unused]
     assert len(report["mismatched"]) == 6
     assert report["mismatched"][0] == {
         "path": ".lin1.weight",

@@ -123,6 +123,7 @@ def test_random_trees(conversion: Any, save: Any) -> None:
                 )
             )
         )
+        session.allow_unused(["unused*"])
         written = session.convert(where / "out.eqx", chunk_bytes=4096).written
         content = (where / "out.eqx").read_bytes()
         assert content == equinox_bytes(converted)

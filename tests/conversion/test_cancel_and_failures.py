@@ -255,8 +255,28 @@ def test_numbers_lost_by_a_cast_are_counted(tmp_path: Path) -> None:
     tree = [jnp.zeros(7, jnp.float16), jnp.zeros(3, jnp.bfloat16), jnp.zeros(2),
             jnp.zeros(2, jnp.complex64)]  # fmt: skip
     session = open_pair(tmp_path, tensors, tree)
-    losses = session.convert(tmp_path / "out.eqx").written.losses
+    with pytest.raises(OutputError, match=r"(?s)3 leaves.*\[0\]: 2 numbers became inf.*\[3\]"):
+        session.convert(tmp_path / "out.eqx")
+    assert not (tmp_path / "out.eqx").exists()
+    losses = session.convert(tmp_path / "out.eqx", allow_overflow=True).written.losses
     assert losses == {"[0]": CastLoss(2, 0), "[2]": CastLoss(1, 0), "[3]": CastLoss(1, 0)}
+    session.close()
+
+
+def test_numbers_that_become_zero_are_counted_and_written(tmp_path: Path) -> None:
+    tensors = {
+        "narrow": torch.tensor([1e-8, -1e-9, 0.0, 1.0, float("nan")]),
+        "wide": torch.tensor([1e-300, 1.0], dtype=torch.float64),
+        "complex": torch.tensor([1e-300 + 0j, 2j], dtype=torch.complex128),
+        "kept": torch.tensor([1e-30, 0.0]),
+    }
+    tree = [jnp.zeros(5, jnp.float16), jnp.zeros(2), jnp.zeros(2, jnp.complex64),
+            jnp.zeros(2, jnp.bfloat16)]  # fmt: skip
+    session = open_pair(tmp_path, tensors, tree)
+    converted = session.convert(tmp_path / "out.eqx")
+    none = {"[0]": CastLoss(flushed=2), "[1]": CastLoss(flushed=1), "[2]": CastLoss(flushed=1)}
+    assert converted.written.losses == none
+    assert "[0]: 2 numbers became zero" in session.report_of(converted).warnings
     session.close()
 
 
@@ -268,7 +288,10 @@ def test_numbers_a_format_has_no_infinity_for_become_nan(tmp_path: Path) -> None
         jax.ShapeDtypeStruct((3,), "float8_e4m3fn"), jax.ShapeDtypeStruct((3,), "float8_e8m0fnu"),
     ]  # fmt: skip
     session = open_pair(tmp_path, tensors, tree)
-    losses = session.convert(tmp_path / "out.safetensors").written.losses
+    with pytest.raises(OutputError, match="2 leaves"):
+        session.convert(tmp_path / "out.safetensors")
+    out = tmp_path / "out.safetensors"
+    losses = session.convert(out, allow_overflow=True).written.losses
     assert losses == {"[0]": CastLoss(0, 2), "[1]": CastLoss(0, 2)}
     session.close()
 

@@ -71,6 +71,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
         Row(gap=True),
     )
     found.edit(SetRows(tuple(enumerate(rows))))
+    found.allow_unused(["extra"])
     yield found
     found.close()
 
@@ -88,7 +89,7 @@ def test_a_certificate_tells_what_is_in_the_file(
     session: Session, tmp_path: Path, chunk: int
 ) -> None:
     out, report = tmp_path / "out.eqx", tmp_path / "report.json"
-    converted = session.convert(out, chunk_bytes=chunk, report=report)
+    converted = session.convert(out, chunk_bytes=chunk, report=report, allow_overflow=True)
     assert converted.certificate == report
     found = json.loads(report.read_text())
     leaves = found.pop("leaves")
@@ -118,7 +119,7 @@ def test_a_certificate_tells_what_is_in_the_file(
         },
         "versions": found["versions"],
         "dtype": None,
-        "unused": ["extra"],
+        "unused": [{"key": "extra", "why": "accepted as unused", "blocks": False}],
         "parts_unused": {},
     }
     assert found["versions"]["s2p-tui"] == version("s2p-tui")
@@ -151,6 +152,7 @@ def test_a_certificate_tells_what_is_in_the_file(
         "max_abs_difference": 0.0,
         "overflowed": 0,
         "new_nan": 0,
+        "flushed": 0,
         "fit": "transformed",
         "gap": False,
         "by": "user",
@@ -178,7 +180,9 @@ def test_a_cast_moves_no_number_by_more_than_half_a_unit(
     numbers = numbers.double().mul(1.0 + 2.0**-30).to(getattr(torch, source))
     tree = [jnp.zeros(2_000, target)]
     session = open_pair(tmp_path, {"a": numbers}, tree)
-    session.convert(tmp_path / "out.eqx", report=tmp_path / "r.json", chunk_bytes=SMALL)
+    session.convert(
+        tmp_path / "out.eqx", report=tmp_path / "r.json", chunk_bytes=SMALL, allow_overflow=True
+    )
     session.close()
     (leaf,) = json.loads((tmp_path / "r.json").read_text())["leaves"]
     raw = _records(tmp_path / "out.eqx")[0][-2_000 * jnp.dtype(target).itemsize :]
@@ -198,7 +202,7 @@ def test_complex_numbers_and_whole_numbers(tmp_path: Path) -> None:
         "whole": torch.tensor([3, -4]),
     }
     session = open_pair(tmp_path, tensors, [jnp.zeros(2, jnp.complex64), jnp.zeros(2, jnp.int8)])
-    session.convert(tmp_path / "out.eqx", report=tmp_path / "r.json")
+    session.convert(tmp_path / "out.eqx", report=tmp_path / "r.json", allow_overflow=True)
     session.close()
     first, second = json.loads((tmp_path / "r.json").read_text())["leaves"]
     before = np.array([1 + 1e-12j, 1e-9 + 1j])
@@ -209,7 +213,7 @@ def test_complex_numbers_and_whole_numbers(tmp_path: Path) -> None:
 
 def test_safetensors_records_are_the_elements(session: Session, tmp_path: Path) -> None:
     out, report = tmp_path / "out.safetensors", tmp_path / "r.json"
-    session.convert(out, report=report, chunk_bytes=SMALL, dtype="float32")
+    session.convert(out, report=report, chunk_bytes=SMALL, dtype="float32", allow_overflow=True)
     found = json.loads(report.read_text())
     assert found["output"]["sha256"] == _sha256(out.read_bytes())
     assert found["output"]["bytes"] == out.stat().st_size
@@ -220,11 +224,11 @@ def test_safetensors_records_are_the_elements(session: Session, tmp_path: Path) 
 
 def test_a_broken_file_gets_no_certificate(session: Session, tmp_path: Path) -> None:
     out, report = tmp_path / "out.eqx", tmp_path / "report.json"
-    session.convert(out)
+    session.convert(out, allow_overflow=True)
     session.verify(out, report=report)
     certified = report.read_text()
     again = tmp_path / "again.json"
-    session.convert(out, report=again, chunk_bytes=SMALL)
+    session.convert(out, report=again, chunk_bytes=SMALL, allow_overflow=True)
     assert again.read_text() == certified
     out.write_bytes(out.read_bytes() + b"\0")
     report.unlink()
@@ -238,7 +242,7 @@ def test_a_region_left_out_is_noticed(
 ) -> None:
     monkeypatch.setattr(contents, "tiles", lambda *args: list(tiles(*args))[:-1])
     with pytest.raises(OutputError, match=r"\['1'\] differs from its source"):
-        session.convert(tmp_path / "out.eqx", chunk_bytes=SMALL)
+        session.convert(tmp_path / "out.eqx", chunk_bytes=SMALL, allow_overflow=True)
     assert not (tmp_path / "out.eqx").exists()
 
 
@@ -249,15 +253,15 @@ def test_nothing_needed_is_replaced_and_nothing_unverified_certified(
     victims = (out, mapping, *session.checkpoint.files, *session.target.files)
     for report in victims:
         with pytest.raises(OutputError, match="would overwrite a file"):
-            session.convert(out, mapping=mapping, report=report)
+            session.convert(out, mapping=mapping, report=report, allow_overflow=True)
     with pytest.raises(OutputError, match="its folder does not exist"):
-        session.convert(out, report=tmp_path / "missing" / "r.json")
+        session.convert(out, report=tmp_path / "missing" / "r.json", allow_overflow=True)
     with pytest.raises(OutputError, match="is a folder, a file was expected"):
-        session.convert(out, report=tmp_path)
+        session.convert(out, report=tmp_path, allow_overflow=True)
     with pytest.raises(UsageError, match="certificate needs verification"):
-        session.convert(out, report=tmp_path / "r.json", verify=False)
+        session.convert(out, report=tmp_path / "r.json", verify=False, allow_overflow=True)
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
-    session.convert(out, mapping=mapping)
+    session.convert(out, mapping=mapping, allow_overflow=True)
     for report in victims:
         with pytest.raises(OutputError, match="would overwrite a file"):
             session.verify(out, report=report)
@@ -271,14 +275,18 @@ def test_the_commands_write_certificates_and_show_losses(
     model, skeleton = (str(tmp_path / "in" / name) for name in ("model.pt", "skeleton.eqx"))
     report, second = tmp_path / "r.json", tmp_path / "s.json"
     arguments = ["convert", model, skeleton, "-o", str(out), "--mapping", str(mapping)]
+    assert run([*arguments, "--report", str(report)]) == 5
+    assert not out.exists()
+    assert "['3']: 2 numbers became infinite" in capsys.readouterr().err
+    arguments.append("--allow-overflow")
     assert run([*arguments, "--report", str(report)]) == 0
     told = capsys.readouterr().out
     assert f"certificate: {report}" in told
-    assert "['3']: 2 numbers became infinite, 0 not a number" in told
+    assert "['3']: 2 numbers became infinite" in told
     assert run([*arguments, "--report", str(report), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["report"] == str(report)
-    assert told["lost"] == {"['3']": {"overflowed": 2, "new_nan": 0}}
+    assert told["lost"] == {"['3']": {"overflowed": 2, "new_nan": 0, "flushed": 0}}
     ends = ["--model", model, "--skeleton", skeleton, "--mapping", str(mapping)]
     assert run(["verify", str(out), *ends, "--report", str(second)]) == 0
     assert json.loads(second.read_text()) == json.loads(report.read_text())

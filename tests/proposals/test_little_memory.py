@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 
 from s2p_tui.alignment.evidence import Suggestion, Suggestions
+from s2p_tui.alignment.proof import UNPROVEN, Answer, proven_by
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.transform import Permute, Take
 from s2p_tui.proposals.matcher import match
 
+PROVEN = proven_by(Answer.CHOSEN)
 _LAYERS = 50
 
 
@@ -29,9 +31,9 @@ def test_no_garbage_is_left_for_the_collector() -> None:
 
 def test_suggestions_are_what_they_were_made_of() -> None:
     made = (
-        Suggestion(Take("a"), True, "the names agree best", True),
-        Suggestion(Permute(Take("b"), (1, 0)), False, "its layer turns it"),
-        Suggestion(None, True, "a Python scalar is never in a state dict"),
+        Suggestion(Take("a"), PROVEN, "the names agree best", True),
+        Suggestion(Permute(Take("b"), (1, 0)), UNPROVEN, "its layer turns it"),
+        Suggestion(None, PROVEN, "a Python scalar is never in a state dict"),
     )
     found = Suggestions(made)
     assert tuple(found) == made

@@ -9,7 +9,7 @@ from s2p_tui.alignment.alignment import EMPTY, Alignment, Row
 from s2p_tui.alignment.edits import apply
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.transform import Concat, Constant, Expr, Split, Take
-from s2p_tui.proposals.proposal import Outcome, Proposal, proposed, same_source
+from s2p_tui.proposals.proposal import proposed, same_source
 
 COUNT = 5
 SKELETON = Skeleton(tuple(Leaf(f".{n}", (4, 4), "float32") for n in range(COUNT)))
@@ -39,40 +39,6 @@ def with_bench(contents: tuple[Row, ...]) -> Alignment:
     return Alignment.of(contents, tuple(key for key in KEYS if key not in used))
 
 
-proposals = st.builds(
-    lambda alignment, wanted, places: (
-        alignment,
-        proposed("matcher", alignment, [(place, wanted[place]) for place in places], SKELETON, {}),
-    ),
-    many_rows.map(with_bench),
-    many_rows,
-    st.sets(st.integers(0, COUNT - 1)),
-)
-
-
-@given(proposals, st.lists(st.integers(0, COUNT - 1), max_size=12))
-def test_outcome_is_what_the_edit_makes(
-    made: tuple[Alignment, Proposal], toggled: list[int]
-) -> None:
-    before, proposal = made
-    outcome = Outcome(before, proposal)
-    places = {change.place for change in proposal.changes}
-    assert outcome.accepted == places
-    for place in [*(place for place in toggled if place in places), *places]:
-        outcome.set([place], accept=place not in outcome.accepted)
-        after = apply(before, proposal.accepted(outcome.accepted))
-        emptied = {
-            place
-            for place, (old, new) in enumerate(zip(before.rows, after.rows, strict=True))
-            if place not in outcome.accepted and old.source is not None and new.source is None
-        }
-        assert outcome.emptied == emptied
-        assert outcome.benched == set(after.bench) - set(before.bench)
-        for change in proposal.changes:
-            if change.place in outcome.accepted:
-                assert same_source(after.rows[change.place], change.new)
-
-
 @given(many_rows, many_rows)
 def test_accepting_all_of_an_opinion_on_every_row_makes_it_so(
     old: tuple[Row, ...], wanted: tuple[Row, ...]
@@ -89,7 +55,6 @@ def test_tied_weights_stay_where_the_proposer_has_them_twice() -> None:
     before = with_bench((tied, Row(Take("b")), EMPTY, EMPTY, EMPTY))
     proposal = proposed("matcher", before, [(0, tied), (1, tied)], SKELETON, {})
     assert [change.place for change in proposal.changes] == [1]
-    assert Outcome(before, proposal).emptied == set()
     after = apply(before, proposal.accepted({1}))
     assert [row.source for row in after.rows[:2]] == [Take("a"), Take("a")]
     assert after.bench == ("c", "d", "e", "b")

@@ -12,6 +12,7 @@ from msgspec import structs
 
 from s2p_tui.alignment.alignment import Alignment, Row
 from s2p_tui.alignment.edits import (
+    AcceptUnused,
     CloseGap,
     Edit,
     MoveBlock,
@@ -86,6 +87,7 @@ single: st.SearchStrategy[Edit] = st.one_of(
     st.builds(CloseGap, places),
     st.builds(SendToBench, st.lists(places, max_size=3).map(tuple)),
     st.builds(Trust, st.lists(places, max_size=3).map(tuple), st.booleans()),
+    st.builds(AcceptUnused, st.lists(keys, max_size=3).map(tuple), st.booleans()),
     same_rows,
     st.lists(st.tuples(places, rows), max_size=3).map(lambda some: SetRows(tuple(some))),
 )

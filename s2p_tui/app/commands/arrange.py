@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from s2p_tui.alignment.alignment import Row, Rows
 from s2p_tui.alignment.edits import (
+    AcceptUnused,
     CloseGap,
     Edit,
     MoveBlock,
@@ -20,8 +21,10 @@ from s2p_tui.alignment.edits import (
     Several,
     Swap,
     Trust,
+    apply,
 )
 from s2p_tui.alignment.fit import Fit
+from s2p_tui.app.commands.units import Units
 from s2p_tui.app.text import many
 from s2p_tui.errors import printable
 
@@ -56,6 +59,7 @@ class Move:
         marks: The rows that are marked afterwards; None leaves the marks alone.
         said: What was done, in words; or what says it of the alignments before and after.
         reveals: Whether what hides that index is unfolded.
+        warning: What has to be said before it is made, on the same key again; empty for nothing.
     """
 
     edit: Edit
@@ -63,21 +67,49 @@ class Move:
     marks: frozenset[int] | None = None
     said: str | Said = ""
     reveals: bool = False
+    warning: str = ""
+
+
+def _units(session: Session) -> Units:
+    return Units(session.target.skeleton, session.alignment.rows)
+
+
+def _with_statistics(session: Session, cursor: Cursor, chosen: list[int]) -> list[int]:
+    """Return rows with the statistics in another tree of the layers that are marked or folded."""
+    if not (cursor.marked() or cursor.is_block or cursor.picked_rows > 1):
+        return chosen
+    apart = _units(session).apart([row for row in chosen if row < len(session.alignment.rows)])
+    return sorted({*chosen, *apart})
+
+
+def _alone(session: Session, cursor: Cursor) -> list[int]:
+    """Return the rows an edit is about, without statistics that go along by themselves."""
+    chosen = cursor.chosen()
+    if not cursor.marked():
+        return chosen
+    apart = set(_units(session).apart([n for n in chosen if n < len(session.alignment.rows)]))
+    return [row for row in chosen if row not in apart]
 
 
 def shift(session: Session, cursor: Cursor, step: Step) -> Move:
     """Move the entry under the cursor, or the marked rows, one row up or down.
 
-    A folded block moves past its neighbour: by one row, or past all of another block.
+    A folded block moves past its neighbour: by one row, or past all of another block. So do marked
+    rows that are whole layers, with the layers' statistics.
     """
     hands_free(cursor)
-    chosen = cursor.chosen()
+    chosen = _alone(session, cursor)
     if any(session.row(index) is None for index in (chosen[0], chosen[-1])):
         raise ImpossibleError("A benched entry has no neighbours: pick it up with m and place it.")
     rows = session.alignment.rows
     is_block = cursor.is_block and not cursor.marked()
     steps = _steps_past_neighbour(session, cursor, step) if is_block else 1
     runs = list(_runs(chosen))
+    is_many = len(chosen) > 1
+    units = _units(session) if is_many else None
+    if units is not None and len(runs) == 1 and not is_block:
+        beside = units.neighbour(*runs[0], step)
+        steps = len(beside.own) if beside else 1
     moves = [(start, stop, block_after(rows, start, stop, step, steps)) for start, stop in runs]
     if not any(after for _, _, after in moves):
         raise ImpossibleError(f"This stays where it is: {rows[chosen[0]].why}.")
@@ -87,11 +119,21 @@ def shift(session: Session, cursor: Cursor, step: Step) -> Move:
     moves = [move for move in moves if move[2]]
     edits = [MoveBlock(start, stop, step * steps) for start, stop, _ in moves[::-step]]
     after = [index for *_, block in moves for index in block]
+    along = _moved_along(units, rows, edits[0]) if units is not None and len(edits) == 1 else []
+    edit = one_edit([*edits, *along])
     if is_block:
-        return landed_block(cursor, one_edit(edits), after)
+        return landed_block(cursor, edit, after, _also("Moved.", along) if along else "")
     landed = _follow(cursor.index, moves, after)
     marks = frozenset(after) if cursor.marked() else None
-    return Move(one_edit(edits), landed, marks, reveals=True)
+    return Move(edit, landed, marks, _also("Moved.", along) if along else "", reveals=True)
+
+
+def _also(said: str, along: Sequence[Edit]) -> str:
+    """Return a message with what went along."""
+    if not along:
+        return said
+    count = sum(edit.stop - edit.start if isinstance(edit, MoveBlock) else 1 for edit in along)
+    return f"{said[:-1]}, with {many(count, 'row')} of statistics."
 
 
 def _steps_past_neighbour(session: Session, cursor: Cursor, step: Step) -> int:
@@ -125,6 +167,32 @@ def block_after(rows: Rows, start: int, stop: int, step: Step, steps: int = 1) -
         return EDGE
     indices = sorted((*block, *others))
     return tuple(indices[len(others) :] if step > 0 else indices[: -len(others)])
+
+
+def _moved_along(units: Units, rows: Rows, move: MoveBlock) -> list[MoveBlock]:
+    """Return the move of statistics in another tree that goes with a move of rows.
+
+    There is none where some of them are in another order than their layers are.
+    """
+    step: Step = 1 if move.steps > 0 else -1
+    after = block_after(rows, move.start, move.stop, step, abs(move.steps))
+    if not after or after == EDGE:
+        return []
+    block = list(rows.unfixed(range(move.start, move.stop)))
+    path = list(rows.unfixed(range(min(*block, *after), max(*block, *after) + 1)))
+    others = [row for row in path if row not in set(block)]
+    left = [row for row in path if row not in set(after)]
+    moved = dict(zip(block, after, strict=True)) | dict(zip(others, left, strict=True))
+    along = units.along(moved)
+    ours = units.apart(block)
+    if not along or not ours:
+        return []
+    displaced = len(along) - len(ours)
+    made = MoveBlock(ours[0], ours[-1] + 1, step * displaced)
+    is_whole = list(rows.unfixed(range(ours[0], ours[-1] + 1))) == ours
+    landed = [along[place] for place in ours]
+    is_so = is_whole and landed == list(block_after(rows, made.start, made.stop, step, displaced))
+    return [made] if is_so else []
 
 
 def _follow(index: int, moves: list[tuple[int, int, tuple[int, ...]]], after: list[int]) -> int:
@@ -168,7 +236,8 @@ def toggle_gap(session: Session, cursor: Cursor) -> Move:
     In a folded block rows that take no entry anyway are left as they are.
     """
     hands_free(cursor)
-    rows = [(index, session.row(index)) for index in cursor.chosen()]
+    chosen = _with_statistics(session, cursor, cursor.chosen())
+    rows = [(index, session.row(index)) for index in chosen]
     if any(row is None for _, row in rows):
         raise ImpossibleError("A gap belongs to a leaf; this entry is on the bench.")
     if cursor.is_block and not cursor.marked():
@@ -186,10 +255,24 @@ def toggle_gap(session: Session, cursor: Cursor) -> Move:
         return Move(SetRows(tuple((gap, kept) for gap in unsure)), cursor.index, said=said)
     if len(gaps) == len(rows):
         closed = one_edit([CloseGap(index) for index in gaps])
-        return Move(closed, cursor.index, said=_flowed("up", len(gaps)))
+        return _asking(session, Move(closed, cursor.index, said=_flowed("up", len(gaps))))
     new = [index for index, row in rows if row and not row.gap]
     opened = one_edit([OpenGap(index) for index in new])
-    return Move(opened, cursor.index, said=_flowed("down", len(new)))
+    return _asking(session, Move(opened, cursor.index, said=_flowed("down", len(new))))
+
+
+def _asking(session: Session, move: Move) -> Move:
+    """Return a move that is announced first if rows that line up would lose their entries."""
+    before, after = session.alignment.rows, apply(session.alignment, move.edit).rows
+    lost = session.verdicts.settled(after.displaced(before))
+    if not lost:
+        return move
+    words = f"Row {lost[0] + 1} lines up and would lose its entry"
+    if len(lost) > 1:
+        words = (
+            f"{len(lost):,} rows that line up, from row {lost[0] + 1} on, would lose their entries"
+        )
+    return replace(move, warning=f"{words}: s again does it.")
 
 
 def _flowed(way: str, gaps: int) -> Said:
@@ -215,8 +298,8 @@ def _named(keys: Sequence[str]) -> str:
 
 def to_bench(session: Session, cursor: Cursor) -> Move:
     """Send the chosen rows' entries, or those picked up, to the bench."""
-    chosen = cursor.chosen() if cursor.picked is None else cursor.picked_span
-    return empty(session, chosen, cursor.index)
+    chosen = cursor.chosen() if cursor.picked is None else list(cursor.picked_span)
+    return empty(session, _with_statistics(session, cursor, chosen), cursor.index)
 
 
 def empty(session: Session, chosen: Sequence[int], index: int) -> Move:
@@ -236,17 +319,23 @@ def empty(session: Session, chosen: Sequence[int], index: int) -> Move:
 
 
 def toggle_trust(session: Session, cursor: Cursor) -> Move:
-    """Trust the doubtful rows among the chosen; take the trust back if all of them have it."""
+    """Trust the doubtful rows among the chosen; take the trust back if all of them have it.
+
+    Of benched entries, accept as unused those that block.
+    """
     hands_free(cursor)
+    if benched := [n for n in cursor.chosen() if n >= len(session.alignment.rows)]:
+        if len(benched) == len(cursor.chosen()):
+            return _toggle_unused(session, benched, cursor.index)
+        raise ImpossibleError("Mark rows or benched entries, not both.")
     doubtful: list[tuple[int, Row]] = []
     for index in cursor.chosen():
         row = session.row(index)
         if row is not None and session.verdicts.fit(index) is Fit.DOUBTFUL:
             doubtful.append((index, row))
     if not doubtful:
-        verdict = session.verdict(cursor.index)
-        what = f"this one is {verdict.fit}" if verdict is not None else "this is a benched entry"
-        what = "there is none here" if cursor.is_block else what
+        verdict = None if cursor.is_block else session.verdict(cursor.index)
+        what = f"this one is {verdict.fit}" if verdict else "there is none here"
         raise ImpossibleError(f"Only a doubtful row can be trusted; {what}.")
     trusted = not all(row.trusted for _, row in doubtful)
     said = "Trusted. This row no longer blocks the conversion." if trusted else "No longer trusted."
@@ -256,11 +345,28 @@ def toggle_trust(session: Session, cursor: Cursor) -> Move:
     return Move(edit, cursor.index, said=said)
 
 
+def _toggle_unused(session: Session, benched: Sequence[int], index: int) -> Move:
+    accounts = [one for n in benched if (one := session.unused_at(n)) is not None]
+    keys = tuple(one.key for one in accounts if one.blocks)
+    if keys:
+        said = "Accepted as unused. This entry no longer blocks the conversion."
+        if len(keys) > 1:
+            count = many(len(keys), "entry", "entries")
+            said = f"Accepted {count} as unused: they no longer block the conversion."
+        return Move(AcceptUnused(keys), index, said=said)
+    accepted = session.alignment.accepted
+    if back := tuple(one.key for one in accounts if one.key in accepted):
+        return Move(AcceptUnused(back, accept=False), index, said="No longer accepted as unused.")
+    if len(accounts) == 1:
+        raise ImpossibleError(f"This entry does not block: {printable(accounts[0].why)}.")
+    raise ImpossibleError("None of these entries blocks.")
+
+
 def pick_up(session: Session, cursor: Cursor) -> None:
     """Pick up the entry or the block under the cursor, or those of the marked rows together."""
     row = session.row(cursor.index)
     here = cursor.here
-    if marked := cursor.marked():
+    if marked := _alone(session, cursor) if cursor.marked() else []:
         here = range(marked[0], marked[-1] + 1)
         if len(marked) != len(here) or marked[-1] >= len(session.alignment.rows):
             raise ImpossibleError("Only rows next to each other can be picked up together.")
@@ -273,7 +379,7 @@ def pick_up(session: Session, cursor: Cursor) -> None:
         raise ImpossibleError("There is nothing here.")
     if row is None and cursor.is_block and not marked:
         raise ImpossibleError("The bench is folded: Tab unfolds it.")
-    cursor.pick_up()
+    cursor.pick_up(here)
 
 
 def put_down(session: Session, cursor: Cursor, *, swap: bool) -> Move:
@@ -289,6 +395,8 @@ def put_down(session: Session, cursor: Cursor, *, swap: bool) -> Move:
         if key is not None:
             raise ImpossibleError("It is on the bench already: go to a row.")
         return empty(session, cursor.picked_span, picked)
+    if cursor.picked_rows > 1:
+        to = _unit_start(session, cursor.picked_span, to)
     if to in cursor.picked_span:
         raise ImpossibleError("It is here already: go to another row, or press Esc.")
     if cursor.picked_rows > 1:
@@ -313,7 +421,19 @@ def _place_block(session: Session, cursor: Cursor, to: int) -> Move:
     if not after or after == EDGE:
         raise ImpossibleError("It cannot go there: the rows between stay where they are.")
     edit = MoveBlock(picked.start, picked.stop, step * steps)
-    return landed_block(cursor, edit, after, f"Placed from row {after[0] + 1} on.")
+    along = _moved_along(_units(session), rows, edit)
+    said = _also(f"Placed from row {after[0] + 1} on.", along)
+    return landed_block(cursor, one_edit([edit, *along]), after, said)
+
+
+def _unit_start(session: Session, picked: range, to: int) -> int:
+    """Return the first row of the layer that picked rows, which are a layer of its kind, go to."""
+    units, rows = _units(session), session.alignment.rows
+    whole, there = units.whole(picked), units.of(to)
+    is_unit = [place for unit in whole for place in unit.own] == list(rows.unfixed(picked))
+    if there is None or not is_unit or any(unit.roles != there.roles for unit in whole):
+        return to
+    return there.own[0]
 
 
 def _swap_blocks(session: Session, cursor: Cursor, to: int) -> Move:
@@ -330,7 +450,9 @@ def _swap_blocks(session: Session, cursor: Cursor, to: int) -> Move:
             "go to a folded block of the same size, or put it there with Enter."
         )
     swaps = [Swap(one, other) for one, other in zip(first, second, strict=True)]
-    return Move(one_edit(swaps), there.start, said=f"Swapped {many(len(first), 'row')}.")
+    along = _units(session).swapped_along(swaps)
+    said = _also(f"Swapped {many(len(first), 'row')}.", along)
+    return Move(one_edit([*swaps, *along]), there.start, said=said)
 
 
 def typed_row(session: Session, cursor: Cursor) -> int:

@@ -15,6 +15,7 @@ from s2p_tui.alignment.dtypes import dtype_named
 from s2p_tui.alignment.edits import apply
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.judge import as_taken, judge, landing
+from s2p_tui.alignment.layers import module_of
 from s2p_tui.alignment.sharing import divisions, sharing
 from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import StateDict
@@ -25,6 +26,7 @@ from s2p_tui.alignment.transform import (
     Scale,
     Split,
     Stack,
+    Take,
     describe,
     nodes_of,
     rename,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from s2p_tui.session.session import Session
 
 Changes = tuple[tuple[int, Row], ...]
+_FITTING = (Fit.EXACT, Fit.TRANSFORMED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +121,15 @@ def offer(session: Session, cursor: Cursor) -> TransformOffer:
     if marked and cursor.picked is None:
         keys = tuple(dict.fromkeys(key for mark in marked for key in _keys_at(session, mark)))
     own = cursor.picked in (None, index) and set(keys) == set(row.keys)
-    options = list(_divided(session, index, marked, held))
+    biases = _Biases(session)
+    options = list(_divided(session, index, marked, held, biases))
     offered = _in_both_orders(leaf, keys, state_dict)
     for choice in offered:
-        is_current = own and _lands_alike(session, leaf, row.source, choice.expr)
-        changes = () if is_current else ((index, Row(choice.expr, by="user")),)
-        options.append(TransformOption(choice.words, choice.verdict, changes))
+        if own and _lands_alike(session, leaf, row.source, choice.expr):
+            options.append(TransformOption(choice.words, choice.verdict, ()))
+        else:
+            changes = ((index, Row(choice.expr, by="user")),)
+            options.append(biases.option(choice.words, choice.verdict, changes))
     verdict = session.verdict(index)
     fits = own and verdict is not None and row.source is not None and not _is_bad(verdict)
     if fits and row.source is not None and not any(option.is_current for option in options):
@@ -195,7 +201,11 @@ def _targets(session: Session, index: int, marked: Sequence[int], size: int) -> 
 
 
 def _divided(
-    session: Session, index: int, marked: Sequence[int], held: tuple[str, ...]
+    session: Session,
+    index: int,
+    marked: Sequence[int],
+    held: tuple[str, ...],
+    biases: _Biases,
 ) -> tuple[TransformOption, ...]:
     if not marked or len(held) != 1:
         return ()
@@ -204,7 +214,7 @@ def _divided(
     if any(session.alignment.rows[row].fixed for row in rows):
         return ()
     return tuple(
-        TransformOption(
+        biases.option(
             division.words,
             division.verdict,
             tuple(
@@ -213,6 +223,76 @@ def _divided(
         )
         for division in divisions([skeleton[row] for row in rows], held[0], state_dict)
     )
+
+
+class _Biases:
+    """Splits a bias as its weight is split, where that is the only way.
+
+    An entry of the weight's module goes along if its first axis is as long as the one that is
+    split, which is the weight's only axis of that length, and exactly one leaf of each row's layer
+    can take its part.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._modules: dict[str, tuple[str, ...]] = {}
+
+    def option(self, words: str, verdict: Verdict, changes: Changes) -> TransformOption:
+        """Return the option of some changes, with those of a bias."""
+        parts = [(index, part) for index, row in changes if (part := _one_part(row.source))]
+        if len(parts) < len(changes) or len({part.of for _, part in parts}) != 1:
+            return TransformOption(words, verdict, changes)
+        key, axis = changes[0][1].keys[0], parts[0][1].axis
+        shape = self._session.checkpoint.state_dict.shape(key)
+        found: list[tuple[str, Changes]] = []
+        for other in self._beside(key) if shape.count(shape[axis]) == 1 else ():
+            along = [self._part_along(other, shape[axis], *one) for one in parts]
+            taken = tuple(change for change in along if change)
+            if len(taken) == len(parts) and self._is_free(other, taken):
+                found.append((other, taken))
+        if len(found) != 1:
+            return TransformOption(words, verdict, changes)
+        name, along = found[0]
+        return TransformOption(f"{words}, with {printable(name)}", verdict, (*changes, *along))
+
+    def _beside(self, key: str) -> tuple[str, ...]:
+        """Return the other entries of an entry's module."""
+        module = module_of(key)
+        if module not in self._modules:
+            entries = self._session.checkpoint.state_dict if module else ()
+            self._modules[module] = tuple(e.key for e in entries if module_of(e.key) == module)
+        return tuple(other for other in self._modules[module] if other != key)
+
+    def _part_along(self, key: str, size: int, index: int, part: Split) -> tuple[int, Row] | None:
+        """Return the one row of a row's layer that can take the same part of another entry."""
+        session, state_dict = self._session, self._session.checkpoint.state_dict
+        if state_dict.shape(key)[:1] != (size,):
+            return None
+        row = Row(Split(Take(key), 0, part.start, part.stop), by="user")
+        fits = [
+            place
+            for place in session.verdicts.company.siblings(index)
+            if not session.alignment.rows[place].fixed
+            and judge(session.target.skeleton[place], row, state_dict).fit in _FITTING
+        ]
+        return (fits[0], row) if len(fits) == 1 else None
+
+    def _is_free(self, key: str, taking: Changes) -> bool:
+        """Return True if no settled row would lose an entry, by the change or to it."""
+        rows, verdicts = self._session.alignment.rows, self._session.verdicts
+        places = {index for index, _ in taking}
+        others = set(rows.taking([rows.numbering.entry(key)])) - places
+        decided = any(rows[at].by == "user" and key not in rows[at].keys for at in places)
+        return not decided and all(verdicts.at(index).blocks for index in others)
+
+
+def _one_part(source: Expr | None) -> Split | None:
+    """Return the one slice of an entry that a source takes; None if it takes anything else."""
+    nodes = list(nodes_of(source)) if source is not None else []
+    splits = [node for node in nodes if isinstance(node, Split)]
+    takes = [node for node in nodes if isinstance(node, Take)]
+    is_one = len(splits) == len(takes) == 1 and isinstance(splits[0].of, Take)
+    return splits[0] if is_one else None
 
 
 def _why_none(

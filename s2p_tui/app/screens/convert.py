@@ -192,10 +192,7 @@ def report(session: Session, converted: Converted) -> list[str]:
     lines += map(printable, remarks(session.alignment.rows, session.target.skeleton))
     losses = list(report.lost.items())
     for path, loss in losses[:_SHOWN_LOSSES]:
-        lines.append(
-            f"! {printable(path)}: {loss.overflowed:,} became infinite, "
-            f"{loss.new_nan:,} became NaN."
-        )
+        lines.append(f"! {printable(path)}: {loss.words}.")
     if len(losses) > _SHOWN_LOSSES:
         lines.append(f"! And {len(losses) - _SHOWN_LOSSES:,} more leaves lost numbers in the cast.")
     return lines

@@ -99,7 +99,8 @@ def about_row(session: Session, index: int, symbols: Symbols) -> list[str]:
     """All that is known of a row without its numbers."""
     row, verdict = session.row(index), session.verdict(index)
     if row is None or verdict is None:
-        return ["On the bench: no leaf takes it."]
+        account = session.unused_at(index)
+        return [f"On the bench: {printable(account.why)}."] if account is not None else []
     leaf = session.target.skeleton[index]
     kind = "  Python scalar" if leaf.kind == "scalar" else ""
     lines = [f"{printable(leaf.path)}  {show(leaf.shape)} {leaf.dtype}{kind}"]

@@ -46,6 +46,7 @@ from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
     from s2p_tui.alignment.alignment import Alignment
+    from s2p_tui.alignment.edits import Edit
     from s2p_tui.alignment.task import Task
     from s2p_tui.app.app import AppOptions
     from s2p_tui.conversion.output import Converted
@@ -105,6 +106,7 @@ class Workspace(Screen[None]):
         self.is_busy = False
         self.is_comparing = False
         self.matching: Task | None = None
+        self._announced: Edit | None = None
         self._message: Part = ("", "")
 
     def compose(self) -> ComposeResult:
@@ -123,9 +125,7 @@ class Workspace(Screen[None]):
         yield Hints(id="bottom")
 
     def on_mount(self) -> None:
-        verdicts = self.session.verdicts
-        first = verdicts.blocking_in(range(len(verdicts)))
-        self.cursor.go(first or 0, len(self.session))
+        self.cursor.go(self.session.next_blocking(-1, 1) or 0, len(self.session))
         self.say(*self._first_words())
         if self.session.awaits_evidence:
             self.call_after_refresh(self._start, flows.match_in_background)
@@ -221,7 +221,7 @@ class Workspace(Screen[None]):
             rows = range(here.start, min(here.stop, len(verdicts)))
             if (within := verdicts.blocking_in(rows)) is not None:
                 return within
-        return verdicts.next_blocking(here[-1] if step > 0 else here.start, step)
+        return self.session.next_blocking(here[-1] if step > 0 else here.start, step)
 
     def _go_to_typed(self) -> None:
         try:
@@ -361,6 +361,10 @@ class Workspace(Screen[None]):
             self.cursor.typed = ""
             self.say(str(reason), "lines--bad")
             return
+        if move.warning and move.edit != self._announced:
+            self.say(move.warning, "lines--strong")
+            self._announced = move.edit
+            return
         before = self.session.alignment
         changed = self.session.edit(move.edit)
         self.cursor.picked, self.cursor.typed = None, ""
@@ -443,8 +447,8 @@ class Workspace(Screen[None]):
     async def action_convert(self) -> None:
         if self._must_wait():
             return
-        if self.session.blocking:
-            first = self.session.next_blocking(len(self.session.alignment.rows) - 1, 1)
+        if not self.session.is_complete:
+            first = self.session.next_blocking(-1, 1)
             if first is not None:
                 self.go_to(first)
                 self.say(wording.blocked(self.session, first), "lines--bad")
@@ -479,6 +483,7 @@ class Workspace(Screen[None]):
 
     def say(self, text: str = "", style: str = "") -> None:
         """Show a message in the status line until the next key; bring everything up to date."""
+        self._announced = None
         self._message = (text, style)
         self._show()
 

@@ -84,12 +84,12 @@ class ReviewLines:
 
     def _change(self, change: Change, here: str, width: int) -> list[Part]:
         symbols = self._symbols
-        accepted = change.place in self._reviewing.outcome.accepted
+        accepted = change.place in self._reviewing.accepted
         box = "[x]" if accepted else "[ ]"
         leaf, side, sure = _columns(width)
         old = self._session.verdict(change.place)
         new = self._verdict(change)
-        loses = change.place in self._reviewing.outcome.emptied
+        loses = change.place in self._reviewing.effects.emptied
         parts: list[Part] = [(f"{here}{' ' * _INDENT}{box} ", "")]
         if leaf:
             path = symbols.plain(printable(self._session.target.skeleton[change.place].path))
@@ -201,7 +201,7 @@ class Review(ListKeys, Screen[frozenset[int] | None]):
         self.call_after_refresh(self._show)
 
     def action_take(self) -> None:
-        self.dismiss(frozenset(self.reviewing.outcome.accepted) or None)
+        self.dismiss(frozenset(self.reviewing.accepted) or None)
 
     def action_reject(self) -> None:
         self.dismiss(None)
@@ -287,7 +287,7 @@ class Review(ListKeys, Screen[frozenset[int] | None]):
     def _show_status(self) -> None:
         said = review.consequences(self._session, self.reviewing)
         style = "lines--bad"
-        if not self.reviewing.outcome.accepted:
+        if not self.reviewing.accepted:
             said, style = "Nothing is accepted: Enter changes nothing.", "lines--muted"
         elif not said:
             said, style = "Nothing else changes.", "lines--muted"

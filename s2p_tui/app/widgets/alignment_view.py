@@ -135,7 +135,7 @@ class ListLine:
             segments.append(Segment(number.rjust(columns.number), muted))
         taken = wording.entries(self.session, span, symbols) or symbols.nothing
         self._add_side(segments, (taken, "", ""), columns, plain, muted)
-        worst = self.session.verdicts.worst(span) if fold.blocks else None
+        worst = self.session.verdicts.worst(span) if fold.blocks else self._worst_unused()
         if worst is None:
             segments.append(Segment(" " * columns.symbol, muted))
         else:
@@ -147,6 +147,9 @@ class ListLine:
             segments[-1] = Segment(f" {count}", muted)
         segments.append(Segment(" " * columns.spare, plain))
         return Strip(Segment.simplify(segments))
+
+    def _worst_unused(self) -> Verdict | None:
+        return Verdict(Fit.DOUBTFUL, blocks=True) if len(self.session.unused.blocking) else None
 
     def _row(self, index: int, columns: Columns) -> Strip:
         span = range(index, index + 1)
@@ -164,7 +167,13 @@ class ListLine:
             segments, left, columns, plain if self.cursor.index == index or row else muted, muted
         )
         if row is None or verdict is None:
-            segments.append(Segment(fit("   (bench)", columns.symbol + columns.side), muted))
+            account = self.session.unused_at(index)
+            if account is not None and account.blocks:
+                style = self._style(Fit.DOUBTFUL.value, *states)
+                segments.append(Segment(f" {self._symbols.fits[Fit.DOUBTFUL]} ", style))
+            else:
+                segments.append(Segment(" " * columns.symbol, muted))
+            segments.append(Segment(fit("(bench)", columns.side), muted))
         else:
             style = self._style(_sign_style(verdict), *states)
             segments.append(Segment(f" {self._symbols.fits[verdict.fit]} ", style))

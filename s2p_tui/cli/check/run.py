@@ -56,6 +56,7 @@ class Request:
         allow_missing: Leave out entries that an index promises and no shard holds.
         mapping: The mapping file; None for the session's own arrangement.
         trust: Doubtful rows to accept, by key path; None for all.
+        allow_unused: Keys of entries that no leaf takes, or patterns of them, to accept.
         tolerance: Largest difference relative to the largest output that counts as agreement.
         seed: Of torch's random numbers.
     """
@@ -69,6 +70,7 @@ class Request:
     allow_missing: bool = False
     mapping: Path | None = None
     trust: tuple[str, ...] | None = ()
+    allow_unused: tuple[str, ...] = ()
     tolerance: float = 1e-4
     seed: int = 0
 
@@ -141,6 +143,7 @@ def _session(request: Request, checkpoint: Checkpoint, target: Target) -> Sessio
     if wanted is None:
         session.require_kinship()
     session.trust(request.trust)
+    session.allow_unused(request.allow_unused)
     return session
 
 

@@ -335,6 +335,8 @@ def with_values(pytree: Any, values: Iterable[NDArray[Any] | None]) -> Any:
 def _filled(leaf: Any, value: NDArray[Any] | None) -> Any:
     if value is None:
         return leaf
+    if _is_scalar(leaf):
+        return type(leaf)(value.item())
     if isinstance(leaf, np.ndarray) or jax.dtypes.canonicalize_dtype(value.dtype) != value.dtype:
         return value
     return cast("Any", jax.numpy).asarray(value)

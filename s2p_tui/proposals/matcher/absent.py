@@ -1,4 +1,4 @@
-"""Leaves that nothing in the checkpoint feeds, and entries that are another one again."""
+"""Leaves that nothing in the checkpoint feeds, Python scalars, and entries that come twice."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from math import prod
 
 from s2p_tui.alignment.evidence import Suggestion
+from s2p_tui.alignment.proof import UNPROVEN, Answer, proven_by
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Constant, Shape, Take
-from s2p_tui.proposals.matcher.words import meanings, steps_of_key
+from s2p_tui.proposals.matcher.words import meanings, steps_of_key, steps_of_path
 
 Steps = tuple[str, ...]
 _ADDS_ITS_BIAS = frozenset(
@@ -21,6 +22,7 @@ _ADDS_ITS_BIAS = frozenset(
         *("LayerNorm", "GroupNorm", "RMSNorm", "BatchNorm", "LSTMCell", "GRUCell"),
     )
 )
+_NEUTRAL = proven_by(Answer.NO_EFFECT)
 _MORE_THAN_CHANCE = 2
 _TABLES = frozenset(("embed", "head", "out", "token"))
 
@@ -66,20 +68,20 @@ def _in_any_block(steps: Steps) -> Steps:
 
 def _missing(has_siblings: bool) -> Suggestion:
     layer = "the layer this one comes from has no such entry"
-    return Suggestion(None, False, layer if has_siblings else "no entry corresponds to it")
+    return Suggestion(None, UNPROVEN, layer if has_siblings else "no entry corresponds to it")
 
 
 def _neutral(leaf: Leaf, steps: Steps) -> Suggestion | None:
     """Return the value that makes a layer compute as PyTorch's without such a parameter."""
     last = meanings(steps[-1:])[0][-1:]
     if last == ("weight",) and (leaf.owner or "").endswith("Norm") and leaf.fill == 1:
-        return Suggestion(None, True, "the layer this one comes from does not scale: stays 1")
+        return Suggestion(None, _NEUTRAL, "the layer this one comes from does not scale: stays 1")
     if last != ("bias",) or leaf.owner not in _ADDS_ITS_BIAS:
         return None
     if leaf.fill == 0:
-        return Suggestion(None, True, "the layer this one comes from adds no bias: stays 0")
+        return Suggestion(None, _NEUTRAL, "the layer this one comes from adds no bias: stays 0")
     reason = "the layer this one comes from adds no bias"
-    return Suggestion(Constant(0.0, leaf.shape), True, reason)
+    return Suggestion(Constant(0.0, leaf.shape), _NEUTRAL, reason)
 
 
 def _tables(
@@ -99,7 +101,7 @@ def _shared(steps: Steps, leaf: Leaf, tables: Mapping[Shape, list[Take]]) -> Sug
     found = tables.get(leaf.shape, ())
     if not _TABLES.intersection(meanings(steps)[0]) or len(leaf.shape) != 2 or len(found) != 1:
         return None
-    return Suggestion(found[0], False, "the checkpoint may keep one table for both ends")
+    return Suggestion(found[0], UNPROVEN, "the checkpoint may keep one table for both ends")
 
 
 def tied_again(state_dict: StateDict, wanted: Mapping[int, int]) -> dict[str, str]:
@@ -121,3 +123,34 @@ def tied_again(state_dict: StateDict, wanted: Mapping[int, int]) -> dict[str, st
             sizes[size] -= 1
             again[entry.key] = same
     return again
+
+
+def scalar_entries(state_dict: StateDict, skeleton: Skeleton) -> dict[int, str]:
+    """Entries of one element that fill Python scalars of their own name, by the scalars' places.
+
+    The whole path says which one, or the last name does where one scalar and one entry have it.
+    """
+    scalars: dict[str, list[int]] = defaultdict(list)
+    arrays: set[str] = set()
+    for place, leaf in enumerate(skeleton):
+        if leaf.kind == "scalar":
+            scalars[steps_of_path(leaf.path)[-1]].append(place)
+    if not scalars:
+        return {}
+    for leaf in skeleton:
+        if leaf.kind == "array" and prod(leaf.shape) == 1:
+            arrays.add(steps_of_path(leaf.path)[-1])
+    entries: dict[str, list[str]] = defaultdict(list)
+    for entry in state_dict:
+        if prod(entry.shape) == 1 and (last := steps_of_key(entry.key)[-1]) in scalars:
+            entries[last].append(entry.key)
+    found: dict[int, str] = {}
+    for last, keys in entries.items():
+        by_path = {steps_of_key(key): key for key in keys}
+        for place in scalars[last]:
+            path = steps_of_path(skeleton[place].path)
+            if path in by_path:
+                found[place] = by_path[path]
+            elif len(keys) == len(scalars[last]) == 1 and last not in arrays:
+                found[place] = keys[0]
+    return found

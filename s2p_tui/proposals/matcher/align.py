@@ -36,7 +36,11 @@ _MOST_CELLS = 256 * 256
 _CLEAR = 0.4
 """From what margin on a pair teaches what names mean."""
 _NOTHING_LEARNED: Learned = {}
-_LEFT_OVER = "what others that may belong here have left"
+LEFT_BY_OTHERS = "what others that may belong here have left"
+SAME_PLACE = "same place in its list"
+ONLY_PART = "the only part of this structure"
+ONLY_SIZE = "the only entry of this size"
+ONLY_SIZE_HERE = "the only entry of this size here"
 _KNOWN_ELSEWHERE = 0.6
 """The likeness of names needed to pair a tensor whose module has its partner elsewhere."""
 _CONFLICTING = -0.9
@@ -91,6 +95,8 @@ class Aligner:
         order: Whether the order of both sides says something.
         out_last: For shapes that fit either way, whether leaves keep the output axis last.
         guesses: Whether tensors of large groups that no name tells apart are paired too.
+        seen: Steps of a leaf and of an entry that went together, and how surely; without guesses.
+        by_name: Large groups of tensors, paired as far as names alone tell; without guesses.
     """
 
     fits: Fits
@@ -101,6 +107,7 @@ class Aligner:
     guesses: bool = True
     seen: list[tuple[tuple[str, ...], tuple[str, ...], float]] = field(default_factory=list)
     lists: Lists = field(default_factory=Lists)
+    by_name: dict[tuple[object, ...], Buckets] = field(default_factory=dict)
     _known: dict[tuple[int, int], tuple[Pair, ...]] = field(default_factory=dict)
     _whole: tuple[Node, int] | None = None
 
@@ -230,7 +237,7 @@ class _Scope:
         starts = self._start(0, target), self._start(1, source)
         taken: tuple[set[int], set[int]] = (set(), set())
         left = min(self._left_by(target), self._left_by(source))
-        margin, how = (left, _LEFT_OVER) if left < margin else (margin, how)
+        margin, how = (left, LEFT_BY_OTHERS) if left < margin else (margin, how)
         for pair in self.aligner.align(target, source):
             taken[0].add(pair.target)
             taken[1].add(pair.source)
@@ -261,7 +268,7 @@ class _Scope:
     ) -> Iterable[tuple[Node, Node, float, str]]:
         if (listed := self.aligner.lists.same_places(targets, sources)) is not None:
             for target, source, place, count in listed:
-                how = f"same place in its list, {place} of {count}"
+                how = f"{SAME_PLACE}, {place} of {count}"
                 yield target, source, SURE, how
             return
         if len(targets) * len(sources) > _MOST_CELLS:
@@ -277,7 +284,7 @@ class _Scope:
                     targets[0],
                     sources[0],
                     SURE if targets[0].mark == sources[0].mark else 1.0 + matrix[0, 0],
-                    "the only part of this structure",
+                    ONLY_PART,
                 )
                 return
             pairs = assignment(matrix, self._order(targets, sources))
@@ -292,10 +299,15 @@ class _Scope:
         self, targets: Sequence[Node], sources: Sequence[Node]
     ) -> tuple[list[Found], tuple[list[int], list[int]]]:
         """The pairs of a large group, and the numbers of those without a partner."""
-        sides = Side.of(targets, self.target), Side.of(sources, self.source)
-        buckets = Buckets(*sides, self._fill, self.aligner.task.check)
-        buckets.pair_by_name(order=self.aligner.order, apart=self.released)
+        released = frozenset(self.released)
+        group = self.target, self.source, tuple(targets), tuple(sources), released
+        buckets = self.aligner.by_name.pop(group, None)
+        if buckets is None:
+            sides = Side.of(targets, self.target), Side.of(sources, self.source)
+            buckets = Buckets(*sides, self._fill, self.aligner.task.check)
+            buckets.pair_by_name(order=self.aligner.order, apart=self.released)
         if targets[0].item >= 0 and not self.aligner.guesses:
+            self.aligner.by_name[group] = buckets
             return buckets.found, buckets.left
         mine, theirs = buckets.left
         if mine and theirs and len(mine) * len(theirs) <= _MOST_CELLS:
@@ -332,9 +344,9 @@ class _Scope:
         return margin
 
     def _learn(self, target: Node, source: Node, weight: float) -> None:
-        self.aligner.seen.append(
-            (target.steps_below(self.target), source.steps_below(self.source), weight)
-        )
+        if not self.aligner.guesses:
+            steps = target.steps_below(self.target), source.steps_below(self.source)
+            self.aligner.seen.append((*steps, weight))
 
     def _likeness(self, targets: Sequence[Node], sources: Sequence[Node]) -> Matrix:
         scopes = self.target, self.source
@@ -364,11 +376,11 @@ class _Scope:
                         continue
                     if alone:
                         margin = 1.0 + min(matrix[i, j], 0.0)
-                    how = "the only entry of this size here" if alone else NAMES_AGREE
+                    how = ONLY_SIZE_HERE if alone else NAMES_AGREE
                     found.append((i, j, margin, how))
             for i, j, margin, how in found:
                 left = min(self._left_by(targets[i]), self._left_by(sources[j]))
-                margin, how = (left, _LEFT_OVER) if left < margin else (margin, how)
+                margin, how = (left, LEFT_BY_OTHERS) if left < margin else (margin, how)
                 if margin > _CLEAR:
                     self._learn(targets[i], sources[j], 1.0 if alone else 0.5)
                 self.pairs.append(
@@ -470,7 +482,7 @@ def in_sequence(target: Node, source: Node, check: Callable[[], None]) -> tuple[
     pairs: list[Pair] = []
     for first, second in _common(*sizes, check):
         alone = counts[0][sizes[0][first]] == counts[1][sizes[0][first]] == 1
-        how = "the only entry of this size" if alone else ORDER_ALONE
+        how = ONLY_SIZE if alone else ORDER_ALONE
         pairs.append(Pair(first, sources[second], 1.0 if alone else 0.0, how))
     return tuple(pairs)
 

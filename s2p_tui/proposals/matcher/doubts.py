@@ -7,9 +7,10 @@ from __future__ import annotations
 import re
 from bisect import bisect
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import prod
 
 from s2p_tui.alignment.evidence import Suggestion
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
@@ -40,14 +41,17 @@ _OF_A_VARIANCE = frozenset(("log", "std", "sqrt", "rsqrt", "inv"))
 _LAYER = frozenset(("weight", "bias", "mean", "var"))
 
 
-def inconsistent(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+def inconsistent(pairs: Mapping[int, tuple[Steps, Steps]]) -> tuple[dict[int, str], set[int]]:
     """The pairs that others speak against, by their number, and what they say.
+
+    Also those whose numbers are as far apart as those of most pairs of the same names.
 
     Args:
         pairs: The steps of a leaf and of what it takes.
     """
-    found = _other_kind(pairs) | _other_number(pairs)
-    return found | _other_module(pairs) | _other_layer(pairs) | _opposites(pairs)
+    numbered, other_number = _by_difference(pairs)
+    found = _other_kind(pairs) | other_number
+    return found | _other_module(pairs) | _opposites(pairs), numbered
 
 
 def _opposites(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
@@ -89,7 +93,7 @@ def _kind(steps: Steps) -> Steps:
     return (*(_open(step) for step in steps[:-2]), *steps[-2:])
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1 << 16)
 def _open(step: str) -> str:
     return _NUMBER.sub("#", step)
 
@@ -116,25 +120,10 @@ def _other_kind(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
     return found
 
 
-def _other_number(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
-    """Pairs whose numbers are not as far apart as those of most pairs of the same names."""
-    why = "the numbers of others like it are otherwise apart"
-    return {n: why for agreeing, others in _by_difference(pairs) if agreeing for n in others}
-
-
-def numbered(pairs: Mapping[int, tuple[Steps, Steps]]) -> set[int]:
-    """The pairs whose numbers are as far apart as those of most pairs of the same names.
-
-    Args:
-        pairs: The steps of a leaf and of what it takes.
-    """
-    return {n for agreeing, _ in _by_difference(pairs) for n in agreeing}
-
-
 def _by_difference(
     pairs: Mapping[int, tuple[Steps, Steps]],
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Per names the pairs whose numbers are as far apart as most are, and the others."""
+) -> tuple[set[int], dict[int, str]]:
+    """Pairs whose numbers are as far apart as those of most pairs of the same names; the others."""
     apart: dict[tuple[Steps, Steps], dict[int, tuple[int, ...]]] = defaultdict(dict)
     for n, sides in pairs.items():
         numbers = [[number for step in steps[:-2] for number in _numbers(step)] for steps in sides]
@@ -142,14 +131,20 @@ def _by_difference(
             names = _kind(sides[0])[:-2], _kind(sides[1])[:-2]
             difference = (theirs - mine for mine, theirs in zip(*numbers, strict=True))
             apart[names][n] = tuple(difference)
+    agreeing: set[int] = set()
+    others: dict[int, str] = {}
     for differences in apart.values():
         best, most = Counter(differences.values()).most_common(1)[0]
-        agreed = most > 1 and most > _MAJORITY * len(differences)
-        agreeing = [n for n, each in differences.items() if agreed and each == best]
-        yield agreeing, [n for n, each in differences.items() if each != best]
+        if most > 1 and most > _MAJORITY * len(differences):
+            for n, each in differences.items():
+                if each == best:
+                    agreeing.add(n)
+                else:
+                    others[n] = "the numbers of others like it are otherwise apart"
+    return agreeing, others
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1 << 16)
 def _numbers(step: str) -> tuple[int, ...]:
     return tuple(map(int, _NUMBER.findall(step)))
 
@@ -169,12 +164,14 @@ def _other_module(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
     for layer, sides in around.items():
         # One tensor is never enough in common: of deep trees most modules hold no more.
         targets, sources = (
-            [module for module in modules if counts[module] > 1]
+            [(module, size) for module in modules if (size := counts[module]) > 1]
             for modules, counts in zip(sides, sizes, strict=True)
         )
-        for target in targets:
-            for source in sources:
-                together[target, source] += len(layers[layer])
+        for target, mine in targets:
+            for source, theirs in sources:
+                # All that is in the smaller one is too little of a much larger one.
+                if 2 * mine >= _TOGETHER * (mine + theirs) <= 2 * theirs:
+                    together[target, source] += len(layers[layer])
     partners = _partners(together, sizes)
     found: dict[int, str] = {}
     for layer, sides in around.items() if partners[0] else ():
@@ -217,8 +214,12 @@ def _around(steps: Steps) -> list[Steps]:
     return [steps[:level] for level in range(1, len(steps) + 1)]
 
 
-def _other_layer(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
-    """Weights and biases of one layer that come from different layers, or go to different ones."""
+def torn_apart(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+    """Weights and biases of one layer that come from different layers, or go to different ones.
+
+    Args:
+        pairs: The steps of a leaf and of what it takes.
+    """
     found: dict[int, str] = {}
     for mine in (0, 1):
         layers: dict[Steps, dict[int, Steps]] = defaultdict(dict)
@@ -310,6 +311,40 @@ def _is_turned(leaf: Leaf, piece: Piece) -> bool:
         and len(leaf.shape) == _MATRIX
         and piece.shape == leaf.shape[::-1] != leaf.shape
     )
+
+
+def flattened(found: Mapping[int, tuple[Leaf, Piece]], state_dict: StateDict) -> dict[int, str]:
+    """Dense layers on flattened images of a model that holds its channels last, and why they may
+    be wrong: PyTorch flattens channels first, so that their input axis is in another order.
+
+    Such a layer's input is as large as several times the channels of a convolution, and no other
+    entry has an output of that size.
+
+    Args:
+        found: Leaves and what they take, by place.
+        state_dict: The entries.
+    """
+    kernels = [
+        piece
+        for leaf, piece in found.values()
+        if len(piece.member) > _MATRIX
+        and len(leaf.shape) > _MATRIX
+        and prod(piece.member[2:]) > 1
+        and leaf.shape[-1] == piece.member[0] != piece.member[-1]
+        and not (leaf.owner or "").startswith("equinox.nn.")
+    ]
+    if not kernels:
+        return {}
+    channels = {piece.member[0] for piece in kernels}
+    outputs = {entry.shape[0] for entry in state_dict if entry.shape}
+    why = "its input may be a flattened image, whose channels PyTorch has first"
+    return {
+        place: why
+        for place, (_, piece) in found.items()
+        if len(piece.member) == _MATRIX
+        and (size := piece.member[1]) not in outputs
+        and any(size % channel == 0 and size > channel for channel in channels)
+    }
 
 
 _NUMBERED = re.compile(r"(.*?)\d+")

@@ -138,7 +138,7 @@ _BY_HAND = 1024
 
 
 @lru_cache(maxsize=65536)
-def _alike(first: str, second: str) -> float:
+def words_alike(first: str, second: str) -> float:
     """Return the likeness of two unknown words: 1 the same, 0 none."""
     if first == second:
         return 1.0
@@ -272,7 +272,7 @@ def _is_comparable(first: set[tuple[str, ...]], second: set[tuple[str, ...]]) ->
     if len(first) < 2 and len(second) < 2:
         return True
     words = [{word for names in side for word in names} for side in (first, second)]
-    return any(_alike(mine, other) for mine in words[0] for other in words[1])
+    return any(words_alike(mine, other) for mine in words[0] for other in words[1])
 
 
 def by_order(targets: Sequence[Node], sources: Sequence[Node]) -> Matrix:
@@ -376,8 +376,8 @@ def _shared(first: Counter[str], second: Counter[str], weight: Mapping[str, floa
         else:
             rest_first.append(word)
     for word in rest_first:
-        best = max(rest_second, key=lambda other: _alike(word, other), default=None)
-        if best is not None and (alike := _alike(word, best)):
+        best = max(rest_second, key=lambda other: words_alike(word, other), default=None)
+        if best is not None and (alike := words_alike(word, best)):
             total += alike * min(weight[word], weight[best])
             rest_second.remove(best)
     return total

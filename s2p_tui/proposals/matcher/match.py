@@ -9,24 +9,37 @@ from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
 
-from s2p_tui.alignment.alignment import Alignment
+from s2p_tui.alignment.alignment import Alignment, Row
 from s2p_tui.alignment.evidence import Evidence, Suggestion, Suggestions, as_suggested
-from s2p_tui.alignment.fit import Fit
-from s2p_tui.alignment.judge import judge
 from s2p_tui.alignment.layer_rules import constant_for, rule_applied, rule_for
+from s2p_tui.alignment.left_over import no_parameter
+from s2p_tui.alignment.proof import UNPROVEN, Answer, Proof, Question, proven_by
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.task import Task
 from s2p_tui.alignment.transform import Expr, Flip, Permute, Shape, Take, keys_of, nodes_of
-from s2p_tui.proposals.matcher.absent import tied_again, without_partner
-from s2p_tui.proposals.matcher.align import ORDER_ALONE, Aligner, Pair, in_sequence, say_nothing
+from s2p_tui.proposals.matcher.absent import scalar_entries, tied_again, without_partner
+from s2p_tui.proposals.matcher.align import (
+    LEFT_BY_OTHERS,
+    ONLY_PART,
+    ONLY_SIZE,
+    ONLY_SIZE_HERE,
+    ORDER_ALONE,
+    SAME_PLACE,
+    Aligner,
+    Pair,
+    in_sequence,
+    say_nothing,
+)
 from s2p_tui.proposals.matcher.buckets import NAMES_AGREE, SAME_NAME
+from s2p_tui.proposals.matcher.decided import following, given_rows, taken_keys
 from s2p_tui.proposals.matcher.doubts import (
     crossed,
+    flattened,
     inconsistent,
     losses,
     lost_entries,
-    numbered,
+    torn_apart,
     turned,
     unequal,
 )
@@ -40,12 +53,25 @@ from s2p_tui.proposals.matcher.pieces import (
     parts_named,
     with_views,
 )
+from s2p_tui.proposals.matcher.support import misnumbered, namesakes, unsupported
 from s2p_tui.proposals.matcher.tree import Node, let_go, tree_of
-from s2p_tui.proposals.matcher.words import meanings, steps_of_key
-from s2p_tui.proposals.proposal import Confidence, Proposal, proposed
+from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, steps_of_key
+from s2p_tui.proposals.proposal import Confidence, Proposal, proposed, same_source
 
+Steps = tuple[str, ...]
 _CERTAIN = 0.3
 _ROUNDS = 4
+_BY_LAYER = proven_by(Answer.LAYER)
+_SCALAR = Proof(Answer.SAME_NAME, Answer.ONE_AXIS, Answer.WHOLE, Answer.ALONE, Answer.NOTHING)
+_ENTRY_ANSWERS = {
+    SAME_NAME: Answer.SAME_NAME,
+    NAMES_AGREE: Answer.NAMES,
+    ONLY_PART: Answer.STRUCTURE,
+    ONLY_SIZE: Answer.SIZE,
+    ONLY_SIZE_HERE: Answer.SIZE,
+    LEFT_BY_OTHERS: Answer.NAMES,
+}
+"""What a pair's `how` proves where its margin is large; nothing else does."""
 _PARTS = ("weight_g", "weight_v", "weight_u", "weight_orig", "bias_ih", "bias_hh", "in_proj_")
 _CONVOLUTIONS = frozenset(f"equinox.nn.{name}" for name in ("Conv", "Conv1d", "Conv2d", "Conv3d"))
 _STATISTICS = frozenset(("mean", "var"))
@@ -82,17 +108,21 @@ def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -
     task.total = _ROUNDS * len(skeleton)
     suggestions: dict[int, Suggestion] = {}
     wanted: list[int] = []
+    scalars = scalar_entries(state_dict, skeleton)
     for place, leaf in enumerate(skeleton):
         if (constant := constant_for(leaf)) is not None:
-            suggestions[place] = Suggestion(constant[0], True, constant[1])
+            suggestions[place] = Suggestion(constant[0], _BY_LAYER, constant[1])
+        elif place in scalars:
+            reason = "the one element of the scalar's own name"
+            suggestions[place] = Suggestion(Take(scalars[place]), _SCALAR, reason)
         elif leaf.kind == "scalar":
-            reason = "a Python scalar is never in a state dict"
-            suggestions[place] = Suggestion(None, True, reason)
+            reason = "a Python scalar, and no entry of one element has its name"
+            suggestions[place] = Suggestion(None, _BY_LAYER, reason)
         else:
             wanted.append(place)
     steps = steps_of_leaves(skeleton, wanted)
     task.check()
-    pieces, left_over = _pieces(state_dict, skeleton, steps)
+    pieces, left_over = _pieces(state_dict, skeleton, steps, frozenset(scalars.values()))
     task.done = len(skeleton)
     task.check()
     if wanted and pieces:
@@ -107,14 +137,19 @@ def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -
     lost = lost_entries(state_dict, suggestions, left_over)
     told = unequal(suggestions, skeleton, steps, state_dict, lost)
     for place, why in (losses(state_dict, suggestions, lost) | told).items():
-        suggestions[place] = replace(suggestions[place], certain=False, reason=why)
+        one = suggestions[place]
+        proof = one.proof.without(Question.LEFT_OVER)
+        suggestions[place] = replace(one, proof=proof, reason=why)
     task.done = task.total
     task.check()
     return Evidence(Suggestions(suggestions[place] for place in range(len(skeleton))), left_over)
 
 
 def _pieces(
-    state_dict: StateDict, skeleton: Skeleton, steps: Mapping[int, tuple[str, ...]]
+    state_dict: StateDict,
+    skeleton: Skeleton,
+    steps: Mapping[int, Steps],
+    taken: frozenset[str],
 ) -> tuple[list[Piece], dict[str, str]]:
     roles = {role for path in steps.values() for role in meanings(path)[0][-1:]}
     useless = frozenset(("count",)) if roles & _STATISTICS else _STATISTICS | {"count"}
@@ -123,7 +158,7 @@ def _pieces(
     wanted = Counter(prod(skeleton[place].shape) for place in steps)
     again = tied_again(state_dict, wanted)
     for entry in state_dict:
-        if entry.key in covered:
+        if entry.key in covered or entry.key in taken:
             continue
         if entry.key in again:
             left_over[entry.key] = f"the same tensor as {again[entry.key]}"
@@ -142,7 +177,7 @@ def _fill(
     suggestions: dict[int, Suggestion],
     state_dict: StateDict,
     skeleton: Skeleton,
-    steps: Mapping[int, tuple[str, ...]],
+    steps: Mapping[int, Steps],
     pieces: Sequence[Piece],
     task: Task,
 ) -> None:
@@ -157,7 +192,7 @@ def _fill(
 
     def learn(orientation: Orientation, found: Sequence[tuple[int, Piece, Pair]]) -> None:
         orientation.learn(
-            (steps[place], skeleton[place].shape, piece)
+            (steps[place], skeleton[place].shape, piece, skeleton[place].owner)
             for place, piece, pair in found
             if pair.margin >= _CERTAIN
         )
@@ -182,7 +217,10 @@ def _fill(
             learn(orientation, found)
             task.done = 2 * len(skeleton)
             known, out_last = _learned(first), orientation.common
-            second = Aligner(fits, task, learned=known, order=order, out_last=out_last)
+            by_name = first.by_name
+            second = Aligner(
+                fits, task, learned=known, order=order, out_last=out_last, by_name=by_name
+            )
             found = told(second.align(target, source))
             orientation = Orientation()
     learn(orientation, found)
@@ -191,72 +229,164 @@ def _fill(
         let_go(tree)
     used = {id(piece) for _, piece, _ in found}
     left = (piece.shape for piece in pieces if id(piece) not in used)
-    doubts = crossed({p: (skeleton[p].shape, piece.shape) for p, piece, _ in found}, left, steps)
-    task.check()
-    doubts |= turned({p: (skeleton[p], piece) for p, piece, _ in found}, (p.shape for p in pieces))
+    shapes = {p: (skeleton[p].shape, piece.shape) for p, piece, _ in found}
+    layers = {p: (skeleton[p], piece) for p, piece, _ in found}
     sides = {} if nameless else {p: (steps[p], piece.steps) for p, piece, _ in found}
-    doubts |= inconsistent(sides)
-    by_number = numbered(sides)
+    whole = {p: sides[p] for p, piece, _ in found if p in sides and _is_whole(piece)}
+    useless = {steps_of_key(entry.key) for entry in state_dict if no_parameter(entry)}
+    task.check()
+    # The last one is the reason that is given.
+    doubts = _Doubts()
+    doubts.add(Question.ENTRY, crossed(shapes, left, steps))
+    doubts.add(Question.GROUPING, flattened(layers, state_dict))
+    doubts.add(Question.AXES, turned(layers, (piece.shape for piece in pieces)))
+    contradicted, by_number = inconsistent(sides)
+    doubts.add(Question.ENTRY, contradicted)
+    doubts.add(Question.MODULE, torn_apart(sides))
+    of_leaves = {p: skeleton[p].shape for p in whole}
+    doubts.add(Question.ENTRY, unsupported(whole, useless) | misnumbered(whole, of_leaves))
+    named = {piece.steps: prod(piece.shape) for piece in pieces if _is_whole(piece)}
+    sizes = {p: prod(shape) for p, shape in of_leaves.items()}
+    doubts.add(Question.ENTRY, namesakes(whole, named, sizes))
+    task.check()
+    modules = _modules(sides)
     for place, piece, pair in found:
         task.check()
         task.done += 1
         leaf = skeleton[place]
-        taken = as_leaf_takes(leaf, piece, state_dict)
+        taken = as_leaf_takes(leaf, _in_named_order(piece, steps[place]), state_dict)
         suggestion = taken and _suggestion(leaf, steps[place], taken, pair, orientation)
         if suggestion is not None:
-            why, is_numbered = doubts.get(place), place in by_number
-            if why is not None:
-                suggestion = Suggestion(suggestion.source, False, why, False, is_numbered)
-            elif is_numbered:
-                suggestion = replace(suggestion, numbered=True)
+            is_numbered = place in by_number
+            module = Answer.UNNAMED if nameless else modules[place]
+            proof = suggestion.proof.answered(module=module, left_over=Answer.NOTHING)
+            if (why := doubts.words.get(place)) is not None:
+                proof = doubts.opened(place, proof)
+                suggestion = Suggestion(suggestion.source, proof, why, False, is_numbered)
+            else:
+                suggestion = replace(suggestion, proof=proof, numbered=is_numbered)
             suggestions[place] = suggestion
 
 
-def _is_part(steps: tuple[str, ...]) -> bool:
+class _Doubts:
+    """Questions about pairs that something speaks against the answer of, and what that is."""
+
+    def __init__(self) -> None:
+        self.words: dict[int, str] = {}
+        self._questions: dict[int, set[Question]] = defaultdict(set)
+
+    def add(self, question: Question, found: Mapping[int, str]) -> None:
+        """Open a question about pairs."""
+        self.words |= found
+        for place in found:
+            self._questions[place].add(question)
+
+    def opened(self, place: int, proof: Proof) -> Proof:
+        """Return a proof without the answers that are in doubt."""
+        for question in sorted(self._questions[place]):
+            proof = proof.without(question)
+        return proof
+
+
+def _modules(sides: Mapping[int, tuple[Steps, Steps]]) -> dict[int, Answer]:
+    """Return for each pair the proof that all of its layer comes from one module."""
+    held = Counter(target[:-1] for target, _ in sides.values())
+    return {
+        place: Answer.ONE_MODULE if held[target[:-1]] > 1 else Answer.ALONE
+        for place, (target, _) in sides.items()
+    }
+
+
+def _in_named_order(piece: Piece, steps: Steps) -> Piece:
+    """The piece with its members in the order in which the leaf's name has their words.
+
+    `up_gate` holds up before gate.
+    """
+    if len(piece.members) < 2:
+        return piece
+    words = [_own_words(member) for member in piece.members]
+    for step in reversed(steps):
+        # Part by part: as a whole `gate_up_proj` is read as `up_proj` first.
+        named = [word for part in step.split("_") for word in name_of(part).words]
+        places = [next((n for n, w in enumerate(named) if w in own), -1) for own in words]
+        if min(places) >= 0 and len(set(places)) == len(places):
+            order = sorted(range(len(places)), key=places.__getitem__)
+            return replace(piece, members=tuple(piece.members[n] for n in order))
+    return piece
+
+
+def _own_words(member: Expr) -> set[str]:
+    """The meanings of the module's name that a member of several comes from."""
+    key = next(iter(keys_of(member)), "")
+    return {word for step in steps_of_key(key)[-2:] for word in name_of(step).words} - FAINT
+
+
+def _is_whole(piece: Piece) -> bool:
+    """Whether a piece is an entry as it is, under its own name."""
+    member = piece.members[0]
+    is_entry = len(piece.members) == 1 and isinstance(member, Take)
+    return is_entry and piece.composite is None and not _is_part(piece.steps)
+
+
+def _is_part(steps: Steps) -> bool:
     """Return True if a tensor is one of several that a layer makes its weight from."""
     return "parametrizations" in steps or steps[-1].startswith(_PARTS)
 
 
-def _fused(steps: tuple[str, ...]) -> tuple[str, ...]:
+def _fused(steps: Steps) -> Steps:
     """Return the parts of a fused tensor of these steps; empty for others."""
     return next((parts for step in steps if (parts := parts_named(step))), ())
 
 
 def _suggestion(
-    leaf: Leaf, steps: tuple[str, ...], piece: Piece, pair: Pair, orientation: Orientation
+    leaf: Leaf, steps: Steps, piece: Piece, pair: Pair, orientation: Orientation
 ) -> Suggestion | None:
-    sure = pair.margin >= _CERTAIN
+    entry = _entry_answer(pair)
+    sure = entry is not None
     if not sure and pair.how == NAMES_AGREE:
         pair = replace(pair, how=f"{NAMES_AGREE}, but others nearly as well")
     fused = _fused(steps) and _fused(steps) == _fused(piece.steps)
     if _is_part(piece.steps) and not _is_part(steps) and not fused:
         layouts = piece.layouts(leaf.shape)
-        return Suggestion(layouts[0][0], False, "only a part of a weight") if layouts else None
+        why = "only a part of a weight"
+        return Suggestion(layouts[0][0], UNPROVEN, why) if layouts else None
     (member, *more) = piece.members
     if not more and rule_for(leaf) is not None:
         turned = rule_applied(leaf, member, piece.shape)
         final = piece.composite is not None and not isinstance(member, Take)
+        by_rule = Proof(entry, Answer.LAYER, Answer.LAYER)
         if isinstance(member, Take):
-            return Suggestion(member, sure and turned is not None, pair.how)
+            proof = by_rule if turned is not None else by_rule.without(Question.AXES)
+            return Suggestion(member, proof, pair.how)
         if turned is not None or (final and piece.shape == leaf.shape):
-            return Suggestion(turned or member, sure, pair.how)
-    known_layer = (leaf.owner or "").startswith("equinox.nn.")
+            return Suggestion(turned or member, by_rule, pair.how)
     own_name = isinstance(member, Take) and not more and leaf.path == f"[{member.key!r}]"
     own_name = own_name and leaf.owner is None
-    chosen = orientation.choose(
-        steps, leaf.shape, piece, known_layer=known_layer, own_name=own_name
-    )
+    chosen = orientation.choose(steps, leaf.shape, piece, leaf.owner, own_name=own_name)
     if chosen is None:
         return None
-    expr, settled, why = chosen
+    expr, why = chosen.expr, f"{pair.how}; {chosen.why}" if chosen.why else pair.how
+    proof = Proof(entry, chosen.axes, chosen.grouping)
+    known_layer = (leaf.owner or "").startswith("equinox.nn.")
     if leaf.owner in _CONVOLUTIONS and any(isinstance(n, Permute | Flip) for n in nodes_of(expr)):
-        return Suggestion(expr, False, "this layer keeps PyTorch's layout", sure)
-    if leaf.owner is None and _may_be_transposed_convolution(expr, leaf.shape):
+        why = "this layer keeps PyTorch's layout"
+        proof = proof.without(Question.AXES)
+    elif not known_layer and _may_be_transposed_convolution(expr, leaf.shape):
         why = "nothing names this layer, and a transposed convolution's kernel is flipped too"
-        return Suggestion(expr, False, why, sure)
-    if may_alternate(expr):
-        return Suggestion(expr, False, "heads may alternate in it: nothing shows it", sure)
-    return Suggestion(expr, sure and settled, f"{pair.how}; {why}" if why else pair.how, sure)
+        proof = proof.without(Question.AXES)
+    elif may_alternate(expr):
+        why = "heads may alternate in it: nothing shows it"
+        proof = proof.without(Question.GROUPING)
+    return Suggestion(expr, proof, why, sure)
+
+
+def _entry_answer(pair: Pair) -> Answer | None:
+    """Return what proves that an entry belongs to a leaf; None if others fit nearly as well."""
+    if pair.margin < _CERTAIN:
+        return None
+    if pair.how.startswith(SAME_PLACE):
+        return Answer.PLACE
+    return _ENTRY_ANSWERS.get(pair.how)
 
 
 def _may_be_transposed_convolution(expr: Expr, shape: Shape) -> bool:
@@ -299,12 +429,12 @@ class _Fits:
 
 
 def _learned(aligner: Aligner) -> Learned:
-    votes: dict[tuple[tuple[str, ...], tuple[str, ...]], float] = defaultdict(float)
-    total: dict[tuple[str, ...], float] = defaultdict(float)
+    votes: dict[tuple[Steps, Steps], float] = defaultdict(float)
+    total: dict[Steps, float] = defaultdict(float)
     for target, source, weight in aligner.seen:
         votes[target, source] += weight
         total[target] += weight
-    learned: dict[tuple[str, ...], dict[tuple[str, ...], float]] = defaultdict(dict)
+    learned: dict[Steps, dict[Steps, float]] = defaultdict(dict)
     for (target, source), count in votes.items():
         learned[target][source] = count / total[target]
     return learned
@@ -312,7 +442,7 @@ def _learned(aligner: Aligner) -> Learned:
 
 def _orderly(pieces: Sequence[Piece]) -> bool:
     """Return True if a checkpoint's entries stand in the order its numbered modules do."""
-    last: dict[tuple[str, ...], int] = {}
+    last: dict[Steps, int] = {}
     steps = falls = 0
     for piece in pieces:
         for level, step in enumerate(piece.steps):
@@ -336,28 +466,35 @@ def propose(
 ) -> Proposal:
     """Return the evidence's rows that differ from the alignment's. Reads no tensor data.
 
-    Rows that the user decided or trusted are given: they stay, and what they take stays theirs.
-    One whose shape does not fit is no decision yet: its entry may be on its way elsewhere.
+    Rows that the user decided or trusted are given: they stay, what they take stays theirs, and
+    what follows from them is proposed too. To undo those that names speak against is a hunk of its
+    own, which is not ticked.
     """
     suggested = as_suggested(evidence, state_dict, skeleton).rows
-    given = {
-        index: row
-        for index, row in enumerate(alignment.rows)
-        if ((row.by == "user" and (row.gap or row.source is not None)) or row.trusted)
-        and judge(skeleton[index], row, state_dict).fit is not Fit.MISMATCHED
-    }
+    given = given_rows(alignment.rows, state_dict, skeleton)
+    followed = following(given, alignment, evidence, state_dict, skeleton)
     # An entry that both have for the same row may be taken by others too: it is tied, or shared.
-    taken = {key for row in given.values() for key in row.keys}
-    taken -= {key for index in given for key in suggested[index].keys}
-    wanted = [
-        (index, row)
-        for index, row in enumerate(suggested)
-        if index not in given and taken.isdisjoint(row.keys)
+    own = taken_keys(given.values()) - taken_keys(suggested[index] for index in given)
+    taken = own | taken_keys(followed.values())
+    wanted: list[tuple[int, Row]] = []
+    undone = [
+        (index, suggested[index])
+        for index, row in given.items()
+        if evidence.suggestions[index].certain and not same_source(row, suggested[index])
     ]
+    freed = taken_keys(given[index] for index, _ in undone)
+    for index, row in enumerate(suggested):
+        if index in given:
+            continue
+        row = followed.get(index, row)
+        if index in followed or taken.isdisjoint(row.keys):
+            wanted.append((index, row))
+        elif freed.issuperset(taken.intersection(row.keys)):
+            undone.append((index, row))
     confidence = {
         place: confidence_of(suggestion) for place, suggestion in enumerate(evidence.suggestions)
-    }
-    return proposed("matcher", alignment, wanted, skeleton, confidence)
+    } | dict.fromkeys(followed, Confidence.LIKELY)
+    return proposed("matcher", alignment, wanted, skeleton, confidence, undone=undone)
 
 
 def confidence_of(suggestion: Suggestion) -> Confidence:

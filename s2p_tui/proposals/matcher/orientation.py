@@ -4,19 +4,36 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
-from s2p_tui.alignment.transform import Expr, Permute, Reshape, Shape, Split, Stack, Take
+from s2p_tui.alignment.proof import Answer
+from s2p_tui.alignment.transform import (
+    Concat,
+    Expr,
+    Flip,
+    Permute,
+    Reshape,
+    Shape,
+    Split,
+    Stack,
+    Take,
+)
 from s2p_tui.proposals.matcher.pieces import Piece
 from s2p_tui.proposals.matcher.words import meanings, name_of
 
 Steps = tuple[str, ...]
 _AS_IT_IS = frozenset(("embed", "pos", "token", "class", "table", "norm", "relative", "register"))
+_TABLES = frozenset(("embedding", "table"))
+"""What tables themselves are called, and no other weight is."""
 _NO_TABLE = frozenset(("kernel", "w"))
 """Names of weights of dense layers and convolutions, not of tables."""
 _UNANIMOUS = 0.9
 _INWARD = frozenset(("query", "key", "value", "qkv", "kv"))
 _MATRIX = 2
+_SPLIT = "an axis is split into several, and nothing shows in which order"
+_NO_VOTES = (0, 0)
 
 
 _ALIKE = {
@@ -29,27 +46,44 @@ _ALIKE = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The layout of a piece in a leaf.
+
+    Attributes:
+        expr: The piece as the leaf takes it.
+        axes: The proof that its axes are in the right order; None if there is none.
+        grouping: The proof that it is split, merged or stacked rightly; None if there is none.
+        why: What speaks for it, or what is open, in words.
+    """
+
+    expr: Expr
+    axes: Answer | None
+    grouping: Answer | None = Answer.WHOLE
+    why: str = ""
+
+
 def _template(steps: Steps) -> Steps:
     return tuple("#" if step.isdigit() else step for step in steps)
 
 
 def _classes(
-    steps: Steps, shape: Shape, piece: Piece
+    steps: Steps, shape: Shape, piece: Piece, owner: str | None
 ) -> tuple[tuple[str, *tuple[object, ...]], ...]:
-    """Return the classes a leaf shares with ever more leaves, the nearest first.
+    """Return the classes a leaf shares with ever more leaves of its owner's class, nearest first.
 
     Weights whose names say that they hold the input axis first are of another kind than others:
-    a model may have layers of both.
+    a model may have layers of both. A class of layers says nothing of another class.
     """
     template, last = _template(steps), (steps[-1], piece.is_input_first)
     rank = len(shape)
     return (
-        ("same leaf", template),
-        ("same module", steps[:-2], last),
-        ("same modules", template[:-2], last),
-        ("same layers", template[:-1][-1:], last, rank),
-        ("same rank", last, rank),
-        ("same name", last),
+        ("same leaf", owner, template),
+        ("same module", owner, steps[:-2], last),
+        ("same modules", owner, template[:-2], last),
+        ("same layers", owner, template[:-1][-1:], last, rank),
+        ("same rank", owner, last, rank),
+        ("same name", owner, last),
     )
 
 
@@ -58,16 +92,19 @@ class Orientation:
 
     def __init__(self) -> None:
         self._votes: dict[tuple[object, ...], list[int]] = defaultdict(lambda: [0, 0])
+        self._stacked: set[int] = set()
 
-    def learn(self, pairs: Iterable[tuple[Steps, Shape, Piece]]) -> None:
+    def learn(self, pairs: Iterable[tuple[Steps, Shape, Piece, str | None]]) -> None:
         """Count the weights whose shapes leave no choice."""
-        for steps, shape, piece in pairs:
-            if sum(size > 1 for size in piece.member) < 2 or _as_it_is(steps):
+        for steps, shape, piece, owner in pairs:
+            if len(axes := _stacking(piece.layouts(shape))) == 1:
+                self._stacked |= axes
+            if sum(size > 1 for size in piece.member) < 2 or _as_it_is(steps, owner):
                 continue
             ways = piece.turns(shape)
             if len(ways) == 1:
                 (out_last,) = ways
-                for group in _classes(steps, shape, piece):
+                for group in _classes(steps, shape, piece, owner):
                     self._votes[group][out_last] += 1
 
     @property
@@ -84,61 +121,72 @@ class Orientation:
         steps: Steps,
         shape: Shape,
         piece: Piece,
+        owner: str | None,
         *,
-        known_layer: bool,
         own_name: bool = False,
-    ) -> tuple[Expr, bool, str] | None:
-        """The layout of a piece for a leaf: the expression, whether it is settled, and by what.
-
-        None if no layout has the leaf's shape.
+    ) -> Layout | None:
+        """The layout of a piece for a leaf; None if none has the leaf's shape.
 
         Args:
             steps: The leaf's steps.
             shape: Its shape.
             piece: What it takes.
-            known_layer: Whether it is of one of Equinox's layers.
+            owner: The class of the layer it is of.
             own_name: Whether it is kept in a plain dict under the very key of the entry.
         """
         layouts = piece.layouts(shape)
+        if len(_stacking(layouts)) > 1:
+            if len(self._stacked) != 1:
+                why = "more than one axis has room for as many, stacked"
+                return Layout(layouts[0][0], None, None, why)
+            layouts = [found for found in layouts if _stacking([found]) == self._stacked]
         if not layouts:
             return None
+        known_layer = (owner or "").startswith("equinox.nn.")
         if by_heads := _by_heads(layouts, steps, piece):
             return by_heads
         if len({out_last for _, out_last in layouts}) == 1:
-            return layouts[0][0], _one_order(layouts, piece), ""
-        if _as_it_is(steps):
-            return _first(layouts, out_last=False), True, "tables keep their rows"
+            return _only(layouts[0][0], layouts, steps, piece, known_layer=known_layer)
+        grouping = _grouping(layouts)
+        if _as_it_is(steps, owner):
+            expr = _first(layouts, out_last=False)
+            return Layout(expr, Answer.TABLE, grouping, "tables keep their rows")
         if known_layer and (shown := _shown(piece)) is not None:
-            return _first(layouts, out_last=shown), True, "its parts lie along the output axis"
-        for group in _classes(steps, shape, piece):
-            verdict = _verdict(self._votes.get(group, [0, 0]))
+            expr = _first(layouts, out_last=shown)
+            return Layout(expr, Answer.PARTS, grouping, "its parts lie along the output axis")
+        groups = _classes(steps, shape, piece, owner)
+        for group in groups:
+            verdict = _verdict(self._votes.get(group, _NO_VOTES))
             if verdict is not None:
-                return (
-                    _first(layouts, out_last=verdict),
-                    True,
-                    f"laid out as {_ALIKE[group[0]]}, whose sizes leave no choice",
-                )
+                why = f"laid out as {_ALIKE[group[0]]}, whose sizes leave no choice"
+                return Layout(_first(layouts, out_last=verdict), Answer.SAME_CLASS, grouping, why)
         last = steps[-1]
-        turned = self._votes.get(_classes(steps, shape, piece)[-1], [0, 0])[True]
+        turned = self._votes.get(groups[-1], _NO_VOTES)[True]
         if own_name and not turned:
             why = "a dict that keeps entries under their own names keeps PyTorch's layout"
-            return _first(layouts, out_last=False), True, why
+            return Layout(_first(layouts, out_last=False), Answer.OWN_NAME, grouping, why)
         if known_layer:
             first = piece.is_input_first
             if first or piece.may_be_input_first:
                 why = "by its name it may hold the input axis first"
-                return _first(layouts, out_last=first), False, why
+                return Layout(_first(layouts, out_last=first), None, grouping, why)
             why = "some weights of this name are transposed, and nothing shows whether this one is"
             why = why if turned else "the layer keeps PyTorch's layout"
-            return _first(layouts, out_last=False), not turned, why
+            axes = None if turned else Answer.KEPT
+            return Layout(_first(layouts, out_last=False), axes, grouping, why)
         if name_of(last).words[-1:] != ("weight",):
             same = last in (piece.steps[-1] if piece.steps else "",)
-            return _first(layouts, out_last=False), same, "kept as it is under the same name"
-        return (
-            _first(layouts, out_last=last == "kernel"),
-            False,
-            "square, and nothing shows whether it is transposed",
-        )
+            axes = Answer.OWN_NAME if same else None
+            why = "kept as it is under the same name"
+            return Layout(_first(layouts, out_last=False), axes, grouping, why)
+        why = "square, and nothing shows whether it is transposed"
+        return Layout(_first(layouts, out_last=last == "kernel"), None, grouping, why)
+
+
+def _grouping(layouts: Sequence[tuple[Expr, bool]]) -> Answer:
+    """The proof for a weight of which only the order of its two axes is open."""
+    is_whole = not any(isinstance(expr, Stack | Concat) for expr, _ in layouts)
+    return Answer.WHOLE if is_whole else Answer.ONE_WAY
 
 
 def _shown(piece: Piece) -> bool | None:
@@ -149,18 +197,20 @@ def _shown(piece: Piece) -> bool | None:
     return part.axis == 1 if isinstance(part, Split) and isinstance(part.of, Take) else None
 
 
-def _by_heads(
-    layouts: Sequence[tuple[Expr, bool]], steps: Steps, piece: Piece
-) -> tuple[Expr, bool, str] | None:
+def _by_heads(layouts: Sequence[tuple[Expr, bool]], steps: Steps, piece: Piece) -> Layout | None:
     """The layout that splits heads out of the axis they are on, where another one does not.
 
     Queries, keys and values have them on the output axis, what attention gives out takes them in.
     """
-    axis = _axis_of_heads(steps, piece.steps)
-    found = [expr for expr, _ in layouts if _axis_split(expr, piece.member) == axis]
-    if axis is None or len(found) != 1 or len(layouts) == 1:
+    if len(layouts) == 1 or (axis := _axis_of_heads(steps, piece.steps)) is None:
         return None
-    return found[0], True, f"heads are on the {('output', 'input')[axis]} axis"
+    found = [expr for expr, _ in layouts if _axis_split(expr, piece.member) == axis]
+    if len(found) != 1:
+        return None
+    if _factors(found[0], piece.member) > _MATRIX:
+        return Layout(found[0], Answer.HEADS, None, _SPLIT)
+    why = f"heads are on the {('output', 'input')[axis]} axis"
+    return Layout(found[0], Answer.HEADS, Answer.ONE_WAY, why)
 
 
 def _axis_of_heads(*names: Steps) -> int | None:
@@ -182,6 +232,80 @@ def _axis_split(expr: Expr, member: Shape) -> int | None:
     return ways.index(True) if sum(ways) == 1 else None
 
 
+def _only(
+    expr: Expr,
+    layouts: Sequence[tuple[Expr, bool]],
+    steps: Steps,
+    piece: Piece,
+    *,
+    known_layer: bool,
+) -> Layout:
+    """The layout of a weight whose output axis can go to one place alone.
+
+    It is settled if the order of all other axes is too: sizes may leave several orders of the same
+    axes, of which the layouts hold the most natural ones only.
+    """
+    grouping = _grouping(layouts)
+    if not known_layer and (flipped := _transposed_convolution(expr, piece)) is not None:
+        if steps[-1] == "kernel":
+            why = "its axes show a transposed convolution, whose window is flipped"
+            return Layout(flipped, Answer.FLIPPED, grouping, why)
+        why = "a transposed convolution's window may have to be flipped too"
+        return Layout(flipped, None, grouping, why)
+    if _merges(expr, piece.member):
+        why = "axes run together, and nothing shows in which order"
+        return Layout(expr, Answer.SIZES, None, why)
+    if _factors(expr, piece.member) > _MATRIX:
+        return Layout(expr, Answer.SIZES, None, _SPLIT)
+    axes = Answer.SIZES if sum(size > 1 for size in piece.member) > 1 else Answer.ONE_AXIS
+    return Layout(expr, axes, grouping if _one_order(layouts, piece) else None)
+
+
+def _transposed_convolution(expr: Expr, piece: Piece) -> Expr | None:
+    """A kernel whose axes show that PyTorch's (in, out, *window) becomes (*window, in, out)."""
+    rank = len(piece.member)
+    channels = (*range(2, rank), 0, 1)
+    if not isinstance(expr, Permute) or expr.axes != channels or rank <= _MATRIX:
+        return None
+    first, second, *window = piece.member
+    if min(first, second) == 1 or prod(window) == 1:
+        return None
+    return Permute(Flip(expr.of, tuple(range(2, rank))), expr.axes)
+
+
+def _stacking(layouts: Iterable[tuple[Expr, bool]]) -> set[int]:
+    """The axes on which the layouts stack several members."""
+    return {expr.axis for expr, _ in layouts if isinstance(expr, Stack)}
+
+
+def _inner(expr: Expr) -> Expr:
+    return expr.of[0] if isinstance(expr, Stack | Concat) else expr
+
+
+def _merges(expr: Expr, member: Shape) -> bool:
+    """Whether several axes of a kernel, none of them the output's, become one."""
+    made = _inner(expr)
+    wide = [size for size in member if size > 1]
+    if len(member) <= _MATRIX or not isinstance(made, Reshape):
+        return False
+    return sum(size > 1 for size in made.shape) < len(wide)
+
+
+def _factors(expr: Expr, member: Shape) -> int:
+    """Into how many wide factors the layout splits an axis at the most."""
+    made = _inner(expr)
+    made = made.of if isinstance(made, Permute) else made
+    if not isinstance(made, Reshape) or len(made.shape) <= len(member):
+        return 1
+    most, sizes = 1, iter(size for size in made.shape if size > 1)
+    for axis in member:
+        left, count = axis, 0
+        while left > 1 and (size := next(sizes, 0)):
+            left, count = left // size, count + 1
+        most = max(most, count)
+    return most
+
+
 def _one_order(layouts: Sequence[tuple[Expr, bool]], piece: Piece) -> bool:
     return len(layouts) == 1 or len(piece.member) > 2 or len(layouts) <= 2
 
@@ -197,7 +321,22 @@ def _verdict(votes: Sequence[int]) -> bool | None:
     return votes[1] > votes[0]
 
 
-def _as_it_is(steps: Steps) -> bool:
+def _as_it_is(steps: Steps, owner: str | None) -> bool:
+    """Whether a weight's axes stay in their order, as those of tables and norms do.
+
+    Its owner's class says so; of a class of a user's own a name may say nothing. Of leaves in
+    dictionaries and the like only names are known.
+    """
+    if (owner or "").startswith("equinox.nn."):
+        kind = (owner or "").rpartition(".")[2]
+        return kind == "Embedding" or kind.endswith("Norm")
+    if owner is not None:
+        return steps[-1] in _TABLES
+    return _is_table(steps[-2:])
+
+
+@lru_cache(maxsize=1 << 16)
+def _is_table(steps: Steps) -> bool:
     if steps[-1] in _NO_TABLE:
         return "norm" in meanings(steps[-2:-1])[0]
     words = meanings(steps[-2:])[0]

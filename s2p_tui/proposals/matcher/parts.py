@@ -29,10 +29,13 @@ _PART_STEPS = {
     "spectral norm": ("weight", "left", "right"),
 }
 
+_WRAPPED = frozenset(("value", "raw_value"))
+"""What `flax.nnx` variables call the array they hold."""
+
 
 def steps_of_leaves(skeleton: Skeleton, places: Sequence[int]) -> dict[int, Steps]:
     """The steps of leaves by place; the members of a list named for its parts go by their names."""
-    steps = {place: _steps_of_leaf(skeleton[place]) for place in places}
+    steps = _without_wrappers({place: _steps_of_leaf(skeleton[place]) for place in places})
     lists: dict[Steps, set[str]] = defaultdict(set)
     for path in steps.values():
         for level in range(1, len(path)):
@@ -49,6 +52,23 @@ def steps_of_leaves(skeleton: Skeleton, places: Sequence[int]) -> dict[int, Step
                     steps[place] = (*path[: level - 1], part, *path[level + 1 :])
                 break
     return steps
+
+
+def _without_wrappers(steps: dict[int, Steps]) -> dict[int, Steps]:
+    """The steps without those of variables around single arrays, such as `flax.nnx.Param.value`.
+
+    Of attention's `query`, `key` and `value` the last one has others beside it.
+    """
+    beside: dict[Steps, set[str]] = defaultdict(set)
+    for path in steps.values():
+        for level in range(1, len(path)):
+            beside[path[:level]].add(path[level])
+    return {
+        place: path[:-1]
+        if len(path) > 1 and path[-1] in _WRAPPED and len(beside[path[:-1]]) == 1
+        else path
+        for place, path in steps.items()
+    }
 
 
 def _steps_of_leaf(leaf: Leaf) -> Steps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from heapq import heappop, heappush
 from math import ceil, prod
 
@@ -31,6 +32,7 @@ class Node:
         names: Equal for nodes with the same names and sizes of tensors under them, in any order.
         place: The first item under it.
         start: Tensors before it, depth first.
+        path: All steps of a tensor, if they are known to be those of its name.
     """
 
     step: str
@@ -46,6 +48,7 @@ class Node:
     names: int = 0
     place: int = 0
     start: int = 0
+    path: tuple[str, ...] | None = None
 
     def leaves(self) -> Iterator[Node]:
         """All tensors under the node, depth first."""
@@ -63,6 +66,8 @@ class Node:
 
     def steps_below(self, scope: Node) -> tuple[str, ...]:
         """The steps from a node above down to this one."""
+        if self.path is not None and scope.parent is None:
+            return self.path
         steps: list[str] = []
         node: Node | None = self
         while node is not None and node is not scope:
@@ -98,6 +103,8 @@ def tree_of(items: Iterable[tuple[int, tuple[str, ...], Shape]]) -> Node:
             end = Node("", node, item=item, shape=shape, place=item)
             node.children[f"\0{item}"] = end
             node = end
+        else:
+            node.path = steps
         node.item, node.shape = item, shape
     _finish(root)
     _number(root, 0)
@@ -118,17 +125,18 @@ def _finish(node: Node) -> None:
         _finish(child)
     if node.item >= 0 and node.children:
         own = Node("", node, item=node.item, shape=node.shape, place=node.item)
-        node.item = -1
+        node.item, node.path = -1, None
         node.children[""] = own
         _finish(own)
     if node.item >= 0:
-        node.size, node.print = 1, {prod(node.shape): 1}
-        node.ones = _ones(node.shape)
+        node.size = 1
+        node.print, node.ones, node.names, node.mark = _of_tensor(node.shape)
         node.form = hash((node.step, node.shape))
-        node.names = hash((1, prod(node.shape)))
     else:
-        ordered = sorted(node.children.values(), key=_natural)
-        node.children = {child.step or f"\0{child.place}": child for child in ordered}
+        ordered = list(node.children.values())
+        if len(ordered) > 1:
+            ordered.sort(key=_natural)
+            node.children = {child.step or f"\0{child.place}": child for child in ordered}
         for child in ordered:
             node.size += child.size
             node.ones += child.ones
@@ -138,7 +146,14 @@ def _finish(node: Node) -> None:
         names = frozenset((child.step, child.names) for child in ordered)
         # Tensors without a name of their own cannot be looked up by it.
         node.names = hash((node.size, names)) if all(child.step for child in ordered) else id(node)
-    node.mark = hash(frozenset(node.print.items()))
+        node.mark = hash(frozenset(node.print.items()))
+
+
+@lru_cache(maxsize=1 << 16)
+def _of_tensor(shape: Shape) -> tuple[dict[int, int], int, int, int]:
+    """Return the print, ones, names and mark of a tensor; all of one shape share them."""
+    size = prod(shape)
+    return {size: 1}, _ones(shape), hash((1, size)), hash(frozenset(((size, 1),)))
 
 
 def _sum_of_prints(nodes: Sequence[Node]) -> dict[int, int]:

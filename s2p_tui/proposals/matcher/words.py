@@ -215,8 +215,9 @@ def steps_of_path(path: str) -> tuple[str, ...]:
         path = path[3:]
     steps: list[str] = []
     for match in _STEP.finditer(path):
-        text = "".join(match.groups(""))
-        steps.extend(part for part in re.split(r"[./]", text) if part and part != "~")
+        text = match[match.lastindex] if match.lastindex else ""
+        parts = re.split(r"[./]", text) if "." in text or "/" in text else (text,)
+        steps.extend(part for part in parts if part and part != "~")
     if len(steps) > 1 and steps[0] in _COLLECTIONS:
         del steps[0]
     if len(steps) > 1 and steps[-2].endswith("state_index") and steps[-1] in _STATISTICS:

@@ -15,6 +15,7 @@ import torch
 
 from s2p_tui.alignment.alignment import in_order
 from s2p_tui.alignment.evidence import Evidence, Suggestion, Suggestions
+from s2p_tui.alignment.proof import UNPROVEN
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.formats.pytree.skeleton import save_skeleton
@@ -38,7 +39,7 @@ def situation(entries: Shapes, leaves: Shapes) -> Situation:
     skeleton = Skeleton(
         tuple(Leaf(path, s, "bfloat16", owner="mynet.parts.Layer") for path, s in leaves.items())
     )
-    unknown = Suggestion(None, False, "no entry corresponds to it")
+    unknown = Suggestion(None, UNPROVEN, "no entry corresponds to it")
     evidence = Evidence(Suggestions((unknown,) * len(skeleton)), {})
     return Situation(state_dict, skeleton, in_order(state_dict, skeleton), evidence)
 

@@ -1,0 +1,154 @@
+"""Evidence of the user's decisions: given rows, and what follows from them for other rows.
+
+A decision that names and structure did not lead to says more than they do where they settle
+nothing: for the rest of its layer, and for the same leaf of the sibling blocks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+from math import prod
+
+import numpy as np
+
+from s2p_tui.alignment.alignment import Alignment, Row, Rows
+from s2p_tui.alignment.evidence import Evidence
+from s2p_tui.alignment.fit import Fit
+from s2p_tui.alignment.judge import judge
+from s2p_tui.alignment.layers import ALONE, module_of
+from s2p_tui.alignment.numbering import NOTHING
+from s2p_tui.alignment.skeleton import Skeleton
+from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.alignment.transform import Expr, Split, Take
+from s2p_tui.proposals.lift import counterparts
+from s2p_tui.proposals.matcher.parts import steps_of_leaves
+from s2p_tui.proposals.matcher.words import meanings, steps_of_key
+
+
+def given_rows(rows: Rows, state_dict: StateDict, skeleton: Skeleton) -> dict[int, Row]:
+    """Return the rows that the user decided or trusted.
+
+    One whose shape does not fit is no decision yet: its entry may be on its way elsewhere.
+    """
+    numbering = rows.numbering
+    # The shortest way to the few that were decided: rows are made of these alone.
+    flags = np.array([made.by == "user" or made.trusted for made in numbering.decisions], np.bool_)
+    chosen = np.flatnonzero(flags[rows.in_force()] & (rows.sources != NOTHING)).tolist()
+    found = {index: rows[index] for index in chosen}
+    return {
+        index: row
+        for index, row in found.items()
+        if judge(skeleton[index], row, state_dict).fit is not Fit.MISMATCHED
+    }
+
+
+def following(
+    given: Mapping[int, Row],
+    alignment: Alignment,
+    evidence: Evidence,
+    state_dict: StateDict,
+    skeleton: Skeleton,
+) -> dict[int, Row]:
+    """Return the rows that follow from decisions which the evidence did not lead to.
+
+    Where the evidence is certain, or two decisions lead to different rows, or to one entry for
+    several leaves, nothing follows.
+
+    Args:
+        given: The decided rows.
+        alignment: The rows as they are.
+        evidence: What names and structure say.
+        state_dict: The entries.
+        skeleton: The leaves.
+    """
+    modules = _Modules(state_dict, skeleton)
+    found: defaultdict[int, dict[Expr, str]] = defaultdict(dict)
+    for index, row in given.items():
+        suggested = evidence.suggestions[index].source
+        if row.by != "user" or row.source is None or suggested == row.source:
+            continue
+        why = f"as you decided for {skeleton[index].path}"
+        here = {index: row} | dict(modules.siblings(index, row))
+        for place, one in (*here.items(), *_elsewhere(here, alignment, state_dict, skeleton)):
+            if one.source is not None:
+                found[place].setdefault(one.source, why)
+    rows = {
+        place: Row(source, by="matcher", why=why)
+        for place, sources in found.items()
+        if place not in given and not evidence.suggestions[place].certain and len(sources) == 1
+        for source, why in sources.items()
+    }
+    parts = Counter((key, part_of(row.source)) for row in rows.values() for key in row.keys)
+    return {
+        place: row
+        for place, row in rows.items()
+        if all(parts[key, part_of(row.source)] == 1 for key in row.keys)
+    }
+
+
+def part_of(source: Expr | None) -> Split | None:
+    """Return the slice that a source is, if it is one."""
+    return source if isinstance(source, Split) else None
+
+
+def _elsewhere(
+    rows: Mapping[int, Row], alignment: Alignment, state_dict: StateDict, skeleton: Skeleton
+) -> Iterator[tuple[int, Row]]:
+    for place, row in rows.items():
+        yield from counterparts(state_dict, skeleton, alignment, place, row).items()
+
+
+class _Modules:
+    """Finds the other entries of a module for the other leaves of a layer."""
+
+    def __init__(self, state_dict: StateDict, skeleton: Skeleton) -> None:
+        self._state_dict, self._skeleton = state_dict, skeleton
+
+    @cached_property
+    def _entries(self) -> dict[str, list[str]]:
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for entry in self._state_dict:
+            found[module_of(entry.key)].append(entry.key)
+        return found
+
+    def siblings(self, index: int, row: Row) -> Iterator[tuple[int, Row]]:
+        """Rows of a leaf's layer that take what the row's module has for them."""
+        layers = self._skeleton.layers
+        if layers[index] == ALONE or len(row.keys) != 1:
+            return
+        (key,) = row.keys
+        others = [entry for entry in self._entries[module_of(key)] if entry != key]
+        places = [at for at in np.flatnonzero(layers == layers[index]).tolist() if at != index]
+        steps = steps_of_leaves(self._skeleton, places)
+        for place in places:
+            role = meanings(steps[place])[0][-1:]
+            alike = [one for one in others if role and _role(one) == role]
+            if len(alike) == 1 and (source := self._taken_alike(row.source, alike[0])) is not None:
+                new = replace(row, source=source)
+                leaf = self._skeleton[place]
+                if judge(leaf, new, self._state_dict).fit is not Fit.MISMATCHED:
+                    yield place, new
+
+    def _taken_alike(self, source: Expr | None, key: str) -> Expr | None:
+        """Return what is taken of an entry beside a row's source; None if that is not known."""
+        match source:
+            case Take():
+                return Take(key)
+            case Split(Take(own), 0, start, stop):
+                whole, other = self._state_dict.shape(own), self._state_dict.shape(key)
+                is_alike = bool(prod(other)) and other[:1] == whole[:1]
+                return Split(Take(key), 0, start, stop) if is_alike else None
+            case _:
+                return None
+
+
+def _role(key: str) -> tuple[str, ...]:
+    return meanings(steps_of_key(key))[0][-1:]
+
+
+def taken_keys(rows: Iterable[Row]) -> set[str]:
+    """Return the keys of all entries that some rows take."""
+    return {key for row in rows for key in row.keys}

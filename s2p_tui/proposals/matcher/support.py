@@ -1,0 +1,325 @@
+"""Support of names for pairs: words in common, conventions of a port, and numbers that are indices.
+
+A pair without support is the guess of sizes alone, which is no proof: where an entry is missing,
+another one of its size would take its leaf.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
+
+from s2p_tui.proposals.matcher.likeness import words_alike
+from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of
+
+Steps = tuple[str, ...]
+Shape = tuple[int, ...]
+_FUNCTIONS = frozenset(("log", "exp", "inv", "sqrt", "square", "neg", "std", "var", "inverse"))
+"""Words of names that tell a number from a function of it."""
+_MASK = "mask"
+_ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
+_ENDS = frozenset(("head", "out", "final"))
+"""Words for the last layer of a model, which mean the same."""
+_SILENT = FAINT | _ROLES
+_ALONE = frozenset((role,) for role in _ROLES)
+_OFTEN = 2
+"""Modules in which two names go together before that is a convention and no accident."""
+_DIGITS = re.compile(r"\d+")
+_WORD_NUMBERS = (0, 1)
+"""What numbers in words begin with where they count the members of a list."""
+
+
+def unsupported(
+    pairs: Mapping[int, tuple[Steps, Steps]], useless: Collection[Steps]
+) -> dict[int, str]:
+    """Pairs whose names have nothing in common although those of most pairs do, and why.
+
+    What is left over must not fill what is left over for its size alone. Names that differ in the
+    same way more than once are a convention of the port's.
+
+    Args:
+        pairs: Steps of leaves and of the entries they take, by place.
+        useless: Steps of entries that hold no parameter; under another name they fill no leaf.
+    """
+    named = {n: (_named(target), _named(source)) for n, (target, source) in pairs.items()}
+    roles = {
+        n: (target[-1], source[-1])
+        for n, (target, source) in named.items()
+        if not _roles_agree(target, source) or (source in useless and target[-1] != source[-1])
+    }
+    modules = {
+        n: unlike
+        for n, (target, source) in named.items()
+        if n not in roles and (unlike := _unlike_modules(target, source)) is not None
+    }
+    found: dict[int, str] = {}
+    for odd in (roles, modules):
+        if 2 * len(odd) > len(pairs):
+            odd = {n: names for n, names in odd.items() if pairs[n][1] in useless}
+        often: dict[tuple[str, str], set[tuple[Steps, Steps]]] = defaultdict(set)
+        for n, names in odd.items():
+            target, source = pairs[n]
+            often[names].add((target[:-1], source[:-1]))
+        for n, names in odd.items():
+            target, source = named[n]
+            functions = _FUNCTIONS & (_words(target[-1]) ^ _words(source[-1]))
+            is_often = len(often[names]) >= _OFTEN
+            if is_often and odd is roles and _is_role(target):
+                is_often = _modules_agree(target, source)
+            if not is_often or source in useless or functions:
+                found[n] = f"{names[1]} and {names[0]} have nothing in common but their size"
+                if functions and _words(target[-1]) & _words(source[-1]):
+                    found[n] = f"{source[-1]} may be a function of {target[-1]}, or that of it"
+    return found | _strangers(pairs)
+
+
+def _strangers(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+    """Pairs of which the other members of the leaf's list, or of the entry's, have another name.
+
+    Of a list without a telling name of its own, as `layers`, nothing else shows what belongs in it.
+    """
+    found: dict[int, str] = {}
+    for mine, theirs in ((0, 1), (1, 0)):
+        lists: dict[Steps, dict[str, dict[Steps, list[int]]]] = defaultdict(
+            lambda: defaultdict(lambda: defaultdict(list))
+        )
+        for n, sides in pairs.items():
+            if _telling(sides[mine]) is None and (other := _telling(sides[theirs])) is not None:
+                around = tuple(map(_open, sides[mine]))
+                lists[around][other[0]][sides[theirs][:-1]].append(n)
+        for names in lists.values():
+            if len(names) < 2 or max(map(len, names.values())) < _OFTEN:
+                continue
+            for name, modules in names.items():
+                for n in (n for numbers in modules.values() for n in numbers):
+                    if len(modules) < _OFTEN:
+                        found[n] = f"{name} is unlike what else is in {_text(pairs[n][mine][:-1])}"
+    return found
+
+
+def namesakes(
+    pairs: Mapping[int, tuple[Steps, Steps]], entries: Mapping[Steps, int], sizes: Mapping[int, int]
+) -> dict[int, str]:
+    """Pairs apart from the entry of the leaf's very name, or from the leaf of the entry's.
+
+    Args:
+        pairs: Steps of leaves and of the entries they take, by place.
+        entries: The number of elements of each entry that leaves could take, by its steps.
+        sizes: The number of elements of the leaves.
+    """
+    # Wrappers such as `module.` are no part of a name.
+    outer = _wrapper([target for target, _ in pairs.values()]), _wrapper(entries)
+    leaves = {target[outer[0] :]: n for n, (target, _) in pairs.items()}
+    named = {steps[outer[1] :]: (steps, size) for steps, size in entries.items()}
+    found: dict[int, str] = {}
+    for n, (target, source) in pairs.items():
+        if target[outer[0] :] == source[outer[1] :]:
+            continue
+        steps, size = named.get(target[outer[0] :], ((), -1))
+        if size == sizes[n]:
+            found[n] = f"{_text(steps)} has the very name of this leaf"
+        other = leaves.get(source[outer[1] :])
+        if other is not None and sizes[other] == sizes[n]:
+            found[n] = f"another leaf has the very name of {_text(source)}"
+    return found
+
+
+def _wrapper(paths: Iterable[Steps]) -> int:
+    """Return the number of leading steps that all paths share, but for the last one."""
+    paths = list(paths)
+    if not paths:
+        return 0
+    first, last = min(paths), max(paths)
+    most = min(len(first), len(last)) - 1
+    return next((n for n in range(most) if first[n] != last[n]), max(most, 0))
+
+
+def _is_role(steps: Steps) -> bool:
+    return meanings(steps[-1:])[0] in _ALONE
+
+
+def _modules_agree(target: Steps, source: Steps) -> bool:
+    """Return True if the modules of two tensors have a name in common."""
+    own = [{step for step in steps[:-1] if not step.isdigit()} for steps in (target, source)]
+    words = [_all_words(steps[:-1]) for steps in (target, source)]
+    return bool(own[0] & own[1] or words[0] & words[1])
+
+
+def _named(steps: Steps) -> Steps:
+    """The steps down to the last one that is no number."""
+    last = max((level for level, step in enumerate(steps) if not step.isdigit()), default=0)
+    return steps[: last + 1]
+
+
+@lru_cache(maxsize=4096)
+def _words(step: str) -> frozenset[str]:
+    return frozenset(word for word in re.split(r"[_\W]+", step.lower()) if word)
+
+
+def _roles_agree(target: Steps, source: Steps) -> bool:
+    """Return True if the last names mean the same, or one of them is named as its module."""
+    if target[-1] == source[-1]:
+        return True
+    mine, theirs = (meanings(steps[-1:])[0] for steps in (target, source))
+    apart = _words(target[-1]) ^ _words(source[-1])
+    if _MASK in apart or (apart & _FUNCTIONS and mine != theirs):
+        return False
+    if mine == theirs or theirs in _ALONE:
+        # Of a plain leaf that takes a layer's weight the modules are compared.
+        return mine == theirs or mine not in _ALONE
+    telling = [{*words} - FAINT - _FUNCTIONS for words in (mine, theirs)]
+    if all(telling) and (_within(*telling) or _within(*reversed(telling))):
+        return True
+    around = [{*meanings(steps[-2:])[0]} - _ROLES for steps in (target, source)]
+    return bool(mine and {*mine} <= around[1]) or bool(theirs and {*theirs} <= around[0])
+
+
+def _within(few: Collection[str], many: Collection[str]) -> bool:
+    """Return True if each word is among others, or much like one of them."""
+    return all(word in many or any(words_alike(word, other) for other in many) for word in few)
+
+
+def _unlike_modules(target: Steps, source: Steps) -> tuple[str, str] | None:
+    """The steps that name the two modules, if these have nothing to do with each other."""
+    mine, theirs = _telling(target), _telling(source)
+    if mine is None or theirs is None or mine[0] == theirs[0]:
+        return None
+    words = [_all_words(steps) for steps in (target, source)]
+    if _ENDS & mine[1] and _ENDS & theirs[1]:
+        return None
+    if mine[1] & words[1] or theirs[1] & words[0]:
+        return None
+    if any(words_alike(one, other) for one in mine[1] for other in words[1]):
+        return None
+    if any(words_alike(one, other) for one in theirs[1] for other in words[0]):
+        return None
+    return mine[0], theirs[0]
+
+
+@lru_cache(maxsize=65536)
+def _telling(steps: Steps) -> tuple[str, frozenset[str]] | None:
+    """The last step that says more than most names do, its numbers left open; and its words."""
+    for step in reversed(steps):
+        words = frozenset(meanings((step,))[0]) - _SILENT
+        if words and not step.isdigit():
+            return _open(step), words
+    return None
+
+
+@lru_cache(maxsize=65536)
+def _all_words(steps: Steps) -> frozenset[str]:
+    return frozenset(meanings(steps)[0]) - _SILENT
+
+
+_Column = tuple[tuple[Steps, int], int, bool]
+"""The list that a number counts members of, the number, and whether it is written into a word."""
+
+
+def misnumbered(
+    pairs: Mapping[int, tuple[Steps, Steps]], shapes: Mapping[int, Shape]
+) -> dict[int, str]:
+    """Pairs whose numbers in words are no indices, such as `p5` or `block_64`, and why.
+
+    They are indices where they count from 0 or 1, or are the same on both sides, and not needed
+    where all members differ in size. Members of a list that has `fc` beside `fc1` have no order
+    either.
+
+    Args:
+        pairs: Steps of leaves and of the entries they take, by place.
+        shapes: The shapes of the leaves.
+    """
+    numbers: dict[tuple[object, object], set[tuple[int, int]]] = defaultdict(set)
+    members: dict[tuple[object, object], list[int]] = defaultdict(list)
+    in_words: dict[tuple[object, object], tuple[bool, bool]] = {}
+    partners: dict[object, set[object]] = defaultdict(set)
+    for n, sides in pairs.items():
+        columns = [_columns(steps) for steps in sides]
+        if len(columns[0]) != len(columns[1]):
+            continue
+        for (mine, number, in_word), (theirs, other, in_other) in zip(*columns, strict=True):
+            if in_word or in_other:
+                numbers[mine, theirs].add((number, other))
+                members[mine, theirs].append(n)
+                in_words[mine, theirs] = in_word, in_other
+                partners[0, mine].add(theirs)
+                partners[1, theirs].add(mine)
+    found: dict[int, str] = {}
+    for lists, both in numbers.items():
+        sides = [[pair[side] for pair in both] for side in (0, 1)]
+        is_one_to_one = len(both) > 1 and all(len({*side}) == len(both) for side in sides)
+        if not is_one_to_one or sides[0] == sides[1] or _is_mixed(lists, partners):
+            continue
+        if _differ_in_size([(pairs[n][0], shapes[n]) for n in members[lists]]):
+            continue
+        written = zip(sides, in_words[lists], strict=True)
+        if not all(_counts(side) for side, in_word in written if in_word):
+            place = members[lists][0]
+            name = _text(pairs[place][int(in_words[lists][1])])
+            why = f"the number in {name} need not be an index"
+            found.update(dict.fromkeys(members[lists], why))
+    return found | _without_number(pairs)
+
+
+def _is_mixed(lists: tuple[object, object], partners: Mapping[object, set[object]]) -> bool:
+    """Return True if a list holds what the other side keeps under several names."""
+    return any(len(partners[side, name]) > 1 for side, name in enumerate(lists))
+
+
+def _differ_in_size(leaves: Sequence[tuple[Steps, Shape]]) -> bool:
+    """Return True if some role has another shape in each member of a list."""
+    roles: dict[Steps, list[Shape]] = defaultdict(list)
+    for steps, shape in leaves:
+        roles[tuple(map(_open, steps))].append(shape)
+    return any(len({*found}) == len(found) for found in roles.values())
+
+
+def _counts(numbers: Sequence[int]) -> bool:
+    """Return True if numbers are those of members counted from 0 or 1."""
+    first = min(numbers)
+    return first in _WORD_NUMBERS and max(numbers) == first + len(numbers) - 1
+
+
+def _text(steps: Steps) -> str:
+    return ".".join(steps)
+
+
+@lru_cache(maxsize=65536)
+def _columns(steps: Steps) -> tuple[_Column, ...]:
+    """The numbers in steps, outermost first."""
+    found: list[_Column] = []
+    for level, step in enumerate(steps):
+        if not any(map(str.isdigit, step)):
+            continue
+        around = tuple(_open(each) for each in steps[: level + 1])
+        numbers = name_of(step).numbers
+        found += [((around, n), number, not step.isdigit()) for n, number in enumerate(numbers)]
+    return tuple(found)
+
+
+@lru_cache(maxsize=4096)
+def _open(step: str) -> str:
+    return _DIGITS.sub("#", step)
+
+
+def _without_number(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+    """Members of lists that take what is numbered, and what is called so without a number."""
+    lists: dict[tuple[Steps, Steps, Steps], dict[bool, list[int]]] = defaultdict(dict)
+    for n, sides in pairs.items():
+        target, source = (_module(steps) for steps in sides)
+        if len(target) > 1 and target[-1].isdigit() and source and not source[-1].isdigit():
+            name = name_of(source[-1])
+            key = target[:-1], source[:-1], name.words
+            lists[key].setdefault(bool(name.numbers), []).append(n)
+    return {
+        n: f"nothing shows whether {_text(_module(pairs[members[False][0]][1]))} is the first"
+        for members in lists.values()
+        if len(members) > 1
+        for numbers in members.values()
+        for n in numbers
+    }
+
+
+def _module(steps: Steps) -> Steps:
+    return steps[:-1] if _is_role(steps) else steps
