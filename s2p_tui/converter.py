@@ -10,13 +10,12 @@ import contextlib
 import gc
 import tempfile
 import warnings
-from collections import abc
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from s2p_tui.alignment.mapping_file import Mapping
+from s2p_tui.alignment.mapping_file import SavedAlignment
 from s2p_tui.alignment.task import Job
 from s2p_tui.conversion.chunk_folder import chunk_checkpoint, chunk_target
 from s2p_tui.conversion.contents import refuse_overflow
@@ -221,8 +220,8 @@ def _is_torch(value: Any) -> bool:
     """Return True for a torch module, or a mapping with torch tensors in it."""
     if is_torch_module(value):
         return True
-    if isinstance(value, abc.Mapping):
-        return any(map(_is_torch, cast("abc.Mapping[Any, Any]", value).values()))
+    if isinstance(value, Mapping):
+        return any(map(_is_torch, cast("Mapping[Any, Any]", value).values()))
     return is_tensor(value) and type(value).__module__.startswith("torch")
 
 
@@ -356,7 +355,7 @@ def convert(
     *,
     claude_model: str | None = None,
     arrange: Arrangement | None = None,
-    mapping: str | Path | Mapping | None = None,
+    mapping: str | Path | SavedAlignment | None = None,
     trust: bool | str | Sequence[str] = (),
     allow_unused: bool | str | Sequence[str] = (),
     dtype: str | None = None,
@@ -486,7 +485,7 @@ def convert_tree(
     pytree: Any,
     *,
     arrange: Arrangement | None = None,
-    mapping: str | Path | Mapping | None = None,
+    mapping: str | Path | SavedAlignment | None = None,
     trust: bool | str | Sequence[str] = (),
     allow_unused: bool | str | Sequence[str] = (),
     dtype: str | None = None,
@@ -552,7 +551,7 @@ def convert_tree(
 def _aligned(
     checkpoint: Checkpoint,
     target: Target,
-    mapping: str | Path | Mapping | None,
+    mapping: str | Path | SavedAlignment | None,
     arrange: Arrangement | None,
     trust: bool | str | Sequence[str],
     allow_unused: bool | str | Sequence[str],

@@ -17,7 +17,7 @@ from ml_dtypes import float8_e4m3fn
 from textual.widgets import Input, Label
 
 import s2p_tui
-from s2p_tui.app.hints import WAYS_OUT as APP
+from s2p_tui.app.failures import WAYS_OUT as APP
 from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.start import S2PApp
 from s2p_tui.app.widgets.lines import Lines

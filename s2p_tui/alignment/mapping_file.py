@@ -11,7 +11,7 @@ place in `sources`); or `"gap": true`; and `why`, `by`, `trusted`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping as AbstractMapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, cast, get_args
@@ -53,11 +53,11 @@ class End:
     size: int
     digest: str
     count: int
-    classes: AbstractMapping[str, str] = field(default_factory=dict[str, str])
+    classes: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
-class Mapping:
+class SavedAlignment:
     """A mapping file's content.
 
     Attributes:
@@ -77,7 +77,7 @@ class Mapping:
     name: str = field(default="the mapping", compare=False)
 
 
-def to_text(mapping: Mapping) -> str:
+def to_text(mapping: SavedAlignment) -> str:
     """The mapping file's content, one row a line."""
     head: dict[str, Any] = {"format": FORMAT, "version": VERSION}
     for name, end, unit in (
@@ -108,7 +108,7 @@ def _row_to_json(path: str, row: Row) -> dict[str, Any]:
     return node | {"by": row.by} | ({"why": row.why} if row.why else {})
 
 
-def from_text(text: str, name: str) -> Mapping:
+def from_text(text: str, name: str) -> SavedAlignment:
     """Inverse of `to_text`.
 
     Args:
@@ -127,7 +127,7 @@ def from_text(text: str, name: str) -> Mapping:
         rows = tuple(_row_from_json(object_of(node)) for node in list_of(data["rows"]))
         bench = tuple(string_of(key) for key in list_of(data["bench"]))
         accepted = tuple(string_of(key) for key in list_of(data.get("accepted", [])))
-        return Mapping(
+        return SavedAlignment(
             end_from_json(object_of(data["source"]), "entries"),
             end_from_json(object_of(data["target"]), "leaves"),
             rows,
@@ -142,7 +142,7 @@ def from_text(text: str, name: str) -> Mapping:
         ) from None
 
 
-def end_from_json(node: AbstractMapping[str, Any], unit: str) -> End:
+def end_from_json(node: Mapping[str, Any], unit: str) -> End:
     """Inverse of `end_to_json`.
 
     Raises:
@@ -155,7 +155,7 @@ def end_from_json(node: AbstractMapping[str, Any], unit: str) -> End:
     return End(file, size_of(node["size"]), digest, size_of(node[unit]), classes)
 
 
-def _row_from_json(node: AbstractMapping[str, Any]) -> tuple[str, Row]:
+def _row_from_json(node: Mapping[str, Any]) -> tuple[str, Row]:
     sources = [string_of(key) for key in list_of(node["sources"])]
     by = node.get("by", "user")
     if by not in get_args(Author):
@@ -180,7 +180,7 @@ def _row_from_json(node: AbstractMapping[str, Any]) -> tuple[str, Row]:
     return string_of(node["path"]), row
 
 
-def replay(mapping: Mapping, state_dict: StateDict, skeleton: Skeleton) -> Alignment:
+def replay(mapping: SavedAlignment, state_dict: StateDict, skeleton: Skeleton) -> Alignment:
     """The alignment a mapping stands for, over files with the same names, shapes and dtypes.
 
     Raises:
@@ -235,9 +235,7 @@ def _end_problems(unit: str, made_for: End, digest: str, count: int) -> list[tup
     return [(unit, f"made for {made_for.file} with {made_for.count}, this one has {count}")]
 
 
-def _class_problems(
-    made_for: AbstractMapping[str, str], found: AbstractMapping[str, str]
-) -> list[tuple[str, str]]:
+def _class_problems(made_for: Mapping[str, str], found: Mapping[str, str]) -> list[tuple[str, str]]:
     """Classes of layers that are not as they were; of mappings that tell nothing of them, none."""
     if not made_for or not found:
         return []

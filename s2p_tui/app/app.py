@@ -136,7 +136,7 @@ class S2PApp(ConvertedApp):
         return with_cell_diff(super().get_driver_class())
 
     def on_resize(self) -> None:
-        """Draw everything anew: terminals do as they like with what they showed before."""
+        """Redraw everything; after a resize the terminal's contents are undefined."""
         if isinstance(self._driver, CellDiffDriver):
             self._driver.forget()
 

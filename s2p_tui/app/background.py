@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from s2p_tui.app.failures import UnexpectedError, unexpected
-from s2p_tui.app.hints import in_words_of_the_app
+from s2p_tui.app.failures import UnexpectedError, in_words_of_the_app, unexpected
 from s2p_tui.app.keys import Keymap
 from s2p_tui.errors import CancelledError, S2PError
 

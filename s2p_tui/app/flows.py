@@ -153,7 +153,7 @@ async def match_in_background(workspace: Workspace) -> None:
         workspace.say(printable(background.words_without(error)), "lines--bad")
         return
     finally:
-        # Its thread must not go on for an app that ends.
+        # Its thread must not outlive the app.
         task.cancel()
         workspace.matching = None
     if is_taken:

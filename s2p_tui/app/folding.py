@@ -275,7 +275,7 @@ class Folding:
         return self._laid(hiding[0])
 
     def _laid(self, fold: Fold) -> range:
-        """Lay a fold's lines anew; the indices whose lines may have changed."""
+        """Lay out a fold's lines again; the indices whose lines may have changed."""
         self._lay(fold)
         return range(fold.start, fold.stop)
 

@@ -68,7 +68,7 @@ def describe(path: Path, key: str | None = None, *, allow_missing: bool = False)
         allow_missing: Leave out entries that an index promises and no shard holds.
 
     Raises:
-        S2PError: It cannot be read, or is none of these.
+        S2PError: It cannot be read, or is of another kind.
     """
     kind = kind_of(path)
     if kind in READERS:

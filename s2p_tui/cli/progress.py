@@ -111,11 +111,11 @@ def _show_progress(thread: threading.Thread, job: Job) -> None:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(job.phase, total=None)
         phase = job.phase
-        told = False
+        is_said = False
         while thread.is_alive():
             thread.join(_POLL_SECONDS)
-            if job.memory and not told:
-                told = True
+            if job.memory and not is_said:
+                is_said = True
                 progress.console.print(needs_of(job), markup=False, highlight=False)
             if job.phase != phase:
                 phase = job.phase

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from s2p_tui.alignment.alignment import Alignment, Row
 from s2p_tui.alignment.judge import as_taken
-from s2p_tui.alignment.mapping_file import End, Mapping, to_text
+from s2p_tui.alignment.mapping_file import End, SavedAlignment, to_text
 from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.conversion.convert import Written, refuse_to_replace
@@ -64,7 +64,7 @@ def target_end(target: Target) -> End:
     return End(target.label, target.size, skeleton.digest, len(skeleton), skeleton.classes)
 
 
-def mapping_of(checkpoint: Checkpoint, target: Target, alignment: Alignment) -> Mapping:
+def mapping_of(checkpoint: Checkpoint, target: Target, alignment: Alignment) -> SavedAlignment:
     """Return an alignment as a mapping file's content, with layer rules spelled out."""
     rows = tuple(
         (leaf.path, _written_out(leaf, row, checkpoint.state_dict))
@@ -72,10 +72,10 @@ def mapping_of(checkpoint: Checkpoint, target: Target, alignment: Alignment) -> 
     )
     bench, accepted = alignment.bench, alignment.accepted
     ends = source_end(checkpoint), target_end(target)
-    return Mapping(*ends, rows, bench, tuple(key for key in bench if key in accepted))
+    return SavedAlignment(*ends, rows, bench, tuple(key for key in bench if key in accepted))
 
 
-def write_mapping(path: Path, mapping: Mapping, *, keep_old: bool) -> Path | None:
+def write_mapping(path: Path, mapping: SavedAlignment, *, keep_old: bool) -> Path | None:
     """Write a mapping file; back up another one there, if wanted, with `~` behind its name.
 
     Returns:
@@ -106,18 +106,18 @@ def _backed_up(path: Path) -> Path:
     Earlier backups are never replaced.
     """
     for number in count(1):
-        aside = Path(f"{path}~{number if number > 1 else ''}")
-        if os.path.lexists(aside):
-            if aside.is_file() and _holds(aside, path.read_bytes()):
-                return aside
+        backup = Path(f"{path}~{number if number > 1 else ''}")
+        if os.path.lexists(backup):
+            if backup.is_file() and _holds(backup, path.read_bytes()):
+                return backup
             continue
         try:
-            os.link(path, aside)
+            os.link(path, backup)
         except FileExistsError:
             continue
         except OSError:
-            os.rename(path, aside)
-        return aside
+            os.rename(path, backup)
+        return backup
     raise AssertionError
 
 

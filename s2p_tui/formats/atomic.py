@@ -42,7 +42,7 @@ class AtomicFile:
         descriptor: Open for reading and writing.
 
     Raises:
-        OutputError: The folder is missing or read-only, or the target is no plain file.
+        OutputError: The folder is missing or read-only, or the target is not a plain file.
     """
 
     def __init__(self, target: Path) -> None:

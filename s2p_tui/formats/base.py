@@ -101,7 +101,7 @@ class Tensors(Protocol):
     """The numbers behind the names: an open checkpoint, a state dict in memory, kept values."""
 
     def read(self, name: str, region: Region) -> NDArray[np.generic]:
-        """The elements of a region, in the stored dtype, maybe not contiguous.
+        """The elements of a region, in the stored dtype, possibly not contiguous.
 
         Raises:
             InputError: The file has been truncated or removed meanwhile.

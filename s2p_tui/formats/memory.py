@@ -84,7 +84,7 @@ def checkpoint_in_memory(
         label: What to call it.
 
     Raises:
-        UsageError: It is no mapping.
+        UsageError: It is not a mapping.
         InputError: No state dict in it, or tensors that cannot be converted; all are named.
         AmbiguousStateDictError: It holds several and `key` is None.
     """

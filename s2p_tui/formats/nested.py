@@ -56,7 +56,7 @@ _LEAVES = frozenset((str, int, float, bool, bytes, type(None)))
 _SHOWN = 20
 _MOST_PARTS = 200
 _LEAST_ALIKE = 3
-"""Tensors: two embeddings of one shape are no two models."""
+"""Tensors: two embeddings of one shape are not two models."""
 _DOMINANT = 10
 ALL = "."
 """The key of everything in a checkpoint, each part's names behind its place."""
@@ -68,7 +68,7 @@ class Found(NamedTuple):
     Attributes:
         place: Its dotted place; empty at the top.
         tensors: Its tensors by name.
-        others: Names of its items that are no tensors.
+        others: Names of its items that are not tensors.
         notes: What else there is that was not taken.
     """
 

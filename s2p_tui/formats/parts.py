@@ -123,7 +123,7 @@ def is_of_zero(name: str) -> bool:
 
 
 def refuse_zero(file: Path) -> None:
-    """Make sure that a file is none of those over which DeepSpeed's ZeRO splits a state.
+    """Make sure that a file does not hold a part of what DeepSpeed's ZeRO split.
 
     Raises:
         NoStateDictError: It is, by its name.

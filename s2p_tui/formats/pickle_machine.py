@@ -93,7 +93,7 @@ _LONG_BYTES = 200
 """Bytes from here on stay in the file: the elements of an array, which are read when wanted; also
 the smallest storage that `pickle.dump` writes, of 240 bytes."""
 _LONG_TEXT = 1 << 14
-"""Text from here on, which is no name: keys of 5,000 letters do occur."""
+"""Text from here on stays there too, as it is not a name: keys of 5,000 letters do occur."""
 _LONGEST_LINE = 1 << 28
 _MOST_ARGUMENTS = 64
 _MOST_PARTS = 64
@@ -487,7 +487,7 @@ def hashable(key: Any) -> Any:
 
 
 def hashable_part(part: Any) -> Any:
-    """The key, which is no tuple, or what stands in for it."""
+    """The key, which is not a tuple, or what stands in for it."""
     if type(part) is tuple:
         return Placeholder("builtins", "tuple", cast("tuple[Any, ...]", part))
     if type(part) is int and part.bit_length() > _MOST_BITS:

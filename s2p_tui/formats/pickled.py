@@ -183,7 +183,7 @@ def _array_of(
 ) -> ArrayRef | TensorRef | None:
     code, order = _dtype_of(dtype)
     if code not in BY_NAME:
-        # Objects, text and dates are no numbers, so they are settings, not weights.
+        # Objects, text and dates are not numbers, so they are settings, not weights.
         return None if not code or code[0] not in "fc" else unusable(f"is of NumPy's dtype {code}")
     if order == ">":
         return unusable(f"is big-endian; call .astype({code!r})")
@@ -202,7 +202,7 @@ def _array_of(
 
 
 def _dtype_of(dtype: Any) -> tuple[str, str]:
-    """The name of a pickled dtype and its byte order; empty if it is no plain one."""
+    """The name of a pickled dtype and its byte order; empty if it is not a plain one."""
     if not isinstance(dtype, Placeholder) or dtype.dotted != "numpy.dtype" or not dtype.arguments:
         return "", ""
     state = cast("tuple[Any, ...]", dtype.state if type(dtype.state) is tuple else ())

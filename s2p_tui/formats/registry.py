@@ -60,7 +60,7 @@ READERS: Mapping[FileKind, Callable[[Path, str | None], Checkpoint]] = {
 def open_checkpoint(
     path: str | Path, key: str | None = None, *, allow_missing: bool = False
 ) -> Checkpoint:
-    """Describe a checkpoint of any known format, told by its content. Reads no tensor data.
+    """Describe a checkpoint of any known format, recognised by its content. Reads no tensor data.
 
     Args:
         path: A file, an index of shards, or a folder that holds one checkpoint, its numbered

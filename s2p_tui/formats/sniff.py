@@ -61,7 +61,7 @@ def read_whole(path: Path, most: int) -> bytes:
     """The bytes of a file that is not large.
 
     Raises:
-        InputError: It has more bytes than that, or is no plain file.
+        InputError: It has more bytes than that, or is not a plain file.
         OSError: It cannot be read.
     """
     _require_plain(path)
@@ -210,7 +210,7 @@ _BROKEN = (OSError, EOFError, ValueError, MemoryError, zlib.error, lzma.LZMAErro
 
 
 def foreign(path: Path, head: bytes) -> InputError:
-    """The refusal of a file that is none of the kinds read here.
+    """The refusal of a file of a kind that is not read here.
 
     Args:
         path: The file; a little of it may be read, or unpacked in memory, to say what it holds.
@@ -323,7 +323,7 @@ def _tar_members(path: Path, packed: _Packed | None) -> Iterator[tuple[str, int]
 
 
 def foreign_zip(path: Path, members: Iterable[zipfile.ZipInfo]) -> InputError:
-    """The refusal of a zip archive that is no checkpoint of `torch.save`."""
+    """The refusal of a zip archive that `torch.save` did not write."""
     sizes = {info.filename: info.file_size for info in members if not info.is_dir()}
     names = list(sizes)
     inner = {name.partition("/")[2] for name in names} | {*names}

@@ -50,7 +50,7 @@ _PLAIN = frozenset(
         *("functools", "operator", "numpy", "torch", "random", "persistent", "ml_dtypes"),
     )
 )
-"""Packages whose objects are plain values beside weights, of which nobody has to be told."""
+"""Packages whose objects are plain values beside weights, which are not worth a note."""
 _PLAIN_BUILTINS = frozenset(
     (
         *("set", "frozenset", "list", "dict", "tuple", "bytearray", "bytes", "complex", "object"),
@@ -282,9 +282,9 @@ def _passed_over(
         is_builtin = module in ("builtins", "__builtin__") and name in _PLAIN_BUILTINS
         if (module, name) not in classes and not is_builtin:
             counts[module.partition(".")[0]] += max(calls, 1)
-    told = [(name, count) for name, count in counts.items() if name not in _PLAIN]
-    if told:
-        shown = [f"{count} object{'s' * (count > 1)} of {_short(name)}" for name, count in told]
+    noted = [(name, count) for name, count in counts.items() if name not in _PLAIN]
+    if noted:
+        shown = [f"{count} object{'s' * (count > 1)} of {_short(name)}" for name, count in noted]
         notes.append(f"passed over, not run: {some(shown)}")
     return notes
 

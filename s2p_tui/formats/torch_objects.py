@@ -192,7 +192,7 @@ def _never(problem: str) -> Constructor:
 
 
 def _guarded(construct: Callable[..., Any]) -> Constructor:
-    """Have a tensor that is described badly say so, in place of the whole file."""
+    """Make a badly described tensor unusable, so that it is refused alone, not the whole file."""
 
     def guarded(*arguments: Any) -> Any:
         try:

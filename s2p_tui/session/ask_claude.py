@@ -242,7 +242,7 @@ def _signs_of_life(job: Asking) -> Generator[Callable[[], None]]:
 
     def show() -> None:
         nonlocal blank
-        words = printable(job.words)[: shutil.get_terminal_size().columns - 1]
+        words = printable(job.progress)[: shutil.get_terminal_size().columns - 1]
         sys.stderr.write(f"\r{blank}\r{words}")
         sys.stderr.flush()
         blank = " " * len(words)

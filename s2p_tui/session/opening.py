@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, abc
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from s2p_tui.alignment import mapping_file
-from s2p_tui.alignment.mapping_file import Mapping
+from s2p_tui.alignment.mapping_file import SavedAlignment
 from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.errors import Code, Hint, InputError, OtherFilesError, UsageError
@@ -97,7 +97,7 @@ def require_kinship(checkpoint: Checkpoint, target: Target) -> None:
         )
 
 
-def load_mapping(path: str | Path) -> Mapping:
+def load_mapping(path: str | Path) -> SavedAlignment:
     """Read a mapping file.
 
     Raises:
@@ -248,7 +248,7 @@ def _holds_target(where: str | Path) -> bool:
 
 
 def _is_state_dict(value: Any) -> bool:
-    return isinstance(value, abc.Mapping) or is_torch_module(value)
+    return isinstance(value, Mapping) or is_torch_module(value)
 
 
 def _reads_like_a_file(where: str) -> bool:

@@ -16,7 +16,7 @@ from s2p_tui.alignment.evidence import Evidence, as_suggested, no_evidence, proo
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.history import History
 from s2p_tui.alignment.left_over import LeftOver, UnusedEntries, matching
-from s2p_tui.alignment.mapping_file import Mapping, replay
+from s2p_tui.alignment.mapping_file import SavedAlignment, replay
 from s2p_tui.alignment.proof import Proof
 from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.state_dict import StateDict
@@ -135,7 +135,7 @@ class Session:
         checkpoint: Checkpoint,
         target: Target,
         *,
-        mapping: Mapping | None = None,
+        mapping: SavedAlignment | None = None,
         arrange: Arrangement = "auto",
         soon: bool = False,
         task: Task | None = None,
@@ -323,7 +323,7 @@ class Session:
         """Make the last undone edit again."""
         return self._step("redo", *self.history.redo(self.alignment))
 
-    def start_from(self, mapping: Mapping) -> range:
+    def start_from(self, mapping: SavedAlignment) -> range:
         """Take over a mapping's alignment as one edit; returns the rows that may have changed.
 
         Raises:

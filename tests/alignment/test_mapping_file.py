@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from s2p_tui.alignment.alignment import Row
-from s2p_tui.alignment.mapping_file import End, Mapping, from_text, replay, to_text
+from s2p_tui.alignment.mapping_file import End, SavedAlignment, from_text, replay, to_text
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.transform import Permute, Stack, Sum, Take
@@ -32,7 +32,7 @@ ROWS = (
     Row(gap=True, by="rule", fixed=True),
     Row(),
 )
-MAPPING = Mapping(
+MAPPING = SavedAlignment(
     End("model.pt", 123, ENTRIES.digest, 4),
     End("skeleton.eqx", 45, LEAVES.digest, 4),
     tuple(zip((leaf.path for leaf in LEAVES), ROWS, strict=True)),
@@ -132,7 +132,7 @@ def test_replaying_gives_the_alignment() -> None:
     assert alignment.bench == ("c",)
 
 
-def differences(mapping: Mapping, entries: StateDict, leaves: Skeleton) -> dict[str, str]:
+def differences(mapping: SavedAlignment, entries: StateDict, leaves: Skeleton) -> dict[str, str]:
     with pytest.raises(OtherFilesError, match="made for other files") as caught:
         replay(mapping, entries, leaves)
     return dict(caught.value.problems)

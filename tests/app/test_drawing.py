@@ -9,9 +9,9 @@ from rich.cells import cell_len
 
 from s2p_tui.app.text import clip, fit, shorten
 from s2p_tui.app.theme import ASCII, UNICODE, Symbols
+from s2p_tui.app.widgets.alignment_view import lay_out_columns
 from s2p_tui.app.widgets.frame import rule, top_line
 from s2p_tui.app.widgets.lines import Lines
-from s2p_tui.app.widgets.row_line import lay_out_columns
 from s2p_tui.errors import printable
 from tests.app.conftest import Opened, fitting, linears
 from tests.app.pairs import HOSTILE, hostile

@@ -15,7 +15,7 @@ from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.theme import ASCII
 from s2p_tui.app.widgets.lines import Lines
-from s2p_tui.app.widgets.overview import Overview
+from s2p_tui.app.widgets.panels import Overview
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, fitting, make_session, until
 from tests.app.reading import keys, status

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from s2p_tui.alignment.mapping_file import Mapping
+from s2p_tui.alignment.mapping_file import SavedAlignment
 from s2p_tui.session.opening import load_mapping
 from tests.helpers.killing import Program
 from tests.models.linears import make_pair
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow("starts the app in a terminal")
 STRAIGHT = [f"lin{n}.{kind}" for n in (1, 2, 3) for kind in ("weight", "bias")]
 
 
-def keys_of(mapping: Mapping) -> list[str]:
+def keys_of(mapping: SavedAlignment) -> list[str]:
     return [" ".join(row.keys) or "-" for _, row in mapping.rows]
 
 

@@ -318,7 +318,7 @@ def scaled(session: Session, offered: TransformOffer, text: str) -> TransformOpt
     """The row's source multiplied by the number in a text; an earlier factor is replaced.
 
     Raises:
-        ImpossibleError: It is no number, or what the row takes cannot be multiplied.
+        ImpossibleError: It is not a number, or what the row takes cannot be multiplied.
     """
     source = offered.source
     if source is None:
@@ -333,7 +333,7 @@ def constant(session: Session, offered: TransformOffer, text: str) -> TransformO
     """The leaf filled with the number in a text.
 
     Raises:
-        ImpossibleError: It is no number, or the leaf's dtype cannot hold it.
+        ImpossibleError: It is not a number, or the leaf's dtype cannot hold it.
     """
     value, dtype = _number(text), dtype_named(offered.leaf.dtype)
     low, high = {
@@ -395,7 +395,7 @@ class _Kind:
     """Rows that are alike but for the numbers in their names.
 
     Attributes:
-        name: Their leaves' key path below the block, numbers aside.
+        name: Their leaves' key path below the block, without numbers.
         leaf: The first row's leaf.
         key: The entry it takes.
         choices: What could be done to that.

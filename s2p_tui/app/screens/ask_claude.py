@@ -224,13 +224,9 @@ class AskClaude(ListKeys, Screen[Consent | None]):
     def line_count(self) -> int:
         return len(self._text)
 
-    @property
-    def line_list(self) -> LineList:
-        return self.query_one(LineList)
-
-    def go_to_line(self, line: int) -> None:
-        self._line_reached = self._here = max(0, min(line, len(self._text) - 1))
-        self.line_list.go(self._here)
+    def show_line(self, line: int) -> None:
+        self._line_reached = self._here = line
+        self.line_list.go(line)
 
     @property
     def _model(self) -> Model:
@@ -261,7 +257,7 @@ class AskClaude(ListKeys, Screen[Consent | None]):
         return [(f" {self._text[line]}", "")]
 
     def _lay_out(self) -> None:
-        if not self.is_mounted or not self.size.width:
+        if not self.has_list or not self.size.width:
             return
         lines = self.line_list
         room = max(1, lines.scrollable_content_region.width - 2)
@@ -291,7 +287,7 @@ class AskClaude(ListKeys, Screen[Consent | None]):
         self._show()
 
     def _show(self) -> None:
-        if not self.is_mounted or not self.size.width:
+        if not self.has_list or not self.size.width:
             return
         symbols, width, question = self._symbols, self.size.width, self.question
         rows = many(len(question.asked), "row")

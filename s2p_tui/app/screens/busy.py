@@ -18,8 +18,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Label, ProgressBar
 
 from s2p_tui.app.background import app_of, in_thread
-from s2p_tui.app.failures import unexpected
-from s2p_tui.app.hints import in_words_of_the_app
+from s2p_tui.app.failures import in_words_of_the_app, unexpected
 from s2p_tui.app.screens.ask_claude import Consent
 from s2p_tui.app.screens.convert import Order
 from s2p_tui.app.text import shorten, size_in_words
@@ -275,7 +274,7 @@ class WaitingForClaude(Busy["Proposal"]):
         yield Button("Cancel", id="cancel", compact=True)
 
     def words(self) -> str:
-        return self.job.words
+        return self.job.progress
 
     def stop(self) -> None:
         self.job.cancel()

@@ -127,13 +127,9 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
     def line_count(self) -> int:
         return len(self._offer.listed)
 
-    @property
-    def line_list(self) -> LineList:
-        return self.query_one(LineList)
-
-    def go_to_line(self, line: int) -> None:
-        self._at = max(0, min(line, self.line_count - 1))
-        self.line_list.go(self._at)
+    def show_line(self, line: int) -> None:
+        self._at = line
+        self.line_list.go(line)
         self._explain()
 
     @property
@@ -154,10 +150,11 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
         self._query = query
         self._offer.search(query)
         self._at = 0
-        if self.is_mounted:
-            self._show()
+        self._show()
 
     def _show(self) -> None:
+        if not self.has_list:
+            return
         shown = self._symbols.plain(printable(self._query))
         hint = ("part of a name", "lines--muted")
         prompt = self.query_one("#filter", Lines)

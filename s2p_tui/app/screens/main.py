@@ -30,10 +30,17 @@ from s2p_tui.app.terminal.clipboard import copy, row_text
 from s2p_tui.app.theme import BY_COLUMNS, BY_LINES, Symbols
 from s2p_tui.app.tour import next_step
 from s2p_tui.app.widgets.alignment_view import AlignmentView
-from s2p_tui.app.widgets.find_bar import FindBar
 from s2p_tui.app.widgets.lines import Part
-from s2p_tui.app.widgets.overview import Overview
-from s2p_tui.app.widgets.panels import Details, Divider, Heading, Hints, Status, Tip
+from s2p_tui.app.widgets.panels import (
+    Details,
+    Divider,
+    FindBar,
+    Heading,
+    Hints,
+    Overview,
+    Status,
+    Tip,
+)
 from s2p_tui.conversion.output_names import default_mapping
 from s2p_tui.errors import printable
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -25,7 +24,7 @@ from s2p_tui.app.widgets.frame import Box
 from s2p_tui.errors import S2PError, printable
 
 if TYPE_CHECKING:
-    from s2p_tui.alignment.mapping_file import Mapping
+    from s2p_tui.alignment.mapping_file import SavedAlignment
     from s2p_tui.session.journal_lines import Replayed
     from s2p_tui.session.saved_mapping import Offered
     from s2p_tui.session.session import Session
@@ -61,7 +60,7 @@ class WhichStateDict(ModalScreen["str | None"]):
         symbols: Symbols,
         label: str,
         choices: Sequence[tuple[str, int]],
-        meanings: abc.Mapping[str, str],
+        meanings: Mapping[str, str],
     ) -> None:
         super().__init__()
         self._symbols = symbols
@@ -239,7 +238,7 @@ class ConfirmQuit(ModalScreen[QuitAnswer]):
         return lines
 
 
-class LoadMapping(ModalScreen["Mapping | None"]):
+class LoadMapping(ModalScreen["SavedAlignment | None"]):
     """The result is a mapping that belongs to the pair, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", show=False)]
@@ -282,7 +281,7 @@ class LoadMapping(ModalScreen["Mapping | None"]):
         self.query_one("#remark", Label).update(Content(self._symbols.plain(printable(text))))
 
 
-def _read(path: Path, session: Session) -> Mapping:
+def _read(path: Path, session: Session) -> SavedAlignment:
     """The mapping in a file.
 
     Raises:

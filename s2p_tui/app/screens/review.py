@@ -242,24 +242,19 @@ class Review(ListKeys, Screen[frozenset[int] | None]):
     def line_count(self) -> int:
         return len(self.reviewing.lines)
 
-    @property
-    def line_list(self) -> LineList:
-        return self.query_one(LineList)
-
-    def go_to_line(self, line: int) -> None:
+    def show_line(self, line: int) -> None:
         self.reviewing.go(line)
-        self.line_list.go(self.reviewing.line_number)
+        self.line_list.go(line)
         self._show()
 
     def _show_lines(self) -> None:
-        # A key typed ahead may have closed the screen before it was composed.
-        if not self.query(LineList):
+        if not self.has_list:
             return
         self.line_list.show(len(self.reviewing.lines), self.reviewing.line_number)
         self._show()
 
     def _show(self) -> None:
-        if not self.is_mounted or not self.size.width:
+        if not self.has_list or not self.size.width:
             return
         reviewing, symbols, width = self.reviewing, self._symbols, self.size.width
         proposal = reviewing.proposal

@@ -1,6 +1,6 @@
 """A Textual driver mixin that sends only changed cells.
 
-Textual sends whole parts of lines, and all colours anew with each of them. Over a slow line that
+Textual sends whole parts of lines, and all colours again with each of them. Over a slow line that
 is several times what has changed.
 """
 

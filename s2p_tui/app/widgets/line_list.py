@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from rich.segment import Segment
 from rich.style import Style
@@ -13,6 +13,7 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
 from textual.message import Message
+from textual.screen import Screen
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
@@ -44,20 +45,31 @@ class ListKeys:
     def line_count(self) -> int:
         """The number of lines."""
 
-    @property
     @abstractmethod
+    def show_line(self, line: int) -> None:
+        """Make one of the lines the current one, and show what belongs to it."""
+
+    @property
+    def has_list(self) -> bool:
+        """False while the screen is not composed: keys typed ahead may reach it before."""
+        return bool(cast("Screen[object]", self).query(LineList))
+
+    @property
     def line_list(self) -> LineList:
         """The list."""
+        return cast("Screen[object]", self).query_one(LineList)
 
-    @abstractmethod
     def go_to_line(self, line: int) -> None:
         """Move the cursor, within the lines."""
+        if self.has_list:
+            self.show_line(max(0, min(line, self.line_count - 1)))
 
     def action_go(self, step: int) -> None:
         self.go_to_line(self.line + step)
 
     def action_page(self, halves: int) -> None:
-        self.go_to_line(self.line + halves * self.line_list.half_page)
+        if self.has_list:
+            self.go_to_line(self.line + halves * self.line_list.half_page)
 
     def action_first(self) -> None:
         self.go_to_line(0)
@@ -137,7 +149,7 @@ class LineList(ScrollView, can_focus=False):
         self._show_current()
 
     def redraw(self, start: int, stop: int) -> None:
-        """Draw the visible ones of some lines again, the scrollbar beside them aside."""
+        """Draw the visible ones of some lines again, except the scrollbar."""
         top = self.scroll_offset.y
         first, last = max(start, top), min(stop, top + self.size.height)
         if first < last:

@@ -1,9 +1,19 @@
-"""Widgets around the list: headings, details, status and key hints."""
+"""Widgets around the list: headings, details, status, key hints, find bar and overview."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
+from rich.segment import Segment
+from textual import events, on
+from textual.geometry import Region
+from textual.message import Message
+from textual.strip import Strip
+from textual.widget import Widget
+from textual.widgets import Input
+
+from s2p_tui.alignment.fit import Fit
 from s2p_tui.app import wording
 from s2p_tui.app.background import keymap_of
 from s2p_tui.app.cursor import Cursor
@@ -14,6 +24,7 @@ from s2p_tui.app.widgets.lines import Lines, Part
 
 if TYPE_CHECKING:
     from s2p_tui.session.session import Session
+
 
 _DETAILS = 4
 _MOST_SAID = 3
@@ -99,3 +110,146 @@ class Hints(Lines):
             *keys, (rest, _) = keys_line(symbols, hints, self.size.width, end)
             self._keys, self._rest = tuple(keys), rest.removesuffix(end + symbols.corners[6])
         self.set_line(0, *self._keys, (f"{self._rest}{end}{symbols.corners[6]}", ""))
+
+
+_LIVE_LIMIT = 20_000
+_PAUSE = 0.2
+
+
+class FindBar(Input):
+    """Reports what is searched for while it is typed; in long lists, once typing pauses."""
+
+    @dataclass
+    class Searched(Message):
+        """The query changed."""
+
+        query: str
+
+    @dataclass
+    class Closed(Message):
+        """The line was left, with the query to keep; empty if the search was given up."""
+
+        query: str
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(placeholder="name, 10x10 or doubtful", id="find", compact=True)
+        self._is_long = rows > _LIVE_LIMIT
+        self._last = ""
+
+    @property
+    def is_open(self) -> bool:
+        return self.has_class("-open")
+
+    def open(self, query: str) -> None:
+        self.value = query
+        self.add_class("-open")
+        self.focus()
+
+    @on(Input.Changed)
+    def changed(self, event: Input.Changed) -> None:
+        event.stop()
+        if self._is_long:
+            self.set_timer(_PAUSE, lambda: self._search(event.value))
+        else:
+            self._search(event.value)
+
+    @on(Input.Submitted)
+    def submitted(self, event: Input.Submitted) -> None:
+        """Keep the matches; an empty line repeats the last search."""
+        event.stop()
+        self._last = event.value.strip() or self._last
+        self._close(self._last)
+
+    def key_escape(self) -> None:
+        self._close("")
+
+    def _search(self, query: str) -> None:
+        if self.is_open and self.value == query:
+            self.post_message(self.Searched(query.strip()))
+
+    def _close(self, query: str) -> None:
+        self.remove_class("-open")
+        self.screen.set_focus(None)
+        self.post_message(self.Closed(query))
+
+
+_NARROW = 60
+_Cell = tuple[str, str]
+"""A sign and the component class it is drawn in."""
+
+
+class Overview(Widget, can_focus=False):
+    """The worst fit of each part of all rows, folded or not; what lines up is left blank."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "overview--doubtful",
+        "overview--mismatched",
+        "overview--quiet",
+    }
+
+    @dataclass
+    class Pressed(Message):
+        """A part was clicked: its first row that blocks, else its first row."""
+
+        index: int
+
+    def __init__(self, session: Session, symbols: Symbols) -> None:
+        super().__init__(id="overview")
+        self._session = session
+        self._symbols = symbols
+        self._cells: list[_Cell] = []
+        self.display = False
+        session.subscribe(self.rows_changed)
+
+    def fit_in(self, width: int, height: int) -> bool:
+        """Show the strip only if the list scrolls and the screen is wide enough.
+
+        Returns:
+            Whether it came or went.
+        """
+        before = self.display
+        self.display = width >= _NARROW and len(self._session.verdicts) > height
+        return self.display != before
+
+    def on_resize(self) -> None:
+        self._cells = [self._cell(self._part(y)) for y in range(self.size.height)]
+        self.refresh()
+
+    def rows_changed(self, changed: range) -> None:
+        """Look at the parts that hold these rows again."""
+        count, height = len(self._session.verdicts), len(self._cells)
+        if not count or not changed or not self.is_mounted:
+            return
+        first, last = changed.start * height // count, changed[-1] * height // count
+        for y in range(max(0, first - 1), min(height, last + 2)):
+            cell = self._cell(self._part(y))
+            if cell != self._cells[y]:
+                self._cells[y] = cell
+                self.refresh(Region(0, y, 1, 1))
+
+    def on_click(self, event: events.Click) -> None:
+        part = self._part(event.y)
+        if part:
+            blocking = self._session.verdicts.blocking_in(part)
+            self.post_message(self.Pressed(part.start if blocking is None else blocking))
+
+    def render_line(self, y: int) -> Strip:
+        sign, name = self._cells[y] if y < len(self._cells) else (" ", "quiet")
+        style = self.visual_style.rich_style
+        style += self.get_component_rich_style(f"overview--{name}", partial=True)
+        return Strip([Segment(sign, style)], 1)
+
+    def _part(self, y: int) -> range:
+        """The rows that a cell stands for."""
+        count, height = len(self._session.verdicts), max(1, self.size.height)
+        start = y * count // height
+        return (
+            range(start, max(start + 1, (y + 1) * count // height)) if start < count else range(0)
+        )
+
+    def _cell(self, part: range) -> _Cell:
+        worst = self._session.verdicts.worst(part) if part else None
+        if worst is None or not worst.blocks:
+            return " ", "quiet"
+        is_bad = worst.fit is Fit.MISMATCHED
+        return self._symbols.fits[worst.fit], "mismatched" if is_bad else "doubtful"

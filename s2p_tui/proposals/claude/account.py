@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from s2p_tui.errors import ProposerError, UsageError
+from s2p_tui.errors import OutputError, ProposerError, UsageError
+from s2p_tui.formats.atomic import written_atomically
 
 KEY_NAME = "ANTHROPIC_API_KEY"
 _SHOWN = "[key]"
@@ -181,13 +181,10 @@ def last_choice() -> str:
 def remember(name: str) -> None:
     """Keep a choice for the next time; if that cannot be, so be it."""
     file = _file()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, OutputError):
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=file.parent, prefix=f".{_FILE}", delete=False
-        ) as new:
-            new.write(f"{name}\n")
-        os.replace(new.name, file)
+        with written_atomically(file) as stream:
+            stream.write(f"{name}\n".encode())
 
 
 def _file() -> Path:

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from s2p_tui.errors import CancelledError
+from s2p_tui.alignment.task import Task
 
 BYTES_PER_TOKEN = 2.5
 """For estimates without asking anyone: names and numbers take more tokens than prose does."""
@@ -58,7 +58,7 @@ def estimate_of(size: int) -> int:
     return int(size / BYTES_PER_TOKEN) + 1
 
 
-class Asking:
+class Asking(Task):
     """Read by whoever shows it, written by the thread that asks.
 
     Attributes:
@@ -71,7 +71,10 @@ class Asking:
         started: Start time on the monotonic clock.
     """
 
+    cancelled = "Asking Claude was cancelled; nothing was changed."
+
     def __init__(self) -> None:
+        super().__init__()
         self.phase = "starting"
         self.request = 0
         self.requests = 0
@@ -79,7 +82,6 @@ class Asking:
         self.counted = True
         self.received = 0
         self.started = time.monotonic()
-        self._cancelled = threading.Event()
         self._sockets: list[socket.socket] = []
         self._lock = threading.Lock()
 
@@ -89,7 +91,7 @@ class Asking:
         return time.monotonic() - self.started
 
     @property
-    def words(self) -> str:
+    def progress(self) -> str:
         """The progress in one line."""
         parts = [self.phase]
         if self.requests > 1 and self.request:
@@ -101,14 +103,9 @@ class Asking:
         parts.append(f"{self.elapsed:.0f} s")
         return ", ".join(parts)
 
-    @property
-    def is_cancelled(self) -> bool:
-        """True if it was asked to stop."""
-        return self._cancelled.is_set()
-
     def cancel(self) -> None:
         """Stop: connections are cut, so that a thread waiting for a byte wakes up."""
-        self._cancelled.set()
+        self._cancel.set()
         with self._lock:
             connections, self._sockets = self._sockets, []
         for connection in connections:
@@ -117,22 +114,13 @@ class Asking:
             with contextlib.suppress(OSError, ValueError):
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
-    def check(self) -> None:
-        """Stop here if asked to.
-
-        Raises:
-            CancelledError: It was cancelled.
-        """
-        if self.is_cancelled:
-            raise CancelledError("Asking Claude was cancelled; nothing was changed.")
-
     def wait(self, seconds: float) -> None:
         """Wait until the time is over or the job is cancelled.
 
         Raises:
             CancelledError: It was cancelled.
         """
-        self._cancelled.wait(seconds)
+        self._cancel.wait(seconds)
         self.check()
 
     def watch(self, request: Any) -> None:

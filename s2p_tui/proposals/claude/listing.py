@@ -226,21 +226,8 @@ def _line(name: str, group: Group[Kind], common: str) -> Line:
     return Line(name, group, " ".join(words), prod(kind.shape))
 
 
-@dataclass(frozen=True, slots=True)
-class Pairing:
-    """Rows that are settled and look alike.
-
-    Attributes:
-        text: The line as it is sent.
-        rows: Number of rows.
-    """
-
-    text: str
-    rows: int
-
-
-def settled_lines(pairs: Sequence[tuple[str, str]], most: int) -> list[Pairing]:
-    """Settled rows as examples of how the two sides' names correspond, the most frequent first.
+def settled_lines(pairs: Sequence[tuple[str, str]], most: int) -> list[tuple[str, int]]:
+    """Lines of settled rows that look alike, as examples, and how many; the most frequent first.
 
     Args:
         pairs: The first key and the leaf's path of each.
@@ -249,6 +236,6 @@ def settled_lines(pairs: Sequence[tuple[str, str]], most: int) -> list[Pairing]:
     numbers = re.compile(r"[0-9]+")
     counted = Counter((numbers.sub("#", key), numbers.sub("#", path)) for key, path in pairs)
     return [
-        Pairing(f"{as_sent(key.replace('#', '*'))} -> {as_sent(path.replace('#', '*'))}", rows)
+        (f"{as_sent(key.replace('#', '*'))} -> {as_sent(path.replace('#', '*'))}", rows)
         for (key, path), rows in counted.most_common(most)
     ]

@@ -55,9 +55,18 @@ reason in at most twenty words. "confidence" is certain where names and structur
 doubt, likely, or unsure.
 """
 
-_ROW: dict[str, Any] = {
-    "type": "object",
-    "properties": {
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+_ROW = _object(
+    {
         "leaf": {"type": "string", "description": "L7, L7[3]"},
         "from": {
             "type": "array",
@@ -65,30 +74,11 @@ _ROW: dict[str, Any] = {
         },
         "how": {"type": "string", "enum": list(HOWS)},
         "confidence": {"type": "string", "enum": list(CONFIDENCES)},
-    },
-    "required": ["leaf", "from", "how", "confidence"],
-    "additionalProperties": False,
-}
-
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "groups": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {
-                    "reason": {"type": "string"},
-                    "rows": {"type": "array", "items": _ROW},
-                },
-                "required": ["reason", "rows"],
-                "additionalProperties": False,
-            },
-        }
-    },
-    "required": ["groups"],
-    "additionalProperties": False,
-}
+    }
+)
+_GROUP = _object({"reason": {"type": "string"}, "rows": {"type": "array", "items": _ROW}})
+SCHEMA = _object({"groups": {"type": "array", "items": _GROUP}})
+"""The form of an answer, as JSON Schema."""
 
 
 _MOST_SETTLED = 40
@@ -302,7 +292,7 @@ def _head(situation: Situation, settled: Sequence[int]) -> str:
     examples = settled_lines(pairs, _MOST_SETTLED)
     if not examples:
         return ""
-    lines = [f"  {example.text}  ({example.rows} rows)" for example in examples]
+    lines = [f"  {text}  ({rows} rows)" for text, rows in examples]
     return "\n".join(["Settled already, * being a number; not to be used again:", *lines, "", ""])
 
 

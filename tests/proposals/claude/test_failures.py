@@ -120,7 +120,7 @@ def test_wait_is_shown_and_can_be_cancelled(script: Script, ask: Ask) -> None:
 
     class Cancelling(Asking):
         def wait(self, seconds: float) -> None:
-            seen.append(self.words)
+            seen.append(self.progress)
             self.cancel()
             super().wait(seconds)
 
