@@ -91,18 +91,19 @@ def less_evidence(draw: st.DrawFn) -> tuple[dict[str, Shape], Leaves, dict[str, 
             del entries[key]
             names.pop(key)
         elif kind == "owner":
-            path = draw(st.sampled_from(sorted(leaves)))
-            leaves[path] = leaves[path][0], None
+            gone = draw(st.sampled_from((LINEAR, OWN)))
+            leaves = {
+                path: (shape, None if owner == gone else owner)
+                for path, (shape, owner) in leaves.items()
+            }
         elif kind == "order":
             items = list(entries.items())
             random.Random(draw(st.integers(0, 99))).shuffle(items)
             entries = dict(items)
         else:
-            for gone in [path for path in leaves if ".wide." in path]:
-                del leaves[gone]
-            for gone in [key for key in entries if ".wide." in key]:
-                del entries[gone]
-                names.pop(gone)
+            leaves = {path: leaf for path, leaf in leaves.items() if ".wide." not in path}
+            entries = {key: shape for key, shape in entries.items() if ".wide." not in key}
+            names = {key: name for key, name in names.items() if ".wide." not in key}
     if len({*names.values()}) < len(names):
         names = {key: key for key in names}
     return {names[key]: shape for key, shape in entries.items()}, leaves, names
