@@ -41,7 +41,6 @@ class Company:
         together = np.flatnonzero(layers != ALONE)
         self._members = together[np.argsort(layers[together], kind="stable")]
         self._sorted = layers[self._members]
-        self._starts = np.flatnonzero(np.diff(self._sorted, prepend=ALONE))
         self._layer_of = layers
         self._known: dict[Modules, int] = {}
         self._modules = np.array([self._module((module_of(e.key),)) for e in state_dict], np.int32)
@@ -75,10 +74,13 @@ class Company:
         if made.any():
             modules[made] = self._made_modules[-3 - taken[made]]
         known = modules != _NO_MODULE
-        low = np.minimum.reduceat(np.where(known, modules, np.iinfo(np.int32).max), self._starts)
-        high = np.maximum.reduceat(modules, self._starts)
-        sizes = np.diff(self._starts, append=len(taken))
-        found[self._members] = np.repeat(low < high, sizes) & known
+        layers = self._sorted
+        if not known.all():
+            modules, layers = modules[known], layers[known]
+        # Where neighbours within a layer have one module each, all of the layer have.
+        differ = (modules[1:] != modules[:-1]) & (layers[1:] == layers[:-1])
+        if differ.any():
+            found[self._members] = are_in(self._sorted, layers[1:][differ]) & known
         return found
 
     def _left_over(self, sources: Numbers) -> Flags:

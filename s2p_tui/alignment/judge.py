@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import prod
 
 from s2p_tui.alignment.alignment import Row
-from s2p_tui.alignment.composites import may_be_part, part_doubt
+from s2p_tui.alignment.composites import MAY_BE_PART, part_doubt
 from s2p_tui.alignment.dtypes import DType, dtype_named
 from s2p_tui.alignment.encoded import Encoded
 from s2p_tui.alignment.fit import Fit, Verdict
@@ -55,11 +55,12 @@ def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
         if key in state_dict.encoded and not _is_meant(leaf, state_dict[key], state_dict.encoded):
             return Verdict(Fit.MISMATCHED, state_dict.encoded[key].why, blocks=True)
     # Almost every row is one of these, and a key press may have thousands judged.
-    if isinstance(source, Take) and rule is None and not may_be_part(source.key):
+    is_part = any(map(MAY_BE_PART.search, row.keys))
+    if isinstance(source, Take) and rule is None and not is_part:
         entry = state_dict[source.key]
         if entry.shape == leaf.shape and entry.dtype == leaf.dtype:
             return _EXACT
-    parts = part_doubt(leaf, source, state_dict)
+    parts = part_doubt(leaf, source, state_dict) if is_part else None
     try:
         made = as_taken(source, leaf, state_dict)
         shape = shape_of(made, state_dict.shape)

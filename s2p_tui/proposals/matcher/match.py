@@ -487,7 +487,7 @@ def propose(
     given = given_rows(alignment.rows, state_dict, skeleton)
     followed = following(given, alignment, evidence, state_dict, skeleton)
     # An entry that both have for the same row may be taken by others too: it is tied, or shared.
-    own = taken_keys(given.values()) - taken_keys(suggested[index] for index in given)
+    own = {key for n, row in given.items() for key in row.keys if key not in suggested[n].keys}
     taken = own | taken_keys(followed.values())
     wanted: list[tuple[int, Row]] = []
     undone = [
