@@ -11,6 +11,8 @@ from typing import Any, cast
 
 import equinox
 import jax
+import jax.dtypes
+import jax.numpy
 import jax.tree_util
 import numpy as np
 from msgspec import structs
@@ -77,7 +79,7 @@ def saved_leaves(tree: Any) -> list[tuple[Leaf, Any]]:
     if problems:
         raise UsageError(
             f"Equinox cannot save these leaves: {'; '.join(problems[:5])}.",
-            "Leave jax.random.key leaves out of the model, or use jax.random.PRNGKey.",
+            "Leave them out of the model, or give them a dtype that Equinox saves.",
         )
     return _with_names_apart(found)
 
@@ -207,8 +209,21 @@ def _is_scalar(value: Any) -> bool:
 
 
 def is_saved(value: Any) -> bool:
-    """Return True if Equinox saves such a leaf."""
-    return isinstance(value, jax.ShapeDtypeStruct) or eqx.is_array_like(value)
+    """Return True if such a leaf is saved: as Equinox does, except typed PRNG keys."""
+    is_leaf = isinstance(value, jax.ShapeDtypeStruct) or eqx.is_array_like(value)
+    return is_leaf and not is_key(value)
+
+
+def is_key(value: Any) -> bool:
+    """Return True for typed PRNG keys (`jax.random.key`), on which Equinox's saving fails."""
+    is_jax = isinstance(value, jax.Array | jax.ShapeDtypeStruct)
+    return is_jax and jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
+def key_paths(tree: Any) -> tuple[str, ...]:
+    """Return the key paths of all typed PRNG keys, those within a State by the state's own."""
+    found = jtu.tree_flatten_with_path(tree)[0]
+    return tuple(jtu.keystr(path) for path, value in found if is_key(value))
 
 
 def _dtype_name(value: Any) -> str | None:

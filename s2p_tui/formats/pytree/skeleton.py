@@ -22,7 +22,7 @@ from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.errors import InputError, UsageError
 from s2p_tui.formats.atomic import require_space, written_atomically
 from s2p_tui.formats.npy import size_in_bytes
-from s2p_tui.formats.pytree.leaves import is_saved, saved_leaves, with_state_apart
+from s2p_tui.formats.pytree.leaves import is_saved, key_paths, saved_leaves, with_state_apart
 from s2p_tui.formats.skeleton_file import Target, head_line
 from s2p_tui.formats.tensors import ArrayTensors, FileTensors
 
@@ -51,21 +51,21 @@ def save_skeleton(path: str | Path, pytree: Any, *, values: bool = True) -> Skel
         The leaves, as described in the file.
 
     Raises:
-        UsageError: A leaf cannot be saved to a file at all, such as a `jax.random.key`; or the
-            pytree is a PyTorch module.
+        UsageError: A leaf cannot be saved to a file at all, or the pytree is a PyTorch module.
         OutputError: The file cannot be written.
     """
     _refuse_torch(pytree)
-    leaves = list(saved_leaves(with_state_apart(pytree)))
+    tree = with_state_apart(pytree)
+    leaves, keys = list(saved_leaves(tree)), key_paths(tree)
     described = tuple(_described(leaf, value, values) for leaf, value in leaves)
     held = (leaf for leaf in described if leaf.has_value)
     require_space(Path(path), sum(size_in_bytes(leaf.shape, leaf.dtype) for leaf in held))
     with written_atomically(Path(path)) as stream:
-        stream.write(head_line(described))
+        stream.write(head_line(described, keys))
         for leaf, (_, value) in zip(described, leaves, strict=True):
             if leaf.has_value:
                 _serialise(stream, value)
-    return Skeleton(described)
+    return Skeleton(described, keys)
 
 
 def _serialise(stream: BinaryIO, value: Any) -> None:
@@ -89,14 +89,16 @@ def target_of(pytree: Any, label: str) -> Target:
         UsageError: A leaf cannot be saved to a file at all, or the pytree is a PyTorch module.
     """
     _refuse_torch(pytree)
-    leaves = list(saved_leaves(with_state_apart(pytree)))
+    tree = with_state_apart(pytree)
+    leaves = list(saved_leaves(tree))
     described = tuple(_described(leaf, value, True) for leaf, value in leaves)
     arrays = {
         leaf.path: _array(value)
         for leaf, (_, value) in zip(described, leaves, strict=True)
         if leaf.has_value
     }
-    return Target(label, (), 0, Skeleton(described), ArrayTensors(arrays))
+    skeleton = Skeleton(described, key_paths(tree))
+    return Target(label, (), 0, skeleton, ArrayTensors(arrays))
 
 
 def _refuse_torch(pytree: Any) -> None:
@@ -146,7 +148,8 @@ def rename_leaves(target: Target, like: Any, label: str) -> Target:
     Raises:
         InputError: Number, shapes or dtypes of the leaves differ.
     """
-    described = [leaf for leaf, _ in saved_leaves(with_state_apart(like))]
+    tree = with_state_apart(like)
+    described = [leaf for leaf, _ in saved_leaves(tree)]
     found = [(leaf.shape, leaf.dtype) for leaf in target.skeleton]
     if found != [(leaf.shape, leaf.dtype) for leaf in described]:
         first = next(
@@ -164,7 +167,8 @@ def rename_leaves(target: Target, like: Any, label: str) -> Target:
         for old, leaf in zip(target.skeleton, described, strict=True)
         if (extent := target.values.extent(old.path)) is not None
     }
-    skeleton = Skeleton(tuple(structs.replace(leaf, has_value=True) for leaf in described))
+    named = tuple(structs.replace(leaf, has_value=True) for leaf in described)
+    skeleton = Skeleton(named, key_paths(tree))
     return replace(target, skeleton=skeleton, values=FileTensors(extents.get, target.files))
 
 

@@ -18,7 +18,12 @@ from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.task import Task
 from s2p_tui.alignment.transform import Expr, Flip, Permute, Shape, Take, keys_of, nodes_of
-from s2p_tui.proposals.matcher.absent import scalar_entries, tied_again, without_partner
+from s2p_tui.proposals.matcher.absent import (
+    counts_of_keys,
+    scalar_entries,
+    tied_again,
+    without_partner,
+)
 from s2p_tui.proposals.matcher.align import ORDER_ALONE, Aligner, Pair, in_sequence, say_nothing
 from s2p_tui.proposals.matcher.buckets import NAMES_AGREE, SAME_NAME
 from s2p_tui.proposals.matcher.doubts import (
@@ -82,7 +87,7 @@ def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -
     task.total = _ROUNDS * len(skeleton)
     suggestions: dict[int, Suggestion] = {}
     wanted: list[int] = []
-    scalars = scalar_entries(state_dict, skeleton)
+    scalars, counts = scalar_entries(state_dict, skeleton), counts_of_keys(skeleton)
     for place, leaf in enumerate(skeleton):
         if (constant := constant_for(leaf)) is not None:
             suggestions[place] = Suggestion(constant[0], True, constant[1])
@@ -91,6 +96,9 @@ def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -
             suggestions[place] = Suggestion(Take(scalars[place]), True, reason)
         elif leaf.kind == "scalar":
             reason = "a Python scalar, and no entry of one element has its name"
+            suggestions[place] = Suggestion(None, True, reason)
+        elif place in counts and leaf.has_value:
+            reason = "it counts what was drawn with the PRNG key beside it"
             suggestions[place] = Suggestion(None, True, reason)
         else:
             wanted.append(place)
