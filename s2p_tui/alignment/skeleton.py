@@ -59,9 +59,15 @@ class Leaf(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The leaves of a pytree in flatten order."""
+    """The leaves of a pytree in flatten order.
+
+    Attributes:
+        leaves: The leaves.
+        keys: Key paths of typed PRNG keys, which Equinox saves in no file; they stay as they are.
+    """
 
     leaves: tuple[Leaf, ...]
+    keys: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.leaves)

@@ -125,7 +125,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key("s", "gap", "s", "gap on, off: keep the skeleton's value"),
         Key("delete,backspace", "bench", "Del", "send the entry to the bench"),
         Key("t", "transform", "t", "choose the transform; join or split marked rows"),
-        Key("y", "trust", "y", "trust a doubtful row, accept an unused entry; again: no longer"),
+        Key("y", "trust", "y", "trust a doubtful row, accept an unused entry"),
         Key("a", "match", "a", "line up by names and structure, after review"),
         Key("p", "claude", "p", "ask Claude about what is not settled"),
         Key("L", "lift", "L", "arrange the sibling blocks like this block"),

@@ -35,19 +35,24 @@ TAKEN_AS_THEY_ARE = (
 def remarks(rows: Rows, skeleton: Skeleton) -> Iterator[str]:
     """List which leaves keep the skeleton's values, and what the skeleton does not name."""
     gaps = [skeleton[place].path for place in rows.gaps()]
-    return _remarks(gaps, kept_scalars(rows, skeleton), skeleton.is_nameless)
+    scalars = kept_scalars(rows, skeleton)
+    return _remarks(gaps, scalars, skeleton.keys, skeleton.is_nameless)
 
 
-def _remarks(gaps: Sequence[str], scalars: Sequence[str], is_nameless: bool) -> Iterator[str]:
-    for paths, one, several in (
-        (gaps, "leaf keeps its value", "leaves keep their values"),
-        (scalars, "Python scalar keeps its value", "Python scalars keep their values"),
+def _remarks(
+    gaps: Sequence[str], scalars: Sequence[str], keys: Sequence[str], is_nameless: bool
+) -> Iterator[str]:
+    skeletons = "of the skeleton"
+    for paths, one, several, why in (
+        (gaps, "leaf keeps its value", "leaves keep their values", skeletons),
+        (scalars, "Python scalar keeps its value", "Python scalars keep their values", skeletons),
+        (keys, "typed PRNG key is kept,", "typed PRNG keys are kept,", "as Equinox saves none"),
     ):
         if paths:
             names = ", ".join(paths[:_GAPS_SHOWN])
             more = ", …" if len(paths) > _GAPS_SHOWN else ""
             words = one if len(paths) == 1 else several
-            yield f"{len(paths):,} {words} of the skeleton: {names}{more}"
+            yield f"{len(paths):,} {words} {why}: {names}{more}"
     if is_nameless:
         yield TAKEN_AS_THEY_ARE
 
@@ -64,6 +69,11 @@ def kept_scalars(rows: Rows, skeleton: Skeleton) -> tuple[str, ...]:
         and not (leaf.owner or "").startswith("equinox.nn.")
         and not rows.takes_entry(index)
     )
+
+
+def kept_scalars_in_words(rows: Rows, skeleton: Skeleton) -> Iterator[str]:
+    """Name the Python scalars that keep the skeleton's value, in one line if there are any."""
+    return _remarks((), kept_scalars(rows, skeleton), (), False)
 
 
 _Ranges = list[tuple[int, int, int]]
@@ -164,6 +174,7 @@ class Report:
         parts_unused: Ranges that no leaf takes of entries used in part, in words, by key.
         gaps: Key paths of leaves that keep the skeleton's value.
         scalars: Key paths of Python scalars that do, except settings of Equinox's own layers.
+        keys: Key paths of typed PRNG keys, which Equinox saves in no file.
         lost: Numbers that did not survive a cast, by key path.
         is_nameless: True if the skeleton names no layer classes.
         mapping: The mapping file saved beside it, if any.
@@ -181,6 +192,7 @@ class Report:
     parts_unused: Mapping[str, str]
     gaps: tuple[str, ...]
     scalars: tuple[str, ...]
+    keys: tuple[str, ...]
     lost: Mapping[str, CastLoss]
     is_nameless: bool
     mapping: Path | None = None
@@ -207,7 +219,7 @@ class Report:
             yield f"unused entries: {len(self.left_over):,} ({shown}{more})"
         for key, words in self.parts_unused.items():
             yield f"unused of {key}: {words}"
-        yield from _remarks(self.gaps, self.scalars, self.is_nameless)
+        yield from _remarks(self.gaps, self.scalars, self.keys, self.is_nameless)
         for path, loss in self.lost.items():
             yield f"{path}: {loss.words}"
 
@@ -243,6 +255,7 @@ def report_of(pair: Pair, converted: Converted) -> Report:
         parts_unused=parts_unused(rows, pair.checkpoint.state_dict),
         gaps=tuple(skeleton[place].path for place in rows.gaps()),
         scalars=kept_scalars(rows, skeleton),
+        keys=skeleton.keys,
         lost=written.losses,
         is_nameless=skeleton.is_nameless,
         mapping=converted.mapping,

@@ -18,7 +18,7 @@ from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.untrusted import refuse_brackets, repeated, why_malformed
 from s2p_tui.errors import InputError
 from s2p_tui.formats.base import Extent, Tensors, strides_of
-from s2p_tui.formats.headers import VERSION, leaves_of
+from s2p_tui.formats.headers import VERSION, keys_of, leaves_of
 from s2p_tui.formats.npy import Record, iter_records
 from s2p_tui.formats.sniff import KIND_NAMES, READABLE, sniff
 from s2p_tui.formats.tensors import FileTensors
@@ -74,9 +74,17 @@ def open_target(path: str | Path) -> Target:
     )
 
 
-def head_line(leaves: Iterable[Leaf]) -> bytes:
-    """The first line of a skeleton file, newline included."""
-    head = {"format": FORMAT, "version": VERSION, "leaves": [leaf_to_json(leaf) for leaf in leaves]}
+def head_line(leaves: Iterable[Leaf], keys: Sequence[str] = ()) -> bytes:
+    """The first line of a skeleton file, newline included.
+
+    Args:
+        leaves: The leaves.
+        keys: Key paths of typed PRNG keys.
+    """
+    head: dict[str, Any] = {"format": FORMAT, "version": VERSION}
+    if keys:
+        head["keys"] = keys
+    head["leaves"] = [leaf_to_json(leaf) for leaf in leaves]
     return json.dumps(head, separators=(",", ":")).encode() + b"\n"
 
 
@@ -110,7 +118,7 @@ def _open_skeleton(path: Path) -> Target:
     ]
     if problems:
         raise InputError(f"{path} contradicts itself: {'; '.join(problems[:5])}.", _AGAIN)
-    return _target(path, leaves, held, records)
+    return _target(path, leaves, held, records, _keys(path, line))
 
 
 def _first_line(path: Path, stream: BinaryIO) -> bytes:
@@ -144,9 +152,13 @@ def _plain_leaf(path: Path, number: int, record: Record) -> Leaf:
 
 
 def _target(
-    path: Path, leaves: Sequence[Leaf], held: Sequence[Leaf], records: Sequence[Record]
+    path: Path,
+    leaves: Sequence[Leaf],
+    held: Sequence[Leaf],
+    records: Sequence[Record],
+    keys: tuple[str, ...] = (),
 ) -> Target:
-    skeleton = Skeleton(tuple(leaves))
+    skeleton = Skeleton(tuple(leaves), keys)
     places = {leaf.path: record for leaf, record in zip(held, records, strict=True)}
 
     def extent(leaf_path: str) -> Extent | None:
@@ -177,6 +189,15 @@ def _dtype_of(path: Path, number: int, record: Record) -> str:
         f"{path}: record {number} is of type {record.descr}, which could be any of several.",
         "Use a skeleton file, which names the dtypes, as s2p-tui skeleton makes them.",
     )
+
+
+def _keys(path: Path, line: bytes) -> tuple[str, ...]:
+    try:
+        return keys_of(line)
+    except ValueError as error:
+        raise InputError(
+            f"{path} is a damaged skeleton file: {why_malformed(error)}.", _AGAIN
+        ) from None
 
 
 def _leaves(path: Path, line: bytes) -> tuple[Leaf, ...]:

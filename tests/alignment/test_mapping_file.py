@@ -78,7 +78,7 @@ def test_layers_of_other_classes_or_settings_are_refused(
 ) -> None:
     rows = tuple((leaf.path, Row(Take(key))) for leaf, key in zip(LAYERS, "ab", strict=True))
     end = End("skeleton.eqx", 45, LAYERS.digest, 2, LAYERS.classes)
-    mapping = from_text(to_text(Mapping(MAPPING.source, end, rows, ("c", "d"))), "m.json")
+    mapping = from_text(to_text(SavedAlignment(MAPPING.source, end, rows, ("c", "d"))), "m.json")
     leaves = list(LAYERS)
     leaves[index] = structs.replace(leaves[index], **changes)
     assert replay(mapping, ENTRIES, LAYERS).rows.keys == ["a", "b"]

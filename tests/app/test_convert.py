@@ -168,7 +168,7 @@ def test_report_names_losses_and_unused_entries() -> None:
 
 async def test_form_tells_which_leaves_keep_their_values(opened: Opened) -> None:
     async with opened(fitting()) as (pilot, workspace):
-        await pilot.press("G", "s", "s", "c")
+        await pilot.press("G", "s", "s", "G", "y", "c")
         form = pilot.app.screen
         assert isinstance(form, ConvertForm)
         (told,) = form.query(".told").results(Label)

@@ -137,10 +137,10 @@ async def test_the_worst_fit_is_shown_and_kept_up(opened: Opened) -> None:
         assert signs(workspace)[:3] == "✓✓✓"
 
 
-@pytest.mark.parametrize("key", ["n", "N"])
-async def test_n_unfolds_what_hides_the_row(opened: Opened, key: str) -> None:
+@pytest.mark.parametrize("pressed", ["n", "NN"])
+async def test_n_unfolds_what_hides_the_row(opened: Opened, pressed: str) -> None:
     async with opened(blocks()) as (pilot, workspace):
-        await pilot.press("6", "1", "enter", "delete", "F", "F", "g", key)
+        await pilot.press("6", "1", "enter", "delete", "F", "F", "g", *pressed)
         assert workspace.cursor.index == 60
         assert not workspace.cursor.is_block
         assert len(workspace.cursor.line_at(1)) == SIZE

@@ -29,7 +29,7 @@ async def test_starts_on_the_first_row_that_blocks(opened: Opened) -> None:
             Fit.TRANSFORMED,
         ]
         assert workspace.cursor.index == 0
-        assert "3 rows of 6 to line up." in status(workspace)
+        assert "3 rows of 6 to line up, 1 unused entry." in status(workspace)
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,10 @@ async def test_starts_on_the_first_row_that_blocks(opened: Opened) -> None:
         ("9 enter", 0),
         ("n", 1),
         ("n n", 2),
-        ("n n n", 0),
-        ("N", 2),
+        ("n n n", 6),
+        ("n n n n", 0),
+        ("N", 6),
+        ("N N", 2),
     ],
 )
 async def test_cursor_goes(opened: Opened, pressed: str, position: int) -> None:
@@ -122,7 +124,6 @@ async def test_entry_moves_up_past_a_scalar(opened: Opened, up: str) -> None:
         ("G delete", "on the bench already"),
         ("G s", "belongs to a leaf"),
         ("y", "Only a doubtful row"),
-        ("G y", "Only a doubtful row"),
         ("x", "Pick an entry up first"),
         ("m enter", "here already"),
         ("m 5 enter", "Python scalar"),
@@ -168,7 +169,7 @@ async def test_marked_rows_around_a_fixed_row_keep_their_order_downwards(opened:
     session = fitting(4)
     session.edit(SetRows(((1, Row(Constant(1.0, (2, 2)), by="rule", why="so", fixed=True)),)))
     async with opened(session) as (pilot, workspace):
-        await pilot.press("space", "j", "space", "J")
+        await pilot.press("g", "space", "j", "space", "J")
         assert keys(workspace) == ["layer3", ".", "layer0", "layer2"]
         assert workspace.cursor.marked() == [2, 3]
 

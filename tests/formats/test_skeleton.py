@@ -86,9 +86,7 @@ def test_without_values_only_scalars_are_kept(tmp_path: Path) -> None:
     target.values.close()
 
 
-@pytest.mark.parametrize(
-    "leaf", [jax.random.key(0), np.array([None]), np.array(["a"]), np.zeros(2, ">f4"), 2**70]
-)
+@pytest.mark.parametrize("leaf", [np.array([None]), np.array(["a"]), np.zeros(2, ">f4"), 2**70])
 def test_leaves_that_cannot_be_saved_are_refused_by_name(tmp_path: Path, leaf: Any) -> None:
     with pytest.raises(UsageError, match=r"cannot save these leaves: \['bad'\] is"):
         save_skeleton(tmp_path / "s.eqx", {"bad": leaf, "good": 1.0})

@@ -138,13 +138,16 @@ class ConvertForm(ModalScreen[Order | None]):
         self.dismiss(None)
 
 
-def snippet(path: Path, leaf_paths: Sequence[str], dtype: str | None = None) -> str:
+def snippet(
+    path: Path, leaf_paths: Sequence[str], dtype: str | None = None, *, has_keys: bool = False
+) -> str:
     """Python code that loads the file.
 
     Args:
         path: The converted file.
         leaf_paths: Key paths of the skeleton; `[0]…` and `[1]…` mean `(model, state)`.
         dtype: The dtype floating-point leaves were written in, if not the skeleton's.
+        has_keys: The model holds typed PRNG keys, which are in no file.
     """
     name = _quoted(str(path))
     if path.suffix == ".safetensors":
@@ -153,11 +156,22 @@ def snippet(path: Path, leaf_paths: Sequence[str], dtype: str | None = None) -> 
         made, like = "model, state", "eqx.nn.make_with_state(Model)(...)"
     else:
         made, like = "model", "Model(...)"
+    spec = ", filter_spec=spec" if has_keys else ""
     return (
-        "import equinox as eqx\n\n"
+        f"import equinox as eqx\n{_EXCEPT_KEYS if has_keys else ''}\n"
         f"like = {like}{f'  # with {dtype} leaves, as in the file' if dtype else ''}\n"
-        f"{made} = eqx.tree_deserialise_leaves({name}, like)"
+        f"{made} = eqx.tree_deserialise_leaves({name}, like{spec})"
     )
+
+
+_EXCEPT_KEYS = """import jax
+
+def spec(file, leaf):
+    is_jax = isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct))
+    if is_jax and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf
+    return eqx.default_deserialise_filter_spec(file, leaf)
+"""
 
 
 def _quoted(name: str) -> str:
@@ -220,7 +234,9 @@ class Result(ModalScreen[None]):
         super().__init__()
         self._lines = [*report(session, converted), *([found] if found else [])]
         paths = [leaf.path for leaf in session.target.skeleton]
-        self._snippet = snippet(converted.written.path, paths, dtype)
+        self._snippet = snippet(
+            converted.written.path, paths, dtype, has_keys=bool(session.target.skeleton.keys)
+        )
         self._symbols = symbols
 
     def compose(self) -> ComposeResult:

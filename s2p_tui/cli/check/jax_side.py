@@ -20,7 +20,7 @@ from s2p_tui.cli.check.arrays import Call, UnreadableError, arrays_in, shapes_of
 from s2p_tui.cli.check.inputs import Examples, code_of
 from s2p_tui.errors import InputError, S2PError
 from s2p_tui.formats.pytree.factory import call_factory
-from s2p_tui.formats.pytree.skeleton import with_state_apart
+from s2p_tui.formats.pytree.skeleton import is_key, with_state_apart
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,7 +58,12 @@ def load_converted(path: Path, tree: Any) -> Any:
     with code_of(
         "equinox.tree_deserialise_leaves", "Give the factory of the converted model with --jax."
     ):
-        return eqx.nn.inference_mode(eqx.tree_deserialise_leaves(path, tree))
+        loaded = eqx.tree_deserialise_leaves(path, tree, filter_spec=_except_keys)
+        return eqx.nn.inference_mode(loaded)
+
+
+def _except_keys(file: Any, leaf: Any) -> Any:
+    return leaf if is_key(leaf) else eqx.default_deserialise_filter_spec(file, leaf)
 
 
 def jax_forward(tree: Any, examples: Examples) -> list[NDArray[Any]]:

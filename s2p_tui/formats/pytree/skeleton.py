@@ -92,7 +92,7 @@ def saved_leaves(tree: Any) -> list[tuple[Leaf, Any]]:
     if problems:
         raise UsageError(
             f"Equinox cannot save these leaves: {'; '.join(problems[:5])}.",
-            "Leave jax.random.key leaves out of the model, or use jax.random.PRNGKey.",
+            "Leave them out of the model, or give them a dtype that Equinox saves.",
         )
     return _with_names_apart(found)
 
@@ -222,8 +222,21 @@ def _is_scalar(value: Any) -> bool:
 
 
 def is_saved(value: Any) -> bool:
-    """Return True if Equinox saves such a leaf."""
-    return isinstance(value, jax.ShapeDtypeStruct) or eqx.is_array_like(value)
+    """Return True if such a leaf is saved: as Equinox does, except typed PRNG keys."""
+    is_leaf = isinstance(value, jax.ShapeDtypeStruct) or eqx.is_array_like(value)
+    return is_leaf and not is_key(value)
+
+
+def is_key(value: Any) -> bool:
+    """Return True for typed PRNG keys (`jax.random.key`), on which Equinox's saving fails."""
+    is_jax = isinstance(value, jax.Array | jax.ShapeDtypeStruct)
+    return is_jax and jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
+def key_paths(tree: Any) -> tuple[str, ...]:
+    """Return the key paths of all typed PRNG keys, those within a State by the state's own."""
+    found = jtu.tree_flatten_with_path(tree)[0]
+    return tuple(jtu.keystr(path) for path, value in found if is_key(value))
 
 
 def _dtype_name(value: Any) -> str | None:
@@ -257,21 +270,21 @@ def save_skeleton(path: str | Path, pytree: Any, *, values: bool = True) -> Skel
         The leaves, as described in the file.
 
     Raises:
-        UsageError: A leaf cannot be saved to a file at all, such as a `jax.random.key`; or the
-            pytree is a PyTorch module.
+        UsageError: A leaf cannot be saved to a file at all, or the pytree is a PyTorch module.
         OutputError: The file cannot be written.
     """
     _refuse_torch(pytree)
-    leaves = list(saved_leaves(with_state_apart(pytree)))
+    tree = with_state_apart(pytree)
+    leaves, keys = list(saved_leaves(tree)), key_paths(tree)
     described = tuple(_described(leaf, value, values) for leaf, value in leaves)
     held = (leaf for leaf in described if leaf.has_value)
     require_space(Path(path), sum(size_in_bytes(leaf.shape, leaf.dtype) for leaf in held))
     with written_atomically(Path(path)) as stream:
-        stream.write(head_line(described))
+        stream.write(head_line(described, keys))
         for leaf, (_, value) in zip(described, leaves, strict=True):
             if leaf.has_value:
                 _serialise(stream, value)
-    return Skeleton(described)
+    return Skeleton(described, keys)
 
 
 def _serialise(stream: BinaryIO, value: Any) -> None:
@@ -295,14 +308,16 @@ def target_of(pytree: Any, label: str) -> Target:
         UsageError: A leaf cannot be saved to a file at all, or the pytree is a PyTorch module.
     """
     _refuse_torch(pytree)
-    leaves = list(saved_leaves(with_state_apart(pytree)))
+    tree = with_state_apart(pytree)
+    leaves = list(saved_leaves(tree))
     described = tuple(_described(leaf, value, True) for leaf, value in leaves)
     arrays = {
         leaf.path: _array(value)
         for leaf, (_, value) in zip(described, leaves, strict=True)
         if leaf.has_value
     }
-    return Target(label, (), 0, Skeleton(described), ArrayTensors(arrays))
+    skeleton = Skeleton(described, key_paths(tree))
+    return Target(label, (), 0, skeleton, ArrayTensors(arrays))
 
 
 def _refuse_torch(pytree: Any) -> None:
@@ -348,7 +363,8 @@ def rename_leaves(target: Target, like: Any, label: str) -> Target:
     Raises:
         InputError: Number, shapes or dtypes of the leaves differ.
     """
-    described = [leaf for leaf, _ in saved_leaves(with_state_apart(like))]
+    tree = with_state_apart(like)
+    described = [leaf for leaf, _ in saved_leaves(tree)]
     found = [(leaf.shape, leaf.dtype) for leaf in target.skeleton]
     if found != [(leaf.shape, leaf.dtype) for leaf in described]:
         first = next(
@@ -366,7 +382,8 @@ def rename_leaves(target: Target, like: Any, label: str) -> Target:
         for old, leaf in zip(target.skeleton, described, strict=True)
         if (extent := target.values.extent(old.path)) is not None
     }
-    skeleton = Skeleton(tuple(structs.replace(leaf, has_value=True) for leaf in described))
+    named = tuple(structs.replace(leaf, has_value=True) for leaf in described)
+    skeleton = Skeleton(named, key_paths(tree))
     return replace(target, skeleton=skeleton, values=FileTensors(extents.get, target.files))
 
 

@@ -154,3 +154,21 @@ def scalar_entries(state_dict: StateDict, skeleton: Skeleton) -> dict[int, str]:
             elif len(keys) == len(scalars[last]) == 1 and last not in arrays:
                 found[place] = keys[0]
     return found
+
+
+def counts_of_keys(skeleton: Skeleton) -> set[int]:
+    """Return the places of whole numbers beside typed PRNG keys, as `flax.nnx.Rngs` has them.
+
+    They count what was drawn with the key, and are in no state dict.
+    """
+    modules = {_module(path) for path in skeleton.keys}
+    return {
+        place
+        for place, leaf in enumerate(skeleton if modules else ())
+        if leaf.dtype.startswith(("int", "uint")) and _module(leaf.path) in modules
+    }
+
+
+def _module(path: str) -> Steps:
+    """Return what holds a leaf; the `value` of a variable of `flax.nnx` is no name of its own."""
+    return steps_of_path(path.removesuffix(".value"))[:-1]

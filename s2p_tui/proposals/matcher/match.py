@@ -18,7 +18,12 @@ from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.task import Task
 from s2p_tui.alignment.transform import Expr, Flip, Permute, Shape, Take, keys_of, nodes_of
-from s2p_tui.proposals.matcher.absent import scalar_entries, tied_again, without_partner
+from s2p_tui.proposals.matcher.absent import (
+    counts_of_keys,
+    scalar_entries,
+    tied_again,
+    without_partner,
+)
 from s2p_tui.proposals.matcher.align import (
     LEFT_BY_OTHERS,
     ONLY_PART,
@@ -109,7 +114,7 @@ def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -
     task.total = _ROUNDS * len(skeleton)
     suggestions: dict[int, Suggestion] = {}
     wanted: list[int] = []
-    scalars = scalar_entries(state_dict, skeleton)
+    scalars, counts = scalar_entries(state_dict, skeleton), counts_of_keys(skeleton)
     for place, leaf in enumerate(skeleton):
         if (constant := constant_for(leaf)) is not None:
             suggestions[place] = Suggestion(constant[0], _BY_LAYER, constant[1])
@@ -118,6 +123,9 @@ def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -
             suggestions[place] = Suggestion(Take(scalars[place]), _SCALAR, reason)
         elif leaf.kind == "scalar":
             reason = "a Python scalar, and no entry of one element has its name"
+            suggestions[place] = Suggestion(None, _BY_LAYER, reason)
+        elif place in counts and leaf.has_value:
+            reason = "it counts what was drawn with the PRNG key beside it"
             suggestions[place] = Suggestion(None, _BY_LAYER, reason)
         else:
             wanted.append(place)
