@@ -78,6 +78,7 @@ def numbers_of(row: Row, numbering: Numbering) -> tuple[int, int]:
     return numbering.number(row.source), decision
 
 
+_PIECE = 1024
 Earlier = dict[tuple[int, int], int]
 _NONE_EARLIER: Earlier = {}
 
@@ -255,9 +256,15 @@ class Rows(Sequence[Row]):
 
     def unfixed(self, span: range) -> Iterator[int]:
         """Indexes of a range that entries can be moved to one by one, in its order."""
-        low, high = min(span, default=0), max(span, default=-1) + 1
-        found = (np.flatnonzero(~self.fixed(slice(low, high))) + low).tolist()
-        return iter(found if span.step > 0 else found[::-1])
+        if not span:
+            return
+        low, high = sorted((span[0], span[-1]))
+        # In pieces, as most callers take the first few of very many.
+        starts = range(low, high + 1, _PIECE)
+        for start in starts if span.step > 0 else reversed(starts):
+            there = slice(start, min(start + _PIECE, high + 1))
+            found = (np.flatnonzero(~self.fixed(there)) + start).tolist()
+            yield from found if span.step > 0 else reversed(found)
 
     def taken(self) -> Iterator[tuple[int, str]]:
         """The key of each entry a row takes, behind the row's index, row after row."""

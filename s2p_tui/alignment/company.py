@@ -42,19 +42,28 @@ class Company:
         self._members = together[np.argsort(layers[together], kind="stable")]
         self._sorted = layers[self._members]
         self._layer_of = layers
-        self._known: dict[Modules, int] = {}
-        self._modules = np.array([self._module((module_of(e.key),)) for e in state_dict], np.int32)
+        # Names of modules are not kept: those of 100,000 take more memory than all arrays.
+        known: dict[str, int] = {}
+        modules = (known.setdefault(module_of(e.key), len(known)) for e in state_dict)
+        self._modules = np.fromiter(modules, np.int32, len(state_dict))
+        self._module_count = len(known)
+        self._several: dict[tuple[int, ...], int] = {}
         self._made_modules = np.empty(0, np.int32)
         self._slices = np.empty(0, np.bool_)
         self._seen: tuple[bytes, Flags] = (b"", np.empty(0, np.bool_))
 
-    def _module(self, modules: Modules) -> int:
-        return self._known.setdefault(modules, len(self._known)) if modules else _NO_MODULE
+    def _module(self, source: Expr) -> int:
+        """Return the number of the module that a source reads, or of the several that it reads."""
+        entries = map(self._state_dict.position, keys_of(source))
+        modules = tuple(dict.fromkeys(int(self._modules[entry]) for entry in entries))
+        if len(modules) > 1:
+            return self._several.setdefault(modules, self._module_count + len(self._several))
+        return modules[0] if modules else _NO_MODULE
 
     def _learn(self) -> None:
         new = self._state_dict.numbering.expressions[len(self._slices) :]
         if new:
-            modules = [self._module(modules_of(source)) for source in new]
+            modules = [self._module(source) for source in new]
             self._made_modules = np.append(self._made_modules, np.array(modules, np.int32))
             self._slices = np.append(self._slices, [_has_slice(source) for source in new])
 

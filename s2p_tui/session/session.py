@@ -57,7 +57,7 @@ class Session:
         alignment: The current alignment; replaced by every edit, never changed.
         evidence: What names and structure say; rows they speak against are doubtful.
         history: The edits made and undone.
-        verdicts: What is known of the rows' fits; a row is judged when somebody asks.
+        verdicts: The rows' fits.
         awaits_evidence: Whether the matcher has yet to say what it makes of the two ends.
         lacks_evidence: Whether it was stopped, or failed, so that it says nothing.
     """

@@ -82,12 +82,13 @@ def _with_statistics(session: Session, cursor: Cursor, chosen: list[int]) -> lis
     return sorted({*chosen, *apart})
 
 
-def _alone(session: Session, cursor: Cursor) -> list[int]:
+def _alone(session: Session, cursor: Cursor, units: Units | None = None) -> list[int]:
     """Return the rows an edit is about, without statistics that go along by themselves."""
     chosen = cursor.chosen()
     if not cursor.marked():
         return chosen
-    apart = set(_units(session).apart([n for n in chosen if n < len(session.alignment.rows)]))
+    units, count = units or _units(session), len(session.alignment.rows)
+    apart = set(units.apart([row for row in chosen if row < count]))
     return [row for row in chosen if row not in apart]
 
 
@@ -98,15 +99,14 @@ def shift(session: Session, cursor: Cursor, step: Step) -> Move:
     rows that are whole layers, with the layers' statistics.
     """
     hands_free(cursor)
-    chosen = _alone(session, cursor)
+    units = _units(session) if cursor.marked() or cursor.is_block else None
+    chosen = _alone(session, cursor, units)
     if any(session.row(index) is None for index in (chosen[0], chosen[-1])):
         raise ImpossibleError("A benched entry has no neighbours: pick it up with m and place it.")
     rows = session.alignment.rows
     is_block = cursor.is_block and not cursor.marked()
     steps = _steps_past_neighbour(session, cursor, step) if is_block else 1
     runs = list(_runs(chosen))
-    is_many = len(chosen) > 1
-    units = _units(session) if is_many else None
     if units is not None and len(runs) == 1 and not is_block:
         beside = units.neighbour(*runs[0], step)
         steps = len(beside.own) if beside else 1
@@ -452,7 +452,7 @@ def _swap_blocks(session: Session, cursor: Cursor, to: int) -> Move:
     swaps = [Swap(one, other) for one, other in zip(first, second, strict=True)]
     along = _units(session).swapped_along(swaps)
     said = _also(f"Swapped {many(len(first), 'row')}.", along)
-    return Move(one_edit([*swaps, *along]), there.start, said=said)
+    return Move(one_edit([*swaps, *along]), there.start, frozenset(), said)
 
 
 def typed_row(session: Session, cursor: Cursor) -> int:
