@@ -33,7 +33,7 @@ TAKEN_AS_THEY_ARE = (
 
 def remarks(rows: Rows, skeleton: Skeleton) -> Iterator[str]:
     """List which leaves keep the skeleton's values, and what the skeleton does not name."""
-    gaps = [skeleton[place].path for place in rows.gaps()]
+    gaps = [skeleton[index].path for index in rows.gaps()]
     return _remarks(gaps, kept_scalars(rows, skeleton), skeleton.is_nameless)
 
 
@@ -137,7 +137,7 @@ class Pair(Protocol):
         """Rows per fit."""
         ...
 
-    def verdict(self, position: int, /) -> Verdict | None:
+    def verdict(self, index: int, /) -> Verdict | None:
         """The fit of a row, with its reason."""
         ...
 
@@ -233,7 +233,7 @@ def report_of(pair: Pair, converted: Converted) -> Report:
         notes=tuple(f"{pair.checkpoint.label}: {note}" for note in pair.checkpoint.notes),
         left_over=tuple(UnusedEntries(pair.checkpoint.state_dict, pair.alignment)),
         parts_unused=parts_unused(rows, pair.checkpoint.state_dict),
-        gaps=tuple(skeleton[place].path for place in rows.gaps()),
+        gaps=tuple(skeleton[index].path for index in rows.gaps()),
         scalars=kept_scalars(rows, skeleton),
         lost=written.losses,
         is_nameless=skeleton.is_nameless,

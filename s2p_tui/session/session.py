@@ -266,19 +266,19 @@ class Session:
     def __len__(self) -> int:
         return len(self.alignment.rows) + len(self.alignment.bench)
 
-    def row(self, position: int) -> Row | None:
-        """The row at a position, None for a benched entry."""
+    def row(self, index: int) -> Row | None:
+        """The row at an index, None for a benched entry."""
         rows = self.alignment.rows
-        return rows[position] if position < len(rows) else None
+        return rows[index] if index < len(rows) else None
 
-    def benched(self, position: int) -> str | None:
-        """The benched key at a position, None for a row."""
-        number = position - len(self.alignment.rows)
+    def benched(self, index: int) -> str | None:
+        """The benched key at an index, None for a row."""
+        number = index - len(self.alignment.rows)
         return self.alignment.bench[number] if number >= 0 else None
 
-    def verdict(self, position: int) -> Verdict | None:
-        """The fit of the row at a position, None for a benched entry."""
-        return self.verdicts.at(position) if position < len(self.verdicts) else None
+    def verdict(self, index: int) -> Verdict | None:
+        """The fit of the row at an index, None for a benched entry."""
+        return self.verdicts.at(index) if index < len(self.verdicts) else None
 
     def verdict_after(self, index: int, edit: Edit) -> Verdict:
         """Return the fit that a row would have after an edit, which is not made."""
@@ -305,9 +305,9 @@ class Session:
         """True if no row and no unused entry blocks a conversion."""
         return not self.blocking and not len(self.unused.blocking)
 
-    def unused_at(self, position: int) -> LeftOver | None:
-        """The account of the benched entry at a position, None for a row."""
-        number = position - len(self.alignment.rows)
+    def unused_at(self, index: int) -> LeftOver | None:
+        """The account of the benched entry at an index, None for a row."""
+        number = index - len(self.alignment.rows)
         return self.unused.at(number) if 0 <= number < len(self.unused) else None
 
     def edit(self, edit: Edit) -> range:
@@ -345,9 +345,9 @@ class Session:
             UsageError: A path is no leaf's, or its row is not doubtful.
         """
         doubtful = {
-            self.target.skeleton[position].path: position
-            for position in range(len(self.verdicts))
-            if self.verdicts.fit(position) is Fit.DOUBTFUL
+            self.target.skeleton[index].path: index
+            for index in range(len(self.verdicts))
+            if self.verdicts.fit(index) is Fit.DOUBTFUL
         }
         wrong = [path for path in paths or () if path not in doubtful]
         if wrong:
@@ -355,8 +355,8 @@ class Session:
                 f"These rows are not doubtful: {', '.join(wrong)}.",
                 f"Trust doubtful rows only: {', '.join(doubtful) or 'there are none'}.",
             )
-        positions = doubtful.values() if paths is None else [doubtful[path] for path in paths]
-        self.edit(Trust(tuple(positions)))
+        indices = doubtful.values() if paths is None else [doubtful[path] for path in paths]
+        self.edit(Trust(tuple(indices)))
 
     def allow_unused(self, globs: Sequence[str] | None) -> None:
         """Accept that entries that block are left out, as one edit.
@@ -374,32 +374,32 @@ class Session:
 
         Args:
             query: The words.
-            within: Look at these positions alone.
+            within: Look at these indices alone.
         """
         matches = parse_query(query, self.checkpoint.state_dict)
         found: list[int] = []
-        for position in range(len(self)) if within is None else within:
-            row = self.row(position)
-            leaf = self.target.skeleton[position] if row is not None else None
-            fit = self.verdicts.fit(position) if row is not None else None
-            if matches(leaf, row, self.benched(position) or "", fit):
-                found.append(position)
+        for index in range(len(self)) if within is None else within:
+            row = self.row(index)
+            leaf = self.target.skeleton[index] if row is not None else None
+            fit = self.verdicts.fit(index) if row is not None else None
+            if matches(leaf, row, self.benched(index) or "", fit):
+                found.append(index)
         return found
 
-    def next_blocking(self, position: int, step: Literal[1, -1]) -> int | None:
-        """The nearest position after (or before) one that blocks a conversion, going round."""
+    def next_blocking(self, index: int, step: Literal[1, -1]) -> int | None:
+        """The nearest index after (or before) one that blocks a conversion, going round."""
         rows = len(self.alignment.rows)
         unused = self.unused.blocking + rows
         found: list[int] = (
-            [] if (row := self.verdicts.next_blocking(position, step)) is None else [row]
+            [] if (row := self.verdicts.next_blocking(index, step)) is None else [row]
         )
         if len(unused):
-            beside = np.searchsorted(unused, position, "right" if step > 0 else "left")
+            beside = np.searchsorted(unused, index, "right" if step > 0 else "left")
             near = int(beside) if step > 0 else int(beside) - 1
             found += [int(unused[0]), int(unused[-1])]
             found += [int(unused[near])] if 0 <= near < len(unused) else []
         found.sort(reverse=step < 0)
-        beyond = (index for index in found if (index - position) * step > 0)
+        beyond = (one for one in found if (one - index) * step > 0)
         return next(beyond, found[0] if found else None)
 
     def problems(self) -> Iterator[tuple[int, str]]:
