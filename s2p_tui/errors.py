@@ -118,7 +118,7 @@ class Hint:
         return f"{here} {self.more.worded(words)}" if self.more is not None else here
 
 
-_PATTERNS_SHOWN = 3
+_PATTERNS_SHOWN = 8
 
 
 class Patterns(tuple[str, ...]):
@@ -132,8 +132,8 @@ class Patterns(tuple[str, ...]):
     def __format__(self, option: str) -> str:
         quoted = _for_shell if option else json.dumps
         shown = [f"{option}{quoted(pattern)}" for pattern in self[:_PATTERNS_SHOWN]]
-        more = ["…"] if len(self) > _PATTERNS_SHOWN else []
-        return (" " if option else ", ").join([*shown, *more])
+        more = len(self) - _PATTERNS_SHOWN
+        return (" " if option else ", ").join([*shown, *([f"and {more:,} more"] * (more > 0))])
 
 
 def _for_shell(text: str) -> str:

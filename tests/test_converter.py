@@ -631,7 +631,7 @@ def test_the_report_tells_what_was_left_over() -> None:
         convert(**asked)
     report = convert(**asked, allow_unused="ext*")
     assert report.unused == ("extra",)
-    assert report.warnings == ("unused entries: 1 (extra: accepted as unused)",)
+    assert report.warnings == ("unused entries: 1 (accepted as unused: extra)",)
     assert report.rows == {"exact": 2, "transformed": 0, "doubtful": 0, "mismatched": 0, "gap": 0}
     assert (report.verified, report.bytes) == (False, Path("model.eqx").stat().st_size)
     assert "not verified" in str(report)

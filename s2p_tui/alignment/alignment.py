@@ -140,7 +140,10 @@ class Rows(Sequence[Row]):
         if isinstance(index, slice):
             columns = self.sources[index], self.decided[index], self.decisions[index]
             return Rows(self.numbering, *columns)
-        return self._row(int(self.sources[index]), int(self.in_force(index)))
+        source = int(self.sources[index])
+        if int(self.decided[index]) == source:
+            return self._row(source, int(self.decisions[index]))
+        return self._row(source, BY_ORDER if source == NOTHING else MOVED)
 
     def __iter__(self) -> Iterator[Row]:
         return map(self._row, self.sources.tolist(), self.in_force().tolist())
@@ -238,6 +241,10 @@ class Rows(Sequence[Row]):
         """Indexes of the gaps, except those that are fixed."""
         return np.flatnonzero((self.sources == GAP) & ~self.fixed()).tolist()
 
+    def has_made(self, span: range) -> bool:
+        """Return True if one of a range takes something else than a whole entry as it is."""
+        return bool(np.any(self.sources[span.start : span.stop] < GAP))
+
     def made(self, span: range) -> Iterator[Expr]:
         """Sources of a range that are something else than a whole entry as it is."""
         sources = self.sources[span.start : span.stop]
@@ -323,6 +330,10 @@ class Alignment:
         """An alignment of these rows; see `Rows.of`."""
         known = frozenset(accepted).intersection(bench) if accepted else frozenset[str]()
         return cls(Rows.of(rows, numbering), tuple(bench), layers, known)
+
+    def says_as(self, other: Alignment) -> bool:
+        """Return True if another one settles the same, whatever the order of the bench."""
+        return self.accepted == other.accepted and self.rows == other.rows
 
 
 def in_order(state_dict: StateDict, skeleton: Skeleton) -> Alignment:

@@ -93,7 +93,8 @@ _ENDINGS: tuple[tuple[Kind, tuple[str, ...]], ...] = (
     ),
     ("recurrent biases", ("{0}bias_ih{1}", "{0}bias_hh{1}")),
 )
-_MAY_BE_PART = re.compile(r"(_g|_v|_u|_orig|\.original[01]?|\.0\._[uv]|bias_[ih]h[^.]*)$")
+MAY_BE_PART = re.compile(r"(_g|_v|_u|_orig|\.original[01]?|\.0\._[uv]|bias_[ih]h[^.]*)$")
+"""Matches the keys of entries that are named as parts of composites are; see `composite_of`."""
 
 
 def _pattern(ending: str) -> re.Pattern[str]:
@@ -106,14 +107,9 @@ _PATTERNS: tuple[tuple[re.Pattern[str], Kind, tuple[str, ...]], ...] = tuple(
 )
 
 
-def may_be_part(key: str) -> bool:
-    """Return True if an entry is named as parts of composites are; see `composite_of`."""
-    return _MAY_BE_PART.search(key) is not None
-
-
 def composite_of(key: str, state_dict: StateDict) -> Composite | None:
     """Return the composite of an entry, if its companions are there and have fitting shapes."""
-    if not may_be_part(key):
+    if MAY_BE_PART.search(key) is None:
         return None
     for pattern, kind, endings in _PATTERNS:
         match = pattern.fullmatch(key)

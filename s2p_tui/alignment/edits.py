@@ -95,23 +95,26 @@ class _Change:
                 self._earlier = dict(self._earlier)
             self._earlier[index, source] = kept
 
-    def _recall(self) -> None:
+    def _recall(self, moved: _Indexes) -> None:
         """Bring decisions back into force whose sources are back."""
-        if not self._earlier:
+        earlier = self._earlier
+        if not earlier:
             return
-        changed = np.flatnonzero(self.sources != self._before.rows.sources)
-        if len(changed) < len(self._earlier):
+        if len(moved) < len(earlier):
             # A row that was decided within the edit may take again what it took before it.
-            indexes = [*changed.tolist(), *self._chosen]
-            found = ((index, int(self.sources[index])) for index in indexes)
+            indexes = {*moved.tolist(), *self._chosen}
+            known = [at for n in indexes if (at := (n, int(self.sources[n]))) in earlier]
         else:
-            found = iter(tuple(self._earlier))
-        for index, source in found:
-            decision = self._earlier.get((index, source))
-            if decision is not None and self.sources[index] == source != self._decided[index]:
-                self._own_decisions()
-                self._keep(index)
-                self._decided[index], self._decisions[index] = source, decision
+            known = list(earlier)
+        if not known:
+            return
+        leaves, sources = np.array(known).T
+        is_back = (self.sources[leaves] == sources) & (self._decided[leaves] != sources)
+        for number in np.flatnonzero(is_back).tolist():
+            index, source = known[number]
+            self._own_decisions()
+            self._keep(index)
+            self._decided[index], self._decisions[index] = source, earlier[index, source]
 
     def _own_decisions(self) -> None:
         if self._decisions is self._before.rows.decisions:
@@ -169,11 +172,13 @@ class _Change:
         The same alignment and no rows if nothing differs.
         """
         before = self._before
-        self._recall()
-        self._lapse()
+        moved = np.flatnonzero(self.sources != before.rows.sources)
+        self._recall(moved)
+        self._lapse(moved)
         columns = self.sources, self._decided, self._decisions
         rows = Rows(self.numbering, *columns, self._earlier)
-        changed = np.flatnonzero(rows.differ(before.rows))
+        is_redecided = self._decisions is not before.rows.decisions
+        changed = np.flatnonzero(rows.differ(before.rows)) if is_redecided else moved
         accepted = self._still_accepted()
         if len(changed):
             span = range(int(changed[0]), int(changed[-1]) + 1)
@@ -190,20 +195,25 @@ class _Change:
         kept = self.accepted.intersection(self.bench)
         return self.accepted if len(kept) == len(self.accepted) else kept
 
-    def _lapse(self) -> None:
+    def _lapse(self, moved: _Indexes) -> None:
         """Take back the trust in rows of whose layer another row takes something else now."""
         layers = self._before.layers
-        if layers is None or not any(decision.trusted for decision in self.numbering.decisions):
+        if layers is None or not len(moved) or not self.numbering.has_trusted:
             return
-        changed = (self.sources != self._before.rows.sources) & (layers != ALONE)
-        trusted = self.numbering.trusted(self._decisions) & (layers != ALONE)
-        if not changed.any() or not trusted.any():
+        touched = layers[moved]
+        touched = touched[touched != ALONE]
+        if not len(touched):
             return
-        counts = np.bincount(layers[changed], minlength=int(layers.max()) + 1)
-        others = counts[layers] - changed
-        self._own_decisions()
-        for index in np.flatnonzero(trusted & (others > 0)).tolist():
-            if index not in self._chosen:
+        trusted = self.numbering.trusted(self._decisions).nonzero()[0]
+        mine = layers[trusted]
+        # The one number more counts what is alone: nothing.
+        counts = np.bincount(touched, minlength=int(layers.max()) + 2)
+        lapsing = trusted[counts[mine] > 0].tolist()
+        is_moved = set(moved.tolist()) if lapsing else ()
+        for index in lapsing:
+            others = counts[layers[index]] - (index in is_moved)
+            if others and index not in self._chosen:
+                self._own_decisions()
                 decision = self.numbering.decisions[int(self._decisions[index])]
                 lapsed = self.numbering.decision(decision._replace(trusted=False))
                 self._decisions[index] = lapsed

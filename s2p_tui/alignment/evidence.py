@@ -211,18 +211,21 @@ def as_suggested(evidence: Evidence, state_dict: StateDict, skeleton: Skeleton) 
     return Alignment(Rows(numbering, sources, sources, decisions), bench, skeleton.layers)
 
 
-def proof_of(place: int, row: Row, evidence: Evidence | None) -> Proof:
+def proof_of(place: int, row: Row, evidence: Evidence | None, *, replayed: bool = False) -> Proof:
     """Return the answers that prove a row; questions that nothing answers are open.
 
     Args:
         place: The row's place.
         row: The row.
         evidence: What is known of names and structure.
+        replayed: The rows are those of a mapping, which decides in place of evidence.
     """
     if row.fixed:
         return proven_by(Answer.LAYER)
     if row.trusted:
         return proven_by(Answer.TRUSTED)
+    if replayed:
+        return proven_by(Answer.REPLAYED) if row.gap or row.source is not None else UNPROVEN
     suggestion = None if evidence is None else evidence.suggestions[place]
     if suggestion is not None and suggestion.certain and suggestion.source == row.source:
         return suggestion.proof

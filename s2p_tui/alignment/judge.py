@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import prod
 
 from s2p_tui.alignment.alignment import Row
-from s2p_tui.alignment.composites import may_be_part, part_doubt
+from s2p_tui.alignment.composites import MAY_BE_PART, part_doubt
 from s2p_tui.alignment.dtypes import DType, dtype_named
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.layer_rules import as_layer_needs, constant_for, departs_from_rule, rule_for
@@ -54,11 +54,12 @@ def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
         if key in state_dict.encoded and not _is_meant(leaf, state_dict[key], state_dict.encoded):
             return Verdict(Fit.MISMATCHED, state_dict.encoded[key].why, blocks=True)
     # Almost every row is one of these, and a key press may have thousands judged.
-    if isinstance(source, Take) and rule is None and not may_be_part(source.key):
+    is_part = any(map(MAY_BE_PART.search, row.keys))
+    if isinstance(source, Take) and rule is None and not is_part:
         entry = state_dict[source.key]
         if entry.shape == leaf.shape and entry.dtype == leaf.dtype:
             return _EXACT
-    parts = part_doubt(leaf, source, state_dict)
+    parts = part_doubt(leaf, source, state_dict) if is_part else None
     try:
         made = as_taken(source, leaf, state_dict)
         shape = shape_of(made, state_dict.shape)
@@ -103,7 +104,11 @@ def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
     if lossy := _lossy_arithmetic(made, {state_dict[key].dtype for key in row.keys}):
         return Verdict(Fit.MISMATCHED, lossy, blocks=True)
     for key in row.keys:
-        cast = _judge_cast(dtype_named(state_dict[key].dtype), dtype_named(leaf.dtype))
+        entry = state_dict[key]
+        if is_mask_of_bytes(entry) and leaf.dtype == "bool":
+            notes.append("cast uint8 to bool, a mask as PyTorch kept it once")
+            continue
+        cast = _judge_cast(dtype_named(entry.dtype), dtype_named(leaf.dtype))
         if cast is not None and cast.fit is Fit.MISMATCHED:
             return cast
         if cast is not None:
@@ -145,6 +150,11 @@ def _judge_gap(leaf: Leaf, row: Row) -> Verdict:
         why = "a gap keeps the skeleton's value, but this skeleton was saved without values"
         return Verdict(Fit.MISMATCHED, why, blocks=True)
     return Verdict(Fit.GAP, row.why or "keeps the skeleton's value")
+
+
+def is_mask_of_bytes(entry: Entry) -> bool:
+    """Return True for masks from before PyTorch had a dtype of truth values: each byte is one."""
+    return entry.dtype == "uint8" and "mask" in entry.key.rpartition(".")[2].lower()
 
 
 def _judge_cast(source: DType, target: DType) -> Verdict | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
@@ -217,10 +217,10 @@ def _is_mask(steps: Sequence[str], entry: Entry, *, whole: bool) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Entries whose keys differ by their numbers alone.
+    """Entries left over for one reason whose keys differ by their numbers, or by their ends, alone.
 
     Attributes:
-        name: All of them in one, `blocks.{0…11}.ls1.gamma`.
+        name: All of them in one, `blocks.{0…11}.ls1.gamma` or `pooler.*`.
         glob: A pattern that names them, `blocks.*.ls1.gamma`.
         members: The entries.
     """
@@ -236,17 +236,50 @@ class Group:
         return why if count == 1 else f"{count:,} entries: {why}"
 
 
-def grouped(entries: Iterable[LeftOver]) -> list[Group]:
-    """Return entries gathered by what their keys have in common, in the order of their first."""
-    groups: dict[tuple[str, str], list[LeftOver]] = defaultdict(list)
+def grouped(entries: Iterable[LeftOver], keys: Iterable[str] | None = None) -> list[Group]:
+    """Return entries gathered by what their keys have in common, in the order of their first.
+
+    Args:
+        entries: The entries.
+        keys: All keys of the checkpoint, so that modules left over as a whole become `pooler.*`.
+    """
+    entries = list(entries)
+    modules = _whole_modules(entries, keys) if keys is not None else {}
+    groups: dict[tuple[str, bool, str], list[LeftOver]] = defaultdict(list)
     for one in entries:
-        groups[_NUMBER.sub("#", one.key), one.why].append(one)
-    return [_group(members) for members in groups.values()]
+        module = modules.get(one.key)
+        groups[_NUMBER.sub("#", module or one.key), module is not None, one.why].append(one)
+    return [_group(members, modules) for members in groups.values()]
 
 
-def _group(members: Sequence[LeftOver]) -> Group:
-    pieces = _NUMBER.split(members[0].key)
-    columns = list(zip(*(_NUMBER.findall(one.key) for one in members), strict=True))
+def _whole_modules(entries: Sequence[LeftOver], keys: Iterable[str]) -> dict[str, str]:
+    """Return the outermost module of each entry of which all entries are left over alike."""
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    whole: dict[str, int] = defaultdict(int)
+    for one in entries:
+        for module in _modules(one.key):
+            counts[module, one.why] += 1
+    for key in keys:
+        for module in _modules(key):
+            whole[module] += 1
+    return {
+        one.key: module
+        for one in entries
+        for module in reversed(_modules(one.key))
+        if counts[module, one.why] == whole[module] > 1
+    }
+
+
+def _modules(key: str) -> list[str]:
+    """Return what a key begins with up to each of its dots, the outermost first."""
+    return [key[:end] for end, letter in enumerate(key) if letter == "." and end]
+
+
+def _group(members: Sequence[LeftOver], modules: Mapping[str, str]) -> Group:
+    names = [modules.get(one.key, one.key) for one in members]
+    rest = ".*" if members[0].key in modules else ""
+    pieces = _NUMBER.split(names[0])
+    columns = list(zip(*map(_NUMBER.findall, names), strict=True))
     name = glob = ""
     for number, piece in enumerate(pieces):
         name, glob = name + piece, glob + _as_glob(piece)
@@ -254,7 +287,7 @@ def _group(members: Sequence[LeftOver]) -> Group:
             values = tuple(dict.fromkeys(columns[number]))
             name += values[0] if len(values) == 1 else _braces(values)
             glob += values[0] if len(values) == 1 else "*"
-    return Group(name, glob, tuple(members))
+    return Group(name + rest, glob + rest, tuple(members))
 
 
 _NUMBERS_SHOWN = 4

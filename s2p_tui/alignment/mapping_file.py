@@ -2,9 +2,10 @@
 
 JSON: `{"format": "s2p-mapping", "version": 1, "source", "target", "rows", "bench"}`, and
 `accepted`, the keys on the bench that the user accepted as unused, if there are any. `source` and
-`target` hold the file's name and size and the digest of its names, shapes and dtypes. A row holds
-`path`, then `sources` (state-dict keys) and, if it is not a plain copy, `transform` (entries given
-by their place in `sources`); or `"gap": true`; and `why`, `by`, `trusted`.
+`target` hold the file's name and size and the digest of its names, shapes and dtypes; `target` also
+one per class of layers, which changes with their paths and settings. A row holds `path`, then
+`sources` (state-dict keys) and, if it is not a plain copy, `transform` (entries given by their
+place in `sources`); or `"gap": true`; and `why`, `by`, `trusted`.
 """
 
 from __future__ import annotations
@@ -38,12 +39,21 @@ _DIFFERENCES_SHOWN = 4
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """One end of a mapping: file name, size in bytes, digest of its description."""
+    """One end of a mapping.
+
+    Attributes:
+        file: Its file's name.
+        size: Its size in bytes.
+        digest: The digest of its names, shapes and dtypes.
+        count: Its entries or leaves.
+        classes: Of a skeleton the digest of each class of layers, see `Skeleton`.
+    """
 
     file: str
     size: int
     digest: str
     count: int
+    classes: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +94,8 @@ def to_text(mapping: SavedAlignment) -> str:
 
 def end_to_json(end: End, unit: str) -> dict[str, Any]:
     """One end as JSON values, its items counted in entries or leaves."""
-    return {"file": end.file, "size": end.size, unit: end.count, "digest": end.digest}
+    node = {"file": end.file, "size": end.size, unit: end.count, "digest": end.digest}
+    return node | ({"classes": dict(end.classes)} if end.classes else {})
 
 
 def _row_to_json(path: str, row: Row) -> dict[str, Any]:
@@ -139,7 +150,9 @@ def end_from_json(node: Mapping[str, Any], unit: str) -> End:
         KeyError: Something is missing.
     """
     file, digest = string_of(node["file"]), string_of(node["digest"])
-    return End(file, size_of(node["size"]), digest, size_of(node[unit]))
+    known = object_of(node.get("classes", {}))
+    classes = {string_of(name): string_of(value) for name, value in known.items()}
+    return End(file, size_of(node["size"]), digest, size_of(node[unit]), classes)
 
 
 def _row_from_json(node: Mapping[str, Any]) -> tuple[str, Row]:
@@ -177,6 +190,7 @@ def replay(mapping: SavedAlignment, state_dict: StateDict, skeleton: Skeleton) -
         *_end_problems("checkpoint", mapping.source, state_dict.digest, len(state_dict)),
         *_end_problems("skeleton", mapping.target, skeleton.digest, len(skeleton)),
     ]
+    problems = problems or _class_problems(mapping.target.classes, skeleton.classes)
     paths = {path for path, _ in mapping.rows}
     problems += [(leaf.path, "not in the mapping") for leaf in skeleton if leaf.path not in paths]
     others = bool(problems)
@@ -219,6 +233,16 @@ def _end_problems(unit: str, made_for: End, digest: str, count: int) -> list[tup
     if made_for.digest == digest:
         return []
     return [(unit, f"made for {made_for.file} with {made_for.count}, this one has {count}")]
+
+
+def _class_problems(made_for: Mapping[str, str], found: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Classes of layers that are not as they were; of mappings that tell nothing of them, none."""
+    if not made_for or not found:
+        return []
+    why = "other layers are of this class, or its settings are others, than when it was made"
+    return [
+        (name, why) for name in sorted({*made_for, *found}) if made_for.get(name) != found.get(name)
+    ]
 
 
 def _row_problems(

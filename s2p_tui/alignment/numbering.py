@@ -145,6 +145,11 @@ class Numbering:
         return self.facts[_TRUSTED][decisions]
 
     @property
+    def has_trusted(self) -> bool:
+        """True if any decision is `trusted`."""
+        return bool(self.facts[_TRUSTED].any())
+
+    @property
     def facts(self) -> NDArray[np.bool_]:
         """A row of flags per fact, one flag per decision; see `FACTS`."""
         if self._facts.shape[1] != len(self.decisions):

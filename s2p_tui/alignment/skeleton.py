@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +20,8 @@ from s2p_tui.alignment.layers import ALONE, layers_of
 from s2p_tui.alignment.state_dict import digest_of
 
 LeafKind = Literal["array", "scalar"]
+_CLASS_DIGITS = 16
+"""Digits of a class's digest: enough to tell changes that nobody made on purpose."""
 NO_CONFIG: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -96,6 +100,30 @@ class Skeleton:
     def nbytes(self) -> int:
         """Bytes of all elements together."""
         return sum(leaf.nbytes for leaf in self.leaves)
+
+    @cached_property
+    def classes(self) -> Mapping[str, str]:
+        """SHA-256 (its beginning) over the key paths and settings of each class of layers.
+
+        A class of the user's own goes by its name alone: it may be imported in another way.
+        """
+        lines: dict[str, list[str]] = {}
+        known: dict[int, str] = {}
+        for leaf in self.leaves:
+            if leaf.owner is None:
+                continue
+            # Leaves of layers that are alike share their settings.
+            config = known.get(id(leaf.config))
+            if config is None:
+                config = json.dumps(dict(leaf.config), default=repr, sort_keys=True)
+                known[id(leaf.config)] = config
+            is_known = leaf.owner.startswith("equinox.")
+            name = leaf.owner if is_known else leaf.owner.rpartition(".")[2]
+            lines.setdefault(name, []).append(f"{leaf.path} {config}\n")
+        return {
+            name: hashlib.sha256("".join(found).encode()).hexdigest()[:_CLASS_DIGITS]
+            for name, found in sorted(lines.items())
+        }
 
     @property
     def digest(self) -> str:

@@ -21,12 +21,12 @@ from s2p_tui.alignment.alignment import Row, Rows
 from s2p_tui.alignment.composites import composite_of
 from s2p_tui.alignment.evidence import Columns, Evidence, weigh
 from s2p_tui.alignment.fit import Fit, Verdict
-from s2p_tui.alignment.judge import judge
+from s2p_tui.alignment.judge import is_mask_of_bytes, judge
 from s2p_tui.alignment.layer_rules import rule_for
 from s2p_tui.alignment.layers import ALONE, module_of
 from s2p_tui.alignment.numbering import FACTS, GAP, NOTHING, Flags, Numbers, are_in
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
-from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.transform import Expr, Split, Take, keys_of, nodes_of, operands, shape_of
 
 Modules = tuple[str, ...]
@@ -52,7 +52,6 @@ class Company:
         together = np.flatnonzero(layers != ALONE)
         self._members = together[np.argsort(layers[together], kind="stable")]
         self._sorted = layers[self._members]
-        self._starts = np.flatnonzero(np.diff(self._sorted, prepend=ALONE))
         self._layer_of = layers
         self._known: dict[Modules, int] = {}
         self._modules = np.array([self._module((module_of(e.key),)) for e in state_dict], np.int32)
@@ -86,10 +85,13 @@ class Company:
         if made.any():
             modules[made] = self._made_modules[-3 - taken[made]]
         known = modules != _NO_MODULE
-        low = np.minimum.reduceat(np.where(known, modules, np.iinfo(np.int32).max), self._starts)
-        high = np.maximum.reduceat(modules, self._starts)
-        sizes = np.diff(self._starts, append=len(taken))
-        found[self._members] = np.repeat(low < high, sizes) & known
+        layers = self._sorted
+        if not known.all():
+            modules, layers = modules[known], layers[known]
+        # Where neighbours within a layer have one module each, all of the layer have.
+        differ = (modules[1:] != modules[:-1]) & (layers[1:] == layers[:-1])
+        if differ.any():
+            found[self._members] = are_in(self._sorted, layers[1:][differ]) & known
         return found
 
     def _left_over(self, sources: Numbers) -> Flags:
@@ -261,7 +263,7 @@ class _Kinds:
         entries = [
             _PART
             if entry.key in self._parts
-            else self._known.setdefault((entry.shape, entry.dtype), len(self._known))
+            else self._known.setdefault(_entry_kind(entry), len(self._known))
             for entry in state_dict
         ]
         # Tables over all sources, expressions first and in reverse: see `sources`.
@@ -283,7 +285,7 @@ class _Kinds:
         entries: list[int] = []
         for source in new:
             keys = keys_of(source)
-            shapes = tuple((self._state_dict[k].shape, self._state_dict[k].dtype) for k in keys)
+            shapes = tuple(_entry_kind(self._state_dict[key]) for key in keys)
             kind = _template(source, keys), shapes
             is_part = not self._parts.isdisjoint(keys)
             kinds.append(_PART if is_part else self._known.setdefault(kind, len(self._known)))
@@ -308,6 +310,10 @@ def _leaf_kind(leaf: Leaf) -> Hashable:
     rule = rule_for(leaf)
     ruled = None if rule is None else (leaf.owner, rule.role, id(leaf.config))
     return leaf.shape, leaf.dtype, leaf.has_value, ruled
+
+
+def _entry_kind(entry: Entry) -> Hashable:
+    return entry.shape, entry.dtype, is_mask_of_bytes(entry)
 
 
 def _template(source: Expr, keys: tuple[str, ...]) -> Hashable:
@@ -573,8 +579,10 @@ class _Facts:
     """Flags of the decisions on a range of rows."""
 
     def __init__(self, rows: Rows, there: slice) -> None:
-        decisions, known = rows.in_force(there), rows.numbering.facts
-        facts = {name: table[decisions] for name, table in zip(FACTS, known, strict=True)}
+        # Looking up one byte a row, not a flag for each fact, takes a third of the time.
+        bits = np.packbits(rows.numbering.facts, axis=0, bitorder="little")[0]
+        found = bits[rows.in_force(there)]
+        facts = {name: found & (1 << number) != 0 for number, name in enumerate(FACTS)}
         self.fixed, self.trusted = facts["fixed"], facts["trusted"]
         self.user, self.claude = facts["user"], facts["claude"]
         self.ruled = facts["ruled"]

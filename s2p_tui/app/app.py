@@ -301,7 +301,7 @@ class S2PApp(ConvertedApp):
         if isinstance(found, str):
             note = "; ".join(part for part in (begun.note, found) if part)
             self._journalled = replace(begun, note=note)
-        is_saved = isinstance(found, Offered) and found.alignment.rows == session.alignment.rows
+        is_saved = isinstance(found, Offered) and found.alignment.says_as(session.alignment)
         saved = session.alignment if is_saved else opened_with
         self._workspace = Workspace(
             session,

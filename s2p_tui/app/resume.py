@@ -120,7 +120,7 @@ async def begin(
 
 
 def _says_alike(found: Replayed, offered: Offered) -> bool:
-    return found.alignment.rows == offered.alignment.rows
+    return found.alignment.says_as(offered.alignment)
 
 
 def _answered(

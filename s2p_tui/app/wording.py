@@ -165,7 +165,9 @@ def blocked(session: Session, index: int) -> str:
 
 def after_edit(before: Alignment, after: Alignment, changed: range, said: str) -> str:
     """Return the message, with the shared entries of which a part is unused now."""
-    dropped = parts_dropped(before.rows, after.rows, changed, after.bench)
+    dropped = before.rows.has_made(changed) and parts_dropped(
+        before.rows, after.rows, changed, after.bench
+    )
     if not dropped:
         return said
     return f"{said} A part of {printable(together(dropped))} feeds no row now.".lstrip()

@@ -27,6 +27,7 @@ from s2p_tui.cli.options import (
     Skeleton,
     Trust,
     TrustAll,
+    WithProof,
     command,
 )
 from s2p_tui.errors import CancelledError, S2PError, UsageError
@@ -105,6 +106,7 @@ def convert(
     ] = True,
     certificate: Certificate = None,
     json: AsJson = False,
+    proof: WithProof = False,
 ) -> int:
     """Convert a checkpoint without the terminal app.
 
@@ -131,6 +133,8 @@ def convert(
                 "--claude-model and --yes go with --arrange claude alone.",
                 "Add --arrange claude, or leave them out.",
             )
+        if proof and not json:
+            raise UsageError("--proof goes with --json alone.", "Add --json, or leave it out.")
         start = "order" if arrange == "order" else "auto"
         with matching_shown() as task:
             opened = Session.open(
@@ -166,10 +170,10 @@ def convert(
     except S2PError as error:
         if not json:
             raise
-        print(result_as_json(path, session, None, error.put_into(WAYS_OUT)))
+        print(result_as_json(path, session, None, error.put_into(WAYS_OUT), proof=proof))
         return error.exit_code
     report = session.report_of(converted)
-    print(result_as_json(path, session, report, None) if json else report)
+    print(result_as_json(path, session, report, None, proof=proof) if json else report)
     return 0
 
 

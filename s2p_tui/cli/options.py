@@ -159,6 +159,13 @@ Certificate = Annotated[
         help="Write a certificate to this file: a JSON record of each leaf as it was read back.",
     ),
 ]
+WithProof = Annotated[
+    bool,
+    Parameter(
+        negative="",
+        help="With --json: name what proves each row right, and which questions are open.",
+    ),
+]
 AsJson = Annotated[
     bool,
     Parameter(
@@ -184,8 +191,9 @@ WAYS_OUT = {
     Code.LINE_UP_NAMELESS_ROWS: (
         f"{_LINE_UP} The leaves of a plain .eqx can be named with --like pkg.module:factory."
     ),
-    Code.ACCEPT_UNUSED: ("Accept entries that the model does not need: {unused:--allow-unused }."),
-    Code.ALLOW_OVERFLOW: ("Write --dtype bfloat16 or float32, or allow it with --allow-overflow."),
+    # Without a full stop, which would be pasted with the last pattern.
+    Code.ACCEPT_UNUSED: "Accept entries that the model does not need: {unused:--allow-unused }",
+    Code.ALLOW_OVERFLOW: "Write --dtype bfloat16 or float32, or allow it with --allow-overflow.",
     Code.LOADABLE_DTYPE: "Write bfloat16 with --dtype bfloat16, or write a .safetensors file.",
     Code.VERIFY_OR_NO_CERTIFICATE: "Leave out --certificate or --no-verify.",
     Code.SAME_AS_CONVERTED: (

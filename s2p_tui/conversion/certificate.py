@@ -14,12 +14,15 @@ and `blocks`; and what is left of others. A leaf holds
     overflowed, new_nan     finite numbers that became infinite, numbers that became NaN
     flushed                 numbers that became zero
     fit, by, why, trusted   how good the row is, who made it and why; gap for a gap
+    proof                   the answers that prove it right: to which entry it is, in which order
+                            of axes, how grouped, of one module, and that nothing is left over
 """
 
 from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,7 @@ import numpy as np
 from s2p_tui.alignment.alignment import Alignment, Row
 from s2p_tui.alignment.judge import judge
 from s2p_tui.alignment.mapping_file import end_to_json
+from s2p_tui.alignment.proof import Proof
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Take, describe, keys_of, to_json
 from s2p_tui.conversion.output import source_end, target_end
@@ -61,21 +65,26 @@ class Certifier:
         self._checkpoint = checkpoint
         self._target = target
 
-    def write(self, output: Path, plan: Plan, alignment: Alignment) -> None:
+    def write(
+        self, output: Path, plan: Plan, alignment: Alignment, proof: Callable[[int], Proof]
+    ) -> None:
         """Write the certificate of an output that was verified. Reads no tensor data.
 
         Args:
             output: The verified file.
             plan: The plan it was verified against.
             alignment: The alignment behind the plan.
+            proof: Gives the proof of each row.
 
         Raises:
             OutputError: It cannot be written.
         """
         with written_atomically(self._path) as stream:
-            stream.write(self._text(output, plan, alignment).encode())
+            stream.write(self._text(output, plan, alignment, proof).encode())
 
-    def _text(self, output: Path, plan: Plan, alignment: Alignment) -> str:
+    def _text(
+        self, output: Path, plan: Plan, alignment: Alignment, proof: Callable[[int], Proof]
+    ) -> str:
         checkpoint, target = self._checkpoint, self._target
         head: dict[str, Any] = {
             "format": FORMAT,
@@ -103,13 +112,15 @@ class Certifier:
         }
         lines = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
         leaves = ",\n".join(
-            "  " + json.dumps(_leaf(leaf, row, checkpoint.state_dict))
-            for leaf, row in zip(self.readback.leaves, alignment.rows, strict=True)
+            "  " + json.dumps(_leaf(leaf, row, checkpoint.state_dict, proof(index)))
+            for index, (leaf, row) in enumerate(
+                zip(self.readback.leaves, alignment.rows, strict=True)
+            )
         )
         return "\n".join(["{", *lines, ' "leaves": [', leaves, " ]", "}", ""])
 
 
-def _leaf(read: ReadLeaf, row: Row, state_dict: StateDict) -> dict[str, Any]:
+def _leaf(read: ReadLeaf, row: Row, state_dict: StateDict, proof: Proof) -> dict[str, Any]:
     leaf, expr = read.instruction.leaf, read.instruction.source
     keys = () if expr is None else keys_of(expr)
     verdict = judge(leaf, row, state_dict)
@@ -132,4 +143,5 @@ def _leaf(read: ReadLeaf, row: Row, state_dict: StateDict) -> dict[str, Any]:
         "by": row.by,
         "why": row.why or verdict.why,
         "trusted": row.trusted,
+        "proof": proof.as_json(),
     }

@@ -60,7 +60,8 @@ def source_end(checkpoint: Checkpoint) -> End:
 
 def target_end(target: Target) -> End:
     """Return the identity of the JAX side."""
-    return End(target.label, target.size, target.skeleton.digest, len(target.skeleton))
+    skeleton = target.skeleton
+    return End(target.label, target.size, skeleton.digest, len(skeleton), skeleton.classes)
 
 
 def mapping_of(checkpoint: Checkpoint, target: Target, alignment: Alignment) -> SavedAlignment:

@@ -96,7 +96,8 @@ def make_plan(
             continue
         source = None if row.source is None else landing(row.source, leaf, state_dict)
         instructions.append(Instruction(leaf, source, _written_dtype(leaf, dtype)))
-    unused = grouped(UnusedEntries(state_dict, alignment).blocking_entries())
+    blocking_entries = UnusedEntries(state_dict, alignment).blocking_entries()
+    unused = grouped(blocking_entries, (entry.key for entry in state_dict))
     if problems or unused:
         ways_out = Code.LINE_UP_ROWS if are_doubtful else Code.LINE_UP_MISMATCHED_ROWS
         if skeleton.is_nameless:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from s2p_tui.alignment.alignment import Alignment, Rows
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.left_over import LeftOver, UnusedEntries, grouped
+from s2p_tui.alignment.proof import Proof
 from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Expr, Split, Take, operands
@@ -137,6 +138,10 @@ class Pair(Protocol):
         """Rows per fit."""
         ...
 
+    def proof(self, index: int, /) -> Proof:
+        """Return the answers that prove a row right."""
+        ...
+
     def verdict(self, index: int, /) -> Verdict | None:
         """The fit of a row, with its reason."""
         ...
@@ -194,9 +199,12 @@ class Report:
     def _warnings(self) -> Iterator[str]:
         yield from self.notes
         if groups := grouped(self.left_over):
+            names: dict[str, list[str]] = defaultdict(list)
+            for group in groups[:_UNUSED_SHOWN]:
+                names[group.members[0].why].append(group.name)
+            shown = "; ".join(f"{why}: {', '.join(those)}" for why, those in names.items())
             more = "; …" if len(groups) > _UNUSED_SHOWN else ""
-            names = "; ".join(f"{group.name}: {group.why}" for group in groups[:_UNUSED_SHOWN])
-            yield f"unused entries: {len(self.left_over):,} ({names}{more})"
+            yield f"unused entries: {len(self.left_over):,} ({shown}{more})"
         for key, words in self.parts_unused.items():
             yield f"unused of {key}: {words}"
         yield from _remarks(self.gaps, self.scalars, self.is_nameless)
@@ -243,7 +251,12 @@ def report_of(pair: Pair, converted: Converted) -> Report:
 
 
 def result_as_json(
-    output: Path, pair: Pair | None, report: Report | None, error: S2PError | None
+    output: Path,
+    pair: Pair | None,
+    report: Report | None,
+    error: S2PError | None,
+    *,
+    proof: bool = False,
 ) -> str:
     """Return the object that `convert --json` prints, of a conversion or of its refusal.
 
@@ -252,6 +265,7 @@ def result_as_json(
         pair: The two sides; None if they could not be opened.
         report: What was written; None if nothing was.
         error: Why nothing was.
+        proof: With the answers that prove each row, and the questions that are open.
     """
     status = "done"
     if error is not None:
@@ -289,7 +303,25 @@ def result_as_json(
         },
         "error": error.line if error is not None else None,
     }
+    if proof:
+        result["proof"] = _proofs(pair)
     return json.dumps(result)
+
+
+def _proofs(pair: Pair | None) -> list[dict[str, Any]]:
+    if pair is None:
+        return []
+    rows = zip(pair.target.skeleton, pair.alignment.rows, strict=True)
+    return [
+        {
+            "path": leaf.path,
+            "sources": list(row.keys),
+            "certain": proof.is_complete,
+            "answers": proof.as_json(),
+        }
+        for index, (leaf, row) in enumerate(rows)
+        for proof in (pair.proof(index),)
+    ]
 
 
 def unused_as_json(checkpoint: Checkpoint, alignment: Alignment) -> list[dict[str, Any]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,13 +50,16 @@ def write_records(
         InputError: A source became shorter or was removed during the conversion.
         CancelledError: Someone cancelled the job.
     """
-    writing = _Writing(contents, descriptor, job)
+    write_back = _WriteBack(descriptor)
+    writing = _Writing(contents, descriptor, job, write_back)
     try:
         writing.head(table)
         work = units(table.records, contents, min(contents.share, _WRITE_BACK))
         share(work, writing.do, jobs)
     except OSError as error:
         raise output_error(error, target) from None
+    finally:
+        write_back.stop()
     return writing.losses_in_order(table)
 
 
@@ -64,11 +69,13 @@ class _Writing:
     Writes to one file wait for one another in the kernel, spinning; here they wait asleep.
     """
 
-    def __init__(self, contents: Contents, descriptor: int, job: Job) -> None:
+    def __init__(
+        self, contents: Contents, descriptor: int, job: Job, write_back: _WriteBack
+    ) -> None:
         self._contents = contents
         self._descriptor = descriptor
         self._job = job
-        self._write_back = _WriteBack(descriptor)
+        self._write_back = write_back
         self._lock = threading.Lock()
         self._losses: dict[str, CastLoss] = {}
 
@@ -155,13 +162,17 @@ class _Writing:
 class _WriteBack:
     """Has the kernel start on what is finished, so that little is left for fsync to wait for.
 
-    The advice not to keep pages makes Linux write dirty ones out; it drops none of those.
+    The advice not to keep pages makes Linux write dirty ones out; it drops none of those. It waits
+    where the disk has enough to do, so that a thread of its own gives it.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._started = 0
         self._in_hand: list[int] = []
+        self._finished: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
+        self._is_over = False
+        self._thread: threading.Thread | None = None
 
     def begin(self, start: int) -> None:
         self._in_hand.append(start)
@@ -172,8 +183,30 @@ class _WriteBack:
         position = min(self._in_hand, default=start)
         size = position - self._started
         if size >= _WRITE_BACK:
-            os.posix_fadvise(self._descriptor, self._started, size, os.POSIX_FADV_DONTNEED)
+            if self._started == 0:
+                self._start()
+            self._finished.put((self._started, size))
             self._started = position
+
+    def stop(self) -> None:
+        """End the thread; fsync does what it has not come to."""
+        self._is_over = True
+        self._finished.put(None)
+        if self._thread is not None:
+            self._thread.join()
+
+    def _start(self) -> None:
+        # Where the system allows no more threads, all is left to fsync.
+        with contextlib.suppress(RuntimeError):
+            thread = threading.Thread(target=self._advise, name="write-back")
+            thread.start()
+            self._thread = thread
+
+    def _advise(self) -> None:
+        # Advice is refused by some network file systems; it is no more than advice.
+        with contextlib.suppress(OSError):
+            while (finished := self._finished.get()) is not None and not self._is_over:
+                os.posix_fadvise(self._descriptor, *finished, os.POSIX_FADV_DONTNEED)
 
 
 def _pwrite(descriptor: int, buffer: memoryview, position: int) -> None:

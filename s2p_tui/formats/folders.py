@@ -122,11 +122,20 @@ def _empty(folder: Path, passed: list[str]) -> InputError:
             f"{folder} holds no checkpoint itself; below it lie {some(below)}.",
             "Pass the one that is meant.",
         )
+    if any((folder / name).exists() for name in _OF_JAX):
+        return InputError(
+            f"{folder} is a folder of Orbax, TensorStore or Zarr, as JAX programs write them; a "
+            "PyTorch checkpoint was expected.",
+            "Give the PyTorch checkpoint; the model of the JAX side is given as a skeleton.",
+        )
     without = f", only {some(passed)} without a state dict" if passed else ""
     return InputError(
         f"{folder} is a folder without a checkpoint{without}.",
         "Pass a checkpoint file, or a folder that holds one or its shards.",
     )
+
+
+_OF_JAX = ("_CHECKPOINT_METADATA", "manifest.ocdbt", "_METADATA", ".zarray", "zarr.json")
 
 
 def _below(folder: Path) -> Iterator[Path]:

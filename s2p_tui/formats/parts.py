@@ -47,17 +47,20 @@ class Numbered:
 def numbered_sets(files: Iterable[Path]) -> list[Numbered]:
     """The sets of numbered parts among the files of a folder, complete or not."""
     groups: dict[tuple[str, str, str, str], dict[int, Path]] = {}
+    widths: dict[tuple[str, str, str, str], int] = {}
     for file in files:
         found = _OF.match(file.name)
         if found is not None and 0 < int(found["total"]) <= _MOST_PARTS:
             name = (found["stem"], found["of"], found["total"], found["rest"])
             groups.setdefault(name, {})[int(found["number"])] = file
-    return [_numbered(*name, found) for name, found in groups.items()]
+            widths.setdefault(name, len(found["number"]))
+    return [_numbered(*name, found, widths[name]) for name, found in groups.items()]
 
 
-def _numbered(stem: str, of: str, total: str, rest: str, found: dict[int, Path]) -> Numbered:
+def _numbered(
+    stem: str, of: str, total: str, rest: str, found: dict[int, Path], width: int
+) -> Numbered:
     first = 0 if 0 in found else 1
-    width = len(_OF.match(next(iter(found.values())).name)["number"])  # type: ignore[index]
     absent = [n for n in range(first, first + int(total)) if n not in found]
     missing = (f"{stem}{number:0{width}}{of}{total}{rest}" for number in absent)
     return Numbered(tuple(found[number] for number in sorted(found)), tuple(missing))

@@ -89,8 +89,9 @@ class Stretch:
 
 MOST_OPCODES = 1 << 26
 """A tensor takes 30 to 50, so this is more than a million of them, and less than three minutes."""
-_LONG_BYTES = 1 << 9
-"""Bytes from here on stay in the file: the elements of an array, which are read when wanted."""
+_LONG_BYTES = 200
+"""Bytes from here on stay in the file: the elements of an array, which are read when wanted; also
+the smallest storage that `pickle.dump` writes, of 240 bytes."""
 _LONG_TEXT = 1 << 14
 """Text from here on stays there too, as it is not a name: keys of 5,000 letters do occur."""
 _LONGEST_LINE = 1 << 28

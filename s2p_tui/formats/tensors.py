@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -52,6 +53,8 @@ class FileTensors(Tensors):
         self._extent = extent
         self._flags = flags
         self._descriptors: OrderedDict[Path, int] = OrderedDict()
+        # A caller that meets an error may never come to close them.
+        weakref.finalize(self, _close_all, self._descriptors).atexit = False
         self._in_hand: dict[int, Path] = {}
         self._opening = threading.Lock()
         self._states = {file: _state(os.stat(file)) for file in files}
@@ -116,8 +119,7 @@ class FileTensors(Tensors):
                 )
 
     def close(self) -> None:
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
+        _close_all(self._descriptors)
 
 
 class ArrayTensors(Tensors):
@@ -148,6 +150,11 @@ class ArrayTensors(Tensors):
 
     def close(self) -> None:
         return
+
+
+def _close_all(descriptors: OrderedDict[Path, int]) -> None:
+    while descriptors:
+        os.close(descriptors.popitem()[1])
 
 
 def _state(stat: os.stat_result) -> tuple[int, ...]:

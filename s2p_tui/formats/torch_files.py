@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
@@ -26,7 +27,13 @@ from s2p_tui.alignment.untrusted import repeated
 from s2p_tui.errors import InputError, NoStateDictError, printable, some
 from s2p_tui.formats.base import Checkpoint, Extent, Region
 from s2p_tui.formats.nested import find_state_dict
-from s2p_tui.formats.pickle_machine import BadPickleError, PickleMachine, Stretch
+from s2p_tui.formats.pickle_machine import (
+    BadPickleError,
+    Constructor,
+    PickleMachine,
+    Placeholder,
+    Stretch,
+)
 from s2p_tui.formats.pickled import ArrayRef, ModuleItems, PickledItems, is_pickled_tensor, seen
 from s2p_tui.formats.sniff import COPY_AGAIN, foreign_zip, torchscript
 from s2p_tui.formats.tensors import FileTensors, pread_into
@@ -134,7 +141,10 @@ def big_endian(path: Path) -> InputError:
 
 
 def load_pickle(
-    path: Path, stream: BinaryIO, persistent: Callable[[Any], Any] = persistent_storage
+    path: Path,
+    stream: BinaryIO,
+    persistent: Callable[[Any], Any] = persistent_storage,
+    known: Mapping[str, Constructor] = MappingProxyType({}),
 ) -> Pickled:
     """The pickled value at the stream's position, tensors as `TensorRef`; runs nothing.
 
@@ -142,11 +152,12 @@ def load_pickle(
         path: The file, for messages.
         stream: Stands at the pickle's first byte; left behind its last.
         persistent: Turns a persistent id into a `StorageRef`.
+        known: Names beside torch's, and what stands in for each when it is called.
 
     Raises:
         InputError: It is malformed.
     """
-    machine = PickleMachine(TORCH_TABLE, persistent)
+    machine = PickleMachine({**TORCH_TABLE, **known} if known else TORCH_TABLE, persistent)
     try:
         return Pickled(machine.load(stream), machine.strangers)
     except BadPickleError as error:
@@ -464,42 +475,103 @@ def open_torch_legacy(path: Path, key: str | None = None) -> Checkpoint:
         AmbiguousStateDictError: It holds several state dicts and `key` is None.
     """
     with path.open("rb") as stream:
-        first = load_pickle(path, stream)
+        whole = range(os.fstat(stream.fileno()).st_size)
+        payloads = _Payloads(path, stream.fileno())
+        first = load_pickle(path, stream, known={_LOAD_FROM_BYTES: payloads})
         if first.value != MAGIC_NUMBER:
-            return checkpoint_of(path, first, {}, key)
-        if load_pickle(path, stream).value != _PROTOCOL:
-            raise InputError(
-                f"{path} is a pickle, but not one written by torch.save.",
-                "Pass the file that torch.save(model.state_dict(), file) wrote.",
-            )
-        system = load_pickle(path, stream).value
-        if not isinstance(system, dict) or ("little_endian", True) not in system.items():
-            raise big_endian(path)
-        itemsizes: dict[str, int] = {}
-
-        def storage_of(persistent_id: Any) -> Any:
-            storage = persistent_storage(persistent_id)
-            if isinstance(storage, StorageRef):
-                itemsizes[storage.key] = BY_NAME[storage.dtype].itemsize if storage.dtype else 1
-            return storage
-
-        pickled = load_pickle(path, stream, storage_of)
-        keys = load_pickle(path, stream).value
-        named = cast("list[Any]", keys if isinstance(keys, list) else [None])
-        if not all(isinstance(key, str) for key in named):
-            raise InputError(f"{path} is damaged: it has no list of storages.", COPY_AGAIN)
-        storages = _places(path, stream, named, itemsizes)
+            return checkpoint_of(path, first, payloads.places, key)
+        pickled, storages = _legacy(path, stream, stream.fileno(), whole)
     return checkpoint_of(path, pickled, storages, key)
 
 
+_LOAD_FROM_BYTES = "torch.storage._load_from_bytes"
+_LONGEST_HEAD = 1 << 12
+"""Bytes before a storage's elements where `pickle` was given it; some 250."""
+
+
+class _Payloads:
+    """Storages that `pickle.dump` put into a pickle, each as a legacy file of its own.
+
+    Each is looked at once, its first few kB alone, and left where it is.
+
+    Args:
+        path: The file.
+        descriptor: The file, open.
+
+    Attributes:
+        places: Where they lie, by the names they get here.
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.places: dict[str, StoragePlace] = {}
+        self._path, self._descriptor = path, descriptor
+        self._found: dict[int, StorageRef] = {}
+
+    def __call__(self, payload: Any) -> StorageRef | Placeholder:
+        if not isinstance(payload, Stretch) or payload.is_text:
+            module, _, name = _LOAD_FROM_BYTES.rpartition(".")
+            return Placeholder(module, name, (payload,), is_call=True)
+        start = payload.start
+        if start not in self._found:
+            self._found[start] = self._storage(range(start, start + payload.nbytes))
+        return self._found[start]
+
+    def _storage(self, where: range) -> StorageRef:
+        head = io.BytesIO(os.pread(self._descriptor, min(len(where), _LONGEST_HEAD), where.start))
+        if load_pickle(self._path, head).value != MAGIC_NUMBER:
+            raise BadPickleError("a storage in it is not one that torch wrote")
+        pickled, places = _legacy(self._path, head, self._descriptor, where)
+        storage = pickled.value
+        if not isinstance(storage, StorageRef) or storage.key not in places:
+            raise BadPickleError("a storage in it is not one that torch wrote")
+        key = f"at byte {where.start}"
+        self.places[key] = places[storage.key]
+        return replace(storage, key=key)
+
+
+def _legacy(
+    path: Path, stream: BinaryIO, descriptor: int, where: range
+) -> tuple[Pickled, dict[str, StoragePlace]]:
+    """What follows the magic number: the value, and where the storages lie in the file.
+
+    Args:
+        path: The file.
+        stream: Stands behind the magic number.
+        descriptor: The file, open.
+        where: The bytes of the file that the stream is of, and the storages with it.
+    """
+    if load_pickle(path, stream).value != _PROTOCOL:
+        raise InputError(
+            f"{path} is a pickle, but not one written by torch.save.",
+            "Pass the file that torch.save(model.state_dict(), file) wrote.",
+        )
+    system = load_pickle(path, stream).value
+    if not isinstance(system, dict) or ("little_endian", True) not in system.items():
+        raise big_endian(path)
+    itemsizes: dict[str, int] = {}
+
+    def storage_of(persistent_id: Any) -> Any:
+        storage = persistent_storage(persistent_id)
+        if isinstance(storage, StorageRef):
+            itemsizes[storage.key] = BY_NAME[storage.dtype].itemsize if storage.dtype else 1
+        return storage
+
+    pickled = load_pickle(path, stream, storage_of)
+    keys = load_pickle(path, stream).value
+    named = cast("list[Any]", keys if isinstance(keys, list) else [None])
+    if not all(isinstance(key, str) for key in named):
+        raise InputError(f"{path} is damaged: it has no list of storages.", COPY_AGAIN)
+    left = where[stream.tell() :]
+    return pickled, _places(path, descriptor, left, named, itemsizes)
+
+
 def _places(
-    path: Path, stream: BinaryIO, keys: Iterable[Any], itemsizes: dict[str, int]
+    path: Path, descriptor: int, where: range, keys: Iterable[Any], itemsizes: dict[str, int]
 ) -> dict[str, StoragePlace]:
-    end = os.fstat(stream.fileno()).st_size
-    position = stream.tell()
+    position, end = where.start, where.stop
     places: dict[str, StoragePlace] = {}
     for key in keys:
-        header = os.pread(stream.fileno(), _NUMEL.size, position)
+        header = os.pread(descriptor, min(_NUMEL.size, max(0, end - position)), position)
         numel = _NUMEL.unpack(header)[0] if len(header) == _NUMEL.size else -1
         nbytes = numel * itemsizes.get(key, 1)
         position += _NUMEL.size

@@ -118,7 +118,9 @@ def _tensor(
 ) -> TensorRef:
     shape, strides = shape_of(size), sizes_of(stride)
     if isinstance(storage, Placeholder) and storage.dotted == "torch.storage._load_from_bytes":
-        return unusable("was saved by pickle.dump; load it with pickle, save it with torch.save")
+        return unusable(
+            "was saved by pickle.dump with protocol 2; load it with pickle, save it with torch.save"
+        )
     if not isinstance(storage, StorageRef) or not is_size(offset) or len(shape) != len(strides):
         raise BadPickleError("it is not described as torch does")
     name = dtype or storage.dtype

@@ -294,7 +294,7 @@ def lines_of(content: bytes) -> Iterator[tuple[dict[str, Any], int, int]]:
         if digits != b"%0*x" % (_DIGITS, chain) or content[start + _DIGITS] != ord(" "):
             raise MalformedError("a line is not what its checksum says")
         start = stop + 1
-        yield object_of(json.loads(text)), chain, start
+        yield object_of(json.loads(text.decode())), chain, start
 
 
 def read_header(content: bytes) -> Header | None:

@@ -40,7 +40,7 @@ def offered(session: Session, path: Path) -> Offered | str | None:
     """Read the mapping file under a name, if it belongs to the session's pair.
 
     Returns:
-        None if there is none, or it equals the session's rows; the reason if it cannot be used.
+        None if there is none, or it says what the session does; the reason if it cannot be used.
     """
     if not path.is_file():
         return None
@@ -55,7 +55,7 @@ def offered(session: Session, path: Path) -> Offered | str | None:
         return f"{name} here is of another pair; saving backs it up"
     except S2PError:
         return f"{name} here is no usable mapping file; saving backs it up"
-    if alignment.rows == session.alignment.rows:
+    if alignment.says_as(session.alignment):
         return None
     return Offered(path, alignment, _saved(path))
 

@@ -12,11 +12,12 @@ import numpy as np
 
 from s2p_tui.alignment.alignment import Alignment, Row, in_order
 from s2p_tui.alignment.edits import AcceptUnused, Edit, SetRows, Several, Trust, apply
-from s2p_tui.alignment.evidence import Evidence, as_suggested, no_evidence
+from s2p_tui.alignment.evidence import Evidence, as_suggested, no_evidence, proof_of
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.history import History
 from s2p_tui.alignment.left_over import LeftOver, UnusedEntries, matching
 from s2p_tui.alignment.mapping_file import SavedAlignment, replay
+from s2p_tui.alignment.proof import Proof
 from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.task import Job, Task
@@ -409,6 +410,18 @@ class Session:
             rest = range(found + 1, len(self.verdicts))
             yield found, self.verdicts.at(found).why
 
+    def proof(self, index: int, alignment: Alignment | None = None) -> Proof:
+        """Return the answers that prove a row right; what nothing answers is open.
+
+        Args:
+            index: The row.
+            alignment: The alignment it is of; the current one if None.
+        """
+        row = (alignment or self.alignment).rows[index]
+        if self.evidence is None and not self.awaits_evidence:
+            return proof_of(index, row, None, replayed=True)
+        return proof_of(index, row, self.evidence)
+
     def require_kinship(self) -> None:
         """Make sure the two sides can be of one model at all, by sizes alone.
 
@@ -500,7 +513,7 @@ class Session:
         if mapping is not None:
             self.save_mapping(mapping, alignment)
         if certifier is not None:
-            certifier.write(path, plan, alignment)
+            certifier.write(path, plan, alignment, lambda n: self.proof(n, alignment))
         return Converted(
             written, *(None if file is None else Path(file) for file in (mapping, certificate))
         )
@@ -542,7 +555,7 @@ class Session:
             plan, self.checkpoint, self.target, path, readback=readback, job=job, jobs=jobs
         )
         if certifier is not None:
-            certifier.write(path, plan, alignment)
+            certifier.write(path, plan, alignment, lambda n: self.proof(n, alignment))
         return size
 
     def _certifier(self, certificate: str | Path | None, *outputs: Path) -> Certifier | None:

@@ -186,6 +186,29 @@ def test_every_pattern_names_its_group_and_can_be_typed(keys: list[str]) -> None
         assert all(fnmatchcase(one.key, group.glob) for one in group.members)
 
 
+def test_modules_left_over_as_a_whole_are_one_line_and_one_pattern() -> None:
+    keys = ["fc.weight", "fc.bias", "pooler.weight", "pooler.bias", "cls"]
+    keys += [f"h.{n}.{key}" for n in range(3) for key in ("w", "adapter.a", "adapter.b.c")]
+    left = [key for key in keys if key not in ("fc.weight", *(f"h.{n}.w" for n in range(3)))]
+    groups = grouped((LeftOver(key, "no leaf takes it", blocks=True) for key in left), keys)
+    assert [(group.name, group.glob, len(group.members)) for group in groups] == [
+        ("fc.bias", "fc.bias", 1),
+        ("pooler.*", "pooler.*", 2),
+        ("cls", "cls", 1),
+        ("h.{0…2}.adapter.*", "h.*.adapter.*", 6),
+    ]
+    for group in groups:
+        assert matching([group.glob], left) == [one.key for one in group.members]
+
+
+def test_modules_left_over_for_several_reasons_are_taken_apart() -> None:
+    entries = [LeftOver("bn.weight", "one", blocks=True), LeftOver("bn.mean", "other", blocks=True)]
+    assert [group.glob for group in grouped(entries, ["bn.weight", "bn.mean"])] == [
+        "bn.weight",
+        "bn.mean",
+    ]
+
+
 def test_a_pattern_names_keys_whole() -> None:
     keys = ["pooler.weight", "my.pooler.weight"]
     assert matching(["pooler.*"], keys) == ["pooler.weight"]

@@ -93,3 +93,49 @@ async def test_where_there_is_nothing_to_lift_it_says_why(opened: Opened) -> Non
     async with opened(layers(2), size=(140, 30)) as (pilot, workspace):
         await pilot.press("g", "space", "space", "delete", "g", "L")
         assert "Nothing in .layers[0] feeds a leaf yet." in status(workspace)
+
+
+def with_state(count: int = 3) -> Session:
+    """`(model, state)`: norms whose biases come from modules of their own, so all are doubtful."""
+    owner = "equinox.nn.BatchNorm"
+    keys = [key for n in range(count) for key in (f"m.{n}.weight", f"x.{n}.bias")]
+    keys += [f"m.{n}.running_{name}" for n in range(count) for name in ("var", "mean")]
+    paths = [f"[0].blocks[{n}].norm.{role}" for n in range(count) for role in ("weight", "bias")]
+    paths += [
+        f"[1].blocks[{n}].norm.ema_state_index[{number}]"
+        for n in range(count)
+        for number in range(2)
+    ]
+    return make_session(
+        (Entry(key, (4,), "float32") for key in keys),
+        (Leaf(path, (4,), "float32", owner=owner) for path in paths),
+    )
+
+
+async def test_trust_and_statistics_of_another_tree_are_lifted(opened: Opened) -> None:
+    session = with_state()
+    async with opened(session, size=(120, 30)) as (pilot, _):
+        assert session.blocking == len(session.alignment.rows) == 12
+        await pilot.press("7", "G", "m", "8", "G", "x")
+        for row in ("1", "2", "7", "8"):
+            await pilot.press(row, "G", "y")
+        assert session.blocking == 8
+        await pilot.press("1", "G", "L")
+        assert "8 rows are trusted as in [0].blocks[0]" in "\n".join(shown(reviewed(pilot)))
+        await pilot.press("enter")
+        rows = session.alignment.rows
+        for n in range(3):
+            names = [rows[6 + 2 * n + number].keys for number in range(2)]
+            assert names == [(f"m.{n}.running_mean",), (f"m.{n}.running_var",)]
+        assert all(row.trusted for row in rows)
+        assert session.blocking == 0
+        await pilot.press("u")
+        assert session.blocking == 8
+        # Another sibling in one block: its trust alone lapses.
+        await pilot.press("ctrl+y", "4", "G", "m", "6", "G", "x")
+        assert {n for n, row in enumerate(session.alignment.rows) if not row.trusted} >= {
+            2,
+            4,
+            8,
+            10,
+        }

@@ -114,7 +114,7 @@ async def test_a_gap_in_a_layer_is_one_in_its_statistics(opened: Opened) -> None
         assert "4 rows that line up, from row 1 on" in status(workspace)
         await pilot.press("s")
         assert modules(session) == {0: {"."}, 1: {"m0"}, 2: {"m2"}, 3: {"m3"}}
-        await pilot.press("s", "s")
+        await pilot.press("u")
         assert modules(session) == {0: {"m0"}, 1: {"-"}, 2: {"m2"}, 3: {"m3"}}
 
 

@@ -8,6 +8,7 @@ from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.widgets.lines import Lines
+from s2p_tui.session.saved_mapping import Offered, offered
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, make_session
 
@@ -42,7 +43,7 @@ async def test_an_unused_entry_blocks_until_y_accepts_it(opened: Opened) -> None
         assert "no leaf takes it (y accepts that)" in texts(workspace, "status")
         await pilot.press("y")
         assert workspace.session.alignment.accepted == {"blocks.0.gamma"}
-        assert "?" not in line(workspace, 3)
+        assert "· (bench)" in line(workspace, 3)
         assert "Accepted as unused" in texts(workspace, "status")
         await pilot.press("n")
         assert "Every row lines up" in texts(workspace, "status")
@@ -93,6 +94,15 @@ async def test_what_was_accepted_is_resumed_with_its_undo(opened: Opened) -> Non
         assert session.alignment.accepted == {"blocks.11.gamma"}
         await pilot.press("u", "ctrl+y", "ctrl+y")
         assert session.alignment == left
+
+
+async def test_a_mapping_that_accepts_more_is_offered(opened: Opened, tmp_path: Path) -> None:
+    async with opened(gammas(1)) as (pilot, workspace):
+        await pilot.press("G", "y")
+        workspace.session.save_mapping(tmp_path / "m.json")
+    found = offered(gammas(1), tmp_path / "m.json")
+    assert isinstance(found, Offered)
+    assert found.alignment.accepted == {"blocks.0.gamma"}
 
 
 async def test_marked_entries_are_accepted_together_and_rows_apart(opened: Opened) -> None:

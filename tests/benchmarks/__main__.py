@@ -21,6 +21,7 @@ PARTS = {
     "growth": "growth",
     "memory": "memory",
     "match": "alignment_scale",
+    "matching": "app_matching",
 }
 _ROOM = 5 << 30
 

@@ -37,7 +37,7 @@ def main() -> int:
         os.environ["XDG_STATE_HOME"] = folder
         pair = plain_pair(Path(folder), "pair", _TENSORS, ".safetensors")
         found = {
-            "one J": (35, asyncio.run(_press_j(pair))),
+            "one J": (30, asyncio.run(_press_j(pair))),
             "open and convert": (48, _convert(pair, Path(folder) / "out.eqx")),
         }
     for what, (most, modules) in found.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,8 +95,31 @@ def _save_dcp(value: dict[str, torch.Tensor], folder: Path) -> Path:
     return folder
 
 
+def _save_module(value: dict[str, torch.Tensor], path: Path) -> Path:
+    """A whole module, which torch's own safe loading refuses."""
+    root = torch.nn.Module()
+    root.add_module("module", BY_NAME["blocks"].make_torch())
+    root.load_state_dict(value)
+    torch.save(root, path)
+    return path
+
+
+def _save_pickled(value: dict[str, torch.Tensor], path: Path) -> Path:
+    path.write_bytes(pickle.dumps(value))
+    return path
+
+
+def _save_arrays(value: dict[str, torch.Tensor], path: Path) -> Path:
+    path.write_bytes(pickle.dumps({key: tensor.numpy() for key, tensor in value.items()}))
+    return path
+
+
+SAVERS = [save_zip, save_legacy, save_safetensors, _save_shards, _save_dcp]
+SAVERS += [_save_module, _save_pickled, _save_arrays]
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("save", [save_zip, save_legacy, save_safetensors, _save_shards, _save_dcp])
+@pytest.mark.parametrize("save", SAVERS)
 def test_both_sides_get_the_weights_of_the_checkpoint(
     save: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,6 +56,13 @@ def test_a_folder_with_one_checkpoint(tmp_path: Path, suffix: str) -> None:
     assert f": {kinds[suffix]}, 2 entries" in describe(tmp_path).title
 
 
+@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "manifest.ocdbt", ".zarray", "zarr.json"])
+def test_a_folder_of_the_other_side(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{}")
+    (tmp_path / "d").mkdir()
+    refused(tmp_path, "is a folder of Orbax, TensorStore or Zarr", "given as a skeleton")
+
+
 def test_a_link_to_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "blobs").mkdir()
     (tmp_path / "snapshot").mkdir()

@@ -19,6 +19,7 @@ from s2p_tui.alignment.edits import (
     Several,
     Swap,
 )
+from s2p_tui.alignment.fit import Fit
 from s2p_tui.alignment.judge import landing
 from s2p_tui.alignment.transform import Expr, keys_of, rename
 from s2p_tui.errors import TransformError
@@ -28,6 +29,7 @@ from tests.models.test_silent_wrongs import SEEING, misleading
 from tests.models.twin import Truth, Twin
 
 _EDITS = 10
+_ORDERS = 8
 
 
 def _any_edit(session: Session, chance: random.Random) -> Edit:
@@ -89,6 +91,7 @@ def test_no_edit_makes_a_row_certain_that_it_carried_along(twin: Twin, tmp_path:
     truths = () if twin.truth is None else (twin.truth, *twin.also)
     chance = random.Random(twin.name)
     wrong: list[str] = []
+    checked = 0
     for name, variant in misleading(dict(tensors)):
         torch.save(variant, tmp_path / "model.pt")
         session = Session.open(tmp_path / "model.pt", tmp_path / "skeleton.eqx")
@@ -98,5 +101,18 @@ def test_no_edit_makes_a_row_certain_that_it_carried_along(twin: Twin, tmp_path:
         for _ in range(_EDITS):
             session.edit(_any_edit(session, chance))
             wrong += [f"{name}: {row}" for row in _wrong(session, right)]
+            checked += 1
+        # What is proposed on top of what hands did, decisions left alone.
+        proposal = session.match_proposal()
+        ticked = {change.place for hunk in proposal.hunks if hunk.ticked for change in hunk.changes}
+        decided = {
+            n: row.source
+            for n, row in enumerate(session.alignment.rows)
+            if row.by == "user" and session.verdicts.fit(n) is not Fit.MISMATCHED
+        }
+        session.edit(proposal.accepted(ticked))
+        wrong += [f"{name}, proposed: {row}" for row in _wrong(session, right)]
+        checked += 1
+        assert decided == {n: session.alignment.rows[n].source for n in decided}
         session.close()
-    assert wrong == []
+    assert (checked, wrong) == (_ORDERS * (_EDITS + 1), [])

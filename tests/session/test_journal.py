@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from pathlib import Path
@@ -14,6 +15,7 @@ from s2p_tui.alignment.edits import OpenGap, SendToBench, Swap
 from s2p_tui.errors import S2PError
 from s2p_tui.session import journal as journal_module
 from s2p_tui.session.journal import Journal
+from s2p_tui.session.journal_lines import VERSION, framed
 from s2p_tui.session.session import Session
 from tests.helpers.sessions import checkpoint_of, target_of
 
@@ -147,6 +149,25 @@ def test_a_damaged_one_is_kept_aside_and_said(folder: Path) -> None:
     aside = next(folder.glob("*.damaged.jsonl"))
     assert journal.damaged.endswith(f"It is kept as {aside}.")
     assert "\n" not in journal.damaged
+    assert aside.read_bytes() == content
+    journal.close()
+
+
+@pytest.mark.usefixtures("left")
+def test_one_of_an_earlier_version_is_kept_aside_and_said(folder: Path) -> None:
+    path = next(folder.glob("*.jsonl"))
+    lines = [json.loads(line[9:]) for line in path.read_bytes().splitlines()]
+    assert lines[0]["version"] == VERSION
+    lines[0]["version"], chain, content = VERSION - 1, 0, b""
+    for line in lines:
+        framed_line, chain = framed(line, chain)
+        content += framed_line
+    path.write_bytes(content)
+    journal = opened(session_of())
+    assert journal.found is None
+    aside = next(folder.glob("*.damaged.jsonl"))
+    assert f"it is of version {VERSION - 1}, this reads {VERSION}" in journal.damaged
+    assert journal.damaged.endswith(f"It is kept as {aside}.")
     assert aside.read_bytes() == content
     journal.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,6 +33,7 @@ from s2p_tui.alignment.judge import judge
 from s2p_tui.alignment.transform import Permute, Stack, Take
 from s2p_tui.errors import AlignmentError, InputError, OtherFilesError, OutputError, S2PError
 from s2p_tui.formats.pytree.skeleton import save_skeleton
+from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.session.opening import load_mapping
 from s2p_tui.session.session import Session
 from tests.helpers.sessions import checkpoint_of, open_pair, target_of
@@ -261,3 +263,17 @@ def test_two_entries_in_one_leaf(tmp_path: Path) -> None:
     with (tmp_path / "out.eqx").open("rb") as stream:
         assert np.array_equal(np.load(stream), np.arange(12.0).reshape(2, 2, 3)[::-1])
     stacked.close()
+
+
+def test_files_are_closed_though_nobody_closes_them(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(2, 3)}, tmp_path / "model.pt")
+    (tmp_path / "broken.eqx").write_bytes(b"\x93NUMPY")
+    descriptors = Path("/proc/self/fd")
+    gc.collect()
+    before = len(list(descriptors.iterdir()))
+    for _ in range(20):
+        with pytest.raises(InputError):
+            Session.open(tmp_path / "model.pt", tmp_path / "broken.eqx")
+        open_checkpoint(tmp_path / "model.pt").tensors.read("a", ((0, 2), (0, 3)))
+    gc.collect()
+    assert len(list(descriptors.iterdir())) == before

@@ -186,7 +186,9 @@ def report(session: Session, converted: Converted) -> list[str]:
     if report.mapping is not None:
         lines.append(f"Mapping: {printable(str(report.mapping))}")
     if unused := len(report.unused):
-        lines.append(f"Not used: {many(unused, 'entry', 'entries')} on the bench.")
+        accepted = len(session.alignment.accepted)
+        of_them = f", {accepted:,} accepted by you" if accepted else ""
+        lines.append(f"Not used: {many(unused, 'entry', 'entries')} on the bench{of_them}.")
     for key, left in list(report.parts_unused.items())[:_SHOWN_LOSSES]:
         lines.append(f"Not used of {printable(key)}: {left}.")
     lines += map(printable, remarks(session.alignment.rows, session.target.skeleton))

@@ -14,6 +14,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from s2p_tui.alignment.judge import as_taken
+from s2p_tui.alignment.proof import Proof, Question
 from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.alignment.task import Task
 from s2p_tui.alignment.transform import describe, show
@@ -120,7 +121,17 @@ def about_row(session: Session, index: int, symbols: Symbols) -> list[str]:
         suggestion = session.evidence.suggestions[index]
         if suggestion.reason and suggestion.reason not in (row.why, verdict.why):
             lines.append(f"the matcher: {printable(suggestion.reason)}")
+        lines += proof_in_words(session.proof(index))
     return lines
+
+
+def proof_in_words(proof: Proof) -> list[str]:
+    """The answer to each question that could make a row wrong, or that there is none."""
+    answers = proof.as_json()
+    if len({*answers.values()}) == 1:
+        (answer,) = {*answers.values()}
+        return [f"proof: {answer or 'none'}"]
+    return [f"{question.words}: {answers[question] or 'nothing shows it'}" for question in Question]
 
 
 def owner_in_words(leaf: Leaf) -> str:

@@ -148,6 +148,13 @@ class ListLine:
         segments.append(Segment(" " * columns.spare, plain))
         return Strip(Segment.simplify(segments))
 
+    def _fit_unused(self, index: int) -> Fit | None:
+        """Return the fit whose symbol a benched entry has: accepted is left out on purpose."""
+        account = self.session.unused_at(index)
+        if account is None or account.key in self.session.alignment.accepted:
+            return Fit.GAP
+        return Fit.DOUBTFUL if account.blocks else None
+
     def _worst_unused(self) -> Verdict | None:
         return Verdict(Fit.DOUBTFUL, blocks=True) if len(self.session.unused.blocking) else None
 
@@ -167,12 +174,10 @@ class ListLine:
             segments, left, columns, plain if self.cursor.index == index or row else muted, muted
         )
         if row is None or verdict is None:
-            account = self.session.unused_at(index)
-            if account is not None and account.blocks:
-                style = self._style(Fit.DOUBTFUL.value, *states)
-                segments.append(Segment(f" {self._symbols.fits[Fit.DOUBTFUL]} ", style))
-            else:
-                segments.append(Segment(" " * columns.symbol, muted))
+            fit_of = self._fit_unused(index)
+            symbol = self._symbols.fits[fit_of] if fit_of is not None else ""
+            style = self._style(fit_of.value, *states) if fit_of is not None else muted
+            segments.append(Segment(fit(f" {symbol}", columns.symbol), style))
             segments.append(Segment(fit("(bench)", columns.side), muted))
         else:
             style = self._style(_sign_style(verdict), *states)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from rich.segment import Segment
+from textual.app import App
 from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
 
-from s2p_tui.app.background import app_of
 from s2p_tui.app.terminal.output_diff import difference
 from s2p_tui.app.text import clip
 
@@ -32,11 +32,18 @@ class Lines(Widget, can_focus=False):
         super().__init__(id=id)
         self._lines: list[Sequence[Part]] = [()] * height
         self._shown: dict[int, Strip] = {}
+        self._facts: tuple[object, ...] = ()
 
     @property
     def texts(self) -> list[str]:
         """The lines without their styles, as they were set."""
         return ["".join(text for text, _ in line) for line in self._lines]
+
+    def is_new(self, *facts: object) -> bool:
+        """Return True unless the lines were made of these facts, and of this width, before."""
+        facts = (*facts, self.size.width)
+        is_new, self._facts = facts != self._facts, facts
+        return is_new
 
     def set_height(self, height: int) -> None:
         """Set the number of lines; new ones are empty."""
@@ -78,7 +85,7 @@ class Lines(Widget, can_focus=False):
         width, base = self.size.width, self.visual_style.rich_style
         segments: list[Segment] = []
         left = width
-        ellipsis = ".." if app_of(self).has_class("-ascii") else "…"
+        ellipsis = ".." if cast("App[object]", self.app).has_class("-ascii") else "…"
         for text, name in self._lines[number]:
             shown = clip(text, left, ellipsis=ellipsis)
             style = base + self.get_component_rich_style(name, partial=True) if name else base

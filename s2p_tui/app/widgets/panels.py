@@ -36,15 +36,17 @@ class Heading(Lines):
 
     def show(self, session: Session, symbols: Symbols, middle: int) -> None:
         """Name both sides; `middle` is the cell between them."""
-        line = top_line(symbols, wording.titles(session), middle, self.size.width)
-        self.set_line(0, (line, ""))
+        if self.is_new(symbols, middle):
+            line = top_line(symbols, wording.titles(session), middle, self.size.width)
+            self.set_line(0, (line, ""))
 
 
 class Divider(Lines):
     """The line between list and details."""
 
     def show(self, symbols: Symbols, *title: str) -> None:
-        self.set_line(0, (rule(symbols, title, symbols.corners[3:5], self.size.width), ""))
+        if self.is_new(symbols, title):
+            self.set_line(0, (rule(symbols, title, symbols.corners[3:5], self.size.width), ""))
 
 
 class Details(Lines):
@@ -97,12 +99,17 @@ class Tip(Lines):
 class Hints(Lines):
     """The frame's bottom line: the keys that matter now, and where the cursor is."""
 
+    _keys: tuple[Part, ...] = ()
+    _rest = ""
+
     def show(self, cursor: Cursor, symbols: Symbols, location: str = "") -> None:
         """Name as many keys as there is room for beside the cursor's location."""
-        width, plain = self.size.width, symbols.is_ascii
         end = f" {location} {symbols.across}" if location else ""
-        hints = keymap_of(self).hints(cursor.mode, ascii_only=plain)
-        self.set_line(0, *keys_line(symbols, hints, width, end))
+        if self.is_new(symbols, cursor.mode, len(end)):
+            hints = keymap_of(self).hints(cursor.mode, ascii_only=symbols.is_ascii)
+            *keys, (rest, _) = keys_line(symbols, hints, self.size.width, end)
+            self._keys, self._rest = tuple(keys), rest.removesuffix(end + symbols.corners[6])
+        self.set_line(0, *self._keys, (f"{self._rest}{end}{symbols.corners[6]}", ""))
 
 
 _LIVE_LIMIT = 20_000

@@ -49,24 +49,17 @@ def make_torch(spec: str, kwargs: Mapping[str, Any], seed: int) -> nn.Module:
 
 
 def load_weights(module: nn.Module, checkpoint: Checkpoint) -> str:
-    """Load a checkpoint into the module, strictly, by torch's own means.
+    """Load a checkpoint into the module, strictly; read by torch itself where it does so safely.
 
     Returns:
         The prefix of the checkpoint's keys before the module's, such as `module.`.
 
     Raises:
-        InputError: torch refuses the file, or its keys or shapes are not the module's.
+        InputError: The keys or shapes are not the module's.
     """
-    weights: dict[str, torch.Tensor] = {}
-    key = checkpoint.key if len(checkpoint.files) == 1 else None
-    # Torch's own reader of such folders runs what their list says.
-    by_torch = checkpoint.kind != "dcp"
-    for file in checkpoint.files if by_torch else ():
-        loaded = _loaded(file)
-        if loaded is not None:
-            weights |= find_state_dict(loaded, _is_tensor, key, file.name).tensors
-    for entry in checkpoint.state_dict if not by_torch else ():
-        weights[entry.key] = _read(checkpoint, entry)
+    weights = _by_torch(checkpoint)
+    if weights is None:
+        weights = {entry.key: _read(checkpoint, entry) for entry in checkpoint.state_dict}
     expected = set(module.state_dict())
     prefix = _prefix(set(weights), expected)
     weights = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
@@ -76,8 +69,35 @@ def load_weights(module: nn.Module, checkpoint: Checkpoint) -> str:
     return prefix
 
 
+def _by_torch(checkpoint: Checkpoint) -> dict[str, torch.Tensor] | None:
+    """The entries as torch's own readers give them, so that two readers have to agree.
+
+    None where they refuse the file, as they do whole modules, or do not find all entries.
+    """
+    # Torch's own reader of such folders runs what their list says.
+    if checkpoint.kind == "dcp":
+        return None
+    key = checkpoint.key if len(checkpoint.files) == 1 else None
+    found: dict[str, torch.Tensor] = {}
+    try:
+        for file in checkpoint.files:
+            loaded = _loaded(file)
+            if loaded is not None:
+                found |= find_state_dict(loaded, _is_tensor, key, file.name).tensors
+    except Exception:
+        return None
+    wanted = {entry.key for entry in checkpoint.state_dict}
+    if not wanted <= found.keys():
+        return None
+    return {name: tensor for name, tensor in found.items() if name in wanted or _is_extra(name)}
+
+
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
+
+
+def _is_extra(name: str) -> bool:
+    return name.rpartition(".")[2] == "_extra_state"
 
 
 def _loaded(file: Path) -> Any:
@@ -87,8 +107,7 @@ def _loaded(file: Path) -> Any:
         return cast("Any", safetensors.torch).load_file(file)
     if kind not in ("torch", "torch-legacy"):
         return None
-    with code_of(f"torch.load(weights_only=True) of {file.name}", "Save a plain state dict."):
-        return torch_.load(file, map_location="cpu", weights_only=True)
+    return torch_.load(file, map_location="cpu", weights_only=True)
 
 
 def _read(checkpoint: Checkpoint, entry: Entry) -> torch.Tensor:

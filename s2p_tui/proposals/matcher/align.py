@@ -28,7 +28,7 @@ from s2p_tui.proposals.matcher.tree import (
     same_named,
     untaken,
 )
-from s2p_tui.proposals.matcher.words import is_known, meanings, name_of
+from s2p_tui.proposals.matcher.words import is_known, is_phrase, meanings, name_of
 
 # Every two of a group are compared up to so many: 256 by 256 take 20 ms, and as all groups of
 # 100,000 tensors may be as large, 8 s. Larger ones go into buckets first.
@@ -44,6 +44,8 @@ ONLY_SIZE_HERE = "the only entry of this size here"
 _KNOWN_ELSEWHERE = 0.6
 """The likeness of names needed to pair a tensor whose module has its partner elsewhere."""
 _CONFLICTING = -0.9
+_TURNED = 0.5
+"""What a transposed matrix loses beside one of the very shape, in layers that keep PyTorch's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,10 @@ class Fits(Protocol):
 
     def turns(self, target: Node, source: Node) -> frozenset[bool]:
         """Return True if the output axis can come last where a source fills a target."""
+        ...
+
+    def turn(self, target: Node, source: Node) -> float:
+        """Return 0 for a source of the very shape a layer keeps, 1 for it transposed, or else 2."""
         ...
 
     def kind_of_target(self, target: Node) -> Hashable:
@@ -393,6 +399,8 @@ class _Scope:
         if targets[0].item < 0:
             return matrix
         matrix -= self._by_kind(self._misfit, targets, sources)
+        turned = self._by_kind(self._turn, targets, sources)
+        matrix -= np.where((turned == 0).any(axis=1)[:, None], _TURNED * (turned == 1), 0.0)
         if self.released:
             released = [
                 np.array([node in self.released for node in side]) for side in (targets, sources)
@@ -422,6 +430,10 @@ class _Scope:
         if (ruled := self.aligner.fits(target, source)) is not None:
             return 0.0 if ruled else 0.5
         return 0.0 if ways(source.shape, target.shape) else 5.0
+
+    def _turn(self, source: Node, target: Node) -> float:
+        """Return 0 for a source of the very shape a layer keeps, 1 for it transposed, or else 2."""
+        return self.aligner.fits.turn(target, source)
 
     def _hint(self, source: Node, target: Node) -> float:
         """A little for a layout like that of the other weights: names may say otherwise."""
@@ -462,7 +474,9 @@ def say_nothing(steps: Sequence[tuple[str, ...]], targets: Sequence[tuple[str, .
     if {*steps} == {*targets}:
         return False
     if len(steps) > 2 and len({_NUMBER.sub("#", ".".join(path)) for path in steps}) == 1:
-        return True
+        # `w1`, `w2` and `w3` of a gated layer are words that end in numbers.
+        numbered = {step for path in steps for step in path if _NUMBER.search(step)}
+        return not all(map(is_phrase, numbered))
     known = {word for path in targets for word in meanings(path)[0]}
     return not any(
         is_known(step) or bool(known.intersection(name_of(step).words) and len(step) > 1)

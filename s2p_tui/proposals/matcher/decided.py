@@ -6,7 +6,7 @@ nothing: for the rest of its layer, and for the same leaf of the sibling blocks.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -55,7 +55,7 @@ def following(
     """Return the rows that follow from decisions which the evidence did not lead to.
 
     Where the evidence is certain, or two decisions lead to different rows, or to one entry for
-    several leaves, nothing follows.
+    several leaves, nothing follows; nor does it where a decided row takes the entry.
 
     Args:
         given: The decided rows.
@@ -81,17 +81,25 @@ def following(
         if place not in given and not evidence.suggestions[place].certain and len(sources) == 1
         for source, why in sources.items()
     }
-    parts = Counter((key, part_of(row.source)) for row in rows.values() for key in row.keys)
+    takers: defaultdict[str, list[Split | None]] = defaultdict(list)
+    for row in (*given.values(), *rows.values()):
+        for key in row.keys:
+            takers[key].append(_part_of(row.source))
     return {
         place: row
         for place, row in rows.items()
-        if all(parts[key, part_of(row.source)] == 1 for key in row.keys)
+        if all(_is_shared(_part_of(row.source), takers[key]) for key in row.keys)
     }
 
 
-def part_of(source: Expr | None) -> Split | None:
+def _part_of(source: Expr | None) -> Split | None:
     """Return the slice that a source is, if it is one."""
     return source if isinstance(source, Split) else None
+
+
+def _is_shared(part: Split | None, takers: list[Split | None]) -> bool:
+    """Return True if a row takes an entry alone, or a slice where others take other slices."""
+    return len(takers) == 1 or (None not in takers and takers.count(part) == 1)
 
 
 def _elsewhere(

@@ -73,6 +73,7 @@ _ENTRY_ANSWERS = {
 }
 """What a pair's `how` proves where its margin is large; nothing else does."""
 _PARTS = ("weight_g", "weight_v", "weight_u", "weight_orig", "bias_ih", "bias_hh", "in_proj_")
+_OWN_PARTS = frozenset(("b_ih", "b_hh"))
 _CONVOLUTIONS = frozenset(f"equinox.nn.{name}" for name in ("Conv", "Conv1d", "Conv2d", "Conv3d"))
 _STATISTICS = frozenset(("mean", "var"))
 
@@ -330,7 +331,8 @@ def _is_whole(piece: Piece) -> bool:
 
 def _is_part(steps: Steps) -> bool:
     """Return True if a tensor is one of several that a layer makes its weight from."""
-    return "parametrizations" in steps or steps[-1].startswith(_PARTS)
+    last = steps[-1]
+    return "parametrizations" in steps or last.startswith(_PARTS) or last in _OWN_PARTS
 
 
 def _fused(steps: Steps) -> Steps:
@@ -410,17 +412,28 @@ class _Fits:
             return piece.shape == leaf.shape or None
         return rule_applied(leaf, member, piece.shape) is not None
 
+    def turn(self, target: Node, source: Node) -> float:
+        """Return 0 for a source of the very shape a layer keeps, 1 for it transposed, or else 2."""
+        leaf, piece = self._skeleton[target.item], self._pieces[source.item]
+        if leaf.owner != "equinox.nn.Linear" or len(leaf.shape) != 2 or len(piece.members) > 1:
+            return 2
+        if piece.shape == leaf.shape:
+            return 0
+        return 1 if piece.shape == leaf.shape[::-1] and not piece.is_input_first else 2
+
     def kind_of_target(self, target: Node) -> Hashable:
-        """Its shape; with a layer that has a rule of its own it is a kind of its own."""
+        """Its shape and class; with a layer that has a rule of its own it is a kind of its own."""
         leaf = self._skeleton[target.item]
-        return leaf.shape if rule_for(leaf) is None else target.item
+        is_linear = leaf.owner == "equinox.nn.Linear"
+        return (leaf.shape, is_linear) if rule_for(leaf) is None else target.item
 
     def kind_of_source(self, source: Node) -> Hashable:
         """The facts its layouts depend on."""
         piece = self._pieces[source.item]
         if piece.composite is not None:
             return source.item
-        return piece.shape, piece.member, len(piece.members), piece.otherwise is None
+        is_turned = len(piece.shape) == 2 and piece.is_input_first
+        return piece.shape, piece.member, len(piece.members), piece.otherwise is None, is_turned
 
     def turns(self, target: Node, source: Node) -> frozenset[bool]:
         """Return True if the output axis can come last in a leaf that takes the piece."""
@@ -474,7 +487,7 @@ def propose(
     given = given_rows(alignment.rows, state_dict, skeleton)
     followed = following(given, alignment, evidence, state_dict, skeleton)
     # An entry that both have for the same row may be taken by others too: it is tied, or shared.
-    own = taken_keys(given.values()) - taken_keys(suggested[index] for index in given)
+    own = {key for n, row in given.items() for key in row.keys if key not in suggested[n].keys}
     taken = own | taken_keys(followed.values())
     wanted: list[tuple[int, Row]] = []
     undone = [

@@ -29,6 +29,7 @@ _TABLES = frozenset(("embedding", "table"))
 """What tables themselves are called, and no other weight is."""
 _NO_TABLE = frozenset(("kernel", "w"))
 """Names of weights of dense layers and convolutions, not of tables."""
+_WEIGHTS = frozenset(("w", "g", "alpha", "scale", "gamma"))
 _UNANIMOUS = 0.9
 _INWARD = frozenset(("query", "key", "value", "qkv", "kv"))
 _MATRIX = 2
@@ -179,8 +180,16 @@ class Orientation:
             axes = Answer.OWN_NAME if same else None
             why = "kept as it is under the same name"
             return Layout(_first(layouts, out_last=False), axes, grouping, why)
+        if last == (piece.steps[-1] if piece.steps else "") and not _is_weight(last):
+            why = "kept as it is under its own name"
+            return Layout(_first(layouts, out_last=False), Answer.OWN_NAME, grouping, why)
         why = "square, and nothing shows whether it is transposed"
         return Layout(_first(layouts, out_last=last == "kernel"), None, grouping, why)
+
+
+def _is_weight(name: str) -> bool:
+    """Return True for a name that weights of any layer may have."""
+    return name.lower() in _WEIGHTS or "weight" in name.lower() or "kernel" in name.lower()
 
 
 def _grouping(layouts: Sequence[tuple[Expr, bool]]) -> Answer:

@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 from s2p_tui.alignment.block_numbers import by_number
@@ -14,11 +15,13 @@ from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Broadcast, Expr, Shape, Take, shape_of
 from s2p_tui.proposals.matcher.pieces import Piece, parts_named
-from s2p_tui.proposals.matcher.words import steps_of_key, steps_of_path
+from s2p_tui.proposals.matcher.words import meanings, steps_of_key, steps_of_path
 
 Steps = tuple[str, ...]
 _CELLS = ("equinox.nn.LSTMCell", "equinox.nn.GRUCell")
 _RECURRENT = re.compile(r"((?:weight|bias)_[ih]h)_l(\d+)(_reverse)?")
+_CELL_LEAF = re.compile(r"(?:w|b|weight|bias)_[ih]h$")
+_DIRECTIONS = frozenset(("forward", "backward"))
 _WRAPPERS = {"weight norm": "equinox.nn.WeightNorm", "spectral norm": "equinox.nn.SpectralNorm"}
 _PART_NAMES = frozenset(
     ("weight_g", "weight_v", "weight_orig", "weight_u", "original0", "original1")
@@ -29,13 +32,17 @@ _PART_STEPS = {
     "spectral norm": ("weight", "left", "right"),
 }
 
+_MODEL = re.compile(r"\[\d\]\.")
+"""How the path of a leaf of one of several models begins; those of state have a marker there."""
 _WRAPPED = frozenset(("value", "raw_value"))
 """What `flax.nnx` variables call the array they hold."""
 
 
 def steps_of_leaves(skeleton: Skeleton, places: Sequence[int]) -> dict[int, Steps]:
     """The steps of leaves by place; the members of a list named for its parts go by their names."""
-    steps = _without_wrappers({place: _steps_of_leaf(skeleton[place]) for place in places})
+    models = {path[:3] for place in places if _MODEL.match(path := skeleton[place].path)}
+    several = len(models) > 1
+    steps = _without_wrappers({place: _steps_of_leaf(skeleton[place], several) for place in places})
     lists: dict[Steps, set[str]] = defaultdict(set)
     for path in steps.values():
         for level in range(1, len(path)):
@@ -71,9 +78,9 @@ def _without_wrappers(steps: dict[int, Steps]) -> dict[int, Steps]:
     }
 
 
-def _steps_of_leaf(leaf: Leaf) -> Steps:
+def _steps_of_leaf(leaf: Leaf, is_one_of_several: bool) -> Steps:
     """The steps of a leaf's key path, those of a normed layer as if it were a plain one."""
-    steps = steps_of_path(leaf.path)
+    steps = steps_of_path(leaf.path, is_one_of_several=is_one_of_several)
     match leaf.owner, steps:
         case "equinox.nn.WeightNorm", (*around, "g"):
             return (*around, "magnitude")
@@ -93,6 +100,7 @@ class _Wanted:
     names: frozenset[str]
     norms: tuple[Leaf, ...]
     cells: tuple[Leaf, ...]
+    direction_first: bool
 
 
 def _wanted(skeleton: Skeleton) -> _Wanted:
@@ -107,7 +115,22 @@ def _wanted(skeleton: Skeleton) -> _Wanted:
             cells.setdefault((leaf.owner, leaf.path.rpartition(".")[2]), leaf)
     names = frozenset(steps_of_path(leaf.path)[-1] for leaf in skeleton)
     owners = frozenset(leaf.owner for leaf in skeleton)
-    return _Wanted(owners, names, tuple(norms.values()), tuple(cells.values()))
+    cells_by_role = tuple(cells.values())
+    return _Wanted(owners, names, tuple(norms.values()), cells_by_role, _direction_first(skeleton))
+
+
+def _direction_first(skeleton: Skeleton) -> bool:
+    """Return True if the cells of each direction are a list, not those of each layer a pair."""
+    for leaf in skeleton:
+        steps = steps_of_path(leaf.path) if _is_cell(leaf) else ()
+        for step, after in pairwise(steps):
+            if _DIRECTIONS.intersection(meanings((step,))[0]) and after.isdigit():
+                return True
+    return False
+
+
+def _is_cell(leaf: Leaf) -> bool:
+    return leaf.owner in _CELLS or _CELL_LEAF.search(leaf.path) is not None
 
 
 def made_of_parts(state_dict: StateDict, skeleton: Skeleton) -> tuple[list[Piece], set[str]]:
@@ -118,8 +141,8 @@ def made_of_parts(state_dict: StateDict, skeleton: Skeleton) -> tuple[list[Piece
         wanted = _wanted(skeleton)
         pieces = [piece for one in found for piece in _of_composite(one, state_dict, wanted)]
     covered = {key for piece in pieces if piece.composite for key in piece.composite.parts}
-    if any(leaf.owner in _CELLS for leaf in skeleton):
-        pieces += _of_cells(state_dict, covered)
+    if any(map(_is_cell, skeleton)):
+        pieces += _of_cells(state_dict, covered, direction_first=_direction_first(skeleton))
     pieces += _slopes(state_dict, skeleton)
     return pieces, covered | {
         member.key for piece in pieces for member in piece.members if isinstance(member, Take)
@@ -170,23 +193,23 @@ def _biases(composite: Composite, state_dict: StateDict, wanted: _Wanted) -> lis
     for leaf in wanted.cells:
         if (made := composed(leaf, composite, state_dict)) is not None:
             role = leaf.path.rpartition(".")[2]
-            steps = (*_cell(composite.parts[0], state_dict), role)
+            steps = (*_cell(composite.parts[0], state_dict, wanted.direction_first), role)
             found.setdefault(role, _piece(steps, made.expr, state_dict, composite))
     return list(found.values())
 
 
-def _of_cells(state_dict: StateDict, covered: set[str]) -> list[Piece]:
+def _of_cells(state_dict: StateDict, covered: set[str], *, direction_first: bool) -> list[Piece]:
     """The entries of recurrent layers, by layer and direction."""
     pieces: list[Piece] = []
     for entry in state_dict:
         match = _RECURRENT.fullmatch(steps_of_key(entry.key)[-1])
         if match is not None and entry.key not in covered:
-            steps = (*_cell(entry.key, state_dict), match[1])
+            steps = (*_cell(entry.key, state_dict, direction_first), match[1])
             pieces.append(Piece(steps, entry.shape, (Take(entry.key),), entry.shape))
     return pieces
 
 
-def _cell(key: str, state_dict: StateDict) -> Steps:
+def _cell(key: str, state_dict: StateDict, direction_first: bool) -> Steps:
     """Return the layer and direction of a recurrent layer's entry, if there are several."""
     *around, last = steps_of_key(key)
     match = _RECURRENT.fullmatch(last)
@@ -197,7 +220,7 @@ def _cell(key: str, state_dict: StateDict) -> Steps:
     both = f"{start}weight_ih_l0_reverse" in state_dict
     number = (match[2],) if deep else ()
     direction = ("backward" if match[3] else "forward",) if both else ()
-    return (*around, *number, *direction)
+    return (*around, *direction, *number) if direction_first else (*around, *number, *direction)
 
 
 def _slopes(state_dict: StateDict, skeleton: Skeleton) -> list[Piece]:

@@ -37,6 +37,7 @@ _FUSED: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     ),
     (frozenset(("kv", "wkv", "to_kv", "kv_proj")), ("key", "value")),
     (frozenset(("gate_up_proj", "gate_up")), ("gate_proj", "up_proj")),
+    (frozenset(("up_gate_proj", "up_gate")), ("up_proj", "gate_proj")),
 )
 _INPUT_FIRST = frozenset(("c_attn", "c_proj", "c_fc", "q_attn", "kernel"))
 """Modules and weights that are known to hold the input axis first: GPT-2's `Conv1D` and Flax.
@@ -205,6 +206,18 @@ def _parts_of(
             continue
         leaves = {shape for role in roles for shape in words[role]}
         axis = _fused_axis(piece, len(parts), leaves, wanted)
+        tail = piece.steps[place + 1 :] or (("bias",) if step.endswith("bias") else ("weight",))
+        if (sizes := _grouped_sizes(piece.shape, [words[role] for role in roles])) is not None:
+            ends = [sum(sizes[: n + 1]) for n in range(len(sizes))]
+            return [
+                Piece(
+                    (*piece.steps[:place], part, *tail),
+                    shape := _with_size(piece.shape, 0, size),
+                    (Split(piece.members[0], 0, end - size, end),),
+                    shape,
+                )
+                for part, size, end in zip(parts, sizes, ends, strict=True)
+            ]
         if axis is None:
             continue
         size = piece.shape[axis] // len(parts)
@@ -213,7 +226,6 @@ def _parts_of(
         alike = axis == last - 1 and piece.shape[axis] == piece.shape[last]
         swap = (*range(axis), last, axis)
         source = piece.members[0]
-        tail = piece.steps[place + 1 :] or (("bias",) if step.endswith("bias") else ("weight",))
         return [
             Piece(
                 (*piece.steps[:place], part, *tail),
@@ -227,6 +239,21 @@ def _parts_of(
             for n, part in enumerate(parts)
         ]
     return []
+
+
+def _grouped_sizes(shape: Shape, leaves: Sequence[Collection[Shape]]) -> tuple[int, ...] | None:
+    """The sizes of a query, key and value in one, if keys and values are of fewer heads.
+
+    Args:
+        shape: The shape of all of it, its parts along the first axis.
+        leaves: The shapes, without 1-sized axes, of leaves of each part.
+    """
+    if len(leaves) != 3:
+        return None
+    sizes = [{leaf[0] for leaf in found if leaf[1:] == _wide(shape[1:])} for found in leaves]
+    keys = sizes[1] & sizes[2]
+    fitting = [(q, k, k) for q in sizes[0] for k in keys if q + 2 * k == shape[0] and k < q]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def _fused_axis(
@@ -430,6 +457,10 @@ def _runs(modules: Mapping[int, Sequence[Piece]], level: int) -> list[list[int]]
 def _wholes(families: Mapping[_Key, Sequence[Piece]], wanted: Counter[int]) -> dict[_Key, Piece]:
     """The families to be taken as one: those of which the stacked sizes are wanted more."""
     outer = Counter(map(_template, families))
+    singles, stacks = Counter[int](), Counter[int]()
+    for family in families.values():
+        singles[prod(family[0].shape)] += len(family)
+        stacks[prod(family[0].shape) * len(family)] += 1
     by_module: dict[tuple[tuple[str, ...], tuple[str, ...]], list[_Key]] = defaultdict(list)
     for key, family in families.items():
         if len(family) > 1:
@@ -443,7 +474,10 @@ def _wholes(families: Mapping[_Key, Sequence[Piece]], wanted: Counter[int]) -> d
                 prod(families[key][0].shape),
                 outer[_template(key)],
             )
-            alone += wanted[size] >= count or (repeats > 1 and wanted[size * repeats] >= count)
+            # Others of the size may be few beside those that are stacked, as a shared expert is.
+            are_few = wanted[size] < singles[size] and wanted[size * count] >= stacks[size * count]
+            is_alone = wanted[size] >= count and not are_few
+            alone += is_alone or (repeats > 1 and wanted[size * repeats] >= count)
             together += wanted[size * count] > 0 or wanted[size * count * repeats] > 0
         if together <= alone:
             continue

@@ -20,7 +20,7 @@ _FUNCTIONS = frozenset(("log", "exp", "inv", "sqrt", "square", "neg", "std", "va
 """Words of names that tell a number from a function of it."""
 _MASK = "mask"
 _ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
-_ENDS = frozenset(("head", "out", "final"))
+_ENDS = frozenset(("head", "out", "final", "generator"))
 """Words for the last layer of a model, which mean the same."""
 _SILENT = FAINT | _ROLES
 _ALONE = frozenset((role,) for role in _ROLES)
@@ -202,7 +202,8 @@ def _unlike_modules(target: Steps, source: Steps) -> tuple[str, str] | None:
 def _telling(steps: Steps) -> tuple[str, frozenset[str]] | None:
     """The last step that says more than most names do, its numbers left open; and its words."""
     for step in reversed(steps):
-        words = frozenset(meanings((step,))[0]) - _SILENT
+        # A letter that means nothing is a mark, as in `c_proj`.
+        words = frozenset(word for word in meanings((step,))[0] if len(word) > 1) - _SILENT
         if words and not step.isdigit():
             return _open(step), words
     return None

@@ -438,7 +438,7 @@ class Lists:
         found = self._found[key]
         if found is None or not all(node in found.places for node in nodes):
             return None
-        if 2 * found.least > nodes[0].size:
+        if 2 * found.least >= nodes[0].size:
             return found
         return _in_order(nodes)
 

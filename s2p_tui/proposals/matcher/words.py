@@ -35,7 +35,7 @@ _MEANINGS: dict[str, str] = {
     "up": "up upsample upsamplers upsampler",
     "gate": "gate gating",
     "shortcut": "shortcut skip residual res identity",
-    "head": "head heads classifier cls logits logit score",
+    "head": "head heads classifier cls logits logit score unembed unembedding",
     "enc": "encoder encoders enc",
     "dec": "decoder decoders dec",
     "forward": "forward fwd",
@@ -48,8 +48,11 @@ _MEANINGS: dict[str, str] = {
     "patch": "patch patchify patches",
     "token": "token tokens",
     "class": "class",
-    "vision": "vision visual image vit",
-    "text": "text textual language",
+    "vision": "vision visual image img vit",
+    "text": "text txt textual language",
+    "source": "source src",
+    "target": "target tgt trg",
+    "relative": "relative rel",
     "reduce": "reduce squeeze",
     "expand": "expand expansion expanded excite",
     "depthwise": "depthwise dw dwconv",
@@ -107,6 +110,12 @@ _WHOLE: dict[str, tuple[str, ...]] = {
     "lm_head": ("head",),
     "cls_token": ("class", "token"),
     "tok": ("token", "embed"),
+    "fc1_g": ("mlp", "gate"),
+    "fc1_x": ("mlp", "up", "in"),
+    "w_e": ("token", "embed"),
+    "w_u": ("head",),
+    "relative_position_bias_table": ("relative", "bias"),
+    "rel_pos_bias": ("relative", "bias"),
     "w1": ("mlp", "gate"),
     "w2": ("mlp", "down", "out"),
     "w3": ("mlp", "up", "in"),
@@ -174,6 +183,11 @@ def name_of(text: str) -> Name:
     return Name(text, tuple(words), (*found, *numbers))
 
 
+def is_phrase(text: str) -> bool:
+    """Return True if a step as a whole has a meaning of its own, such as `w1`."""
+    return text.lower() in _WHOLE
+
+
 def is_known(text: str) -> bool:
     """Return True if a step has a word of more than a letter whose meaning is known."""
     lower = _CAMEL.sub("_", text).lower()
@@ -205,13 +219,18 @@ _ENTRIES = 1 << 18
 """Names remembered: those of the largest models, asked for again and again."""
 
 
-def steps_of_path(path: str) -> tuple[str, ...]:
-    """The steps of a key path; state leaves stand where their marker does."""
+def steps_of_path(path: str, *, is_one_of_several: bool = False) -> tuple[str, ...]:
+    """The steps of a key path; state leaves stand where their marker does.
+
+    Args:
+        path: The key path.
+        is_one_of_several: The first index is that of a model among others, not of `(model, state)`.
+    """
     path = path.replace("[<flat index 0>]", "")
     if path.startswith("[1]<[0]"):
         inner, _, rest = path[len("[1]<[0]") :].partition(">")
         path = inner + rest
-    elif path.startswith(("[0].", "[1].", "[0]<")):
+    elif path.startswith(("[0].", "[1].", "[0]<")) and not is_one_of_several:
         path = path[3:]
     steps: list[str] = []
     for match in _STEP.finditer(path):
