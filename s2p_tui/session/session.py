@@ -200,10 +200,6 @@ class Session:
         self.lacks_evidence = True
         self._tell_all()
 
-    def await_evidence(self) -> None:
-        """Wait for the matcher again."""
-        self.awaits_evidence = True
-
     def _judge_by(self, evidence: Evidence) -> None:
         self.evidence, self.awaits_evidence, self.lacks_evidence = evidence, False, False
 
@@ -241,7 +237,7 @@ class Session:
         self._listeners.append(listener)
 
     def record(self, recorder: Recorder) -> None:
-        """Have the recorder told of every step that changes something, before listeners are."""
+        """Call the recorder with every step that changes something, before listeners."""
         self._recorder = recorder
 
     def go_on(self, alignment: Alignment, history: History) -> None:
@@ -371,7 +367,7 @@ class Session:
             self.edit(AcceptUnused(accepted))
 
     def find(self, query: str, within: range | None = None) -> list[int]:
-        """Positions that match every word of a query: names, shapes (`10x10`), statuses.
+        """Indices that match every word of a query: names, shapes (`10x10`), statuses.
 
         Args:
             query: The words.
@@ -455,7 +451,6 @@ class Session:
         verify: bool = True,
         mapping: str | Path | None = None,
         certificate: str | Path | None = None,
-        report: str | Path | None = None,
         job: Job | None = None,
         jobs: int | None = None,
         allow_overflow: bool = False,
@@ -470,7 +465,6 @@ class Session:
             verify: Read the file back and compare it with its sources.
             mapping: Save the alignment there.
             certificate: Write one there, see `s2p_tui.conversion.certificate`; needs `verify`.
-            report: The old name of `certificate`.
             job: Progress and cancellation.
             jobs: Threads that share the work; None for two, or one on a single core.
             allow_overflow: Write numbers that a cast makes infinite or NaN.
@@ -481,12 +475,10 @@ class Session:
         """
         if os.path.isdir(output):
             raise OutputError(
-                f"{output} is a folder, a file was expected.",
-                "Give the name of a file in it.",
+                f"{output} is a folder, a file was expected.", "Give the name of a file in it."
             )
         path = output_path(output)
         refuse_to_replace(path, self._own_mappings)
-        certificate = certificate or report
         if certificate is not None and not verify:
             raise UsageError(
                 "A certificate needs verification, which is switched off.",
@@ -514,9 +506,8 @@ class Session:
             self.save_mapping(mapping, alignment)
         if certifier is not None:
             certifier.write(path, plan, alignment, lambda n: self.proof(n, alignment))
-        return Converted(
-            written, *(None if file is None else Path(file) for file in (mapping, certificate))
-        )
+        files = (None if file is None else Path(file) for file in (mapping, certificate))
+        return Converted(written, *files)
 
     def verify(
         self,
@@ -524,7 +515,6 @@ class Session:
         *,
         dtype: str | None = None,
         certificate: str | Path | None = None,
-        report: str | Path | None = None,
         job: Job | None = None,
         jobs: int | None = None,
     ) -> int:
@@ -534,7 +524,6 @@ class Session:
             output: The file.
             dtype: As it was converted with.
             certificate: Write one there, see `s2p_tui.conversion.certificate`.
-            report: The old name of `certificate`.
             job: Progress and cancellation.
             jobs: Threads that share the work; None for two, or one on a single core.
 
@@ -549,7 +538,7 @@ class Session:
                 f"{path} does not exist or is no file, a converted file was expected.",
                 "Give the file that convert or the app wrote.",
             )
-        certifier = self._certifier(certificate or report, path)
+        certifier = self._certifier(certificate, path)
         readback = certifier and certifier.readback
         size = verify_file(
             plan, self.checkpoint, self.target, path, readback=readback, job=job, jobs=jobs
