@@ -55,6 +55,42 @@ def test_what_was_accepted_as_unused_is_kept_and_replayed() -> None:
     assert replay(MAPPING, ENTRIES, LEAVES).accepted == set()
 
 
+LAYERS = Skeleton(
+    (
+        Leaf(".a.weight", (2, 3), "float32", owner="equinox.nn.Linear", config={"use_bias": False}),
+        Leaf(".b.weight", (2, 3), "float32", owner="net.Dense"),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("index", "changes", "name"),
+    [
+        (0, {"owner": "net.Dense"}, "equinox.nn.Linear"),
+        (0, {"config": {"use_bias": True}}, "equinox.nn.Linear"),
+        (1, {"owner": "net.Other"}, "Other"),
+        (1, {"owner": "other.Dense"}, None),
+        (1, {"config": {"heads": 2}}, "Dense"),
+    ],
+)
+def test_layers_of_other_classes_or_settings_are_refused(
+    index: int, changes: dict[str, Any], name: str | None
+) -> None:
+    rows = tuple((leaf.path, Row(Take(key))) for leaf, key in zip(LAYERS, "ab", strict=True))
+    end = End("skeleton.eqx", 45, LAYERS.digest, 2, LAYERS.classes)
+    mapping = from_text(to_text(SavedAlignment(MAPPING.source, end, rows, ("c", "d"))), "m.json")
+    leaves = list(LAYERS)
+    leaves[index] = structs.replace(leaves[index], **changes)
+    assert replay(mapping, ENTRIES, LAYERS).rows.keys == ["a", "b"]
+    if name is None:
+        assert replay(mapping, ENTRIES, Skeleton(tuple(leaves))).rows.keys == ["a", "b"]
+        return
+    with pytest.raises(OtherFilesError, match=name):
+        replay(mapping, ENTRIES, Skeleton(tuple(leaves)))
+    older = replace(mapping, target=replace(end, classes={}))
+    assert replay(older, ENTRIES, Skeleton(tuple(leaves))).rows.keys == ["a", "b"]
+
+
 def test_the_text_is_json_with_one_row_a_line() -> None:
     text = to_text(MAPPING)
     data = json.loads(text)

@@ -55,6 +55,7 @@ async def test_numbers_of_the_entry_and_of_the_skeleton(opened: Opened, files: S
         assert lines[0] == "['fc'].weight  64×64×1 float32"
         assert lines[1].startswith("layer: equinox.nn.")
         assert "groups=1" in lines[1]
+        assert "which entry: " in text or "proof: " in text
         assert "fc.weight\n64×64 float32  16.4 kB\nmodel.pt, from byte " in text
         assert "4,096 elements: 1 NaN, 1 infinite, 2 zero" in text
         assert "min -0.99609  max 3" in text

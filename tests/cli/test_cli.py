@@ -164,6 +164,26 @@ def test_json_tells_what_was_done(pair: Pair, capsys: pytest.CaptureFixture[str]
     }
 
 
+def test_json_names_what_proves_each_row(pair: Pair, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(pair.model), str(pair.skeleton), "-o", str(pair.output), "--proof"]
+    certificate = pair.output.with_name("certificate.json")
+    assert run(["convert", *arguments, "--json", "--certificate", str(certificate)]) == 0
+    proofs = json.loads(capsys.readouterr().out)["proof"]
+    assert [proof["path"] for proof in proofs][:2] == [".lin1.weight", ".lin1.bias"]
+    assert all(proof["certain"] and all(proof["answers"].values()) for proof in proofs)
+    assert proofs[0]["answers"] == {
+        "entry": "it has the same name",
+        "axes": "the layer keeps PyTorch's layout",
+        "grouping": "it is taken whole",
+        "module": "what its layer holds comes from one module",
+        "left_over": "nothing of its module is left over",
+    }
+    leaves = json.loads(certificate.read_text())["leaves"]
+    assert [leaf["proof"] for leaf in leaves] == [proof["answers"] for proof in proofs]
+    assert run(["convert", *arguments]) == 2
+    assert "--proof goes with --json alone" in capsys.readouterr().err
+
+
 def test_rows_that_do_not_line_up_are_all_listed(
     pair: Pair, capsys: pytest.CaptureFixture[str]
 ) -> None:

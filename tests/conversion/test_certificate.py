@@ -17,6 +17,7 @@ import torch
 
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.edits import SetRows
+from s2p_tui.alignment.proof import Question
 from s2p_tui.alignment.transform import Permute, Sum, Take
 from s2p_tui.cli import run
 from s2p_tui.conversion import contents
@@ -158,9 +159,7 @@ def test_a_certificate_tells_what_is_in_the_file(
         "by": "user",
         "why": "turned",
         "trusted": False,
-        "proof": dict.fromkeys(
-            ("entry", "axes", "grouping", "module", "left_over"), "as the mapping says"
-        ),
+        "proof": dict.fromkeys(Question, "chosen by hand for this very leaf"),
     }
     assert (leaves[0]["transform"], leaves[0]["words"]) == (None, "")
     assert (leaves[2]["dtype"], leaves[2]["source_dtypes"]) == ("bfloat16", ["float32"])

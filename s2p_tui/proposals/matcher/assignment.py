@@ -29,8 +29,9 @@ def assignment(
     swapped = chosen[:, None] + chosen[None, :] - square - square.T
     np.fill_diagonal(swapped, np.inf)
     margin = swapped.min(axis=1)
-    rings = _rings(matrix[np.ix_(rows, columns)]) + _MOST_BY_ORDER
-    margin = np.minimum(margin, rings)
+    if margin.max() >= _CLEAR:
+        rings = _rings(matrix[np.ix_(rows, columns)]) + _MOST_BY_ORDER
+        margin = np.minimum(margin, rings)
     chosen = matrix[rows, columns]
     free_columns = _others(columns, matrix.shape[1])
     if len(free_columns):

@@ -40,8 +40,8 @@ _WRAPPED = frozenset(("value", "raw_value"))
 
 def steps_of_leaves(skeleton: Skeleton, places: Sequence[int]) -> dict[int, Steps]:
     """The steps of leaves by place; the members of a list named for its parts go by their names."""
-    models = {path[:3] for place in places if _MODEL.match(path := skeleton[place].path)}
-    several = len(models) > 1
+    paths = [skeleton[place].path for place in places]
+    several = _has_several_models(paths)
     steps = _without_wrappers({place: _steps_of_leaf(skeleton[place], several) for place in places})
     lists: dict[Steps, set[str]] = defaultdict(set)
     for path in steps.values():
@@ -59,6 +59,12 @@ def steps_of_leaves(skeleton: Skeleton, places: Sequence[int]) -> dict[int, Step
                     steps[place] = (*path[: level - 1], part, *path[level + 1 :])
                 break
     return steps
+
+
+def _has_several_models(paths: Sequence[str]) -> bool:
+    """Return True if models are in a tuple; of `(model, state)` nothing is in both."""
+    indexed = [path for path in paths if _MODEL.match(path)]
+    return len({path[:3] for path in indexed}) > 1 and len({p[3:] for p in indexed}) < len(indexed)
 
 
 def _without_wrappers(steps: dict[int, Steps]) -> dict[int, Steps]:

@@ -133,7 +133,11 @@ def _wrapper(paths: Iterable[Steps]) -> int:
         return 0
     first, last = min(paths), max(paths)
     most = min(len(first), len(last)) - 1
-    return next((n for n in range(most) if first[n] != last[n]), max(most, 0))
+    shared = next((n for n in range(most) if first[n] != last[n]), max(most, 0))
+    # A list is no wrapper: its name is part of what its members are called.
+    while shared and any(path[shared].isdigit() for path in paths if len(path) > shared):
+        shared -= 1
+    return shared
 
 
 def _is_role(steps: Steps) -> bool:
