@@ -8,11 +8,10 @@ from math import prod
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.composites import MAY_BE_PART, part_doubt
 from s2p_tui.alignment.dtypes import DType, dtype_named
-from s2p_tui.alignment.encoded import Encoded
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.layer_rules import as_layer_needs, constant_for, departs_from_rule, rule_for
 from s2p_tui.alignment.skeleton import Leaf
-from s2p_tui.alignment.state_dict import Entry, StateDict
+from s2p_tui.alignment.state_dict import Encoded, Entry, StateDict
 from s2p_tui.alignment.transform import (
     Concat,
     Constant,

@@ -3,7 +3,7 @@
 As in PyTorch's `load_state_dict(strict=True)` both sides have to be accounted for. An unused entry
 is explained (it is a used one again, or of a kind that holds no parameter, recognised by its name
 *and* its dtype or shape), or the user accepted it, or it blocks a conversion. Rows that take a part
-of an entry of which no row takes the rest are doubted in `company`.
+of an entry of which no row takes the rest are doubted in `verdicts`.
 """
 
 from __future__ import annotations

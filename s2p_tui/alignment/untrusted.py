@@ -138,3 +138,11 @@ def size_of(value: Any) -> int:
         kind = value if isinstance(value, int) else type(value).__name__
         raise MalformedError(f"expected a whole number of at least 0, got {kind!s:.40}")
     return value
+
+
+def reason_of(error: Exception) -> str:
+    """Return msgspec's message in the words of the other errors."""
+    text, _, where = str(error).partition(" - at `$")
+    where = where.rstrip("`").lstrip(".")
+    text = text[:1].lower() + text[1:].replace("nvalid enum value", "t cannot be")
+    return f"{where}: {text}" if where else text

@@ -124,7 +124,7 @@ async def match(workspace: Workspace) -> None:
     """Review what the offline matcher would change; start it if it was stopped, or failed."""
     session = workspace.session
     if session.lacks_evidence:
-        session.await_evidence()
+        session.awaits_evidence = True
         workspace.say(background.STARTED)
         await match_in_background(workspace)
         return

@@ -34,7 +34,7 @@ TAKEN_AS_THEY_ARE = (
 
 def remarks(rows: Rows, skeleton: Skeleton) -> Iterator[str]:
     """List which leaves keep the skeleton's values, and what the skeleton does not name."""
-    gaps = [skeleton[place].path for place in rows.gaps()]
+    gaps = [skeleton[index].path for index in rows.gaps()]
     scalars = kept_scalars(rows, skeleton)
     return _remarks(gaps, scalars, skeleton.keys, skeleton.is_nameless)
 
@@ -148,11 +148,11 @@ class Pair(Protocol):
         """Rows per fit."""
         ...
 
-    def proof(self, position: int, /) -> Proof:
+    def proof(self, index: int, /) -> Proof:
         """Return the answers that prove a row right."""
         ...
 
-    def verdict(self, position: int, /) -> Verdict | None:
+    def verdict(self, index: int, /) -> Verdict | None:
         """The fit of a row, with its reason."""
         ...
 
@@ -253,7 +253,7 @@ def report_of(pair: Pair, converted: Converted) -> Report:
         notes=tuple(f"{pair.checkpoint.label}: {note}" for note in pair.checkpoint.notes),
         left_over=tuple(UnusedEntries(pair.checkpoint.state_dict, pair.alignment)),
         parts_unused=parts_unused(rows, pair.checkpoint.state_dict),
-        gaps=tuple(skeleton[place].path for place in rows.gaps()),
+        gaps=tuple(skeleton[index].path for index in rows.gaps()),
         scalars=kept_scalars(rows, skeleton),
         keys=skeleton.keys,
         lost=written.losses,

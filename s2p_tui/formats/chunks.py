@@ -34,9 +34,8 @@ from s2p_tui.alignment.untrusted import (
 )
 from s2p_tui.errors import Code, Hint, InputError, some
 from s2p_tui.formats.base import Checkpoint, Extent, strides_of
-from s2p_tui.formats.headers import leaf_from_json
 from s2p_tui.formats.npy import iter_records
-from s2p_tui.formats.skeleton_file import Target
+from s2p_tui.formats.skeleton_file import Target, leaf_from_json
 from s2p_tui.formats.sniff import READABLE
 from s2p_tui.formats.tensors import FileTensors
 

@@ -1,29 +1,43 @@
 """Skeleton files and plain `.eqx` files: the target's leaves, read without importing JAX.
 
 A skeleton file is one line of JSON (`{"format": "s2p-skeleton", "version": 1, "leaves": […]}`) and
-then the leaves that have a value, as Equinox writes them.
+then the leaves that have a value, as Equinox writes them. As in `safetensors.py`, msgspec reads the
+line, and colons are counted to find repeated names.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from sys import intern
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from s2p_tui.alignment.dtypes import BY_NAME, numpy_dtype
-from s2p_tui.alignment.skeleton import Leaf, Skeleton
-from s2p_tui.alignment.untrusted import refuse_brackets, repeated, why_malformed
+from s2p_tui.alignment.skeleton import NO_CONFIG, Leaf, LeafKind, Skeleton
+from s2p_tui.alignment.untrusted import (
+    MalformedError,
+    object_of,
+    parse_json,
+    reason_of,
+    refuse_brackets,
+    repeated,
+    shape_of,
+    why_malformed,
+)
 from s2p_tui.errors import InputError
 from s2p_tui.formats.base import Extent, Tensors, strides_of
-from s2p_tui.formats.headers import VERSION, keys_of, leaves_of
 from s2p_tui.formats.npy import Record, iter_records
 from s2p_tui.formats.sniff import KIND_NAMES, READABLE, sniff
 from s2p_tui.formats.tensors import FileTensors
 
 FORMAT = "s2p-skeleton"
+VERSION = 1
 _PYTHON = frozenset(("float64", "int64", "bool", "complex128"))
 """Dtypes that Equinox stores Python scalars in; JAX has arrays of 64 bits in its x64 mode alone."""
 _PLAIN = [name for name, dtype in BY_NAME.items() if dtype.loads_in_equinox and name != "bfloat16"]
@@ -105,7 +119,7 @@ def leaf_to_json(leaf: Leaf) -> dict[str, Any]:
 def _open_skeleton(path: Path) -> Target:
     with path.open("rb") as stream:
         line = _first_line(path, stream)
-        leaves = _leaves(path, line)
+        leaves = _leaves_in(path, line)
         held = [leaf for leaf in leaves if leaf.has_value]
         likely = ((leaf.shape, leaf.dtype) for leaf in held)
         records = list(iter_records(stream.fileno(), len(line), path, likely))
@@ -200,7 +214,7 @@ def _keys(path: Path, line: bytes) -> tuple[str, ...]:
         ) from None
 
 
-def _leaves(path: Path, line: bytes) -> tuple[Leaf, ...]:
+def _leaves_in(path: Path, line: bytes) -> tuple[Leaf, ...]:
     try:
         refuse_brackets(line)
         leaves = leaves_of(line)
@@ -216,3 +230,148 @@ def _leaves(path: Path, line: bytes) -> tuple[Leaf, ...]:
     if twice is not None:
         raise InputError(f"{path} is a damaged skeleton file: it names {twice} twice.", _AGAIN)
     return leaves
+
+
+if TYPE_CHECKING:
+    _DtypeName = str
+else:
+    # Read as one of these, a hundred thousand times the same dtype is one object.
+    _DtypeName = Literal[tuple(BY_NAME)]
+
+
+class _LeafNode(Struct, gc=False):
+    path: str
+    shape: tuple[int, ...]
+    dtype: _DtypeName
+    kind: LeafKind
+    value: bool
+    owner: str | UnsetType | None = UNSET
+    config: Raw | UnsetType = UNSET
+    fill: int | float | UnsetType | None = UNSET
+
+
+class _Head(Struct):
+    format: Literal["s2p-skeleton"]
+    version: int
+    leaves: list[_LeafNode] | UnsetType = UNSET
+
+
+class _Keys(Struct):
+    keys: tuple[str, ...] = ()
+
+
+class _AnyVersion(Struct):
+    format: Literal["s2p-skeleton"]
+    version: int
+
+
+_HEAD = msgspec.json.Decoder(_Head)
+_KEYS = msgspec.json.Decoder(_Keys)
+_ANY_VERSION = msgspec.json.Decoder(_AnyVersion)
+
+
+def leaves_of(line: bytes) -> tuple[Leaf, ...] | int:
+    """Return the leaves of a skeleton file's first line, or the version if it is another one.
+
+    Raises:
+        MalformedError: It repeats a name, or a leaf is not described as the format asks.
+        ValueError: It is not JSON.
+        RecursionError: It is nested too deeply.
+    """
+    try:
+        head = _HEAD.decode(line)
+    except msgspec.ValidationError as error:
+        version = _version(line)
+        if version not in (None, VERSION):
+            return version
+        raise MalformedError(reason_of(error)) from None
+    except msgspec.DecodeError as error:
+        raise ValueError(str(error)) from None
+    if head.version != VERSION:
+        return head.version
+    if head.leaves is UNSET:
+        raise MalformedError("'leaves' is missing")
+    leaves, colons = _leaves(head.leaves)
+    # Besides those of the leaves there are three in the head.
+    if line.count(b":") != colons + 3:
+        parse_json(line)
+    return leaves
+
+
+def keys_of(line: bytes) -> tuple[str, ...]:
+    """Return the key paths of typed PRNG keys in a skeleton file's first line, mostly none.
+
+    Raises:
+        MalformedError: They are not described as the format asks.
+    """
+    # They stand before the leaves, of which a hundred thousand need not be read twice.
+    if b'"keys"' not in line.partition(b'"leaves"')[0]:
+        return ()
+    try:
+        return _KEYS.decode(line).keys
+    except msgspec.ValidationError as error:
+        raise MalformedError(reason_of(error)) from None
+
+
+def _version(line: bytes) -> int | None:
+    try:
+        return _ANY_VERSION.decode(line).version
+    except msgspec.ValidationError:
+        return None
+
+
+def leaf_from_json(node: Any) -> Leaf:
+    """Return the leaf that `leaf_to_json` described.
+
+    Raises:
+        MalformedError: The JSON does not describe a leaf.
+    """
+    try:
+        fields = {name: value for name, value in object_of(node).items() if name != "config"}
+        read = msgspec.convert(fields, _LeafNode)
+    except msgspec.ValidationError as error:
+        raise MalformedError(reason_of(error)) from None
+    return _leaf(read, shape_of(read.shape), object_of(node.get("config", {})) or NO_CONFIG)
+
+
+def _leaves(nodes: list[_LeafNode]) -> tuple[tuple[Leaf, ...], int]:
+    """Return the leaves and the number of colons in their JSON, one behind each name.
+
+    Equal shapes and configs are one object each.
+
+    Raises:
+        MalformedError: A leaf is not described as the format asks.
+    """
+    shapes, configs = cache(shape_of), cache(_config)
+    leaves: list[Leaf] = []
+    colons = 5 * len(nodes)
+    nodes.reverse()
+    while nodes:
+        # Each node is released once its leaf is made.
+        node = nodes.pop()
+        config, within = NO_CONFIG, 0
+        if node.config is not UNSET:
+            config, within = configs(bytes(node.config))
+        colons += within + (node.owner is not UNSET) + (node.fill is not UNSET)
+        leaves.append(_leaf(node, shapes(node.shape), config))
+    return tuple(leaves), colons
+
+
+def _leaf(node: _LeafNode, shape: tuple[int, ...], config: Mapping[str, Any]) -> Leaf:
+    if isinstance(node.fill, int):
+        raise MalformedError(f"{node.path} is filled with a whole number")
+    return Leaf(
+        node.path,
+        shape,
+        BY_NAME[node.dtype].name,
+        node.kind,
+        intern(node.owner) if isinstance(node.owner, str) else None,
+        config,
+        node.value,
+        None if node.fill is UNSET else node.fill,
+    )
+
+
+def _config(text: bytes) -> tuple[Mapping[str, Any], int]:
+    """Return the fields, and the number of colons in their JSON with the one before it."""
+    return object_of(parse_json(text)) or NO_CONFIG, text.count(b":") + 1

@@ -135,21 +135,21 @@ def propose_with_claude(
 def _take(session: Session, proposal: Proposal, ask: Confirm, *, yes: bool) -> bool:
     for line in lines_of(proposal, session.target.skeleton):
         _tell(line)
-    places = [
+    indices = [
         change.place
         for change in proposal.changes
         if not (yes and change.confidence is Confidence.UNSURE)
     ]
-    unsure = sum(1 for _ in proposal.changes) - len(places)
+    unsure = sum(1 for _ in proposal.changes) - len(indices)
     if unsure:
         _tell(f"Left out, as Claude itself is unsure of them: {unsure} rows.")
-    if not places:
+    if not indices:
         _tell("Claude proposes no change.")
         return True
-    if not ask(f"Accept {'this row' if len(places) == 1 else f'these {len(places):,} rows'}?"):
+    if not ask(f"Accept {'this row' if len(indices) == 1 else f'these {len(indices):,} rows'}?"):
         _tell("Rejected: nothing was changed.")
         return False
-    session.edit(proposal.accepted(places))
+    session.edit(proposal.accepted(indices))
     if session.blocking:
         _tell(f"{session.blocking:,} rows do not line up yet, or are doubtful.")
     if unused := len(session.unused.blocking):

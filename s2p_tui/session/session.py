@@ -200,10 +200,6 @@ class Session:
         self.lacks_evidence = True
         self._tell_all()
 
-    def await_evidence(self) -> None:
-        """Wait for the matcher again."""
-        self.awaits_evidence = True
-
     def _judge_by(self, evidence: Evidence) -> None:
         self.evidence, self.awaits_evidence, self.lacks_evidence = evidence, False, False
 
@@ -241,7 +237,7 @@ class Session:
         self._listeners.append(listener)
 
     def record(self, recorder: Recorder) -> None:
-        """Have the recorder told of every step that changes something, before listeners are."""
+        """Call the recorder with every step that changes something, before listeners."""
         self._recorder = recorder
 
     def go_on(self, alignment: Alignment, history: History) -> None:
@@ -267,19 +263,19 @@ class Session:
     def __len__(self) -> int:
         return len(self.alignment.rows) + len(self.alignment.bench)
 
-    def row(self, position: int) -> Row | None:
-        """The row at a position, None for a benched entry."""
+    def row(self, index: int) -> Row | None:
+        """The row at an index, None for a benched entry."""
         rows = self.alignment.rows
-        return rows[position] if position < len(rows) else None
+        return rows[index] if index < len(rows) else None
 
-    def benched(self, position: int) -> str | None:
-        """The benched key at a position, None for a row."""
-        number = position - len(self.alignment.rows)
+    def benched(self, index: int) -> str | None:
+        """The benched key at an index, None for a row."""
+        number = index - len(self.alignment.rows)
         return self.alignment.bench[number] if number >= 0 else None
 
-    def verdict(self, position: int) -> Verdict | None:
-        """The fit of the row at a position, None for a benched entry."""
-        return self.verdicts.at(position) if position < len(self.verdicts) else None
+    def verdict(self, index: int) -> Verdict | None:
+        """The fit of the row at an index, None for a benched entry."""
+        return self.verdicts.at(index) if index < len(self.verdicts) else None
 
     def verdict_after(self, index: int, edit: Edit) -> Verdict:
         """Return the fit that a row would have after an edit, which is not made."""
@@ -306,9 +302,9 @@ class Session:
         """True if no row and no unused entry blocks a conversion."""
         return not self.blocking and not len(self.unused.blocking)
 
-    def unused_at(self, position: int) -> LeftOver | None:
-        """The account of the benched entry at a position, None for a row."""
-        number = position - len(self.alignment.rows)
+    def unused_at(self, index: int) -> LeftOver | None:
+        """The account of the benched entry at an index, None for a row."""
+        number = index - len(self.alignment.rows)
         return self.unused.at(number) if 0 <= number < len(self.unused) else None
 
     def edit(self, edit: Edit) -> range:
@@ -346,9 +342,9 @@ class Session:
             UsageError: A path is no leaf's, or its row is not doubtful.
         """
         doubtful = {
-            self.target.skeleton[position].path: position
-            for position in range(len(self.verdicts))
-            if self.verdicts.fit(position) is Fit.DOUBTFUL
+            self.target.skeleton[index].path: index
+            for index in range(len(self.verdicts))
+            if self.verdicts.fit(index) is Fit.DOUBTFUL
         }
         wrong = [path for path in paths or () if path not in doubtful]
         if wrong:
@@ -356,8 +352,8 @@ class Session:
                 f"These rows are not doubtful: {', '.join(wrong)}.",
                 f"Trust doubtful rows only: {', '.join(doubtful) or 'there are none'}.",
             )
-        positions = doubtful.values() if paths is None else [doubtful[path] for path in paths]
-        self.edit(Trust(tuple(positions)))
+        indices = doubtful.values() if paths is None else [doubtful[path] for path in paths]
+        self.edit(Trust(tuple(indices)))
 
     def allow_unused(self, globs: Sequence[str] | None) -> None:
         """Accept that entries that block are left out, as one edit.
@@ -371,36 +367,36 @@ class Session:
             self.edit(AcceptUnused(accepted))
 
     def find(self, query: str, within: range | None = None) -> list[int]:
-        """Positions that match every word of a query: names, shapes (`10x10`), statuses.
+        """Indices that match every word of a query: names, shapes (`10x10`), statuses.
 
         Args:
             query: The words.
-            within: Look at these positions alone.
+            within: Look at these indices alone.
         """
         matches = parse_query(query, self.checkpoint.state_dict)
         found: list[int] = []
-        for position in range(len(self)) if within is None else within:
-            row = self.row(position)
-            leaf = self.target.skeleton[position] if row is not None else None
-            fit = self.verdicts.fit(position) if row is not None else None
-            if matches(leaf, row, self.benched(position) or "", fit):
-                found.append(position)
+        for index in range(len(self)) if within is None else within:
+            row = self.row(index)
+            leaf = self.target.skeleton[index] if row is not None else None
+            fit = self.verdicts.fit(index) if row is not None else None
+            if matches(leaf, row, self.benched(index) or "", fit):
+                found.append(index)
         return found
 
-    def next_blocking(self, position: int, step: Literal[1, -1]) -> int | None:
-        """The nearest position after (or before) one that blocks a conversion, going round."""
+    def next_blocking(self, index: int, step: Literal[1, -1]) -> int | None:
+        """The nearest index after (or before) one that blocks a conversion, going round."""
         rows = len(self.alignment.rows)
         unused = self.unused.blocking + rows
         found: list[int] = (
-            [] if (row := self.verdicts.next_blocking(position, step)) is None else [row]
+            [] if (row := self.verdicts.next_blocking(index, step)) is None else [row]
         )
         if len(unused):
-            beside = np.searchsorted(unused, position, "right" if step > 0 else "left")
+            beside = np.searchsorted(unused, index, "right" if step > 0 else "left")
             near = int(beside) if step > 0 else int(beside) - 1
             found += [int(unused[0]), int(unused[-1])]
             found += [int(unused[near])] if 0 <= near < len(unused) else []
         found.sort(reverse=step < 0)
-        beyond = (index for index in found if (index - position) * step > 0)
+        beyond = (one for one in found if (one - index) * step > 0)
         return next(beyond, found[0] if found else None)
 
     def problems(self) -> Iterator[tuple[int, str]]:
@@ -410,17 +406,17 @@ class Session:
             rest = range(found + 1, len(self.verdicts))
             yield found, self.verdicts.at(found).why
 
-    def proof(self, position: int, alignment: Alignment | None = None) -> Proof:
+    def proof(self, index: int, alignment: Alignment | None = None) -> Proof:
         """Return the answers that prove a row right; what nothing answers is open.
 
         Args:
-            position: The row's position.
+            index: The row.
             alignment: The alignment it is of; the current one if None.
         """
-        row = (alignment or self.alignment).rows[position]
+        row = (alignment or self.alignment).rows[index]
         if self.evidence is None and not self.awaits_evidence:
-            return proof_of(position, row, None, replayed=True)
-        return proof_of(position, row, self.evidence)
+            return proof_of(index, row, None, replayed=True)
+        return proof_of(index, row, self.evidence)
 
     def require_kinship(self) -> None:
         """Make sure the two sides can be of one model at all, by sizes alone.
@@ -455,7 +451,6 @@ class Session:
         verify: bool = True,
         mapping: str | Path | None = None,
         certificate: str | Path | None = None,
-        report: str | Path | None = None,
         job: Job | None = None,
         jobs: int | None = None,
         allow_overflow: bool = False,
@@ -470,7 +465,6 @@ class Session:
             verify: Read the file back and compare it with its sources.
             mapping: Save the alignment there.
             certificate: Write one there, see `s2p_tui.conversion.certificate`; needs `verify`.
-            report: The old name of `certificate`.
             job: Progress and cancellation.
             jobs: Threads that share the work; None for two, or one on a single core.
             allow_overflow: Write numbers that a cast makes infinite or NaN.
@@ -481,12 +475,10 @@ class Session:
         """
         if os.path.isdir(output):
             raise OutputError(
-                f"{output} is a folder, a file was expected.",
-                "Give the name of a file in it.",
+                f"{output} is a folder, a file was expected.", "Give the name of a file in it."
             )
         path = output_path(output)
         refuse_to_replace(path, self._own_mappings)
-        certificate = certificate or report
         if certificate is not None and not verify:
             raise UsageError(
                 "A certificate needs verification, which is switched off.",
@@ -514,9 +506,8 @@ class Session:
             self.save_mapping(mapping, alignment)
         if certifier is not None:
             certifier.write(path, plan, alignment, lambda n: self.proof(n, alignment))
-        return Converted(
-            written, *(None if file is None else Path(file) for file in (mapping, certificate))
-        )
+        files = (None if file is None else Path(file) for file in (mapping, certificate))
+        return Converted(written, *files)
 
     def verify(
         self,
@@ -524,7 +515,6 @@ class Session:
         *,
         dtype: str | None = None,
         certificate: str | Path | None = None,
-        report: str | Path | None = None,
         job: Job | None = None,
         jobs: int | None = None,
     ) -> int:
@@ -534,7 +524,6 @@ class Session:
             output: The file.
             dtype: As it was converted with.
             certificate: Write one there, see `s2p_tui.conversion.certificate`.
-            report: The old name of `certificate`.
             job: Progress and cancellation.
             jobs: Threads that share the work; None for two, or one on a single core.
 
@@ -549,7 +538,7 @@ class Session:
                 f"{path} does not exist or is no file, a converted file was expected.",
                 "Give the file that convert or the app wrote.",
             )
-        certifier = self._certifier(certificate or report, path)
+        certifier = self._certifier(certificate, path)
         readback = certifier and certifier.readback
         size = verify_file(
             plan, self.checkpoint, self.target, path, readback=readback, job=job, jobs=jobs

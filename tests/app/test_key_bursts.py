@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from s2p_tui.app.commands import sources
+from s2p_tui.app.review import Reviewing
+from s2p_tui.app.screens.ask_claude import AskClaude
+from s2p_tui.app.screens.choose_source import ChooseSource
 from s2p_tui.app.screens.main import Workspace
+from s2p_tui.app.screens.review import Review
+from s2p_tui.app.theme import ASCII
+from s2p_tui.proposals.claude.job import Budget
+from s2p_tui.proposals.claude.question import question_about
 from s2p_tui.session.session import Session
-from tests.app.conftest import make_app, until
+from tests.app.conftest import Opened, make_app, reordered, until
+from tests.app.pairs import SURE, swapping
 from tests.benchmarks.inputs import Pair, equal_tensors, plain_pair
 from tests.helpers.killing import Program
 
@@ -104,3 +114,33 @@ async def test_a_burst_comes_to_what_its_keys_do(seed: int, tmp_path: Path) -> N
     finally:
         program.kill_after(0)
     assert saved.read_text() == expected
+
+
+def _review(session: Session) -> Review:
+    return Review(
+        session, Reviewing(session.alignment, swapping(session, (0, 2), sure=SURE)), ASCII
+    )
+
+
+def _source(session: Session) -> ChooseSource:
+    return ChooseSource(sources.offer(session, 0, sources.Pools(session)), ASCII)
+
+
+def _question(session: Session) -> AskClaude:
+    question = question_about(session.situation, Budget())
+    return AskClaude(question, lambda: question, "sonnet", ASCII)
+
+
+@pytest.mark.parametrize("make", [_review, _source, _question])
+async def test_keys_come_before_a_list_is_composed(
+    opened: Opened, make: Callable[[Session], Review | ChooseSource | AskClaude]
+) -> None:
+    async with opened(reordered("order")) as (pilot, workspace):
+        screen = make(workspace.session)
+        pilot.app.push_screen(screen)
+        for action in ("go(1)", "page(1)", "first", "last", "filter('l')", "toggle_hunk"):
+            await screen.run_action(action)
+        await until(pilot, lambda: screen.has_list)
+        await screen.run_action("first")
+        await screen.run_action("go(1)")
+        assert screen.line == 1

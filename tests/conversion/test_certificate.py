@@ -90,7 +90,7 @@ def test_a_certificate_tells_what_is_in_the_file(
     session: Session, tmp_path: Path, chunk: int
 ) -> None:
     out, report = tmp_path / "out.eqx", tmp_path / "report.json"
-    converted = session.convert(out, chunk_bytes=chunk, report=report, allow_overflow=True)
+    converted = session.convert(out, chunk_bytes=chunk, certificate=report, allow_overflow=True)
     assert converted.certificate == report
     found = json.loads(report.read_text())
     leaves = found.pop("leaves")
@@ -183,7 +183,10 @@ def test_a_cast_moves_no_number_by_more_than_half_a_unit(
     tree = [jnp.zeros(2_000, target)]
     session = open_pair(tmp_path, {"a": numbers}, tree)
     session.convert(
-        tmp_path / "out.eqx", report=tmp_path / "r.json", chunk_bytes=SMALL, allow_overflow=True
+        tmp_path / "out.eqx",
+        certificate=tmp_path / "r.json",
+        chunk_bytes=SMALL,
+        allow_overflow=True,
     )
     session.close()
     (leaf,) = json.loads((tmp_path / "r.json").read_text())["leaves"]
@@ -204,7 +207,7 @@ def test_complex_numbers_and_whole_numbers(tmp_path: Path) -> None:
         "whole": torch.tensor([3, -4]),
     }
     session = open_pair(tmp_path, tensors, [jnp.zeros(2, jnp.complex64), jnp.zeros(2, jnp.int8)])
-    session.convert(tmp_path / "out.eqx", report=tmp_path / "r.json", allow_overflow=True)
+    session.convert(tmp_path / "out.eqx", certificate=tmp_path / "r.json", allow_overflow=True)
     session.close()
     first, second = json.loads((tmp_path / "r.json").read_text())["leaves"]
     before = np.array([1 + 1e-12j, 1e-9 + 1j])
@@ -215,7 +218,9 @@ def test_complex_numbers_and_whole_numbers(tmp_path: Path) -> None:
 
 def test_safetensors_records_are_the_elements(session: Session, tmp_path: Path) -> None:
     out, report = tmp_path / "out.safetensors", tmp_path / "r.json"
-    session.convert(out, report=report, chunk_bytes=SMALL, dtype="float32", allow_overflow=True)
+    session.convert(
+        out, certificate=report, chunk_bytes=SMALL, dtype="float32", allow_overflow=True
+    )
     found = json.loads(report.read_text())
     assert found["output"]["sha256"] == _sha256(out.read_bytes())
     assert found["output"]["bytes"] == out.stat().st_size
@@ -227,15 +232,15 @@ def test_safetensors_records_are_the_elements(session: Session, tmp_path: Path) 
 def test_a_broken_file_gets_no_certificate(session: Session, tmp_path: Path) -> None:
     out, report = tmp_path / "out.eqx", tmp_path / "report.json"
     session.convert(out, allow_overflow=True)
-    session.verify(out, report=report)
+    session.verify(out, certificate=report)
     certified = report.read_text()
     again = tmp_path / "again.json"
-    session.convert(out, report=again, chunk_bytes=SMALL, allow_overflow=True)
+    session.convert(out, certificate=again, chunk_bytes=SMALL, allow_overflow=True)
     assert again.read_text() == certified
     out.write_bytes(out.read_bytes() + b"\0")
     report.unlink()
     with pytest.raises(OutputError, match="were expected"):
-        session.verify(out, report=report)
+        session.verify(out, certificate=report)
     assert not report.exists()
 
 
@@ -255,18 +260,18 @@ def test_nothing_needed_is_replaced_and_nothing_unverified_certified(
     victims = (out, mapping, *session.checkpoint.files, *session.target.files)
     for report in victims:
         with pytest.raises(OutputError, match="would overwrite a file"):
-            session.convert(out, mapping=mapping, report=report, allow_overflow=True)
+            session.convert(out, mapping=mapping, certificate=report, allow_overflow=True)
     with pytest.raises(OutputError, match="its folder does not exist"):
-        session.convert(out, report=tmp_path / "missing" / "r.json", allow_overflow=True)
+        session.convert(out, certificate=tmp_path / "missing" / "r.json", allow_overflow=True)
     with pytest.raises(OutputError, match="is a folder, a file was expected"):
-        session.convert(out, report=tmp_path, allow_overflow=True)
+        session.convert(out, certificate=tmp_path, allow_overflow=True)
     with pytest.raises(UsageError, match="certificate needs verification"):
-        session.convert(out, report=tmp_path / "r.json", verify=False, allow_overflow=True)
+        session.convert(out, certificate=tmp_path / "r.json", verify=False, allow_overflow=True)
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
     session.convert(out, mapping=mapping, allow_overflow=True)
     for report in victims:
         with pytest.raises(OutputError, match="would overwrite a file"):
-            session.verify(out, report=report)
+            session.verify(out, certificate=report)
 
 
 def test_the_commands_write_certificates_and_show_losses(

@@ -11,9 +11,8 @@ import pytest
 
 from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.errors import InputError
-from s2p_tui.formats.headers import leaves_of, tensors_of
-from s2p_tui.formats.safetensors import open_safetensors
-from s2p_tui.formats.skeleton_file import head_line, open_target
+from s2p_tui.formats.safetensors import open_safetensors, tensors_of
+from s2p_tui.formats.skeleton_file import head_line, leaves_of, open_target
 
 _LEAF: dict[str, Any] = {
     "path": ".w",

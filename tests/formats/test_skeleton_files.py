@@ -58,7 +58,9 @@ def test_a_plain_eqx_has_numbers_for_names(tmp_path: Path) -> None:
     dtypes = ["bfloat16", "float64", "float32", "bool", "float64", "uint16", "float16"]
     assert [leaf.path for leaf in target.skeleton] == [f"[{n}]" for n in range(7)]
     assert [leaf.dtype for leaf in target.skeleton] == dtypes
-    assert all(leaf.kind == "array" and leaf.has_value for leaf in target.skeleton)
+    kinds = ["scalar" if isinstance(leaf, bool | float) else "array" for leaf in TREE.values()]
+    assert [leaf.kind for leaf in target.skeleton] == kinds
+    assert all(leaf.has_value for leaf in target.skeleton)
     for number, leaf in enumerate(TREE.values()):
         assert array_bytes(value(target, f"[{number}]")) == array_bytes(np.asarray(leaf))
     target.values.close()

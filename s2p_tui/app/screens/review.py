@@ -146,9 +146,9 @@ _DETAILS = 5
 
 
 class Review(ListKeys, Screen[frozenset[int] | None]):
-    """Shows a proposal and is dismissed with the places that were accepted, or None if none were.
+    """Shows a proposal and is dismissed with the rows that were accepted, or None if none were.
 
-    Changes nothing: whoever shows it makes the edit, `proposal.accepted(places)`.
+    Changes nothing: whoever shows it makes the edit, `proposal.accepted(indices)`.
 
     Args:
         session: What the proposal was made for; it must not change meanwhile.
