@@ -21,7 +21,7 @@ from s2p_tui.conversion.chunk_folder import chunk_checkpoint, chunk_target
 from s2p_tui.conversion.contents import refuse_overflow
 from s2p_tui.conversion.convert import filled, refuse_to_replace
 from s2p_tui.conversion.output_names import output_path
-from s2p_tui.conversion.report import Report, kept_scalars_in_words
+from s2p_tui.conversion.report import Report
 from s2p_tui.errors import CancelledError, Code, S2PError, UsageError
 from s2p_tui.formats.atomic import temporary_folder
 from s2p_tui.formats.base import Checkpoint
@@ -496,8 +496,7 @@ def convert_tree(
 ) -> Any:
     """Fill a pytree from a state dict in memory, writing no file.
 
-    Aligned and refused as by `convert`. Warns of numbers that a cast makes zero,
-    and of Python scalars that keep their value.
+    Aligned and refused as by `convert`. Warns of numbers that a cast makes zero.
 
     Args:
         state_dict: As for `convert`; or the path of a checkpoint, which is read in chunks.
@@ -544,9 +543,8 @@ def convert_tree(
     lost = {path: loss for path, loss in zip(paths, losses, strict=True) if loss}
     if not allow_overflow:
         refuse_overflow(lost)
-    kept = kept_scalars_in_words(session.alignment.rows, target.skeleton)
-    for words in (*kept, *(f"{path}: {loss.words}" for path, loss in lost.items())):
-        warnings.warn(words, stacklevel=3)
+    for path, loss in lost.items():
+        warnings.warn(f"{path}: {loss.words}", stacklevel=3)
     return with_values(pytree, arrays)
 
 

@@ -334,6 +334,15 @@ def test_a_scalar_takes_the_one_element_of_its_own_name() -> None:
     assert (loaded["logit_scale"], loaded["depth"], loaded["p"]) == (4.5, 7, 0.5)
 
 
+def test_scalars_of_one_name_take_the_entries_of_their_own_paths() -> None:
+    tree = {"a": {"scale": 1.0, "w": jnp.zeros(2)}, "b": {"scale": 1.0, "w": jnp.zeros(3)}}
+    state = {"a.scale": torch.tensor(2.0), "b.scale": torch.tensor(3.0)}
+    state |= {"a.w": torch.ones(2), "b.w": torch.ones(3)}
+    for prefix in ("", "module."):
+        filled = convert_tree({prefix + key: value for key, value in state.items()}, tree)
+        assert (filled["a"]["scale"], filled["b"]["scale"]) == (2.0, 3.0)
+
+
 def test_a_scalar_that_several_entries_could_fill_is_refused() -> None:
     tree = {"fc": jnp.zeros((2, 3)), "scale": 1.0}
     state = {"fc": torch.ones(2, 3), "a.scale": torch.tensor(2.0), "b.scale": torch.tensor(3.0)}

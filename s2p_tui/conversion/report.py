@@ -71,11 +71,6 @@ def kept_scalars(rows: Rows, skeleton: Skeleton) -> tuple[str, ...]:
     )
 
 
-def kept_scalars_in_words(rows: Rows, skeleton: Skeleton) -> Iterator[str]:
-    """Name the Python scalars that keep the skeleton's value, in one line if there are any."""
-    return _remarks((), kept_scalars(rows, skeleton), (), False)
-
-
 _Ranges = list[tuple[int, int, int]]
 
 

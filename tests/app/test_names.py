@@ -44,8 +44,8 @@ def test_commands_print_names_as_text(
     convert = ["convert", str(model), str(skeleton), "-o", str(out)]
     verify = ["--model", str(model), "--skeleton", str(skeleton), "--mapping", str(mapping)]
     commands = {
-        "convert": [*convert, "--trust-all", "--allow-unused", "left*",
-                    "--save-mapping", str(mapping), "--report", str(tmp_path / "r.json")],
+        "convert": [*convert, "--trust-all", "--allow-unused", "left*", "--save-mapping",
+                    str(mapping), "--report", str(tmp_path / "r.json")],
         "json": [*convert, "--mapping", str(mapping), "--json"],
         "verify": ["verify", str(out), *verify],
         "chunk": ["chunk", str(model), str(tmp_path / "chunks")],

@@ -128,7 +128,8 @@ def tied_again(state_dict: StateDict, wanted: Mapping[int, int]) -> dict[str, st
 def scalar_entries(state_dict: StateDict, skeleton: Skeleton) -> dict[int, str]:
     """Entries of one element that fill Python scalars of their own name, by the scalars' places.
 
-    The whole path says which one, or the last name does where one scalar and one entry have it.
+    The whole path says which one, or all of it but what one side begins with (`module.`), or the
+    last name where one scalar and one entry have it.
     """
     scalars: dict[str, list[int]] = defaultdict(list)
     arrays: set[str] = set()
@@ -149,11 +150,21 @@ def scalar_entries(state_dict: StateDict, skeleton: Skeleton) -> dict[int, str]:
         by_path = {steps_of_key(key): key for key in keys}
         for place in scalars[last]:
             path = steps_of_path(skeleton[place].path)
+            alike = [key for steps, key in by_path.items() if _end_alike(path, steps)]
             if path in by_path:
                 found[place] = by_path[path]
+            elif len(alike) == 1:
+                found[place] = alike[0]
             elif len(keys) == len(scalars[last]) == 1 and last not in arrays:
                 found[place] = keys[0]
-    return found
+    claims = Counter(found.values())
+    return {place: key for place, key in found.items() if claims[key] == 1}
+
+
+def _end_alike(path: Steps, steps: Steps) -> bool:
+    """Return True if one of the two, of more than a name, is how the other ends."""
+    short = min(len(path), len(steps))
+    return short > 1 and path[-short:] == steps[-short:]
 
 
 def counts_of_keys(skeleton: Skeleton) -> set[int]:
