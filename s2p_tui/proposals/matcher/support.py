@@ -22,7 +22,9 @@ _MASK = "mask"
 _ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
 _ENDS = frozenset(("head", "out", "final", "generator"))
 """Words for the last layer of a model, which mean the same."""
-_SILENT = FAINT | _ROLES
+_WRAPPERS = frozenset(("orig", "mod", "module", "model", "net", "network", "pytree", "shared"))
+"""What wrappers around models and tied layers are called."""
+_SILENT = FAINT | _ROLES | _WRAPPERS
 _ALONE = frozenset((role,) for role in _ROLES)
 _SHORTEST = 3
 """Letters of a word that is looked for in others."""
@@ -197,6 +199,9 @@ def _unlike_modules(target: Steps, source: Steps) -> tuple[str, str] | None:
         return None
     words = [_all_words(steps) for steps in (target, source)]
     if _ENDS & mine[1] and _ENDS & theirs[1]:
+        return None
+    few, many = sorted((_words(mine[0]), _words(theirs[0])), key=len)
+    if few <= many:
         return None
     if mine[1] & words[1] or theirs[1] & words[0]:
         return None
