@@ -22,7 +22,7 @@ _MASK = "mask"
 _ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
 _ENDS = frozenset(("head", "out", "final", "generator"))
 """Words for the last layer of a model, which mean the same."""
-_WRAPPERS = frozenset(("orig", "mod", "module", "model", "net", "network", "pytree", "shared"))
+_WRAPPERS = frozenset(("orig", "mod", "pytree", "shared"))
 """What wrappers around models and tied layers are called."""
 _SILENT = FAINT | _ROLES | _WRAPPERS
 _ALONE = frozenset((role,) for role in _ROLES)
