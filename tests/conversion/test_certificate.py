@@ -159,7 +159,7 @@ def test_a_certificate_tells_what_is_in_the_file(
         "by": "user",
         "why": "turned",
         "trusted": False,
-        "proof": dict.fromkeys(Question, "chosen by hand for this very leaf"),
+        "proof": dict.fromkeys(Question, "as the mapping says"),
     }
     assert (leaves[0]["transform"], leaves[0]["words"]) == (None, "")
     assert (leaves[2]["dtype"], leaves[2]["source_dtypes"]) == ("bfloat16", ["float32"])

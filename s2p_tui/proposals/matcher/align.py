@@ -399,8 +399,9 @@ class _Scope:
         if targets[0].item < 0:
             return matrix
         matrix -= self._by_kind(self._misfit, targets, sources)
-        turned = self._by_kind(self._turn, targets, sources)
-        matrix -= np.where((turned == 0).any(axis=1)[:, None], _TURNED * (turned == 1), 0.0)
+        if not self.aligner.out_last:
+            turned = self._by_kind(self._turn, targets, sources)
+            matrix -= np.where((turned == 0).any(axis=1)[:, None], _TURNED * (turned == 1), 0.0)
         if self.released:
             released = [
                 np.array([node in self.released for node in side]) for side in (targets, sources)

@@ -66,6 +66,7 @@ from s2p_tui.proposals.proposal import Confidence, Proposal, proposed, same_sour
 Steps = tuple[str, ...]
 _CERTAIN = 0.3
 _ROUNDS = 4
+_MATRIX = 2
 _BY_LAYER = proven_by(Answer.LAYER)
 _SCALAR = Proof(Answer.SAME_NAME, Answer.ONE_AXIS, Answer.WHOLE, Answer.ALONE, Answer.NOTHING)
 _ENTRY_ANSWERS = {
@@ -337,6 +338,12 @@ def _is_whole(piece: Piece) -> bool:
     return is_entry and piece.composite is None and not _is_part(piece.steps)
 
 
+def _is_weight_of_layer(piece: Piece) -> bool:
+    """Return True for a matrix that a layer of PyTorch's may have, which is (out, in)."""
+    is_named = piece.steps[-1:] == ("weight",) and len(piece.shape) == _MATRIX
+    return is_named and _is_whole(piece) and not piece.is_input_first
+
+
 def _is_part(steps: Steps) -> bool:
     """Return True if a tensor is one of several that a layer makes its weight from."""
     last = steps[-1]
@@ -423,11 +430,11 @@ class _Fits:
     def turn(self, target: Node, source: Node) -> float:
         """Return 0 for a source of the very shape a layer keeps, 1 for it transposed, or else 2."""
         leaf, piece = self._skeleton[target.item], self._pieces[source.item]
-        if leaf.owner != "equinox.nn.Linear" or len(leaf.shape) != 2 or len(piece.members) > 1:
+        if leaf.owner != "equinox.nn.Linear" or not _is_weight_of_layer(piece):
             return 2
         if piece.shape == leaf.shape:
             return 0
-        return 1 if piece.shape == leaf.shape[::-1] and not piece.is_input_first else 2
+        return 1 if piece.shape == leaf.shape[::-1] else 2
 
     def kind_of_target(self, target: Node) -> Hashable:
         """Its shape and class; with a layer that has a rule of its own it is a kind of its own."""
@@ -440,8 +447,8 @@ class _Fits:
         piece = self._pieces[source.item]
         if piece.composite is not None:
             return source.item
-        is_turned = len(piece.shape) == 2 and piece.is_input_first
-        return piece.shape, piece.member, len(piece.members), piece.otherwise is None, is_turned
+        kept = _is_weight_of_layer(piece)
+        return piece.shape, piece.member, len(piece.members), piece.otherwise is None, kept
 
     def turns(self, target: Node, source: Node) -> frozenset[bool]:
         """Return True if the output axis can come last in a leaf that takes the piece."""

@@ -22,8 +22,12 @@ _MASK = "mask"
 _ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
 _ENDS = frozenset(("head", "out", "final", "generator"))
 """Words for the last layer of a model, which mean the same."""
-_SILENT = FAINT | _ROLES
+_WRAPPERS = frozenset(("orig", "mod", "pytree", "shared"))
+"""What wrappers around models and tied layers are called."""
+_SILENT = FAINT | _ROLES | _WRAPPERS
 _ALONE = frozenset((role,) for role in _ROLES)
+_SHORTEST = 3
+"""Letters of a word that is looked for in others."""
 _OFTEN = 2
 """Modules in which two names go together before that is a convention and no accident."""
 _DIGITS = re.compile(r"\d+")
@@ -170,6 +174,9 @@ def _roles_agree(target: Steps, source: Steps) -> bool:
     apart = _words(target[-1]) ^ _words(source[-1])
     if _MASK in apart or (apart & _FUNCTIONS and mine != theirs):
         return False
+    few, many = sorted((_words(target[-1]), _words(source[-1])), key=len)
+    if few <= many and not few <= _ROLES:
+        return True
     if mine == theirs or theirs in _ALONE:
         # Of a plain leaf that takes a layer's weight the modules are compared.
         return mine == theirs or mine not in _ALONE
@@ -193,13 +200,23 @@ def _unlike_modules(target: Steps, source: Steps) -> tuple[str, str] | None:
     words = [_all_words(steps) for steps in (target, source)]
     if _ENDS & mine[1] and _ENDS & theirs[1]:
         return None
+    few, many = sorted((_words(mine[0]), _words(theirs[0])), key=len)
+    if few <= many:
+        return None
     if mine[1] & words[1] or theirs[1] & words[0]:
         return None
-    if any(words_alike(one, other) for one in mine[1] for other in words[1]):
+    if any(_related(one, other) for one in mine[1] for other in words[1]):
         return None
-    if any(words_alike(one, other) for one in theirs[1] for other in words[0]):
+    if any(_related(one, other) for one in theirs[1] for other in words[0]):
         return None
     return mine[0], theirs[0]
+
+
+@lru_cache(maxsize=4096)
+def _related(first: str, second: str) -> bool:
+    """Return True if words are much alike, or one is in the other, as `tags` in `hidden2tag`."""
+    short, long = sorted((first.removesuffix("s"), second), key=len)
+    return words_alike(first, second) > 0 or (len(short) >= _SHORTEST and short in long)
 
 
 @lru_cache(maxsize=65536)
