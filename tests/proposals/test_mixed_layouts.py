@@ -103,12 +103,18 @@ def test_a_square_weight_of_an_input_first_name_is_doubtful_where_nothing_shows_
     }
 
 
-def test_a_square_weight_is_doubtful_where_others_of_its_kind_go_both_ways() -> None:
-    entries = {"a.weight": (D, D), "b.weight": (8, D), "c.weight": (5, D)}
-    leaves = {".a.weight": (D, D), ".b.weight": (8, D), ".c.weight": (D, 5)}
-    sources = found(entries, leaves)
+@pytest.mark.parametrize("others", [1, 30])
+@pytest.mark.parametrize("owner", [LINEAR, "mine.Dense", None])
+def test_a_square_weight_is_doubtful_where_one_of_its_kind_goes_the_other_way(
+    owner: str | None, others: int
+) -> None:
+    entries = {"a.weight": (D, D), "c.weight": (5, D)}
+    leaves = {".a.weight": (D, D), ".c.weight": (D, 5)}
+    entries |= {f"b{n}.weight": (8, D) for n in range(others)}
+    leaves |= {f".b{n}.weight": (8, D) for n in range(others)}
+    sources = found(entries, leaves, owner)
     assert sources[".a.weight"] is None
-    assert sources[".b.weight"] == Take("b.weight")
+    assert sources[".b0.weight"] == Take("b0.weight")
 
 
 def test_fused_experts_are_split_along_the_axis_that_gives_the_leaves() -> None:

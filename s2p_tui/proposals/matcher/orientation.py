@@ -30,7 +30,6 @@ _TABLES = frozenset(("embedding", "table"))
 _NO_TABLE = frozenset(("kernel", "w"))
 """Names of weights of dense layers and convolutions, not of tables."""
 _WEIGHTS = frozenset(("w", "g", "alpha", "scale", "gamma"))
-_UNANIMOUS = 0.9
 _INWARD = frozenset(("query", "key", "value", "qkv", "kv"))
 _MATRIX = 2
 _SPLIT = "an axis is split into several, and nothing shows in which order"
@@ -324,10 +323,8 @@ def _first(layouts: Sequence[tuple[Expr, bool]], *, out_last: bool) -> Expr:
 
 
 def _verdict(votes: Sequence[int]) -> bool | None:
-    total = sum(votes)
-    if not total or max(votes) < _UNANIMOUS * total:
-        return None
-    return votes[1] > votes[0]
+    """Return the layout that all votes are for; None if there is none, or they differ."""
+    return votes[1] > 0 if sum(votes) and not min(votes) else None
 
 
 def _as_it_is(steps: Steps, owner: str | None) -> bool:
