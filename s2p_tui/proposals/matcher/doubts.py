@@ -140,8 +140,20 @@ def _by_difference(
                 if each == best:
                     agreeing.add(n)
                 else:
-                    others[n] = "the numbers of others like it are otherwise apart"
+                    usual, here = next(
+                        both for both in zip(best, each, strict=True) if both[0] != both[1]
+                    )
+                    others[n] = (
+                        f"in most rows like it the entry's number is {_shift(usual)} the leaf's, "
+                        f"here it is {_shift(here)} it"
+                    )
     return agreeing, others
+
+
+def _shift(difference: int) -> str:
+    if not difference:
+        return "equal to"
+    return f"{abs(difference)} {'above' if difference > 0 else 'below'}"
 
 
 @lru_cache(maxsize=1 << 16)
