@@ -360,6 +360,7 @@ async def test_filled_with_a_constant(opened: Opened, tmp_path: Path) -> None:
         await pilot.press("g", "t", "1", "enter", "j", "t", "1", "enter", *"-1.5", "enter")
         assert session.alignment.rows[1].source == Constant(-1.5, (5, 7))
         assert bench(workspace) == ("wide",)
+        await pilot.press("G", "y")
         kernel, filled = await converted(pilot, session, output)
     assert np.array_equal(kernel, array(session, "lin.weight").T)
     assert np.array_equal(filled, np.full((5, 7), -1.5))

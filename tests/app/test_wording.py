@@ -88,7 +88,7 @@ def test_name_is_remarked_on(tmp_path: Path) -> None:
 
 
 def test_tally_is_worst_first() -> None:
-    assert tally(linears(), UNICODE) == "✗2 ?1 ·1 ≈1 ✓1  bench 1"
+    assert tally(linears(), UNICODE) == "✗2 ?1 ·1 ≈1 ✓1  bench 1 ?1"
 
 
 def test_details_of_a_row_and_of_a_benched_entry() -> None:

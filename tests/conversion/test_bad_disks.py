@@ -163,7 +163,7 @@ def test_the_app_in_a_home_that_is_read_only(tmp_path: Path) -> None:
     program = Program(str(model), str(skeleton), state_home=READ_ONLY)
     try:
         program.until(b"Edits are not journalled: /proc/self/s2p-tui/journals cannot be used: ")
-        program.send(b"s")
+        program.send(b"ss")
         program.until(b"the skeleton's value")
         program.send(b"Y")
         program.until(b"Copied by OSC 52 alone: /proc/self/s2p-tui/copied.txt: ")

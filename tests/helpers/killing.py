@@ -86,20 +86,26 @@ class Model:
     def edits(self) -> int:
         return len(self.session.history)
 
-    def press(self, step: Step) -> None:
+    def press(self, step: Step) -> int:
+        """Return how often the key has to be pressed: twice where the app asks first."""
         place, key = step
         self.steps.append(step)
         session, cursor = self.session, Cursor(index=place)
         if key in _EDITS:
             try:
-                session.edit(_EDITS[key](session, cursor).edit)
+                move = _EDITS[key](session, cursor)
             except ImpossibleError:
-                return
+                return 1
+            session.edit(move.edit)
+            return 2 if move.warning else 1
         elif key == _MATCH:
-            proposal = session.match_proposal()
-            session.edit(proposal.accepted({change.place for change in proposal.changes}))
+            hunks = session.match_proposal().hunks
+            ticked = {change.place for hunk in hunks if hunk.ticked for change in hunk.changes}
+            if ticked:
+                session.edit(session.match_proposal().accepted(ticked))
         else:
             {_UNDO: session.undo, _REDO: session.redo}[key]()
+        return 1
 
     def back_to(self, count: int) -> Model:
         """The model after its first steps."""
@@ -293,8 +299,7 @@ def kill_rounds(folder: Path, count: int, seed: int) -> list[Round]:
             base = len(model.steps)
             for _ in range(chance.randint(1, 8)):
                 step = (chance.randrange(_ROWS), chance.choice([*_EDITS]))
-                model.press(step)
-                program.send(_as_keys(step))
+                program.send(_as_keys(step, model.press(step)))
             wait = chance.choice([0, chance.uniform(0, 0.05), chance.uniform(0, 0.3)])
         finally:
             program.kill_after(wait)
@@ -305,17 +310,17 @@ def _press_and_wait(program: Program, model: Model, chance: random.Random) -> No
     keys = [*_EDITS, *_EDITS, _MATCH] + [_UNDO, _REDO, _UNDO] * (model.edits > 1)
     step = (chance.randrange(_ROWS), chance.choice(keys))
     before = model.edits
-    model.press(step)
-    # Only a proposal that changes something opens the screen on which it is taken.
-    reviewed = step[1] == _MATCH and model.edits != before
-    program.send(_as_keys(step) + _TAKE * reviewed)
+    # Only a proposal that would change something opens the screen on which it is taken.
+    reviewed = step[1] == _MATCH and bool(model.session.match_proposal().hunks)
+    times = model.press(step)
+    program.send(_as_keys(step, times) + _TAKE * reviewed)
     if model.edits != before:
         program.until_edits(model.edits)
 
 
-def _as_keys(step: Step) -> bytes:
+def _as_keys(step: Step, times: int) -> bytes:
     place, key = step
-    return b"%dG%s" % (place + 1, key)
+    return b"%dG%s" % (place + 1, key * times)
 
 
 def _compared(
