@@ -6,7 +6,6 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from heapq import nlargest
 
 import numpy as np
@@ -20,7 +19,7 @@ from s2p_tui.proposals.matcher.likeness import (
     ranks,
 )
 from s2p_tui.proposals.matcher.tree import Node
-from s2p_tui.proposals.matcher.words import meanings
+from s2p_tui.proposals.matcher.words import meanings, remembered
 
 Steps = tuple[str, ...]
 Found = tuple[int, int, float, str]
@@ -318,7 +317,7 @@ def _against(
     return [ORDER * (each + farthest) for each in off]
 
 
-@lru_cache(maxsize=65536)
+@remembered
 def _grams(word: str) -> tuple[str, ...]:
     return tuple(word[n : n + _GRAM] for n in range(len(word) - _GRAM + 1))
 

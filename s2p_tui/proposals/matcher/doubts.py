@@ -9,7 +9,6 @@ from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from math import prod
 
 from s2p_tui.alignment.evidence import Suggestion
@@ -18,7 +17,7 @@ from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Shape, keys_of
 from s2p_tui.proposals.matcher.align import say_nothing
 from s2p_tui.proposals.matcher.pieces import Piece
-from s2p_tui.proposals.matcher.words import meanings, steps_of_key
+from s2p_tui.proposals.matcher.words import meanings, remembered, steps_of_key
 
 Steps = tuple[str, ...]
 _NUMBER = re.compile(r"\d+")
@@ -93,7 +92,7 @@ def _kind(steps: Steps) -> Steps:
     return (*(_open(step) for step in steps[:-2]), *steps[-2:])
 
 
-@lru_cache(maxsize=1 << 16)
+@remembered
 def _open(step: str) -> str:
     return _NUMBER.sub("#", step)
 
@@ -156,7 +155,7 @@ def _shift(difference: int) -> str:
     return f"{abs(difference)} {'above' if difference > 0 else 'below'}"
 
 
-@lru_cache(maxsize=1 << 16)
+@remembered
 def _numbers(step: str) -> tuple[int, ...]:
     return tuple(map(int, _NUMBER.findall(step)))
 

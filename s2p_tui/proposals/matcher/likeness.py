@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from rapidfuzz.distance import JaroWinkler
 
 from s2p_tui.proposals.matcher.assignment import Matrix
 from s2p_tui.proposals.matcher.tree import Node
-from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of
+from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, remembered
 
 _NO_NUMBER, _UNEQUAL = 0.3, 0.2
 Read = Sequence[tuple[tuple[str, ...], tuple[int, ...]]]
@@ -59,7 +58,7 @@ def series(paths: Sequence[tuple[str, ...]]) -> set[tuple[str, ...]]:
     return {*next(varying, ())}
 
 
-@lru_cache(maxsize=65536)
+@remembered
 def _counted(path: tuple[str, ...]) -> tuple[tuple[tuple[str, ...], int], ...]:
     """The numbers of a path, each with the words before it."""
     return tuple(
@@ -137,7 +136,7 @@ _NEARLY = 0.88
 _BY_HAND = 1024
 
 
-@lru_cache(maxsize=65536)
+@remembered
 def words_alike(first: str, second: str) -> float:
     """Return the likeness of two unknown words: 1 the same, 0 none."""
     if first == second:

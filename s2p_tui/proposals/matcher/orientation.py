@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 
 from s2p_tui.alignment.proof import Answer
@@ -21,7 +20,7 @@ from s2p_tui.alignment.transform import (
     Take,
 )
 from s2p_tui.proposals.matcher.pieces import Piece
-from s2p_tui.proposals.matcher.words import meanings, name_of
+from s2p_tui.proposals.matcher.words import meanings, name_of, remembered
 
 Steps = tuple[str, ...]
 _AS_IT_IS = frozenset(("embed", "pos", "token", "class", "table", "norm", "relative", "register"))
@@ -341,7 +340,7 @@ def _as_it_is(steps: Steps, owner: str | None) -> bool:
     return _is_table(steps[-2:])
 
 
-@lru_cache(maxsize=1 << 16)
+@remembered
 def _is_table(steps: Steps) -> bool:
     if steps[-1] in _NO_TABLE:
         return "norm" in meanings(steps[-2:-1])[0]

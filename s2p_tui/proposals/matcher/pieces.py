@@ -23,7 +23,7 @@ from s2p_tui.alignment.transform import (
     keys_of,
     nodes_of,
 )
-from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of
+from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, remembered
 
 _FUSED: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     (
@@ -53,7 +53,7 @@ _TOGETHER: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
-@lru_cache(maxsize=65536)
+@remembered
 def parts_named(step: str) -> tuple[str, ...]:
     """Return the parts of a module or tensor by its name: query, key and value of `qkv`."""
     return next((parts for names, parts in _FUSED if step.lower() in names), ())

@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import lru_cache
 
 from s2p_tui.proposals.matcher.likeness import words_alike
-from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of
+from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, remembered
 
 Steps = tuple[str, ...]
 Shape = tuple[int, ...]
@@ -161,7 +160,7 @@ def _named(steps: Steps) -> Steps:
     return steps[: last + 1]
 
 
-@lru_cache(maxsize=4096)
+@remembered
 def _words(step: str) -> frozenset[str]:
     return frozenset(word for word in re.split(r"[_\W]+", step.lower()) if word)
 
@@ -212,14 +211,14 @@ def _unlike_modules(target: Steps, source: Steps) -> tuple[str, str] | None:
     return mine[0], theirs[0]
 
 
-@lru_cache(maxsize=4096)
+@remembered
 def _related(first: str, second: str) -> bool:
     """Return True if words are much alike, or one is in the other, as `tags` in `hidden2tag`."""
     short, long = sorted((first.removesuffix("s"), second), key=len)
     return words_alike(first, second) > 0 or (len(short) >= _SHORTEST and short in long)
 
 
-@lru_cache(maxsize=65536)
+@remembered
 def _telling(steps: Steps) -> tuple[str, frozenset[str]] | None:
     """The last step that says more than most names do, its numbers left open; and its words."""
     for step in reversed(steps):
@@ -230,7 +229,7 @@ def _telling(steps: Steps) -> tuple[str, frozenset[str]] | None:
     return None
 
 
-@lru_cache(maxsize=65536)
+@remembered
 def _all_words(steps: Steps) -> frozenset[str]:
     return frozenset(meanings(steps)[0]) - _SILENT
 
@@ -307,7 +306,7 @@ def _text(steps: Steps) -> str:
     return ".".join(steps)
 
 
-@lru_cache(maxsize=65536)
+@remembered
 def _columns(steps: Steps) -> tuple[_Column, ...]:
     """The numbers in steps, outermost first."""
     found: list[_Column] = []
@@ -320,7 +319,7 @@ def _columns(steps: Steps) -> tuple[_Column, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=4096)
+@remembered
 def _open(step: str) -> str:
     return _DIGITS.sub("#", step)
 

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ParamSpec, TypeVar, cast
 
+P = ParamSpec("P")
+R = TypeVar("R")
+# Those of the largest models are asked for again and again.
+_REMEMBERED = 1 << 18
+_FORGETS: list[Callable[[], None]] = []
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _LONGEST_STEP = 200
 _DEEPEST = 60
@@ -147,7 +154,14 @@ class Name:
     numbers: tuple[int, ...]
 
 
-@lru_cache(maxsize=65536)
+def remembered(function: Callable[P, R]) -> Callable[P, R]:
+    """Remember what a function of names returns, until `forget_names` is called."""
+    known = lru_cache(maxsize=_REMEMBERED)(function)
+    _FORGETS.append(known.cache_clear)
+    return cast("Callable[P, R]", known)
+
+
+@remembered
 def name_of(text: str) -> Name:
     """A step of a path taken apart."""
     if text.isdigit():
@@ -216,10 +230,6 @@ _STEP = re.compile(
 )
 
 
-_ENTRIES = 1 << 18
-"""Names remembered: those of the largest models, asked for again and again."""
-
-
 def steps_of_path(path: str, *, is_one_of_several: bool = False) -> tuple[str, ...]:
     """The steps of a key path; state leaves stand where their marker does.
 
@@ -272,14 +282,14 @@ def _checksum(text: str) -> str:
     return f"n{zlib.crc32(text.encode(errors='surrogatepass')):08x}"
 
 
-@lru_cache(maxsize=_ENTRIES)
+@remembered
 def steps_of_key(key: str) -> tuple[str, ...]:
     """The steps of a state-dict key."""
     steps = tuple(part for part in re.split(r"[./]", key) if part)
     return _bounded(steps, key) or ("",)
 
 
-@lru_cache(maxsize=_ENTRIES)
+@remembered
 def meanings(steps: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Words and numbers of several steps, outermost first."""
     words: list[str] = []
@@ -296,5 +306,5 @@ def meanings(steps: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
 
 def forget_names() -> None:
     """Give back the memory of names that were taken apart."""
-    for known in (name_of, steps_of_key, meanings):
-        known.cache_clear()
+    for forget in _FORGETS:
+        forget()
