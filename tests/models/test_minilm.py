@@ -76,3 +76,12 @@ def test_embeddings_equal_sentence_transformers(
     with jax.default_matmul_precision("highest"):
         found = np.asarray(embed(model, *tokenize(SENTENCES)))
     assert np.max(np.abs(found - reference)) / np.max(np.abs(reference)) <= 1e-5
+
+
+def test_the_matcher_lines_it_up_alone(tmp_path: Path) -> None:
+    save_skeleton(tmp_path / "skeleton.eqx", eqx.filter_eval_shape(make_minilm))
+    session = Session.open(minilm_folder() / "model.safetensors", tmp_path / "skeleton.eqx")
+    assert list(session.problems()) == []
+    for leaf, row in zip(session.target.skeleton, session.alignment.rows, strict=True):
+        assert row.source == Take(minilm_sources(leaf.path))
+    session.close()
