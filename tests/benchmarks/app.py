@@ -25,6 +25,8 @@ _ROWS = b"layers.0"
 _MATCHED = b"Lined up by names"
 _ROW_KEYS = {
     "down (j)": b"j",
+    "page down": b"\x1b[6~",
+    "gap on, off (s)": b"s",
     "move entry down (J)": b"J",
     "move entry up (K)": b"K",
     "mark (space)": b" ",
@@ -33,8 +35,6 @@ _ROW_KEYS = {
     "redo (ctrl+y)": b"\x19",
     "trust (y)": b"y",
     "next problem (n)": b"n",
-    "page down": b"\x1b[6~",
-    "gap on, off (s)": b"s",
 }
 _BLOCK_KEYS = {
     "fold, unfold (tab)": b"\t",
