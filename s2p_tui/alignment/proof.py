@@ -62,7 +62,6 @@ class Answer(StrEnum):
 
     WHOLE = "it is taken whole"
     ONE_WAY = "the sizes leave one way"
-    NAMED = "the names say which part is which"
 
     ONE_MODULE = "what its layer holds comes from one module"
     ALONE = "its layer holds nothing else"

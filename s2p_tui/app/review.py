@@ -38,7 +38,7 @@ class ReviewLine(NamedTuple):
 
 
 class Effects(NamedTuple):
-    """What accepting a part of a proposal does to other rows and to the bench.
+    """Consequences of an accepted part of a proposal for other rows and the bench.
 
     Attributes:
         emptied: Rows that would lose their entries and get none.
@@ -85,7 +85,7 @@ class Reviewing:
 
     @property
     def effects(self) -> Effects:
-        """What the accepted changes do elsewhere: what making the edit does."""
+        """The consequences of the accepted changes elsewhere, found by making the edit."""
         if self._effects is None:
             before = self._alignment
             after = apply(before, self.proposal.accepted(self.accepted))

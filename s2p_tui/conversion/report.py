@@ -1,4 +1,4 @@
-"""The result of a conversion: facts, a summary of a few lines, and the JSON of `convert --json`."""
+"""The result of a conversion: facts, a summary of a few lines, and the same as JSON."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def result_as_json(
     *,
     proof: bool = False,
 ) -> str:
-    """Return the object that `convert --json` prints, of a conversion or of its refusal.
+    """Return the JSON object of a conversion, or of its refusal.
 
     Args:
         output: The file asked for.

@@ -532,7 +532,7 @@ class _Payloads:
 def _legacy(
     path: Path, stream: BinaryIO, descriptor: int, where: range
 ) -> tuple[Pickled, dict[str, StoragePlace]]:
-    """What follows the magic number: the value, and where the storages lie in the file.
+    """Read the value behind the magic number, and the places of its storages in the file.
 
     Args:
         path: The file.

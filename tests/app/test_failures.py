@@ -82,7 +82,8 @@ async def test_rows_without_a_matcher_are_trusted_by_hand(
         assert workspace.session.blocking == blocking - 1
 
 
-async def test_escape_ends_the_matcher(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def _matching_without_end(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Have the matcher begin again for ever; the event says that its thread has ended."""
     match, ended = session_module._match, threading.Event()
 
     def slow(state_dict, skeleton, task):
@@ -94,6 +95,12 @@ async def test_escape_ends_the_matcher(opened: Opened, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(session_module, "_MATCHED_AT_ONCE", 0)
     monkeypatch.setattr(session_module, "_match", slow)
+    return ended
+
+
+async def test_escape_ends_the_matcher(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    match = session_module._match
+    ended = _matching_without_end(monkeypatch)
     async with opened(soon(), size=_WIDE) as (pilot, workspace):
         await pilot.press("c")
         assert "Esc stops it" in status(workspace)
@@ -111,17 +118,7 @@ async def test_escape_ends_the_matcher(opened: Opened, monkeypatch: pytest.Monke
 async def test_the_matcher_ends_with_the_app(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    match, ended = session_module._match, threading.Event()
-
-    def slow(state_dict, skeleton, task):
-        try:
-            while True:
-                match(state_dict, skeleton, task)
-        finally:
-            ended.set()
-
-    monkeypatch.setattr(session_module, "_MATCHED_AT_ONCE", 0)
-    monkeypatch.setattr(session_module, "_match", slow)
+    ended = _matching_without_end(monkeypatch)
     async with opened(soon()) as (pilot, _):
         await pilot.press("ctrl+q")
         await until(pilot, lambda: not pilot.app.is_running)

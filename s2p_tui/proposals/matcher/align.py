@@ -44,8 +44,8 @@ ONLY_SIZE_HERE = "the only entry of this size here"
 _KNOWN_ELSEWHERE = 0.6
 """The likeness of names needed to pair a tensor whose module has its partner elsewhere."""
 _CONFLICTING = -0.9
+# Likeness lost by a transposed matrix beside one of the very shape, in layers that keep PyTorch's.
 _TURNED = 0.5
-"""What a transposed matrix loses beside one of the very shape, in layers that keep PyTorch's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ _ENTRY_ANSWERS = {
     ONLY_SIZE_HERE: Answer.SIZE,
     LEFT_BY_OTHERS: Answer.NAMES,
 }
-"""What a pair's `how` proves where its margin is large; nothing else does."""
+"""The answer that a pair's `how` gives where its margin is large; nothing else gives one."""
 _PARTS = ("weight_g", "weight_v", "weight_u", "weight_orig", "bias_ih", "bias_hh", "in_proj_")
 _OWN_PARTS = frozenset(("b_ih", "b_hh"))
 _CONVOLUTIONS = frozenset(f"equinox.nn.{name}" for name in ("Conv", "Conv1d", "Conv2d", "Conv3d"))
@@ -332,7 +332,7 @@ def _own_words(member: Expr) -> set[str]:
 
 
 def _is_whole(piece: Piece) -> bool:
-    """Whether a piece is an entry as it is, under its own name."""
+    """Return True if a piece is an entry as it is, under its own name."""
     member = piece.members[0]
     is_entry = len(piece.members) == 1 and isinstance(member, Take)
     return is_entry and piece.composite is None and not _is_part(piece.steps)

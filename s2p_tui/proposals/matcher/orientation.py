@@ -25,7 +25,7 @@ from s2p_tui.proposals.matcher.words import meanings, name_of, remembered
 Steps = tuple[str, ...]
 _AS_IT_IS = frozenset(("embed", "pos", "token", "class", "table", "norm", "relative", "register"))
 _TABLES = frozenset(("embedding", "table"))
-"""What tables themselves are called, and no other weight is."""
+"""Names of tables themselves, and of no other weight."""
 _NO_TABLE = frozenset(("kernel", "w"))
 """Names of weights of dense layers and convolutions, not of tables."""
 _WEIGHTS = frozenset(("w", "g", "alpha", "scale", "gamma"))
@@ -290,7 +290,7 @@ def _inner(expr: Expr) -> Expr:
 
 
 def _merges(expr: Expr, member: Shape) -> bool:
-    """Whether several axes of a kernel, none of them the output's, become one."""
+    """Return True if several axes of a kernel, none of them the output's, become one."""
     made = _inner(expr)
     wide = [size for size in member if size > 1]
     if len(member) <= _MATRIX or not isinstance(made, Reshape):
@@ -327,7 +327,7 @@ def _verdict(votes: Sequence[int]) -> bool | None:
 
 
 def _as_it_is(steps: Steps, owner: str | None) -> bool:
-    """Whether a weight's axes stay in their order, as those of tables and norms do.
+    """Return True if a weight's axes stay in their order, as those of tables and norms do.
 
     Its owner's class says so; of a class of a user's own a name may say nothing. Of leaves in
     dictionaries and the like only names are known.

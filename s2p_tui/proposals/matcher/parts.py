@@ -33,9 +33,9 @@ _PART_STEPS = {
 }
 
 _MODEL = re.compile(r"\[\d\]\.")
-"""How the path of a leaf of one of several models begins; those of state have a marker there."""
+"""The beginning of a leaf's path in one of several models; those of state have a marker there."""
 _WRAPPED = frozenset(("value", "raw_value"))
-"""What `flax.nnx` variables call the array they hold."""
+"""The name that `flax.nnx` variables give the array they hold."""
 
 
 def steps_of_leaves(skeleton: Skeleton, places: Sequence[int]) -> dict[int, Steps]:

@@ -22,7 +22,7 @@ _ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
 _ENDS = frozenset(("head", "out", "final", "generator"))
 """Words for the last layer of a model, which mean the same."""
 _WRAPPERS = frozenset(("orig", "mod", "pytree", "shared"))
-"""What wrappers around models and tied layers are called."""
+"""Names of wrappers around models and of tied layers."""
 _SILENT = FAINT | _ROLES | _WRAPPERS
 _ALONE = frozenset((role,) for role in _ROLES)
 _SHORTEST = 3
@@ -31,7 +31,7 @@ _OFTEN = 2
 """Modules in which two names go together before that is a convention and no accident."""
 _DIGITS = re.compile(r"\d+")
 _WORD_NUMBERS = (0, 1)
-"""What numbers in words begin with where they count the members of a list."""
+"""First numbers of words that count the members of a list."""
 
 
 def unsupported(
