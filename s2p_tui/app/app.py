@@ -30,7 +30,7 @@ from s2p_tui.app.screens.questions import ConfirmQuit, QuitAnswer, Reading, Whic
 from s2p_tui.app.terminal.exit import Ending
 from s2p_tui.app.terminal.key_queue import KeyQueue
 from s2p_tui.app.terminal.output_diff import CellDiffDriver, with_cell_diff
-from s2p_tui.app.theme import ASCII, OWN_COLOURS, UNICODE
+from s2p_tui.app.theme import ASCII, OWN_COLOURS, UNICODE, quiet
 from s2p_tui.app.tour import Tour
 from s2p_tui.conversion.output_names import default_mapping
 from s2p_tui.errors import AmbiguousStateDictError, S2PError, printable
@@ -130,6 +130,11 @@ class S2PApp(ConvertedApp):
         self._journalled = Journalled(None)
         self._workspace: Workspace | None = None
         self.set_class(self._symbols.is_ascii, "-ascii")
+
+    def get_css_variables(self) -> dict[str, str]:
+        """Textual's, and `quiet`: the text's colour, nearer to the background in any theme."""
+        variables = super().get_css_variables()
+        return variables | {"quiet": quiet(variables["foreground"], variables["background"])}
 
     def get_driver_class(self) -> type[Driver]:
         """The driver of this platform, which sends no more than what has changed."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 
 from s2p_tui.alignment.fit import Fit
 from s2p_tui.alignment.sharing import parts_dropped
-from s2p_tui.alignment.transform import Expr, Split, Take, nodes_of, show
+from s2p_tui.alignment.transform import Expr, Shape, Split, Take, nodes_of, show
 from s2p_tui.app.folding import Fold
 from s2p_tui.app.text import clip, many, size_in_words, wrap
 from s2p_tui.app.theme import Symbols
@@ -107,9 +107,7 @@ def tally(session: Session, symbols: Symbols) -> str:
 
     Trusted rows are counted apart; behind the bench, the entries on it that block.
     """
-    trusted = session.verdicts.trusted
-    counts = per_fit(session.verdicts.counts - Counter({Fit.DOUBTFUL: trusted}), symbols)
-    counts += f" trusted {trusted:,}" if trusted else ""
+    counts = fits_in(session, range(len(session.verdicts)), symbols)
     if session.awaits_evidence:
         counts = f"{counts} {symbols.ellipsis}".strip()
     parts = [counts] if counts else []
@@ -122,9 +120,34 @@ def tally(session: Session, symbols: Symbols) -> str:
     return "  ".join(parts)
 
 
-def per_fit(counts: Mapping[Fit, int], symbols: Symbols) -> str:
-    """Rows per fit with their signs, worst first: `✗2 ?1 ✓119`."""
-    return " ".join(f"{symbols.fits[fit]}{counts[fit]:,}" for fit in _WORST_FIRST if counts[fit])
+def fits_in(session: Session, span: range, symbols: Symbols) -> str:
+    """Rows per fit with their signs, worst first: `✗2 ?1 ✓*3 ✓119`."""
+    return " ".join(text for text, _ in _signs_in(session, span, symbols))
+
+
+def _signs_in(session: Session, span: range, symbols: Symbols) -> list[tuple[str, str]]:
+    """Return a sign and a count for each fit that rows of a range have, and its style's name."""
+    counts, trusted = session.verdicts.counts_in(span), session.verdicts.trusted_in(span)
+    counts[Fit.DOUBTFUL] -= trusted
+    signs = [(symbols.fits[fit], counts[fit], fit) for fit in _WORST_FIRST]
+    signs.insert(2, (symbols.trusted, trusted, Fit.EXACT))
+    return [(f"{sign}{count:,}", fit.value) for sign, count, fit in signs if count]
+
+
+def signs_of(session: Session, fold: Fold, symbols: Symbols) -> list[tuple[str, str]]:
+    """Return signs and counts of what is folded, worst first, with the names of their styles."""
+    if fold.blocks:
+        return _signs_in(session, range(fold.start, fold.stop), symbols)
+    blocking = len(session.unused.blocking)
+    unused = (f"{symbols.fits[Fit.DOUBTFUL]}{blocking:,}", Fit.DOUBTFUL.value)
+    return [unused] if blocking else []
+
+
+def bench_heading(session: Session, index: int, symbols: Symbols) -> str:
+    """Return what stands beside a benched entry: beside the first one, how many there are."""
+    if index > len(session.alignment.rows):
+        return "(bench)"
+    return f"(bench {symbols.times}{len(session.alignment.bench):,})"
 
 
 def location(session: Session, index: int) -> str:
@@ -161,6 +184,16 @@ def blocked(session: Session, index: int) -> str:
         why += " (y trusts it)"
     more = f" And {many(others, 'other row')}." if others else ""
     return f"Row {index + 1}: {printable(why)}.{more}"
+
+
+def unlike_axes(shape: Shape, other: Shape) -> frozenset[int]:
+    """Return the axes of a shape that differ from those of another one."""
+    if len(shape) == len(other):
+        pairs = zip(shape, other, strict=True)
+        return frozenset(axis for axis, (one, two) in enumerate(pairs) if one != two)
+    found = SequenceMatcher(None, shape, other, autojunk=False).get_matching_blocks()
+    alike = {axis for block in found for axis in range(block.a, block.a + block.size)}
+    return frozenset(range(len(shape))) - alike
 
 
 def after_edit(before: Alignment, after: Alignment, changed: range, said: str) -> str:
@@ -215,7 +248,7 @@ def details(session: Session, index: int, symbols: Symbols, width: int = 0) -> l
     why = f": {printable(verdict.why)}" if verdict.why else ""
     decided = AUTHORS[row.by] + (", trusted" if row.trusted else "")
     decided += f": {printable(row.why)}" if row.why and row.why not in verdict.why else ""
-    fit = f"{symbols.fits[verdict.fit]} {verdict.fit}{why}"
+    fit = f"{symbols.sign(verdict)} {verdict.fit}{why}"
     # The list must not jump where one moves through rows as they come; but what the user is asked
     # to trust must be readable.
     is_plain = row.source is None or isinstance(row.source, Take)
@@ -329,7 +362,7 @@ def folded_details(session: Session, fold: Fold, symbols: Symbols) -> list[str]:
         ways = f"{symbols.fits[Fit.DOUBTFUL]} {blocking}: y accepts all that do"
         return [taken, unused, ways if len(session.unused.blocking) else "", "Tab unfolds it"]
     blocks = f"{many(fold.blocks, 'block')}, " if fold.blocks > 1 else ""
-    fits = per_fit(session.verdicts.counts_in(span), symbols)
+    fits = fits_in(session, span, symbols)
     return [
         taken,
         f"{symbols.arrow} {printable(fold.title())}  {blocks}{many(len(fold), 'row')}",

@@ -153,8 +153,8 @@ async def test_doubt_by_names_is_shown_with_its_reason_and_trusted(
         await pilot.press("y")
         assert session.blocking == 3
         assert "by order, trusted" in details(workspace)[-1]
-        assert doubtful in drawn(workspace, 0)
-        assert f"{doubtful}3 ✓2 trusted 1" in status(workspace)
+        assert UNICODE.trusted in drawn(workspace, 0)
+        assert f"{doubtful}3 ✓*1 ✓2" in status(workspace)
         await pilot.press("n", "y", "n", "y", "n", "y")
         assert not session.blocking
         leaves = await converted(pilot, session, output)

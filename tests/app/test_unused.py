@@ -34,7 +34,8 @@ def line(workspace: Workspace, index: int) -> str:
 async def test_an_unused_entry_blocks_until_y_accepts_it(opened: Opened) -> None:
     async with opened(gammas(1)) as (pilot, workspace):
         assert "?" not in line(workspace, 2)
-        assert "? (bench)" in line(workspace, 3)
+        assert "(bench ×2)" in line(workspace, 2)
+        assert "?  (bench)" in line(workspace, 3)
         assert "1 unused entry" in texts(workspace, "status")
         await pilot.press("n")
         assert workspace.cursor.index == 3
@@ -43,7 +44,7 @@ async def test_an_unused_entry_blocks_until_y_accepts_it(opened: Opened) -> None
         assert "no leaf takes it (y accepts that)" in texts(workspace, "status")
         await pilot.press("y")
         assert workspace.session.alignment.accepted == {"blocks.0.gamma"}
-        assert "· (bench)" in line(workspace, 3)
+        assert "·  (bench)" in line(workspace, 3)
         assert "Accepted as unused" in texts(workspace, "status")
         await pilot.press("n")
         assert "Every row lines up" in texts(workspace, "status")

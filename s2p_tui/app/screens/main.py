@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
@@ -27,7 +27,7 @@ from s2p_tui.app.screens.convert import Order
 from s2p_tui.app.screens.help import Help
 from s2p_tui.app.screens.look import Look
 from s2p_tui.app.terminal.clipboard import copy, row_text
-from s2p_tui.app.theme import BY_COLUMNS, BY_LINES, Symbols
+from s2p_tui.app.theme import BROAD, BY_COLUMNS, BY_LINES, Symbols
 from s2p_tui.app.tour import next_step
 from s2p_tui.app.widgets.alignment_view import AlignmentView
 from s2p_tui.app.widgets.lines import Part
@@ -113,11 +113,13 @@ class Workspace(Screen[None]):
         yield Heading(id="top")
         # The frame's sides belong to containers: a line's own border would be sent with the line.
         with Horizontal(id="list", classes="sides"):
-            yield AlignmentView(self.session, self.cursor, self.symbols, id="view")
-            yield Overview(self.session, self.symbols)
+            view = AlignmentView(self.session, self.cursor, self.symbols, id="view")
+            yield view
+            yield Overview(self.session, view, self.symbols)
+            yield Details("aside")
         yield Divider(id="rule")
         with Vertical(id="about", classes="sides"):
-            yield Details()
+            yield Details("details")
             yield Status(id="status")
             if self._tip:
                 yield Tip(id="tip")
@@ -130,7 +132,8 @@ class Workspace(Screen[None]):
         if self.session.awaits_evidence:
             self.call_after_refresh(self._start, flows.match_in_background)
 
-    def on_resize(self) -> None:
+    def on_resize(self, event: events.Resize) -> None:
+        self.set_class(event.size.width >= BROAD, "-broad")
         self.call_after_refresh(self._fit_overview)
         self.call_after_refresh(self._show)
 
@@ -171,6 +174,12 @@ class Workspace(Screen[None]):
     @on(AlignmentView.Pressed)
     def row_pressed(self, event: AlignmentView.Pressed) -> None:
         self.go_to(event.index)
+
+    @on(AlignmentView.Refolded)
+    def refolded(self) -> None:
+        """Bring the strip beside the list up to date."""
+        self.query_one(Overview).look_again()
+        self._fit_overview()
 
     @on(Overview.Pressed)
     def overview_pressed(self, event: Overview.Pressed) -> None:
@@ -494,9 +503,10 @@ class Workspace(Screen[None]):
         side = 1 if self.has_class("-wide") else 0
         self.query_one(Heading).show(session, symbols, self.view.columns.left + side + 1)
         self.query_one(Divider).show(
-            symbols, *([] if self.has_class("-no-details") else ["details"])
+            symbols, *(["details"] if self.query_one("#details").display else [])
         )
-        self.query_one(Details).show(session, cursor, symbols)
+        for details in self.query(Details):
+            details.show(session, cursor, symbols)
         self.query_one(Status).show(session, cursor, symbols, self._message)
         location = "" if self.view.columns.number else wording.location(session, cursor.index)
         for tip in self.query(Tip):
