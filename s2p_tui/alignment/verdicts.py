@@ -428,7 +428,11 @@ class Verdicts:
     @property
     def blocking(self) -> int:
         """Rows that block a conversion."""
-        return sum(map(self._codes.count, _BLOCKING))
+        return self.blocking_count(range(len(self)))
+
+    def blocking_count(self, span: range) -> int:
+        """Return how many rows of a range block a conversion."""
+        return sum(self._codes.count(code, span.start, span.stop) for code in _BLOCKING)
 
     def worst(self, span: range) -> Verdict | None:
         """Return the worst fit of a range's rows, without a reason; None if it has none."""

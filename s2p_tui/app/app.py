@@ -129,6 +129,7 @@ class S2PApp(ConvertedApp):
         self._mapping = options.get("mapping")
         self._journalled = Journalled(None)
         self._workspace: Workspace | None = None
+        self._reading: Reading | None = None
         self.set_class(self._symbols.is_ascii, "-ascii")
 
     def get_css_variables(self) -> dict[str, str]:
@@ -147,7 +148,9 @@ class S2PApp(ConvertedApp):
 
     def get_default_screen(self) -> Reading:
         """The first frame: which files are being read."""
-        return Reading(self._symbols, self._options["model_label"], self._options["skeleton_label"])
+        labels = self._options["model_label"], self._options["skeleton_label"]
+        self._reading = Reading(self._symbols, *labels)
+        return self._reading
 
     def on_load(self) -> None:
         loop = asyncio.get_running_loop()
@@ -316,6 +319,9 @@ class S2PApp(ConvertedApp):
             options=self._options,
         )
         await self.push_screen(self._workspace)
+        self._workspace.call_after_refresh(
+            self.press_next, *(self._reading.typed if self._reading else ())
+        )
 
     async def _mapping_of(self, session: Session) -> Offered | str | None:
         """The mapping file to start from, or what there is to say of it."""

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 
-from s2p_tui.alignment.fit import Fit
+from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.sharing import parts_dropped
 from s2p_tui.alignment.transform import Expr, Shape, Split, Take, nodes_of, show
 from s2p_tui.app.folding import Fold
 from s2p_tui.app.text import clip, many, size_in_words, wrap
 from s2p_tui.app.theme import Symbols
 from s2p_tui.errors import printable
+from s2p_tui.session import find
 
 if TYPE_CHECKING:
     from s2p_tui.alignment.alignment import Alignment, Author
@@ -171,6 +172,12 @@ def situation(session: Session) -> str:
     return f"{many(session.blocking, 'row')} of {len(session.alignment.rows):,} to line up{more}."
 
 
+def problem_number(session: Session, index: int) -> str:
+    """Return which problem is at an index, of all of them: `3 of 30`."""
+    number = find.problem_number(session, index)
+    return f"{number:,} of {session.problem_count:,} that block."
+
+
 def blocked(session: Session, index: int) -> str:
     """Return why a row or benched entry blocks the conversion, and how many others do."""
     verdict = session.verdict(index)
@@ -178,7 +185,7 @@ def blocked(session: Session, index: int) -> str:
         others = len(session.unused.blocking) - 1
         more = f" And {many(others, 'other entry', 'other entries')}." if others else ""
         return f"{printable(account.key)}: {account.why} (y accepts that).{more}"
-    why = verdict.why if verdict is not None else ""
+    why = deciding(session, index, verdict) if verdict is not None else ""
     others = session.blocking - 1
     if verdict is not None and verdict.fit is Fit.DOUBTFUL:
         why += " (y trusts it)"
@@ -210,17 +217,35 @@ def in_hand(session: Session, cursor: Cursor) -> str:
     """Return what is picked up, marked, searched for or typed; empty if nothing is."""
     typed = f" to row {cursor.typed}" if cursor.typed else ""
     if cursor.picked is not None:
-        return f"Picked up {printable(name_at(session, cursor.picked))}{typed}"
+        where = many(len(cursor.fits), "row") if cursor.fits else "no other row"
+        return f"Picked up {printable(name_at(session, cursor.picked))}{typed}: fits {where}"
     if typed:
         return f"Go{typed}: Enter"
     if cursor.anchor is not None:
         return f"Marking {many(len(cursor.marked()), 'row')}"
     if cursor.query:
         found = many(len(cursor.matches), "match", "matches")
-        return f"/{printable(cursor.query)}: {found}"
+        if number := cursor.match_number:
+            found = f"{number:,} of {len(cursor.matches):,}"
+        alone = ", others hidden" if cursor.filtering is not None else ""
+        return f"/{printable(cursor.query)}: {found}{alone}"
     if cursor.marks:
         return f"{many(len(cursor.marks), 'row')} marked"
     return ""
+
+
+def deciding(session: Session, index: int, verdict: Verdict) -> str:
+    """Return the reason that decides how good a row is, of all that speak for or against it.
+
+    What the matcher says of a row ends with what makes it doubtful; other doubts come first.
+    """
+    if verdict.fit is not Fit.DOUBTFUL:
+        return verdict.why
+    evidence = session.evidence
+    said = evidence.suggestions[index].reason if evidence is not None else ""
+    if said and verdict.why.startswith(said):
+        return said.rpartition("; ")[2]
+    return verdict.why.partition("; ")[0]
 
 
 def details(session: Session, index: int, symbols: Symbols, width: int = 0) -> list[str]:
@@ -245,18 +270,16 @@ def details(session: Session, index: int, symbols: Symbols, width: int = 0) -> l
     kind = "  Python scalar" if leaf.kind == "scalar" else ""
     shape = f"{show(leaf.shape)} {leaf.dtype}"
     entries = _entries(session, row.keys, symbols, width)
-    why = f": {printable(verdict.why)}" if verdict.why else ""
+    reason = deciding(session, index, verdict)
+    why = f": {printable(reason)}" if reason else ""
+    why += " (i shows more)" if len(reason) < len(verdict.why) else ""
     decided = AUTHORS[row.by] + (", trusted" if row.trusted else "")
     decided += f": {printable(row.why)}" if row.why and row.why not in verdict.why else ""
     fit = f"{symbols.sign(verdict)} {verdict.fit}{why}"
-    # The list must not jump where one moves through rows as they come; but what the user is asked
-    # to trust must be readable.
-    is_plain = row.source is None or isinstance(row.source, Take)
-    is_short = is_plain and verdict.fit is not Fit.DOUBTFUL
     return [
         *(entries or [symbols.nothing]),
         f"{symbols.arrow} {printable(leaf.path)}  {shape}{kind}{owner}",
-        *([fit] if is_short else wrap(fit, width, _MOST_LINES)),
+        *wrap(fit, width, _MOST_LINES),
         f"row {index + 1:,}, {decided}",
     ]
 

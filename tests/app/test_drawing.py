@@ -224,7 +224,7 @@ async def test_marks_are_signs_too(opened: Opened) -> None:
     async with opened(linears()) as (pilot, workspace):
         await pilot.press("j", "j", "m", "g", "space", "j", "j")
         flags = [workspace.view.render_line(y).text[:2] for y in range(4)]
-        assert flags == [" ●", "  ", " ↕", "▸ "]
+        assert flags == [" ●", "  ", " ↕", "▸↕"]
 
 
 async def test_bench_is_told_from_rows(opened: Opened) -> None:

@@ -85,7 +85,7 @@ async def test_the_mapping_remembers_it(opened: Opened, tmp_path: Path) -> None:
 
 async def test_what_was_accepted_is_resumed_with_its_undo(opened: Opened) -> None:
     async with opened(gammas(12)) as (pilot, workspace):
-        await pilot.press("G", "y", "k", "k", "y")
+        await pilot.press("G", "y", "G", "k", "k", "y")
         left = workspace.session.alignment
     assert left.accepted == {"blocks.11.gamma", "blocks.9.gamma"}
     session = gammas(12)
@@ -111,5 +111,5 @@ async def test_marked_entries_are_accepted_together_and_rows_apart(opened: Opene
         await pilot.press("space", "space", "y")
         assert workspace.session.alignment.accepted == {"blocks.0.gamma", "blocks.1.gamma"}
         assert "Accepted 2 entries as unused" in texts(workspace, "status")
-        await pilot.press("g", "space", "y")
+        await pilot.press("g", "space", "G", "space", "y")
         assert "not both" in texts(workspace, "status")

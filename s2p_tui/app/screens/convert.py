@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,12 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, RadioButton, RadioSet, Static
 
+from s2p_tui.app.paths import PathSuggester, typed_path
 from s2p_tui.app.terminal.clipboard import copy
 from s2p_tui.app.text import many, size_in_words
 from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import Box
-from s2p_tui.conversion.output_names import output_path
+from s2p_tui.conversion.output_names import is_other_format, output_path
 from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
@@ -47,11 +49,20 @@ def typable(path: Path) -> str:
     return "".join(char if char.isprintable() else "_" for char in str(path))
 
 
-def obstacle(name: str) -> str:
-    """Return the reason why an output name cannot be written to; empty if it can."""
+def obstacle(name: str, sources: Sequence[str | Path] = ()) -> str:
+    """Return the reason why an output name cannot be written to; empty if it can.
+
+    Args:
+        name: The name.
+        sources: Files that are read, which an output must not replace.
+    """
     if not name.strip():
         return "Give the file a name."
-    path = output_path(name.strip())
+    path = output_path(typed_path(name))
+    if is_other_format(path):
+        return f"{path.suffix} is another format: give it a name in .eqx or .safetensors."
+    if os.path.realpath(path) in {os.path.realpath(source) for source in sources}:
+        return f"{printable(str(path))} is read here: give the output another name."
     if path.is_dir():
         return f"{printable(str(path))} is a folder."
     if not path.parent.is_dir():
@@ -59,14 +70,14 @@ def obstacle(name: str) -> str:
     return ""
 
 
-def remark(name: str) -> str:
+def remark(name: str, sources: Sequence[str | Path] = ()) -> str:
     """Return a remark on an output name: an obstacle, a file to be replaced, another suffix."""
-    if stop := obstacle(name):
+    if stop := obstacle(name, sources):
         return stop
-    path = output_path(name.strip())
+    path = output_path(typed_path(name))
     if path.exists():
         return f"{printable(str(path))} exists and will be replaced."
-    if path != Path(name.strip()):
+    if path != typed_path(name):
         return f"Will be written as {printable(str(path))}."
     return ""
 
@@ -94,8 +105,15 @@ class ConvertForm(ModalScreen[Order | None]):
         Binding("up", "app.focus_previous", show=False),
     ]
 
-    def __init__(self, order: Order, symbols: Symbols, remarks: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        order: Order,
+        symbols: Symbols,
+        remarks: Sequence[str] = (),
+        sources: Sequence[str | Path] = (),
+    ) -> None:
         super().__init__()
+        self._sources = sources
         self._remarks = [printable(line) for line in remarks]
         self._symbols = symbols
         self._order = order
@@ -105,7 +123,9 @@ class ConvertForm(ModalScreen[Order | None]):
     def compose(self) -> ComposeResult:
         with Box(self._symbols, "Convert", "Tab next  Enter convert  Esc cancel"):
             yield Label("Output (.eqx or .safetensors)")
-            yield Input(typable(self._order.output), id="output", compact=True)
+            yield Input(
+                typable(self._order.output), id="output", compact=True, suggester=PathSuggester()
+            )
             yield Label("", id="remark")
             yield Label("Floating-point numbers")
             with RadioSet(id="dtype", compact=True):
@@ -121,17 +141,18 @@ class ConvertForm(ModalScreen[Order | None]):
 
     @on(Input.Changed)
     def warn(self, event: Input.Changed) -> None:
-        self.query_one("#remark", Label).update(Content(self._symbols.plain(remark(event.value))))
+        said = self._symbols.plain(remark(event.value, self._sources))
+        self.query_one("#remark", Label).update(Content(said))
 
     @on(Input.Submitted)
     @on(Button.Pressed, "#convert")
     def accept(self) -> None:
         name = self.query_one(Input).value.strip()
-        if obstacle(name):
+        if obstacle(name, self._sources):
             self.query_one(Input).focus()
             return
         pressed = self.query_one(RadioSet).pressed_index
-        self.dismiss(Order(Path(name), self._dtypes[max(0, pressed)]))
+        self.dismiss(Order(typed_path(name), self._dtypes[max(0, pressed)]))
 
     @on(Button.Pressed, "#cancel")
     def action_cancel(self) -> None:

@@ -102,6 +102,8 @@ class AlignmentView(ScrollView, can_focus=False):
 
     def go(self, index: int) -> None:
         """Move the cursor, scrolling by half a page at the edge."""
+        if self.cursor.filtering is not None:
+            self._refolded(self.cursor.filtering.reveal(index))
         before = self.line_of(self.cursor.index)
         self.cursor.go(index, len(self.session))
         after = self.line_of(self.cursor.index)
@@ -144,6 +146,14 @@ class AlignmentView(ScrollView, can_focus=False):
             is_unfolded = folding.lines == len(self.session)
             (folding.fold_all if is_unfolded else folding.unfold_all)()
             self._refolded(range(len(self.session)))
+
+    def refold(self) -> None:
+        """Bring all lines up to date, as after rows were hidden, marked or found."""
+        if self.cursor.is_refolded:
+            self.cursor.is_refolded = False
+            self._refolded(range(len(self.session)))
+        else:
+            self.redraw()
 
     def _refolded(self, changed: range) -> bool:
         if not changed:

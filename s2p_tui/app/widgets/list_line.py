@@ -276,16 +276,23 @@ class ListLine:
         symbols, cursor = self._symbols, self.cursor
         here = symbols.cursor if cursor.index in span else " "
         sign = symbols.folded if is_folded else " "
-        if cursor.picked is not None and cursor.picked in span:
+        if cursor.picked is not None and (cursor.picked in span or cursor.index in span):
             return f"{here}{symbols.picked}{sign}"
         if cursor.marks_in(span):
             return f"{here}{symbols.marked}{sign}"
-        return f"{here}{symbols.match if cursor.matches_in(span) else ' '}{sign}"
+        return f"{here}{symbols.match if self._is_pointed_at(span) else ' '}{sign}"
+
+    def _is_pointed_at(self, span: range) -> bool:
+        """Return True for what was found, or where what is picked up would fit."""
+        cursor = self.cursor
+        if cursor.picked is not None:
+            return cursor.fits_in(span)
+        return cursor.filtering is None and cursor.matches_in(span)
 
     def _states(self, span: range) -> tuple[str, ...]:
         cursor = self.cursor
         states: list[str] = []
-        if cursor.matches_in(span):
+        if cursor.filtering is None and cursor.matches_in(span):
             states.append("match")
         if cursor.marks_in(span):
             states.append("marked")

@@ -139,7 +139,11 @@ class FindBar(Input):
         query: str
 
     def __init__(self, rows: int) -> None:
-        super().__init__(placeholder="name, 10x10 or doubtful", id="find", compact=True)
+        super().__init__(
+            placeholder="name, *.bias, re:…, 10x10, bfloat16, Linear, doubtful",
+            id="find",
+            compact=True,
+        )
         self._is_long = rows > _LIVE_LIMIT
         self._last = ""
 
