@@ -260,6 +260,7 @@ def _fill(
     doubts.add(Question.ENTRY, namesakes(whole, named, sizes))
     task.check()
     modules = _modules(sides)
+    settled: dict[tuple[Proof, Answer], Proof] = {}
     for place, piece, pair in found:
         task.check()
         task.done += 1
@@ -269,13 +270,16 @@ def _fill(
         if suggestion is not None:
             is_numbered = place in by_number
             module = Answer.UNNAMED if nameless else modules[place]
-            proof = suggestion.proof.answered(module=module, left_over=Answer.NOTHING)
+            known = suggestion.proof, module
+            if (proof := settled.get(known)) is None:
+                proof = suggestion.proof.answered(module=module, left_over=Answer.NOTHING)
+                settled[known] = proof
+            reason, is_placed = suggestion.reason, suggestion.placed
             if (why := doubts.words.get(place)) is not None:
-                proof = doubts.opened(place, proof)
-                suggestion = Suggestion(suggestion.source, proof, why, False, is_numbered)
-            else:
-                suggestion = replace(suggestion, proof=proof, numbered=is_numbered)
-            suggestions[place] = suggestion
+                proof, reason, is_placed = doubts.opened(place, proof), why, False
+            suggestions[place] = Suggestion(
+                suggestion.source, proof, reason, is_placed, is_numbered
+            )
 
 
 class _Doubts:
@@ -355,6 +359,10 @@ def _fused(steps: Steps) -> Steps:
     return next((parts for step in steps if (parts := parts_named(step))), ())
 
 
+def _are_fused_alike(first: Steps, second: Steps) -> bool:
+    return bool(parts := _fused(first)) and parts == _fused(second)
+
+
 def _suggestion(
     leaf: Leaf, steps: Steps, piece: Piece, pair: Pair, orientation: Orientation
 ) -> Suggestion | None:
@@ -362,8 +370,7 @@ def _suggestion(
     sure = entry is not None
     if not sure and pair.how == NAMES_AGREE:
         pair = replace(pair, how=f"{NAMES_AGREE}, but others nearly as well")
-    fused = _fused(steps) and _fused(steps) == _fused(piece.steps)
-    if _is_part(piece.steps) and not _is_part(steps) and not fused:
+    if _is_part(piece.steps) and not _is_part(steps) and not _are_fused_alike(steps, piece.steps):
         layouts = piece.layouts(leaf.shape)
         why = "only a part of a weight"
         return Suggestion(layouts[0][0], UNPROVEN, why) if layouts else None
