@@ -67,11 +67,13 @@ class _Change:
 
     def choose(self, indexes: Iterable[int]) -> None:
         """Note that the user chose what these rows take, unless that was decided before."""
-        before, user = self._before.rows.sources, self.numbering.decision(Decision("user"))
-        for index in indexes:
-            source = int(self.sources[index])
-            is_known = self._decided[index] == source or (index, source) in self._earlier
-            if source not in (NOTHING, before[index]) and not is_known:
+        user, chosen = self.numbering.decision(Decision("user")), list(indexes)
+        # Asked of the arrays one by one, 1,500 rows take three times as long.
+        columns = self.sources, self._before.rows.sources, self._decided
+        rows = zip(chosen, *(column[chosen].tolist() for column in columns), strict=True)
+        for index, source, before, decided in rows:
+            is_known = decided == source or (index, source) in self._earlier
+            if source not in (NOTHING, before) and not is_known:
                 self._keep(index)
                 self.decide(index, user)
 
