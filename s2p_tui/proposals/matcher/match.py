@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 from collections import Counter, defaultdict
-from collections.abc import Generator, Hashable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -16,7 +14,7 @@ from s2p_tui.alignment.left_over import no_parameter
 from s2p_tui.alignment.proof import UNPROVEN, Answer, Proof, Question, proven_by
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
-from s2p_tui.alignment.task import Task
+from s2p_tui.alignment.task import Task, gc_paused
 from s2p_tui.alignment.transform import Expr, Flip, Permute, Shape, Take, keys_of, nodes_of
 from s2p_tui.proposals.matcher.absent import (
     counts_of_keys,
@@ -82,18 +80,6 @@ _PARTS = ("weight_g", "weight_v", "weight_u", "weight_orig", "bias_ih", "bias_hh
 _OWN_PARTS = frozenset(("b_ih", "b_hh"))
 _CONVOLUTIONS = frozenset(f"equinox.nn.{name}" for name in ("Conv", "Conv1d", "Conv2d", "Conv3d"))
 _STATISTICS = frozenset(("mean", "var"))
-
-
-@contextmanager
-def gc_paused() -> Generator[None]:
-    """Pause the garbage collector: many small objects and no garbage take half the time then."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 @gc_paused()
