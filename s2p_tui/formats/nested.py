@@ -262,6 +262,8 @@ def _best(
 
 def _without_sides(likely: dict[str, _Group]) -> dict[str, _Group]:
     """The candidates less those that lie beside a state dict: metrics, statistics, states."""
+    if len(likely) == 1:
+        return likely
     strong = {at: group for at, group in likely.items() if group.weights()}
     likely = strong or likely
     inner: dict[str, list[str]] = {}

@@ -171,7 +171,7 @@ def _other_module(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
         layers[target[:-1], source[:-1]].append(n)
     together: Counter[tuple[int, int]] = Counter()
     sizes: tuple[Counter[int], Counter[int]] = (Counter(), Counter())
-    around = tuple(_around([layer[side] for layer in layers]) for side in (0, 1))
+    around = _around(layer[0] for layer in layers), _around(layer[1] for layer in layers)
     held = [len(numbers) for numbers in layers.values()]
     for side, counts in zip(around, sizes, strict=True):
         for modules, count in zip(side, held, strict=True):
@@ -195,15 +195,17 @@ def _other_module(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
         for layer, modules in zip(layers, around[1], strict=True)
         for level, module in enumerate(modules, 1)
     }
-    for layer, *sides in zip(layers, *around, strict=True):
+    for layer, targets, sources in zip(layers, *around, strict=True):
         leaves = [
             [
                 (level, other)
-                for level, module in reversed([*enumerate(sides[mine], 1)])
-                if (other := partners[mine].get(module)) is not None
-                and other not in sides[1 - mine]
+                for level, module in reversed(list(enumerate(modules, 1)))
+                if (other := known.get(module)) is not None and other not in others
             ]
-            for mine in (0, 1)
+            for modules, others, known in (
+                (targets, sources, partners[0]),
+                (sources, targets, partners[1]),
+            )
         ]
         if all(leaves):
             ((level, other), *_), _ = leaves
