@@ -284,7 +284,7 @@ async def test_a_block_is_marked_as_its_rows_are(opened: Opened) -> None:
         assert "●" in workspace.view.render_line(1).text[:3]
         await pilot.press("v", "j")
         assert workspace.cursor.marked() == list(range(1, 1 + 3 * SIZE))
-        await pilot.press("space", "k", "k", "space")
+        await pilot.press("space", "k", "k", "k", "space")
         assert workspace.cursor.marked() == list(range(1 + SIZE, 1 + 3 * SIZE))
 
 
