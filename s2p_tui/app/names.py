@@ -91,7 +91,7 @@ def _block(name: str) -> str:
 
 
 def _by_segments(name: str, width: int, ellipsis: str) -> list[tuple[str, ...]]:
-    """Return the name without one or two runs of segments, the most telling first."""
+    """Return the name without one or two runs of segments, preferably without its beginning."""
     pieces = _SEGMENT.findall(name)
     if len(pieces) > _MOST_SEGMENTS:
         first = len(pieces) - _MOST_SEGMENTS + 1
@@ -106,7 +106,7 @@ def _by_segments(name: str, width: int, ellipsis: str) -> list[tuple[str, ...]]:
         kept -= pieces[stop].startswith(".")
         if kept <= room:
             parts = name[: ends[start]], name[ends[stop] :]
-            ranked.append(((lost, -kept, start), parts))
+            ranked.append(((lost, start > 0, -kept), parts))
             continue
         if start:
             continue
@@ -115,7 +115,7 @@ def _by_segments(name: str, width: int, ellipsis: str) -> list[tuple[str, ...]]:
             if both <= room - len(ellipsis):
                 more = lost + numbers[end] - numbers[again]
                 parts = "", name[ends[stop] : ends[again]], name[ends[end] :]
-                ranked.append(((more, -both, 1), parts))
+                ranked.append(((more, 2, -both), parts))
     return [parts for _, parts in sorted(ranked)]
 
 
