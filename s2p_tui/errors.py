@@ -95,6 +95,11 @@ class Code(StrEnum):
     )
     OVERWRITE_CHUNKS = "Choose another folder, or allow that these are replaced."
     NOBODY_TO_ASK = "Run it in a terminal, or answer beforehand."
+    TURN_ROUND = "Give the mapping that the conversion saved, or convert these rows otherwise."
+    NO_ROOM_IN_ENTRIES = (
+        "Make them agree before they are exported, or convert into a pytree without them."
+    )
+    ALLOW_ENTRY_OVERFLOW = "Scale them down first, or allow overflow."
     ANOTHER_PROGRAM = "Quit that one and start again, or save a mapping file."
 
 
