@@ -79,6 +79,10 @@ class Code(StrEnum):
     SWAPPED_SIDES = "The checkpoint comes first, then the skeleton."
     NO_NAMES_FOR_LEAVES = "Leave the names out: the leaves have their own."
     SAVED_MAPPING = "Give a mapping file that a conversion or the app saved."
+    OTHER_FILES = (
+        "Use the files it names, or align these anew. For another depth or width make a recipe of "
+        "it."
+    )
     LINE_UP_ROWS = "Line them up, follow a mapping, or trust rows that are only doubtful."
     LINE_UP_MISMATCHED_ROWS = "Line them up, or follow a mapping."
     LINE_UP_NAMELESS_ROWS = (

@@ -186,6 +186,10 @@ WAYS_OUT = {
     Code.SAVED_MAPPING: (
         "Give a mapping file as convert --save-mapping, or ctrl+s in the app, writes it."
     ),
+    Code.OTHER_FILES: (
+        "Use the files it names, or align these anew. For another depth or width make a recipe of "
+        "it: s2p-tui recipe, then convert --recipe."
+    ),
     Code.LINE_UP_ROWS: _LINE_UP,
     Code.LINE_UP_MISMATCHED_ROWS: "Line them up in the app, or pass a --mapping.",
     Code.LINE_UP_NAMELESS_ROWS: (
