@@ -103,6 +103,8 @@ class Code(StrEnum):
     NO_ROOM_IN_ENTRIES = (
         "Make them agree before they are exported, or convert into a pytree without them."
     )
+    GIVE_ORIGINAL = "Give the original checkpoint, too."
+    SETTLE_MAPPING = "Give the mapping that the conversion saved, or trust rows that are doubtful."
     ALLOW_ENTRY_OVERFLOW = "Scale them down first, or allow overflow."
     ANOTHER_PROGRAM = "Quit that one and start again, or save a mapping file."
 

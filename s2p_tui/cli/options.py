@@ -204,6 +204,15 @@ WAYS_OUT = {
         "Give --checkpoint, --key, --skeleton, --mapping and --dtype as they were given to "
         "convert, or convert again."
     ),
+    Code.TURN_ROUND: "Give the --mapping that the conversion saved.",
+    Code.NO_ROOM_IN_ENTRIES: (
+        "Make them agree before they are exported, or convert into a pytree without them."
+    ),
+    Code.SETTLE_MAPPING: (
+        "Give the --mapping that the conversion saved, or --trust rows that are only doubtful."
+    ),
+    Code.GIVE_ORIGINAL: "Give the original with --checkpoint.",
+    Code.ALLOW_ENTRY_OVERFLOW: "Scale them down first, or allow it with --allow-overflow.",
     Code.OVERWRITE_CHUNKS: "Choose another folder, or replace these with --overwrite.",
     Code.NOBODY_TO_ASK: "Run it in a terminal, or answer both questions with --yes.",
 }

@@ -230,7 +230,7 @@ def write_export(
     *,
     protected: Iterable[Path] = (),
     chunk_bytes: int = DEFAULT_CHUNK,
-    readback: Readback | None = None,
+    readbacks: dict[str, Readback] | None = None,
     job: Job | None = None,
     jobs: int | None = None,
     allow_overflow: bool = False,
@@ -243,7 +243,7 @@ def write_export(
         path: The file to write, or the folder; an existing file is replaced, a folder is not.
         protected: Files that must not be replaced, beside those that are read.
         chunk_bytes: Memory to stay within, about.
-        readback: Takes down what verification reads.
+        readbacks: Gets what verification reads of each file, by name.
         job: Progress and cancellation.
         jobs: Threads that share the work and its memory; None for two, or one on a single core.
         allow_overflow: Write numbers that a cast made infinite or NaN.
@@ -258,6 +258,8 @@ def write_export(
     job, jobs = job or Job(), jobs or usual_jobs()
     started = time.monotonic()
     laid = [_Laid(shard) for shard in shards_of(plan, original, path)]
+    if not any(one.shard.entries for one in laid):
+        raise OutputError(f"{path} would hold nothing.", Hint(Code.GIVE_ORIGINAL))
     is_folder = not is_file_name(path)
     size = job.total = sum(one.table.size for one in laid)
     refuse_to_replace(path, (*plan.both.files, *protected))
@@ -265,7 +267,7 @@ def write_export(
     chunk = max(chunk_bytes, SMALLEST_CHUNK)
     job.memory = 2 * chunk
     contents = Contents(plan.both, _NO_TARGET, chunk, jobs)
-    writing = _Writing(plan, contents, job, jobs, readback)
+    writing = _Writing(plan, contents, job, jobs, readbacks)
     with contextlib.ExitStack() as stack:
         folder = path.parent
         if is_folder:
@@ -305,9 +307,9 @@ class _Writing:
         contents: Contents,
         job: Job,
         jobs: int,
-        readback: Readback | None,
+        readbacks: dict[str, Readback] | None,
     ) -> None:
-        self._plan, self._contents, self._readback = plan, contents, readback
+        self._plan, self._contents, self._readbacks = plan, contents, readbacks
         self._job, self._jobs = job, jobs
 
     def write(self, laid: Sequence[_Laid], files: Sequence[AtomicFile]) -> dict[str, CastLoss]:
@@ -338,10 +340,11 @@ class _Writing:
         finally:
             opened.tensors.close()
         for one, file in zip(laid, files, strict=True):
-            verify_records(
-                one.plan, one.table, self._contents, file.temporary, job, self._readback, jobs,
-                proven,
-            )  # fmt: skip
+            readback = None
+            if self._readbacks is not None:
+                readback = self._readbacks[one.shard.name] = Readback()
+            about = one.plan, one.table, self._contents, file.temporary, job
+            verify_records(*about, readback, jobs, proven)
         job.phase = "syncing"
 
 
