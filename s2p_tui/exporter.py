@@ -84,12 +84,12 @@ def export(
 
 def _tensor(array: NDArray[np.generic]) -> torch.Tensor:
     """Return a tensor of the same memory."""
-    import torch
+    import torch as imported
 
-    from_numpy: Any = torch.from_numpy
+    torch: Any = imported
     try:
-        return from_numpy(array)
+        return torch.from_numpy(array)
     except TypeError:
         # NumPy has these dtypes from elsewhere, and torch takes their bits alone.
-        bits = from_numpy(array.view(f"u{array.itemsize}"))
+        bits = torch.from_numpy(array.view(f"u{array.itemsize}"))
         return bits.view(getattr(torch, str(array.dtype)))

@@ -13,6 +13,7 @@ from itertools import accumulate, chain, pairwise
 from math import prod
 
 from s2p_tui.alignment.transform import (
+    Broadcast,
     Concat,
     Constant,
     EntryShape,
@@ -24,7 +25,10 @@ from s2p_tui.alignment.transform import (
     Scale,
     Shape,
     Split,
+    Sum,
     Take,
+    keys_of,
+    nodes_of,
     show,
 )
 from s2p_tui.errors import TransformError
@@ -70,13 +74,17 @@ class Part:
         """True if the box is all of the tensor."""
         return prod(self.sizes) == prod(self.shape)
 
-    def like(self, value: Expr, chosen: str) -> Part:
-        """Return the same box with other numbers, which were chosen."""
-        return replace(self, value=value, chosen=chosen)
-
-    def zeros(self, chosen: str) -> Part:
-        """Return the same box filled with zeros, by choice."""
-        return self.like(Constant(0.0, self.sizes), chosen)
+    def shared_out(self, of: Sequence[Expr], entry_shape: EntryShape) -> list[tuple[Expr, Part]]:
+        """Return the summands of which this is the sum: one has all of it, the others are 0."""
+        whole = min(of, key=_as_summand)
+        others = [operand for operand in of if operand is not whole]
+        rest = self
+        for operand in others:
+            if any(isinstance(node, Constant) and node.value for node in nodes_of(operand)):
+                rest = rest.plus(Scale(_emptied(operand, entry_shape), -1.0))
+        chosen = f"0, as {' and '.join(keys_of(whole))} has the whole sum"
+        zeros = replace(self, value=Constant(0.0, self.sizes), chosen=chosen)
+        return [(whole, rest), *((operand, zeros) for operand in others)]
 
     def norms(self, shape: Shape, chosen: str) -> Part:
         """Return the magnitudes of a weight norm, of that shape, if this is all of the weight.
@@ -93,6 +101,13 @@ class Part:
         kept = tuple(1 if axis in along else size for axis, size in enumerate(self.shape))
         value = _as(Norm(weight, tuple(along)), kept, shape)
         return replace(Part.whole(shape, value), chosen=chosen)
+
+    def plus(self, tensor: Expr) -> Part:
+        """Return the same box with the numbers added that a tensor of the same shape has there."""
+        flat = tuple(chain.from_iterable(self.factors))
+        return replace(
+            self, value=Sum((self.value, _taken(_as(tensor, self.shape, flat), self.box)))
+        )
 
     def scaled(self, factor: float) -> Part:
         """Return the same box with all numbers multiplied."""
@@ -184,6 +199,26 @@ class Part:
             value=_as(self.value, self.sizes, _sizes(box)),
         )
         return [part for one in _cut_at(bare, shape) for part in (_grouped(one, shape),)]
+
+
+def _emptied(expr: Expr, entry_shape: EntryShape) -> Expr:
+    """Return what an expression makes of entries that are all 0."""
+    if isinstance(expr, Take):
+        return Constant(0.0, entry_shape(expr.key))
+    return expr.with_operands(tuple(_emptied(operand, entry_shape) for operand in expr.operands))
+
+
+_HIDDEN_BIAS = "bias_hh"
+
+
+def _as_summand(expr: Expr) -> tuple[bool, bool]:
+    """Return the order in which operands of a sum are chosen to have the whole of it.
+
+    One that can be anything comes first: not what is filled up with a constant, or repeated. Then
+    PyTorch's names decide: of the two biases of a recurrent layer it is that of the input.
+    """
+    is_free = not any(isinstance(node, Constant | Broadcast) for node in nodes_of(expr))
+    return not is_free, any(_HIDDEN_BIAS in key for key in keys_of(expr))
 
 
 def _all_of(shape: Shape) -> Box:

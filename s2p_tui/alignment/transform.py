@@ -300,10 +300,7 @@ class Sum(_Join):
         return f"add {len(self.of)}"
 
     def undo(self, part: Part, entry_shape: EntryShape) -> Iterable[tuple[Expr, Part]]:
-        whole = min(self.of, key=_as_summand)
-        chosen = f"0, as {' and '.join(keys_of(whole))} has the whole sum"
-        others = (operand for operand in self.of if operand is not whole)
-        return [(whole, part), *((operand, part.zeros(chosen)) for operand in others)]
+        return part.shared_out(self.of, entry_shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,19 +442,6 @@ Expr = (
     | WeightNorm
     | SpectralNorm
 )
-
-
-_HIDDEN_BIAS = "bias_hh"
-
-
-def _as_summand(expr: Expr) -> tuple[bool, bool]:
-    """Return the order in which operands of a sum are chosen to have the whole of it.
-
-    One that can be anything comes first: not what is filled up with a constant, or repeated. Then
-    PyTorch's names decide: of the two biases of a recurrent layer it is that of the input.
-    """
-    is_free = not any(isinstance(node, Constant | Broadcast) for node in nodes_of(expr))
-    return not is_free, any(_HIDDEN_BIAS in key for key in keys_of(expr))
 
 
 def operands(expr: Expr) -> tuple[Expr, ...]:

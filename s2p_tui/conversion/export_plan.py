@@ -214,6 +214,7 @@ class _Planner:
                 self._problems,
                 Hint(Code.TURN_ROUND),
             )
+        self._require_ties(made)
         return ExportPlan(tuple(made.values()), tuple(forwards), tuple(left), self._both)
 
     def _forward(self, leaf: Leaf, row: Row) -> Iterator[Forward]:
@@ -306,19 +307,13 @@ class _Planner:
     def _follow(self, made: dict[str, MadeEntry]) -> None:
         """Give copies of entries that leaves hold the same numbers.
 
-        Copies are tied tensors, and entries of the same numbers in the original. Tied tensors that
-        leaves hold apart must not differ: PyTorch would take the last one for both.
+        Copies are tied tensors, and entries of the same numbers in the original.
         """
         held = [one for one in made.values() if one.origin == "leaves"]
         others = [one for one in made.values() if one.origin != "leaves" and one.why == NO_LEAF]
         tied: dict[Hashable, MadeEntry] = {}
         for one in held:
-            if one.entry.storage is None:
-                continue
-            first = tied.setdefault(one.entry.storage, one)
-            if not self._agree(first, one):
-                why = f"it was one tensor with {first.entry.key}, and their leaves differ now"
-                self._problems.append((one.entry.key, why))
+            tied.setdefault(one.entry.storage, one)
         alike = self._alike(held, others)
         for one in others:
             first, why = tied.get(one.entry.storage), "the same tensor as"
@@ -329,6 +324,28 @@ class _Planner:
             if first is not None:
                 why = f"{why} {first.entry.key}"
                 made[one.entry.key] = replace(one, source=first.source, origin="leaves", why=why)
+
+    def _require_ties(self, made: Mapping[str, MadeEntry]) -> None:
+        """Make sure that tied tensors are equal: PyTorch would take the last one for all.
+
+        Raises:
+            AlignmentError: They are not; all are named.
+        """
+        tied: dict[Hashable, MadeEntry] = {}
+        problems: list[tuple[str, str]] = []
+        for one in made.values():
+            if one.entry.storage is not None and one.origin == "leaves":
+                first = tied.setdefault(one.entry.storage, one)
+                if not self._agree(first, one):
+                    why = f"it was one tensor with {first.entry.key}, and their leaves differ now"
+                    problems.append((one.entry.key, why))
+        if problems:
+            entries = "1 entry" if len(problems) == 1 else f"{len(problems):,} entries"
+            raise AlignmentError(
+                f"{entries} would differ from others that were the same tensor.",
+                problems,
+                Hint(Code.NO_ROOM_IN_ENTRIES),
+            )
 
     def _alike(
         self, held: Iterable[MadeEntry], others: Iterable[MadeEntry]

@@ -6,8 +6,7 @@ from math import prod
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given
-from hypothesis import strategies as st
+from hypothesis import assume, given
 
 from s2p_tui.alignment.parts import Part, joined, undone
 from s2p_tui.alignment.transform import (
@@ -16,16 +15,13 @@ from s2p_tui.alignment.transform import (
     Constant,
     Expr,
     Flip,
-    Norm,
     Permute,
     Reshape,
     Scale,
-    SpectralNorm,
     Split,
     Stack,
     Sum,
     Take,
-    WeightNorm,
     nodes_of,
 )
 from s2p_tui.errors import TransformError
