@@ -231,6 +231,8 @@ def proof_of(place: int, row: Row, evidence: Evidence | None, *, replayed: bool 
         return suggestion.proof
     if row.by == "user":
         return proven_by(Answer.CHOSEN)
+    if row.by == "recipe":
+        return proven_by(Answer.RECIPE)
     if suggestion is not None and suggestion.source == row.source:
         return suggestion.proof
     return UNPROVEN
@@ -272,10 +274,12 @@ def _doubt(
 
     Rows the user chose are trusted unless the names contradict them. So are Claude's rows that the
     user accepted, except for a weight's orientation. Rows that came here by an edit elsewhere were
-    not chosen for this leaf: only names settle them.
+    not chosen for this leaf: only names settle them. A recipe's are chosen, unless names and
+    structure are certain of another source.
     """
     suggestion = evidence.suggestions[place]
-    chosen = row.by == "user"
+    is_recipe = row.by == "recipe"
+    chosen = row.by == "user" or is_recipe
     if row.source is None:
         neutral = suggestion.certain and suggestion.source is None
         return (
@@ -292,6 +296,10 @@ def _doubt(
                 return _layout_doubt(row, leaf, state_dict)
             return "" if suggestion.certain or chosen else suggestion.reason
         is_settled = suggestion.certain or suggestion.placed
+        if is_recipe:
+            is_other = is_settled and _parts(row.source) != _parts(here)
+            otherwise = f"names and structure say otherwise: {suggestion.reason}"
+            return otherwise if suggestion.certain or is_other else ""
         picked = chosen and not isinstance(row.source, Take)
         if picked and is_settled and _parts(row.source) != _parts(here):
             return f"by name and structure another part of {keys[0]} belongs here"
@@ -312,6 +320,8 @@ def _doubt(
         return _layout_doubt(row, leaf, state_dict)
     if chosen:
         return ""
+    if row.by == "pattern" and row.why:
+        return row.why
     if here is not None and suggestion.numbered and keys and keys_of(here):
         (mine, *_), (wanted, *_) = keys, keys_of(here)
         if other_number(mine, wanted):

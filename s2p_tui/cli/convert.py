@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     s2p-tui convert model.pt model_skeleton.eqx -o half.eqx --dtype bfloat16 \\
         --mapping model.mapping.json
 
+    # as a recipe has it, learned from a small model of the same kind
+    s2p-tui convert model.pt model_skeleton.eqx --recipe net.recipe.json
+
     # strictly by order, with the result as JSON
     s2p-tui convert model.safetensors model_skeleton.eqx --arrange order --json
 
@@ -63,6 +66,13 @@ def convert(
     *,
     output: Output = None,
     mapping: MappingFile = None,
+    recipe: Annotated[
+        str | None,
+        Parameter(
+            help="Follow this recipe file, or the known recipe of this name; what it says nothing "
+            "of is aligned by names and structure."
+        ),
+    ] = None,
     arrange: Annotated[
         Literal["auto", "order", "claude"] | None,
         Parameter(
@@ -123,9 +133,11 @@ def convert(
     path = output or default_output(checkpoint, skeleton)
     session: Session | None = None
     try:
-        if mapping is not None and arrange is not None:
+        given = {"--mapping": mapping, "--recipe": recipe, "--arrange": arrange}
+        named = [name for name, value in given.items() if value is not None]
+        if len(named) > 1:
             raise UsageError(
-                "--mapping and --arrange both say how to align the two sides.",
+                f"{' and '.join(named[:2])} both say how to align the two sides.",
                 "Give one of them.",
             )
         if arrange != "claude" and (claude_model is not None or yes):
@@ -150,6 +162,10 @@ def convert(
         if mapping is None:
             opened.require_kinship()
         session = opened
+        if recipe is not None:
+            from s2p_tui.session.recipes import follow, load_recipe
+
+            follow(opened, load_recipe(recipe))
         if arrange == "claude":
             ask_claude(session, claude_model, yes=yes)
         session.trust(None if trust_all else trust)
