@@ -26,6 +26,7 @@ from s2p_tui.alignment.transform import (
     Expr,
     Flip,
     Permute,
+    Reshape,
     Split,
     Take,
     describe,
@@ -275,7 +276,7 @@ def _doubt(
     Rows the user chose are trusted unless the names contradict them. So are Claude's rows that the
     user accepted, except for a weight's orientation. Rows that came here by an edit elsewhere were
     not chosen for this leaf: only names settle them. A recipe's are chosen, unless names and
-    structure are certain of another source.
+    structure are certain of another entry, or sizes show another layout.
     """
     suggestion = evidence.suggestions[place]
     is_recipe = row.by == "recipe"
@@ -298,8 +299,12 @@ def _doubt(
         is_settled = suggestion.certain or suggestion.placed
         if is_recipe:
             is_other = is_settled and _parts(row.source) != _parts(here)
-            otherwise = f"names and structure say otherwise: {suggestion.reason}"
-            return otherwise if suggestion.certain or is_other else ""
+            is_shown = suggestion.certain and suggestion.proof.axes not in _CONVENTIONS
+            if is_other or (is_shown and not _regroups(row.source)):
+                return f"the recipe has it otherwise laid out: {suggestion.reason}"
+            return ""
+        if row.by == "pattern" and row.why:
+            return row.why
         picked = chosen and not isinstance(row.source, Take)
         if picked and is_settled and _parts(row.source) != _parts(here):
             return f"by name and structure another part of {keys[0]} belongs here"
@@ -327,6 +332,15 @@ def _doubt(
         if other_number(mine, wanted):
             return f"by the numbers {wanted} may belong here, and not {mine}"
     return "only the order speaks for it"
+
+
+# They hold for most models; what a hand settled otherwise for a model of this kind goes before.
+_CONVENTIONS = (Answer.KEPT, Answer.OWN_NAME, Answer.TABLE)
+
+
+def _regroups(source: Expr) -> bool:
+    """Return True if a source mixes axes, as for heads of another order, which no size shows."""
+    return any(isinstance(node, Reshape) for node in nodes_of(source))
 
 
 def _parts(source: Expr) -> set[tuple[int, int]]:

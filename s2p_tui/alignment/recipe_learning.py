@@ -366,7 +366,9 @@ def _pattern(samples: Sequence[_Sample]) -> Pattern | None:
     except _NoTermError:
         return None
     row = first.row
-    tree = None if isinstance(first.tree, int) else _with_sizes(first.tree, sizes)
+    # Nothing at all, or a plain copy.
+    is_copy = first.tree is None or isinstance(first.tree, int)
+    tree = None if is_copy else _with_sizes(first.tree, sizes)
     path = Name(first.texts, tuple(numbers))
     return Pattern(path, sources, tree, row.gap, row.by, why, row.trusted, row.fixed, first.owner)
 
@@ -464,6 +466,11 @@ def _of_shapes(
                 continue
             sizes = [shape[axis] for shape in shapes]
             if 0 in sizes:
+                continue
+            if slots[0].axis is None:
+                # A share of an axis may be a number of heads, which is no share of another one.
+                if sizes == values:
+                    yield Term(offset=1, unit=unit, axis=axis)
                 continue
             term = _share(values, sizes, unit)
             if term is not None:

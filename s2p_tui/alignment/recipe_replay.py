@@ -65,12 +65,14 @@ class Applied:
     Attributes:
         rows: By leaf; `by` a recipe where settled, by a pattern where not, with the doubt.
         misfits: Leaves whose source does not have their shape.
+        by_hand: Leaves whose rows were chosen by hand where the recipe was made.
         accepted: Keys accepted as unused.
         open: Array leaves that no pattern covers.
     """
 
     rows: Mapping[int, Row]
     misfits: tuple[int, ...]
+    by_hand: frozenset[int]
     accepted: tuple[str, ...]
     open: tuple[int, ...]
 
@@ -132,7 +134,8 @@ class Replay:
             except _MissingError:
                 return None
             except (TransformError, MalformedError) as error:
-                return self._misfit(index, pattern, captured, str(error))
+                # Nothing is put there, as the entry alone might do for what it is not.
+                return Placed(index, Row(by=pattern.by), pattern, (str(error),), fits=False)
         why = _filled(pattern.why, captured)
         row = Row(source, pattern.gap, pattern.by, why, pattern.trusted, pattern.fixed)
         fits = True
@@ -142,14 +145,6 @@ class Replay:
             if not fits:
                 doubts.append(f"it gives {show(shape)}, the leaf is {show(leaf.shape)}")
         return Placed(index, row, pattern, tuple(doubts), fits)
-
-    def _misfit(
-        self, index: int, pattern: Pattern, captured: Mapping[str, int], why: str
-    ) -> Placed | None:
-        keys = [_filled(source, captured) for source in pattern.sources]
-        if not keys or keys[0] not in self._state_dict:
-            return None
-        return Placed(index, Row(Take(keys[0]), by=pattern.by), pattern, (why,), fits=False)
 
     def applied(self) -> Applied:
         """Return the rows for a pair that the recipe was not made from."""
@@ -167,7 +162,8 @@ class Replay:
             for one in placed
         }
         accepted = () if misfits else tuple(self.accepted_of(rows.values()))
-        return Applied(rows, misfits, accepted, tuple(open_leaves))
+        by_hand = frozenset(one.index for one in placed if one.row.by in _SETTLED_BY)
+        return Applied(rows, misfits, by_hand, accepted, tuple(open_leaves))
 
     @property
     def covers(self) -> bool:
@@ -182,10 +178,12 @@ class Replay:
             found = self.placed(index)
             # A scalar, or a leaf that its layer's rule fills: neither is a recipe's to say, unless
             # somebody filled it otherwise.
-            is_usual = found is None or found.row.fixed or found.row.source is None
+            is_usual = found is None or found.row.fixed or (found.row.source is None and found.fits)
             if is_usual and fixed_row(leaf) is not None:
                 continue
-            is_said = found is not None and (found.row.gap or found.row.source is not None)
+            is_said = found is not None and (
+                found.row.gap or found.row.source is not None or not found.fits
+            )
             yield index, found if is_said else None
 
     def _settled(self, placed: Placed, others: str) -> Row:

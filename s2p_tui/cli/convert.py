@@ -45,9 +45,6 @@ if TYPE_CHECKING:
     s2p-tui convert model.pt model_skeleton.eqx -o half.eqx --dtype bfloat16 \\
         --mapping model.mapping.json
 
-    # as a recipe has it, learned from a small model of the same kind
-    s2p-tui convert model.pt model_skeleton.eqx --recipe net.recipe.json
-
     # strictly by order, with the result as JSON
     s2p-tui convert model.safetensors model_skeleton.eqx --arrange order --json
 
@@ -67,7 +64,7 @@ def convert(
     output: Output = None,
     mapping: MappingFile = None,
     recipe: Annotated[
-        str | None,
+        Path | None,
         Parameter(
             help="Follow this recipe file, or the known recipe of this name; what it says nothing "
             "of is aligned by names and structure."
@@ -120,8 +117,8 @@ def convert(
 ) -> int:
     """Convert a checkpoint without the terminal app.
 
-    The two sides are aligned by a mapping file, by names and structure, strictly by order, or with
-    Claude's help. Rows that do not line up, or are doubtful and not trusted, are listed, and so are
+    The two sides are aligned by a mapping file, by a recipe, by names and structure, strictly by
+    order, or with Claude's help. Rows that do not line up, or are doubtful and not trusted, are listed, and so are
     entries that no leaf takes, unless they hold no parameter or are accepted; then nothing is
     written: exit status 3. Progress goes to standard error, the summary to standard output.
     """

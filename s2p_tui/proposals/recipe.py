@@ -14,8 +14,8 @@ _SHOWN = 3
 def propose(recipe: Recipe, situation: Situation) -> Proposal:
     """Return the changes that a recipe makes; leaves it does not cover stay as they are.
 
-    Rows that names and structure are certain of stay too, unless the recipe settles them otherwise
-    or its own row does not fit: that is shown, as the recipe may be of another model.
+    Rows that names and structure are certain of stay too, unless a hand chose the recipe's, or that
+    does not fit: it is shown, as the recipe may be of another model.
 
     Args:
         recipe: A recipe made from another pair.
@@ -25,6 +25,7 @@ def propose(recipe: Recipe, situation: Situation) -> Proposal:
     alignment, evidence = situation.alignment, situation.evidence
     applied = Replay(recipe, state_dict, skeleton).applied()
     misfits = set(applied.misfits)
+    shown = misfits | applied.by_hand
     wanted: list[tuple[int, Row]] = []
     undone: list[tuple[int, Row]] = []
     confidence: dict[int, Confidence] = {}
@@ -33,9 +34,7 @@ def propose(recipe: Recipe, situation: Situation) -> Proposal:
         is_settled = row.by == "recipe"
         agrees = same_source(old, row)
         is_proven = suggestion.certain and suggestion.source == old.source
-        if (agrees and (is_proven or not is_settled)) or (
-            is_proven and not is_settled and index not in misfits
-        ):
+        if (agrees and (is_proven or not is_settled)) or (is_proven and index not in shown):
             wanted.append((index, old))
             continue
         confidence[index] = Confidence.CERTAIN if is_settled else Confidence.LIKELY
