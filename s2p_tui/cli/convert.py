@@ -120,7 +120,8 @@ def convert(
     The two sides are aligned by a mapping file, by a recipe, by names and structure, strictly by
     order, or with Claude's help. Rows that do not line up, or are doubtful and not trusted, are
     listed, and so are entries that no leaf takes, unless they hold no parameter or are accepted;
-    then nothing is written: exit status 3. Progress goes to standard error, the summary to standard output.
+    then nothing is written: exit status 3. Progress goes to standard error, the summary to standard
+    output.
     """
     from s2p_tui.cli.progress import matching_shown, run_with_progress
     from s2p_tui.conversion.output_names import default_output
