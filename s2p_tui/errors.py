@@ -79,6 +79,7 @@ class Code(StrEnum):
     SWAPPED_SIDES = "The checkpoint comes first, then the skeleton."
     NO_NAMES_FOR_LEAVES = "Leave the names out: the leaves have their own."
     SAVED_MAPPING = "Give a mapping file that a conversion or the app saved."
+    SAVED_RECIPE = "Give a recipe that was saved from a mapping."
     OTHER_FILES = (
         "Use the files it names, or align these anew. For another depth or width make a recipe of "
         "it."

@@ -186,6 +186,7 @@ WAYS_OUT = {
     Code.SAVED_MAPPING: (
         "Give a mapping file as convert --save-mapping, or ctrl+s in the app, writes it."
     ),
+    Code.SAVED_RECIPE: "Give a recipe file as s2p-tui recipe writes it, or the name of one.",
     Code.OTHER_FILES: (
         "Use the files it names, or align these anew. For another depth or width make a recipe of "
         "it: s2p-tui recipe, then convert --recipe."

@@ -84,7 +84,12 @@ def mapping_of(checkpoint: Checkpoint, target: Target, alignment: Alignment) -> 
 
 
 def write_mapping(path: Path, mapping: SavedAlignment, *, keep_old: bool) -> Path | None:
-    """Write a mapping file; back up another one there, if wanted, with `~` behind its name.
+    """Write a mapping file; see `write_beside`."""
+    return write_beside(path, to_text(mapping).encode(), keep_old=keep_old)
+
+
+def write_beside(path: Path, text: bytes, *, keep_old: bool) -> Path | None:
+    """Write a file; back up another one there, if wanted, with `~` behind its name.
 
     Returns:
         The backup's path, if any; `~2`, `~3` and so on if there are backups already.
@@ -92,7 +97,6 @@ def write_mapping(path: Path, mapping: SavedAlignment, *, keep_old: bool) -> Pat
     Raises:
         OutputError: It cannot be written.
     """
-    text = to_text(mapping).encode()
     kept = None
     try:
         if keep_old and os.path.isfile(path) and not _holds(path, text):

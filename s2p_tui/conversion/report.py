@@ -253,7 +253,7 @@ def report_of(pair: Pair, converted: Converted) -> Report:
         seconds=written.seconds,
         notes=(
             *(f"{pair.checkpoint.label}: {note}" for note in pair.checkpoint.notes),
-            *(f"unlike what the mapping was made for: {told}" for told in pair.told),
+            *pair.told,
         ),
         left_over=tuple(UnusedEntries(pair.checkpoint.state_dict, pair.alignment)),
         parts_unused=parts_unused(rows, pair.checkpoint.state_dict),

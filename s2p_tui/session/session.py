@@ -165,7 +165,7 @@ class Session:
             alignment = in_order(state_dict, leaves)
         session = cls(checkpoint, target, alignment, evidence=evidence)
         session.awaits_evidence = later
-        session.told = followed.told if followed is not None else ()
+        session.told = () if followed is None else followed.told
         session._is_guess = later and mapping is None and arrange == "auto"
         return session
 
@@ -192,7 +192,8 @@ class Session:
             Whether its alignment was taken over: an order nobody has touched yet is but a guess.
         """
         self._judge_by(evidence)
-        is_taken = self._is_guess and not self._is_touched and suggested is not None
+        is_touched = len(self.history) or self.history.undone
+        is_taken = self._is_guess and not is_touched and suggested is not None
         if is_taken and suggested is not None:
             self.alignment = suggested
         self._tell_all()
@@ -213,10 +214,6 @@ class Session:
         everything = range(len(self.verdicts))
         for listener in self._listeners:
             listener(everything)
-
-    @property
-    def _is_touched(self) -> bool:
-        return bool(len(self.history) or self.history.undone)
 
     def match_proposal(self) -> Proposal:
         """Return the offline matcher's proposal. Reads no tensor data and changes nothing."""
@@ -262,8 +259,8 @@ class Session:
         Raises:
             InputError: It cannot be read, or was made for other files.
         """
-        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
-        self.begin_with(replayed(load_mapping(mapping), state_dict, skeleton), mapping)
+        ends = self.checkpoint.state_dict, self.target.skeleton
+        self.begin_with(replayed(load_mapping(mapping), *ends), mapping)
 
     def __len__(self) -> int:
         return len(self.alignment.rows) + len(self.alignment.bench)
@@ -295,11 +292,6 @@ class Session:
     def blocking(self) -> int:
         """Rows that block a conversion."""
         return self.verdicts.blocking
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Remarks on the checkpoint, and on how the pair differs from that of the mapping."""
-        return (*self.checkpoint.notes, *self.told)
 
     @property
     def unused(self) -> UnusedEntries:
@@ -336,7 +328,7 @@ class Session:
             OtherFilesError: It was made for other files; the differences are named.
         """
         followed = replayed(mapping, self.checkpoint.state_dict, self.target.skeleton)
-        self.told, wanted = followed.told, followed.alignment
+        wanted, self.told = followed.alignment, followed.told
         before = tuple(sorted(self.alignment.accepted - wanted.accepted))
         accepted = AcceptUnused(before, accept=False), AcceptUnused(tuple(sorted(wanted.accepted)))
         rows = SetRows(tuple(enumerate(wanted.rows)))
