@@ -200,6 +200,13 @@ WAYS_OUT = {
         "Give --checkpoint, --key, --skeleton, --mapping and --dtype as they were given to "
         "convert, or convert again."
     ),
+    Code.WRITE_MISSING: "Run convert again with the same options: what is there is kept.",
+    Code.MERGE_FIRST: "Run finish first, with the same options.",
+    Code.VERIFY_FIRST: "Run verify on every --part first.",
+    Code.SAME_PLAN: (
+        "Give every worker the same CHECKPOINT, SKELETON, --mapping, --dtype and --chunk-size, or "
+        "remove what is there."
+    ),
     Code.OVERWRITE_CHUNKS: "Choose another folder, or replace these with --overwrite.",
     Code.NOBODY_TO_ASK: "Run it in a terminal, or answer both questions with --yes.",
 }

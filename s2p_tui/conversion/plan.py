@@ -18,7 +18,7 @@ from s2p_tui.alignment.transform import Expr
 from s2p_tui.alignment.verdicts import Verdicts
 from s2p_tui.errors import AlignmentError, Code, Hint, Patterns, UsageError
 
-FileFormat = Literal["eqx", "safetensors"]
+FileFormat = Literal["eqx", "safetensors", "orbax"]
 
 
 @dataclass(frozen=True, slots=True)
