@@ -90,8 +90,24 @@ Output = Annotated[
     Path | None,
     Parameter(
         name=["--output", "-o"],
-        help="File to write, .eqx or .safetensors. Default: CHECKPOINT's name with .eqx, in the "
-        "current folder.",
+        help="File to write, .eqx or .safetensors; or an Orbax checkpoint, a folder or gs:// URL. "
+        "Default: CHECKPOINT's name with .eqx, in the current folder.",
+    ),
+]
+Format = Annotated[
+    Literal["eqx", "safetensors", "orbax"] | None,
+    Parameter(
+        name="--format",
+        help="Format to write. Default: that of the output's name; .eqx if it has no suffix, or as "
+        "answered in a terminal. 'orbax' is a sharded checkpoint that Orbax restores; needs "
+        "s2p-tui[scale].",
+    ),
+]
+Part = Annotated[
+    str | None,
+    Parameter(
+        help="Share of this worker, I/N with I from 0 to N-1, or 'auto': from Slurm's or Open "
+        "MPI's variables. Orbax only.",
     ),
 ]
 MappingFile = Annotated[

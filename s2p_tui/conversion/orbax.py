@@ -128,8 +128,11 @@ class OrbaxConversion:
     @property
     def memory(self) -> int:
         """Bytes of memory that writing takes at most, beside the program's own."""
-        chunk = max((chunk.nbytes for chunk in self.grid.chunks), default=0)
-        return 2 * self.jobs * 2 * chunk + _BESIDE
+        return self.memory_for(2 * max((chunk.nbytes for chunk in self.grid.chunks), default=0))
+
+    def memory_for(self, nbytes: int) -> int:
+        """Bytes of memory for chunks that take so many with their sources."""
+        return 2 * self.jobs * nbytes + _BESIDE
 
 
 def _require_own_scalars(

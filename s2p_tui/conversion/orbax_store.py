@@ -137,14 +137,14 @@ class Store:
         try:
             yield
         except (ValueError, OSError, RuntimeError, KeyError) as error:
-            line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            line = (str(error).splitlines() or [type(error).__name__])[0].partition(" [")[0]
             if "No space left" in line or "Disk quota" in line:
                 raise OutputError(
                     f"{self.output} cannot be written: the disk is full.",
                     "Free some space and run it again: what is written is kept.",
                 ) from None
             raise OutputError(
-                f"{self.where} cannot be read or written: {line}",
+                f"{self.where} cannot be read or written: {line}.",
                 "Look at the folder or the bucket, and run it again.",
             ) from None
 
@@ -256,13 +256,16 @@ class Store:
                     "driver": "zarr3",
                     "kvstore": self._database(database, f"{chunk.array.name}/", write=True),
                     "metadata": chunk.array.zarr,
-                    # It is written above, once, with the array's first chunk.
-                    "assume_metadata": True,
                     "recheck_cached_data": False,
                     "store_data_equal_to_fill_value": True,
                 }
+                # Its metadata is written above, once, with the array's first chunk.
                 array = self._ts.open(
-                    spec, open=True, context=self._context, transaction=transaction
+                    spec,
+                    open=True,
+                    assume_metadata=True,
+                    context=self._context,
+                    transaction=transaction,
                 ).result()
                 index = (..., *(slice(*bounds) for bounds in chunk.region))
                 writes.append(array[index].write(elements))
