@@ -143,7 +143,6 @@ def convert(
     entries that no leaf takes, unless they hold no parameter or are accepted; then nothing is
     written: exit status 3. Progress goes to standard error, the summary to standard output.
     """
-    from s2p_tui.cli.progress import matching_shown, run_with_progress
     from s2p_tui.cli.orbax import (
         chosen_format,
         convert_part,
@@ -151,6 +150,7 @@ def convert(
         refuse_alone,
         require_orbax,
     )
+    from s2p_tui.cli.progress import matching_shown, run_with_progress
     from s2p_tui.conversion.output_names import default_output, in_format
     from s2p_tui.conversion.report import result_as_json
     from s2p_tui.session.orbax import convert_to_orbax, orbax_conversion
@@ -159,6 +159,7 @@ def convert(
     wanted = chosen_format(output, file_format, ask=not json)
     path = output or default_output(checkpoint, skeleton, wanted)
     session: Session | None = None
+    line = ""
     try:
         path, form = in_format(path, wanted)
         require_orbax(form, part=part, dry_run=dry_run)
@@ -207,11 +208,9 @@ def convert(
                 print("\n".join(estimate_lines(conversion, hosts)))
                 return 0
             assert part is not None
-            converted = convert_part(session, conversion, part)
+            converted, line = convert_part(conversion, part)
         else:
-            convert_it = (
-                partial(convert_to_orbax, opened) if form == "orbax" else opened.convert
-            )
+            convert_it = partial(convert_to_orbax, opened) if form == "orbax" else opened.convert
             converted = run_with_progress(
                 lambda job: convert_it(
                     path,
@@ -231,7 +230,8 @@ def convert(
         print(result_as_json(path, session, None, error.put_into(WAYS_OUT), proof=proof))
         return error.exit_code
     report = session.report_of(converted)
-    print(result_as_json(path, session, report, None, proof=proof) if json else report)
+    shown = result_as_json(path, session, report, None, proof=proof) if json else line or report
+    print(shown)
     return 0
 
 
@@ -274,14 +274,13 @@ def verify(
     like: Like = None,
     dtype: Dtype = None,
     part: Part = None,
-    chunk_size: ChunkSize = 64,
     jobs: Jobs = None,
     certificate: Certificate = None,
 ) -> int:
     """Compare every leaf of a converted file with its source, bit by bit.
 
-    Give --key, --like and --dtype as they were given to convert; for an Orbax checkpoint
-    --chunk-size, too. One that is under way is verified between finish and finish --commit. Leaves that differ are listed:
+    Give --key, --like and --dtype as they were given to convert. An Orbax checkpoint that many
+    workers write is verified between finish and finish --commit. Leaves that differ are listed:
     exit status 5. --certificate records what was read.
     """
     from s2p_tui.cli.orbax import is_orbax, require_orbax, verify_orbax
@@ -298,7 +297,6 @@ def verify(
             output,
             part=part,
             dtype=dtype,
-            chunk_bytes=chunk_size * MEBIBYTE,
             jobs=jobs,
             certificate=certificate,
         )

@@ -15,7 +15,6 @@ from s2p_tui.cli.options import (
     AllowUnused,
     Certificate,
     CheckpointOption,
-    ChunkSize,
     Dtype,
     Key,
     Like,
@@ -61,7 +60,6 @@ def finish(
     allow_missing: AllowMissing = False,
     like: Like = None,
     dtype: Dtype = None,
-    chunk_size: ChunkSize = 64,
     certificate: Certificate = None,
 ) -> int:
     """Merge, or commit, an Orbax checkpoint that many workers wrote.
@@ -80,11 +78,11 @@ def finish(
         checkpoint, skeleton, key=key, allow_missing=allow_missing, like=like, mapping=mapping
     )
     session.allow_unused(allow_unused)
-    size = chunk_size * MEBIBYTE
-    conversion = orbax_conversion(session, output, dtype=dtype, chunk_bytes=size)
+    conversion = orbax_conversion(session, output, dtype=dtype, chunk_bytes=None)
 
     def do(job: Job) -> str:
-        from s2p_tui.conversion.orbax import merge, verified_chunks
+        from s2p_tui.conversion.orbax import merge
+        from s2p_tui.conversion.orbax_finish import verified_chunks
 
         if not commit:
             return f"merged {merge(conversion, job):,} chunks; verify them next"
@@ -104,13 +102,13 @@ def verify_orbax(
     *,
     part: str | None,
     dtype: str | None,
-    chunk_bytes: int,
     jobs: int | None,
     certificate: Path | None,
 ) -> int:
     """Verify a finished checkpoint, or one that is merged and under way."""
     from s2p_tui.cli.progress import run_with_progress
-    from s2p_tui.conversion.orbax import is_finished, verify_part
+    from s2p_tui.conversion.orbax import is_finished
+    from s2p_tui.conversion.orbax_finish import verify_part
     from s2p_tui.session.orbax import certify_orbax, orbax_conversion
 
     mine, of = part_of(part) if part is not None else (0, 1)
@@ -119,7 +117,7 @@ def verify_orbax(
             "--certificate is of a whole checkpoint, --part verifies a share.",
             "Give --certificate to finish --commit.",
         )
-    conversion = orbax_conversion(session, output, dtype=dtype, chunk_bytes=chunk_bytes, jobs=jobs)
+    conversion = orbax_conversion(session, output, dtype=dtype, chunk_bytes=None, jobs=jobs)
     finished = is_finished(conversion.output)
     verified = run_with_progress(
         lambda job: verify_part(conversion, mine, of, job, finished=finished)
@@ -162,13 +160,18 @@ def chosen_format(output: Path | None, given: FileFormat | None, *, ask: bool) -
     return "orbax" if answer.startswith("o") else None
 
 
-def convert_part(session: Session, conversion: OrbaxConversion, part: str) -> Converted:
-    """Write one worker's share, with progress."""
+def convert_part(conversion: OrbaxConversion, part: str) -> tuple[Converted, str]:
+    """Write one worker's share, with progress; returns the result, and a line about it."""
     from s2p_tui.cli.progress import run_with_progress
     from s2p_tui.session.orbax import write_orbax_part
 
     mine, of = part_of(part)
-    return run_with_progress(lambda job: write_orbax_part(session, conversion, mine, of, job))
+    done = run_with_progress(lambda job: write_orbax_part(conversion, mine, of, job))
+    line = (
+        f"{conversion.output}: part {mine}/{of} is written, {done.written.size:,} bytes, "
+        f"{done.written.seconds:.2f} s; run finish once all parts are"
+    )
+    return done, line
 
 
 def estimate_lines(conversion: OrbaxConversion, hosts: int) -> list[str]:

@@ -5,6 +5,8 @@
     verify_part   each worker reads its share back and compares it with its sources
     commit        the tree's metadata and the certificate; then the checkpoint gets its name
 
+The last two are in `orbax_finish.py`.
+
 Workers agree by `s2p-plan.json` in the partial checkpoint. A step that was interrupted is repeated:
 what is there is kept, also by another number of workers. A chunk that turns out to be damaged is
 removed, so that writing again makes it anew.
@@ -12,12 +14,11 @@ removed, so that writing again makes it anew.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import os
 import threading
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -38,17 +39,11 @@ from s2p_tui.conversion.contents import (
 )
 from s2p_tui.conversion.evaluate import Evaluator
 from s2p_tui.conversion.needs import Fetched, Needs, gathered
-from s2p_tui.conversion.orbax_grid import Chunk, Grid, StoredArray
-from s2p_tui.conversion.orbax_metadata import (
-    CHECKPOINT,
-    TREE,
-    checkpoint_metadata,
-    tree_metadata,
-)
+from s2p_tui.conversion.orbax_grid import Chunk, Grid
+from s2p_tui.conversion.orbax_metadata import CHECKPOINT, TREE
 from s2p_tui.conversion.orbax_store import PARTS, PLAN, VERIFIED, Claim, Store
 from s2p_tui.conversion.plan import Instruction, Plan
 from s2p_tui.conversion.units import share, usual_jobs
-from s2p_tui.conversion.verify import Readback, ReadLeaf
 from s2p_tui.errors import AlignmentError, Code, Hint, OutputError, some
 from s2p_tui.formats.atomic import require_space
 from s2p_tui.formats.base import Checkpoint, Tensors
@@ -161,7 +156,7 @@ def _require_own_scalars(
         )
 
 
-class _Elements:
+class Elements:
     """Gives the elements of chunks; reads their sources once. Any thread may ask."""
 
     def __init__(self, conversion: OrbaxConversion) -> None:
@@ -273,7 +268,7 @@ class _Writing:
         self, conversion: OrbaxConversion, store: Store, database: str, claim: Claim, job: Job
     ) -> None:
         self.losses: dict[str, CastLoss] = {}
-        self._elements = _Elements(conversion)
+        self._elements = Elements(conversion)
         self._allow_overflow = conversion.allow_overflow
         self._store, self._database, self._claim, self._job = store, database, claim, job
         self._lock = threading.Lock()
@@ -306,14 +301,14 @@ def merge(conversion: OrbaxConversion, job: Job | None = None) -> int:
     """
     job = job or Job()
     job.phase = "syncing"
-    store = _under_way(conversion)
+    store = under_way(conversion)
     held = store.held()
     missing = conversion.grid.missing(held)
     if missing:
         raise OutputError(
             f"{len(missing):,} of {len(conversion.grid.chunks):,} chunks of {conversion.output} "
-            f"are missing: {some([chunk.key for chunk in missing])}"
-            f"{_parts_of(store, conversion.grid, missing)}.",
+            f"are missing{_parts_of(store, conversion.grid, missing)}: "
+            f"{some([chunk.key for chunk in missing])}.",
             Hint(Code.WRITE_MISSING),
         )
     strange = held.difference(key for chunk in conversion.grid.chunks for key in chunk.keys)
@@ -335,249 +330,22 @@ def _parts_of(store: Store, grid: Grid, missing: Sequence[Chunk]) -> str:
     keys = {chunk.key for chunk in missing}
     shares = enumerate(grid.shares(of))
     parts = [f"{part}/{of}" for part, mine in shares if any(one.key in keys for one in mine)]
-    return f" (of part {some(parts)})"
+    return f", of part {some(parts)}"
 
 
-@dataclass(slots=True)
-class ReadChunk:
-    """A chunk as it was read back.
-
-    Attributes:
-        sha256: Of its elements.
-        largest_difference: Of its numbers from those of its source after the transform.
-        loss: Losses of its cast.
-    """
-
-    sha256: str
-    largest_difference: float
-    loss: CastLoss
-
-    def as_json(self) -> list[Any]:
-        """Return it as JSON values."""
-        loss = self.loss
-        counts = [loss.overflowed, loss.new_nan, loss.flushed]
-        return [self.sha256, self.largest_difference, *counts]
-
-    @classmethod
-    def from_json(cls, value: Sequence[Any]) -> ReadChunk:
-        """Inverse of `as_json`."""
-        sha256, difference, *counts = value
-        return cls(sha256, difference, CastLoss(*counts))
-
-
-Verified = Mapping[str, ReadChunk]
-"""Chunks that were verified, by their keys."""
-
-
-def verify_part(
-    conversion: OrbaxConversion,
-    part: int = 0,
-    of: int = 1,
-    job: Job | None = None,
-    *,
-    finished: bool = False,
-) -> Verified:
-    """Compare one worker's share of the merged chunks with their sources, bit by bit.
-
-    Args:
-        conversion: The conversion.
-        part: Which of the workers this is, from 0.
-        of: Their number.
-        job: Progress and cancellation.
-        finished: Look at a finished checkpoint, and change nothing there.
-
-    Raises:
-        OutputError: Chunks differ, or are missing; their leaves are named.
-        InputError: A source changed meanwhile.
-    """
-    job = job or Job()
-    store = Store(conversion.output, finished=True) if finished else _under_way(conversion)
-    mine = conversion.grid.share(part, of)
-    job.total, job.phase = sum(chunk.nbytes for chunk in mine), "verifying"
-    job.verified = 0
-    if not finished and not store.is_merged:
-        raise OutputError(
-            f"What workers wrote for {conversion.output} is not merged yet.", Hint(Code.MERGE_FIRST)
-        )
-    verifying = _Verifying(conversion, store, job)
-    try:
-        share(iter(mine), verifying.do, conversion.jobs)
-    finally:
-        conversion.checkpoint.tensors.check_unchanged()
-        conversion.target.values.check_unchanged()
-    if verifying.differing:
-        differing = [chunk for chunk in mine if chunk.key in verifying.differing]
-        if not finished:
-            store.drop(key for chunk in differing for key in chunk.keys)
-        raise _different(conversion, differing, finished=finished)
-    if not finished:
-        record = {
-            "plan": conversion.grid.digest,
-            "chunks": {key: read.as_json() for key, read in verifying.found.items()},
-        }
-        store.write(f"{VERIFIED}{part}-{of}.json", json.dumps(record).encode())
-    return verifying.found
-
-
-def _different(
-    conversion: OrbaxConversion, chunks: Sequence[Chunk], *, finished: bool
-) -> OutputError:
-    names = dict.fromkeys(chunk.array.instruction.leaf.path for chunk in chunks)
-    said = some([f"{path} differs from its source" for path in names], "; ", 10)
-    kept = "" if finished else f" {len(chunks):,} chunks were removed."
-    code = Code.SAME_AS_CONVERTED if finished else Code.WRITE_MISSING
-    return OutputError(
-        f"{conversion.output} does not match the alignment: {said}.{kept}", Hint(code)
-    )
-
-
-class _Verifying:
-    """Compares chunks, called by any thread.
-
-    Attributes:
-        found: The chunks that are equal to their sources.
-        differing: Keys of those that are not, or cannot be read.
-    """
-
-    def __init__(self, conversion: OrbaxConversion, store: Store, job: Job) -> None:
-        self.found: dict[str, ReadChunk] = {}
-        self.differing: set[str] = set()
-        self._elements = _Elements(conversion)
-        self._store, self._job = store, job
-        self._lock = threading.Lock()
-
-    def do(self, chunk: Chunk) -> None:
-        self._job.check()
-        self._job.leaf = chunk.array.instruction.leaf.path
-        there = self._store.read_chunk(chunk)
-        loss, rounding = CastLoss(), Rounding()
-        wanted = self._elements.of(chunk, loss, rounding)
-        is_equal = (
-            there is not None
-            and there.shape == wanted.shape
-            and there.dtype == wanted.dtype
-            and (not chunk.is_first or self._store.zarr(chunk.array) == chunk.array.zarr)
-        )
-        # Read anew, in order: an array that lies otherwise in memory would be copied.
-        data = b"" if there is None else np.ascontiguousarray(there).reshape(-1).view(np.uint8)
-        is_equal = is_equal and np.array_equal(data, wanted.reshape(-1).view(np.uint8))
-        digest = hashlib.sha256(data).hexdigest()
-        with self._lock:
-            self._job.verified += chunk.nbytes
-            if is_equal:
-                self.found[chunk.key] = ReadChunk(digest, rounding.largest, loss)
-            else:
-                self.differing.add(chunk.key)
-
-
-def verified_chunks(conversion: OrbaxConversion) -> Verified:
-    """Return what all workers verified of the checkpoint under way.
-
-    Raises:
-        OutputError: Chunks are not verified yet; the first are named.
-    """
-    store = _under_way(conversion)
-    found: dict[str, ReadChunk] = {}
-    for name in store.listed(VERIFIED):
-        record: dict[str, Any] = json.loads(store.read(name) or b"{}")
-        if record.get("plan") == conversion.grid.digest:
-            chunks = record["chunks"].items()
-            found |= {key: ReadChunk.from_json(value) for key, value in chunks}
-    unread = [chunk for chunk in conversion.grid.chunks if chunk.key not in found]
-    if unread:
-        raise OutputError(
-            f"{len(unread):,} of {len(conversion.grid.chunks):,} chunks of {conversion.output} "
-            f"are not verified: {some([chunk.key for chunk in unread])}.",
-            Hint(Code.VERIFY_FIRST),
-        )
-    return found
-
-
-def commit(
-    conversion: OrbaxConversion, verified: Verified | None, facts: Mapping[str, Any]
-) -> None:
-    """Write the metadata and give the checkpoint its name.
-
-    Args:
-        conversion: The conversion.
-        verified: All its chunks as they were read back; None if nobody did.
-        facts: What else the certificate in the checkpoint says.
-
-    Raises:
-        OutputError: Chunks are missing, or it cannot be written.
-    """
-    store = _under_way(conversion)
-    held = store.merged_keys()
-    gone = conversion.grid.missing(held)
-    if gone:
-        raise OutputError(
-            f"{len(gone):,} chunks of {conversion.output} are not merged: "
-            f"{some([chunk.key for chunk in gone])}.",
-            Hint(Code.MERGE_FIRST),
-        )
-    leaves = {} if verified is None else leaf_digests(conversion.grid, verified)
-    certificate = {
-        "plan": conversion.grid.digest,
-        "chunks": len(conversion.grid.chunks),
-        "verified": verified is not None,
-        **facts,
-        "leaves": leaves,
-    }
-    store.write(TREE, tree_metadata(conversion.grid))
-    store.write(CHECKPOINT, checkpoint_metadata(certificate))
-    for name in (VERIFIED, PARTS, PLAN):
-        store.remove(name)
-    if not store.is_bucket:
-        for folder in (VERIFIED, PARTS):
-            path = Path(store.where, folder)
-            if path.is_dir():
-                path.rmdir()
-    store.commit()
-
-
-def leaf_digests(grid: Grid, verified: Verified) -> dict[str, str]:
-    """Return SHA-256 over the digests of each array's chunks in order, by key path.
-
-    So it does not depend on how many workers there were.
-    """
-    found: dict[str, Any] = defaultdict(hashlib.sha256)
-    for chunk in grid.chunks:
-        found[chunk.array.instruction.leaf.path].update(verified[chunk.key].sha256.encode())
-    return {path: digest.hexdigest() for path, digest in found.items()}
-
-
-def losses_of(grid: Grid, verified: Verified) -> dict[str, CastLoss]:
-    """Return the losses of casts by key path, in the plan's order."""
-    found: dict[str, CastLoss] = {}
-    for chunk in grid.chunks:
-        if loss := verified[chunk.key].loss:
-            found.setdefault(chunk.array.instruction.leaf.path, CastLoss()).add(loss)
-    return found
-
-
-def readback_of(conversion: OrbaxConversion, verified: Verified, readback: Readback) -> None:
-    """Take down what was verified, leaf by leaf in the plan's order, for a certificate."""
-    digests, losses = leaf_digests(conversion.grid, verified), losses_of(conversion.grid, verified)
-    largest: dict[str, float] = defaultdict(float)
-    for chunk in conversion.grid.chunks:
-        path = chunk.array.instruction.leaf.path
-        largest[path] = max(largest[path], verified[chunk.key].largest_difference)
-    start = 0
-    for instruction in conversion.plan.instructions:
-        path, nbytes = instruction.leaf.path, 0
-        digest = digests.get(path)
-        if digest is None:
-            # A Python scalar, which is in no checkpoint.
-            own = np.asarray(conversion.target.values.read(path, ()))
-            digest = hashlib.sha256(own.tobytes()).hexdigest()
-        else:
-            itemsize = dtype_named(instruction.dtype).itemsize
-            nbytes = prod(instruction.leaf.shape) * itemsize
-        loss = losses.get(path, CastLoss())
-        leaf = ReadLeaf(instruction, start, nbytes, digest, largest[path], loss)
-        readback.leaves.append(leaf)
-        readback.whole.update(memoryview(digest.encode()))
-        start += nbytes
+def agreed_chunk_bytes(output: str) -> int | None:
+    """Return the chunk size of a checkpoint, finished or under way; None if there is none."""
+    finished = is_finished(output)
+    store = Store(output, finished=finished)
+    if not store.exists:
+        return None
+    found: Any = None
+    with contextlib.suppress(ValueError, AttributeError):
+        facts: Any = json.loads(store.read(CHECKPOINT if finished else PLAN) or b"{}")
+        if finished:
+            facts = facts.get("custom_metadata", {}).get("s2p", {})
+        found = facts.get("chunk_bytes")
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def is_finished(output: str) -> bool:
@@ -600,7 +368,7 @@ def _refuse_finished(output: str) -> None:
         )
 
 
-def _under_way(conversion: OrbaxConversion) -> Store:
+def under_way(conversion: OrbaxConversion) -> Store:
     """Return the store of the checkpoint under way.
 
     Raises:
@@ -650,20 +418,3 @@ def _forget_verified(store: Store, keys: set[str]) -> None:
         record: dict[str, Any] = json.loads(store.read(name) or b"{}")
         if not keys.isdisjoint(record.get("chunks", {})):
             store.remove(name)
-
-
-__all__ = [
-    "OrbaxConversion",
-    "ReadChunk",
-    "StoredArray",
-    "Verified",
-    "commit",
-    "is_finished",
-    "leaf_digests",
-    "losses_of",
-    "merge",
-    "readback_of",
-    "verified_chunks",
-    "verify_part",
-    "write_part",
-]

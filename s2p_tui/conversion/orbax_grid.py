@@ -194,9 +194,7 @@ class Grid:
         """The chunks that, or the metadata with which, is not among the keys."""
         return [chunk for chunk in self.chunks if not held.issuperset(chunk.keys)]
 
-    def _digest(
-        self, plan: Plan, checkpoint: Checkpoint, target: Target, chunk_bytes: int
-    ) -> str:
+    def _digest(self, plan: Plan, checkpoint: Checkpoint, target: Target, chunk_bytes: int) -> str:
         found = hashlib.sha256()
         head = [
             checkpoint.state_dict.digest, target.skeleton.digest, plan.dtype, chunk_bytes,
@@ -298,4 +296,4 @@ def _refuse(nodes: Sequence[Node], arrays: Sequence[StoredArray]) -> None:
 
 def element_bytes(array: np.ndarray[Any, Any]) -> memoryview:
     """The bytes of a contiguous array."""
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data

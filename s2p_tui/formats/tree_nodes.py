@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import msgspec
 
@@ -22,6 +22,7 @@ from s2p_tui.formats.skeleton_file import Target
 
 NodeKind = Literal["array", "scalar", "none", "list", "tuple", "dict"]
 """An array; a Python scalar, which Equinox saves too; what is in no file; an empty container."""
+KINDS = frozenset(get_args(NodeKind))
 SAVED = ("array", "scalar")
 """Kinds of which each is a leaf of the skeleton, in the same order."""
 Key = str | int
@@ -74,7 +75,9 @@ def nodes_of(target: Target) -> tuple[Node, ...]:
     leaves = iter(target.skeleton)
     nodes: list[Node] = []
     for kind, *keys in (one or [""] for one in listed):
-        if kind not in get_args(NodeKind) or not keys or NAMELESS in keys:
+        if kind not in KINDS:
+            break
+        if not keys or NAMELESS in keys:
             raise InputError(
                 f"{target.label} has a node whose key can be named in no tree: "
                 f"{'.'.join(map(str, keys)) or '(the root)'}.",
@@ -83,7 +86,7 @@ def nodes_of(target: Target) -> tuple[Node, ...]:
         leaf = next(leaves, None) if kind in SAVED else None
         if kind in SAVED and leaf is None:
             break
-        nodes.append(Node(kind, tuple(keys), leaf))
+        nodes.append(Node(cast("NodeKind", kind), tuple(keys), leaf))
     if len(nodes) != len(listed) or next(leaves, None) is not None:
         raise InputError(f"{target.label} records other nodes than its leaves.", _RENEW)
     return tuple(nodes)

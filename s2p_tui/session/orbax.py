@@ -19,7 +19,8 @@ from s2p_tui.conversion.output_names import is_bucket, location
 from s2p_tui.errors import Code, Hint, UsageError
 
 if TYPE_CHECKING:
-    from s2p_tui.conversion.orbax import OrbaxConversion, Verified
+    from s2p_tui.conversion.orbax import OrbaxConversion
+    from s2p_tui.conversion.orbax_finish import Verified
     from s2p_tui.session.session import Session
 
 _KEPT = "Cancelled; the output is not there yet. The same again resumes it."
@@ -30,17 +31,19 @@ def orbax_conversion(
     output: str | Path,
     *,
     dtype: str | None = None,
-    chunk_bytes: int = DEFAULT_CHUNK,
+    chunk_bytes: int | None = DEFAULT_CHUNK,
     jobs: int | None = None,
     allow_overflow: bool = False,
 ) -> OrbaxConversion:
     """Plan the conversion of a session's alignment. Reads at most Python scalars.
 
+    With None for the chunk size it is that of the checkpoint that is there.
+
     Raises:
         S2PError: Rows do not line up, TensorStore is not installed, or Orbax cannot hold a leaf.
     """
     # NumPy is enough for everything else.
-    from s2p_tui.conversion.orbax import OrbaxConversion
+    from s2p_tui.conversion.orbax import OrbaxConversion, agreed_chunk_bytes
     from s2p_tui.conversion.orbax_store import refuse_scheme
 
     where = location(output)
@@ -48,6 +51,8 @@ def orbax_conversion(
     if not is_bucket(where):
         ends = (*session.checkpoint.files, *session.target.files)
         refuse_to_replace(Path(where), ends)
+    if chunk_bytes is None:
+        chunk_bytes = agreed_chunk_bytes(where) or DEFAULT_CHUNK
     return OrbaxConversion.of(
         session.plan(dtype, "orbax"),
         session.checkpoint,
@@ -76,7 +81,8 @@ def convert_to_orbax(
 
     What an interrupted run wrote is kept beside the output's name, and not written again.
     """
-    from s2p_tui.conversion.orbax import losses_of, merge, verify_part, write_part
+    from s2p_tui.conversion.orbax import merge, write_part
+    from s2p_tui.conversion.orbax_finish import losses_of, verify_part
     from s2p_tui.conversion.orbax_store import require_tensorstore
 
     if certificate is not None and not verify:
@@ -118,9 +124,7 @@ def convert_to_orbax(
     return Converted(written, *files)
 
 
-def write_orbax_part(
-    session: Session, conversion: OrbaxConversion, part: int, of: int, job: Job
-) -> Converted:
+def write_orbax_part(conversion: OrbaxConversion, part: int, of: int, job: Job) -> Converted:
     """Write one worker's share; returns what it comes to."""
     from s2p_tui.conversion.orbax import write_part
 
@@ -150,11 +154,9 @@ def _written(
     )
 
 
-def commit_orbax(
-    session: Session, conversion: OrbaxConversion, verified: Verified | None
-) -> None:
+def commit_orbax(session: Session, conversion: OrbaxConversion, verified: Verified | None) -> None:
     """Commit a merged checkpoint, with both ends and the versions in its certificate."""
-    from s2p_tui.conversion.orbax import commit
+    from s2p_tui.conversion.orbax_finish import commit
 
     facts: dict[str, Any] = {
         "source": end_to_json(source_end(session.checkpoint), "entries"),
@@ -175,7 +177,7 @@ def certify_orbax(
     Raises:
         OutputError: It cannot be written, or would replace a source.
     """
-    from s2p_tui.conversion.orbax import readback_of
+    from s2p_tui.conversion.orbax_finish import readback_of
 
     protected: Iterable[Path] = (*session.checkpoint.files, *session.target.files)
     require_place(Path(path), protected)

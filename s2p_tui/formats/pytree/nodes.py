@@ -50,12 +50,10 @@ def _kind(value: Any, is_saved: Callable[[Any], bool]) -> NodeKind:
 
 
 def _key(key: Any) -> Key:
-    match key:
-        case jtu.SequenceKey(idx=index) | jtu.FlattenedIndexKey(key=index):
-            return int(index)
-        case jtu.GetAttrKey(name=name):
-            return str(name)
-        case jtu.DictKey(key=name):
-            return str(name)
-        case _:
-            return NAMELESS
+    if isinstance(key, jtu.SequenceKey):
+        return int(key.idx)
+    if isinstance(key, jtu.FlattenedIndexKey):
+        return int(key.key)
+    if isinstance(key, jtu.GetAttrKey):
+        return str(key.name)
+    return str(key.key) if isinstance(key, jtu.DictKey) else NAMELESS

@@ -386,9 +386,7 @@ def rename_leaves(target: Target, like: Any, label: str) -> Target:
     named = tuple(structs.replace(leaf, has_value=True) for leaf in described)
     skeleton = Skeleton(named, key_paths(tree))
     values = FileTensors(extents.get, target.files)
-    return replace(
-        target, skeleton=skeleton, values=values, tree=tree_as_json(tree, is_saved)
-    )
+    return replace(target, skeleton=skeleton, values=values, tree=tree_as_json(tree, is_saved))
 
 
 def _array(value: Any) -> NDArray[np.generic]:
