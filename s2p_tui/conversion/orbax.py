@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -403,7 +403,8 @@ def _agree(store: Store, conversion: OrbaxConversion, *, first: bool) -> None:
     if not isinstance(theirs, dict):
         differences = "its s2p-plan.json is missing or damaged"
     else:
-        names = [name for name, value in ours.items() if theirs.get(name) != value]
+        facts = cast("dict[str, Any]", theirs)
+        names = [name for name, value in ours.items() if facts.get(name) != value]
         known = [name for name in names if name != "plan"] or ["mapping"]
         differences = f"another {some(known)}".replace("chunk_bytes", "chunk size")
     raise OutputError(

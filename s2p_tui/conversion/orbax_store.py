@@ -7,6 +7,8 @@ one on top that refers to theirs, as Orbax itself lays it out.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import fcntl
 import importlib
 import json
@@ -58,6 +60,19 @@ def _tensorstore() -> Any:
         ) from None
 
 
+_M_MMAP_THRESHOLD, _LARGE = -3, 1 << 17
+
+
+def _give_memory_back() -> None:
+    """Have the C library return large blocks at once.
+
+    Once blocks of a chunk's size were freed, glibc keeps those to come, in every thread's arena:
+    verifying with chunks of 16 MiB then took 257 MiB, not 95.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
+
+
 def require_tensorstore() -> None:
     """Make sure, before any work is done, that checkpoints can be written.
 
@@ -84,6 +99,7 @@ class Store:
 
     def __init__(self, output: str, *, finished: bool = False) -> None:
         self._ts = _tensorstore()
+        _give_memory_back()
         self.output = output
         self.is_bucket = output.startswith(BUCKET)
         self.where = output if finished or self.is_bucket else output + _PARTIAL

@@ -37,8 +37,9 @@ def default_output(
 
 
 def default_mapping(output: Path) -> Path:
-    """`model.mapping.json` beside `model.eqx`."""
-    return output.with_name(f"{output.stem}.mapping.json")
+    """`model.mapping.json` beside `model.eqx`; in the current folder for a bucket."""
+    name = f"{output.stem}.mapping.json"
+    return Path(name) if is_bucket(output) else output.with_name(name)
 
 
 def format_of(path: str | Path) -> FileFormat:
