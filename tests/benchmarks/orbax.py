@@ -27,7 +27,7 @@ import numpy as np
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.edits import SetRows
 from s2p_tui.alignment.skeleton import Leaf
-from s2p_tui.alignment.transform import Expr, Permute, Split, Stack, Take
+from s2p_tui.alignment.transform import Expr, Permute, Split, Stack, Take, shape_of
 from s2p_tui.formats.safetensors import header_for
 from s2p_tui.formats.skeleton_file import head_line
 from s2p_tui.formats.tree_nodes import nodes_to_json
@@ -237,6 +237,67 @@ def kills(folder: Path, count: int) -> None:
         print(f"{done} kills, {finished} checkpoints finished and verified", flush=True)
 
 
+def planning(hosts: int) -> None:
+    """Plan a model of 1.3 TB in 44,720 entries: 58 layers of 256 experts, stacked per layer."""
+    from s2p_tui.alignment.skeleton import Skeleton
+    from s2p_tui.alignment.state_dict import Entry, StateDict
+    from s2p_tui.conversion.orbax import OrbaxConversion
+    from s2p_tui.conversion.orbax_estimate import estimate
+    from s2p_tui.conversion.plan import Instruction, Plan
+    from s2p_tui.formats.base import Checkpoint, Extent, row_major
+    from s2p_tui.formats.skeleton_file import Target
+    from s2p_tui.formats.tensors import ArrayTensors, FileTensors
+
+    hidden, inner, layers, experts, words = 7168, 2048, 58, 256, 129_280
+    shapes = {"embed": (words, hidden), "head": (words, hidden)}
+    exprs: dict[str, Expr] = {"embed": Take("embed"), "head": Permute(Take("head"), (1, 0))}
+    for layer in range(layers):
+        for name, shape in (("q", (24_576, hidden)), ("o", (hidden, 16_384))):
+            shapes[f"{layer}.{name}"] = shape
+            exprs[f"{layer}.{name}"] = Permute(Take(f"{layer}.{name}"), (1, 0))
+        shapes[f"{layer}.norm"] = (hidden,)
+        exprs[f"{layer}.norm"] = Take(f"{layer}.norm")
+        for name, shape in (
+            ("w1", (inner, hidden)),
+            ("w2", (hidden, inner)),
+            ("w3", (inner, hidden)),
+        ):
+            keys = [f"{layer}.{expert}.{name}" for expert in range(experts)]
+            shapes |= dict.fromkeys(keys, shape)
+            exprs[f"{layer}.{name}"] = Stack(tuple(Permute(Take(key), (1, 0)) for key in keys), 0)
+    entries = StateDict(tuple(Entry(key, shape, "bfloat16") for key, shape in shapes.items()))
+    places: dict[str, Extent] = {}
+    offset = 0
+    for key, shape in shapes.items():
+        places[key] = Extent(Path("shard"), offset, shape, row_major(shape), "bfloat16")
+        offset += places[key].nbytes
+    size = offset
+    checkpoint = Checkpoint("model", (), size, entries, FileTensors(places.get, ()))
+    leaves = tuple(
+        Leaf(key, shape_of(expr, entries.shape), "bfloat16", has_value=False)
+        for key, expr in exprs.items()
+    )
+    tree = nodes_to_json(("array", tuple(leaf.path.split("."))) for leaf in leaves)
+    target = Target("skeleton", (), 0, Skeleton(leaves), ArrayTensors({}), tree)
+    rows = tuple(Instruction(leaf, exprs[leaf.path], "bfloat16") for leaf in leaves)
+    started, busy = time.perf_counter(), time.process_time()
+    conversion = OrbaxConversion.of(
+        Plan(rows, "orbax"), checkpoint, target, "out", chunk_bytes=64 << 20, jobs=2
+    )
+    costs = estimate(conversion, hosts)
+    seconds = time.perf_counter() - started
+    processor = time.process_time() - busy
+    total, read = sum(cost.written for cost in costs), [cost.read for cost in costs]
+    requests = [cost.requests for cost in costs]
+    print(
+        f"{len(shapes):,} entries, {size / 1e12:.3f} TB, {len(conversion.grid.chunks):,} chunks, "
+        f"{hosts} hosts: planned in {seconds:.2f} s, {processor:.2f} s of one core\n"
+        f"read {sum(read) / total:.3f} times what is written; a host "
+        f"{min(read) / 1e9:.1f}–{max(read) / 1e9:.1f} GB, {min(requests)}–{max(requests)} requests, "
+        f"{max(cost.memory for cost in costs) >> 20} MiB"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.orbax", description=__doc__)
     parser.add_argument("--child", nargs=3, metavar=("WHAT", "FOLDER", "CHUNK"))
@@ -244,10 +305,14 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--chunk", type=int, default=64, help="MiB of a chunk")
     parser.add_argument("--memory", type=int, nargs="+", metavar="MIB", help="peaks at these sizes")
+    parser.add_argument("--plan", type=int, metavar="HOSTS", help="plan 1.3 TB for so many hosts")
     parser.add_argument("--kills", type=int, help="kill so many workers instead")
     options = parser.parse_args()
     if options.child:
         print(json.dumps(child(*options.child)))
+        return
+    if options.plan:
+        planning(options.plan)
         return
     with tempfile.TemporaryDirectory(prefix="s2p-orbax-") as folder:
         if options.kills:
