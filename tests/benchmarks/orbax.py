@@ -203,6 +203,10 @@ def kills(folder: Path, count: int) -> None:
     rng, output = random.Random(), folder / "out.orbax"
     ends = ["--checkpoint", model, "--skeleton", skeleton, "--mapping", mapping]
     program = [sys.executable, "-m", "s2p_tui"]
+    plain = ["convert", model, skeleton, "--mapping", mapping, "--chunk-size", 1, "-o"]
+    started = time.perf_counter()
+    subprocess.run([*program, *map(str, [*plain, folder / "whole.orbax"])], check=True)
+    whole = time.perf_counter() - started
     done = finished = 0
     while done < count:
         held = set[str]()
@@ -210,13 +214,12 @@ def kills(folder: Path, count: int) -> None:
         while True:
             of = rng.randint(1, 4)
             part = f"{rng.randrange(of)}/{of}"
-            arguments = ["convert", model, skeleton, "--mapping", mapping, "-o", output]
             process = subprocess.Popen(
-                [*program, *map(str, [*arguments, "--part", part, "--chunk-size", 1])],
+                [*program, *map(str, [*plain, output, "--part", part])],
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
             try:
-                process.wait(rng.uniform(0.3, 4.0))
+                process.wait(rng.uniform(0, whole))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -227,14 +230,22 @@ def kills(folder: Path, count: int) -> None:
             held = now
             if rng.random() < 0.2 or done >= count:
                 break
-        steps = [["convert", model, skeleton, "--mapping", mapping, "-o", output, "--part", "0/1",
-                  "--chunk-size", 1], ["finish", output, *ends], ["verify", output, *ends],
-                 ["finish", output, *ends, "--commit"], ["verify", output, *ends]]  # fmt: skip
+        steps = [
+            [*plain, output, "--part", "0/1"],
+            ["finish", output, *ends],
+            ["verify", output, *ends],
+            ["finish", output, *ends, "--commit"],
+            ["verify", output, *ends],
+        ]
         for step in steps:
             subprocess.run([*program, *map(str, step)], check=True, stdout=subprocess.DEVNULL)
         shutil.rmtree(output)
         finished += 1
-        print(f"{done} kills, {finished} checkpoints finished and verified", flush=True)
+        print(
+            f"{done} kills, {finished} checkpoints finished and verified; {len(held)} keys were "
+            "kept of the last",
+            flush=True,
+        )
 
 
 def planning(hosts: int) -> None:
@@ -293,7 +304,8 @@ def planning(hosts: int) -> None:
         f"{len(shapes):,} entries, {size / 1e12:.3f} TB, {len(conversion.grid.chunks):,} chunks, "
         f"{hosts} hosts: planned in {seconds:.2f} s, {processor:.2f} s of one core\n"
         f"read {sum(read) / total:.3f} times what is written; a host "
-        f"{min(read) / 1e9:.1f}–{max(read) / 1e9:.1f} GB, {min(requests)}–{max(requests)} requests, "
+        f"{min(read) / 1e9:.1f}–{max(read) / 1e9:.1f} GB, "
+        f"{min(requests)}–{max(requests)} requests, "
         f"{max(cost.memory for cost in costs) >> 20} MiB"
     )
 
