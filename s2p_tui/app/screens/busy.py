@@ -7,7 +7,6 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
@@ -25,7 +24,6 @@ from s2p_tui.app.screens.convert import Order
 from s2p_tui.app.text import shorten, size_in_words
 from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import Box
-from s2p_tui.conversion.output_names import format_of
 from s2p_tui.errors import S2PError, printable
 
 if TYPE_CHECKING:
@@ -242,13 +240,8 @@ class Converting(Busy["Converted"]):
 
     async def run(self) -> Converted:
         """Convert, in a thread that the program waits for: no half-written file may stay."""
-        convert = self._session.convert
-        if format_of(self._order.output) == "orbax":
-            from s2p_tui.session.orbax import convert_to_orbax
-
-            convert = partial(convert_to_orbax, self._session)
         return await asyncio.to_thread(
-            convert,
+            self._session.convert,
             self._order.output,
             dtype=self._order.dtype,
             chunk_bytes=self._chunk_bytes,

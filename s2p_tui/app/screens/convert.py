@@ -230,7 +230,7 @@ def report(session: Session, converted: Converted) -> list[str]:
 
     report = session.report_of(converted)
     lines = [
-        f"{printable(str(report.path))}  {size_in_words(report.bytes)} in {report.seconds:.1f} s",
+        f"{printable(location(report.path))}  {size_in_words(report.bytes)} in {report.seconds:.1f} s",
         "Read back and compared with its sources: equal." if report.verified else "Not verified.",
     ]
     if report.mapping is not None:
