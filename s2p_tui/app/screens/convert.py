@@ -229,8 +229,9 @@ def report(session: Session, converted: Converted) -> list[str]:
     from s2p_tui.conversion.report import remarks
 
     report = session.report_of(converted)
+    name = printable(location(report.path))
     lines = [
-        f"{printable(location(report.path))}  {size_in_words(report.bytes)} in {report.seconds:.1f} s",
+        f"{name}  {size_in_words(report.bytes)} in {report.seconds:.1f} s",
         "Read back and compared with its sources: equal." if report.verified else "Not verified.",
     ]
     if report.mapping is not None:
