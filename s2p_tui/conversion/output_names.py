@@ -61,14 +61,14 @@ def location(path: str | Path) -> str:
 
 
 def in_format(output: Path, file_format: FileFormat | None) -> tuple[Path, FileFormat]:
-    """Return the path to write in a format, and the format; by default what the name asks for.
+    """Return the name of an output in a format, and the format; by default what the name asks for.
 
     Raises:
         UsageError: The name asks for another format.
     """
     named = format_of(output)
     if file_format is None:
-        return (output if named == "orbax" else output_path(output)), named
+        return output, named
     if file_format == "orbax":
         if output.suffix in (".eqx", ".safetensors"):
             raise _contradiction(output, named)

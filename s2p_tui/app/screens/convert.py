@@ -19,7 +19,7 @@ from s2p_tui.app.terminal.clipboard import copy
 from s2p_tui.app.text import many, size_in_words
 from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import Box
-from s2p_tui.conversion.output_names import format_of, in_format, is_bucket, location
+from s2p_tui.conversion.output_names import format_of, is_bucket, location, output_path
 from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ def obstacle(name: str) -> str:
     """Return the reason why an output name cannot be written to; empty if it can."""
     if not name.strip():
         return "Give the file a name."
-    path, file_format = in_format(Path(name.strip()), None)
+    path, is_orbax = _named(name)
     if is_bucket(path):
         return ""
-    if file_format == "orbax" and path.exists():
+    if is_orbax and path.exists():
         return f"{printable(str(path))} exists: remove it first, or choose another name."
     if path.is_dir():
         return f"{printable(str(path))} is a folder."
@@ -63,12 +63,18 @@ def obstacle(name: str) -> str:
     return ""
 
 
+def _named(name: str) -> tuple[Path, bool]:
+    """Return the path that a name stands for, and True if it is that of an Orbax checkpoint."""
+    is_orbax = format_of(name.strip()) == "orbax"
+    return Path(name.strip()) if is_orbax else output_path(name.strip()), is_orbax
+
+
 def remark(name: str) -> str:
     """Return a remark on an output name: an obstacle, a file to be replaced, another suffix."""
     if stop := obstacle(name):
         return stop
-    path, file_format = in_format(Path(name.strip()), None)
-    if file_format == "orbax":
+    path, is_orbax = _named(name)
+    if is_orbax:
         return "An Orbax checkpoint: a folder that loads sharded."
     if path.exists():
         return f"{printable(str(path))} exists and will be replaced."
