@@ -405,7 +405,7 @@ def convert(
         arrange_with_anthropic: Let Claude propose the arrangement, and ask before following it.
             Names, shapes and dtypes are sent, never numbers.
         anthropic_model: The old name of `claude_model`.
-        target_name: The file, `.eqx` or `.safetensors`.
+        target_name: The file, `.eqx` or `.safetensors`; or an Orbax checkpoint, `.orbax`.
         target_dir: Its folder.
         claude_model: "haiku", "opus", "sonnet", "sonnet3.5" or a full model id. Default:
             `anthropic_model`.

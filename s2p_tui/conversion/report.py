@@ -18,6 +18,7 @@ from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Expr, Split, Take, operands
 from s2p_tui.conversion.contents import CastLoss
 from s2p_tui.conversion.output import Converted
+from s2p_tui.conversion.output_names import location
 from s2p_tui.errors import AlignmentError, S2PError, one_line
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.skeleton_file import Target
@@ -230,7 +231,7 @@ class Report:
     def __str__(self) -> str:
         checked = "verified" if self.verified else "not verified"
         lines = [
-            f"{self.path}: {self.bytes:,} bytes in {self.seconds:.2f} s, {checked}",
+            f"{location(self.path)}: {self.bytes:,} bytes in {self.seconds:.2f} s, {checked}",
             f"rows: {', '.join(f'{count} {fit}' for fit, count in self.rows.items())}",
             *self.warnings,
         ]
@@ -292,7 +293,7 @@ def result_as_json(
     lost: Mapping[str, CastLoss] = report.lost if report is not None else {}
     result: dict[str, Any] = {
         "status": status,
-        "output": str(report.path if report is not None else output),
+        "output": location(report.path if report is not None else output),
         "rows": _per_fit(pair),
         "doubtful": _rows(pair, Fit.DOUBTFUL),
         "mismatched": _rows(pair, Fit.MISMATCHED),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,11 +23,17 @@ from s2p_tui.alignment.task import Job, Task
 from s2p_tui.alignment.verdicts import Verdicts
 from s2p_tui.conversion.certificate import Certifier
 from s2p_tui.conversion.convert import DEFAULT_CHUNK, refuse_to_replace, verify_file, write_file
-from s2p_tui.conversion.output import Converted, mapping_of, require_place, write_mapping
+from s2p_tui.conversion.output import (
+    Converted,
+    mapping_of,
+    refuse_folder,
+    require_place,
+    write_mapping,
+)
 from s2p_tui.conversion.output_names import format_of, output_path
 from s2p_tui.conversion.plan import FileFormat, Plan, make_plan
 from s2p_tui.conversion.report import Report, report_of
-from s2p_tui.errors import Code, Hint, InputError, OutputError, UsageError
+from s2p_tui.errors import Code, Hint, InputError, UsageError
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.skeleton_file import Target
@@ -370,12 +375,7 @@ class Session:
             self.edit(AcceptUnused(accepted))
 
     def find(self, query: str, within: range | None = None) -> list[int]:
-        """Indices that match every word of a query: names, shapes (`10x10`), statuses.
-
-        Args:
-            query: The words.
-            within: Look at these indices alone.
-        """
+        """Indices, of those within, that match every word: names, shapes (`10x10`), statuses."""
         matches = parse_query(query, self.checkpoint.state_dict)
         found: list[int] = []
         for index in range(len(self)) if within is None else within:
@@ -410,12 +410,7 @@ class Session:
             yield found, self.verdicts.at(found).why
 
     def proof(self, index: int, alignment: Alignment | None = None) -> Proof:
-        """Return the answers that prove a row right; what nothing answers is open.
-
-        Args:
-            index: The row.
-            alignment: The alignment it is of; the current one if None.
-        """
+        """Return the answers that prove a row right, of the current alignment if none is given."""
         row = (alignment or self.alignment).rows[index]
         if self.evidence is None and not self.awaits_evidence:
             return proof_of(index, row, None, replayed=True)
@@ -461,8 +456,8 @@ class Session:
         """Write the output, then the mapping file. Blocks; meant for a worker thread.
 
         Args:
-            output: The file. `.safetensors` writes that format, anything else `.eqx`; without
-                a suffix it gets `.eqx`, as Equinox itself would look for.
+            output: The file. `.safetensors` and `.orbax` write these formats, all else `.eqx`,
+                which is added where there is no suffix, as Equinox itself would look for.
             dtype: Write real floating-point leaves in this dtype, not in the skeleton's.
             chunk_bytes: Memory to stay within, about.
             verify: Read the file back and compare it with its sources.
@@ -476,10 +471,15 @@ class Session:
             S2PError: Rows do not line up, entries are left over, the output cannot be written, or
                 it was cancelled.
         """
-        if os.path.isdir(output):
-            raise OutputError(
-                f"{output} is a folder, a file was expected.", "Give the name of a file in it."
-            )
+        if format_of(output) == "orbax":
+            from s2p_tui.session.orbax import convert_to_orbax
+
+            return convert_to_orbax(
+                self, output, dtype=dtype, chunk_bytes=chunk_bytes, verify=verify,
+                mapping=mapping, certificate=certificate, job=job, jobs=jobs,
+                allow_overflow=allow_overflow,
+            )  # fmt: skip
+        refuse_folder(Path(output))
         path = output_path(output)
         refuse_to_replace(path, self._own_mappings)
         if certificate is not None and not verify:
