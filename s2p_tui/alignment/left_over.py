@@ -12,7 +12,6 @@ import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from math import prod
 
 import numpy as np
@@ -309,13 +308,3 @@ def _as_glob(text: str) -> str:
     """Return a pattern of a text; a character that cannot be typed may be any."""
     plain = "".join(char if char.isprintable() else "\0" for char in text)
     return re.sub(r"([*?[])", r"[\1]", plain).replace("\0", "?")
-
-
-def matching(globs: Iterable[str], keys: Iterable[str]) -> list[str]:
-    """Return the keys that one of the patterns, or of whole keys, names."""
-    patterns = tuple(globs)
-    return [
-        key
-        for key in keys
-        if any(key == pattern or fnmatchcase(key, pattern) for pattern in patterns)
-    ]

@@ -149,7 +149,8 @@ Trust = Annotated[
     tuple[str, ...],
     Parameter(
         negative="",
-        help="Accept the doubtful row with this key path (.conv1.weight). May be repeated.",
+        help="Accept the doubtful rows with this key path or pattern ('*.mixer.*'). May be "
+        "repeated.",
     ),
 ]
 TrustAll = Annotated[bool, Parameter(negative="", help="Accept all doubtful rows.")]

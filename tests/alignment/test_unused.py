@@ -11,14 +11,9 @@ from hypothesis import strategies as st
 
 from s2p_tui.alignment.alignment import Alignment, Row
 from s2p_tui.alignment.edits import AcceptUnused, Edit, PlaceFromBench, SendToBench, apply
+from s2p_tui.alignment.globs import matching
 from s2p_tui.alignment.history import History
-from s2p_tui.alignment.left_over import (
-    LeftOver,
-    UnusedEntries,
-    grouped,
-    matching,
-    no_parameter,
-)
+from s2p_tui.alignment.left_over import LeftOver, UnusedEntries, grouped, no_parameter
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.transform import Take
 
