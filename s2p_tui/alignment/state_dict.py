@@ -143,6 +143,11 @@ class StateDict:
         """The entries that have to be decoded before they are weights."""
         return encoded(self.entries)
 
+    @cached_property
+    def shapes_of_weights(self) -> frozenset[tuple[int, ...]]:
+        """The shapes of all entries of floating-point numbers."""
+        return frozenset(e.shape for e in self.entries if dtype_named(e.dtype).is_floating)
+
     def position(self, key: str) -> int:
         """Place of the key in the state dict, counted from 0."""
         return self._position[key]

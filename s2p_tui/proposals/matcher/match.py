@@ -12,12 +12,12 @@ from math import prod
 from s2p_tui.alignment.alignment import Alignment, Row
 from s2p_tui.alignment.evidence import Evidence, Suggestion, Suggestions, as_suggested
 from s2p_tui.alignment.layer_rules import constant_for, rule_applied, rule_for
-from s2p_tui.alignment.left_over import no_parameter
+from s2p_tui.alignment.left_over import explained
 from s2p_tui.alignment.proof import UNPROVEN, Answer, Proof, Question, proven_by
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.task import Task
-from s2p_tui.alignment.transform import Expr, Flip, Permute, Shape, Take, keys_of, nodes_of
+from s2p_tui.alignment.transform import Expr, Flip, Permute, Shape, Split, Take, keys_of, nodes_of
 from s2p_tui.proposals.matcher.absent import (
     counts_of_keys,
     scalar_entries,
@@ -37,10 +37,10 @@ from s2p_tui.proposals.matcher.align import (
     say_nothing,
 )
 from s2p_tui.proposals.matcher.buckets import NAMES_AGREE, SAME_NAME
+from s2p_tui.proposals.matcher.channels import Kernels, flattened
 from s2p_tui.proposals.matcher.decided import following, given_rows, taken_keys
 from s2p_tui.proposals.matcher.doubts import (
     crossed,
-    flattened,
     inconsistent,
     losses,
     lost_entries,
@@ -58,7 +58,13 @@ from s2p_tui.proposals.matcher.pieces import (
     parts_named,
     with_views,
 )
-from s2p_tui.proposals.matcher.support import misnumbered, namesakes, unsupported
+from s2p_tui.proposals.matcher.support import (
+    misnumbered,
+    namesakes,
+    reordered,
+    stacked_by_name,
+    unsupported,
+)
 from s2p_tui.proposals.matcher.tree import Node, let_go, tree_of
 from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, steps_of_key
 from s2p_tui.proposals.proposal import Confidence, Proposal, proposed, same_source
@@ -243,12 +249,12 @@ def _fill(
     layers = {p: (skeleton[p], piece) for p, piece, _ in found}
     sides = {} if nameless else {p: (steps[p], piece.steps) for p, piece, _ in found}
     whole = {p: sides[p] for p, piece, _ in found if p in sides and _is_whole(piece)}
-    useless = {steps_of_key(entry.key) for entry in state_dict if no_parameter(entry)}
+    useless = {steps_of_key(entry.key) for entry in state_dict if explained(entry, state_dict)}
     task.check()
     # The last one is the reason that is given.
     doubts = _Doubts()
     doubts.add(Question.ENTRY, crossed(shapes, left, steps))
-    doubts.add(Question.GROUPING, flattened(layers, state_dict))
+    doubts.add(Question.GROUPING, flattened(layers, steps))
     doubts.add(Question.AXES, turned(layers, (piece.shape for piece in pieces)))
     contradicted, by_number = inconsistent(sides)
     doubts.add(Question.ENTRY, contradicted)
@@ -258,14 +264,16 @@ def _fill(
     named = {piece.steps: prod(piece.shape) for piece in pieces if _is_whole(piece)}
     sizes = {p: prod(shape) for p, shape in of_leaves.items()}
     doubts.add(Question.ENTRY, namesakes(whole, named, sizes))
+    doubts.add(Question.GROUPING, reordered(whole))
+    doubts.add(Question.GROUPING, stacked_by_name({p: piece for p, piece, _ in found}))
     task.check()
-    modules = _modules(sides)
+    modules, kernels = _modules(sides), Kernels(state_dict)
     for place, piece, pair in found:
         task.check()
         task.done += 1
         leaf = skeleton[place]
         taken = as_leaf_takes(leaf, _in_named_order(piece, steps[place]), state_dict)
-        suggestion = taken and _suggestion(leaf, steps[place], taken, pair, orientation)
+        suggestion = taken and _suggestion(leaf, steps[place], taken, pair, orientation, kernels)
         if suggestion is not None:
             is_numbered = place in by_number
             module = Answer.UNNAMED if nameless else modules[place]
@@ -328,7 +336,12 @@ def _in_named_order(piece: Piece, steps: Steps) -> Piece:
 def _own_words(member: Expr) -> set[str]:
     """The meanings of the module's name that a member of several comes from."""
     key = next(iter(keys_of(member)), "")
-    return {word for step in steps_of_key(key)[-2:] for word in name_of(step).words} - FAINT
+    steps = steps_of_key(key)[-2:]
+    split = next((node for node in nodes_of(member) if isinstance(node, Split)), None)
+    if split is not None and (parts := _fused(steps)):
+        part = parts[split.start // (split.stop - split.start) % len(parts)]
+        return {*name_of(part).words} - FAINT
+    return {word for step in steps for word in name_of(step).words} - FAINT
 
 
 def _is_whole(piece: Piece) -> bool:
@@ -356,7 +369,12 @@ def _fused(steps: Steps) -> Steps:
 
 
 def _suggestion(
-    leaf: Leaf, steps: Steps, piece: Piece, pair: Pair, orientation: Orientation
+    leaf: Leaf,
+    steps: Steps,
+    piece: Piece,
+    pair: Pair,
+    orientation: Orientation,
+    kernels: Kernels,
 ) -> Suggestion | None:
     entry = _entry_answer(pair)
     sure = entry is not None
@@ -391,7 +409,12 @@ def _suggestion(
     elif not known_layer and _may_be_transposed_convolution(expr, leaf.shape):
         why = "nothing names this layer, and a transposed convolution's kernel is flipped too"
         proof = proof.without(Question.AXES)
-    elif may_alternate(expr):
+    elif (
+        not known_layer and _is_turned_kernel(expr, piece) and (odd := kernels.doubt(piece, steps))
+    ):
+        why = odd
+        proof = proof.without(Question.AXES)
+    elif may_alternate(expr, kernels.keys):
         why = "heads may alternate in it: nothing shows it"
         proof = proof.without(Question.GROUPING)
     return Suggestion(expr, proof, why, sure)
@@ -410,6 +433,13 @@ def _may_be_transposed_convolution(expr: Expr, shape: Shape) -> bool:
     """Return True if a kernel's channels change places and its window has many elements."""
     turned = isinstance(expr, Permute) and expr.axes == (1, 0, *range(2, len(shape)))
     return turned and len(shape) > 2 and prod(shape[2:]) > 1
+
+
+def _is_turned_kernel(expr: Expr, piece: Piece) -> bool:
+    """Return True for a kernel whose axes change places, and whose window is not flipped."""
+    nodes = [*nodes_of(expr)]
+    moves = any(isinstance(node, Permute) for node in nodes)
+    return moves and len(piece.member) > _MATRIX and not any(isinstance(n, Flip) for n in nodes)
 
 
 class _Fits:
