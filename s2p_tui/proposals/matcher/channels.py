@@ -76,7 +76,11 @@ def flattened(
         if _may_be_image(size, outputs, 2) and not beside.gives(piece):
             doubted[place] = "its input may be a flattened image, whose channels PyTorch has first"
             sizes.add(size)
-        elif _may_be_image(out, inputs, _SMALLEST_IMAGE) and not beside.takes(piece):
+        elif (
+            _may_be_image(out, inputs, _SMALLEST_IMAGE)
+            and not beside.takes(piece)
+            and "head" not in _words(piece.steps)[1]
+        ):
             doubted[place] = "it may make an image, whose channels PyTorch has first"
             sizes.add(out)
     why = "it may be of a flattened image, whose channels PyTorch has first"

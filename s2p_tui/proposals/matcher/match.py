@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter, defaultdict
-from collections.abc import Generator, Hashable, Mapping, Sequence
+from collections.abc import Collection, Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
@@ -49,6 +49,7 @@ from s2p_tui.proposals.matcher.doubts import (
     unequal,
 )
 from s2p_tui.proposals.matcher.likeness import Learned
+from s2p_tui.proposals.matcher.modules import with_modules
 from s2p_tui.proposals.matcher.orientation import Orientation
 from s2p_tui.proposals.matcher.parts import as_leaf_takes, made_of_parts, steps_of_leaves
 from s2p_tui.proposals.matcher.pieces import (
@@ -74,7 +75,7 @@ _CERTAIN = 0.3
 _ROUNDS = 4
 _MATRIX = 2
 _BY_LAYER = proven_by(Answer.LAYER)
-_SCALAR = Proof(Answer.SAME_NAME, Answer.ONE_AXIS, Answer.WHOLE, Answer.ALONE, Answer.NOTHING)
+_SCALAR = Proof(Answer.SAME_NAME, Answer.ONE_AXIS, Answer.WHOLE)
 _ENTRY_ANSWERS = {
     SAME_NAME: Answer.SAME_NAME,
     NAMES_AGREE: Answer.NAMES,
@@ -141,14 +142,16 @@ def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -
     pieces, left_over = _pieces(state_dict, skeleton, steps, frozenset(scalars.values()))
     task.done = len(skeleton)
     task.check()
+    torn: Collection[int] = ()
     if wanted and pieces:
-        _fill(suggestions, state_dict, skeleton, steps, pieces, task)
+        torn = _fill(suggestions, state_dict, skeleton, steps, pieces, task)
     task.check()
     used = {key for s in suggestions.values() if s.source for key in keys_of(s.source)}
     left_over = {key: why for key, why in left_over.items() if key not in used}
     for entry in state_dict:
         if entry.key not in used:
             left_over.setdefault(entry.key, "no leaf corresponds to it")
+    suggestions |= with_modules(suggestions, skeleton, left_over, torn)
     suggestions |= without_partner(suggestions, skeleton, steps, state_dict, left_over)
     lost = lost_entries(state_dict, suggestions, left_over)
     told = unequal(suggestions, skeleton, steps, state_dict, lost)
@@ -196,7 +199,8 @@ def _fill(
     steps: Mapping[int, Steps],
     pieces: Sequence[Piece],
     task: Task,
-) -> None:
+) -> Collection[int]:
+    """Suggest what the leaves take; return the places of those whose layers are torn apart."""
     target = tree_of((place, path, skeleton[place].shape) for place, path in steps.items())
     source = tree_of((n, piece.steps, piece.shape) for n, piece in enumerate(pieces))
     targets = [leaf.item for leaf in target.leaves()]
@@ -258,7 +262,8 @@ def _fill(
     doubts.add(Question.AXES, turned(layers, (piece.shape for piece in pieces)))
     contradicted, by_number = inconsistent(sides)
     doubts.add(Question.ENTRY, contradicted)
-    doubts.add(Question.MODULE, torn_apart(sides))
+    torn = torn_apart(sides)
+    doubts.add(Question.MODULE, torn)
     of_leaves = {p: skeleton[p].shape for p in whole}
     doubts.add(Question.ENTRY, unsupported(whole, useless) | misnumbered(whole, of_leaves))
     named = {piece.steps: prod(piece.shape) for piece in pieces if _is_whole(piece)}
@@ -267,7 +272,7 @@ def _fill(
     doubts.add(Question.GROUPING, reordered(whole))
     doubts.add(Question.GROUPING, stacked_by_name({p: piece for p, piece, _ in found}))
     task.check()
-    modules, kernels = _modules(sides), Kernels(state_dict)
+    kernels = Kernels(state_dict)
     for place, piece, pair in found:
         task.check()
         task.done += 1
@@ -276,14 +281,13 @@ def _fill(
         suggestion = taken and _suggestion(leaf, steps[place], taken, pair, orientation, kernels)
         if suggestion is not None:
             is_numbered = place in by_number
-            module = Answer.UNNAMED if nameless else modules[place]
-            proof = suggestion.proof.answered(module=module, left_over=Answer.NOTHING)
             if (why := doubts.words.get(place)) is not None:
-                proof = doubts.opened(place, proof)
+                proof = doubts.opened(place, suggestion.proof)
                 suggestion = Suggestion(suggestion.source, proof, why, False, is_numbered)
             else:
-                suggestion = replace(suggestion, proof=proof, numbered=is_numbered)
+                suggestion = replace(suggestion, numbered=is_numbered)
             suggestions[place] = suggestion
+    return torn
 
 
 class _Doubts:
@@ -304,15 +308,6 @@ class _Doubts:
         for question in sorted(self._questions[place]):
             proof = proof.without(question)
         return proof
-
-
-def _modules(sides: Mapping[int, tuple[Steps, Steps]]) -> dict[int, Answer]:
-    """Return for each pair the proof that all of its layer comes from one module."""
-    held = Counter(target[:-1] for target, _ in sides.values())
-    return {
-        place: Answer.ONE_MODULE if held[target[:-1]] > 1 else Answer.ALONE
-        for place, (target, _) in sides.items()
-    }
 
 
 def _in_named_order(piece: Piece, steps: Steps) -> Piece:
