@@ -23,6 +23,7 @@ _ADDS_ITS_BIAS = frozenset(
     )
 )
 _NEUTRAL = proven_by(Answer.NO_EFFECT)
+# Elements: single numbers share a storage, or a size with a leaf, by accident.
 _MORE_THAN_CHANCE = 2
 _TABLES = frozenset(("embed", "head", "out", "token"))
 

@@ -20,6 +20,9 @@ from s2p_tui.proposals.matcher.words import meanings, remembered, steps_of_key
 
 Steps = tuple[str, ...]
 _NUMBER = re.compile(r"\d+")
+# Shares of a kind's rows that make what they have in common a rule for the rest, and the fewest
+# rows that do. With a majority of 0.4, 232 rows of the real pairs are doubtful, with 0.8 or with
+# five rows 24 instead of 28 (`python -m tests.benchmarks.alignment`).
 _MAJORITY = 0.5
 _TOGETHER = 0.75
 _FEW = 3

@@ -71,7 +71,11 @@ from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, steps_of_k
 from s2p_tui.proposals.proposal import Confidence, Proposal, proposed, same_source
 
 Steps = tuple[str, ...]
+# The margin from which a pair's names say which entry it is: less is sure of nearly equal names. Of
+# the real pairs one more row is certain at 0.18, and none fewer at 0.48
+# (`python -m tests.benchmarks.alignment`).
 _CERTAIN = 0.3
+# For progress: names are read, tensors paired twice, and pairs looked at.
 _ROUNDS = 4
 _MATRIX = 2
 _BY_LAYER = proven_by(Answer.LAYER)
@@ -118,7 +122,6 @@ def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -
         CancelledError: The task was cancelled.
     """
     task = task or Task()
-    # Names are read, tensors paired twice, and pairs looked at.
     task.total = _ROUNDS * len(skeleton)
     suggestions: dict[int, Suggestion] = {}
     wanted: list[int] = []
