@@ -213,8 +213,9 @@ class Orientation:
         if as_it_is in orders and piece.member.count(piece.member[0]) == 1:
             return [orders[as_it_is]], None
         known = self._orders.get((owner, steps[-1], len(piece.member)), set())
-        if len(known) == 1 and (shown := orders.get(*known)) is not None:
-            return [shown], None
+        shown = [orders[order] for order in known if order in orders]
+        if len(known) == len(shown) == 1:
+            return shown, None
         if owner is None and steps[-1] in _KERNELS and len(piece.member) > _MATRIX + 1:
             return layouts, None
         return layouts, "more than one order of its axes has this shape"

@@ -195,6 +195,10 @@ def reordered(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
         )
         if mine.keys() == theirs.keys():
             continue
+        other = sides[1] if mine else sides[0]
+        known = {tuple(name_of(part).words[0] for part in parts_named(step)) for step in other}
+        if not (mine and theirs) and known & (mine.keys() | theirs.keys()):
+            continue
         (parts, step), *_ = mine.items() or theirs.items()
         found[n] = f"nothing shows in which order the parts of {step} are"
         for others, other in theirs.items():
@@ -206,8 +210,6 @@ def reordered(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
 @remembered
 def _parts(step: str) -> Steps:
     """The parts that a name counts up."""
-    if (fused := parts_named(step)) and len(fused) > 1:
-        return tuple(word for part in fused for word in _parts(part))
     found: list[str] = []
     for word in _WORD.findall(_CAMEL.sub("_", step).lower()):
         if (letters := _LETTERS.fullmatch(word)) is not None:
