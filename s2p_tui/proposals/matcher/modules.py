@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
 
 from s2p_tui.alignment.evidence import Suggestion
 from s2p_tui.alignment.layers import ALONE, module_of
@@ -42,20 +41,24 @@ def with_modules(
             layers[layer][place] = modules
     answers: dict[int, Answer | None] = dict.fromkeys(taken, Answer.ALONE)
     for members in layers.values():
-        is_one = len({*members.values()}) == 1
-        for place in members:
-            proof = suggestions[place].proof
-            answers[place] = Answer.ONE_MODULE if is_one else _leaf_by_leaf(proof)
+        if len({*members.values()}) == 1:
+            answers |= dict.fromkeys(members, Answer.ONE_MODULE)
+        else:
+            answers |= {place: _leaf_by_leaf(suggestions[place].proof) for place in members}
     answers |= dict.fromkeys(torn)
     left = {module_of(key) for key in left_over}
     found: dict[int, Suggestion] = {}
+    # Most of the proofs are a few, and a new one takes ten times as long to make as to find.
+    known: dict[tuple[Proof, Answer | None, bool], Proof] = {}
     for place, modules in taken.items():
-        one = suggestions[place]
-        is_left = not left.isdisjoint(modules)
-        accounted = Answer.ACCOUNTED if is_left else Answer.NOTHING
-        proof = one.proof.answered(module=answers[place], left_over=accounted)
-        why = _SEVERAL if proof.open == (Question.MODULE,) and place not in torn else one.reason
-        found[place] = replace(one, proof=proof, reason=why)
+        one, module, is_left = suggestions[place], answers[place], not left.isdisjoint(modules)
+        if (proof := known.get((one.proof, module, is_left))) is None:
+            accounted = Answer.ACCOUNTED if is_left else Answer.NOTHING
+            proof = one.proof.answered(module=module, left_over=accounted)
+            known[one.proof, module, is_left] = proof
+        is_open = module is None and proof.open == (Question.MODULE,) and place not in torn
+        reason = _SEVERAL if is_open else one.reason
+        found[place] = Suggestion(one.source, proof, reason, one.placed, one.numbered)
     return found
 
 
