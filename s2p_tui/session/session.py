@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +35,7 @@ from s2p_tui.conversion.plan import FileFormat, Plan, make_plan
 from s2p_tui.conversion.report import Report, report_of
 from s2p_tui.errors import Code, Hint, InputError, UsageError
 from s2p_tui.formats.base import Checkpoint
+from s2p_tui.formats.copies import copies
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.proposals.matcher.match import propose
@@ -147,7 +149,9 @@ class Session:
         soon: bool = False,
         task: Task | None = None,
     ) -> Session:
-        """A session on two open ends; see `open`. Reads no tensor data.
+        """A session on two open ends; see `open`.
+
+        Reads no tensor data but of entries left over that may be used ones again.
 
         Raises:
             OtherFilesError: The mapping was made for other files.
@@ -168,6 +172,8 @@ class Session:
             alignment = as_suggested(evidence, state_dict, leaves)
         else:
             alignment = in_order(state_dict, leaves)
+        if not later:
+            checkpoint = _with_copies(checkpoint, alignment)
         session = cls(checkpoint, target, alignment, evidence=evidence)
         session.awaits_evidence = later
         session.told = () if followed is None else followed.told
@@ -594,6 +600,18 @@ class Session:
             for listener in self._listeners:
                 listener(judged)
         return changed
+
+
+def _with_copies(checkpoint: Checkpoint, alignment: Alignment) -> Checkpoint:
+    """Return the checkpoint with what is left over, and is a used entry again, known as such."""
+    state_dict = checkpoint.state_dict
+    unused = [one.key for one in UnusedEntries(state_dict, alignment).blocking_entries()]
+    if not unused:
+        return checkpoint
+    benched = set(alignment.bench)
+    used = {entry.key for entry in state_dict if entry.key not in benched}
+    found = copies(checkpoint, unused, used)
+    return replace(checkpoint, state_dict=state_dict.with_copies(found)) if found else checkpoint
 
 
 def _match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -> Evidence:
