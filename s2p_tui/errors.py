@@ -98,6 +98,13 @@ class Code(StrEnum):
         "Give the checkpoint, skeleton, mapping and dtype that it was converted with, or convert "
         "again."
     )
+    WRITE_MISSING = "Write again: what is there is kept."
+    MERGE_FIRST = "Merge what the workers wrote first."
+    VERIFY_FIRST = "Verify every part first."
+    SAME_PLAN = (
+        "Give every worker the same checkpoint, skeleton, mapping, dtype and chunk size, or remove "
+        "what is there."
+    )
     OVERWRITE_CHUNKS = "Choose another folder, or allow that these are replaced."
     NOBODY_TO_ASK = "Run it in a terminal, or answer beforehand."
     TURN_ROUND = "Give the mapping that the conversion saved, or convert these rows otherwise."

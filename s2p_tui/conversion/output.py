@@ -43,13 +43,22 @@ def require_place(path: Path, protected: Iterable[Path]) -> None:
         OutputError: It would replace a protected file, is a folder, or its folder is missing.
     """
     refuse_to_replace(path, protected)
-    if os.path.isdir(path):
-        raise OutputError(
-            f"{path} is a folder, a file was expected.", "Give the name of a file in it."
-        )
+    refuse_folder(path)
     if not os.path.isdir(path.parent):
         raise OutputError(
             f"{path} cannot be written: its folder does not exist.", "Create the folder first."
+        )
+
+
+def refuse_folder(path: Path) -> None:
+    """Make sure that a file's name is not that of a folder.
+
+    Raises:
+        OutputError: It is.
+    """
+    if os.path.isdir(path):
+        raise OutputError(
+            f"{path} is a folder, a file was expected.", "Give the name of a file in it."
         )
 
 

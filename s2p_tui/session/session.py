@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,12 +23,19 @@ from s2p_tui.alignment.task import Job, Task
 from s2p_tui.alignment.verdicts import Verdicts
 from s2p_tui.conversion.certificate import Certifier
 from s2p_tui.conversion.convert import DEFAULT_CHUNK, refuse_to_replace, verify_file, write_file
-from s2p_tui.conversion.output import Converted, mapping_of, require_place, write_mapping
+from s2p_tui.conversion.output import (
+    Converted,
+    mapping_of,
+    refuse_folder,
+    require_place,
+    write_mapping,
+)
 from s2p_tui.conversion.output_names import format_of, output_path
 from s2p_tui.conversion.plan import FileFormat, Plan, make_plan
 from s2p_tui.conversion.report import Report, report_of
-from s2p_tui.errors import Code, Hint, InputError, OutputError, UsageError
+from s2p_tui.errors import Code, Hint, InputError, UsageError
 from s2p_tui.formats.base import Checkpoint
+from s2p_tui.formats.copies import copies
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.proposals.matcher.match import propose
@@ -142,7 +149,9 @@ class Session:
         soon: bool = False,
         task: Task | None = None,
     ) -> Session:
-        """A session on two open ends; see `open`. Reads no tensor data.
+        """A session on two open ends; see `open`.
+
+        Reads no tensor data but of entries left over that may be used ones again.
 
         Raises:
             OtherFilesError: The mapping was made for other files.
@@ -163,6 +172,8 @@ class Session:
             alignment = as_suggested(evidence, state_dict, leaves)
         else:
             alignment = in_order(state_dict, leaves)
+        if not later:
+            checkpoint = _with_copies(checkpoint, alignment)
         session = cls(checkpoint, target, alignment, evidence=evidence)
         session.awaits_evidence = later
         session.told = () if followed is None else followed.told
@@ -398,12 +409,7 @@ class Session:
             yield found, self.verdicts.at(found).why
 
     def proof(self, index: int, alignment: Alignment | None = None) -> Proof:
-        """Return the answers that prove a row right; what nothing answers is open.
-
-        Args:
-            index: The row.
-            alignment: The alignment it is of; the current one if None.
-        """
+        """Return the answers that prove a row right, of the current alignment if none is given."""
         row = (alignment or self.alignment).rows[index]
         if self.evidence is None and not self.awaits_evidence:
             return proof_of(index, row, None, replayed=True)
@@ -449,8 +455,8 @@ class Session:
         """Write the output, then the mapping file. Blocks; meant for a worker thread.
 
         Args:
-            output: The file. `.safetensors` writes that format, anything else `.eqx`; without
-                a suffix it gets `.eqx`, as Equinox itself would look for.
+            output: The file. `.safetensors` and `.orbax` write these formats, all else `.eqx`,
+                which is added where there is no suffix, as Equinox itself would look for.
             dtype: Write real floating-point leaves in this dtype, not in the skeleton's.
             chunk_bytes: Memory to stay within, about.
             verify: Read the file back and compare it with its sources.
@@ -464,10 +470,15 @@ class Session:
             S2PError: Rows do not line up, entries are left over, the output cannot be written, or
                 it was cancelled.
         """
-        if os.path.isdir(output):
-            raise OutputError(
-                f"{output} is a folder, a file was expected.", "Give the name of a file in it."
-            )
+        if format_of(output) == "orbax":
+            from s2p_tui.session.orbax import convert_to_orbax
+
+            return convert_to_orbax(
+                self, output, dtype=dtype, chunk_bytes=chunk_bytes, verify=verify,
+                mapping=mapping, certificate=certificate, job=job, jobs=jobs,
+                allow_overflow=allow_overflow,
+            )  # fmt: skip
+        refuse_folder(Path(output))
         path = output_path(output)
         refuse_to_replace(path, self._own_mappings)
         if certificate is not None and not verify:
@@ -589,6 +600,18 @@ class Session:
             for listener in self._listeners:
                 listener(judged)
         return changed
+
+
+def _with_copies(checkpoint: Checkpoint, alignment: Alignment) -> Checkpoint:
+    """Return the checkpoint with what is left over, and is a used entry again, known as such."""
+    state_dict = checkpoint.state_dict
+    unused = [one.key for one in UnusedEntries(state_dict, alignment).blocking_entries()]
+    if not unused:
+        return checkpoint
+    benched = set(alignment.bench)
+    used = {entry.key for entry in state_dict if entry.key not in benched}
+    found = copies(checkpoint, unused, used)
+    return replace(checkpoint, state_dict=state_dict.with_copies(found)) if found else checkpoint
 
 
 def _match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -> Evidence:
