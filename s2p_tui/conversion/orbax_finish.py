@@ -152,7 +152,7 @@ class _Verifying:
             there is not None
             and there.shape == wanted.shape
             and there.dtype == wanted.dtype
-            and (not chunk.is_first or self._store.zarr(chunk.array) == chunk.array.zarr)
+            and (not chunk.is_first or self._store.read_zarr(chunk.array) == chunk.array.zarr)
         )
         digest = ""
         if is_equal and there is not None:
