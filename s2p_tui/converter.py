@@ -73,6 +73,11 @@ WAYS_OUT = {
     ),
     Code.VERIFY_OR_NO_CERTIFICATE: "Leave out certificate= or verify=False.",
     Code.OVERWRITE_CHUNKS: "Choose another folder, or replace these with overwrite=True.",
+    Code.SETTLE_MAPPING: (
+        'Give the mapping that the conversion saved, or trust=["…"] or trust=True.'
+    ),
+    Code.GIVE_ORIGINAL: "Give the original as checkpoint=.",
+    Code.ALLOW_ENTRY_OVERFLOW: "Scale them down first, or allow it with allow_overflow=True.",
     Code.NOBODY_TO_ASK: (
         "Run it in a terminal, or pass confirm=: a function that takes the question and returns "
         "True to go on."

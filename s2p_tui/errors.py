@@ -79,6 +79,11 @@ class Code(StrEnum):
     SWAPPED_SIDES = "The checkpoint comes first, then the skeleton."
     NO_NAMES_FOR_LEAVES = "Leave the names out: the leaves have their own."
     SAVED_MAPPING = "Give a mapping file that a conversion or the app saved."
+    SAVED_RECIPE = "Give a recipe that was saved from a mapping."
+    OTHER_FILES = (
+        "Use the files it names, or align these anew. For another depth or width make a recipe of "
+        "it."
+    )
     LINE_UP_ROWS = "Line them up, follow a mapping, or trust rows that are only doubtful."
     LINE_UP_MISMATCHED_ROWS = "Line them up, or follow a mapping."
     LINE_UP_NAMELESS_ROWS = (
@@ -102,6 +107,13 @@ class Code(StrEnum):
     )
     OVERWRITE_CHUNKS = "Choose another folder, or allow that these are replaced."
     NOBODY_TO_ASK = "Run it in a terminal, or answer beforehand."
+    TURN_ROUND = "Give the mapping that the conversion saved, or convert these rows otherwise."
+    NO_ROOM_IN_ENTRIES = (
+        "Make them agree before they are exported, or convert into a pytree without them."
+    )
+    GIVE_ORIGINAL = "Give the original checkpoint, too."
+    SETTLE_MAPPING = "Give the mapping that the conversion saved, or trust rows that are doubtful."
+    ALLOW_ENTRY_OVERFLOW = "Scale them down first, or allow overflow."
     ANOTHER_PROGRAM = "Quit that one and start again, or save a mapping file."
 
 

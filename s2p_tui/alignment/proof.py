@@ -41,6 +41,7 @@ class Answer(StrEnum):
     CHOSEN = "chosen by hand for this very leaf"
     TRUSTED = "accepted by hand"
     REPLAYED = "as the mapping says"
+    RECIPE = "as the recipe says, which fits these files"
     LAYER = "its layer says so"
 
     SAME_NAME = "it has the same name"

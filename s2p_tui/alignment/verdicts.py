@@ -575,12 +575,13 @@ class Verdicts:
         claimed = (claims != NOTHING) & (claims != np.arange(span.start, span.stop))
         loose = others & ~settled & ~claimed
         doubted = agrees & ~(certain | facts.user)
-        doubted |= (sources == GAP) & ~(facts.user | (certain & (wanted == NOTHING)))
+        chosen = facts.user | facts.recipe
+        doubted |= (sources == GAP) & ~(chosen | (certain & (wanted == NOTHING)))
         doubted |= others & (settled | claimed)
         doubted |= loose & ~facts.user
         alike = (taken == suggested) & (taken >= 0)
         many = (taken == _MANY_ENTRIES) | (suggested == _MANY_ENTRIES) | (taken == _NO_ENTRY)
-        apart = is_source & facts.claude
+        apart = is_source & (facts.claude | facts.recipe)
         apart |= others & (alike | many)
         return doubted, apart
 
@@ -595,4 +596,5 @@ class _Facts:
         facts = {name: found & (1 << number) != 0 for number, name in enumerate(FACTS)}
         self.fixed, self.trusted = facts["fixed"], facts["trusted"]
         self.user, self.claude = facts["user"], facts["claude"]
+        self.recipe = facts["recipe"]
         self.ruled = facts["ruled"]

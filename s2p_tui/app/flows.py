@@ -387,11 +387,15 @@ async def load_mapping(workspace: Workspace) -> None:
     mapping = await _result_of(workspace, screen)
     if mapping is not None:
         name = printable(os.path.basename(mapping.name))
+        before = session.alignment
         workspace.travel(
             lambda: session.start_from(mapping),
             f"Loaded {name}; u takes it back.",
             f"Everything is as in {name}.",
         )
+        if session.told and session.alignment is not before:
+            told = printable("; ".join(session.told))
+            workspace.say(f"Loaded {name}: {told}; u takes it back.", "lines--strong")
 
 
 def save_mapping(workspace: Workspace) -> None:

@@ -79,6 +79,8 @@ AUTHORS: dict[Author, str] = {
     "claude": "by Claude",
     "rule": "by a rule",
     "moved": "moved by you",
+    "recipe": "by a recipe",
+    "pattern": "by a recipe, unsettled",
 }
 
 

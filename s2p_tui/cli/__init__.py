@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from cyclopts import CycloptsError
 
-from s2p_tui.cli import compare, convert, files, open_app, orbax, settings
+from s2p_tui.cli import compare, convert, export, files, open_app, orbax, recipe, settings
 from s2p_tui.cli.options import WAYS_OUT, app
 from s2p_tui.errors import AlignmentError, OutputError, S2PError, SettingsError, UsageError
 from s2p_tui.session.signals import StoppedError, stopping
@@ -21,7 +21,7 @@ from s2p_tui.session.signals import StoppedError, stopping
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-COMMANDS = (open_app, convert, orbax, files, compare, settings)
+COMMANDS = (open_app, convert, orbax, export, recipe, files, compare, settings)
 """The modules whose commands are added to the app by importing them."""
 
 

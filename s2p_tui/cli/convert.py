@@ -91,6 +91,13 @@ def convert(
         ),
     ] = 1,
     mapping: MappingFile = None,
+    recipe: Annotated[
+        Path | None,
+        Parameter(
+            help="Follow this recipe file, or the known recipe of this name; what it says nothing "
+            "of is aligned by names and structure."
+        ),
+    ] = None,
     arrange: Annotated[
         Literal["auto", "order", "claude"] | None,
         Parameter(
@@ -138,10 +145,11 @@ def convert(
 ) -> int:
     """Convert a checkpoint without the terminal app.
 
-    The two sides are aligned by a mapping file, by names and structure, strictly by order, or with
-    Claude's help. Rows that do not line up, or are doubtful and not trusted, are listed, and so are
-    entries that no leaf takes, unless they hold no parameter or are accepted; then nothing is
-    written: exit status 3. Progress goes to standard error, the summary to standard output.
+    The two sides are aligned by a mapping file, by a recipe, by names and structure, strictly by
+    order, or with Claude's help. Rows that do not line up, or are doubtful and not trusted, are
+    listed, and so are entries that no leaf takes, unless they hold no parameter or are accepted;
+    then nothing is written: exit status 3. Progress goes to standard error, the summary to standard
+    output.
     """
     from s2p_tui.cli.orbax import (
         chosen_format,
@@ -164,9 +172,11 @@ def convert(
         path, form = in_format(path, wanted)
         require_orbax(form, part=part, dry_run=dry_run)
         refuse_alone(part, mapping)
-        if mapping is not None and arrange is not None:
+        given = {"--mapping": mapping, "--recipe": recipe, "--arrange": arrange}
+        named = [name for name, value in given.items() if value is not None]
+        if len(named) > 1:
             raise UsageError(
-                "--mapping and --arrange both say how to align the two sides.",
+                f"{' and '.join(named[:2])} both say how to align the two sides.",
                 "Give one of them.",
             )
         if arrange != "claude" and (claude_model is not None or yes):
@@ -191,6 +201,10 @@ def convert(
         if mapping is None:
             opened.require_kinship()
         session = opened
+        if recipe is not None:
+            from s2p_tui.session.recipes import follow, load_recipe
+
+            follow(opened, load_recipe(recipe))
         if arrange == "claude":
             ask_claude(session, claude_model, yes=yes)
         session.trust(None if trust_all else trust)

@@ -202,6 +202,11 @@ WAYS_OUT = {
     Code.SAVED_MAPPING: (
         "Give a mapping file as convert --save-mapping, or ctrl+s in the app, writes it."
     ),
+    Code.SAVED_RECIPE: "Give a recipe file as s2p-tui recipe writes it, or the name of one.",
+    Code.OTHER_FILES: (
+        "Use the files it names, or align these anew. For another depth or width make a recipe of "
+        "it: s2p-tui recipe, then convert --recipe."
+    ),
     Code.LINE_UP_ROWS: _LINE_UP,
     Code.LINE_UP_MISMATCHED_ROWS: "Line them up in the app, or pass a --mapping.",
     Code.LINE_UP_NAMELESS_ROWS: (
@@ -223,6 +228,15 @@ WAYS_OUT = {
         "Give every worker the same CHECKPOINT, SKELETON, --mapping, --dtype and --chunk-size, or "
         "remove what is there."
     ),
+    Code.TURN_ROUND: "Give the --mapping that the conversion saved.",
+    Code.NO_ROOM_IN_ENTRIES: (
+        "Make them agree before they are exported, or convert into a pytree without them."
+    ),
+    Code.SETTLE_MAPPING: (
+        "Give the --mapping that the conversion saved, or --trust rows that are only doubtful."
+    ),
+    Code.GIVE_ORIGINAL: "Give the original with --checkpoint.",
+    Code.ALLOW_ENTRY_OVERFLOW: "Scale them down first, or allow it with --allow-overflow.",
     Code.OVERWRITE_CHUNKS: "Choose another folder, or replace these with --overwrite.",
     Code.NOBODY_TO_ASK: "Run it in a terminal, or answer both questions with --yes.",
 }

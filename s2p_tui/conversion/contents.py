@@ -165,21 +165,30 @@ class CastLoss:
         return ", ".join(words).replace(" became", f" number{'s' * (first != 1)} became", 1)
 
 
-def refuse_overflow(losses: Mapping[str, CastLoss]) -> None:
+def refuse_overflow(
+    losses: Mapping[str, CastLoss],
+    units: tuple[str, str] = ("leaf", "leaves"),
+    way_out: Code = Code.ALLOW_OVERFLOW,
+) -> None:
     """Make sure that casts made no number infinite or NaN.
+
+    Args:
+        losses: By key path or key.
+        units: One and several of what the losses are of.
+        way_out: The way out.
 
     Raises:
         OutputError: They did; the leaves are named.
     """
+    one, several = units
     lost = [f"{path}: {loss.words}" for path, loss in losses.items() if loss.is_overflow]
     if lost:
-        leaves = "1 leaf do" if len(lost) == 1 else f"{len(lost):,} leaves do"
-        more = (
-            f"; and {len(lost) - _LOSSES_SHOWN:,} more leaves" if len(lost) > _LOSSES_SHOWN else ""
-        )
+        said = f"1 {one} do" if len(lost) == 1 else f"{len(lost):,} {several} do"
+        left = len(lost) - _LOSSES_SHOWN
+        more = f"; and {left:,} more {several}" if left > 0 else ""
         raise OutputError(
-            f"Numbers of {leaves} not fit their dtype: {'; '.join(lost[:_LOSSES_SHOWN])}{more}.",
-            Hint(Code.ALLOW_OVERFLOW),
+            f"Numbers of {said} not fit their dtype: {'; '.join(lost[:_LOSSES_SHOWN])}{more}.",
+            Hint(way_out),
         )
 
 

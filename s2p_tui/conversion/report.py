@@ -144,6 +144,11 @@ class Pair(Protocol):
         """Rows per fit."""
         ...
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Differences from the pair that a followed mapping was made for."""
+        ...
+
     def proof(self, index: int, /) -> Proof:
         """Return the answers that prove a row right."""
         ...
@@ -165,7 +170,8 @@ class Report:
         bytes: Size of the file.
         memory: Bytes of memory the conversion kept to, beside the program's own.
         seconds: From start to rename.
-        notes: Parts of the checkpoint that were passed over, one line each.
+        notes: Parts of the checkpoint that were passed over, and differences from the pair that a
+            followed mapping was made for, one line each.
         left_over: Entries that no leaf takes, and why each may be left out.
         parts_unused: Ranges that no leaf takes of entries used in part, in words, by key.
         gaps: Key paths of leaves that keep the skeleton's value.
@@ -246,7 +252,10 @@ def report_of(pair: Pair, converted: Converted) -> Report:
         bytes=written.size,
         memory=written.memory,
         seconds=written.seconds,
-        notes=tuple(f"{pair.checkpoint.label}: {note}" for note in pair.checkpoint.notes),
+        notes=(
+            *(f"{pair.checkpoint.label}: {note}" for note in pair.checkpoint.notes),
+            *pair.told,
+        ),
         left_over=tuple(UnusedEntries(pair.checkpoint.state_dict, pair.alignment)),
         parts_unused=parts_unused(rows, pair.checkpoint.state_dict),
         gaps=tuple(skeleton[index].path for index in rows.gaps()),
@@ -288,7 +297,7 @@ def result_as_json(
         "rows": _per_fit(pair),
         "doubtful": _rows(pair, Fit.DOUBTFUL),
         "mismatched": _rows(pair, Fit.MISMATCHED),
-        "notes": list(pair.checkpoint.notes) if pair is not None else [],
+        "notes": [*pair.checkpoint.notes, *pair.told] if pair is not None else [],
         "unused": unused_as_json(pair.checkpoint, pair.alignment) if pair is not None else [],
         "parts_unused": (
             parts_unused(pair.alignment.rows, pair.checkpoint.state_dict)

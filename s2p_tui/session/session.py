@@ -15,7 +15,7 @@ from s2p_tui.alignment.evidence import Evidence, as_suggested, no_evidence, proo
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.history import History
 from s2p_tui.alignment.left_over import LeftOver, UnusedEntries, matching
-from s2p_tui.alignment.mapping_file import SavedAlignment, replay
+from s2p_tui.alignment.mapping_file import Replayed, SavedAlignment, replayed
 from s2p_tui.alignment.proof import Proof
 from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.state_dict import StateDict
@@ -65,6 +65,7 @@ class Session:
         verdicts: The rows' fits.
         awaits_evidence: Whether the matcher has yet to say what it makes of the two ends.
         lacks_evidence: Whether it was stopped, or failed, so that it says nothing.
+        told: Differences between this pair and the one a followed mapping was made for.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Session:
         self.verdicts = Verdicts(state_dict, target.skeleton, start.rows, evidence)
         self._unused = UnusedEntries(state_dict, start)
         self.awaits_evidence = self.lacks_evidence = False
+        self.told: tuple[str, ...] = ()
         self._is_guess = False
         self._listeners: list[Listener] = []
         self._recorder: Recorder | None = None
@@ -159,14 +161,16 @@ class Session:
                 raise
             # It fails again beside the rows, where somebody says so and goes on without it.
             later, evidence = True, None
-        if mapping is not None:
-            alignment = replay(mapping, state_dict, leaves)
+        followed = None if mapping is None else replayed(mapping, state_dict, leaves)
+        if followed is not None:
+            alignment = followed.alignment
         elif arrange == "auto" and evidence is not None:
             alignment = as_suggested(evidence, state_dict, leaves)
         else:
             alignment = in_order(state_dict, leaves)
         session = cls(checkpoint, target, alignment, evidence=evidence)
         session.awaits_evidence = later
+        session.told = () if followed is None else followed.told
         session._is_guess = later and mapping is None and arrange == "auto"
         return session
 
@@ -193,7 +197,8 @@ class Session:
             Whether its alignment was taken over: an order nobody has touched yet is but a guess.
         """
         self._judge_by(evidence)
-        is_taken = self._is_guess and not self._is_touched and suggested is not None
+        is_touched = len(self.history) or self.history.undone
+        is_taken = self._is_guess and not is_touched and suggested is not None
         if is_taken and suggested is not None:
             self.alignment = suggested
         self._tell_all()
@@ -214,10 +219,6 @@ class Session:
         everything = range(len(self.verdicts))
         for listener in self._listeners:
             listener(everything)
-
-    @property
-    def _is_touched(self) -> bool:
-        return bool(len(self.history) or self.history.undone)
 
     def match_proposal(self) -> Proposal:
         """Return the offline matcher's proposal. Reads no tensor data and changes nothing."""
@@ -251,9 +252,10 @@ class Session:
         self._is_guess = False
         self.verdicts.judge_all(alignment.rows, self.evidence)
 
-    def begin_with(self, alignment: Alignment, mapping: Path) -> None:
+    def begin_with(self, followed: Replayed, mapping: Path) -> None:
         """Start from what a mapping file says, which saving may replace then."""
-        self.go_on(alignment, History())
+        self.go_on(followed.alignment, History())
+        self.told = followed.told
         self._own_mappings.add(mapping)
 
     def begin_from(self, mapping: Path) -> None:
@@ -262,8 +264,8 @@ class Session:
         Raises:
             InputError: It cannot be read, or was made for other files.
         """
-        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
-        self.begin_with(replay(load_mapping(mapping), state_dict, skeleton), mapping)
+        ends = self.checkpoint.state_dict, self.target.skeleton
+        self.begin_with(replayed(load_mapping(mapping), *ends), mapping)
 
     def __len__(self) -> int:
         return len(self.alignment.rows) + len(self.alignment.bench)
@@ -330,7 +332,8 @@ class Session:
         Raises:
             OtherFilesError: It was made for other files; the differences are named.
         """
-        wanted = replay(mapping, self.checkpoint.state_dict, self.target.skeleton)
+        followed = replayed(mapping, self.checkpoint.state_dict, self.target.skeleton)
+        wanted, self.told = followed.alignment, followed.told
         before = tuple(sorted(self.alignment.accepted - wanted.accepted))
         accepted = AcceptUnused(before, accept=False), AcceptUnused(tuple(sorted(wanted.accepted)))
         rows = SetRows(tuple(enumerate(wanted.rows)))
@@ -506,8 +509,7 @@ class Session:
             self.save_mapping(mapping, alignment)
         if certifier is not None:
             certifier.write(path, plan, alignment, lambda n: self.proof(n, alignment))
-        files = (None if file is None else Path(file) for file in (mapping, certificate))
-        return Converted(written, *files)
+        return Converted(written, *(file and Path(file) for file in (mapping, certificate)))
 
     def verify(
         self,

@@ -165,7 +165,8 @@ class Workspace(Screen[None]):
         note, bad = self.journalled.note, self.journalled.bad
         # A guided run always starts over; what an earlier one left is of no interest.
         notice = note if bad or not self.tour else ""
-        said = [printable(part) for part in (notice, "; ".join(self.session.checkpoint.notes))]
+        notes = "; ".join((*self.session.checkpoint.notes, *self.session.told))
+        said = [printable(part) for part in (notice, notes)]
         return "; ".join(filter(None, said)), "lines--bad" if bad else "lines--muted"
 
     @on(AlignmentView.Pressed)
