@@ -509,7 +509,8 @@ class Session:
             self.save_mapping(mapping, alignment)
         if certifier is not None:
             certifier.write(path, plan, alignment, lambda n: self.proof(n, alignment))
-        return Converted(written, *(file and Path(file) for file in (mapping, certificate)))
+        files = (None if file is None else Path(file) for file in (mapping, certificate))
+        return Converted(written, *files)
 
     def verify(
         self,
