@@ -66,9 +66,10 @@ class Answer(StrEnum):
 
     ONE_MODULE = "what its layer holds comes from one module"
     ALONE = "its layer holds nothing else"
-    UNNAMED = "no names say otherwise"
+    LEAF_BY_LEAF = "its layer takes from several modules, each leaf by its own name"
 
     NOTHING = "nothing of its module is left over"
+    ACCOUNTED = "what is left over of its module is explained, or has to be accepted"
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,11 @@ def run(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except SystemExit as ended:
+        # Rich, which prints the help, ends the program where nobody reads on.
+        if isinstance(ended.__context__, BrokenPipeError):
+            return 0
+        raise
 
 
 _ROWS_SHOWN = 20

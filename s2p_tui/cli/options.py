@@ -149,7 +149,8 @@ Trust = Annotated[
     tuple[str, ...],
     Parameter(
         negative="",
-        help="Accept the doubtful row with this key path (.conv1.weight). May be repeated.",
+        help="Accept the doubtful rows with this key path or pattern ('*.mixer.*'). May be "
+        "repeated.",
     ),
 ]
 TrustAll = Annotated[bool, Parameter(negative="", help="Accept all doubtful rows.")]
@@ -221,13 +222,6 @@ WAYS_OUT = {
         "Give --checkpoint, --key, --skeleton, --mapping and --dtype as they were given to "
         "convert, or convert again."
     ),
-    Code.WRITE_MISSING: "Run convert again with the same options: what is there is kept.",
-    Code.MERGE_FIRST: "Run finish first, with the same options.",
-    Code.VERIFY_FIRST: "Run verify on every --part first.",
-    Code.SAME_PLAN: (
-        "Give every worker the same CHECKPOINT, SKELETON, --mapping, --dtype and --chunk-size, or "
-        "remove what is there."
-    ),
     Code.TURN_ROUND: "Give the --mapping that the conversion saved.",
     Code.NO_ROOM_IN_ENTRIES: (
         "Make them agree before they are exported, or convert into a pytree without them."
@@ -237,6 +231,13 @@ WAYS_OUT = {
     ),
     Code.GIVE_ORIGINAL: "Give the original with --checkpoint.",
     Code.ALLOW_ENTRY_OVERFLOW: "Scale them down first, or allow it with --allow-overflow.",
+    Code.WRITE_MISSING: "Run convert again with the same options: what is there is kept.",
+    Code.MERGE_FIRST: "Run finish first, with the same options.",
+    Code.VERIFY_FIRST: "Run verify on every --part first.",
+    Code.SAME_PLAN: (
+        "Give every worker the same CHECKPOINT, SKELETON, --mapping, --dtype and --chunk-size, or "
+        "remove what is there."
+    ),
     Code.OVERWRITE_CHUNKS: "Choose another folder, or replace these with --overwrite.",
     Code.NOBODY_TO_ASK: "Run it in a terminal, or answer both questions with --yes.",
 }

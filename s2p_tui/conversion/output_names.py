@@ -24,6 +24,22 @@ def output_path(output: str | Path) -> Path:
     return path if path.suffix or not path.name else path.with_suffix(".eqx")
 
 
+# Formats that a name can ask for and that are not written here: what is written under their names
+# would be taken for them.
+_OTHERS = frozenset(
+    (
+        *(".npz", ".npy", ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5"),
+        *(".hdf5", ".keras", ".msgpack", ".onnx", ".gguf", ".ggml", ".tflite", ".pb", ".zip"),
+        *(".tar", ".gz", ".json", ".yaml", ".txt", ".csv", ".py", ".parquet", ".arrow", ".mat"),
+    )
+)
+
+
+def is_other_format(path: Path) -> bool:
+    """Return True if a name asks for a format that is not written here."""
+    return path.suffix.lower() in _OTHERS
+
+
 def default_output(
     model: str | Path, skeleton: str | Path = "", file_format: FileFormat | None = None
 ) -> Path:

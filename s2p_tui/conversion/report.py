@@ -50,12 +50,15 @@ def _remarks(
         (keys, "typed PRNG key is kept,", "typed PRNG keys are kept,", "as Equinox saves none"),
     ):
         if paths:
-            names = ", ".join(paths[:_GAPS_SHOWN])
-            more = ", …" if len(paths) > _GAPS_SHOWN else ""
             words = one if len(paths) == 1 else several
-            yield f"{len(paths):,} {words} {why}: {names}{more}"
+            yield f"{len(paths):,} {words} {why}: {first_of(paths)}"
     if is_nameless:
         yield TAKEN_AS_THEY_ARE
+
+
+def first_of(paths: Sequence[str]) -> str:
+    """Name the first of some leaves, and say if there are more."""
+    return ", ".join(paths[:_GAPS_SHOWN]) + (", …" if len(paths) > _GAPS_SHOWN else "")
 
 
 def kept_scalars(rows: Rows, skeleton: Skeleton) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,18 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, RadioButton, RadioSet, Static
 
+from s2p_tui.app.paths import PathSuggester, typed_path
 from s2p_tui.app.terminal.clipboard import copy
 from s2p_tui.app.text import many, size_in_words
 from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import Box
-from s2p_tui.conversion.output_names import format_of, is_bucket, location, output_path
+from s2p_tui.conversion.output_names import (
+    format_of,
+    is_bucket,
+    is_other_format,
+    location,
+    output_path,
+)
 from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
@@ -47,8 +55,13 @@ def typable(path: Path) -> str:
     return "".join(char if char.isprintable() else "_" for char in str(path))
 
 
-def obstacle(name: str) -> str:
-    """Return the reason why an output name cannot be written to; empty if it can."""
+def obstacle(name: str, sources: Sequence[str | Path] = ()) -> str:
+    """Return the reason why an output name cannot be written to; empty if it can.
+
+    Args:
+        name: The name.
+        sources: Files that are read, which an output must not replace.
+    """
     if not name.strip():
         return "Give the file a name."
     path, is_orbax = _named(name)
@@ -56,6 +69,10 @@ def obstacle(name: str) -> str:
         return ""
     if is_orbax and path.exists():
         return f"{printable(str(path))} exists: remove it first, or choose another name."
+    if is_other_format(path):
+        return f"{path.suffix} is another format: give it a name in .eqx, .safetensors or .orbax."
+    if os.path.realpath(path) in {os.path.realpath(source) for source in sources}:
+        return f"{printable(str(path))} is read here: give the output another name."
     if path.is_dir():
         return f"{printable(str(path))} is a folder."
     if not path.parent.is_dir():
@@ -65,20 +82,20 @@ def obstacle(name: str) -> str:
 
 def _named(name: str) -> tuple[Path, bool]:
     """Return the path that a name stands for, and True if it is that of an Orbax checkpoint."""
-    is_orbax = format_of(name.strip()) == "orbax"
-    return Path(name.strip()) if is_orbax else output_path(name.strip()), is_orbax
+    is_orbax, typed = format_of(name.strip()) == "orbax", typed_path(name)
+    return typed if is_orbax else output_path(typed), is_orbax
 
 
-def remark(name: str) -> str:
+def remark(name: str, sources: Sequence[str | Path] = ()) -> str:
     """Return a remark on an output name: an obstacle, a file to be replaced, another suffix."""
-    if stop := obstacle(name):
+    if stop := obstacle(name, sources):
         return stop
     path, is_orbax = _named(name)
     if is_orbax:
         return "An Orbax checkpoint: a folder that loads sharded."
     if path.exists():
         return f"{printable(str(path))} exists and will be replaced."
-    if path != Path(name.strip()):
+    if path != typed_path(name):
         other = printable(f"{name.strip()}.orbax")
         return f"Will be written as {printable(str(path))}; {other} for Orbax."
     return ""
@@ -107,8 +124,15 @@ class ConvertForm(ModalScreen[Order | None]):
         Binding("up", "app.focus_previous", show=False),
     ]
 
-    def __init__(self, order: Order, symbols: Symbols, remarks: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        order: Order,
+        symbols: Symbols,
+        remarks: Sequence[str] = (),
+        sources: Sequence[str | Path] = (),
+    ) -> None:
         super().__init__()
+        self._sources = sources
         self._remarks = [printable(line) for line in remarks]
         self._symbols = symbols
         self._order = order
@@ -118,7 +142,9 @@ class ConvertForm(ModalScreen[Order | None]):
     def compose(self) -> ComposeResult:
         with Box(self._symbols, "Convert", "Tab next  Enter convert  Esc cancel"):
             yield Label("Output (.eqx, .safetensors or .orbax)")
-            yield Input(typable(self._order.output), id="output", compact=True)
+            yield Input(
+                typable(self._order.output), id="output", compact=True, suggester=PathSuggester()
+            )
             yield Label("", id="remark")
             yield Label("Floating-point numbers")
             with RadioSet(id="dtype", compact=True):
@@ -134,17 +160,18 @@ class ConvertForm(ModalScreen[Order | None]):
 
     @on(Input.Changed)
     def warn(self, event: Input.Changed) -> None:
-        self.query_one("#remark", Label).update(Content(self._symbols.plain(remark(event.value))))
+        said = self._symbols.plain(remark(event.value, self._sources))
+        self.query_one("#remark", Label).update(Content(said))
 
     @on(Input.Submitted)
     @on(Button.Pressed, "#convert")
     def accept(self) -> None:
         name = self.query_one(Input).value.strip()
-        if obstacle(name):
+        if obstacle(name, self._sources):
             self.query_one(Input).focus()
             return
         pressed = self.query_one(RadioSet).pressed_index
-        self.dismiss(Order(Path(name), self._dtypes[max(0, pressed)]))
+        self.dismiss(Order(typed_path(name), self._dtypes[max(0, pressed)]))
 
     @on(Button.Pressed, "#cancel")
     def action_cancel(self) -> None:
