@@ -107,7 +107,16 @@ def test_what_was_trained_comes_back_or_is_refused(
     assert bool(refused) == (twin.name in NO_WAY_BACK)
 
 
-NO_WAY_BACK: frozenset[str] = frozenset()
+NO_WAY_BACK = frozenset(
+    (
+        # Norms of their own beside a weight that PyTorch's norms are folded into.
+        "weight_norm_conv_transpose_other_axis",
+        # One slope per layer in PyTorch, one per neuron here.
+        "mlp_prelu",
+        # Two leaves that PyTorch ties.
+        *("gpt2_untied", "untied", "untied_one_key"),
+    )
+)
 """Twins of which some numbers have no entry once they were trained on their own."""
 SINGLE = 24
 """Bits of a float32's significand."""
