@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from s2p_tui import AlignmentError, convert_tree, export
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.edits import SetRows
+from s2p_tui.alignment.task import Job
 from s2p_tui.alignment.transform import (
     Broadcast,
     Concat,
@@ -35,11 +36,12 @@ from s2p_tui.alignment.transform import (
 )
 from s2p_tui.cli import run
 from s2p_tui.conversion.output import mapping_of
-from s2p_tui.errors import OtherFilesError, UsageError
+from s2p_tui.errors import CancelledError, InputError, OtherFilesError, UsageError
 from s2p_tui.formats.memory import checkpoint_in_memory
 from s2p_tui.formats.pytree.skeleton import save_skeleton
 from s2p_tui.formats.torch_archive import Tensor, archive_for
-from s2p_tui.session.opening import target_in_memory
+from s2p_tui.session.export import open_export
+from s2p_tui.session.opening import load_mapping, target_in_memory
 from s2p_tui.session.session import Session
 
 Tree = dict[str, Any]
@@ -417,6 +419,42 @@ def test_nothing_that_is_read_is_replaced(plain: tuple[Path, Entries]) -> None:
     assert back(folder, "back.onnx") == 2
     assert back(folder, "shards") == 2
     assert {file: file.read_bytes() for file in folder.iterdir()} == files
+
+
+@pytest.mark.parametrize("output", ["back.pt", "back.safetensors"])
+@pytest.mark.parametrize("phase", ["writing", "verifying"])
+def test_a_cancelled_export_leaves_nothing_behind(
+    plain: tuple[Path, Entries], output: str, phase: str
+) -> None:
+    class Stopped(Job):
+        def check(self) -> None:
+            if self.phase == phase:
+                self.cancel()
+            super().check()
+
+    folder, _ = plain
+    before = sorted(folder.iterdir())
+    opened = open_export(
+        folder / "model.eqx", folder / "skeleton.eqx", load_mapping(folder / "m.json"),
+        folder / "model.pt",
+    )  # fmt: skip
+    with pytest.raises(CancelledError):
+        opened.write(folder / output, job=Stopped())
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_source_that_changes_meanwhile_is_noticed(plain: tuple[Path, Entries]) -> None:
+    folder, _ = plain
+    opened = open_export(
+        folder / "model.eqx", folder / "skeleton.eqx", load_mapping(folder / "m.json"),
+        folder / "model.pt",
+    )  # fmt: skip
+    with (folder / "model.eqx").open("r+b") as stream:
+        stream.seek(-1, 2)
+        stream.write(b"x")
+    with pytest.raises(InputError, match="was changed while it was open"):
+        opened.write(folder / "back.pt")
+    assert not (folder / "back.pt").exists()
 
 
 # --- shards ---
