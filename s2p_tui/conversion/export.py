@@ -11,7 +11,7 @@ import os
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,6 +119,7 @@ def shards_of(plan: ExportPlan, original: Checkpoint, path: Path) -> tuple[Shard
             "an ending for a folder of shards.",
         )
     held: dict[str, list[MadeEntry]] = defaultdict(list)
+    folders: set[Path] = set()
     for one in written:
         extent = original.tensors.extent(one.entry.key) if original.kind == "sharded" else None
         if extent is None:
@@ -127,6 +128,12 @@ def shards_of(plan: ExportPlan, original: Checkpoint, path: Path) -> tuple[Shard
                 "Give a name that ends in .safetensors or .pt.",
             )
         held[extent.file.name].append(one)
+        folders.add(extent.file.parent)
+    if len(folders) > 1:
+        raise UsageError(
+            f"The original's shards lie in {len(folders)} folders.",
+            "Give a name that ends in .safetensors or .pt.",
+        )
     return tuple(Shard(name, tuple(entries)) for name, entries in held.items())
 
 
@@ -315,11 +322,9 @@ class _Writing:
     def write(self, laid: Sequence[_Laid], files: Sequence[AtomicFile]) -> dict[str, CastLoss]:
         """Write all files; return what casts lost, by key."""
         losses: dict[str, CastLoss] = {}
-        try:
+        with _in_words_of_exports():
             for one, file in zip(laid, files, strict=True):
                 losses |= one.write(file, self._contents, self._job, self._jobs)
-        except AlignmentError as error:
-            raise AlignmentError(error.message, error.problems, Hint(Code.TURN_ROUND)) from None
         return losses
 
     def verify(self, laid: Sequence[_Laid], files: Sequence[AtomicFile]) -> None:
@@ -333,8 +338,16 @@ class _Writing:
             for one in each.shard.entries
         }
         found = {entry.key: (entry.shape, entry.dtype) for entry in opened.state_dict}
+        places = (
+            (record.instruction.leaf.path, record.data)
+            for one in laid
+            for record in one.table.records
+        )
         try:
-            if found != wanted:
+            if found != wanted or not all(
+                (extent := opened.tensors.extent(key)) is not None and extent.offset == start
+                for key, start in places
+            ):
                 raise OutputError("The export does not list what was written.", _AGAIN)
             proven = compared(self._plan, opened, self._contents.chunk_bytes, job, jobs)
         finally:
@@ -346,6 +359,15 @@ class _Writing:
             about = one.plan, one.table, self._contents, file.temporary, job
             verify_records(*about, readback, jobs, proven)
         job.phase = "syncing"
+
+
+@contextlib.contextmanager
+def _in_words_of_exports() -> Generator[None]:
+    """Turn the refusal of whole numbers that do not fit, which speaks of conversions, into ours."""
+    try:
+        yield
+    except AlignmentError as error:
+        raise AlignmentError(error.message, error.problems, Hint(Code.TURN_ROUND)) from None
 
 
 _AGAIN = "Export again; if it happens again the disk or memory may be faulty."
@@ -420,11 +442,12 @@ def export_arrays(
     arrays: dict[str, NDArray[Any]] = {}
     losses: dict[str, CastLoss] = {}
     made = filled(Plan(instructions, "torch"), plan.both, _NO_TARGET, chunk_bytes=chunk_bytes)
-    for one, (array, loss) in zip(written, made, strict=True):
-        assert array is not None
-        arrays[one.entry.key] = array
-        if loss:
-            losses[one.entry.key] = loss
+    with _in_words_of_exports():
+        for one, (array, loss) in zip(written, made, strict=True):
+            assert array is not None
+            arrays[one.entry.key] = array
+            if loss:
+                losses[one.entry.key] = loss
     if not allow_overflow:
         refuse_overflow(losses, _ENTRIES, Code.ALLOW_ENTRY_OVERFLOW)
     entries = StateDict(tuple(one.entry for one in written))

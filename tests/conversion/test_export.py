@@ -188,6 +188,27 @@ def test_a_model_that_was_trained_is_the_same_in_torch(tmp_path: Path) -> None:
     np.testing.assert_allclose(output, model(x), rtol=1e-5, atol=1e-6)
 
 
+def test_leaves_that_no_entry_holds_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = {"head": jnp.zeros(2), "w": jnp.zeros(3)}
+    tree = made(tmp_path, {"w": numbers(3)}, tree, {"['head']": None, "['w']": W})
+    assert back(tmp_path, "back.pt") == 0
+    assert "no entry holds these leaves: ['head']" in capsys.readouterr().out
+    with pytest.warns(UserWarning, match="No entry holds these leaves"):
+        assert_same(export(tree, tmp_path / "m.json"), {"w": numbers(3)})
+
+
+def test_only_the_state_dict_that_was_converted_comes_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"model": {"w": numbers(3)}, "epoch": 3}, tmp_path / "model.pt")
+    aligned(tmp_path, tmp_path / "model.pt", {"w": jnp.zeros(3)}, {"['w']": W})
+    assert back(tmp_path, "back.pt") == 0
+    assert "only its state dict at 'model' is exported" in capsys.readouterr().out
+    assert_same(loaded(tmp_path / "back.pt"), {"w": numbers(3)})
+
+
 # --- choices ---
 
 
@@ -415,6 +436,10 @@ def test_nothing_that_is_read_is_replaced(plain: tuple[Path, Entries]) -> None:
     folder, _ = plain
     files = {file: file.read_bytes() for file in folder.iterdir()}
     assert back(folder, "model.pt") == 5
+    (folder / "skeleton.eqx").rename(folder / "skeleton.pt")
+    (folder / "skeleton.eqx").symlink_to("skeleton.pt")
+    assert back(folder, "skeleton.pt") == 5
+    (folder / "skeleton.pt").replace(folder / "skeleton.eqx")
     assert back(folder, "back.pt", "--certificate", str(folder / "m.json")) == 5
     assert back(folder, "back.onnx") == 2
     assert back(folder, "shards") == 2
@@ -486,6 +511,24 @@ def test_shards_get_the_original_s_names_and_sizes(tmp_path: Path) -> None:
     assert back(tmp_path, "back", checkpoint="original") == 5
     assert back(tmp_path, "one.safetensors", checkpoint="original") == 0
     assert_same(loaded(tmp_path / "one.safetensors"), entries)
+
+
+def test_shards_of_torch_stay_torch_s(tmp_path: Path) -> None:
+    original = tmp_path / "original"
+    original.mkdir()
+    shards = {"pytorch_model-00001-of-00002.bin": "a", "pytorch_model-00002-of-00002.bin": "b"}
+    for name, key in shards.items():
+        torch.save({key: numbers(3)}, original / name)
+    weight_map = {key: name for name, key in shards.items()}
+    index = {"metadata": {"total_size": 24}, "weight_map": weight_map}
+    (original / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    rows = {"['a']": Take("a"), "['b']": Take("b")}
+    aligned(tmp_path, original, {"a": jnp.zeros(3), "b": jnp.zeros(3)}, rows)
+    assert back(tmp_path, "back", checkpoint="original") == 0
+    folder = tmp_path / "back"
+    assert json.loads((folder / "pytorch_model.bin.index.json").read_text()) == index
+    for name, key in shards.items():
+        assert_same(torch.load(folder / name, weights_only=True), {key: numbers(3)})
 
 
 def test_a_refused_set_of_shards_leaves_nothing_behind(tmp_path: Path) -> None:
