@@ -13,11 +13,12 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s2p_tui.alignment.dtypes import dtype_named
-from s2p_tui.alignment.skeleton import Leaf, Skeleton
+from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.task import Job
 from s2p_tui.conversion.contents import (
@@ -28,7 +29,7 @@ from s2p_tui.conversion.contents import (
     refuse_overflow,
 )
 from s2p_tui.conversion.convert import DEFAULT_CHUNK, SMALLEST_CHUNK, filled, refuse_to_replace
-from s2p_tui.conversion.export_plan import ExportPlan, MadeEntry
+from s2p_tui.conversion.export_plan import NO_TARGET, ExportPlan, MadeEntry
 from s2p_tui.conversion.plan import FileFormat, Instruction, Plan
 from s2p_tui.conversion.round_trip import RoundTrip
 from s2p_tui.conversion.units import share, usual_jobs
@@ -44,7 +45,6 @@ from s2p_tui.formats.atomic import (
 )
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.safetensors import header_for, open_safetensors
-from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.formats.tensors import ArrayTensors, FileTensors, pread_into
 from s2p_tui.formats.torch_archive import Archive, Tensor, archive_for
 from s2p_tui.formats.torch_files import open_torch_zip
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-_NO_TARGET = Target("", (), 0, Skeleton(()), ArrayTensors({}))
 _READ = 1 << 20
 _ENTRIES = "entry", "entries"
 
@@ -189,7 +188,9 @@ class _Laid:
             record = self.table.records[number]
             checksums[number] = _checksum(descriptor, record.data, record.stop, file.target, job)
 
-        share(range(len(checksums)), check, jobs)
+        # The disk takes what was written meanwhile.
+        checks = partial(share, range(len(checksums)), check, jobs)
+        share((file.sync, checks), _call, 2)
         pairs = zip(self.archive.storages, checksums, strict=True)
         heads = [member.head_with(checksum) for member, checksum in pairs]
         records = tuple(
@@ -204,6 +205,7 @@ class _Laid:
         except OSError as error:
             raise output_error(error, file.target) from None
         self.table = replace(self.table, records=records)
+        self.archive = None
         return losses
 
     def opened(self, path: Path) -> Checkpoint:
@@ -273,7 +275,7 @@ def write_export(
     job.free = require_space(path, size)
     chunk = max(chunk_bytes, SMALLEST_CHUNK)
     job.memory = 2 * chunk
-    contents = Contents(plan.both, _NO_TARGET, chunk, jobs)
+    contents = Contents(plan.both, NO_TARGET, chunk, jobs)
     writing = _Writing(plan, contents, job, jobs, readbacks)
     with contextlib.ExitStack() as stack:
         folder = path.parent
@@ -441,7 +443,7 @@ def export_arrays(
     instructions = tuple(map(_instruction, written))
     arrays: dict[str, NDArray[Any]] = {}
     losses: dict[str, CastLoss] = {}
-    made = filled(Plan(instructions, "torch"), plan.both, _NO_TARGET, chunk_bytes=chunk_bytes)
+    made = filled(Plan(instructions, "torch"), plan.both, NO_TARGET, chunk_bytes=chunk_bytes)
     with _in_words_of_exports():
         for one, (array, loss) in zip(written, made, strict=True):
             assert array is not None

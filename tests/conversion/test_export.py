@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 from s2p_tui import AlignmentError, convert_tree, export
 from s2p_tui.alignment.alignment import Row
+from s2p_tui.alignment.dtypes import dtype_named
 from s2p_tui.alignment.edits import SetRows
 from s2p_tui.alignment.task import Job
 from s2p_tui.alignment.transform import (
@@ -39,6 +41,7 @@ from s2p_tui.conversion.output import mapping_of
 from s2p_tui.errors import CancelledError, InputError, OtherFilesError, UsageError
 from s2p_tui.formats.memory import checkpoint_in_memory
 from s2p_tui.formats.pytree.skeleton import save_skeleton
+from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.torch_archive import Tensor, archive_for
 from s2p_tui.session.export import open_export
 from s2p_tui.session.opening import load_mapping, target_in_memory
@@ -574,6 +577,24 @@ def test_the_archive_is_a_sound_zip_file(plain: tuple[Path, Entries]) -> None:
     with zipfile.ZipFile(folder / "back.pt") as archive:
         assert archive.testzip() is None
         assert {"archive/data.pkl", "archive/data/0"} <= {*archive.namelist()}
+        raw = (folder / "back.pt").read_bytes()
+        for member in archive.infolist():
+            (checksum,) = struct.unpack_from("<I", raw, member.header_offset + 14)
+            assert checksum == member.CRC
+
+
+def test_tensors_of_odd_sizes_are_aligned(tmp_path: Path) -> None:
+    entries = {"mask": torch.ones(3, dtype=torch.bool), "w": numbers(3), "d": numbers(1).double()}
+    made(tmp_path, entries, {"w": jnp.zeros(3)}, {"['w']": W})
+    for name in ("back.safetensors", "back.pt"):
+        assert back(tmp_path, name) == 0
+        found = loaded(tmp_path / name)
+        assert_same({key: found[key] for key in entries}, entries)
+        opened = open_checkpoint(tmp_path / name)
+        for entry in opened.state_dict:
+            extent = opened.tensors.extent(entry.key)
+            assert extent is not None
+            assert extent.offset % dtype_named(entry.dtype).itemsize == 0
 
 
 @pytest.mark.slow("writes 70,000 tensors")
