@@ -79,6 +79,7 @@ class Code(StrEnum):
     SWAPPED_SIDES = "The checkpoint comes first, then the skeleton."
     NO_NAMES_FOR_LEAVES = "Leave the names out: the leaves have their own."
     SAVED_MAPPING = "Give a mapping file that a conversion or the app saved."
+    SAVED_RECIPE = "Give a recipe that was saved from a mapping."
     OTHER_FILES = (
         "Use the files it names, or align these anew. For another depth or width make a recipe of "
         "it."
@@ -96,6 +97,13 @@ class Code(StrEnum):
     SAME_AS_CONVERTED = (
         "Give the checkpoint, skeleton, mapping and dtype that it was converted with, or convert "
         "again."
+    )
+    WRITE_MISSING = "Write again: what is there is kept."
+    MERGE_FIRST = "Merge what the workers wrote first."
+    VERIFY_FIRST = "Verify every part first."
+    SAME_PLAN = (
+        "Give every worker the same checkpoint, skeleton, mapping, dtype and chunk size, or remove "
+        "what is there."
     )
     OVERWRITE_CHUNKS = "Choose another folder, or allow that these are replaced."
     NOBODY_TO_ASK = "Run it in a terminal, or answer beforehand."

@@ -118,8 +118,12 @@ def compare_entries(made_for: Kinds, found: Kinds, used: Iterable[str]) -> Compa
         if key in found and key not in used and made_for[key].shape != found[key].shape
     ]
     for keys, one, several in (
-        (gone, "unused entry is not here", "unused entries are not here"),
-        (new, "entry is new", "entries are new"),
+        (
+            gone,
+            "unused entry of the mapping is not here",
+            "unused entries of the mapping are not here",
+        ),
+        (new, "entry is not in the mapping", "entries are not in the mapping"),
         (reshaped, "unused entry has another shape", "unused entries have other shapes"),
     ):
         if keys:
@@ -150,7 +154,7 @@ def _other_dtypes(
         if name in used and name in found and found[name].dtype != kind.dtype:
             groups[kind.dtype, found[name].dtype].append(name)
     for (before, after), names in groups.items():
-        are = f"{_count(names, f'{one} is', f'{several} are')} {after}, not {before}"
+        are = f"{_count(names, f'{one} is', f'{several} are')} {after}, {before} in the mapping"
         yield f"{are}: {some(names, most=_SHOWN)}"
 
 

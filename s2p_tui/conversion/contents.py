@@ -324,7 +324,7 @@ class Contents:
 
     def runs(self, record: OutputRecord) -> list[Run] | None:
         """The leaf as unchanged byte ranges of files, or None if it is not that simple."""
-        expr, _, entries, tensors = self._source(record)
+        expr, _, entries, tensors = self.source_of(record)
         ranges = runs_of(expr, entries.shape)
         if ranges is None:
             return None
@@ -340,12 +340,13 @@ class Contents:
 
     def made(self, record: OutputRecord) -> Made:
         """The leaf as something to compute."""
-        expr, shape, entries, tensors = self._source(record)
+        expr, shape, entries, tensors = self.source_of(record)
         in_memory = isinstance(expr, Take) and tensors.in_memory
         evaluator = Evaluator(entries, tensors)
         return Made(record, expr, shape, evaluator, self.share, in_memory=in_memory)
 
-    def _source(self, record: OutputRecord) -> tuple[Expr, Shape, StateDict, Tensors]:
+    def source_of(self, record: OutputRecord) -> tuple[Expr, Shape, StateDict, Tensors]:
+        """Return the leaf's source, the shape it is laid out in, and what the source is over."""
         leaf, expr = record.instruction.leaf, record.instruction.source
         if expr is not None:
             return expr, leaf.shape, self._checkpoint.state_dict, self._checkpoint.tensors

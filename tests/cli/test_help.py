@@ -194,16 +194,15 @@ def test_examples_are_parsed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_examples_work(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All but those that open the app or ask Claude, one after the other in one folder."""
     ran: list[str] = []
-    for command in (
-        *("convert", "verify", "export", "check", "skeleton", "inspect", "chunk", "demo", "keys"),
-    ):
+    commands = "convert verify export recipe check skeleton inspect chunk demo keys"
+    for command in commands.split():
         for example in examples_in(help_of(command, capsys)):
             words = shlex.split(example)
             if "claude" in words or example == "s2p-tui demo":
                 continue
             assert run(words[1:]) == 0, (example, capsys.readouterr().err)
             ran.append(example)
-    assert len(ran) > 15
+    assert len(ran) > 18
     for name in ("model.eqx", "ema.eqx"):
         like = call_factory("net.py:Net", abstract=True)
         model = eqx.tree_deserialise_leaves(models / name, like)
@@ -272,6 +271,8 @@ def test_bash_completes_options_and_their_values(script: Path, tmp_path: Path) -
         ["convert", "model.pt"],
         ["convert", "model.pt", "skeleton.eqx", "--output"],
         ["convert", "--mapping"],
+        ["convert", "--recipe"],
+        ["recipe"],
         ["verify", "model.eqx", "--skeleton"],
         ["inspect"],
         ["chunk"],

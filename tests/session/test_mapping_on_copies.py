@@ -64,7 +64,7 @@ def test_it_replays_on_the_bfloat16_copy(capsys: pytest.CaptureFixture[str]) -> 
     status, result = converted(halved, capsys)
     assert status == 0
     assert result["notes"] == [
-        "3 entries are bfloat16, not float32: stem.weight, stem.bias, square"
+        "3 entries are bfloat16, float32 in the mapping: stem.weight, stem.bias, square"
     ]
     assert result["doubtful"] != []
     found, wanted = load_file("copy.safetensors"), load_file("out.safetensors")
@@ -79,7 +79,7 @@ def test_it_replays_on_a_skeleton_of_another_dtype(capsys: pytest.CaptureFixture
     save_skeleton("skeleton.eqx", halves)
     status, result = converted(dict, capsys)
     assert status == 0
-    assert result["notes"] == ["1 leaf is float16, not float32: ['square']"]
+    assert result["notes"] == ["1 leaf is float16, float32 in the mapping: ['square']"]
     assert load_file("copy.safetensors")["['square']"].dtype == np.float16
 
 
@@ -88,7 +88,7 @@ def test_it_replays_on_a_skeleton_of_another_dtype(capsys: pytest.CaptureFixture
 def test_unused_entries_may_be_fewer(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, result = converted(lambda s: {k: v for k, v in s.items() if k != key}, capsys)
     assert status == 0
-    assert result["notes"] == [f"1 unused entry is not here: {key}"]
+    assert result["notes"] == [f"1 unused entry of the mapping is not here: {key}"]
 
 
 @pytest.mark.usefixtures("folder")
@@ -105,7 +105,7 @@ def test_a_new_entry_that_nothing_explains_blocks(capsys: pytest.CaptureFixture[
     status, result = converted(lambda state: state | more, capsys)
     assert status == 3
     assert [one["key"] for one in result["unused"] if one["blocks"]] == ["head.bias"]
-    assert result["notes"] == ["2 entries are new: head.bias, head.inv_freq"]
+    assert result["notes"] == ["2 entries are not in the mapping: head.bias, head.inv_freq"]
     status, _ = converted(lambda state: state | more, capsys, "--allow-unused", "head.bias")
     assert status == 0
 
