@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,9 @@ _BITS = {"bfloat16": 8, "float16": 11, "float32": SINGLE, "float64": 53}
 def attempted(tree: Any, folder: Path) -> tuple[dict[str, torch.Tensor], set[str]]:
     """The exported entries, or the names that an export was refused for."""
     try:
-        return export(tree, folder / "m.json", folder / "model.pt"), set()
+        # Gaps go nowhere, and are named in a warning.
+        with warnings.catch_warnings(action="ignore"):
+            return export(tree, folder / "m.json", folder / "model.pt"), set()
     except AlignmentError as error:
         return {}, {where for where, _ in error.problems}
 
