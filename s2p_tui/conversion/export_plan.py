@@ -34,11 +34,15 @@ from s2p_tui.alignment.transform import (
 from s2p_tui.conversion.evaluate import NORM_LIMIT, Evaluator, Reduced, tiles
 from s2p_tui.errors import AlignmentError, Code, Hint, TransformError
 from s2p_tui.formats.base import ByteRange, Checkpoint, Extent, Region, Tensors
+from s2p_tui.formats.skeleton_file import Target
+from s2p_tui.formats.tensors import ArrayTensors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ORIGINAL = "\0original:"
+NO_TARGET = Target("", (), 0, Skeleton(()), ArrayTensors({}))
+"""Stands for the skeleton where values of none are kept."""
 Origin = Literal["leaves", "original", "missing"]
 _LOOKED_AT = 64
 _COMPARED = 1 << 18
