@@ -367,6 +367,12 @@ class Keymap:
             if key := self._as_bound(shipped, ascii_only=ascii_only):
                 yield key, words
 
+    def action_of(self, mode: Mode, words: str) -> str:
+        """The action of a hint, by what it says the key does; empty where it has none."""
+        shipped = next((key for key, does in _HINTS[mode] if does == words), "")
+        key = self._by_shown.get(shipped) or self._by_shown.get(shipped.split("/")[0])
+        return key.action if key is not None else ""
+
     def help_lines(
         self, group: str, *, ascii_only: bool = False, briefly: bool = False
     ) -> Iterator[tuple[str, str]]:

@@ -33,8 +33,6 @@ def search_again(session: Session, cursor: Cursor, changed: range) -> None:
 
     Rows that were shown alone stay in sight when they match no more: what was done is seen there.
     """
-    if not cursor.query:
-        return
     rows = len(session.alignment.rows)
     kept = [index for index in cursor.matches if index < rows and index not in changed]
     found = session.find(cursor.query, changed)

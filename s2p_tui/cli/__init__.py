@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from difflib import get_close_matches
 from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -30,6 +31,7 @@ def run(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     try:
         with stopping():
+            _refuse_unknown_command(sys.argv[1:] if arguments is None else arguments)
             status = app(arguments, exit_on_error=False, print_error=False) or 0
         print(end="", flush=True)
         return status
@@ -57,6 +59,24 @@ def run(arguments: list[str] | None = None) -> int:
         raise
 
 
+def _refuse_unknown_command(arguments: list[str]) -> None:
+    """Make sure that the first word is a command, a file, or nothing like a command.
+
+    Raises:
+        UsageError: It is a command with a slip of the pen.
+    """
+    word = arguments[0] if arguments else ""
+    if not word.isalpha() or word in app or os.path.exists(word):
+        return
+    commands = [name for name in app if name.isalpha()]
+    if near := get_close_matches(word.lower(), commands, 1, _NEAR):
+        raise UsageError(
+            f"There is no command {word}, and no file of that name.", f"Do you mean {near[0]}?"
+        )
+
+
+# `convrt` is like `convert` by 0.92, `model` like no command by more than 0.55.
+_NEAR = 0.7
 _ROWS_SHOWN = 20
 
 

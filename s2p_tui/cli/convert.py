@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -33,7 +34,7 @@ from s2p_tui.cli.options import (
     WithProof,
     command,
 )
-from s2p_tui.errors import CancelledError, S2PError, UsageError
+from s2p_tui.errors import CancelledError, S2PError, UsageError, printable
 
 if TYPE_CHECKING:
     from s2p_tui.session.session import Session
@@ -140,6 +141,10 @@ def convert(
         ),
     ] = True,
     certificate: Certificate = None,
+    force: Annotated[
+        bool,
+        Parameter(negative="", help="Replace an output that exists without a word."),
+    ] = False,
     json: AsJson = False,
     proof: WithProof = False,
 ) -> int:
@@ -186,6 +191,7 @@ def convert(
             )
         if proof and not json:
             raise UsageError("--proof goes with --json alone.", "Add --json, or leave it out.")
+        _say_before_replacing(path, force=force)
         start = "order" if arrange == "order" else "auto"
         with matching_shown() as task:
             opened = Session.open(
@@ -247,6 +253,26 @@ def convert(
     shown = result_as_json(path, session, report, None, proof=proof) if json else line or report
     print(shown)
     return 0
+
+
+def _say_before_replacing(path: Path, *, force: bool) -> None:
+    """Say that an output exists and will be replaced; on a terminal, ask.
+
+    Raises:
+        CancelledError: The user declined.
+    """
+    from s2p_tui.conversion.output_names import output_path
+
+    path = output_path(path)
+    if force or not path.is_file():
+        return
+    said = printable(f"{path} exists and will be replaced.")
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        print(f"s2p-tui: {said}", file=sys.stderr)
+        return
+    print(f"{said} Go on? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise CancelledError("Declined; nothing was written.")
 
 
 def ask_claude(session: Session, model: str | None, *, yes: bool) -> None:

@@ -79,7 +79,8 @@ def inspect(
     file: Annotated[
         Path,
         Parameter(
-            help="Checkpoint, skeleton, .eqx or mapping file, or a folder of shards or chunks."
+            help="Checkpoint, skeleton, .eqx or mapping file, a folder of shards or chunks, or "
+            "pkg.module:factory."
         ),
     ],
     /,
@@ -90,7 +91,7 @@ def inspect(
 ) -> int:
     """List the contents of a file or folder.
 
-    Reads no tensor data and runs nothing that a file contains.
+    Reads no tensor data and runs nothing that a file contains; only a factory is your own code.
     """
     from s2p_tui.cli.listing import describe
 

@@ -15,7 +15,8 @@ from s2p_tui.alignment.transform import show
 from s2p_tui.errors import one_line, printable
 from s2p_tui.formats.chunks import PYTREE, find_manifest
 from s2p_tui.formats.registry import READERS, kind_of, open_checkpoint, open_target
-from s2p_tui.session.opening import load_mapping
+from s2p_tui.formats.skeleton_file import Target
+from s2p_tui.session.opening import load_mapping, open_any_target
 
 _LONGEST_CELL = 300
 _LONGEST_NOTE = 2000
@@ -60,16 +61,19 @@ def _cell(text: str) -> str:
 
 
 def describe(path: Path, key: str | None = None, *, allow_missing: bool = False) -> Listing:
-    """List a checkpoint, skeleton, `.eqx`, mapping file or chunk folder.
+    """List a checkpoint, skeleton, `.eqx`, mapping file or chunk folder, or what a factory makes.
 
     Args:
-        path: The file, or the folder of a sharded checkpoint or of chunks.
+        path: The file, `pkg.module:factory` (runs its code), or the folder of a sharded checkpoint
+            or of chunks.
         key: Dotted place of the state dict in a nested checkpoint.
         allow_missing: Leave out entries that an index promises and no shard holds.
 
     Raises:
         S2PError: It cannot be read, or is of another kind.
     """
+    if ":" in path.name and not os.path.exists(path):
+        return _leaves(open_any_target(str(path), None), str(path), "factory")
     kind = kind_of(path)
     if kind in READERS:
         return _checkpoint(path, kind, key, allow_missing)
@@ -101,9 +105,12 @@ def _checkpoint(path: Path, kind: str, key: str | None, allow_missing: bool) -> 
 
 
 def _target(path: Path, kind: str) -> Listing:
-    target = open_target(path)
+    return _leaves(open_target(path), str(path), kind)
+
+
+def _leaves(target: Target, name: str, kind: str) -> Listing:
     leaves = target.skeleton.leaves
-    title = f"{path}: {kind}, {len(leaves)} leaves, {target.size:,} bytes"
+    title = f"{name}: {kind}, {len(leaves)} leaves, {target.size:,} bytes"
     rows = [
         (
             leaf.path,
@@ -115,7 +122,7 @@ def _target(path: Path, kind: str) -> Listing:
         for leaf in leaves
     ]
     data = {
-        "file": str(path),
+        "file": name,
         "kind": kind,
         "leaves": [
             {

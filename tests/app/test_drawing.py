@@ -9,12 +9,11 @@ from rich.cells import cell_len
 from textual.color import Color
 from textual.theme import BUILTIN_THEMES
 
-from s2p_tui.app.columns import Needs, lay_out_columns
-from s2p_tui.app.names import alike, shorten_among
-from s2p_tui.app.text import clip, fit, shorten
+from s2p_tui.app.text import alike, clip, fit, shorten, shorten_among
 from s2p_tui.app.theme import ASCII, UNICODE, Symbols, quiet
 from s2p_tui.app.widgets.frame import rule, top_line
 from s2p_tui.app.widgets.lines import Lines
+from s2p_tui.app.widgets.list_line import Needs, lay_out_columns
 from s2p_tui.app.widgets.panels import Details
 from s2p_tui.app.wording import unlike_axes
 from s2p_tui.errors import printable

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+from textual import events
 
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.edits import SetRows
 from s2p_tui.alignment.fit import Fit
 from s2p_tui.alignment.transform import Constant
 from s2p_tui.app.keys import GROUPS
+from s2p_tui.app.paths import completed, typed_path
+from s2p_tui.app.screens.convert import obstacle
 from s2p_tui.app.screens.help import Help, help_text
 from s2p_tui.app.theme import UNICODE
 from s2p_tui.app.widgets.lines import Lines
@@ -493,3 +497,44 @@ async def test_nothing_at_all_can_be_looked_at(opened: Opened) -> None:
                     await pilot.press(key.keys.split(",")[0], "escape")
         assert pilot.app.screen is workspace
         assert not len(workspace.session.history)
+
+
+async def test_a_click_on_a_hint_does_what_its_key_does(opened: Opened) -> None:
+    async with opened(linears(), size=(120, 30)) as (pilot, workspace):
+        await pilot.press("g")
+        for words, index in (("next problem", 1), ("move", 2)):
+            await pilot.click("#bottom", offset=(footer(workspace).index(words) + 1, 0))
+            await pilot.pause()
+            assert workspace.cursor.index == index
+        await pilot.click("#bottom", offset=(footer(workspace).index("?"), 0))
+        await pilot.pause()
+        assert isinstance(pilot.app.screen, Help)
+
+
+async def test_what_is_pasted_is_no_key(opened: Opened) -> None:
+    async with opened(linears()) as (pilot, workspace):
+        before = workspace.session.alignment
+        pilot.app.post_message(events.Paste("sJyqGx\n"))
+        await pilot.pause()
+        assert workspace.session.alignment is before
+        assert pilot.app.screen is workspace
+
+
+async def test_an_output_that_is_read_or_of_another_format_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "model.safetensors"
+    assert "is read here" in obstacle(str(source), [source])
+    for name in ("out.npz", "out.PT", "out.h5"):
+        assert "another format" in obstacle(str(tmp_path / name))
+    assert not obstacle(str(tmp_path / "model.v2"))
+
+
+def test_typed_paths_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "first.eqx").touch()
+    (tmp_path / "models" / "fir.eqx").touch()
+    assert completed(f"{tmp_path}/mo") == f"{tmp_path}/models/"
+    assert completed(f"{tmp_path}/models/f") == f"{tmp_path}/models/fir"
+    assert completed(f"{tmp_path}/none") is None
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert completed("~/models/firs") == "~/models/first.eqx"
+    assert typed_path(" ~/a.eqx ") == tmp_path / "a.eqx"

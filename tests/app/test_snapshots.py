@@ -27,12 +27,14 @@ from s2p_tui.session.journal_lines import Header, Replayed
 from s2p_tui.session.saved_mapping import Offered
 from s2p_tui.session.session import Session
 from tests.app.conftest import fitting, linears, make_app, reordered, until, without_partner
-from tests.app.pairs import fused, hostile, many_keys, scanned, turned, turned_up
+from tests.app.pairs import fused, hostile, layers, many_keys, scanned, turned, turned_up
 
 pytestmark = pytest.mark.slow("draws every screen in every size")
 SIZES = {"120x40": (120, 40), "80x24": (80, 24), "40x10": (40, 10)}
 SIZE_OF = {
     "help": "80x24",
+    "kinds": "80x24",
+    "filtered": "80x24",
     "scrolled": "80x24",
     "palette_found": "80x24",
     "transform_rule": "80x24",
@@ -66,6 +68,8 @@ SCENES: dict[str, tuple[Callable[[], Session], str]] = {
     "matched_again": (lambda: reordered("order"), "y a enter"),
     "without_partner": (without_partner, ""),
     "help": (linears, "question_mark"),
+    "kinds": (lambda: layers(4, odd=2), "o n"),
+    "filtered": (lambda: layers(4, odd=2), "slash asterisk b i a s enter f"),
     "quit": (linears, "J q"),
     "convert": (fitting, "c"),
     "palette": (linears, "ctrl+p"),

@@ -446,3 +446,37 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: int, status: int
         "s2p-tui: Cancelled; nothing was written.\n",
     )
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_slip_of_the_pen_is_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for word, meant in (("convrt", "convert"), ("Inspct", "inspect"), ("skelton", "skeleton")):
+        assert run([word, "model.pt"]) == 2
+        assert f"Do you mean {meant}?" in capsys.readouterr().err
+    assert run(["model", "skeleton"]) != 0
+    assert "Do you mean" not in capsys.readouterr().err
+
+
+def test_convert_says_what_it_replaces(
+    pair: Pair, mapping: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["convert", str(pair.model), str(pair.skeleton), "-o", str(pair.output)]
+    arguments += ["--mapping", str(mapping)]
+    pair.output.unlink(missing_ok=True)
+    for more, said in (([], False), ([], True), (["--force"], False)):
+        assert run([*arguments, *more]) == 0
+        assert ("exists and will be replaced" in capsys.readouterr().err) is said
+
+
+def test_inspect_lists_what_a_factory_makes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "small.py").write_text(
+        "import jax\ndef make():\n    return {'w': jax.numpy.ones(3)}\n"
+    )
+    assert run(["inspect", f"{tmp_path}/small.py:make"]) == 0
+    out = capsys.readouterr().out
+    assert "factory, 1 leaves" in out
+    assert "['w']" in out

@@ -30,12 +30,22 @@ from s2p_tui.alignment.edits import (
 )
 from s2p_tui.alignment.fit import Fit
 from s2p_tui.alignment.judge import judge
+from s2p_tui.alignment.skeleton import Leaf
+from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.alignment.transform import Permute, Stack, Take
-from s2p_tui.errors import AlignmentError, InputError, OtherFilesError, OutputError, S2PError
+from s2p_tui.errors import (
+    AlignmentError,
+    InputError,
+    OtherFilesError,
+    OutputError,
+    S2PError,
+    UsageError,
+)
 from s2p_tui.formats.pytree.skeleton import save_skeleton
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.session.opening import load_mapping
 from s2p_tui.session.session import Session
+from tests.app.conftest import make_session
 from tests.helpers.sessions import checkpoint_of, open_pair, target_of
 
 TENSORS = {
@@ -153,6 +163,54 @@ def test_finding(session: Session) -> None:
     assert session.find("VECT") == [4]
     assert session.find("a") == [7]
     assert session.find("nothing like that") == []
+
+
+def test_finding_by_pattern_length_dtype_class_and_status() -> None:
+    entries = [
+        Entry("h.0.mix.weight", (4, 4), "float32"),
+        Entry("h.0.mix.bias", (64,), "bfloat16"),
+        Entry("h.64.w", (3,), "float32"),
+        Entry("left", (9,), "float32"),
+    ]
+    leaves = [
+        Leaf(".h[0].mix.weight", (4, 4), "float32", owner="equinox.nn.Linear"),
+        Leaf(".h[0].mix.bias", (64,), "float32", owner="equinox.nn.Linear"),
+        Leaf(".h[1].w", (5,), "float32"),
+    ]
+    session = make_session(entries, leaves)
+    found = {
+        "*.bias": [1],
+        ".h[*].mix.*": [0, 1],
+        "h[0].mix.?ias": [1],
+        "*mix*": [0, 1],
+        "mix*": [],
+        "re:mix.(weight|bias)$": [0, 1],
+        "re:h.\\d+.w$": [2],
+        "64": [1, 2],
+        "bfloat16": [1],
+        "Linear": [0, 1],
+        "linear !*.bias": [0],
+        "blocking": [2, 3],
+        "settled": [0, 1],
+        "bench": [3],
+        "4x4": [0],
+    }
+    assert {query: session.find(query) for query in found} == found
+    with pytest.raises(UsageError, match="no regular expression"):
+        session.find("re:(")
+
+
+def test_trusted_rows_are_found_and_trust_takes_patterns() -> None:
+    entries = [Entry(f"h.{n}.w", (6, 2), "float32") for n in range(3)]
+    leaves = [Leaf(f".h[{n}].w", (2, 6), "float32") for n in range(3)]
+    session = make_session(entries, leaves)
+    assert session.find("doubtful") == [0, 1, 2]
+    with pytest.raises(UsageError, match=r"not doubtful: \.x"):
+        session.trust([".h[*].w", ".x"])
+    session.trust([".h[[]0].w", ".h[2].*"])
+    assert session.find("trusted") == [0, 2]
+    session.trust([".h[*].w"])
+    assert session.is_complete
 
 
 def test_converting_with_rows_in_the_way_lists_all(session: Session, tmp_path: Path) -> None:

@@ -12,14 +12,13 @@ from textual.screen import Screen
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.transform import Shape, show
 from s2p_tui.app import wording
-from s2p_tui.app.columns import Needs, lay_out_columns, widest
 from s2p_tui.app.kinds import Kind, Kinds
-from s2p_tui.app.names import shorten_among
-from s2p_tui.app.text import fit, many
+from s2p_tui.app.text import fit, many, shorten_among
 from s2p_tui.app.theme import BY_COLUMNS, BY_LINES, Symbols
 from s2p_tui.app.widgets.frame import framed, keys_line, rule
 from s2p_tui.app.widgets.line_list import LineList, ListKeys
 from s2p_tui.app.widgets.lines import Lines, Part
+from s2p_tui.app.widgets.list_line import Needs, lay_out_columns, widest
 from s2p_tui.errors import printable
 
 if TYPE_CHECKING:

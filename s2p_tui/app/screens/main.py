@@ -470,7 +470,8 @@ class Workspace(Screen[None]):
         if marks is not None:
             self.cursor.mark_only(set(marks))
         self.cursor.forget_beyond(len(self.session))
-        search.search_again(self.session, self.cursor, changed)
+        if self.cursor.query:
+            search.search_again(self.session, self.cursor, changed)
         if had_marks or self.cursor.marks or self.cursor.query:
             self.view.redraw()
         self.view.go(index)

@@ -12,12 +12,11 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from s2p_tui.app.columns import Columns
 from s2p_tui.app.cursor import Cursor
 from s2p_tui.app.terminal.output_diff import difference
 from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import draw_plainly
-from s2p_tui.app.widgets.list_line import ListLine
+from s2p_tui.app.widgets.list_line import Columns, ListLine
 
 if TYPE_CHECKING:
     from s2p_tui.session.session import Session

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from textual import events, on
 from textual.geometry import Region
@@ -16,7 +18,7 @@ from textual.widgets import Input
 from s2p_tui.alignment.fit import Fit
 from s2p_tui.app import wording
 from s2p_tui.app.background import keymap_of
-from s2p_tui.app.cursor import Cursor
+from s2p_tui.app.cursor import Cursor, Mode
 from s2p_tui.app.text import wrap
 from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import keys_line, rule, top_line
@@ -108,15 +110,26 @@ class Hints(Lines):
 
     _keys: tuple[Part, ...] = ()
     _rest = ""
+    _mode: Mode = "normal"
 
     def show(self, cursor: Cursor, symbols: Symbols, location: str = "") -> None:
         """Name as many keys as there is room for beside the cursor's location."""
         end = f" {location} {symbols.across}" if location else ""
         if self.is_new(symbols, cursor.mode, len(end)):
             hints = keymap_of(self).hints(cursor.mode, ascii_only=symbols.is_ascii)
+            self._mode = cursor.mode
             *keys, (rest, _) = keys_line(symbols, hints, self.size.width, end)
             self._keys, self._rest = tuple(keys), rest.removesuffix(end + symbols.corners[6])
         self.set_line(0, *self._keys, (f"{self._rest}{end}{symbols.corners[6]}", ""))
+
+    async def on_click(self, event: events.Click) -> None:
+        """Do what the key under the pointer does."""
+        ends = accumulate(cell_len(text) for text, _ in self._keys)
+        number = next((n for n, end in enumerate(ends) if event.x < end), 0)
+        # The corner, then a key and what it does, in turn.
+        words = self._keys[number + number % 2][0].strip() if number else ""
+        if action := keymap_of(self).action_of(self._mode, words):
+            await self.screen.run_action(action)
 
 
 _LIVE_LIMIT = 20_000
