@@ -41,6 +41,8 @@ def without_partner(
     nothing of their size is left over that could be theirs. The same layer of other blocks, and a
     norm's bias without its scale, show that an entry is missing.
     """
+    if suggestions.keys() >= steps.keys():
+        return {}
     modules: dict[Steps, list[Suggestion]] = defaultdict(list)
     filled: set[Steps] = set()
     for place, path in steps.items():
