@@ -37,7 +37,7 @@ def loader_of(
         needed.update(_NEEDS[name] if name in needed else ())
     used = dict.fromkeys(key for source in sources for key in keys_of(source))
     names = (repr(name)[1:-1].replace('"', "'").replace("\\", "/") for name in made_for)
-    head = _HEAD.replace("CHECKPOINT", next(names)).replace("SKELETON", next(names))
+    head = _HEAD.replace("@source", next(names)).replace("@target", next(names))
     tables = [
         _table("ENTRIES", [f"{key!r}: {shapes(key)!r}," for key in used], "{}"),
         _table("COPIES", [f"{key!r}," for key in copies]),
@@ -89,9 +89,9 @@ _NEEDS = {
     "scale": ("wide",),
     "spectral_norm": ("wide",),
 }
-_HEAD = '''"""Load the weights of CHECKPOINT into a pytree like that of SKELETON.
+_HEAD = '''"""Load the weights of @source into a pytree like that of @target.
 
-    model = load("CHECKPOINT", like)
+    model = load("@source", like)
 
 `like` is the model to fill, abstract or not; a module with state is given as `(model, state)`.
 LEAVES says what fills each leaf, in the order in which JAX flattens the pytree: its key path, shape
