@@ -194,7 +194,7 @@ def test_examples_are_parsed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_examples_work(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All but those that open the app or ask Claude, one after the other in one folder."""
     ran: list[str] = []
-    commands = "convert verify export recipe check skeleton inspect chunk demo keys"
+    commands = "convert verify export recipe eject check skeleton inspect chunk demo keys"
     for command in commands.split():
         for example in examples_in(help_of(command, capsys)):
             words = shlex.split(example)
