@@ -26,6 +26,7 @@ from s2p_tui.alignment.transform import (
     Expr,
     Flip,
     Permute,
+    Reshape,
     Split,
     Take,
     describe,
@@ -293,7 +294,8 @@ def _doubt(
             return "" if suggestion.certain or chosen else suggestion.reason
         is_settled = suggestion.certain or suggestion.placed
         picked = chosen and not isinstance(row.source, Take)
-        if picked and is_settled and _parts(row.source) != _parts(here):
+        parts = _parts(row.source)
+        if picked and is_settled and parts and parts != _parts(here):
             return f"by name and structure another part of {keys[0]} belongs here"
         return (
             "" if picked else f"the weight may have to be laid out otherwise: {suggestion.reason}"
@@ -320,8 +322,12 @@ def _doubt(
 
 
 def _parts(source: Expr) -> set[tuple[int, int]]:
-    """Return the ranges of the slices that a source takes."""
-    return {(node.start, node.stop) for node in nodes_of(source) if isinstance(node, Split)}
+    """Return the ranges of the slices that a source takes of entries as they are."""
+    return {
+        (node.start, node.stop)
+        for node in nodes_of(source)
+        if isinstance(node, Split) and not isinstance(node.of, Reshape)
+    }
 
 
 def _moved(source: Expr | None) -> bool:

@@ -28,7 +28,7 @@ from s2p_tui.app.terminal.key_queue import KeyQueue
 from s2p_tui.app.text import many, shorten
 from s2p_tui.conversion.convert import DEFAULT_CHUNK
 from s2p_tui.conversion.report import remarks
-from s2p_tui.errors import CancelledError, S2PError, printable
+from s2p_tui.errors import CancelledError, Code, S2PError, printable
 from s2p_tui.proposals.lift import Block, blocks_at, lift
 
 if TYPE_CHECKING:
@@ -340,10 +340,10 @@ async def convert(workspace: Workspace) -> None:
         workspace.is_busy = False
 
 
-async def _convert(workspace: Workspace) -> None:
+async def _convert(workspace: Workspace, refused: str = "") -> None:
     session, symbols = workspace.session, workspace.symbols
     notes = tuple(remarks(session.alignment.rows, session.target.skeleton))
-    order = await _result_of(workspace, ConvertForm(workspace.order, symbols, notes))
+    order = await _result_of(workspace, ConvertForm(workspace.order, symbols, notes, refused))
     if order is None:
         return
     workspace.order = order
@@ -359,6 +359,8 @@ async def _convert(workspace: Workspace) -> None:
     outcome = await _result_of(workspace, screen)
     if outcome is None or isinstance(outcome, S2PError):
         _failed(workspace, outcome)
+        if isinstance(outcome, S2PError) and outcome.code is Code.ALLOW_OVERFLOW:
+            await _convert(workspace, outcome.message)
         return
     workspace.converted, workspace.saved = outcome, alignment
     name = os.path.basename(outcome.written.path)
