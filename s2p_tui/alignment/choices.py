@@ -44,6 +44,8 @@ _MATRIX = 2
 _FUSED = (2, 3)
 """Parts that fused layers have: gates and their other halves; queries, keys and values."""
 _SMALLEST_IMAGE = 4
+# Nobody fuses layers with fewer outputs, and each part adds a dozen choices.
+_SMALLEST_PART = 4
 _MOST_HEADS = 128
 
 
@@ -196,7 +198,7 @@ def _regrouped(whole: Expr, shape: Shape, state_dict: StateDict) -> Iterator[_Of
                 yield made, f"axis {axis} from {count} channels first to last: "
     size = shape[0] if shape else 0
     for count in _FUSED if len(shape) <= _MATRIX else ():
-        if size % count or size <= count:
+        if size % count or size < _SMALLEST_PART * count:
             continue
         parts = [
             Split(whole, 0, number * size // count, (number + 1) * size // count)
