@@ -33,7 +33,7 @@ from s2p_tui.app.text import many, shorten
 from s2p_tui.conversion.convert import DEFAULT_CHUNK
 from s2p_tui.conversion.output import mapping_of
 from s2p_tui.conversion.report import remarks
-from s2p_tui.errors import CancelledError, S2PError, printable
+from s2p_tui.errors import CancelledError, Code, S2PError, printable
 from s2p_tui.proposals.lift import Block, blocks_at, lift
 from s2p_tui.session import recipes
 from s2p_tui.session.recipes import own_mapping, proposal_of
@@ -397,12 +397,11 @@ async def convert(workspace: Workspace) -> None:
         workspace.is_busy = False
 
 
-async def _convert(workspace: Workspace) -> None:
+async def _convert(workspace: Workspace, refused: str = "") -> None:
     session, symbols = workspace.session, workspace.symbols
     notes = tuple(remarks(session.alignment.rows, session.target.skeleton))
-    order = await _result_of(
-        workspace, ConvertForm(workspace.order, symbols, notes, session.sources)
-    )
+    form = ConvertForm(workspace.order, symbols, notes, session.sources, refused)
+    order = await _result_of(workspace, form)
     if order is None:
         return
     workspace.order = order
@@ -418,6 +417,8 @@ async def _convert(workspace: Workspace) -> None:
     outcome = await _result_of(workspace, screen)
     if outcome is None or isinstance(outcome, S2PError):
         _failed(workspace, outcome)
+        if isinstance(outcome, S2PError) and outcome.code is Code.ALLOW_OVERFLOW:
+            await _convert(workspace, outcome.message)
         return
     workspace.converted, workspace.saved = outcome, alignment
     name = os.path.basename(outcome.written.path)
