@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from s2p_tui.formats.remote.address import is_address, name_of
+
 if TYPE_CHECKING:
     from s2p_tui.conversion.plan import FileFormat
 
@@ -18,10 +20,10 @@ def output_path(output: str | Path) -> Path:
 
 def default_output(model: str | Path, skeleton: str | Path = "") -> Path:
     """`model.eqx` in the current folder for any `model.*`, unless that is one of the two ends."""
-    name = Path(model).name.removesuffix(".index.json")
+    name = name_of(model).removesuffix(".index.json")
     stem = (Path(name).stem if Path(name).suffix else name) or "model"
     path = Path(f"{stem}.eqx")
-    ends = {os.path.realpath(end) for end in (model, skeleton)}
+    ends = {os.path.realpath(end) for end in (model, skeleton) if not is_address(end)}
     return Path(f"{stem}_converted.eqx") if os.path.realpath(path) in ends else path
 
 
