@@ -51,6 +51,7 @@ class WebServer(ThreadingHTTPServer):
 
     Attributes:
         asked: Every request.
+        most_at_once: Requests answered at one time.
         behaviours: Change answers, by path; "" is every path.
     """
 
@@ -64,6 +65,7 @@ class WebServer(ThreadingHTTPServer):
         self.asked: list[Asked] = []
         self.behaviours: dict[str, Behaviour] = {}
         self.sent = 0
+        self.at_once = self.most_at_once = 0
 
     @property
     def url(self) -> str:
@@ -108,7 +110,15 @@ class Handler(BaseHTTPRequestHandler):
         start, stop = (int(found[1]), int(found[2]) + 1) if found else (0, 1 << 62)
         asked = Asked(path, start, stop, {k.lower(): v for k, v in self.headers.items()})
         self.server.asked.append(asked)
-        answer = self.server.answer(asked, has_range=found is not None)
+        self.server.at_once += 1
+        self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
+        try:
+            self._answer(path, asked, has_range=found is not None)
+        finally:
+            self.server.at_once -= 1
+
+    def _answer(self, path: str, asked: Asked, *, has_range: bool) -> None:
+        answer = self.server.answer(asked, has_range=has_range)
         for name in ("", path):
             if name in self.server.behaviours:
                 file = self.server.file_of(path)

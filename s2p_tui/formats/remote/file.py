@@ -201,6 +201,10 @@ class RemoteFile(_Place):
             )
         return memoryview(answer.data)
 
+    def at_hand(self, position: int) -> int:
+        """Return how many bytes of the beginning are there, from a position."""
+        return max(0, len(self._first.data) - position)
+
     def read_at(self, count: int, position: int) -> memoryview:
         """Return up to so many bytes from a position; what was read in advance is not asked for."""
         size = self._first.size
@@ -259,7 +263,9 @@ class _Stream(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         into = memoryview(buffer).cast("B")
-        data = self.file.read_at(min(len(into), _LONGEST_REQUEST), self._position)
+        # A stream may give less than was asked for: first what is there.
+        at_hand = self.file.at_hand(self._position)
+        data = self.file.read_at(min(len(into), at_hand or _LONGEST_REQUEST), self._position)
         into[: len(data)] = data
         self._position += len(data)
         return len(data)
