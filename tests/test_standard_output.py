@@ -22,6 +22,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("arguments", LISTINGS, ids=" ".join)
+@pytest.mark.slow("starts a program for each command")
 def test_a_full_disk_is_one_line(arguments: tuple[str, ...]) -> None:
     process = started(*arguments, before=("sh", "-c", 'exec "$@" > /dev/full', "-"))
     status, out, err = ended(process)
@@ -32,6 +33,7 @@ def test_a_full_disk_is_one_line(arguments: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("arguments", LISTINGS[:3], ids=" ".join)
+@pytest.mark.slow("starts a program for each command")
 def test_a_reader_that_is_gone_is_no_failure(arguments: tuple[str, ...]) -> None:
     process = started(*arguments)
     assert process.stdout is not None
@@ -48,6 +50,7 @@ def test_nothing_to_write_to_is_no_failure() -> None:
 
 
 @pytest.mark.parametrize("name", ["n" * 5000, "folder/" * 1000], ids=["name", "path"])
+@pytest.mark.slow("starts a program for each command")
 def test_a_name_that_no_file_can_have_is_one_line(tmp_path: Path, name: str) -> None:
     model, skeleton = map(str, small_pair(tmp_path))
     for arguments in (("inspect", name), ("convert", name, skeleton), ("convert", model, name)):

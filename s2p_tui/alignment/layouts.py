@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from math import prod
 
 from s2p_tui.alignment.transform import Expr, Permute, Reshape, Shape
@@ -38,7 +39,7 @@ class Way:
     @property
     def moves(self) -> bool:
         """True if elements change their order; if not, it is at most a reshape."""
-        return any(first > second for first, second in zip(self.axes, self.axes[1:], strict=False))
+        return _are_turned(self.axes)
 
     def of(self, expr: Expr, shape: Shape) -> Expr:
         """The expression that changes the layout of another one, of that shape."""
@@ -49,6 +50,12 @@ class Way:
         expr = Permute(expr, self.axes)
         moved = tuple(self.parts[axis] for axis in self.axes)
         return expr if moved == self.shape else Reshape(expr, self.shape)
+
+
+# Few kinds of axes are asked about for every tensor.
+@lru_cache(maxsize=65536)
+def _are_turned(axes: tuple[int, ...]) -> bool:
+    return any(first > second for first, second in pairwise(axes))
 
 
 @lru_cache(maxsize=65536)

@@ -178,7 +178,7 @@ def _storages(state_dict: StateDict) -> Numbers:
 
 def no_parameter(entry: Entry) -> str:
     """Return the kind of an entry that holds no parameter; empty if it may hold one."""
-    steps = [step.lower() for step in _STEP.split(entry.key)]
+    steps = _STEP.split(entry.key.lower())
     last, shape = steps[-1], entry.shape
     size, dtype = prod(shape), dtype_named(entry.dtype)
     whole = not dtype.is_floating and dtype.kind not in ("complex", "packed")

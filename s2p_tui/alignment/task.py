@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Literal
 
 from s2p_tui.errors import CancelledError
@@ -76,3 +79,15 @@ class Job(Task):
         self.leaf = ""
         self.phase: Phase = "writing"
         self.started = time.monotonic()
+
+
+@contextmanager
+def gc_paused() -> Generator[None]:
+    """Pause the garbage collector: many small objects and no garbage take half the time then."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

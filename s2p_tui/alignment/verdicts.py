@@ -264,10 +264,11 @@ class _Kinds:
         self.leaf_count = len(known)
         self.has_value = np.array([leaf.has_value for leaf in skeleton], np.bool_)
         self._known: dict[Hashable, int] = {"nothing": _NO_SOURCE, "part": _PART}
+        encoded = state_dict.encoded
         self._parts = {
             entry.key
             for entry in state_dict
-            if composite_of(entry.key, state_dict) or entry.key in state_dict.encoded
+            if composite_of(entry.key, state_dict) or entry.key in encoded
         }
         entries = [
             _PART

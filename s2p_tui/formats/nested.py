@@ -262,6 +262,8 @@ def _best(
 
 def _without_sides(likely: dict[str, _Group]) -> dict[str, _Group]:
     """The candidates less those that lie beside a state dict: metrics, statistics, states."""
+    if len(likely) == 1:
+        return likely
     strong = {at: group for at, group in likely.items() if group.weights()}
     likely = strong or likely
     inner: dict[str, list[str]] = {}
@@ -442,6 +444,8 @@ def _groups(
         elif items and all(map(is_tensor, items.values())):
             nameless.append(_Nameless(place, len(items)))
         visited += len(items) - len(tensors)
+        if len(tensors) == len(items):
+            continue
         for name, child in items.items():
             if type(child) in _LEAVES or is_tensor(child) or letters > _MOST_LETTERS:
                 continue
@@ -531,7 +535,8 @@ def copies_within(tensors: Mapping[str, Any]) -> list[tuple[str, str]]:
         for part in name.split(".")[:-1]:
             if part not in seen:
                 seen.add(part)
-                if is_marked(part):
+                # Numbers, of which a long list has as many, mark nothing.
+                if not part.isdigit() and is_marked(part):
                     marked.add(part)
     if not marked:
         return []

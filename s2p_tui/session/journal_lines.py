@@ -35,6 +35,7 @@ from s2p_tui.alignment.history import History
 from s2p_tui.alignment.mapping_file import End, end_from_json, end_to_json
 from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.alignment.task import gc_paused
 from s2p_tui.alignment.transform import Expr, Take, from_json, to_json
 from s2p_tui.alignment.untrusted import (
     MalformedError,
@@ -357,6 +358,7 @@ class Replayed:
         return self.header.before + len(self.history)
 
 
+@gc_paused()
 def replay(
     content: bytes, name: str, pair: str, state_dict: StateDict, skeleton: Skeleton
 ) -> Replayed | None:

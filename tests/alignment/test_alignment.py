@@ -173,6 +173,7 @@ def test_trust_lapses_with_a_sibling_and_is_kept_otherwise() -> None:
 
 
 @pytest.mark.parametrize("start", range(0, 2000, 500))
+@pytest.mark.slow("makes thousands of random edits")
 def test_edits_are_what_they_mean_row_by_row(start: int) -> None:
     for seed in range(start, start + 500):
         compare(seed)

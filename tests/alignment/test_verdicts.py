@@ -55,6 +55,7 @@ def said(verdicts: Verdicts, index: int) -> tuple[Fit, bool]:
 
 @pytest.mark.parametrize("leaf", LEAVES, ids=lambda leaf: leaf.path)
 @pytest.mark.parametrize("by", get_args(Author))
+@pytest.mark.slow("judges every kind of row in both ways")
 def test_every_kind_of_row_is_judged_as_it_is_alone(leaf: Leaf, by: Author) -> None:
     """Many leaves of one kind with all that can be true of a row, judged in one go."""
     said_of = list(product(SOURCES, SOURCES, *[(False, True)] * 3, STANDING))

@@ -236,6 +236,7 @@ async def test_asks_before_a_conversion_is_stopped(
 
 
 @pytest.mark.parametrize("keys", ["", "?", "ctrl+p", "ctrl+o", "t", "slash", "J q", "m 1"])
+@pytest.mark.slow("draws the screen in every size")
 async def test_any_size_and_back_again(opened: Opened, keys: str) -> None:
     async with opened(linears(), size=(80, 24)) as (pilot, _):
         await pilot.press(*keys.split())

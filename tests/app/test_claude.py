@@ -162,6 +162,7 @@ async def test_settled_rows_are_not_asked_about_unless_the_user_insists(
 
 
 @pytest.mark.parametrize("name", LINES)
+@pytest.mark.slow("opens the app for each way of failing")
 async def test_failure_is_one_line_and_the_app_goes_on(
     opened: Opened, script: Script, session: Session, name: str
 ) -> None:

@@ -363,6 +363,7 @@ async def in_a_burst(pilot: Pilot[object], pressed: Iterable[str]) -> None:
     await pilot.pause()
 
 
+@pytest.mark.slow("presses hundreds of keys one by one")
 async def test_a_burst_ends_where_the_same_keys_one_by_one_do(opened: Opened) -> None:
     pressed = random.Random(0).choices(KEYS, k=300)
     ends: list[tuple[Alignment, int]] = []

@@ -36,6 +36,7 @@ SCENES: dict[str, tuple[Callable[[], Session], str, tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("scene", SCENES)
+@pytest.mark.slow("draws every screen")
 async def test_scene(opened: Opened, tmp_path, monkeypatch, scene: str, size: str) -> None:
     monkeypatch.chdir(tmp_path)
     make, pressed, wanted = SCENES[scene]

@@ -443,6 +443,7 @@ async def test_hints_name_it(opened: Opened) -> None:
 
 @pytest.mark.parametrize("size", [(120, 40), (80, 24), (40, 10), (20, 6)])
 @pytest.mark.parametrize("no_color", [False, True])
+@pytest.mark.slow("draws the screen in every size")
 async def test_any_size_and_signs(
     opened: Opened, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], no_color: bool
 ) -> None:

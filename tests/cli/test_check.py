@@ -120,6 +120,7 @@ SAVERS += [_save_module, _save_pickled, _save_arrays]
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("save", SAVERS)
+@pytest.mark.slow("compiles and runs models in both frameworks")
 def test_both_sides_get_the_weights_of_the_checkpoint(
     save: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

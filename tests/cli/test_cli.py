@@ -279,6 +279,7 @@ def _bad_models(folder: Path, good: bytes) -> dict[str, bytes]:
         ("model_skeleton.eqx", "is a skeleton file, a checkpoint was expected"),
     ],
 )
+@pytest.mark.slow("starts a program for each bad file")
 def test_a_bad_checkpoint_gets_one_line(
     pair: Pair, name: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

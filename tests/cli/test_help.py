@@ -154,6 +154,7 @@ def test_help_calls_the_checkpoint_so(command: str, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.usefixtures("narrow")
+@pytest.mark.slow("runs models in both frameworks")
 def test_old_names_of_options_still_work(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     convert = ["convert", "model.pt", "net.py:Net", "-o", "model.eqx"]
     kept = ["--save-mapping", "m.json", "--report", "c.json"]

@@ -34,6 +34,7 @@ def evaluator(arrays: dict[str, np.ndarray]) -> Evaluator:
 
 @settings(max_examples=200, deadline=None)
 @given(st.data(), cases())
+@pytest.mark.slow("tries thousands of regions")
 def test_any_region_is_that_of_the_whole(data: st.DataObject, case: Case) -> None:
     region = data.draw(regions(case.result.shape))
     found = evaluator(case.arrays).region(case.expr, region)

@@ -72,6 +72,7 @@ COSTLY: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("wrap", [as_zip, as_legacy])
 @pytest.mark.parametrize("case", COSTLY)
+@pytest.mark.slow("reads pickles of many megabytes")
 def test_pickles_of_quadratic_cost(tmp_path: Path, case: str, wrap: type) -> None:
     payload, message = COSTLY[case]
     path = wrap(b"\x80\x04" + payload + b".", tmp_path / "model.pt")

@@ -109,6 +109,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, t
     return save_in_processes(state, tmp_path_factory.mktemp("dcp") / "c", 4), state
 
 
+@pytest.mark.slow("starts several processes of torch")
 def test_tensors_of_many_processes_are_put_together(
     sharded: tuple[Path, dict[str, torch.Tensor]],
 ) -> None:
@@ -219,6 +220,7 @@ def test_a_large_tensor_is_put_together_in_bounded_memory(tmp_path: Path) -> Non
     assert np.array_equal(np.load(tmp_path / "o.eqx"), tensor.numpy())
 
 
+@pytest.mark.slow("starts several processes of torch")
 def test_safetensors_of_several_processes_are_slices(tmp_path: Path) -> None:
     state = {"rows": torch.randn(4, 3), "plain": torch.ones(2)}
     path = save_in_processes(state, tmp_path / "c", 2, "safetensors")

@@ -250,6 +250,7 @@ def test_escape_sequences_of_a_page_do_not_reach_the_terminal() -> None:
 
 
 @pytest.mark.parametrize("endless", [PACKERS["gzip"][1], PACKERS["xz"][1]])
+@pytest.mark.slow("unpacks gigabytes")
 def test_an_archive_that_unpacks_without_end(endless: Callable[[bytes], bytes]) -> None:
     """A tar archive whose first file alone has four gigabytes of zeros, when unpacked."""
     member = tarfile.TarInfo("zeros")

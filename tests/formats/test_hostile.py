@@ -386,6 +386,7 @@ def test_files_cut_short_are_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", VALID)
+@pytest.mark.slow("opens thousands of changed files")
 def test_changed_bytes_never_raise_anything_else(kind: str) -> None:
     valid = VALID[kind]
     place = st.integers(0, len(valid) - 1)

@@ -113,9 +113,10 @@ def _json(content: bytes, start: int, stop: int, chance: random.Random) -> bytes
     """The file with another value somewhere in its JSON, or a name twice, or far too deep."""
     try:
         tree = json.loads(content[start:stop])
+        # Some Pythons read JSON deeper than functions may call themselves.
+        where = _places(tree) if isinstance(tree, dict | list) else []
     except (ValueError, RecursionError):
         return content
-    where = _places(tree) if isinstance(tree, dict | list) else []
     if not where:
         return content
     node, name = chance.choice(where)

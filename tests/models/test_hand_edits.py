@@ -81,6 +81,7 @@ def _right(
 
 
 @pytest.mark.parametrize("twin", SEEING, ids=lambda twin: twin.name)
+@pytest.mark.slow("edits every twin at random")
 def test_no_edit_makes_a_row_certain_that_it_carried_along(twin: Twin, tmp_path: Path) -> None:
     module = twin.make_torch()
     tensors = twin.checkpoint(module)

@@ -53,6 +53,7 @@ def _sample(name: str) -> list[Variant]:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.slow("converts many variants of many networks")
 def test_no_variant_is_silently_wrong(name: str) -> None:
     results = [judged(variant) for variant in _sample(name)]
     wrong = [f"{r.outcome}, {r.variant}: {r.detail}" for r in results if r.is_wrong]

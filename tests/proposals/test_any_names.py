@@ -43,6 +43,7 @@ def right(found: Evidence, truth: Sequence[str]) -> list[bool]:
 
 @_KINDS
 @pytest.mark.parametrize("shapes", _SHAPES)
+@pytest.mark.slow("matches hundreds of models")
 def test_all_is_found_that_names_tell_and_nothing_else_is_certain(
     names: Names, shapes: Sequence[Shape]
 ) -> None:
@@ -64,6 +65,7 @@ def test_every_entry_is_used_once(names: Names) -> None:
 
 @pytest.mark.parametrize("missing", [1, 50])
 @_KINDS
+@pytest.mark.slow("matches hundreds of models")
 def test_an_entry_that_is_missing_leaves_nothing_wrong_and_certain(
     names: Names, missing: int
 ) -> None:
@@ -92,6 +94,7 @@ def _calls(work: Callable[[], object]) -> int:
 
 @_KINDS
 @pytest.mark.parametrize("shapes", _SHAPES)
+@pytest.mark.slow("counts the steps of matching thousands of names")
 def test_work_grows_with_the_number_of_names(names: Names, shapes: Sequence[Shape]) -> None:
     few, many = names.make(1000, shapes), names.make(3000, shapes)
     # Three times as many names to the power 1.2 are 3.7 times the work.

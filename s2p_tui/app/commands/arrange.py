@@ -179,13 +179,16 @@ def _moved_along(units: Units, rows: Rows, move: MoveBlock) -> list[MoveBlock]:
     if not after or after == EDGE:
         return []
     block = list(rows.unfixed(range(move.start, move.stop)))
+    ours = units.apart(block)
+    if not ours:
+        return []
     path = list(rows.unfixed(range(min(*block, *after), max(*block, *after) + 1)))
-    others = [row for row in path if row not in set(block)]
-    left = [row for row in path if row not in set(after)]
+    here, there = set(block), set(after)
+    others = [row for row in path if row not in here]
+    left = [row for row in path if row not in there]
     moved = dict(zip(block, after, strict=True)) | dict(zip(others, left, strict=True))
     along = units.along(moved)
-    ours = units.apart(block)
-    if not along or not ours:
+    if not along:
         return []
     displaced = len(along) - len(ours)
     made = MoveBlock(ours[0], ours[-1] + 1, step * displaced)

@@ -23,6 +23,7 @@ _ADDS_ITS_BIAS = frozenset(
     )
 )
 _NEUTRAL = proven_by(Answer.NO_EFFECT)
+# Elements: single numbers share a storage, or a size with a leaf, by accident.
 _MORE_THAN_CHANCE = 2
 _TABLES = frozenset(("embed", "head", "out", "token"))
 
@@ -40,6 +41,8 @@ def without_partner(
     nothing of their size is left over that could be theirs. The same layer of other blocks, and a
     norm's bias without its scale, show that an entry is missing.
     """
+    if suggestions.keys() >= steps.keys():
+        return {}
     modules: dict[Steps, list[Suggestion]] = defaultdict(list)
     filled: set[Steps] = set()
     for place, path in steps.items():

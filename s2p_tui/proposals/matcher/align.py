@@ -33,6 +33,8 @@ from s2p_tui.proposals.matcher.words import is_known, is_phrase, meanings, name_
 # Every two of a group are compared up to so many: 256 by 256 take 20 ms, and as all groups of
 # 100,000 tensors may be as large, 8 s. Larger ones go into buckets first.
 _MOST_CELLS = 256 * 256
+# A margin (likeness lost by the next best assignment) above which modules are paired for good. Less
+# pairs early what a later round would see better; more leaves all to the last round.
 _CLEAR = 0.4
 """From what margin on a pair teaches what names mean."""
 _NOTHING_LEARNED: Learned = {}
@@ -42,7 +44,10 @@ ONLY_PART = "the only part of this structure"
 ONLY_SIZE = "the only entry of this size"
 ONLY_SIZE_HERE = "the only entry of this size here"
 _KNOWN_ELSEWHERE = 0.6
-"""The likeness of names needed to pair a tensor whose module has its partner elsewhere."""
+"""The likeness of names needed to pair a tensor whose module has its partner elsewhere: at 0.96
+three more rows of the real pairs are doubtful (`python -m tests.benchmarks.alignment`).
+"""
+# Below it are only pairs whose roles or ends conflict, which cost 2.
 _CONFLICTING = -0.9
 # Likeness lost by a transposed matrix beside one of the very shape, in layers that keep PyTorch's.
 _TURNED = 0.5

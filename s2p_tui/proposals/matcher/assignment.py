@@ -43,7 +43,7 @@ def assignment(
 
 
 _CLEAR = 0.3
-"""Rings that cost as much need not be found exactly."""
+"""Rings that cost as much need not be found exactly: a pair with this margin is certain."""
 _MOST_BY_ORDER = 0.24
 """The most that the order can say for an exchange of two, and is let say for a ring."""
 

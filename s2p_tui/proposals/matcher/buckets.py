@@ -25,6 +25,7 @@ Steps = tuple[str, ...]
 Found = tuple[int, int, float, str]
 """Numbers of a target and a source, the margin, and what spoke for it."""
 
+# More than any sum of likenesses: what is paired by equal names or numbers stays paired.
 SURE = 10.0
 SAME_NAME = "the same name"
 NAMES_AGREE = "the names agree best"
@@ -32,6 +33,7 @@ ORDER_OF_MANY = "too many alike to compare them all: only the order speaks for i
 # Kinds of names are compared with each other, all at once: 128 by 128 take 10 ms.
 _MOST_KINDS = 128 * 128
 _CONFLICTING = -0.9
+# The likeness needed by a tensor whose module has its partner elsewhere, as in `align`.
 _LIKE_ENOUGH = 0.6
 # Words and parts of words that more names have than that say little, and following each of them
 # would take the square of their number.
@@ -39,6 +41,7 @@ _MOST_WITH_WORD = 16
 _MOST_SIMILAR = 4
 _GRAM = 3
 _NUMBER = re.compile(r"[0-9]+")
+# Names between two looks at the token for cancelling.
 _OFTEN = 1024
 
 

@@ -21,6 +21,9 @@ from s2p_tui.proposals.matcher.words import meanings, remembered, steps_of_key
 
 Steps = tuple[str, ...]
 _NUMBER = re.compile(r"\d+")
+# Shares of a kind's rows that make what they have in common a rule for the rest, and the fewest
+# rows that do. With a majority of 0.4, 232 rows of the real pairs are doubtful, with 0.8 or with
+# five rows 24 instead of 28 (`python -m tests.benchmarks.alignment`).
 _MAJORITY = 0.5
 _TOGETHER = 0.75
 _FEW = 3
@@ -160,59 +163,71 @@ def _numbers(step: str) -> tuple[int, ...]:
     return tuple(map(int, _NUMBER.findall(step)))
 
 
+_Numbers = tuple[int, ...]
+"""A module and those around it, outermost first, by number."""
+
+
 def _other_module(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
     """Pairs of two modules that each have all else in common with another one."""
     layers: dict[tuple[Steps, Steps], list[int]] = defaultdict(list)
     for n, (target, source) in pairs.items():
         layers[target[:-1], source[:-1]].append(n)
-    together: Counter[tuple[Steps, Steps]] = Counter()
-    sizes: tuple[Counter[Steps], Counter[Steps]] = (Counter(), Counter())
-    around = {layer: (_around(layer[0]), _around(layer[1])) for layer in layers}
-    for layer, sides in around.items():
-        for modules, counts in zip(sides, sizes, strict=True):
+    together: Counter[tuple[int, int]] = Counter()
+    sizes: tuple[Counter[int], Counter[int]] = (Counter(), Counter())
+    around = _around(layer[0] for layer in layers), _around(layer[1] for layer in layers)
+    held = [len(numbers) for numbers in layers.values()]
+    for side, counts in zip(around, sizes, strict=True):
+        for modules, count in zip(side, held, strict=True):
             for module in modules:
-                counts[module] += len(layers[layer])
-    for layer, sides in around.items():
+                counts[module] += count
+    for targets, sources, count in zip(*around, held, strict=True):
         # One tensor is never enough in common: of deep trees most modules hold no more.
-        targets, sources = (
-            [(module, size) for module in modules if (size := counts[module]) > 1]
-            for modules, counts in zip(sides, sizes, strict=True)
-        )
-        for target, mine in targets:
-            for source, theirs in sources:
+        both = [(module, size) for module in sources if (size := sizes[1][module]) > 1]
+        for target in targets if both else ():
+            mine = sizes[0][target]
+            for source, theirs in both if mine > 1 else ():
                 # All that is in the smaller one is too little of a much larger one.
                 if 2 * mine >= _TOGETHER * (mine + theirs) <= 2 * theirs:
-                    together[target, source] += len(layers[layer])
+                    together[target, source] += count
     partners = _partners(together, sizes)
+    if not partners[0]:
+        return {}
     found: dict[int, str] = {}
-    for layer, sides in around.items() if partners[0] else ():
+    names = {
+        module: layer[1][:level]
+        for layer, modules in zip(layers, around[1], strict=True)
+        for level, module in enumerate(modules, 1)
+    }
+    for layer, targets, sources in zip(layers, *around, strict=True):
         leaves = [
             [
-                (module, other)
-                for module in reversed(sides[mine])
-                if (other := partners[mine].get(module)) is not None
-                and other not in sides[1 - mine]
+                (level, other)
+                for level, module in reversed(list(enumerate(modules, 1)))
+                if (other := known.get(module)) is not None and other not in others
             ]
-            for mine in (0, 1)
+            for modules, others, known in (
+                (targets, sources, partners[0]),
+                (sources, targets, partners[1]),
+            )
         ]
         if all(leaves):
-            ((module, other), *_), _ = leaves
-            why = f"the rest of {_text(module)} goes with {_text(other)}"
+            ((level, other), *_), _ = leaves
+            why = f"the rest of {_text(layer[0][:level])} goes with {_text(names[other])}"
             found.update(dict.fromkeys(layers[layer], why))
     return found
 
 
 def _partners(
-    together: Counter[tuple[Steps, Steps]], sizes: tuple[Counter[Steps], Counter[Steps]]
-) -> tuple[dict[Steps, Steps], dict[Steps, Steps]]:
+    together: Counter[tuple[int, int]], sizes: tuple[Counter[int], Counter[int]]
+) -> tuple[dict[int, int], dict[int, int]]:
     """Modules that have more in common with each other than with any other, and nearly all."""
-    best: tuple[dict[Steps, tuple[float, Steps]], ...] = ({}, {})
+    best: tuple[dict[int, tuple[float, int]], ...] = ({}, {})
     for pair, count in together.items():
         common = 2 * count / (sizes[0][pair[0]] + sizes[1][pair[1]])
         for mine, theirs in ((0, 1), (1, 0)):
-            if common > best[mine].get(pair[mine], (0.0, ()))[0]:
+            if common > best[mine].get(pair[mine], (0.0, 0))[0]:
                 best[mine][pair[mine]] = common, pair[theirs]
-    partners: tuple[dict[Steps, Steps], dict[Steps, Steps]] = ({}, {})
+    partners: tuple[dict[int, int], dict[int, int]] = ({}, {})
     for target, (common, source) in best[0].items():
         few = min(sizes[0][target], sizes[1][source])
         if _TOGETHER <= common < 1 and few >= _FEW and best[1][source][1] == target:
@@ -221,8 +236,17 @@ def _partners(
     return partners
 
 
-def _around(steps: Steps) -> list[Steps]:
-    return [steps[:level] for level in range(1, len(steps) + 1)]
+def _around(layers: Iterable[Steps]) -> list[_Numbers]:
+    """Return each layer's modules by number; as names, each would be read once more at each use."""
+    numbers: dict[tuple[int, str], int] = {}
+    found: list[_Numbers] = []
+    for steps in layers:
+        module, modules = 0, list[int]()
+        for step in steps:
+            module = numbers.setdefault((module, step), len(numbers) + 1)
+            modules.append(module)
+        found.append(tuple(modules))
+    return found
 
 
 def torn_apart(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
@@ -485,10 +509,12 @@ def losses(
     use; a layer between two others of a list. Heads and other modules at the ends are no such
     loss. Where names say nothing an entry that is lost may belong to any module.
     """
+    if not lost:
+        return {}
     used = _feeding(suggestions)
     if say_nothing([steps_of_key(entry.key) for entry in state_dict], []):
-        why = f"{lost[0]} is left over, and nothing shows what it belongs to" if lost else ""
-        return {place: why for places in used.values() for place in places if why}
+        why = f"{lost[0]} is left over, and nothing shows what it belongs to"
+        return {place: why for places in used.values() for place in places}
     parameters = {key: steps for key in lost if _is_parameter(steps := steps_of_key(key))}
     found: dict[int, str] = {}
     modules: dict[Steps, str] = {}

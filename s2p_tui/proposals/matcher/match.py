@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 from collections import Counter, defaultdict
-from collections.abc import Generator, Hashable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -16,7 +14,7 @@ from s2p_tui.alignment.left_over import no_parameter
 from s2p_tui.alignment.proof import UNPROVEN, Answer, Proof, Question, proven_by
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
-from s2p_tui.alignment.task import Task
+from s2p_tui.alignment.task import Task, gc_paused
 from s2p_tui.alignment.transform import Expr, Flip, Permute, Shape, Take, keys_of, nodes_of
 from s2p_tui.proposals.matcher.absent import (
     counts_of_keys,
@@ -64,7 +62,11 @@ from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, steps_of_k
 from s2p_tui.proposals.proposal import Confidence, Proposal, proposed, same_source
 
 Steps = tuple[str, ...]
+# The margin from which a pair's names say which entry it is: less is sure of nearly equal names. Of
+# the real pairs one more row is certain at 0.18, and none fewer at 0.48
+# (`python -m tests.benchmarks.alignment`).
 _CERTAIN = 0.3
+# For progress: names are read, tensors paired twice, and pairs looked at.
 _ROUNDS = 4
 _MATRIX = 2
 _BY_LAYER = proven_by(Answer.LAYER)
@@ -84,18 +86,6 @@ _CONVOLUTIONS = frozenset(f"equinox.nn.{name}" for name in ("Conv", "Conv1d", "C
 _STATISTICS = frozenset(("mean", "var"))
 
 
-@contextmanager
-def gc_paused() -> Generator[None]:
-    """Pause the garbage collector: many small objects and no garbage take half the time then."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 @gc_paused()
 def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -> Evidence:
     """Propose an alignment. Reads names, shapes, dtypes and layers; no tensor data.
@@ -111,7 +101,6 @@ def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -
         CancelledError: The task was cancelled.
     """
     task = task or Task()
-    # Names are read, tensors paired twice, and pairs looked at.
     task.total = _ROUNDS * len(skeleton)
     suggestions: dict[int, Suggestion] = {}
     wanted: list[int] = []
@@ -260,6 +249,7 @@ def _fill(
     doubts.add(Question.ENTRY, namesakes(whole, named, sizes))
     task.check()
     modules = _modules(sides)
+    settled: dict[tuple[Proof, Answer], Proof] = {}
     for place, piece, pair in found:
         task.check()
         task.done += 1
@@ -269,13 +259,16 @@ def _fill(
         if suggestion is not None:
             is_numbered = place in by_number
             module = Answer.UNNAMED if nameless else modules[place]
-            proof = suggestion.proof.answered(module=module, left_over=Answer.NOTHING)
+            known = suggestion.proof, module
+            if (proof := settled.get(known)) is None:
+                proof = suggestion.proof.answered(module=module, left_over=Answer.NOTHING)
+                settled[known] = proof
+            reason, is_placed = suggestion.reason, suggestion.placed
             if (why := doubts.words.get(place)) is not None:
-                proof = doubts.opened(place, proof)
-                suggestion = Suggestion(suggestion.source, proof, why, False, is_numbered)
-            else:
-                suggestion = replace(suggestion, proof=proof, numbered=is_numbered)
-            suggestions[place] = suggestion
+                proof, reason, is_placed = doubts.opened(place, proof), why, False
+            suggestions[place] = Suggestion(
+                suggestion.source, proof, reason, is_placed, is_numbered
+            )
 
 
 class _Doubts:
@@ -355,6 +348,10 @@ def _fused(steps: Steps) -> Steps:
     return next((parts for step in steps if (parts := parts_named(step))), ())
 
 
+def _are_fused_alike(first: Steps, second: Steps) -> bool:
+    return bool(parts := _fused(first)) and parts == _fused(second)
+
+
 def _suggestion(
     leaf: Leaf, steps: Steps, piece: Piece, pair: Pair, orientation: Orientation
 ) -> Suggestion | None:
@@ -362,8 +359,7 @@ def _suggestion(
     sure = entry is not None
     if not sure and pair.how == NAMES_AGREE:
         pair = replace(pair, how=f"{NAMES_AGREE}, but others nearly as well")
-    fused = _fused(steps) and _fused(steps) == _fused(piece.steps)
-    if _is_part(piece.steps) and not _is_part(steps) and not fused:
+    if _is_part(piece.steps) and not _is_part(steps) and not _are_fused_alike(steps, piece.steps):
         layouts = piece.layouts(leaf.shape)
         why = "only a part of a weight"
         return Suggestion(layouts[0][0], UNPROVEN, why) if layouts else None

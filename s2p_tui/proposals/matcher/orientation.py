@@ -96,7 +96,8 @@ class Orientation:
     def learn(self, pairs: Iterable[tuple[Steps, Shape, Piece, str | None]]) -> None:
         """Count the weights whose shapes leave no choice."""
         for steps, shape, piece, owner in pairs:
-            if len(axes := _stacking(piece.layouts(shape))) == 1:
+            # An entry stacks nothing, and most pieces are entries.
+            if not _is_entry(piece) and len(axes := _stacking(piece.layouts(shape))) == 1:
                 self._stacked |= axes
             if sum(size > 1 for size in piece.member) < 2 or _as_it_is(steps, owner):
                 continue
@@ -134,7 +135,7 @@ class Orientation:
             own_name: Whether it is kept in a plain dict under the very key of the entry.
         """
         layouts = piece.layouts(shape)
-        if len(_stacking(layouts)) > 1:
+        if len(piece.members) > 1 and len(_stacking(layouts)) > 1:
             if len(self._stacked) != 1:
                 why = "more than one axis has room for as many, stacked"
                 return Layout(layouts[0][0], None, None, why)
@@ -209,10 +210,14 @@ def _by_heads(layouts: Sequence[tuple[Expr, bool]], steps: Steps, piece: Piece) 
 
     Queries, keys and values have them on the output axis, what attention gives out takes them in.
     """
-    if len(layouts) == 1 or (axis := _axis_of_heads(steps, piece.steps)) is None:
+    if len(layouts) == 1:
         return None
-    found = [expr for expr, _ in layouts if _axis_split(expr, piece.member) == axis]
-    if len(found) != 1:
+    split = [(expr, _axis_split(expr, piece.member)) for expr, _ in layouts]
+    if all(axis is None for _, axis in split):
+        return None
+    axis = _axis_of_heads(steps, piece.steps)
+    found = [expr for expr, other in split if other == axis]
+    if axis is None or len(found) != 1:
         return None
     if _factors(found[0], piece.member) > _MATRIX:
         return Layout(found[0], Answer.HEADS, None, _SPLIT)
@@ -283,6 +288,10 @@ def _transposed_convolution(expr: Expr, piece: Piece) -> Expr | None:
 def _stacking(layouts: Iterable[tuple[Expr, bool]]) -> set[int]:
     """The axes on which the layouts stack several members."""
     return {expr.axis for expr, _ in layouts if isinstance(expr, Stack)}
+
+
+def _is_entry(piece: Piece) -> bool:
+    return len(piece.members) == 1 and isinstance(piece.members[0], Take)
 
 
 def _inner(expr: Expr) -> Expr:

@@ -48,7 +48,7 @@ def steps_of_leaves(skeleton: Skeleton, places: Sequence[int]) -> dict[int, Step
         for level in range(1, len(path)):
             if path[level].isdigit() and parts_named(path[level - 1]):
                 lists[path[:level]].add(path[level])
-    for place, path in steps.items():
+    for place, path in steps.items() if lists else ():
         for level in range(1, len(path)):
             if (members := lists.get(path[:level])) is not None:
                 parts = parts_named(path[level - 1])

@@ -169,8 +169,9 @@ def _parted(
 ) -> list[Piece]:
     words: dict[str, set[Shape]] = defaultdict(set)
     for steps, shape in targets:
+        wide = _wide(shape)
         for word in meanings(steps)[0]:
-            words[word].add(_wide(shape))
+            words[word].add(wide)
     fused = _fused_leaves(targets)
     result: list[Piece] = []
     for piece in pieces:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
 
 from s2p_tui.proposals.matcher.likeness import words_alike
 from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, remembered
@@ -218,20 +219,26 @@ def _related(first: str, second: str) -> bool:
     return words_alike(first, second) > 0 or (len(short) >= _SHORTEST and short in long)
 
 
-@remembered
 def _telling(steps: Steps) -> tuple[str, frozenset[str]] | None:
     """The last step that says more than most names do, its numbers left open; and its words."""
-    for step in reversed(steps):
-        # A letter that means nothing is a mark, as in `c_proj`.
-        words = frozenset(word for word in meanings((step,))[0] if len(word) > 1) - _SILENT
-        if words and not step.isdigit():
-            return _open(step), words
-    return None
+    return next((told for step in reversed(steps) if (told := _told_by(step)) is not None), None)
+
+
+@remembered
+def _told_by(step: str) -> tuple[str, frozenset[str]] | None:
+    # A letter that means nothing is a mark, as in `c_proj`.
+    words = frozenset(word for word in meanings((step,))[0] if len(word) > 1) - _SILENT
+    return (_open(step), words) if words and not step.isdigit() else None
 
 
 @remembered
 def _all_words(steps: Steps) -> frozenset[str]:
     return frozenset(meanings(steps)[0]) - _SILENT
+
+
+@remembered
+def _has_number_in_word(step: str) -> bool:
+    return not step.isdigit() and any(map(str.isdigit, step))
 
 
 _Column = tuple[tuple[Steps, int], int, bool]
@@ -256,6 +263,8 @@ def misnumbered(
     in_words: dict[tuple[object, object], tuple[bool, bool]] = {}
     partners: dict[object, set[object]] = defaultdict(set)
     for n, sides in pairs.items():
+        if not any(map(_has_number_in_word, chain(*sides))):
+            continue
         columns = [_columns(steps) for steps in sides]
         if len(columns[0]) != len(columns[1]):
             continue

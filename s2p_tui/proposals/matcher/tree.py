@@ -11,6 +11,8 @@ from math import ceil, prod
 from s2p_tui.alignment.transform import Shape
 from s2p_tui.proposals.matcher.words import Name, name_of
 
+# Share of equal shapes from which two parts may be the same part; with more, parts that lack some
+# of their tensors are no longer found. No row of the real pairs changes from 0.36 to 0.96.
 KIN = 0.6
 _CLEARLY, _MASS = 0.03, 0.25
 
@@ -40,12 +42,12 @@ class Node:
     children: dict[str, Node] = field(default_factory=dict)
     item: int = -1
     shape: Shape = ()
-    size: int = 0
-    print: dict[int, int] = field(default_factory=dict)
-    mark: int = 0
-    ones: int = 0
-    form: int = 0
-    names: int = 0
+    size: int = field(init=False)
+    print: dict[int, int] = field(init=False)
+    mark: int = field(init=False)
+    ones: int = field(init=False)
+    form: int = field(init=False)
+    names: int = field(init=False)
     place: int = 0
     start: int = 0
     path: tuple[str, ...] | None = None
@@ -132,14 +134,20 @@ def _finish(node: Node) -> None:
         node.size = 1
         node.print, node.ones, node.names, node.mark = _of_tensor(node.shape)
         node.form = hash((node.step, node.shape))
+    elif len(node.children) == 1:
+        (only,) = node.children.values()
+        node.children = {only.step or f"\0{only.place}": only}
+        node.size, node.print, node.mark = only.size, only.print, only.mark
+        node.ones, node.place = only.ones, only.place
+        node.form = hash((only.step, only.form))
+        node.names = hash((only.step, only.names)) if only.step else id(node)
     else:
         ordered = list(node.children.values())
         if len(ordered) > 1:
             ordered.sort(key=_natural)
             node.children = {child.step or f"\0{child.place}": child for child in ordered}
-        for child in ordered:
-            node.size += child.size
-            node.ones += child.ones
+        node.size = sum(child.size for child in ordered)
+        node.ones = sum(child.ones for child in ordered)
         node.print = _sum_of_prints(ordered)
         node.place = min((child.place for child in ordered), default=0)
         node.form = hash(tuple((child.step, child.form) for child in ordered))

@@ -296,14 +296,21 @@ def meanings(steps: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Words and numbers of several steps, outermost first."""
     words: list[str] = []
     numbers: list[int] = []
-    for level, step in enumerate(steps, 1):
-        if step in _NO_WORD and step != "self":
-            continue
-        name = name_of(step)
-        module = level < len(steps) and step.lower() in _TABLE
-        words.extend(("embed",) if module else name.words)
-        numbers.extend(name.numbers)
+    last = len(steps) - 1
+    for level, step in enumerate(steps):
+        own_words, own_numbers = _meaning(step, level < last)
+        words += own_words
+        numbers += own_numbers
     return tuple(words), tuple(numbers)
+
+
+@remembered
+def _meaning(step: str, is_module: bool) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    if step in _NO_WORD and step != "self":
+        return (), ()
+    name = name_of(step)
+    is_table = is_module and step.lower() in _TABLE
+    return ("embed",) if is_table else name.words, name.numbers
 
 
 def forget_names() -> None:
