@@ -342,7 +342,9 @@ def open_torch_zip(path: Locator, key: str | None = None) -> Checkpoint:
             root = _root(path, members)
             if f"{root}byteorder" in members:
                 _check_byte_order(path, stream, members[f"{root}byteorder"])
-            _read_ahead(stream, infos)
+            if (file := remote_file(stream)) is not None:
+                starts = [info.header_offset for info in infos]
+                file.read_ahead([(start, start + _LOCAL_HEADER.size) for start in starts])
             _refuse_overlaps(path, stream, infos)
             pickled = _pickled(path, stream, members[f"{root}data.pkl"])
             prefix = f"{root}data/"
@@ -415,14 +417,6 @@ def _pickled(path: Locator, stream: io.BufferedReader, info: zipfile.ZipInfo) ->
     if stream.tell() > place.start + place.nbytes:
         raise zipfile.BadZipFile(f"{info.filename!r} does not end where it should")
     return pickled
-
-
-def _read_ahead(stream: io.BufferedReader, members: Iterable[zipfile.ZipInfo]) -> None:
-    """Have what stands before each member at once, where each read is a request."""
-    file = remote_file(stream)
-    if file is not None:
-        starts = (info.header_offset for info in members)
-        file.read_ahead([(start, start + _LOCAL_HEADER.size) for start in starts])
 
 
 def _refuse_overlaps(

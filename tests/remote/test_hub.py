@@ -61,7 +61,9 @@ def test_a_sharded_repository_is_read_by_its_index(tmp_path: Path, hub: Hub) -> 
     tensors = model(9)
     sharded(tmp_path, tensors, 4)
     holds(ADDRESS, tensors)
+    hub.files.forget()
     assert open_checkpoint(ADDRESS).label == "model.safetensors.index.json"
+    assert hub.files.requests == 5
 
 
 @pytest.mark.parametrize("revision", ["main", "v1.0", "refs/pr/3", "refs%2Fpr%2F3", COMMIT])
