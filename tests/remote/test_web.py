@@ -392,6 +392,7 @@ def test_a_missing_file_is_one_line(server: WebServer) -> None:
         ("m.gguf", b"GGUF" + bytes(100), "is a GGUF file"),
         ("m.eqx", b"\x93NUMPY" + bytes(100), "a checkpoint was expected"),
     ],
+    ids=["tar", "gzip", "gguf", "eqx"],
 )
 def test_what_is_no_checkpoint_is_called_what_it_is(
     tmp_path: Path, server: WebServer, name: str, content: bytes, problem: str
