@@ -130,8 +130,9 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.end_headers()
         try:
-            self.wfile.write(answer.body)
+            # Before the client knows of it, and asks for the count.
             self.server.sent += len(answer.body)
+            self.wfile.write(answer.body)
             if headers["Content-Length"] != str(len(answer.body)):
                 self.close_connection = True
         except OSError:

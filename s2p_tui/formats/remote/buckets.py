@@ -201,8 +201,7 @@ def _profile() -> dict[str, str]:
         raise UsageError(
             f"The keys of the profile {one_line(name, 60)} are not in its files but come from "
             f"{fetched[0]}.",
-            'Put them into the environment: eval "$(aws configure export-credentials --format '
-            'env)".',
+            "Put them into the environment, as aws configure export-credentials prints them.",
         )
     if named and not found:
         raise UsageError(
