@@ -21,8 +21,8 @@ from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.transform import Expr, Permute, Shape, Take
 from s2p_tui.conversion.evaluate import Evaluator, runs_of, source_axes, tiles
 from s2p_tui.conversion.evaluate import tiles as in_cache
-from s2p_tui.conversion.needs import axes_in_order, needs, regions_along
 from s2p_tui.conversion.plan import Instruction, Plan
+from s2p_tui.conversion.sources import axes_in_order, needs, regions_along
 from s2p_tui.errors import AlignmentError, Code, Hint, OutputError
 from s2p_tui.formats import npy
 from s2p_tui.formats.base import ByteRange, Checkpoint, Extent, Locator, Region, Tensors

@@ -1,4 +1,4 @@
-"""The regions of entries that a region of an expression is made of, without any numbers."""
+"""The regions of entries that expressions are made of, and cuts that take few reads of files."""
 
 from __future__ import annotations
 
