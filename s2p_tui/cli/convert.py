@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     s2p-tui convert checkpoint.pt net.py:Net -o ema.eqx --key ema
 
     # a checkpoint on the Hub, read as it is needed and never downloaded whole
-    s2p-tui convert hf://openai-community/gpt2/model.safetensors gpt2.py:GPT2
+    s2p-tui convert hf://organisation/model/model.safetensors net.py:Net \\
+        -o far.eqx
 
     # with Claude's help for rows that names and structure leave open; asks first
     s2p-tui convert model.pt model_skeleton.eqx --arrange claude \\

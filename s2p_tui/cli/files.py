@@ -76,7 +76,7 @@ def skeleton(
     s2p-tui inspect checkpoint.pt --key ema
 
     # headers alone of a checkpoint on the Hub, at one revision
-    s2p-tui inspect hf://openai-community/gpt2@main/model.safetensors
+    s2p-tui inspect hf://organisation/model@main/model.safetensors
     """
 )
 def inspect(

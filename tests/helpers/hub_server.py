@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.web_server import Answer, Asked, WebServer, serving
 
-REPOSITORY = "an-organisation/a-model"
+REPOSITORY = "organisation/model"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -58,6 +60,17 @@ class Hub:
 
 @contextmanager
 def hub_of(folder: Path) -> Iterator[Hub]:
-    """Serve a folder as a repository meanwhile."""
-    with serving(folder) as files, serving(folder) as server:
+    """Serve a folder as a repository meanwhile, and have `huggingface_hub` ask for it here."""
+    from huggingface_hub import constants
+
+    with (
+        serving(folder) as files,
+        serving(folder) as server,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        patch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no token"))
+        patch.delenv("HF_TOKEN", raising=False)
         yield Hub(server, files)
