@@ -2,6 +2,7 @@
 
 - `convert(...)` writes the file of a pytree from a state dict, from memory or from paths;
   `convert_tree(state_dict, pytree)` fills the pytree itself.
+- `export(pytree, mapping, checkpoint)` is the way back: a state dict for PyTorch.
 - `chunkify_state_dict` and `chunkify_pytree` write one `.npy` file an array.
 - `save_skeleton(path, pytree)` describes the model to be filled.
 - `Session.open(model, skeleton)` is what the terminal app works on: edit, convert, verify.
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from s2p_tui.conversion.report import Report
     from s2p_tui.converter import chunkify_pytree, chunkify_state_dict, convert, convert_tree
     from s2p_tui.errors import AlignmentError, S2PError
+    from s2p_tui.exporter import export
     from s2p_tui.formats.pytree.skeleton import save_skeleton
     from s2p_tui.session.opening import load_mapping
     from s2p_tui.session.session import Session
@@ -32,6 +34,7 @@ __all__ = [
     "chunkify_state_dict",
     "convert",
     "convert_tree",
+    "export",
     "load_mapping",
     "save_skeleton",
 ]
@@ -45,6 +48,7 @@ _HOMES = {
     "chunkify_state_dict": "s2p_tui.converter",
     "convert": "s2p_tui.converter",
     "convert_tree": "s2p_tui.converter",
+    "export": "s2p_tui.exporter",
     "load_mapping": "s2p_tui.session.opening",
     "save_skeleton": "s2p_tui.formats.pytree.skeleton",
 }

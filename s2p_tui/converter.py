@@ -21,7 +21,7 @@ from s2p_tui.conversion.chunk_folder import chunk_checkpoint, chunk_target
 from s2p_tui.conversion.contents import refuse_overflow
 from s2p_tui.conversion.convert import filled, refuse_to_replace
 from s2p_tui.conversion.output_names import output_path
-from s2p_tui.conversion.report import Report
+from s2p_tui.conversion.report import Report, first_of, kept_scalars
 from s2p_tui.errors import CancelledError, Code, S2PError, UsageError
 from s2p_tui.formats.atomic import temporary_folder
 from s2p_tui.formats.base import Checkpoint
@@ -74,6 +74,11 @@ WAYS_OUT = {
     ),
     Code.VERIFY_OR_NO_CERTIFICATE: "Leave out certificate= or verify=False.",
     Code.OVERWRITE_CHUNKS: "Choose another folder, or replace these with overwrite=True.",
+    Code.SETTLE_MAPPING: (
+        'Give the mapping that the conversion saved, or trust=["…"] or trust=True.'
+    ),
+    Code.GIVE_ORIGINAL: "Give the original as checkpoint=.",
+    Code.ALLOW_ENTRY_OVERFLOW: "Scale them down first, or allow it with allow_overflow=True.",
     Code.NOBODY_TO_ASK: (
         "Run it in a terminal, or pass confirm=: a function that takes the question and returns "
         "True to go on."
@@ -401,7 +406,7 @@ def convert(
         arrange_with_anthropic: Let Claude propose the arrangement, and ask before following it.
             Names, shapes and dtypes are sent, never numbers.
         anthropic_model: The old name of `claude_model`.
-        target_name: The file, `.eqx` or `.safetensors`.
+        target_name: The file, `.eqx` or `.safetensors`; or an Orbax checkpoint, `.orbax`.
         target_dir: Its folder.
         claude_model: "haiku", "opus", "sonnet", "sonnet3.5" or a full model id. Default:
             `anthropic_model`.
@@ -497,7 +502,8 @@ def convert_tree(
 ) -> Any:
     """Fill a pytree from a state dict in memory, writing no file.
 
-    Aligned and refused as by `convert`. Warns of numbers that a cast makes zero.
+    Aligned and refused as by `convert`. Warns of numbers that a cast makes zero, and names Python
+    scalars that no entry fills: they keep the pytree's value.
 
     Args:
         state_dict: As for `convert`; or the path of a checkpoint, which is read in chunks.
@@ -540,12 +546,16 @@ def convert_tree(
         made = filled(plan, checkpoint, target, chunk_bytes=chunk_size * MEBIBYTE)
         arrays, losses = zip(*made, strict=True)
         checkpoint.tensors.check_unchanged()
+        scalars = kept_scalars(session.alignment.rows, target.skeleton)
     paths = (instruction.leaf.path for instruction in plan.instructions)
     lost = {path: loss for path, loss in zip(paths, losses, strict=True) if loss}
     if not allow_overflow:
         refuse_overflow(lost)
     for path, loss in lost.items():
         warnings.warn(f"{path}: {loss.words}", stacklevel=3)
+    if scalars:
+        words = "No entry fills these Python scalars, which keep the pytree's values"
+        warnings.warn(f"{words}: {first_of(scalars)}.", stacklevel=3)
     return with_values(pytree, arrays)
 
 

@@ -79,6 +79,11 @@ class Code(StrEnum):
     SWAPPED_SIDES = "The checkpoint comes first, then the skeleton."
     NO_NAMES_FOR_LEAVES = "Leave the names out: the leaves have their own."
     SAVED_MAPPING = "Give a mapping file that a conversion or the app saved."
+    SAVED_RECIPE = "Give a recipe that was saved from a mapping."
+    OTHER_FILES = (
+        "Use the files it names, or align these anew. For another depth or width make a recipe of "
+        "it."
+    )
     LINE_UP_ROWS = "Line them up, follow a mapping, or trust rows that are only doubtful."
     LINE_UP_MISMATCHED_ROWS = "Line them up, or follow a mapping."
     LINE_UP_NAMELESS_ROWS = (
@@ -93,8 +98,22 @@ class Code(StrEnum):
         "Give the checkpoint, skeleton, mapping and dtype that it was converted with, or convert "
         "again."
     )
+    WRITE_MISSING = "Write again: what is there is kept."
+    MERGE_FIRST = "Merge what the workers wrote first."
+    VERIFY_FIRST = "Verify every part first."
+    SAME_PLAN = (
+        "Give every worker the same checkpoint, skeleton, mapping, dtype and chunk size, or remove "
+        "what is there."
+    )
     OVERWRITE_CHUNKS = "Choose another folder, or allow that these are replaced."
     NOBODY_TO_ASK = "Run it in a terminal, or answer beforehand."
+    TURN_ROUND = "Give the mapping that the conversion saved, or convert these rows otherwise."
+    NO_ROOM_IN_ENTRIES = (
+        "Make them agree before they are exported, or convert into a pytree without them."
+    )
+    GIVE_ORIGINAL = "Give the original checkpoint, too."
+    SETTLE_MAPPING = "Give the mapping that the conversion saved, or trust rows that are doubtful."
+    ALLOW_ENTRY_OVERFLOW = "Scale them down first, or allow overflow."
     ANOTHER_PROGRAM = "Quit that one and start again, or save a mapping file."
 
 

@@ -315,7 +315,8 @@ def test_trees_of_a_users_own_container_are_filled() -> None:
 
 def test_gaps_and_scalars_keep_what_the_tree_has() -> None:
     tree = {"p": 0.5, "w": jnp.zeros(2), "static": "text"}
-    filled = convert_tree({"w": torch.ones(2)}, tree)
+    with pytest.warns(UserWarning, match=r"keep the pytree's values: \['p'\]\."):
+        filled = convert_tree({"w": torch.ones(2)}, tree)
     assert (filled["p"], filled["static"]) == (0.5, "text")
     assert type(filled["p"]) is float
 
@@ -325,7 +326,8 @@ def test_a_scalar_takes_the_one_element_of_its_own_name() -> None:
     state = {"fc": torch.ones(2, 3), "logit_scale": torch.tensor(4.5), "depth": torch.tensor([7])}
     for prefix in ("", "module."):
         renamed = {prefix + key: tensor for key, tensor in state.items()}
-        filled = convert_tree(renamed, tree)
+        with pytest.warns(UserWarning, match=r"keep the pytree's values: \['p'\]\."):
+            filled = convert_tree(renamed, tree)
         assert (filled["logit_scale"], filled["depth"], filled["p"]) == (4.5, 7, 0.5)
         assert (type(filled["logit_scale"]), type(filled["depth"])) == (float, int)
     report = convert(from_memory=True, state_dict=state, pytree=tree)

@@ -33,7 +33,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 def test_it_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     described = f"s2p_tui-{PROJECT['version']}.dist-info"
-    package = {str(path.relative_to(ROOT)) for path in (ROOT / "s2p_tui").rglob("*.py")}
+    package = {
+        str(path.relative_to(ROOT))
+        for pattern in ("*.py", "session/shipped/*.recipe.json")
+        for path in (ROOT / "s2p_tui").rglob(pattern)
+    }
+    assert "s2p_tui/session/shipped/bert.recipe.json" in package
     assert "s2p_tui/cli/open_app.py" in package
     assert set(wheel.namelist()) == package | {
         "s2p_tui/py.typed",

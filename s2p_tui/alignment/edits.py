@@ -81,7 +81,9 @@ class _Change:
     def decide(self, index: int, decision: int) -> None:
         """Note a decision about what a row takes."""
         self._chosen.add(index)
-        if self.numbering.decisions[int(self._decisions[index])].by in ("user", "claude"):
+        if self.numbering.decisions[int(self._decisions[index])].by in (
+            "user", "claude", "recipe",
+        ):  # fmt: skip
             # What a proposer found can be asked for again; of all rows it would take much memory.
             self._keep(index)
         self._set_decision(index, int(self.sources[index]), decision)

@@ -26,6 +26,7 @@ from s2p_tui.alignment.transform import (
     Expr,
     Flip,
     Permute,
+    Reshape,
     Split,
     Take,
     describe,
@@ -231,6 +232,8 @@ def proof_of(place: int, row: Row, evidence: Evidence | None, *, replayed: bool 
         return suggestion.proof
     if row.by == "user":
         return proven_by(Answer.CHOSEN)
+    if row.by == "recipe":
+        return proven_by(Answer.RECIPE)
     if suggestion is not None and suggestion.source == row.source:
         return suggestion.proof
     return UNPROVEN
@@ -272,10 +275,12 @@ def _doubt(
 
     Rows the user chose are trusted unless the names contradict them. So are Claude's rows that the
     user accepted, except for a weight's orientation. Rows that came here by an edit elsewhere were
-    not chosen for this leaf: only names settle them.
+    not chosen for this leaf: only names settle them. A recipe's are chosen, unless names and
+    structure are certain of another entry, or sizes show another layout.
     """
     suggestion = evidence.suggestions[place]
-    chosen = row.by == "user"
+    is_recipe = row.by == "recipe"
+    chosen = row.by == "user" or is_recipe
     if row.source is None:
         neutral = suggestion.certain and suggestion.source is None
         return (
@@ -292,6 +297,14 @@ def _doubt(
                 return _layout_doubt(row, leaf, state_dict)
             return "" if suggestion.certain or chosen else suggestion.reason
         is_settled = suggestion.certain or suggestion.placed
+        if is_recipe:
+            is_other = is_settled and _parts(row.source) != _parts(here)
+            is_shown = suggestion.certain and suggestion.proof.axes not in _CONVENTIONS
+            if is_other or (is_shown and not _regroups(row.source)):
+                return f"the recipe has it otherwise laid out: {suggestion.reason}"
+            return ""
+        if row.by == "pattern" and row.why:
+            return row.why
         picked = chosen and not isinstance(row.source, Take)
         if picked and is_settled and _parts(row.source) != _parts(here):
             return f"by name and structure another part of {keys[0]} belongs here"
@@ -312,11 +325,22 @@ def _doubt(
         return _layout_doubt(row, leaf, state_dict)
     if chosen:
         return ""
+    if row.by == "pattern" and row.why:
+        return row.why
     if here is not None and suggestion.numbered and keys and keys_of(here):
         (mine, *_), (wanted, *_) = keys, keys_of(here)
         if other_number(mine, wanted):
             return f"by the numbers {wanted} may belong here, and not {mine}"
     return "only the order speaks for it"
+
+
+# They hold for most models; what a hand settled otherwise for a model of this kind goes before.
+_CONVENTIONS = (Answer.KEPT, Answer.OWN_NAME, Answer.TABLE)
+
+
+def _regroups(source: Expr) -> bool:
+    """Return True if a source mixes axes, as for heads of another order, which no size shows."""
+    return any(isinstance(node, Reshape) for node in nodes_of(source))
 
 
 def _parts(source: Expr) -> set[tuple[int, int]]:

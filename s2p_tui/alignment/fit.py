@@ -29,3 +29,8 @@ class Verdict:
     fit: Fit
     why: str = ""
     blocks: bool = False
+
+    @property
+    def is_trusted(self) -> bool:
+        """True for a doubtful row that the user trusts."""
+        return self.fit is Fit.DOUBTFUL and not self.blocks

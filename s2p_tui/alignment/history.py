@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from s2p_tui.alignment.alignment import Alignment, Rows
-from s2p_tui.alignment.edits import Edit, applied
+from s2p_tui.alignment.edits import Edit, MoveBlock, Several, applied
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,16 @@ class History:
         """All edits that can be made again, the next one first."""
         return tuple(change.edit for change in reversed(self._undone))
 
+    @property
+    def undo_goes_on(self) -> bool:
+        """True if the last edit and the one before it are one move, made row by row."""
+        return len(self._done) > 1 and _is_one_move(*self._done[-2:])
+
+    @property
+    def redo_goes_on(self) -> bool:
+        """True if the next edit to make again goes on with the move that the last one made."""
+        return bool(self._done and self._undone) and _is_one_move(self._done[-1], self._undone[-1])
+
     def make(self, alignment: Alignment, edit: Edit) -> tuple[Alignment, range]:
         """Apply an edit and remember it; what was undone is forgotten.
 
@@ -81,6 +91,27 @@ class History:
         change = self._undone.pop()
         self._done.append(change)
         return _replaced(alignment, change, change.after, change.bench_after, change.accepted_after)
+
+
+def _is_one_move(first: Change, second: Change) -> bool:
+    """Return True if the second edit moves on what the first one moved, the same way."""
+    one, other = _first_move(first.edit), _first_move(second.edit)
+    if one is None or other is None or type(first.edit) is not type(second.edit):
+        return False
+    size = one.stop - one.start
+    if other.stop - other.start != size or (one.steps > 0) is not (other.steps > 0):
+        return False
+    if isinstance(first.edit, Several):
+        # What goes along makes the changed rows more than the block's.
+        return other.start == one.start + one.steps
+    changed = first.changed
+    return other.start == (changed.stop - size if one.steps > 0 else changed.start)
+
+
+def _first_move(edit: Edit) -> MoveBlock | None:
+    if isinstance(edit, Several) and all(isinstance(one, MoveBlock) for one in edit.edits):
+        edit = edit.edits[0]
+    return edit if isinstance(edit, MoveBlock) else None
 
 
 def _replaced(

@@ -12,7 +12,6 @@ import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from math import prod
 
 import numpy as np
@@ -25,6 +24,7 @@ from s2p_tui.alignment.state_dict import Entry, StateDict
 
 NO_LEAF = "no leaf takes it"
 _NO_STATISTIC = "a running statistic that the pytree has no leaf for"
+_MASK = "a mask, which holds no parameter"
 _ACCEPTED = "accepted as unused"
 _STEP = re.compile(r"[./]")
 _NUMBER = re.compile(r"\d+")
@@ -47,7 +47,7 @@ _ROTARY = frozenset(
         *("freqs_cis", "freqs_cos", "freqs_sin"),
     )
 )
-_MASKS = frozenset(("mask", "tril", "triu", "attn_mask", "causal_mask", "attention_mask"))
+_ATTENTION_MASKS = frozenset(("tril", "triu", "attn_mask", "causal_mask", "attention_mask"))
 # What `torch.nn.utils.prune` multiplies a parameter by: part of the parameter, not a buffer.
 _PRUNED = frozenset(("weight_mask", "bias_mask"))
 # GPT-2's causal mask goes by the name `bias`, in modules of these names.
@@ -126,7 +126,7 @@ class UnusedEntries:
         """Return the account of the benched entry at an index of the bench."""
         key = self._alignment.bench[index]
         entry = self._state_dict[key]
-        if why := no_parameter(entry):
+        if why := explained(entry, self._state_dict):
             return LeftOver(key, why, blocks=False)
         if self._same[index] != _ALONE:
             same = self._state_dict.entries[int(self._same[index])].key
@@ -146,7 +146,7 @@ class UnusedEntries:
         numbers = np.fromiter(map(numbering.entry, bench), np.int32, len(bench))
         unknown: list[int] = numbers[self._kinds[numbers] == _UNKNOWN].tolist()
         for number in unknown:
-            is_explained = no_parameter(self._state_dict.entries[number])
+            is_explained = explained(self._state_dict.entries[number], self._state_dict)
             self._kinds[number] = _NO_PARAMETER if is_explained else _PARAMETER
         self._same = self._used_again(numbers)
         blocks = (self._kinds[numbers] == _PARAMETER) & (self._same == _ALONE)
@@ -176,6 +176,17 @@ def _storages(state_dict: StateDict) -> Numbers:
     return np.array([known[entry.storage] for entry in state_dict], np.int32)
 
 
+def explained(entry: Entry, state_dict: StateDict) -> str:
+    """Return the kind of an entry that holds no parameter, as `no_parameter` does.
+
+    A mask of the shape of a weight may be a part of that weight.
+    """
+    why = no_parameter(entry)
+    if why == _MASK and _STEP.split(entry.key)[-1].lower() not in _ATTENTION_MASKS:
+        return "" if entry.shape in state_dict.shapes_of_weights else why
+    return why
+
+
 def no_parameter(entry: Entry) -> str:
     """Return the kind of an entry that holds no parameter; empty if it may hold one."""
     steps = _STEP.split(entry.key.lower())
@@ -191,7 +202,7 @@ def no_parameter(entry: Entry) -> str:
     if (last in _FREQUENCIES and len(shape) == 1) or (last in _ROTARY and len(shape) >= _MATRIX):
         return "a table of rotary frequencies, which holds no parameter"
     if _is_mask(steps, entry, whole=whole):
-        return "a mask, which holds no parameter"
+        return _MASK
     if last in _SINGLE and size == 1:
         return "a marker, which holds no parameter"
     if last in _GEOMETRY and len(shape) > _MATRIX:
@@ -208,11 +219,11 @@ def _is_mask(steps: Sequence[str], entry: Entry, *, whole: bool) -> bool:
         flat = square and prod(shape[:-2]) == 1
         # Its files hold it as numbers too.
         return flat and (entry.dtype in ("bool", "uint8") or shape[-1] > 1)
-    if last in _PRUNED or not (last in _MASKS or last.endswith("_mask")):
-        return False
-    if whole:
-        return entry.dtype in ("bool", "uint8", "int8")
-    return square and last != "mask" and last in _MASKS
+    if last in _ATTENTION_MASKS:
+        return entry.dtype in ("bool", "uint8", "int8") if whole else square
+    # One that is not square may leave out channels, heads or weights.
+    is_mask = last == "mask" or last.endswith("_mask")
+    return is_mask and square and last not in _PRUNED and entry.dtype in ("bool", "uint8", "int8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,13 +320,3 @@ def _as_glob(text: str) -> str:
     """Return a pattern of a text; a character that cannot be typed may be any."""
     plain = "".join(char if char.isprintable() else "\0" for char in text)
     return re.sub(r"([*?[])", r"[\1]", plain).replace("\0", "?")
-
-
-def matching(globs: Iterable[str], keys: Iterable[str]) -> list[str]:
-    """Return the keys that one of the patterns, or of whole keys, names."""
-    patterns = tuple(globs)
-    return [
-        key
-        for key in keys
-        if any(key == pattern or fnmatchcase(key, pattern) for pattern in patterns)
-    ]

@@ -3,7 +3,9 @@
 JSON: `{"format": "s2p-mapping", "version": 1, "source", "target", "rows", "bench"}`, and
 `accepted`, the keys on the bench that the user accepted as unused, if there are any. `source` and
 `target` hold the file's name and size and the digest of its names, shapes and dtypes; `target` also
-one per class of layers, which changes with their paths and settings. A row holds `path`, then
+one per class of layers, which changes with their paths and settings. `entries` and `leaves` hold
+dtype, shape and layer class of each, so that files that differ in nothing the mapping uses are
+known as the same (`mapping_ends`); mappings of 0.1.0 have neither. A row holds `path`, then
 `sources` (state-dict keys) and, if it is not a plain copy, `transform` (entries given by their
 place in `sources`); or `"gap": true`; and `why`, `by`, `trusted`.
 """
@@ -18,6 +20,17 @@ from typing import Any, cast, get_args
 
 from s2p_tui.alignment.alignment import Alignment, Author, Row, Rows
 from s2p_tui.alignment.layer_rules import as_layer_needs
+from s2p_tui.alignment.mapping_ends import (
+    Comparison,
+    Kind,
+    Kinds,
+    compare_entries,
+    compare_leaves,
+    kinds_from_json,
+    kinds_of,
+    kinds_of_leaves,
+    kinds_to_json,
+)
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Take, from_json, shape_of, show, to_json
@@ -66,6 +79,8 @@ class SavedAlignment:
         rows: Leaf key path and row, in leaf order.
         bench: Keys no row uses.
         accepted: Keys of these that the user accepted as unused.
+        entries: The kinds of the checkpoint's entries; none if that is not known.
+        leaves: The kinds of the skeleton's leaves; none if that is not known.
         name: What to call it in messages.
     """
 
@@ -74,7 +89,22 @@ class SavedAlignment:
     rows: tuple[tuple[str, Row], ...]
     bench: tuple[str, ...]
     accepted: tuple[str, ...] = ()
+    entries: Kinds = field(default_factory=dict[str, Kind])
+    leaves: Kinds = field(default_factory=dict[str, Kind])
     name: str = field(default="the mapping", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """The alignment a mapping stands for over some files.
+
+    Attributes:
+        alignment: The alignment.
+        told: Differences between these files and those it was made for, in words.
+    """
+
+    alignment: Alignment
+    told: tuple[str, ...] = ()
 
 
 def to_text(mapping: SavedAlignment) -> str:
@@ -87,9 +117,14 @@ def to_text(mapping: SavedAlignment) -> str:
         head[name] = end_to_json(end, unit)
     lines = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
     rows = ",\n".join("  " + json.dumps(_row_to_json(path, row)) for path, row in mapping.rows)
-    accepted = [f' "accepted": {json.dumps(mapping.accepted)},'] if mapping.accepted else []
+    more = [f' "accepted": {json.dumps(mapping.accepted)},'] if mapping.accepted else []
+    for name, kinds in (("entries", mapping.entries), ("leaves", mapping.leaves)):
+        if kinds:
+            items = kinds_to_json(kinds).items()
+            listed = ",\n".join(f"  {json.dumps(key)}: {json.dumps(kind)}" for key, kind in items)
+            more += [f' "{name}": {{', listed, " },"]
     bench = f' "bench": {json.dumps(mapping.bench)}'
-    return "\n".join(["{", *lines, ' "rows": [', rows, " ],", *accepted, bench, "}", ""])
+    return "\n".join(["{", *lines, ' "rows": [', rows, " ],", *more, bench, "}", ""])
 
 
 def end_to_json(end: End, unit: str) -> dict[str, Any]:
@@ -133,6 +168,8 @@ def from_text(text: str, name: str) -> SavedAlignment:
             rows,
             bench,
             accepted,
+            kinds_from_json(data.get("entries", {})),
+            kinds_from_json(data.get("leaves", {})),
             name,
         )
     except (ValueError, KeyError, RecursionError) as error:
@@ -181,22 +218,36 @@ def _row_from_json(node: Mapping[str, Any]) -> tuple[str, Row]:
 
 
 def replay(mapping: SavedAlignment, state_dict: StateDict, skeleton: Skeleton) -> Alignment:
-    """The alignment a mapping stands for, over files with the same names, shapes and dtypes.
+    """The alignment a mapping stands for; see `replayed`.
 
     Raises:
         OtherFilesError: Either end is not what the mapping was made for.
     """
-    problems = [
-        *_end_problems("checkpoint", mapping.source, state_dict.digest, len(state_dict)),
-        *_end_problems("skeleton", mapping.target, skeleton.digest, len(skeleton)),
+    return replayed(mapping, state_dict, skeleton).alignment
+
+
+def replayed(mapping: SavedAlignment, state_dict: StateDict, skeleton: Skeleton) -> Replayed:
+    """The alignment a mapping stands for, over files that hold what it uses, and what differs.
+
+    Rows that the user accepted although they were doubtful, and entries accepted as unused, have
+    to be accepted again where they are of another kind than they were.
+
+    Raises:
+        OtherFilesError: Either end is not what the mapping was made for.
+    """
+    compared = [
+        _compared("checkpoint", mapping, state_dict),
+        _compared("skeleton", mapping, skeleton),
     ]
+    problems = [problem for one in compared for problem in one.problems]
     problems = problems or _class_problems(mapping.target.classes, skeleton.classes)
     paths = {path for path, _ in mapping.rows}
     problems += [(leaf.path, "not in the mapping") for leaf in skeleton if leaf.path not in paths]
     others = bool(problems)
+    named = {where for where, _ in problems}
     for path, row in mapping.rows:
         found = _row_problems(path, row, state_dict, skeleton, sizes=others)
-        problems += [(path, why) for why in found]
+        problems += [(path, why) for why in found if path not in named]
     if not problems and [path for path, _ in mapping.rows] != [leaf.path for leaf in skeleton]:
         problems.append(("skeleton", "a leaf is named twice in the mapping"))
     if problems:
@@ -205,16 +256,41 @@ def replay(mapping: SavedAlignment, state_dict: StateDict, skeleton: Skeleton) -
         raise OtherFilesError(
             f"{mapping.name} was made for other files: {shown}{f'; and {more} more' * (more > 0)}.",
             problems,
-            "Use the files it names, or align these anew and save a new mapping.",
+            Hint(Code.OTHER_FILES),
         )
+    changed = compared[0].changed | compared[1].changed
     pairs = zip(skeleton, mapping.rows, strict=True)
-    wanted = (_without_rule(leaf, row, state_dict) for leaf, (_, row) in pairs)
+    wanted = (
+        _without_rule(leaf, _kept(path, row, changed), state_dict) for leaf, (path, row) in pairs
+    )
     rows = Rows.of(wanted, state_dict.numbering)
     used = set(rows.keys)
     known = (key for key in mapping.bench if key in state_dict)
     order = dict.fromkeys((*known, *(entry.key for entry in state_dict)))
     bench = tuple(key for key in order if key not in used)
-    return Alignment.of(rows, bench, state_dict.numbering, skeleton.layers, mapping.accepted)
+    accepted = [key for key in mapping.accepted if key not in changed]
+    alignment = Alignment.of(rows, bench, state_dict.numbering, skeleton.layers, accepted)
+    return Replayed(alignment, (*compared[0].told, *compared[1].told))
+
+
+def _compared(unit: str, mapping: SavedAlignment, end: StateDict | Skeleton) -> Comparison:
+    """Compare one end with that a mapping was made for."""
+    made_for = mapping.source if isinstance(end, StateDict) else mapping.target
+    if made_for.digest == end.digest:
+        return Comparison()
+    if isinstance(end, StateDict) and mapping.entries:
+        used = {key for _, row in mapping.rows for key in row.keys}
+        return compare_entries(mapping.entries, kinds_of(end), used)
+    if isinstance(end, Skeleton) and mapping.leaves:
+        return compare_leaves(mapping.leaves, kinds_of_leaves(end))
+    why = f"made for {made_for.file} with {made_for.count}, this one has {len(end)}"
+    return Comparison(((unit, why),))
+
+
+def _kept(path: str, row: Row, changed: frozenset[str]) -> Row:
+    """The row as it was saved, but for trust in what is of another kind now."""
+    is_other = row.trusted and changed and not changed.isdisjoint((path, *row.keys))
+    return replace(row, trusted=False) if is_other else row
 
 
 def _without_rule(leaf: Leaf, row: Row, state_dict: StateDict) -> Row:
@@ -227,12 +303,6 @@ def _without_rule(leaf: Leaf, row: Row, state_dict: StateDict) -> Row:
     (key,) = row.keys
     ruled = as_layer_needs(leaf, key, state_dict.shape(key)) == row.source
     return replace(row, source=Take(key)) if ruled else row
-
-
-def _end_problems(unit: str, made_for: End, digest: str, count: int) -> list[tuple[str, str]]:
-    if made_for.digest == digest:
-        return []
-    return [(unit, f"made for {made_for.file} with {made_for.count}, this one has {count}")]
 
 
 def _class_problems(made_for: Mapping[str, str], found: Mapping[str, str]) -> list[tuple[str, str]]:

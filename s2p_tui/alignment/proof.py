@@ -41,6 +41,7 @@ class Answer(StrEnum):
     CHOSEN = "chosen by hand for this very leaf"
     TRUSTED = "accepted by hand"
     REPLAYED = "as the mapping says"
+    RECIPE = "as the recipe says, which fits these files"
     LAYER = "its layer says so"
 
     SAME_NAME = "it has the same name"
@@ -65,9 +66,10 @@ class Answer(StrEnum):
 
     ONE_MODULE = "what its layer holds comes from one module"
     ALONE = "its layer holds nothing else"
-    UNNAMED = "no names say otherwise"
+    LEAF_BY_LEAF = "its layer takes from several modules, each leaf by its own name"
 
     NOTHING = "nothing of its module is left over"
+    ACCOUNTED = "what is left over of its module is explained, or has to be accepted"
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,10 +109,7 @@ class Skeleton:
 
     @cached_property
     def classes(self) -> Mapping[str, str]:
-        """SHA-256 (its beginning) over the key paths and settings of each class of layers.
-
-        A class of the user's own goes by its name alone: it may be imported in another way.
-        """
+        """SHA-256 (its beginning) over the key paths and settings of each class of layers."""
         lines: dict[str, list[str]] = {}
         known: dict[int, str] = {}
         for leaf in self.leaves:
@@ -123,9 +120,7 @@ class Skeleton:
             if config is None:
                 config = json.dumps(dict(leaf.config), default=repr, sort_keys=True)
                 known[id(leaf.config)] = config
-            is_known = leaf.owner.startswith("equinox.")
-            name = leaf.owner if is_known else leaf.owner.rpartition(".")[2]
-            lines.setdefault(name, []).append(f"{leaf.path} {config}\n")
+            lines.setdefault(class_name(leaf.owner), []).append(f"{leaf.path} {config}\n")
         return {
             name: hashlib.sha256("".join(found).encode()).hexdigest()[:_CLASS_DIGITS]
             for name, found in sorted(lines.items())
@@ -135,3 +130,11 @@ class Skeleton:
     def digest(self) -> str:
         """SHA-256 over key paths, shapes and dtypes in order; not over the numbers."""
         return digest_of((leaf.path, leaf.shape, leaf.dtype) for leaf in self.leaves)
+
+
+def class_name(owner: str) -> str:
+    """Return the name that a class of layers is told apart by.
+
+    A class of the user's own goes by its name alone: it may be imported in another way.
+    """
+    return owner if owner.startswith("equinox.") else owner.rpartition(".")[2]

@@ -16,7 +16,7 @@ from math import prod
 from operator import mul
 from typing import NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from s2p_tui.alignment.dtypes import dtype_named
 from s2p_tui.alignment.numbering import Numbering
@@ -143,6 +143,11 @@ class StateDict:
         """The entries that have to be decoded before they are weights."""
         return encoded(self.entries)
 
+    @cached_property
+    def shapes_of_weights(self) -> frozenset[tuple[int, ...]]:
+        """The shapes of all entries of floating-point numbers."""
+        return frozenset(e.shape for e in self.entries if dtype_named(e.dtype).is_floating)
+
     def position(self, key: str) -> int:
         """Place of the key in the state dict, counted from 0."""
         return self._position[key]
@@ -155,6 +160,25 @@ class StateDict:
     def numbering(self) -> Numbering:
         """Numbers of sources over these entries: an entry's is its position."""
         return Numbering((entry.key for entry in self.entries), self._position)
+
+    def with_copies(self, copies: Mapping[str, str]) -> StateDict:
+        """Return the same entries under the same numbers, some of them known as others again.
+
+        Args:
+            copies: The entries that each hold the same numbers as another one, by key.
+        """
+        storages = {key: self[key].storage for key in copies.values()}
+        for key in copies.values():
+            storages[key] = storages[key] or ("copied", key)
+        storages |= {key: storages[other] for key, other in copies.items()}
+        made = StateDict(
+            tuple(
+                structs.replace(entry, storage=storages.get(entry.key, entry.storage))
+                for entry in self.entries
+            )
+        )
+        made.__dict__["numbering"] = self.numbering
+        return made
 
     @property
     def nbytes(self) -> int:

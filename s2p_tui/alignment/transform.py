@@ -9,10 +9,11 @@ bounded memory, by `s2p_tui.conversion.evaluate`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate, pairwise
 from math import prod
-from typing import Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from s2p_tui.alignment.untrusted import (
     MalformedError,
@@ -23,6 +24,9 @@ from s2p_tui.alignment.untrusted import (
     string_of,
 )
 from s2p_tui.errors import TransformError
+
+if TYPE_CHECKING:
+    from s2p_tui.alignment.parts import Part
 
 Shape = tuple[int, ...]
 EntryShape = Callable[[str], Shape]
@@ -65,6 +69,17 @@ class _Node:
             else:
                 node[attribute.name] = getattr(self, attribute.name)
         return node
+
+    def undo(self, part: Part, entry_shape: EntryShape) -> Iterable[tuple[Expr, Part]]:
+        """Return the operands that a part of the result is made of, each with a part of it.
+
+        The inverse of the step. Where several operands give the same result, one choice of them,
+        which is named. None for what the step leaves out, makes up or merely measures.
+
+        Raises:
+            TransformError: The parts cannot be put back where they were taken from.
+        """
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +178,10 @@ class Permute(_Step):
     def _step(self) -> str:
         return f"permute axes to ({_numbers(self.axes)})"
 
+    def undo(self, part: Part, entry_shape: EntryShape) -> Iterable[tuple[Expr, Part]]:
+        back = sorted(range(len(self.axes)), key=self.axes.__getitem__)
+        return [(self.of, part.permuted(back))]
+
 
 @dataclass(frozen=True, slots=True)
 class Flip(_Step):
@@ -176,6 +195,9 @@ class Flip(_Step):
 
     def _step(self) -> str:
         return f"flip axes {_numbers(self.axes)}"
+
+    def undo(self, part: Part, entry_shape: EntryShape) -> Iterable[tuple[Expr, Part]]:
+        return [(self.of, part.flipped(self.axes))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +213,9 @@ class Reshape(_Step):
 
     def _step(self) -> str:
         return f"reshape to {show(self.shape)}"
+
+    def undo(self, part: Part, entry_shape: EntryShape) -> Iterable[tuple[Expr, Part]]:
+        return [(self.of, one) for one in part.reshaped(self.of.result_shape(entry_shape))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +235,10 @@ class Split(_Step):
     def _step(self) -> str:
         return f"take {self.start}:{self.stop} of axis {self.axis}"
 
+    def undo(self, part: Part, entry_shape: EntryShape) -> Iterable[tuple[Expr, Part]]:
+        size = self.of.result_shape(entry_shape)[self.axis]
+        return [(self.of, one) for one in part.within(self.axis, self.start, size)]
+
 
 @dataclass(frozen=True, slots=True)
 class Stack(_Join):
@@ -225,6 +254,13 @@ class Stack(_Join):
 
     def _step(self) -> str:
         return f"stack {len(self.of)} on axis {self.axis}"
+
+    def undo(self, part: Part, entry_shape: EntryShape) -> Iterable[tuple[Expr, Part]]:
+        return [
+            (operand, one.without(self.axis))
+            for number, operand in enumerate(self.of)
+            for one in part.cut(self.axis, number, number + 1)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +279,15 @@ class Concat(_Join):
     def _step(self) -> str:
         return f"concatenate {len(self.of)} on axis {self.axis}"
 
+    def undo(self, part: Part, entry_shape: EntryShape) -> Iterable[tuple[Expr, Part]]:
+        sizes = [operand.result_shape(entry_shape)[self.axis] for operand in self.of]
+        ends = accumulate(sizes, initial=0)
+        return [
+            (operand, one)
+            for operand, (start, stop) in zip(self.of, pairwise(ends), strict=True)
+            for one in part.cut(self.axis, start, stop)
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class Sum(_Join):
@@ -253,6 +298,9 @@ class Sum(_Join):
 
     def _step(self) -> str:
         return f"add {len(self.of)}"
+
+    def undo(self, part: Part, entry_shape: EntryShape) -> Iterable[tuple[Expr, Part]]:
+        return part.shared_out(self.of, entry_shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +314,9 @@ class Scale(_Step):
 
     def _step(self) -> str:
         return f"multiply by {self.factor:g}"
+
+    def undo(self, part: Part, entry_shape: EntryShape) -> Iterable[tuple[Expr, Part]]:
+        return [(self.of, part.scaled(1 / self.factor))] if self.factor else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +335,17 @@ class Broadcast(_Step):
 
     def _step(self) -> str:
         return f"repeat to {show(self.shape)}"
+
+    def undo(self, part: Part, entry_shape: EntryShape) -> Iterable[tuple[Expr, Part]]:
+        shape = self.of.result_shape(entry_shape)
+        new = len(self.shape) - len(shape)
+        parts = [part]
+        for axis, size in enumerate((*(1,) * new, *shape)):
+            if size == 1:
+                parts = [one for each in parts for one in each.cut(axis, 0, 1)]
+        for _ in range(new):
+            parts = [one.without(0) for one in parts]
+        return [(self.of, one) for one in parts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +389,12 @@ class WeightNorm(_Join):
             return "fold nothing"
         return _describe_many(self.of[1:], "fold the weight norm")
 
+    def undo(self, part: Part, entry_shape: EntryShape) -> Iterable[tuple[Expr, Part]]:
+        magnitude, weight = self.of
+        chosen = f"the norms of {' and '.join(keys_of(weight))}"
+        norms = part.norms(magnitude.result_shape(entry_shape), chosen)
+        return [(weight, part), (magnitude, norms)]
+
 
 @dataclass(frozen=True, slots=True)
 class SpectralNorm(_Join):
@@ -350,6 +418,10 @@ class SpectralNorm(_Join):
         if not self.of:
             return "fold nothing"
         return _describe_many(self.of[:1], "fold the spectral norm")
+
+    def undo(self, part: Part, entry_shape: EntryShape) -> Iterable[tuple[Expr, Part]]:
+        # The two vectors are no part of the result.
+        return [(self.of[0], part)]
 
 
 Joining = Stack | Concat | Sum | WeightNorm | SpectralNorm

@@ -232,6 +232,7 @@ _FITS = (
 )  # fmt: skip
 _BYTES = tuple(bytes((code,)) for code in range(len(_FITS)))
 _BLOCKING = (_DOUBTFUL, _MISMATCHED)
+_SIGNS = tuple(Verdict(fit or Fit.GAP, blocks=code in _BLOCKING) for code, fit in enumerate(_FITS))
 
 # A table of 4 MB; pairs of as many kinds as leaves and entries are sorted, which takes 6 ms more.
 _LARGEST_TABLE = 2**22
@@ -384,11 +385,8 @@ class Verdicts:
         if len(affected):
             low, high = int(affected[0]), int(affected[-1]) + 1
             span = range(min(span.start, low), max(span.stop, high)) if span else range(low, high)
-        if len(span) < _MOST_KEPT:
-            for index in span:
-                self._kept.pop(index, None)
-        else:
-            self._kept.clear()
+        # Reasons name other rows, wherever these are.
+        self._kept.clear()
         codes = np.frombuffer(self._codes, np.uint8)
         codes[span.start : span.stop] = self._judged(span)
         return span
@@ -404,19 +402,20 @@ class Verdicts:
 
     def fit(self, index: int) -> Fit:
         """Return the fit of a row."""
-        fit = _FITS[self._codes[index]]
-        assert fit is not None
-        return fit
+        return self.sign(index).fit
+
+    def sign(self, index: int) -> Verdict:
+        """Return the verdict on a row without its reason, which takes longer to find."""
+        return _SIGNS[self._codes[index]]
 
     @property
     def counts(self) -> Counter[Fit]:
         """Rows per fit."""
         return self.counts_in(range(len(self)))
 
-    @property
-    def trusted(self) -> int:
-        """Rows that are doubtful and trusted."""
-        return self._codes.count(_TRUSTED)
+    def trusted_in(self, span: range) -> int:
+        """Return how many rows of a range are doubtful and trusted."""
+        return self._codes.count(_TRUSTED, span.start, span.stop)
 
     def counts_in(self, span: range) -> Counter[Fit]:
         """Return the rows of a range per fit."""
@@ -430,13 +429,16 @@ class Verdicts:
     @property
     def blocking(self) -> int:
         """Rows that block a conversion."""
-        return sum(map(self._codes.count, _BLOCKING))
+        return self.blocking_count(range(len(self)))
+
+    def blocking_count(self, span: range) -> int:
+        """Return how many rows of a range block a conversion."""
+        return sum(self._codes.count(code, span.start, span.stop) for code in _BLOCKING)
 
     def worst(self, span: range) -> Verdict | None:
         """Return the worst fit of a range's rows, without a reason; None if it has none."""
         code = next((c for c in range(_MISMATCHED, 0, -1) if self._find(c, span) >= 0), 0)
-        fit = _FITS[code]
-        return None if fit is None else Verdict(fit, blocks=code in _BLOCKING)
+        return _SIGNS[code] if code else None
 
     def blocking_set(self) -> set[int]:
         """Return all rows that block a conversion."""
@@ -575,12 +577,13 @@ class Verdicts:
         claimed = (claims != NOTHING) & (claims != np.arange(span.start, span.stop))
         loose = others & ~settled & ~claimed
         doubted = agrees & ~(certain | facts.user)
-        doubted |= (sources == GAP) & ~(facts.user | (certain & (wanted == NOTHING)))
+        chosen = facts.user | facts.recipe
+        doubted |= (sources == GAP) & ~(chosen | (certain & (wanted == NOTHING)))
         doubted |= others & (settled | claimed)
         doubted |= loose & ~facts.user
         alike = (taken == suggested) & (taken >= 0)
         many = (taken == _MANY_ENTRIES) | (suggested == _MANY_ENTRIES) | (taken == _NO_ENTRY)
-        apart = is_source & facts.claude
+        apart = is_source & (facts.claude | facts.recipe)
         apart |= others & (alike | many)
         return doubted, apart
 
@@ -595,4 +598,5 @@ class _Facts:
         facts = {name: found & (1 << number) != 0 for number, name in enumerate(FACTS)}
         self.fixed, self.trusted = facts["fixed"], facts["trusted"]
         self.user, self.claude = facts["user"], facts["claude"]
+        self.recipe = facts["recipe"]
         self.ruled = facts["ruled"]

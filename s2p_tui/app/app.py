@@ -30,7 +30,7 @@ from s2p_tui.app.screens.questions import ConfirmQuit, QuitAnswer, Reading, Whic
 from s2p_tui.app.terminal.exit import Ending
 from s2p_tui.app.terminal.key_queue import KeyQueue
 from s2p_tui.app.terminal.output_diff import CellDiffDriver, with_cell_diff
-from s2p_tui.app.theme import ASCII, OWN_COLOURS, UNICODE
+from s2p_tui.app.theme import ASCII, OWN_COLOURS, UNICODE, quiet
 from s2p_tui.app.tour import Tour
 from s2p_tui.conversion.output_names import default_mapping
 from s2p_tui.errors import AmbiguousStateDictError, S2PError, printable
@@ -129,7 +129,13 @@ class S2PApp(ConvertedApp):
         self._mapping = options.get("mapping")
         self._journalled = Journalled(None)
         self._workspace: Workspace | None = None
+        self._reading: Reading | None = None
         self.set_class(self._symbols.is_ascii, "-ascii")
+
+    def get_css_variables(self) -> dict[str, str]:
+        """Textual's, and `quiet`: the text's colour, nearer to the background in any theme."""
+        variables = super().get_css_variables()
+        return variables | {"quiet": quiet(variables["foreground"], variables["background"])}
 
     def get_driver_class(self) -> type[Driver]:
         """The driver of this platform, which sends no more than what has changed."""
@@ -142,7 +148,9 @@ class S2PApp(ConvertedApp):
 
     def get_default_screen(self) -> Reading:
         """The first frame: which files are being read."""
-        return Reading(self._symbols, self._options["model_label"], self._options["skeleton_label"])
+        labels = self._options["model_label"], self._options["skeleton_label"]
+        self._reading = Reading(self._symbols, *labels)
+        return self._reading
 
     def on_load(self) -> None:
         loop = asyncio.get_running_loop()
@@ -311,6 +319,9 @@ class S2PApp(ConvertedApp):
             options=self._options,
         )
         await self.push_screen(self._workspace)
+        self._workspace.call_after_refresh(
+            self.press_next, *(self._reading.typed if self._reading else ())
+        )
 
     async def _mapping_of(self, session: Session) -> Offered | str | None:
         """The mapping file to start from, or what there is to say of it."""

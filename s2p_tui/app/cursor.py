@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+
+from s2p_tui.app.filtering import Filtering
 
 if TYPE_CHECKING:
     from s2p_tui.app.folding import Folding
@@ -25,10 +28,12 @@ class Cursor:
         anchor: Where a range mark was started, while it is being made.
         picked: The row of the entry that was picked up, or the first of the block that was.
         picked_rows: How many rows were picked up.
+        fits: Rows where that would fit, ascending.
         typed: Digits of a row number typed so far.
         query: What was searched for; empty if no search is on.
         matches: Rows that match it, ascending.
-        folding: Which rows are shown as one line; None if each is a line of its own.
+        folding: Which rows are shown, and which as one line; None if each is a line of its own.
+        is_refolded: True if lines have come or gone that are not drawn yet.
     """
 
     index: int = 0
@@ -36,10 +41,12 @@ class Cursor:
     anchor: int | None = None
     picked: int | None = None
     picked_rows: int = 1
+    fits: tuple[int, ...] = ()
     typed: str = ""
     query: str = ""
     matches: tuple[int, ...] = ()
-    folding: Folding | None = None
+    folding: Folding | Filtering | None = None
+    is_refolded: bool = False
 
     @property
     def here(self) -> range:
@@ -91,6 +98,12 @@ class Cursor:
         """Return True if the search found one of these rows."""
         return bisect_left(self.matches, span.start) < bisect_left(self.matches, span.stop)
 
+    def fits_in(self, span: range) -> bool:
+        """Return True if what is picked up would fit in one of these rows."""
+        if self.picked is None:
+            return False
+        return bisect_left(self.fits, span.start) < bisect_left(self.fits, span.stop)
+
     def marks_in(self, span: range) -> bool:
         """Return True if one of these rows is marked, or would be if the range ended here."""
         ranged, marks = self._range(), self.marks
@@ -115,17 +128,19 @@ class Cursor:
             self.typed += digit
 
     def toggle_mark(self) -> None:
-        """Mark what is under the cursor, or take the mark away."""
-        self.finish_range()
+        """Mark what is under the cursor, or take the mark away; of a range, mark all."""
+        if self.anchor is not None:
+            self.finish_range()
+            return
         here = self.here
         if all(index in self.marks for index in here):
             self.marks.difference_update(here)
         else:
             self.marks.update(here)
 
-    def pick_up(self, here: range) -> None:
-        """Pick up rows that are next to each other."""
-        self.picked, self.picked_rows = here.start, len(here)
+    def pick_up(self, here: range, fits: Iterable[int] = ()) -> None:
+        """Pick up rows that are next to each other, and fit where they say."""
+        self.picked, self.picked_rows, self.fits = here.start, len(here), tuple(fits)
 
     @property
     def picked_span(self) -> range:
@@ -135,11 +150,8 @@ class Cursor:
         return range(self.picked, self.picked + self.picked_rows)
 
     def toggle_range(self) -> None:
-        """Start marking a range here, or finish it here."""
-        if self.anchor is None:
-            self.anchor = self.index
-        else:
-            self.finish_range()
+        """Start marking a range here, or give it up; what is done to it, or a mark, ends it."""
+        self.anchor = self.index if self.anchor is None else None
 
     def finish_range(self) -> None:
         """Turn the range into marks."""
@@ -150,15 +162,15 @@ class Cursor:
         self.anchor, self.marks = None, indices
 
     def next_match(self, step: Literal[1, -1]) -> int | None:
-        """The nearest match after (or before) the cursor, going round."""
-        if not self.matches:
+        """The nearest match, or the nearest row where what is picked up fits."""
+        found = self.matches if self.picked is None else self.fits
+        if not found:
             return None
         if step > 0:
             # What a folded block hides was not walked through yet.
             find = bisect_left if self.is_block else bisect_right
-            index = find(self.matches, self.index)
-            return self.matches[index % len(self.matches)]
-        return self.matches[bisect_left(self.matches, self.index) - 1]
+            return found[find(found, self.index) % len(found)]
+        return found[bisect_left(found, self.index) - 1]
 
     def escape(self) -> bool:
         """Give up the innermost thing in hand; False if there was none."""
@@ -170,11 +182,34 @@ class Cursor:
             self.anchor = None
         elif self.query:
             self.query, self.matches = "", ()
+            self.show_all()
         elif self.marks:
             self.marks = set()
         else:
             return False
         return True
+
+    @property
+    def filtering(self) -> Filtering | None:
+        """The view that shows only what was searched for; None if nothing is hidden."""
+        return self.folding if isinstance(self.folding, Filtering) else None
+
+    def hide_others(self, rows: int) -> None:
+        """Show only what the search found, of so many rows before the bench."""
+        folding = self.filtering.unfiltered if self.filtering is not None else self.folding
+        if folding is not None and not isinstance(folding, Filtering):
+            self.folding, self.is_refolded = Filtering(self.matches, rows, folding), True
+
+    def show_all(self) -> None:
+        """Show what the search did not find, too."""
+        if self.filtering is not None:
+            self.folding, self.is_refolded = self.filtering.unfiltered, True
+
+    @property
+    def match_number(self) -> int:
+        """The number of the match here, counted from 1; 0 if this is none."""
+        at = bisect_left(self.matches, self.index)
+        return at + 1 if self.matches_in(self.here) else 0
 
     def forget_beyond(self, count: int) -> None:
         """Drop whatever points past the last index, as after the bench has shrunk."""

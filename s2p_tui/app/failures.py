@@ -17,6 +17,10 @@ Failure = TypeVar("Failure", bound=S2PError)
 _LINE_UP = "n goes to the next one: move its entry there, or trust it with y."
 WAYS_OUT = {
     Code.SAVED_MAPPING: "Give a file that ctrl+s saved.",
+    Code.SAVED_RECIPE: "Give a recipe that was saved here, or the name of one.",
+    Code.OTHER_FILES: (
+        "Open the files it names, or align these. For another depth or width, save a recipe there."
+    ),
     Code.LINE_UP_ROWS: _LINE_UP,
     Code.LINE_UP_MISMATCHED_ROWS: "n goes to the next one: move its entry there.",
     Code.LINE_UP_NAMELESS_ROWS: _LINE_UP,

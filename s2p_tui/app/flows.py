@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from s2p_tui.alignment.task import Task
@@ -16,12 +17,14 @@ from s2p_tui.app.background import app_of, in_thread
 from s2p_tui.app.commands import sources, transforms
 from s2p_tui.app.commands.arrange import ImpossibleError
 from s2p_tui.app.failures import unexpected
+from s2p_tui.app.kinds import Kind, Kinds
 from s2p_tui.app.review import Reviewing
 from s2p_tui.app.screens.ask_claude import AskClaude
 from s2p_tui.app.screens.busy import Converting, WaitingForClaude, Working
 from s2p_tui.app.screens.choose_source import ChooseSource
 from s2p_tui.app.screens.choose_transform import ChooseTransform
 from s2p_tui.app.screens.convert import ConvertForm, Result
+from s2p_tui.app.screens.kinds import KindsView
 from s2p_tui.app.screens.questions import LoadMapping
 from s2p_tui.app.screens.review import Review
 from s2p_tui.app.terminal.key_queue import KeyQueue
@@ -245,6 +248,49 @@ async def choose_source(workspace: Workspace) -> None:
     )
 
 
+async def choose_for_kind(workspace: Workspace, kind: Kind, done: Callable[[], None]) -> None:
+    """Choose the entry for the first row of a kind; the others take theirs by their numbers."""
+    try:
+        offered = sources.offer(workspace.session, kind.indices[0], workspace.pools)
+    except ImpossibleError as reason:
+        workspace.say(str(reason), "lines--bad")
+        done()
+        return
+    choice = await _result_of(workspace, ChooseSource(offered, workspace.symbols))
+    if choice is not None:
+        workspace.make(lambda: sources.take_alike(workspace.session, choice.option, kind.indices))
+    done()
+
+
+async def transform_kind(workspace: Workspace, kind: Kind, done: Callable[[], None]) -> None:
+    """Choose what is done to the entries of all rows of a kind."""
+    session = workspace.session
+
+    def find() -> TransformOffer | ImpossibleError:
+        try:
+            return transforms.offer_rows(session, kind.indices, kind.name)
+        except ImpossibleError as reason:
+            return reason
+
+    words = "Looking for what these rows allow …"
+    await _take_transform(workspace, await _computed(workspace, words, len(kind.indices), find))
+    done()
+
+
+async def kinds(workspace: Workspace) -> None:
+    """Show one line per kind of row; then the rows of the one that is opened."""
+    words = "Gathering the kinds of rows …"
+    found = await _computed(
+        workspace, words, len(workspace.session), lambda: Kinds(workspace.session)
+    )
+    if isinstance(found, Kinds):
+        opened = await _result_of(workspace, KindsView(workspace, found, workspace.symbols))
+        if opened is not None:
+            workspace.show_only(opened)
+    else:
+        _failed(workspace, found)
+
+
 async def choose_transform(workspace: Workspace) -> None:
     """Choose what is done to entries on their way into this leaf, or into a block's leaves."""
     session, cursor = workspace.session, workspace.cursor
@@ -257,14 +303,21 @@ async def choose_transform(workspace: Workspace) -> None:
             return reason
 
     words, rows = "Looking for what these rows allow …", len(cursor.here) if is_block else 1
-    offered = await _computed(workspace, words, rows, find)
+    await _take_transform(workspace, await _computed(workspace, words, rows, find))
+
+
+async def _take_transform(
+    workspace: Workspace, offered: TransformOffer | ImpossibleError | S2PError | None
+) -> None:
+    """Let the user take one of the transforms that are offered, if any are."""
+    session = workspace.session
     if isinstance(offered, ImpossibleError):
         workspace.say(str(offered), "lines--bad")
         return
     if offered is None or isinstance(offered, S2PError):
         _failed(workspace, offered)
         return
-    cursor.typed = ""
+    workspace.cursor.typed = ""
     screen = ChooseTransform(session, offered, workspace.symbols)
     option = await _result_of(workspace, screen)
     if option is None:
@@ -343,7 +396,8 @@ async def convert(workspace: Workspace) -> None:
 async def _convert(workspace: Workspace) -> None:
     session, symbols = workspace.session, workspace.symbols
     notes = tuple(remarks(session.alignment.rows, session.target.skeleton))
-    order = await _result_of(workspace, ConvertForm(workspace.order, symbols, notes))
+    here = [file for file in session.sources if isinstance(file, Path)]
+    order = await _result_of(workspace, ConvertForm(workspace.order, symbols, notes, here))
     if order is None:
         return
     workspace.order = order
@@ -387,11 +441,15 @@ async def load_mapping(workspace: Workspace) -> None:
     mapping = await _result_of(workspace, screen)
     if mapping is not None:
         name = printable(os.path.basename(mapping.name))
+        before = session.alignment
         workspace.travel(
             lambda: session.start_from(mapping),
             f"Loaded {name}; u takes it back.",
             f"Everything is as in {name}.",
         )
+        if session.told and session.alignment is not before:
+            told = printable("; ".join(session.told))
+            workspace.say(f"Loaded {name}: {told}; u takes it back.", "lines--strong")
 
 
 def save_mapping(workspace: Workspace) -> None:

@@ -176,6 +176,10 @@ class Folding:
         stop = self._starts.find(_START, index + 1)
         return range(start, self._rows if stop < 0 else stop)
 
+    def above(self, index: int) -> int | None:
+        """The index in the line above; None where that is a folded block, or there is none."""
+        return index - 1 if index and len(self.span(index - 1)) == 1 else None
+
     def line_of(self, index: int) -> int:
         """The line that shows an index."""
         if index >= self._rows:

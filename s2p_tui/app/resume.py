@@ -92,7 +92,7 @@ async def begin(
         return None
     note = opened.note
     if answer == "mapping" and offered is not None:
-        session.begin_with(offered.alignment, offered.path)
+        session.begin_with(offered.followed, offered.path)
         note = note or f"Started from {printable(offered.path.name)}."
     if answer == "go on" and found is None:
         note = note or "There were no edits to resume."

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from s2p_tui.alignment.fit import Fit
+from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.errors import printable
 
 
 @dataclass(frozen=True)
 class Symbols:
-    """One set of symbols, each one cell wide except the ellipsis.
+    """One set of symbols, each one cell wide except the ellipsis and the sign of trusted rows.
 
     Attributes:
         fits: A sign for each fit.
+        trusted: A doubtful row that the user trusts.
         cursor: The row the cursor is on.
         picked: The entry that is being moved.
         marked: A marked row.
@@ -30,6 +31,7 @@ class Symbols:
     """
 
     fits: Mapping[Fit, str]
+    trusted: str
     cursor: str
     picked: str
     marked: str
@@ -48,6 +50,10 @@ class Symbols:
         """True if nothing beyond ASCII may be shown."""
         return self.dot.isascii()
 
+    def sign(self, verdict: Verdict) -> str:
+        """Return the sign of a row; one that is trusted has its own."""
+        return self.trusted if verdict.is_trusted else self.fits[verdict.fit]
+
     def plain(self, text: str) -> str:
         """Return this program's own words in these symbols; names beyond ASCII are spelled out."""
         if not self.is_ascii:
@@ -58,6 +64,7 @@ class Symbols:
 
 UNICODE = Symbols(
     {Fit.EXACT: "✓", Fit.TRANSFORMED: "≈", Fit.DOUBTFUL: "?", Fit.MISMATCHED: "✗", Fit.GAP: "·"},
+    trusted="✓*",
     cursor="▸",
     picked="↕",
     marked="●",
@@ -73,6 +80,7 @@ UNICODE = Symbols(
 )
 ASCII = Symbols(
     {Fit.EXACT: "=", Fit.TRANSFORMED: "~", Fit.DOUBTFUL: "?", Fit.MISMATCHED: "x", Fit.GAP: "."},
+    trusted="=*",
     cursor=">",
     picked="^",
     marked="*",
@@ -103,5 +111,21 @@ def suitable_theme() -> str | None:
     return OWN_COLOURS if has_16 else None
 
 
+# Text stays readable (4.5:1) at this share of the background's colour in all of Textual's themes
+# whose own text has 7:1.
+_TOWARDS_BACKGROUND = 0.38
+
+
+def quiet(foreground: str, background: str) -> str:
+    """Return the colour of what matters less; the terminal's own where colours are its own."""
+    from textual.color import Color
+
+    if foreground.startswith("ansi"):
+        return foreground
+    return Color.parse(foreground).blend(Color.parse(background), _TOWARDS_BACKGROUND).hex
+
+
 BY_COLUMNS = [(0, "-narrow"), (60, "-wide")]
+BROAD = 180
+"""Cells from which on the details stand beside the list: it keeps 110 of them."""
 BY_LINES = [(0, "-short"), (16, "-tall")]

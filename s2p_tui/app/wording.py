@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 
-from s2p_tui.alignment.fit import Fit
+from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.sharing import parts_dropped
-from s2p_tui.alignment.transform import Expr, Split, Take, nodes_of, show
+from s2p_tui.alignment.transform import Expr, Shape, Split, Take, nodes_of, show
 from s2p_tui.app.folding import Fold
 from s2p_tui.app.text import clip, many, size_in_words, wrap
 from s2p_tui.app.theme import Symbols
 from s2p_tui.errors import printable
+from s2p_tui.session import find
 
 if TYPE_CHECKING:
     from s2p_tui.alignment.alignment import Alignment, Author
@@ -79,6 +80,8 @@ AUTHORS: dict[Author, str] = {
     "claude": "by Claude",
     "rule": "by a rule",
     "moved": "moved by you",
+    "recipe": "by a recipe",
+    "pattern": "by a recipe, unsettled",
 }
 
 
@@ -107,9 +110,7 @@ def tally(session: Session, symbols: Symbols) -> str:
 
     Trusted rows are counted apart; behind the bench, the entries on it that block.
     """
-    trusted = session.verdicts.trusted
-    counts = per_fit(session.verdicts.counts - Counter({Fit.DOUBTFUL: trusted}), symbols)
-    counts += f" trusted {trusted:,}" if trusted else ""
+    counts = fits_in(session, range(len(session.verdicts)), symbols)
     if session.awaits_evidence:
         counts = f"{counts} {symbols.ellipsis}".strip()
     parts = [counts] if counts else []
@@ -122,9 +123,34 @@ def tally(session: Session, symbols: Symbols) -> str:
     return "  ".join(parts)
 
 
-def per_fit(counts: Mapping[Fit, int], symbols: Symbols) -> str:
-    """Rows per fit with their signs, worst first: `✗2 ?1 ✓119`."""
-    return " ".join(f"{symbols.fits[fit]}{counts[fit]:,}" for fit in _WORST_FIRST if counts[fit])
+def fits_in(session: Session, span: range, symbols: Symbols) -> str:
+    """Rows per fit with their signs, worst first: `✗2 ?1 ✓*3 ✓119`."""
+    return " ".join(text for text, _ in _signs_in(session, span, symbols))
+
+
+def _signs_in(session: Session, span: range, symbols: Symbols) -> list[tuple[str, str]]:
+    """Return a sign and a count for each fit that rows of a range have, and its style's name."""
+    counts, trusted = session.verdicts.counts_in(span), session.verdicts.trusted_in(span)
+    counts[Fit.DOUBTFUL] -= trusted
+    signs = [(symbols.fits[fit], counts[fit], fit) for fit in _WORST_FIRST]
+    signs.insert(2, (symbols.trusted, trusted, Fit.EXACT))
+    return [(f"{sign}{count:,}", fit.value) for sign, count, fit in signs if count]
+
+
+def signs_of(session: Session, fold: Fold, symbols: Symbols) -> list[tuple[str, str]]:
+    """Return signs and counts of what is folded, worst first, with the names of their styles."""
+    if fold.blocks:
+        return _signs_in(session, range(fold.start, fold.stop), symbols)
+    blocking = len(session.unused.blocking)
+    unused = (f"{symbols.fits[Fit.DOUBTFUL]}{blocking:,}", Fit.DOUBTFUL.value)
+    return [unused] if blocking else []
+
+
+def bench_heading(session: Session, index: int, symbols: Symbols) -> str:
+    """Return what stands beside a benched entry: beside the first one, how many there are."""
+    if index > len(session.alignment.rows):
+        return "(bench)"
+    return f"(bench {symbols.times}{len(session.alignment.bench):,})"
 
 
 def location(session: Session, index: int) -> str:
@@ -148,6 +174,12 @@ def situation(session: Session) -> str:
     return f"{many(session.blocking, 'row')} of {len(session.alignment.rows):,} to line up{more}."
 
 
+def problem_number(session: Session, index: int) -> str:
+    """Return which problem is at an index, of all of them: `3 of 30`."""
+    number = find.problem_number(session, index)
+    return f"{number:,} of {session.problem_count:,} that block."
+
+
 def blocked(session: Session, index: int) -> str:
     """Return why a row or benched entry blocks the conversion, and how many others do."""
     verdict = session.verdict(index)
@@ -155,12 +187,22 @@ def blocked(session: Session, index: int) -> str:
         others = len(session.unused.blocking) - 1
         more = f" And {many(others, 'other entry', 'other entries')}." if others else ""
         return f"{printable(account.key)}: {account.why} (y accepts that).{more}"
-    why = verdict.why if verdict is not None else ""
+    why = deciding(session, index, verdict) if verdict is not None else ""
     others = session.blocking - 1
     if verdict is not None and verdict.fit is Fit.DOUBTFUL:
         why += " (y trusts it)"
     more = f" And {many(others, 'other row')}." if others else ""
     return f"Row {index + 1}: {printable(why)}.{more}"
+
+
+def unlike_axes(shape: Shape, other: Shape) -> frozenset[int]:
+    """Return the axes of a shape that differ from those of another one."""
+    if len(shape) == len(other):
+        pairs = zip(shape, other, strict=True)
+        return frozenset(axis for axis, (one, two) in enumerate(pairs) if one != two)
+    found = SequenceMatcher(None, shape, other, autojunk=False).get_matching_blocks()
+    alike = {axis for block in found for axis in range(block.a, block.a + block.size)}
+    return frozenset(range(len(shape))) - alike
 
 
 def after_edit(before: Alignment, after: Alignment, changed: range, said: str) -> str:
@@ -177,17 +219,35 @@ def in_hand(session: Session, cursor: Cursor) -> str:
     """Return what is picked up, marked, searched for or typed; empty if nothing is."""
     typed = f" to row {cursor.typed}" if cursor.typed else ""
     if cursor.picked is not None:
-        return f"Picked up {printable(name_at(session, cursor.picked))}{typed}"
+        where = many(len(cursor.fits), "row") if cursor.fits else "no other row"
+        return f"Picked up {printable(name_at(session, cursor.picked))}{typed}: fits {where}"
     if typed:
         return f"Go{typed}: Enter"
     if cursor.anchor is not None:
         return f"Marking {many(len(cursor.marked()), 'row')}"
     if cursor.query:
         found = many(len(cursor.matches), "match", "matches")
-        return f"/{printable(cursor.query)}: {found}"
+        if number := cursor.match_number:
+            found = f"{number:,} of {len(cursor.matches):,}"
+        alone = ", others hidden" if cursor.filtering is not None else ""
+        return f"/{printable(cursor.query)}: {found}{alone}"
     if cursor.marks:
         return f"{many(len(cursor.marks), 'row')} marked"
     return ""
+
+
+def deciding(session: Session, index: int, verdict: Verdict) -> str:
+    """Return the reason that decides how good a row is, of all that speak for or against it.
+
+    What the matcher says of a row ends with what makes it doubtful; other doubts come first.
+    """
+    if verdict.fit is not Fit.DOUBTFUL:
+        return verdict.why
+    evidence = session.evidence
+    said = evidence.suggestions[index].reason if evidence is not None else ""
+    if said and verdict.why.startswith(said):
+        return said.rpartition("; ")[2]
+    return verdict.why.partition("; ")[0]
 
 
 def details(session: Session, index: int, symbols: Symbols, width: int = 0) -> list[str]:
@@ -212,18 +272,16 @@ def details(session: Session, index: int, symbols: Symbols, width: int = 0) -> l
     kind = "  Python scalar" if leaf.kind == "scalar" else ""
     shape = f"{show(leaf.shape)} {leaf.dtype}"
     entries = _entries(session, row.keys, symbols, width)
-    why = f": {printable(verdict.why)}" if verdict.why else ""
+    reason = deciding(session, index, verdict)
+    why = f": {printable(reason)}" if reason else ""
+    why += " (i shows more)" if len(reason) < len(verdict.why) else ""
     decided = AUTHORS[row.by] + (", trusted" if row.trusted else "")
     decided += f": {printable(row.why)}" if row.why and row.why not in verdict.why else ""
-    fit = f"{symbols.fits[verdict.fit]} {verdict.fit}{why}"
-    # The list must not jump where one moves through rows as they come; but what the user is asked
-    # to trust must be readable.
-    is_plain = row.source is None or isinstance(row.source, Take)
-    is_short = is_plain and verdict.fit is not Fit.DOUBTFUL
+    fit = f"{symbols.sign(verdict)} {verdict.fit}{why}"
     return [
         *(entries or [symbols.nothing]),
         f"{symbols.arrow} {printable(leaf.path)}  {shape}{kind}{owner}",
-        *([fit] if is_short else wrap(fit, width, _MOST_LINES)),
+        *wrap(fit, width, _MOST_LINES),
         f"row {index + 1:,}, {decided}",
     ]
 
@@ -329,7 +387,7 @@ def folded_details(session: Session, fold: Fold, symbols: Symbols) -> list[str]:
         ways = f"{symbols.fits[Fit.DOUBTFUL]} {blocking}: y accepts all that do"
         return [taken, unused, ways if len(session.unused.blocking) else "", "Tab unfolds it"]
     blocks = f"{many(fold.blocks, 'block')}, " if fold.blocks > 1 else ""
-    fits = per_fit(session.verdicts.counts_in(span), symbols)
+    fits = fits_in(session, span, symbols)
     return [
         taken,
         f"{symbols.arrow} {printable(fold.title())}  {blocks}{many(len(fold), 'row')}",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from cyclopts import CycloptsError
 
-from s2p_tui.cli import compare, convert, files, open_app, settings
+from s2p_tui.cli import compare, convert, export, files, open_app, orbax, recipe, settings
 from s2p_tui.cli.options import WAYS_OUT, app
 from s2p_tui.errors import AlignmentError, OutputError, S2PError, SettingsError, UsageError
 from s2p_tui.session.signals import StoppedError, stopping
@@ -21,7 +21,7 @@ from s2p_tui.session.signals import StoppedError, stopping
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-COMMANDS = (open_app, convert, files, compare, settings)
+COMMANDS = (open_app, convert, orbax, export, recipe, files, compare, settings)
 """The modules whose commands are added to the app by importing them."""
 
 
@@ -50,6 +50,11 @@ def run(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except SystemExit as ended:
+        # Rich, which prints the help, ends the program where nobody reads on.
+        if isinstance(ended.__context__, BrokenPipeError):
+            return 0
+        raise
 
 
 _ROWS_SHOWN = 20

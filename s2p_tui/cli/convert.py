@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from s2p_tui.cli.options import (
     MEBIBYTE,
@@ -19,11 +20,13 @@ from s2p_tui.cli.options import (
     CheckpointOption,
     ChunkSize,
     Dtype,
+    Format,
     Jobs,
     Key,
     Like,
     MappingFile,
     Output,
+    Part,
     Skeleton,
     Trust,
     TrustAll,
@@ -58,6 +61,17 @@ if TYPE_CHECKING:
     # with Claude's help for rows that names and structure leave open; asks first
     s2p-tui convert model.pt model_skeleton.eqx --arrange claude \\
         --claude-model opus
+
+    # to an Orbax checkpoint, which loads sharded over any mesh
+    s2p-tui convert model.pt model_skeleton.eqx -o model.orbax
+
+    # its first half, by one of two workers; --part auto under srun or mpirun
+    s2p-tui convert model.pt model_skeleton.eqx -o big.orbax --part 0/2 \\
+        --mapping model.mapping.json
+
+    # what 64 hosts would read, write and hold
+    s2p-tui convert model.pt model_skeleton.eqx -o big.orbax --dry-run \\
+        --hosts 64
     """
 )
 def convert(
@@ -66,7 +80,28 @@ def convert(
     /,
     *,
     output: Output = None,
+    file_format: Format = None,
+    part: Part = None,
+    dry_run: Annotated[
+        bool,
+        Parameter(
+            negative="", help="Print what would be read, written and held; write nothing. Orbax."
+        ),
+    ] = False,
+    hosts: Annotated[
+        int,
+        Parameter(
+            help="Hosts that --dry-run shares the work among.", validator=validators.Number(gte=1)
+        ),
+    ] = 1,
     mapping: MappingFile = None,
+    recipe: Annotated[
+        Path | None,
+        Parameter(
+            help="Follow this recipe file, or the known recipe of this name; what it says nothing "
+            "of is aligned by names and structure."
+        ),
+    ] = None,
     arrange: Annotated[
         Literal["auto", "order", "claude"] | None,
         Parameter(
@@ -114,22 +149,38 @@ def convert(
 ) -> int:
     """Convert a checkpoint without the terminal app.
 
-    The two sides are aligned by a mapping file, by names and structure, strictly by order, or with
-    Claude's help. Rows that do not line up, or are doubtful and not trusted, are listed, and so are
-    entries that no leaf takes, unless they hold no parameter or are accepted; then nothing is
-    written: exit status 3. Progress goes to standard error, the summary to standard output.
+    The two sides are aligned by a mapping file, by a recipe, by names and structure, strictly by
+    order, or with Claude's help. Rows that do not line up, or are doubtful and not trusted, are
+    listed, and so are entries that no leaf takes, unless they hold no parameter or are accepted;
+    then nothing is written: exit status 3. Progress goes to standard error, the summary to standard
+    output.
     """
+    from s2p_tui.cli.orbax import (
+        chosen_format,
+        convert_part,
+        estimate_lines,
+        refuse_alone,
+        require_orbax,
+    )
     from s2p_tui.cli.progress import matching_shown, run_with_progress
-    from s2p_tui.conversion.output_names import default_output
+    from s2p_tui.conversion.output_names import default_output, in_format
     from s2p_tui.conversion.report import result_as_json
+    from s2p_tui.session.orbax import convert_to_orbax, orbax_conversion
     from s2p_tui.session.session import Session
 
-    path = output or default_output(checkpoint, skeleton)
+    wanted = chosen_format(output, file_format, ask=not json)
+    path = output or default_output(checkpoint, skeleton, wanted)
     session: Session | None = None
+    line = ""
     try:
-        if mapping is not None and arrange is not None:
+        path, form = in_format(path, wanted)
+        require_orbax(form, part=part, dry_run=dry_run)
+        refuse_alone(part, mapping)
+        given = {"--mapping": mapping, "--recipe": recipe, "--arrange": arrange}
+        named = [name for name, value in given.items() if value is not None]
+        if len(named) > 1:
             raise UsageError(
-                "--mapping and --arrange both say how to align the two sides.",
+                f"{' and '.join(named[:2])} both say how to align the two sides.",
                 "Give one of them.",
             )
         if arrange != "claude" and (claude_model is not None or yes):
@@ -154,30 +205,51 @@ def convert(
         if mapping is None:
             opened.require_kinship()
         session = opened
+        if recipe is not None:
+            from s2p_tui.session.recipes import follow, load_recipe
+
+            follow(opened, load_recipe(recipe))
         if arrange == "claude":
             ask_claude(session, claude_model, yes=yes)
         session.trust(None if trust_all else trust)
         session.allow_unused(allow_unused)
-        converted = run_with_progress(
-            lambda job: opened.convert(
+        if part is not None or dry_run:
+            conversion = orbax_conversion(
+                session,
                 path,
                 dtype=dtype,
                 chunk_bytes=chunk_size * MEBIBYTE,
-                verify=verify,
-                mapping=save_mapping,
-                certificate=certificate,
-                job=job,
                 jobs=jobs,
                 allow_overflow=allow_overflow,
             )
-        )
+            if dry_run:
+                print("\n".join(estimate_lines(conversion, hosts)))
+                return 0
+            assert part is not None
+            converted, line = convert_part(conversion, part)
+        else:
+            convert_it = partial(convert_to_orbax, opened) if form == "orbax" else opened.convert
+            converted = run_with_progress(
+                lambda job: convert_it(
+                    path,
+                    dtype=dtype,
+                    chunk_bytes=chunk_size * MEBIBYTE,
+                    verify=verify,
+                    mapping=save_mapping,
+                    certificate=certificate,
+                    job=job,
+                    jobs=jobs,
+                    allow_overflow=allow_overflow,
+                )
+            )
     except S2PError as error:
         if not json:
             raise
         print(result_as_json(path, session, None, error.put_into(WAYS_OUT), proof=proof))
         return error.exit_code
     report = session.report_of(converted)
-    print(result_as_json(path, session, report, None, proof=proof) if json else report)
+    shown = result_as_json(path, session, report, None, proof=proof) if json else line or report
+    print(shown)
     return 0
 
 
@@ -206,7 +278,9 @@ def ask_claude(session: Session, model: str | None, *, yes: bool) -> None:
     """
 )
 def verify(
-    output: Annotated[Path, Parameter(help="Converted file, .eqx or .safetensors.")],
+    output: Annotated[
+        Path, Parameter(help="Converted file, .eqx or .safetensors, or Orbax checkpoint.")
+    ],
     /,
     *,
     checkpoint: CheckpointOption,
@@ -217,14 +291,17 @@ def verify(
     allow_missing: AllowMissing = False,
     like: Like = None,
     dtype: Dtype = None,
+    part: Part = None,
     jobs: Jobs = None,
     certificate: Certificate = None,
 ) -> int:
     """Compare every leaf of a converted file with its source, bit by bit.
 
-    Give --key, --like and --dtype as they were given to convert. Leaves that differ are listed:
+    Give --key, --like and --dtype as they were given to convert. An Orbax checkpoint that many
+    workers write is verified between finish and finish --commit. Leaves that differ are listed:
     exit status 5. --certificate records what was read.
     """
+    from s2p_tui.cli.orbax import is_orbax, require_orbax, verify_orbax
     from s2p_tui.cli.progress import run_with_progress
     from s2p_tui.session.session import Session
 
@@ -232,6 +309,16 @@ def verify(
         checkpoint, skeleton, key=key, allow_missing=allow_missing, like=like, mapping=mapping
     )
     session.allow_unused(allow_unused)
+    if is_orbax(output):
+        return verify_orbax(
+            session,
+            output,
+            part=part,
+            dtype=dtype,
+            jobs=jobs,
+            certificate=certificate,
+        )
+    require_orbax("a file", part=part)
     size = run_with_progress(
         lambda job: session.verify(output, dtype=dtype, certificate=certificate, job=job, jobs=jobs)
     )

@@ -109,8 +109,24 @@ Output = Annotated[
     Path | None,
     Parameter(
         name=["--output", "-o"],
-        help="File to write, .eqx or .safetensors. Default: CHECKPOINT's name with .eqx, in the "
-        "current folder.",
+        help="File to write, .eqx or .safetensors; or an Orbax checkpoint, a folder or gs:// URL. "
+        "Default: CHECKPOINT's name with .eqx, in the current folder.",
+    ),
+]
+Format = Annotated[
+    Literal["eqx", "safetensors", "orbax"] | None,
+    Parameter(
+        name="--format",
+        help="Format to write. Default: that of the output's name; .eqx if it has no suffix, or as "
+        "answered in a terminal. 'orbax' is a sharded checkpoint that Orbax restores; needs "
+        "s2p-tui[scale].",
+    ),
+]
+Part = Annotated[
+    str | None,
+    Parameter(
+        help="Share of this worker, I/N with I from 0 to N-1, or 'auto': from Slurm's or Open "
+        "MPI's variables. Orbax only.",
     ),
 ]
 MappingFile = Annotated[
@@ -152,7 +168,8 @@ Trust = Annotated[
     tuple[str, ...],
     Parameter(
         negative="",
-        help="Accept the doubtful row with this key path (.conv1.weight). May be repeated.",
+        help="Accept the doubtful rows with this key path or pattern ('*.mixer.*'). May be "
+        "repeated.",
     ),
 ]
 TrustAll = Annotated[bool, Parameter(negative="", help="Accept all doubtful rows.")]
@@ -205,6 +222,11 @@ WAYS_OUT = {
     Code.SAVED_MAPPING: (
         "Give a mapping file as convert --save-mapping, or ctrl+s in the app, writes it."
     ),
+    Code.SAVED_RECIPE: "Give a recipe file as s2p-tui recipe writes it, or the name of one.",
+    Code.OTHER_FILES: (
+        "Use the files it names, or align these anew. For another depth or width make a recipe of "
+        "it: s2p-tui recipe, then convert --recipe."
+    ),
     Code.LINE_UP_ROWS: _LINE_UP,
     Code.LINE_UP_MISMATCHED_ROWS: "Line them up in the app, or pass a --mapping.",
     Code.LINE_UP_NAMELESS_ROWS: (
@@ -218,6 +240,22 @@ WAYS_OUT = {
     Code.SAME_AS_CONVERTED: (
         "Give --checkpoint, --key, --skeleton, --mapping and --dtype as they were given to "
         "convert, or convert again."
+    ),
+    Code.TURN_ROUND: "Give the --mapping that the conversion saved.",
+    Code.NO_ROOM_IN_ENTRIES: (
+        "Make them agree before they are exported, or convert into a pytree without them."
+    ),
+    Code.SETTLE_MAPPING: (
+        "Give the --mapping that the conversion saved, or --trust rows that are only doubtful."
+    ),
+    Code.GIVE_ORIGINAL: "Give the original with --checkpoint.",
+    Code.ALLOW_ENTRY_OVERFLOW: "Scale them down first, or allow it with --allow-overflow.",
+    Code.WRITE_MISSING: "Run convert again with the same options: what is there is kept.",
+    Code.MERGE_FIRST: "Run finish first, with the same options.",
+    Code.VERIFY_FIRST: "Run verify on every --part first.",
+    Code.SAME_PLAN: (
+        "Give every worker the same CHECKPOINT, SKELETON, --mapping, --dtype and --chunk-size, or "
+        "remove what is there."
     ),
     Code.OVERWRITE_CHUNKS: "Choose another folder, or replace these with --overwrite.",
     Code.NOBODY_TO_ASK: "Run it in a terminal, or answer both questions with --yes.",

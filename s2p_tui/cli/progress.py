@@ -43,7 +43,7 @@ def run_with_progress(work: Callable[[Job], T]) -> T:
             thread.join(_POLL_SECONDS)
     result = outcome[0]
     if received and isinstance(result, S2PError):
-        raise CancelledError("Cancelled; nothing was written.", signal_number=received[0])
+        raise CancelledError(job.cancelled, signal_number=received[0])
     if isinstance(result, BaseException):
         raise result
     return result

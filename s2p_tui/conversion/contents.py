@@ -21,8 +21,9 @@ from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.transform import Expr, Permute, Shape, Take
 from s2p_tui.conversion.evaluate import Evaluator, runs_of, source_axes, tiles
 from s2p_tui.conversion.evaluate import tiles as in_cache
+from s2p_tui.conversion.needs import Needs
 from s2p_tui.conversion.plan import Instruction, Plan
-from s2p_tui.conversion.sources import axes_in_order, needs, regions_along
+from s2p_tui.conversion.sources import axes_in_order, regions_along
 from s2p_tui.errors import AlignmentError, Code, Hint, OutputError
 from s2p_tui.formats import npy
 from s2p_tui.formats.base import ByteRange, Checkpoint, Extent, Locator, Region, Tensors
@@ -116,6 +117,8 @@ _FEW_LINES, _MANY_LINES = 16, 64
 _IN_ROWS = 1 << 22
 """Bytes of a region whose rows are those of the entry; larger ones cost new pages each time."""
 _LOSSES_SHOWN = 5
+_TIMES_NORMED = 2
+"""Bytes that only a norm is computed of, of those of a region."""
 _TIMES_SHARE = 2
 """A thread's share of memory that the sources of a region may take."""
 _WRITES_COST = 4
@@ -170,21 +173,30 @@ class CastLoss:
         return ", ".join(words).replace(" became", f" number{'s' * (first != 1)} became", 1)
 
 
-def refuse_overflow(losses: Mapping[str, CastLoss]) -> None:
+def refuse_overflow(
+    losses: Mapping[str, CastLoss],
+    units: tuple[str, str] = ("leaf", "leaves"),
+    way_out: Code = Code.ALLOW_OVERFLOW,
+) -> None:
     """Make sure that casts made no number infinite or NaN.
+
+    Args:
+        losses: By key path or key.
+        units: One and several of what the losses are of.
+        way_out: The way out.
 
     Raises:
         OutputError: They did; the leaves are named.
     """
+    one, several = units
     lost = [f"{path}: {loss.words}" for path, loss in losses.items() if loss.is_overflow]
     if lost:
-        leaves = "1 leaf do" if len(lost) == 1 else f"{len(lost):,} leaves do"
-        more = (
-            f"; and {len(lost) - _LOSSES_SHOWN:,} more leaves" if len(lost) > _LOSSES_SHOWN else ""
-        )
+        said = f"1 {one} do" if len(lost) == 1 else f"{len(lost):,} {several} do"
+        left = len(lost) - _LOSSES_SHOWN
+        more = f"; and {left:,} more {several}" if left > 0 else ""
         raise OutputError(
-            f"Numbers of {leaves} not fit their dtype: {'; '.join(lost[:_LOSSES_SHOWN])}{more}.",
-            Hint(Code.ALLOW_OVERFLOW),
+            f"Numbers of {said} not fit their dtype: {'; '.join(lost[:_LOSSES_SHOWN])}{more}.",
+            Hint(way_out),
         )
 
 
@@ -234,6 +246,7 @@ class Made:
         self._tensors = tensors
         self._in_memory = isinstance(expr, Take) and tensors.in_memory
         self._share = share
+        self._needs = Needs(evaluator.entry_shape)
         self._piece = record
         self._expr = expr
         self._evaluator = evaluator
@@ -309,8 +322,13 @@ class Made:
 
     def sources(self, region: Region) -> list[ByteRange]:
         """The byte ranges that a region is made of; empty for what is in memory."""
-        wanted = needs(self._expr, region, self._evaluator.entry_shape)
-        return [one for key, part in wanted for one in self._tensors.ranges_in(key, part)]
+        found: tuple[list[ByteRange], list[ByteRange]] = [], []
+        for need in self._needs.of(self._expr, region):
+            found[need.for_norm].extend(self._tensors.ranges_in(need.key, need.region))
+        plain, normed = found
+        # Of what is far more than the region, a norm is computed once for all regions.
+        is_little = _bytes(normed) <= _TIMES_NORMED * _bytes(plain)
+        return plain + normed if is_little else plain
 
     def _blocks(self, region: Region) -> Iterator[tuple[Region, Callable[[], list[ByteRange]]]]:
         """The region in parts whose sources fit in memory, and these sources."""
@@ -337,6 +355,10 @@ class Made:
             self._limit,
             lambda region: [(start, stop) for _, start, stop in requests(self.sources(region))],
         )
+
+
+def _bytes(ranges: Iterable[ByteRange]) -> int:
+    return sum(one.nbytes for one in ranges)
 
 
 def _within(found: NDArray[Any], region: Region, block: Region) -> NDArray[Any]:
@@ -387,7 +409,7 @@ class Contents:
 
     def runs(self, record: OutputRecord) -> list[Run] | None:
         """The leaf as unchanged byte ranges of files, or None if it is not that simple."""
-        expr, _, entries, tensors = self._source(record)
+        expr, _, entries, tensors = self.source_of(record)
         ranges = runs_of(expr, entries.shape)
         if ranges is None:
             return None
@@ -403,7 +425,7 @@ class Contents:
 
     def made(self, record: OutputRecord) -> Made:
         """The leaf as something to compute."""
-        expr, shape, entries, tensors = self._source(record)
+        expr, shape, entries, tensors = self.source_of(record)
         return Made(record, expr, shape, Evaluator(entries, tensors), tensors, self.share)
 
     def held(self, records: Iterable[OutputRecord]) -> AbstractContextManager[None]:
@@ -421,7 +443,8 @@ class Contents:
         made = self.made(record)
         return made.sources(tuple((0, size) for size in made.shape))
 
-    def _source(self, record: OutputRecord) -> tuple[Expr, Shape, StateDict, Tensors]:
+    def source_of(self, record: OutputRecord) -> tuple[Expr, Shape, StateDict, Tensors]:
+        """Return the leaf's source, the shape it is laid out in, and what the source is over."""
         leaf, expr = record.instruction.leaf, record.instruction.source
         if expr is not None:
             return expr, leaf.shape, self._checkpoint.state_dict, self._checkpoint.tensors

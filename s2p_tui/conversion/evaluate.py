@@ -270,9 +270,13 @@ class Evaluator:
         self._overflowed = 0
         self._reduced = reduced or Reduced(self, limit)
 
-    def again(self) -> Evaluator:
-        """One for another thread, which shares the norms found so far."""
-        return Evaluator(self._state_dict, self._tensors, reduced=self._reduced)
+    def again(self, tensors: Tensors | None = None) -> Evaluator:
+        """One for another thread, which shares the norms found so far.
+
+        Args:
+            tensors: The same numbers, read in another way.
+        """
+        return Evaluator(self._state_dict, tensors or self._tensors, reduced=self._reduced)
 
     def take_overflowed(self) -> int:
         """Return how often finite numbers gave a sum or product that is not finite.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from s2p_tui.alignment.alignment import Alignment, Row
 from s2p_tui.alignment.judge import as_taken
+from s2p_tui.alignment.mapping_ends import kinds_of, kinds_of_leaves
 from s2p_tui.alignment.mapping_file import End, SavedAlignment, to_text
 from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import StateDict
@@ -42,13 +43,22 @@ def require_place(path: Path, protected: Iterable[Locator]) -> None:
         OutputError: It would replace a protected file, is a folder, or its folder is missing.
     """
     refuse_to_replace(path, protected)
-    if os.path.isdir(path):
-        raise OutputError(
-            f"{path} is a folder, a file was expected.", "Give the name of a file in it."
-        )
+    refuse_folder(path)
     if not os.path.isdir(path.parent):
         raise OutputError(
             f"{path} cannot be written: its folder does not exist.", "Create the folder first."
+        )
+
+
+def refuse_folder(path: Path) -> None:
+    """Make sure that a file's name is not that of a folder.
+
+    Raises:
+        OutputError: It is.
+    """
+    if os.path.isdir(path):
+        raise OutputError(
+            f"{path} is a folder, a file was expected.", "Give the name of a file in it."
         )
 
 
@@ -71,12 +81,24 @@ def mapping_of(checkpoint: Checkpoint, target: Target, alignment: Alignment) -> 
         for leaf, row in zip(target.skeleton, alignment.rows, strict=True)
     )
     bench, accepted = alignment.bench, alignment.accepted
-    ends = source_end(checkpoint), target_end(target)
-    return SavedAlignment(*ends, rows, bench, tuple(key for key in bench if key in accepted))
+    return SavedAlignment(
+        source_end(checkpoint),
+        target_end(target),
+        rows,
+        bench,
+        tuple(key for key in bench if key in accepted),
+        kinds_of(checkpoint.state_dict),
+        kinds_of_leaves(target.skeleton),
+    )
 
 
 def write_mapping(path: Path, mapping: SavedAlignment, *, keep_old: bool) -> Path | None:
-    """Write a mapping file; back up another one there, if wanted, with `~` behind its name.
+    """Write a mapping file; see `write_beside`."""
+    return write_beside(path, to_text(mapping).encode(), keep_old=keep_old)
+
+
+def write_beside(path: Path, text: bytes, *, keep_old: bool) -> Path | None:
+    """Write a file; back up another one there, if wanted, with `~` behind its name.
 
     Returns:
         The backup's path, if any; `~2`, `~3` and so on if there are backups already.
@@ -84,7 +106,6 @@ def write_mapping(path: Path, mapping: SavedAlignment, *, keep_old: bool) -> Pat
     Raises:
         OutputError: It cannot be written.
     """
-    text = to_text(mapping).encode()
     kept = None
     try:
         if keep_old and os.path.isfile(path) and not _holds(path, text):

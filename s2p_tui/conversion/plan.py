@@ -18,7 +18,8 @@ from s2p_tui.alignment.transform import Expr
 from s2p_tui.alignment.verdicts import Verdicts
 from s2p_tui.errors import AlignmentError, Code, Hint, Patterns, UsageError
 
-FileFormat = Literal["eqx", "safetensors"]
+FileFormat = Literal["eqx", "safetensors", "torch", "orbax"]
+"""Of outputs; `torch` holds state dicts alone, and `orbax` is a folder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Expr, Split, Take, operands
 from s2p_tui.conversion.contents import CastLoss
 from s2p_tui.conversion.output import Converted
+from s2p_tui.conversion.output_names import location
 from s2p_tui.errors import AlignmentError, S2PError, one_line
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.skeleton_file import Target
@@ -49,12 +50,15 @@ def _remarks(
         (keys, "typed PRNG key is kept,", "typed PRNG keys are kept,", "as Equinox saves none"),
     ):
         if paths:
-            names = ", ".join(paths[:_GAPS_SHOWN])
-            more = ", …" if len(paths) > _GAPS_SHOWN else ""
             words = one if len(paths) == 1 else several
-            yield f"{len(paths):,} {words} {why}: {names}{more}"
+            yield f"{len(paths):,} {words} {why}: {first_of(paths)}"
     if is_nameless:
         yield TAKEN_AS_THEY_ARE
+
+
+def first_of(paths: Sequence[str]) -> str:
+    """Name the first of some leaves, and say if there are more."""
+    return ", ".join(paths[:_GAPS_SHOWN]) + (", …" if len(paths) > _GAPS_SHOWN else "")
 
 
 def kept_scalars(rows: Rows, skeleton: Skeleton) -> tuple[str, ...]:
@@ -143,6 +147,11 @@ class Pair(Protocol):
         """Rows per fit."""
         ...
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Differences from the pair that a followed mapping was made for."""
+        ...
+
     def proof(self, index: int, /) -> Proof:
         """Return the answers that prove a row right."""
         ...
@@ -164,7 +173,8 @@ class Report:
         bytes: Size of the file.
         memory: Bytes of memory the conversion kept to, beside the program's own.
         seconds: From start to rename.
-        notes: Parts of the checkpoint that were passed over, one line each.
+        notes: Parts of the checkpoint that were passed over, and differences from the pair that a
+            followed mapping was made for, one line each.
         left_over: Entries that no leaf takes, and why each may be left out.
         parts_unused: Ranges that no leaf takes of entries used in part, in words, by key.
         gaps: Key paths of leaves that keep the skeleton's value.
@@ -224,7 +234,7 @@ class Report:
     def __str__(self) -> str:
         checked = "verified" if self.verified else "not verified"
         lines = [
-            f"{self.path}: {self.bytes:,} bytes in {self.seconds:.2f} s, {checked}",
+            f"{location(self.path)}: {self.bytes:,} bytes in {self.seconds:.2f} s, {checked}",
             f"rows: {', '.join(f'{count} {fit}' for fit, count in self.rows.items())}",
             *self.warnings,
         ]
@@ -245,7 +255,10 @@ def report_of(pair: Pair, converted: Converted) -> Report:
         bytes=written.size,
         memory=written.memory,
         seconds=written.seconds,
-        notes=tuple(f"{pair.checkpoint.label}: {note}" for note in pair.checkpoint.notes),
+        notes=(
+            *(f"{pair.checkpoint.label}: {note}" for note in pair.checkpoint.notes),
+            *pair.told,
+        ),
         left_over=tuple(UnusedEntries(pair.checkpoint.state_dict, pair.alignment)),
         parts_unused=parts_unused(rows, pair.checkpoint.state_dict),
         gaps=tuple(skeleton[index].path for index in rows.gaps()),
@@ -283,11 +296,11 @@ def result_as_json(
     lost: Mapping[str, CastLoss] = report.lost if report is not None else {}
     result: dict[str, Any] = {
         "status": status,
-        "output": str(report.path if report is not None else output),
+        "output": location(report.path if report is not None else output),
         "rows": _per_fit(pair),
         "doubtful": _rows(pair, Fit.DOUBTFUL),
         "mismatched": _rows(pair, Fit.MISMATCHED),
-        "notes": list(pair.checkpoint.notes) if pair is not None else [],
+        "notes": [*pair.checkpoint.notes, *pair.told] if pair is not None else [],
         "unused": unused_as_json(pair.checkpoint, pair.alignment) if pair is not None else [],
         "parts_unused": (
             parts_unused(pair.alignment.rows, pair.checkpoint.state_dict)

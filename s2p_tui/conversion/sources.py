@@ -1,4 +1,4 @@
-"""The regions of entries that expressions are made of, and cuts that take few reads of files."""
+"""Cuts of a leaf into regions of which the sources take few requests."""
 
 from __future__ import annotations
 
@@ -6,111 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import permutations, product
 from math import prod
 
-from s2p_tui.alignment.judge import same_but_ones
-from s2p_tui.alignment.transform import (
-    Broadcast,
-    Concat,
-    Constant,
-    Expr,
-    Flip,
-    Norm,
-    Permute,
-    Reshape,
-    Scale,
-    Shape,
-    SpectralNorm,
-    Split,
-    Stack,
-    Sum,
-    Take,
-    WeightNorm,
-    shape_of,
-)
-from s2p_tui.conversion.evaluate import EntryShape, boxes, flat_runs
+from s2p_tui.alignment.transform import Shape
 from s2p_tui.formats.base import Region
 
-_MOST_NORMED = 2
-"""Elements that a norm is over, of those of the region along the same axes."""
 _MOST_AXES = 5
-
-
-def needs(expr: Expr, region: Region, entry_shape: EntryShape) -> Iterator[tuple[str, Region]]:
-    """Yield what the evaluator reads for a region of the result, by key.
-
-    What norms alone read is left out where it is far more than the region, as the evaluator reads
-    it once for all regions.
-    """
-    if any(stop <= start for start, stop in region):
-        return
-    match expr:
-        case Take(key):
-            yield key, region
-        case Constant():
-            return
-        case Permute(of, axes):
-            inner = tuple(region[axes.index(axis)] for axis in range(len(axes)))
-            yield from needs(of, inner, entry_shape)
-        case Flip(of, axes):
-            sizes = shape_of(of, entry_shape)
-            inner = tuple(
-                (sizes[axis] - stop, sizes[axis] - start) if axis in axes else (start, stop)
-                for axis, (start, stop) in enumerate(region)
-            )
-            yield from needs(of, inner, entry_shape)
-        case Split(of, axis, first, _):
-            start, stop = region[axis]
-            inner = (*region[:axis], (start + first, stop + first), *region[axis + 1 :])
-            yield from needs(of, inner, entry_shape)
-        case Stack(of, axis):
-            inner = (*region[:axis], *region[axis + 1 :])
-            for operand in of[slice(*region[axis])]:
-                yield from needs(operand, inner, entry_shape)
-        case Concat(of, axis):
-            yield from _of_concat(of, axis, region, entry_shape)
-        case Sum(of):
-            for operand in of:
-                yield from needs(operand, region, entry_shape)
-        case Scale(of):
-            yield from needs(of, region, entry_shape)
-        case Reshape(of, shape):
-            before = shape_of(of, entry_shape)
-            if same_but_ones(before, shape):
-                kept = iter(part for part, size in zip(region, shape, strict=True) if size != 1)
-                inner = tuple((0, 1) if size == 1 else next(kept) for size in before)
-                yield from needs(of, inner, entry_shape)
-                return
-            for start, stop in flat_runs(shape, region):
-                for box in boxes(before, start, stop):
-                    yield from needs(of, box, entry_shape)
-        case Broadcast(of, shape):
-            before = shape_of(of, entry_shape)
-            tail = region[len(shape) - len(before) :]
-            inner = tuple(
-                (0, 1) if size == 1 else bounds for size, bounds in zip(before, tail, strict=True)
-            )
-            yield from needs(of, inner, entry_shape)
-        case Norm(of, axes):
-            sizes = shape_of(of, entry_shape)
-            whole = tuple(
-                (0, size) if axis in axes else bounds
-                for axis, (size, bounds) in enumerate(zip(sizes, region, strict=True))
-            )
-            yield from needs(of, whole, entry_shape)
-        case WeightNorm(of):
-            sizes = shape_of(of[0], entry_shape) or (1,) * len(region)
-            magnitude = of[0] if shape_of(of[0], entry_shape) else Reshape(of[0], sizes)
-            inner = tuple(
-                (0, 1) if size == 1 else bounds for size, bounds in zip(sizes, region, strict=True)
-            )
-            axes = tuple(axis for axis, size in enumerate(sizes) if size == 1)
-            yield from needs(magnitude, inner, entry_shape)
-            yield from needs(of[1], region, entry_shape)
-            weight = shape_of(of[1], entry_shape)
-            normed = prod(weight[axis] for axis in axes)
-            if normed <= _MOST_NORMED * prod(region[axis][1] - region[axis][0] for axis in axes):
-                yield from needs(Norm(of[1], axes), inner, entry_shape)
-        case SpectralNorm(of):
-            yield from needs(of[0], region, entry_shape)
 
 
 def axes_in_order(
@@ -155,17 +54,3 @@ def regions_along(shape: Shape, order: Iterable[int], limit: int) -> Iterator[Re
             (start, min(start + step, size))
             for start, step, size in zip(corner, sizes, shape, strict=True)
         )
-
-
-def _of_concat(
-    of: tuple[Expr, ...], axis: int, region: Region, entry_shape: EntryShape
-) -> Iterator[tuple[str, Region]]:
-    start, stop = region[axis]
-    position = 0
-    for operand in of:
-        size = shape_of(operand, entry_shape)[axis]
-        low, high = max(start, position), min(stop, position + size)
-        if low < high:
-            inner = (low - position, high - position)
-            yield from needs(operand, (*region[:axis], inner, *region[axis + 1 :]), entry_shape)
-        position += size

@@ -250,17 +250,20 @@ def _require_codes(tensors: Sequence[tuple[str, tuple[int, ...], str]]) -> None:
         )
 
 
-def header_for(tensors: Sequence[tuple[str, tuple[int, ...], str]]) -> bytes:
+def header_for(
+    tensors: Sequence[tuple[str, tuple[int, ...], str]], made_for: Literal["jax", "pt"] = "jax"
+) -> bytes:
     """Length and header of a file that holds these tensors in this order, 8-byte aligned.
 
     Args:
         tensors: Name, shape and dtype of each.
+        made_for: The framework they are for; Transformers asks for it.
 
     Raises:
         UsageError: Dtypes have no code in the format; the tensors are named.
     """
     _require_codes(tensors)
-    header: dict[str, Any] = {"__metadata__": {"format": "jax"}}
+    header: dict[str, Any] = {"__metadata__": {"format": made_for}}
     position = 0
     for name, shape, dtype in tensors:
         kind = dtype_named(dtype)

@@ -1,8 +1,9 @@
 """Skeleton files and plain `.eqx` files: the target's leaves, read without importing JAX.
 
-A skeleton file is one line of JSON (`{"format": "s2p-skeleton", "version": 1, "leaves": […]}`) and
-then the leaves that have a value, as Equinox writes them. As in `safetensors.py`, msgspec reads the
-line, and colons are counted to find repeated names.
+A skeleton file is one line of JSON (`{"format": "s2p-skeleton", "version": 2, "leaves": […],
+"tree": […]}`) and then the leaves that have a value, as Equinox writes them. `tree` is described in
+`tree_nodes.py`; files of version 1, which lack it, are read as well. As in `safetensors.py`,
+msgspec reads the line, and colons are counted to find repeated names.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ from s2p_tui.formats.sniff import KIND_NAMES, READABLE, sniff
 from s2p_tui.formats.tensors import FileTensors
 
 FORMAT = "s2p-skeleton"
-VERSION = 1
+VERSION = 2
+_VERSIONS = (1, VERSION)
 _PYTHON = frozenset(("float64", "int64", "bool", "complex128"))
 """Dtypes that Equinox stores Python scalars in; JAX has arrays of 64 bits in its x64 mode alone."""
 _PLAIN = [name for name, dtype in BY_NAME.items() if dtype.loads_in_equinox and name != "bfloat16"]
@@ -58,6 +60,7 @@ class Target:
         size: Bytes of the file.
         skeleton: Its leaves.
         values: The values it holds, by key path.
+        tree: Its pytree's nodes as JSON, see `tree_nodes.py`; empty where they are not known.
     """
 
     label: str
@@ -65,6 +68,7 @@ class Target:
     size: int
     skeleton: Skeleton
     values: Tensors
+    tree: bytes = b""
 
 
 def open_target(path: str | Path) -> Target:
@@ -88,18 +92,21 @@ def open_target(path: str | Path) -> Target:
     )
 
 
-def head_line(leaves: Iterable[Leaf], keys: Sequence[str] = ()) -> bytes:
+def head_line(leaves: Iterable[Leaf], keys: Sequence[str] = (), tree: bytes = b"") -> bytes:
     """The first line of a skeleton file, newline included.
 
     Args:
         leaves: The leaves.
         keys: Key paths of typed PRNG keys.
+        tree: The pytree's nodes as JSON, if they are known.
     """
     head: dict[str, Any] = {"format": FORMAT, "version": VERSION}
     if keys:
         head["keys"] = keys
     head["leaves"] = [leaf_to_json(leaf) for leaf in leaves]
-    return json.dumps(head, separators=(",", ":")).encode() + b"\n"
+    line = json.dumps(head, separators=(",", ":")).encode()
+    # Behind the leaves, so that looking for the keys in front of them need not go through it.
+    return (line[:-1] + b',"tree":' + tree + b"}" if tree else line) + b"\n"
 
 
 def leaf_to_json(leaf: Leaf) -> dict[str, Any]:
@@ -119,7 +126,7 @@ def leaf_to_json(leaf: Leaf) -> dict[str, Any]:
 def _open_skeleton(path: Path) -> Target:
     with path.open("rb") as stream:
         line = _first_line(path, stream)
-        leaves = _leaves_in(path, line)
+        leaves, tree = _leaves_in(path, line)
         held = [leaf for leaf in leaves if leaf.has_value]
         likely = ((leaf.shape, leaf.dtype) for leaf in held)
         records = list(iter_records(stream.fileno(), len(line), path, likely))
@@ -132,7 +139,7 @@ def _open_skeleton(path: Path) -> Target:
     ]
     if problems:
         raise InputError(f"{path} contradicts itself: {'; '.join(problems[:5])}.", _AGAIN)
-    return _target(path, leaves, held, records, _keys(path, line))
+    return _target(path, leaves, held, records, _keys(path, line), tree)
 
 
 def _first_line(path: Path, stream: BinaryIO) -> bytes:
@@ -171,6 +178,7 @@ def _target(
     held: Sequence[Leaf],
     records: Sequence[Record],
     keys: tuple[str, ...] = (),
+    tree: bytes = b"",
 ) -> Target:
     skeleton = Skeleton(tuple(leaves), keys)
     places = {leaf.path: record for leaf, record in zip(held, records, strict=True)}
@@ -184,7 +192,7 @@ def _target(
         return Extent(path, record.data, record.shape, strides, dtype)
 
     values = FileTensors(extent, (path,))
-    return Target(path.name, (path,), path.stat().st_size, skeleton, values)
+    return Target(path.name, (path,), path.stat().st_size, skeleton, values, tree)
 
 
 @cache
@@ -214,22 +222,23 @@ def _keys(path: Path, line: bytes) -> tuple[str, ...]:
         ) from None
 
 
-def _leaves_in(path: Path, line: bytes) -> tuple[Leaf, ...]:
+def _leaves_in(path: Path, line: bytes) -> tuple[tuple[Leaf, ...], bytes]:
     try:
         refuse_brackets(line)
-        leaves = leaves_of(line)
+        head = head_of(line)
     except (ValueError, RecursionError) as error:
         why = why_malformed(error)
         raise InputError(f"{path} is a damaged skeleton file: {why}.", _AGAIN) from None
-    if isinstance(leaves, int):
+    if isinstance(head, int):
         raise InputError(
-            f"{path} is a skeleton of version {leaves}, this reads {VERSION}.",
+            f"{path} is a skeleton of version {head}, this reads {VERSION}.",
             "Write it again with s2p-tui skeleton of this version.",
         )
+    leaves, tree = head
     twice = repeated([leaf.path for leaf in leaves])
     if twice is not None:
         raise InputError(f"{path} is a damaged skeleton file: it names {twice} twice.", _AGAIN)
-    return leaves
+    return leaves, tree
 
 
 if TYPE_CHECKING:
@@ -254,6 +263,7 @@ class _Head(Struct):
     format: Literal["s2p-skeleton"]
     version: int
     leaves: list[_LeafNode] | UnsetType = UNSET
+    tree: Raw | UnsetType = UNSET
 
 
 class _Keys(Struct):
@@ -271,7 +281,13 @@ _ANY_VERSION = msgspec.json.Decoder(_AnyVersion)
 
 
 def leaves_of(line: bytes) -> tuple[Leaf, ...] | int:
-    """Return the leaves of a skeleton file's first line, or the version if it is another one.
+    """Return the leaves of a skeleton file's first line, or the version; see `head_of`."""
+    head = head_of(line)
+    return head if isinstance(head, int) else head[0]
+
+
+def head_of(line: bytes) -> tuple[tuple[Leaf, ...], bytes] | int:
+    """Return the leaves and the tree in a skeleton file's first line, or an unknown version.
 
     Raises:
         MalformedError: It repeats a name, or a leaf is not described as the format asks.
@@ -282,20 +298,21 @@ def leaves_of(line: bytes) -> tuple[Leaf, ...] | int:
         head = _HEAD.decode(line)
     except msgspec.ValidationError as error:
         version = _version(line)
-        if version not in (None, VERSION):
+        if version not in (None, *_VERSIONS):
             return version
         raise MalformedError(reason_of(error)) from None
     except msgspec.DecodeError as error:
         raise ValueError(str(error)) from None
-    if head.version != VERSION:
+    if head.version not in _VERSIONS:
         return head.version
     if head.leaves is UNSET:
         raise MalformedError("'leaves' is missing")
     leaves, colons = _leaves(head.leaves)
-    # Besides those of the leaves there are three in the head.
-    if line.count(b":") != colons + 3:
+    tree = b"" if head.tree is UNSET else bytes(head.tree)
+    # Besides those of the leaves there are three in the head, and that of the tree.
+    if line.count(b":") != colons + 3 + tree.count(b":") + bool(tree):
         parse_json(line)
-    return leaves
+    return leaves, tree
 
 
 def keys_of(line: bytes) -> tuple[str, ...]:

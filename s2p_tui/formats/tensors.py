@@ -247,15 +247,11 @@ def _runs(extent: Extent, region: Region) -> Iterator[ByteRange]:
         return
     itemsize = dtype_named(extent.dtype).itemsize
     first = sum(start * stride for (start, _), stride in zip(region, extent.strides, strict=True))
-    axes = [axis for axis, size in enumerate(sizes) if size > 1 and extent.strides[axis] > 0]
-    axes.sort(key=lambda axis: extent.strides[axis], reverse=True)
-    run = 1
-    while axes and extent.strides[axes[-1]] == run:
-        run *= sizes[axes.pop()]
-    steps = [(sizes[axis], extent.strides[axis] * itemsize) for axis in axes]
+    outer_axes, _, span = _spans(extent, sizes, itemsize, exactly=True)
+    steps = [(sizes[axis], extent.strides[axis] * itemsize) for axis in outer_axes]
     start = extent.offset + first * itemsize
     for offset in _offsets(steps):
-        yield ByteRange(extent, start + offset, run * itemsize)
+        yield ByteRange(extent, start + offset, span * itemsize)
 
 
 def _read_region(
@@ -266,11 +262,6 @@ def _read_region(
     exactly: bool = False,
 ) -> NDArray[np.generic]:
     """Read the elements of a region with as few reads as waste little.
-
-    Axes are ordered by stride. The inner ones are read as one span as long as at least half of it
-    is wanted, or an eighth and the gaps are short; over the outer ones it loops. So contiguous
-    parts take one read, columns of a wide matrix take one read a row, and a transposed tensor
-    takes one read too.
 
     Args:
         fill: Fills a buffer from a position in the file.
@@ -284,24 +275,7 @@ def _read_region(
         return np.empty(sizes, dtype)
     first = sum(start * stride for (start, _), stride in zip(region, extent.strides, strict=True))
     position = extent.offset + first * dtype.itemsize
-    axes = [axis for axis, size in enumerate(sizes) if size > 1 and extent.strides[axis] > 0]
-    axes.sort(key=lambda axis: extent.strides[axis], reverse=True)
-    inner = len(axes)
-    span = wanted = 1
-    while inner:
-        axis = axes[inner - 1]
-        wider = span + (sizes[axis] - 1) * extent.strides[axis]
-        gap = (extent.strides[axis] - span) * dtype.itemsize
-        is_cheap = (
-            span * dtype.itemsize >= _LEAST_RUN
-            and gap <= _MAX_GAP
-            and wider * dtype.itemsize <= _WITH_GAPS
-        )
-        waste = 1 if exactly else _MAX_WASTE_IN_GAPS if is_cheap else _MAX_WASTE
-        if wider > waste * wanted * sizes[axis]:
-            break
-        inner, span, wanted = inner - 1, wider, wanted * sizes[axis]
-    outer_axes, inner_axes = axes[:inner], axes[inner:]
+    outer_axes, inner_axes, span = _spans(extent, sizes, dtype.itemsize, exactly=exactly)
     inner_sizes = [sizes[axis] for axis in inner_axes]
     inner_strides = [extent.strides[axis] * dtype.itemsize for axis in inner_axes]
     length = span * dtype.itemsize
@@ -314,10 +288,49 @@ def _read_region(
         for row, offset in enumerate(_offsets(steps)):
             into = buffer[row * pitch : row * pitch + length]
             fill(into, position + offset)
+    axes = [*outer_axes, *inner_axes]
     table: NDArray[np.generic] = np.ndarray(
         (count, *inner_sizes), dtype, buffer, 0, (pitch, *inner_strides)
     ).reshape([sizes[axis] for axis in axes])
     return _in_axis_order(table, axes, sizes)
+
+
+def spans_of(extent: Extent, region: Region) -> tuple[int, int]:
+    """Return how many reads a region of an extent takes, and the bytes of each."""
+    sizes = tuple(stop - start for start, stop in region)
+    itemsize = dtype_named(extent.dtype).itemsize
+    if prod(sizes) == 0:
+        return 0, 0
+    outer_axes, _, span = _spans(extent, sizes, itemsize)
+    return prod(sizes[axis] for axis in outer_axes), span * itemsize
+
+
+def _spans(
+    extent: Extent, sizes: tuple[int, ...], itemsize: int, *, exactly: bool = False
+) -> tuple[list[int], list[int], int]:
+    """Return the axes to loop over, those read as one span, and the elements of a span.
+
+    Axes are ordered by stride. The inner ones are read as one span as long as at least half of it
+    is wanted, or an eighth and the gaps are short; over the outer ones it loops. So contiguous
+    parts take one read, columns of a wide matrix take one read a row, and a transposed tensor
+    takes one read too. Exactly, nothing is read that is not wanted.
+    """
+    axes = [axis for axis, size in enumerate(sizes) if size > 1 and extent.strides[axis] > 0]
+    axes.sort(key=lambda axis: extent.strides[axis], reverse=True)
+    inner = len(axes)
+    span = wanted = 1
+    while inner:
+        axis = axes[inner - 1]
+        wider = span + (sizes[axis] - 1) * extent.strides[axis]
+        gap = (extent.strides[axis] - span) * itemsize
+        is_cheap = (
+            span * itemsize >= _LEAST_RUN and gap <= _MAX_GAP and wider * itemsize <= _WITH_GAPS
+        )
+        waste = 1 if exactly else _MAX_WASTE_IN_GAPS if is_cheap else _MAX_WASTE
+        if wider > waste * wanted * sizes[axis]:
+            break
+        inner, span, wanted = inner - 1, wider, wanted * sizes[axis]
+    return axes[:inner], axes[inner:], span
 
 
 def _offsets(steps: list[tuple[int, int]]) -> list[int]:

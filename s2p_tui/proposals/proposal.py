@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Protocol
 
 from s2p_tui.alignment.alignment import Alignment, Author, Row
-from s2p_tui.alignment.edits import Edit, SetRows
+from s2p_tui.alignment.edits import AcceptUnused, Edit, SetRows, Several
 from s2p_tui.alignment.evidence import Evidence
 from s2p_tui.alignment.sharing import takes_part
 from s2p_tui.alignment.skeleton import Skeleton
@@ -95,6 +95,7 @@ class Proposal:
         agreed: Rows the proposer would have as they are, of those that share entries with changes,
             be it by way of other rows: both halves of a tied weight.
         beside: Rows it has no opinion on, of those.
+        unused: Entries to accept as unused with any of it.
     """
 
     by: Author
@@ -102,6 +103,7 @@ class Proposal:
     notes: tuple[str, ...] = ()
     agreed: tuple[Placed, ...] = ()
     beside: tuple[Placed, ...] = ()
+    unused: tuple[str, ...] = ()
 
     @property
     def changes(self) -> Iterator[Change]:
@@ -130,7 +132,8 @@ class Proposal:
             ),
         ]
         kept = _sharing(staying, taken)
-        return SetRows(tuple(sorted((*new, *kept), key=lambda placed: placed[0])))
+        rows = SetRows(tuple(sorted((*new, *kept), key=lambda placed: placed[0])))
+        return Several((rows, AcceptUnused(self.unused))) if self.unused else rows
 
 
 def same_source(old: Row, new: Row) -> bool:
@@ -151,6 +154,7 @@ def proposed(
     confidence: Mapping[int, Confidence],
     notes: Iterable[str] = (),
     undone: Iterable[Placed] = (),
+    unused: tuple[str, ...] = (),
 ) -> Proposal:
     """Return the wanted rows that differ from an alignment, in one hunk per block of the tree.
 
@@ -163,6 +167,7 @@ def proposed(
         notes: Remarks beside the hunks.
         undone: Places and rows that would undo decisions of the user's; they make a hunk of their
             own, the last one, which is not ticked.
+        unused: Entries to accept as unused.
     """
     wanted, undone = sorted(wanted, key=_place), sorted(undone, key=_place)
     changes = list(_changes(alignment, wanted, confidence))
@@ -172,7 +177,7 @@ def proposed(
         hunks.append(Hunk("what you decided", _UNDOES, undoing, ticked=False))
     known = {place for place, _ in (*wanted, *undone)}
     agreed, beside = rows_sharing(alignment, (*changes, *undoing), known)
-    return Proposal(by, tuple(hunks), tuple(notes), agreed, beside)
+    return Proposal(by, tuple(hunks), tuple(notes), agreed, beside, unused)
 
 
 def _place(placed: Placed) -> int:
@@ -184,7 +189,8 @@ def _changes(
 ) -> Iterator[Change]:
     for place, row in wanted:
         old = alignment.rows[place]
-        if not same_source(old, row) or (row.trusted and not old.trusted):
+        is_settled = row.by == "recipe" != old.by
+        if not same_source(old, row) or (row.trusted and not old.trusted) or is_settled:
             yield Change(place, old, row, confidence.get(place, Confidence.UNSURE))
 
 

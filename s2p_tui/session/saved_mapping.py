@@ -11,6 +11,7 @@ from s2p_tui.errors import OtherFilesError, S2PError, printable
 
 if TYPE_CHECKING:
     from s2p_tui.alignment.alignment import Alignment
+    from s2p_tui.alignment.mapping_file import Replayed
     from s2p_tui.session.session import Session
 
 
@@ -20,20 +21,28 @@ class Offered:
 
     Attributes:
         path: The file.
-        alignment: Its alignment.
+        followed: Its alignment over the pair.
         saved: When it was saved, in Unix seconds.
         is_taken: True if the session was opened with it.
     """
 
     path: Path
-    alignment: Alignment
+    followed: Replayed
     saved: float
     is_taken: bool = False
+
+    @property
+    def alignment(self) -> Alignment:
+        """Its alignment."""
+        return self.followed.alignment
 
 
 def taken(session: Session, path: Path) -> Offered:
     """Return the mapping file that a session was opened with."""
-    return Offered(path, session.alignment, _saved(path), is_taken=True)
+    from s2p_tui.alignment.mapping_file import Replayed
+
+    followed = Replayed(session.alignment, session.told)
+    return Offered(path, followed, _saved(path), is_taken=True)
 
 
 def offered(session: Session, path: Path) -> Offered | str | None:
@@ -44,20 +53,20 @@ def offered(session: Session, path: Path) -> Offered | str | None:
     """
     if not path.is_file():
         return None
-    from s2p_tui.alignment.mapping_file import replay
+    from s2p_tui.alignment.mapping_file import replayed
     from s2p_tui.session.opening import load_mapping
 
     name = printable(path.name)
     try:
         mapping = load_mapping(path)
-        alignment = replay(mapping, session.checkpoint.state_dict, session.target.skeleton)
+        followed = replayed(mapping, session.checkpoint.state_dict, session.target.skeleton)
     except OtherFilesError:
         return f"{name} here is of another pair; saving backs it up"
     except S2PError:
         return f"{name} here is no usable mapping file; saving backs it up"
-    if alignment.says_as(session.alignment):
+    if followed.alignment.says_as(session.alignment):
         return None
-    return Offered(path, alignment, _saved(path))
+    return Offered(path, followed, _saved(path))
 
 
 def missing(path: Path) -> str:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
-
-import numpy as np
 
 from s2p_tui.alignment.alignment import Alignment, Row, in_order
 from s2p_tui.alignment.edits import AcceptUnused, Edit, SetRows, Several, Trust, apply
 from s2p_tui.alignment.evidence import Evidence, as_suggested, no_evidence, proof_of
 from s2p_tui.alignment.fit import Fit, Verdict
+from s2p_tui.alignment.globs import matching
 from s2p_tui.alignment.history import History
-from s2p_tui.alignment.left_over import LeftOver, UnusedEntries, matching
-from s2p_tui.alignment.mapping_file import SavedAlignment, replay
+from s2p_tui.alignment.left_over import LeftOver, UnusedEntries
+from s2p_tui.alignment.mapping_file import Replayed, SavedAlignment, replayed
 from s2p_tui.alignment.proof import Proof
 from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.state_dict import StateDict
@@ -24,17 +23,24 @@ from s2p_tui.alignment.task import Job, Task
 from s2p_tui.alignment.verdicts import Verdicts
 from s2p_tui.conversion.certificate import Certifier
 from s2p_tui.conversion.convert import DEFAULT_CHUNK, refuse_to_replace, verify_file, write_file
-from s2p_tui.conversion.output import Converted, mapping_of, require_place, write_mapping
+from s2p_tui.conversion.output import (
+    Converted,
+    mapping_of,
+    refuse_folder,
+    require_place,
+    write_mapping,
+)
 from s2p_tui.conversion.output_names import format_of, output_path
 from s2p_tui.conversion.plan import FileFormat, Plan, make_plan
 from s2p_tui.conversion.report import Report, report_of
-from s2p_tui.errors import Code, Hint, InputError, OutputError, UsageError
+from s2p_tui.errors import Code, Hint, InputError, UsageError
 from s2p_tui.formats.base import Checkpoint
+from s2p_tui.formats.copies import copies
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.proposals.matcher.match import propose
 from s2p_tui.proposals.proposal import Proposal, Situation
-from s2p_tui.session.find import parse_query
+from s2p_tui.session.find import find, next_blocking
 from s2p_tui.session.journal_lines import Step
 from s2p_tui.session.opening import load_mapping, open_any_target, require_kinship
 
@@ -53,6 +59,7 @@ class Session:
 
     Attributes:
         checkpoint: The torch side.
+        sources: The files of both sides.
         target: The JAX side.
         alignment: The current alignment; replaced by every edit, never changed.
         evidence: What names and structure say; rows they speak against are doubtful.
@@ -60,6 +67,7 @@ class Session:
         verdicts: The rows' fits.
         awaits_evidence: Whether the matcher has yet to say what it makes of the two ends.
         lacks_evidence: Whether it was stopped, or failed, so that it says nothing.
+        told: Differences between this pair and the one a followed mapping was made for.
     """
 
     def __init__(
@@ -78,13 +86,14 @@ class Session:
         self.target = target
         self.alignment: Alignment = start
         self.evidence: Evidence | None = evidence
-        self._sources = (*checkpoint.files, *target.files)
+        self.sources = (*checkpoint.files, *target.files)
         self._own_mappings: set[Path] = set()
         self.history = History()
         self.verdicts = Verdicts(state_dict, target.skeleton, start.rows, evidence)
         self._unused = UnusedEntries(state_dict, start)
         self.awaits_evidence = self.lacks_evidence = False
-        self._is_guess = False
+        self.told: tuple[str, ...] = ()
+        self._is_guess = self._is_unjudged = False
         self._listeners: list[Listener] = []
         self._recorder: Recorder | None = None
 
@@ -141,7 +150,9 @@ class Session:
         soon: bool = False,
         task: Task | None = None,
     ) -> Session:
-        """A session on two open ends; see `open`. Reads no tensor data.
+        """A session on two open ends; see `open`.
+
+        Reads no tensor data but of entries left over that may be used ones again.
 
         Raises:
             OtherFilesError: The mapping was made for other files.
@@ -155,14 +166,18 @@ class Session:
                 raise
             # It fails again beside the rows, where somebody says so and goes on without it.
             later, evidence = True, None
-        if mapping is not None:
-            alignment = replay(mapping, state_dict, leaves)
+        followed = None if mapping is None else replayed(mapping, state_dict, leaves)
+        if followed is not None:
+            alignment = followed.alignment
         elif arrange == "auto" and evidence is not None:
             alignment = as_suggested(evidence, state_dict, leaves)
         else:
             alignment = in_order(state_dict, leaves)
+        if not later:
+            checkpoint = _with_copies(checkpoint, alignment)
         session = cls(checkpoint, target, alignment, evidence=evidence)
         session.awaits_evidence = later
+        session.told = () if followed is None else followed.told
         session._is_guess = later and mapping is None and arrange == "auto"
         return session
 
@@ -189,7 +204,8 @@ class Session:
             Whether its alignment was taken over: an order nobody has touched yet is but a guess.
         """
         self._judge_by(evidence)
-        is_taken = self._is_guess and not self._is_touched and suggested is not None
+        is_touched = len(self.history) or self.history.undone
+        is_taken = self._is_guess and not is_touched and suggested is not None
         if is_taken and suggested is not None:
             self.alignment = suggested
         self._tell_all()
@@ -210,10 +226,6 @@ class Session:
         everything = range(len(self.verdicts))
         for listener in self._listeners:
             listener(everything)
-
-    @property
-    def _is_touched(self) -> bool:
-        return bool(len(self.history) or self.history.undone)
 
     def match_proposal(self) -> Proposal:
         """Return the offline matcher's proposal. Reads no tensor data and changes nothing."""
@@ -247,9 +259,10 @@ class Session:
         self._is_guess = False
         self.verdicts.judge_all(alignment.rows, self.evidence)
 
-    def begin_with(self, alignment: Alignment, mapping: Path) -> None:
+    def begin_with(self, followed: Replayed, mapping: Path) -> None:
         """Start from what a mapping file says, which saving may replace then."""
-        self.go_on(alignment, History())
+        self.go_on(followed.alignment, History())
+        self.told = followed.told
         self._own_mappings.add(mapping)
 
     def begin_from(self, mapping: Path) -> None:
@@ -258,8 +271,8 @@ class Session:
         Raises:
             InputError: It cannot be read, or was made for other files.
         """
-        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
-        self.begin_with(replay(load_mapping(mapping), state_dict, skeleton), mapping)
+        ends = self.checkpoint.state_dict, self.target.skeleton
+        self.begin_with(replayed(load_mapping(mapping), *ends), mapping)
 
     def __len__(self) -> int:
         return len(self.alignment.rows) + len(self.alignment.bench)
@@ -310,15 +323,23 @@ class Session:
 
     def edit(self, edit: Edit) -> range:
         """Make an edit; returns the rows that may have changed, empty if nothing did."""
-        return self._step(edit, *self.history.make(self.alignment, edit))
+        return self._judged(self._recorded(edit, *self.history.make(self.alignment, edit)))
 
     def undo(self) -> range:
-        """Take back the last edit."""
-        return self._step("undo", *self.history.undo(self.alignment))
+        """Take back the last edit; of a move that was made row by row, all of it."""
+        goes_on, changed = True, range(0)
+        while goes_on:
+            goes_on = self.history.undo_goes_on
+            changed = self._recorded("undo", *self.history.undo(self.alignment), changed)
+        return self._judged(changed)
 
     def redo(self) -> range:
-        """Make the last undone edit again."""
-        return self._step("redo", *self.history.redo(self.alignment))
+        """Make the last undone edit again; of a move that was made row by row, all of it."""
+        goes_on, changed = True, range(0)
+        while goes_on:
+            changed = self._recorded("redo", *self.history.redo(self.alignment), changed)
+            goes_on = self.history.redo_goes_on
+        return self._judged(changed)
 
     def start_from(self, mapping: SavedAlignment) -> range:
         """Take over a mapping's alignment as one edit; returns the rows that may have changed.
@@ -326,7 +347,8 @@ class Session:
         Raises:
             OtherFilesError: It was made for other files; the differences are named.
         """
-        wanted = replay(mapping, self.checkpoint.state_dict, self.target.skeleton)
+        followed = replayed(mapping, self.checkpoint.state_dict, self.target.skeleton)
+        wanted, self.told = followed.alignment, followed.told
         before = tuple(sorted(self.alignment.accepted - wanted.accepted))
         accepted = AcceptUnused(before, accept=False), AcceptUnused(tuple(sorted(wanted.accepted)))
         rows = SetRows(tuple(enumerate(wanted.rows)))
@@ -337,7 +359,7 @@ class Session:
         """Take doubtful rows for right, as one edit.
 
         Args:
-            paths: The rows' leaf key paths; None for all that are doubtful.
+            paths: The rows' leaf key paths, or patterns of them; None for all that are doubtful.
 
         Raises:
             UsageError: A path is no leaf's, or its row is not doubtful.
@@ -347,14 +369,14 @@ class Session:
             for index in range(len(self.verdicts))
             if self.verdicts.fit(index) is Fit.DOUBTFUL
         }
-        wrong = [path for path in paths or () if path not in doubtful]
-        if wrong:
+        wanted = {path: matching([path], doubtful) for path in paths or ()}
+        if wrong := [path for path, found in wanted.items() if not found]:
             raise UsageError(
                 f"These rows are not doubtful: {', '.join(wrong)}.",
                 f"Trust doubtful rows only: {', '.join(doubtful) or 'there are none'}.",
             )
-        indices = doubtful.values() if paths is None else [doubtful[path] for path in paths]
-        self.edit(Trust(tuple(indices)))
+        chosen = (doubtful[path] for found in wanted.values() for path in found)
+        self.edit(Trust(tuple(doubtful.values() if paths is None else dict.fromkeys(chosen))))
 
     def allow_unused(self, globs: Sequence[str] | None) -> None:
         """Accept that entries that block are left out, as one edit.
@@ -368,37 +390,17 @@ class Session:
             self.edit(AcceptUnused(accepted))
 
     def find(self, query: str, within: range | None = None) -> list[int]:
-        """Indices that match every word of a query: names, shapes (`10x10`), statuses.
+        """Indices that match every word of a query; see `s2p_tui.session.find`."""
+        return find(self, query, within)
 
-        Args:
-            query: The words.
-            within: Look at these indices alone.
-        """
-        matches = parse_query(query, self.checkpoint.state_dict)
-        found: list[int] = []
-        for index in range(len(self)) if within is None else within:
-            row = self.row(index)
-            leaf = self.target.skeleton[index] if row is not None else None
-            fit = self.verdicts.fit(index) if row is not None else None
-            if matches(leaf, row, self.benched(index) or "", fit):
-                found.append(index)
-        return found
+    @property
+    def problem_count(self) -> int:
+        """Rows and unused entries that block a conversion."""
+        return self.blocking + len(self.unused.blocking)
 
     def next_blocking(self, index: int, step: Literal[1, -1]) -> int | None:
         """The nearest index after (or before) one that blocks a conversion, going round."""
-        rows = len(self.alignment.rows)
-        unused = self.unused.blocking + rows
-        found: list[int] = (
-            [] if (row := self.verdicts.next_blocking(index, step)) is None else [row]
-        )
-        if len(unused):
-            beside = np.searchsorted(unused, index, "right" if step > 0 else "left")
-            near = int(beside) if step > 0 else int(beside) - 1
-            found += [int(unused[0]), int(unused[-1])]
-            found += [int(unused[near])] if 0 <= near < len(unused) else []
-        found.sort(reverse=step < 0)
-        beyond = (one for one in found if (one - index) * step > 0)
-        return next(beyond, found[0] if found else None)
+        return next_blocking(self, index, step)
 
     def problems(self) -> Iterator[tuple[int, str]]:
         """Rows that stand in the way of a conversion, with the reason."""
@@ -408,12 +410,7 @@ class Session:
             yield found, self.verdicts.at(found).why
 
     def proof(self, index: int, alignment: Alignment | None = None) -> Proof:
-        """Return the answers that prove a row right; what nothing answers is open.
-
-        Args:
-            index: The row.
-            alignment: The alignment it is of; the current one if None.
-        """
+        """Return the answers that prove a row right, of the current alignment if none is given."""
         row = (alignment or self.alignment).rows[index]
         if self.evidence is None and not self.awaits_evidence:
             return proof_of(index, row, None, replayed=True)
@@ -459,8 +456,8 @@ class Session:
         """Write the output, then the mapping file. Blocks; meant for a worker thread.
 
         Args:
-            output: The file. `.safetensors` writes that format, anything else `.eqx`; without
-                a suffix it gets `.eqx`, as Equinox itself would look for.
+            output: The file. `.safetensors` and `.orbax` write these formats, all else `.eqx`,
+                which is added where there is no suffix, as Equinox itself would look for.
             dtype: Write real floating-point leaves in this dtype, not in the skeleton's.
             chunk_bytes: Memory to stay within, about.
             verify: Read the file back and compare it with its sources.
@@ -474,10 +471,15 @@ class Session:
             S2PError: Rows do not line up, entries are left over, the output cannot be written, or
                 it was cancelled.
         """
-        if os.path.isdir(output):
-            raise OutputError(
-                f"{output} is a folder, a file was expected.", "Give the name of a file in it."
-            )
+        if format_of(output) == "orbax":
+            from s2p_tui.session.orbax import convert_to_orbax
+
+            return convert_to_orbax(
+                self, output, dtype=dtype, chunk_bytes=chunk_bytes, verify=verify,
+                mapping=mapping, certificate=certificate, job=job, jobs=jobs,
+                allow_overflow=allow_overflow,
+            )  # fmt: skip
+        refuse_folder(Path(output))
         path = output_path(output)
         refuse_to_replace(path, self._own_mappings)
         if certificate is not None and not verify:
@@ -486,7 +488,7 @@ class Session:
                 Hint(Code.VERIFY_OR_NO_CERTIFICATE),
             )
         if mapping is not None:
-            require_place(Path(mapping), (*self._sources, path))
+            require_place(Path(mapping), (*self.sources, path))
         others = [] if mapping is None else [Path(mapping)]
         certifier = self._certifier(certificate, path, *others)
         alignment = self.alignment
@@ -551,7 +553,7 @@ class Session:
     def _certifier(self, certificate: str | Path | None, *outputs: Path) -> Certifier | None:
         if certificate is None:
             return None
-        require_place(Path(certificate), (*self._sources, *self._own_mappings, *outputs))
+        require_place(Path(certificate), (*self.sources, *self._own_mappings, *outputs))
         return Certifier(Path(certificate), self.checkpoint, self.target)
 
     def save_mapping(self, path: str | Path, alignment: Alignment | None = None) -> Path | None:
@@ -567,7 +569,7 @@ class Session:
             OutputError: It cannot be written, or would replace a source.
         """
         path = Path(path)
-        refuse_to_replace(path, self._sources)
+        refuse_to_replace(path, self.sources)
         content = mapping_of(self.checkpoint, self.target, alignment or self.alignment)
         kept = write_mapping(path, content, keep_old=path not in self._own_mappings)
         self._own_mappings.add(path)
@@ -577,16 +579,40 @@ class Session:
         """Return the report of a conversion of this session."""
         return report_of(self, converted)
 
-    def _step(self, step: Step, alignment: Alignment, changed: range) -> range:
-        if alignment is self.alignment:
+    def _recorded(
+        self, step: Step, alignment: Alignment, changed: range, before: range = range(0)
+    ) -> range:
+        """Take over the alignment that a step made; return its rows with those of steps before."""
+        if alignment is not self.alignment:
+            self._is_unjudged = True
+            self.alignment = alignment
+            if self._recorder is not None:
+                self._recorder(step, alignment, changed)
+        spans = [span for span in (before, changed) if span]
+        if not spans:
             return changed
-        self.alignment = alignment
-        if self._recorder is not None:
-            self._recorder(step, alignment, changed)
-        judged = self.verdicts.changed(alignment.rows, changed)
-        for listener in self._listeners:
-            listener(judged)
+        return range(min(one.start for one in spans), max(one.stop for one in spans))
+
+    def _judged(self, changed: range) -> range:
+        """Judge changed rows, and call the listeners, if anything has changed."""
+        if self._is_unjudged:
+            self._is_unjudged = False
+            judged = self.verdicts.changed(self.alignment.rows, changed)
+            for listener in self._listeners:
+                listener(judged)
         return changed
+
+
+def _with_copies(checkpoint: Checkpoint, alignment: Alignment) -> Checkpoint:
+    """Return the checkpoint with what is left over, and is a used entry again, known as such."""
+    state_dict = checkpoint.state_dict
+    unused = [one.key for one in UnusedEntries(state_dict, alignment).blocking_entries()]
+    if not unused:
+        return checkpoint
+    benched = set(alignment.bench)
+    used = {entry.key for entry in state_dict if entry.key not in benched}
+    found = copies(checkpoint, unused, used)
+    return replace(checkpoint, state_dict=state_dict.with_copies(found)) if found else checkpoint
 
 
 def _match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -> Evidence:

@@ -11,14 +11,9 @@ from hypothesis import strategies as st
 
 from s2p_tui.alignment.alignment import Alignment, Row
 from s2p_tui.alignment.edits import AcceptUnused, Edit, PlaceFromBench, SendToBench, apply
+from s2p_tui.alignment.globs import matching
 from s2p_tui.alignment.history import History
-from s2p_tui.alignment.left_over import (
-    LeftOver,
-    UnusedEntries,
-    grouped,
-    matching,
-    no_parameter,
-)
+from s2p_tui.alignment.left_over import LeftOver, UnusedEntries, grouped, no_parameter
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.transform import Take
 
@@ -72,6 +67,9 @@ def test_what_holds_no_parameter_needs_nobody_to_accept_it(
         ("mask_token", (1, 1, 8), "float32"),
         ("fc.weight_mask", (8, 8), "bool"),
         ("fc.mask", (8, 8), "float32"),
+        ("fc.mask", (8, 4), "bool"),
+        ("fc.channel_mask", (8,), "bool"),
+        ("attn.head_mask", (8,), "uint8"),
         ("attn_mask", (8, 4), "float32"),
         ("blocks.0.ls1.gamma", (8,), "float32"),
         ("queue", (128, 65536), "float32"),
@@ -83,6 +81,14 @@ def test_what_may_hold_a_parameter_is_in_the_way(
 ) -> None:
     one = unused(StateDict((Entry(key, shape, dtype),)), key)[key]
     assert one.blocks
+
+
+@pytest.mark.parametrize(("key", "blocks"), [("masks.fc.mask", True), ("attn.tril", False)])
+def test_a_mask_of_the_shape_of_a_weight_may_be_a_part_of_it(key: str, blocks: bool) -> None:
+    state_dict = StateDict((Entry("fc.weight", (8, 8), "float32"), Entry(key, (8, 8), "bool")))
+    assert unused(state_dict, key, rows=("fc.weight",))[key].blocks == blocks
+    other = StateDict((Entry("fc.weight", (8, 4), "float32"), Entry(key, (8, 8), "bool")))
+    assert not unused(other, key, rows=("fc.weight",))[key].blocks
 
 
 def test_statistics_without_a_leaf_are_named_as_such() -> None:

@@ -22,6 +22,7 @@ from s2p_tui.formats.skeleton_file import open_target
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, fitting, linears, until
 from tests.app.reading import status
+from tests.helpers.orbax_pair import arrays_in, pair_in
 from tests.helpers.sessions import checkpoint_of
 
 
@@ -68,6 +69,29 @@ async def test_name_and_dtype_are_taken_from_the_form(opened: Opened, tmp_path: 
         assert workspace.order.dtype == "bfloat16"
         snippet = str(pilot.app.screen.query_one("#snippet", Static).content)
         assert "safetensors.flax" in snippet
+
+
+async def test_a_name_that_ends_in_orbax_makes_an_orbax_checkpoint(
+    opened: Opened, tmp_path: Path
+) -> None:
+    pair = pair_in(tmp_path)
+    output = tmp_path / "model.orbax"
+    async with opened(pair.session(), output=tmp_path / "model") as (pilot, _):
+        await pilot.press("c")
+        remark = pilot.app.screen.query_one("#remark", Label)
+        assert "model.orbax for Orbax" in str(remark.render())
+        await pilot.press("end", *".orbax")
+        assert "An Orbax checkpoint" in str(remark.render())
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Result))
+        snippet = str(pilot.app.screen.query_one("#snippet", Static).content)
+        assert f'ocp.StandardCheckpointer().restore("{output}", wanted)' in snippet
+        assert "model, state = eqx.combine" in snippet
+        await pilot.press("enter", "c", "enter")
+        assert isinstance(pilot.app.screen, ConvertForm)
+        remark = pilot.app.screen.query_one("#remark", Label)
+        assert "model.orbax exists: remove it first" in str(remark.render())
+    assert len(arrays_in(output)) == 18
 
 
 async def test_an_absolute_name_can_be_typed(opened: Opened, tmp_path: Path) -> None:

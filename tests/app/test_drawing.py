@@ -6,12 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from textual.color import Color
+from textual.theme import BUILTIN_THEMES
 
+from s2p_tui.app.columns import Needs, lay_out_columns
+from s2p_tui.app.names import alike, shorten_among
 from s2p_tui.app.text import clip, fit, shorten
-from s2p_tui.app.theme import ASCII, UNICODE, Symbols
-from s2p_tui.app.widgets.alignment_view import lay_out_columns
+from s2p_tui.app.theme import ASCII, UNICODE, Symbols, quiet
 from s2p_tui.app.widgets.frame import rule, top_line
 from s2p_tui.app.widgets.lines import Lines
+from s2p_tui.app.widgets.panels import Details
+from s2p_tui.app.wording import unlike_axes
 from s2p_tui.errors import printable
 from tests.app.conftest import Opened, fitting, linears
 from tests.app.pairs import HOSTILE, hostile
@@ -40,22 +45,107 @@ def test_fit_is_exactly_as_wide_as_asked(text: str, width: int) -> None:
     assert cell_len(clip(printable(text), width)) <= width
 
 
-@given(st.integers(0, 400), st.integers(0, 10**6), st.integers(0, 40), st.integers(0, 20))
-def test_columns_fill_the_line(width: int, rows: int, shape: int, dtype: int) -> None:
-    columns = lay_out_columns(width, rows, shape, dtype)
-    used = columns.left + columns.symbol + columns.side + columns.spare
-    assert used == max(width, 10)
-    assert columns.name >= 2
-    assert columns.shape or not columns.dtype
+NEEDS = st.builds(Needs, st.integers(3, 90), st.integers(3, 20), st.integers(3, 40))
 
 
-def test_dtypes_go_first_then_shapes() -> None:
-    layouts = [lay_out_columns(width, 99, 10, 7) for width in (120, 70, 40)]
-    assert [(bool(c.number), bool(c.shape), bool(c.dtype)) for c in layouts] == [
+@given(st.integers(0, 400), st.integers(0, 10**6), NEEDS, NEEDS)
+def test_columns_fill_the_line(width: int, rows: int, entry: Needs, leaf: Needs) -> None:
+    columns = lay_out_columns(width, rows, entry, leaf)
+    used = columns.left + columns.symbol + columns.leaf.width + columns.spare
+    assert used == max(width, 9)
+    assert columns.entry.name >= 1
+    assert columns.leaf.name >= 1
+    assert columns.entry.shape or not columns.entry.dtype
+    assert bool(columns.entry.shape) is bool(columns.leaf.shape)
+
+
+def test_dtypes_go_first_then_shapes_then_numbers() -> None:
+    need = Needs(30, 7, 6)
+    layouts = [lay_out_columns(width, 99, need, need) for width in (120, 76, 58, 40)]
+    assert [(bool(c.number), bool(c.leaf.shape), bool(c.leaf.dtype)) for c in layouts] == [
         (True, True, True),
+        (True, True, False),
         (False, True, False),
         (False, False, False),
     ]
+
+
+def test_a_side_gets_what_it_needs_before_the_other_gets_more() -> None:
+    layout = lay_out_columns(76, 99, Needs(12, 7, 4), Needs(60, 7, 4))
+    assert layout.entry.name == 12
+    assert layout.left + layout.symbol + layout.leaf.width == 76
+
+
+@pytest.mark.parametrize("width", [100, 120, 200])
+async def test_both_shapes_are_at_the_sign(opened: Opened, width: int) -> None:
+    async with opened(linears(), size=(width, 30)) as (_, workspace):
+        text = workspace.view.render_line(0).text
+        assert "float32 2×3 ✗  4   float32 .first" in text
+        assert text.index("4   float32") - text.index("2×3") < 10
+
+
+async def test_details_stand_beside_the_list_where_there_is_room(opened: Opened) -> None:
+    async with opened(linears(), size=(200, 30)) as (pilot, workspace):
+        await pilot.press("g")
+        aside = workspace.query_one("#aside", Details)
+        assert aside.region.x > 120
+        assert any("expected 4 (4 elements), got 2×3 (6)" in text for text in aside.texts)
+        assert not workspace.query_one("#details").display
+        await pilot.press("d")
+        assert not aside.display
+    async with opened(linears(), size=(120, 30)) as (_, workspace):
+        assert not workspace.query_one("#aside").display
+
+
+PARTS = ("attention.self.query", "attention.self.key", "attention.output.norm")
+BLOCK = [
+    f"{part}.{kind}"
+    for part in (*PARTS, "norm1", "norm2", "output.norm")
+    for kind in ("weight", "bias")
+]
+
+
+@pytest.mark.parametrize("width", range(16, 45))
+@pytest.mark.parametrize("shape", ["encoder.layers.{}.{}", ".encoder.layers[{}].{}"])
+def test_no_two_names_of_a_block_read_alike(width: int, shape: str) -> None:
+    names = [shape.format(number, name) for number in range(9, 12) for name in BLOCK]
+    short = [shorten_among(name, names, width) for name in names]
+    assert len(set(short)) == len(names)
+    assert all(len(one) <= width for one in short)
+
+
+@given(st.lists(st.text("ab.[]0", min_size=1), max_size=9, unique=True), st.integers(1, 30))
+def test_a_short_name_is_never_wider_than_asked(names: list[str], width: int) -> None:
+    for name in names:
+        short = shorten_among(name, names, width)
+        assert cell_len(short) <= width
+        assert short == name or len(name) > width
+
+
+def test_what_a_name_shares_with_the_one_above_ends_with_a_segment() -> None:
+    above = ".layers[0].norm1.weight"
+    assert above[: alike(".layers[0].norm2.weight", above)] == ".layers[0]."
+    assert above[: alike(".layers[0].norm1.bias", above)] == ".layers[0].norm1."
+    assert alike(".layers[12].w", ".layers[1].w") == len(".layers[")
+    assert alike("one", "one.more") == 0
+    assert alike("same", "same") == 4
+
+
+def test_axes_that_differ() -> None:
+    assert unlike_axes((3, 5), (5, 3)) == {0, 1}
+    assert unlike_axes((64, 3, 7, 7), (64, 3, 3, 3)) == {2, 3}
+    assert unlike_axes((8, 1), (8,)) == {1}
+    assert unlike_axes((8,), (8, 1)) == frozenset()
+
+
+@pytest.mark.parametrize("name", [name for name in BUILTIN_THEMES if "ansi" not in name])
+def test_signs_differ_in_colour_and_the_quiet_is_quieter(name: str) -> None:
+    colours = BUILTIN_THEMES[name].to_color_system().generate()
+    kinds = ("text-primary", "text-warning", "text-error", "text-success")
+    assert len({colours[kind] for kind in kinds}) == 4
+    back, text = Color.parse(colours["background"]), Color.parse(colours["foreground"])
+    dimmed = Color.parse(quiet(colours["foreground"], colours["background"]))
+    assert abs(dimmed.brightness - back.brightness) < abs(text.brightness - back.brightness)
 
 
 @pytest.mark.parametrize("symbols", [UNICODE, ASCII])
@@ -134,11 +224,11 @@ async def test_marks_are_signs_too(opened: Opened) -> None:
     async with opened(linears()) as (pilot, workspace):
         await pilot.press("j", "j", "m", "g", "space", "j", "j")
         flags = [workspace.view.render_line(y).text[:2] for y in range(4)]
-        assert flags == [" ●", "  ", " ↕", "▸ "]
+        assert flags == [" ●", "  ", " ↕", "▸↕"]
 
 
 async def test_bench_is_told_from_rows(opened: Opened) -> None:
     async with opened(linears()) as (_, workspace):
         text = workspace.view.render_line(6).text
         assert "left.over" in text
-        assert "(bench)" in text
+        assert "(bench ×1)" in text

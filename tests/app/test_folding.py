@@ -55,9 +55,10 @@ SIZE = 2 + 3 * EXPERTS
 
 
 def drawn(workspace: Workspace) -> list[str]:
-    """The right side of every line, up to the first blank."""
+    """The name on the right side of every line."""
     view = workspace.view
-    left = view.columns.left + view.columns.symbol
+    columns = view.columns
+    left = columns.left + columns.symbol + columns.leaf.shape + columns.leaf.dtype
     lines = range(min(view.size.height, view.virtual_size.height))
     return [view.render_line(y).text[left:].split("  ")[0].strip() for y in lines]
 
@@ -283,7 +284,7 @@ async def test_a_block_is_marked_as_its_rows_are(opened: Opened) -> None:
         assert "●" in workspace.view.render_line(1).text[:3]
         await pilot.press("v", "j")
         assert workspace.cursor.marked() == list(range(1, 1 + 3 * SIZE))
-        await pilot.press("v", "k", "k", "space")
+        await pilot.press("space", "k", "k", "k", "space")
         assert workspace.cursor.marked() == list(range(1 + SIZE, 1 + 3 * SIZE))
 
 
@@ -318,6 +319,9 @@ async def test_narrow_windows_keep_the_count(opened: Opened) -> None:
 async def test_the_overview_shows_where_the_trouble_is(opened: Opened) -> None:
     async with opened(blocks()) as (pilot, workspace):
         overview = workspace.query_one(Overview)
+        assert not overview.display
+        await pilot.press("F")
+        await pilot.pause()
         assert overview.display
 
         def column() -> str:
@@ -325,7 +329,7 @@ async def test_the_overview_shows_where_the_trouble_is(opened: Opened) -> None:
 
         assert set(column()) == {" "}
         await pilot.press("2", "0", "0", "enter", "delete", "1", "9", "0", "enter", "delete")
-        height, count = overview.size.height, len(workspace.session.alignment.rows)
+        height, count = overview.size.height, workspace.view.line_count
         assert {n for n, sign in enumerate(column()) if sign == "✗"} == {
             row * height // count for row in (189, 199)
         }
@@ -334,6 +338,20 @@ async def test_the_overview_shows_where_the_trouble_is(opened: Opened) -> None:
         assert workspace.cursor.index == 199
         await pilot.press("u", "u")
         assert set(column()) == {" "}
+
+
+async def test_the_overview_marks_the_lines_that_scrolling_leads_to(opened: Opened) -> None:
+    async with opened(blocks(60)) as (pilot, workspace):
+        await pilot.press("j", "tab")
+        await pilot.pause()
+        overview, view = workspace.query_one(Overview), workspace.view
+        assert overview.display
+        await pilot.press(*str(1 + 50 * SIZE + 1), "enter", "delete", "tab", "g")
+        await pilot.pause()
+        line, height = view.line_of(1 + 50 * SIZE), overview.size.height
+        (marked,) = (y for y in range(height) if overview.render_line(y).text == "✗")
+        assert marked * view.line_count // height <= line
+        assert line < (marked + 1) * view.line_count // height
 
 
 async def test_no_overview_beside_a_list_that_is_all_in_sight(opened: Opened) -> None:

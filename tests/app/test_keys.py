@@ -15,6 +15,7 @@ from s2p_tui.app.screens.help import Help, help_text
 from s2p_tui.app.theme import UNICODE
 from s2p_tui.app.widgets.lines import Lines
 from tests.app.conftest import Opened, fitting, linears, make_session
+from tests.app.pairs import layers
 from tests.app.reading import bench, footer, keys, status
 
 
@@ -207,9 +208,19 @@ async def test_range_of_marks(opened: Opened) -> None:
         await pilot.press("j", "v", "j", "j")
         assert workspace.cursor.marked() == [1, 2, 3]
         assert "Marking 3 rows" in status(workspace)
-        await pilot.press("v", "j")
+        await pilot.press("space", "j")
         assert workspace.cursor.marked() == [1, 2, 3]
         await pilot.press("escape")
+        assert workspace.cursor.marked() == []
+
+
+async def test_a_range_ends_as_in_vim(opened: Opened) -> None:
+    async with opened(fitting(6)) as (pilot, workspace):
+        for end in ("v", "escape"):
+            await pilot.press("g", "v", "j", end)
+            assert workspace.cursor.marked() == []
+        await pilot.press("g", "v", "j", "delete")
+        assert keys(workspace)[:3] == ["-", "-", "layer2"]
         assert workspace.cursor.marked() == []
 
 
@@ -352,8 +363,27 @@ async def test_trust(opened: Opened) -> None:
         await pilot.press("3", "enter", "y")
         assert workspace.session.blocking == 2
         assert workspace.session.alignment.rows[2].trusted
-        await pilot.press("y")
+        assert "Trusted." in status(workspace)
+        assert workspace.cursor.index == 6
+        await pilot.press("3", "enter", "y")
         assert workspace.session.blocking == 3
+        assert workspace.cursor.index == 2
+
+
+async def test_n_says_which_problem_it_is(opened: Opened) -> None:
+    async with opened(linears()) as (pilot, workspace):
+        await pilot.press("g", "n", "n")
+        assert workspace.cursor.index == 2
+        assert "3 of 4 that block." in status(workspace)
+        await pilot.press("n")
+        assert "4 of 4 that block." in status(workspace)
+
+
+async def test_enter_unfolds_a_folded_block(opened: Opened) -> None:
+    async with opened(layers(200)) as (pilot, workspace):
+        assert workspace.cursor.is_block
+        await pilot.press("enter")
+        assert workspace.view.line_count == 200
 
 
 @pytest.mark.parametrize("undo", ["u", "ctrl+z"])
@@ -373,7 +403,7 @@ async def test_find_by_name_and_next_match(opened: Opened) -> None:
         assert workspace.cursor.matches == (2, *range(20, 30))
         await pilot.press("enter")
         assert workspace.cursor.index == 2
-        assert "11 matches" in status(workspace)
+        assert "/layer2: 1 of 11" in status(workspace)
         assert "next match" in footer(workspace)
         await pilot.press("n")
         assert workspace.cursor.index == 20

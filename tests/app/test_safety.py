@@ -145,7 +145,7 @@ async def test_trust_ends_with_a_sibling(opened: Opened) -> None:
     leaves = [Leaf(f".n.{role}", (4,), "float32") for role in ("weight", "bias")]
     leaves += [Leaf(".x", (4,), "float32"), Leaf(".y", (4,), "float32")]
     async with opened(make_session(entries, leaves)) as (pilot, workspace):
-        await pilot.press("g", "y", "j", "y")
+        await pilot.press("g", "y", "y", "2", "G")
         assert workspace.session.blocking == 0
         await pilot.press(*["m", "j", "x"])
         assert keys(workspace)[1] == "b.other"
@@ -175,13 +175,13 @@ async def test_what_a_rule_fills_goes_nowhere(opened: Opened) -> None:
 async def test_marked_rows_are_picked_up_together(opened: Opened) -> None:
     async with opened(norms(3)) as (pilot, workspace):
         before = keys(workspace)
-        await pilot.press(*["1", "G", "v", "4", "G", "v", "m", "9", "G", "x"])
+        await pilot.press(*["1", "G", "v", "4", "G", "m", "9", "G", "x"])
         assert keys(workspace) == [*before[8:], *before[4:8], *before[:4]]
         assert len(workspace.session.history) == 1
         assert workspace.session.counts == {Fit.EXACT: 12}
         await pilot.press("u")
         assert keys(workspace) == before
-        await pilot.press(*["1", "G", "v", "4", "G", "v", "m", "6", "G", "enter"])
+        await pilot.press(*["1", "G", "v", "4", "G", "m", "6", "G", "enter"])
         assert len(workspace.session.history) == 1
         assert keys(workspace)[4:8] == before[:4]
 

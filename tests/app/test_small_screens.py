@@ -17,7 +17,7 @@ SCENES: dict[str, tuple[Callable[[], Session], str, tuple[str, ...]]] = {
     "edited": (linears, "J s s", (".first", "moved down")),
     "picked": (linears, "m j", ("Picked up a", "Enterput here")),
     "marked": (linears, "space space", ("2 rows marked",)),
-    "found": (linears, "slash f i enter", ("/fi: 2 matches",)),
+    "found": (linears, "slash f i enter", ("/fi: 1 of 2",)),
     "blocked": (linears, "G c", ("Row 1:", "And 2 other rows.")),
     "hostile": (hostile, "j", (r"new\nline",)),
     "transform": (turned, "t", ("permute axes to (1, 0)", "Enter takes")),

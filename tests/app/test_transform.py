@@ -171,7 +171,7 @@ async def test_marks_are_taken_in_list_order_and_from_the_bench(opened: Opened) 
 async def test_what_the_leaf_took_before_goes_to_the_bench(opened: Opened) -> None:
     session = session_of({"x": (9,), "a": (4,), "b": (4,)}, {".x": (4,), ".y": (4,), ".z": (4,)})
     async with opened(session) as (pilot, workspace):
-        await pilot.press("g", "j", "v", "j", "v", "g", "t", "1", "enter")
+        await pilot.press("g", "j", "v", "j", "space", "g", "t", "1", "enter")
         assert session.alignment.rows[0].source == Sum((Take("a"), Take("b")))
         assert keys(workspace) == ["a", "-", "-"]
         assert bench(workspace) == ("x",)

@@ -102,7 +102,7 @@ async def test_blocks_without_a_choice_say_so(opened: Opened) -> None:
     async with opened(layers(wide=False)) as (pilot, workspace):
         await pilot.press("F", "g", "t")
         assert pilot.app.screen is workspace
-        assert "No row of this block leaves a choice" in status(workspace)
+        assert "No row of .h[0 … 3] leaves a choice" in status(workspace)
 
 
 async def test_escape_leaves_all_as_it_is(opened: Opened) -> None:

@@ -34,7 +34,8 @@ def line(workspace: Workspace, index: int) -> str:
 async def test_an_unused_entry_blocks_until_y_accepts_it(opened: Opened) -> None:
     async with opened(gammas(1)) as (pilot, workspace):
         assert "?" not in line(workspace, 2)
-        assert "? (bench)" in line(workspace, 3)
+        assert "(bench ×2)" in line(workspace, 2)
+        assert "?  (bench)" in line(workspace, 3)
         assert "1 unused entry" in texts(workspace, "status")
         await pilot.press("n")
         assert workspace.cursor.index == 3
@@ -43,7 +44,7 @@ async def test_an_unused_entry_blocks_until_y_accepts_it(opened: Opened) -> None
         assert "no leaf takes it (y accepts that)" in texts(workspace, "status")
         await pilot.press("y")
         assert workspace.session.alignment.accepted == {"blocks.0.gamma"}
-        assert "· (bench)" in line(workspace, 3)
+        assert "·  (bench)" in line(workspace, 3)
         assert "Accepted as unused" in texts(workspace, "status")
         await pilot.press("n")
         assert "Every row lines up" in texts(workspace, "status")
@@ -84,7 +85,7 @@ async def test_the_mapping_remembers_it(opened: Opened, tmp_path: Path) -> None:
 
 async def test_what_was_accepted_is_resumed_with_its_undo(opened: Opened) -> None:
     async with opened(gammas(12)) as (pilot, workspace):
-        await pilot.press("G", "y", "k", "k", "y")
+        await pilot.press("G", "y", "G", "k", "k", "y")
         left = workspace.session.alignment
     assert left.accepted == {"blocks.11.gamma", "blocks.9.gamma"}
     session = gammas(12)
@@ -110,5 +111,5 @@ async def test_marked_entries_are_accepted_together_and_rows_apart(opened: Opene
         await pilot.press("space", "space", "y")
         assert workspace.session.alignment.accepted == {"blocks.0.gamma", "blocks.1.gamma"}
         assert "Accepted 2 entries as unused" in texts(workspace, "status")
-        await pilot.press("g", "space", "y")
+        await pilot.press("g", "space", "G", "space", "y")
         assert "not both" in texts(workspace, "status")

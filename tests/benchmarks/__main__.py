@@ -18,6 +18,7 @@ from tests.benchmarks.measure import Result, as_json, as_markdown, needs, print_
 PARTS = {
     "app": "app",
     "conversion": "conversion",
+    "export": "export",
     "growth": "growth",
     "memory": "memory",
     "match": "alignment_scale",

@@ -24,6 +24,19 @@ def convert(model: str, skeleton: str, mapping: str, output: str, verify: str) -
     return {"seconds": seconds, "peak": status("VmHWM") - idle}
 
 
+def export(leaves: str, skeleton: str, mapping: str, original: str, output: str) -> dict[str, Any]:
+    """Export, always verified. Peak is over the opened, idle export."""
+    from s2p_tui.session.export import open_export
+    from s2p_tui.session.opening import load_mapping
+
+    opened = open_export(leaves, skeleton, load_mapping(mapping), original, trust=None)
+    idle = _reset_peak()
+    started = time.perf_counter()
+    opened.write(output)
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "peak": status("VmHWM") - idle}
+
+
 def from_memory(mebibytes: str, output: str, how: str) -> dict[str, Any]:
     """Convert a state dict that is in memory, half of it not contiguous; peak is over that."""
     import jax
@@ -134,6 +147,7 @@ def status(field: str) -> int:
 if __name__ == "__main__":
     actions = {
         "convert": convert,
+        "export": export,
         "from_memory": from_memory,
         "script": script,
         "statedict2pytree": statedict2pytree,

@@ -17,6 +17,7 @@ import torch
 from s2p_tui.cli import run
 from s2p_tui.cli.options import app
 from s2p_tui.formats.pytree.factory import call_factory
+from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.safetensors import header_for
 from tests.helpers.hub_server import hub_of
 from tests.helpers.terminal import CLEAN, PYTHON, Terminal
@@ -195,7 +196,8 @@ def test_examples_are_parsed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_examples_work(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All but those that open the app or ask Claude, one after the other in one folder."""
     ran: list[str] = []
-    for command in ("convert", "verify", "check", "skeleton", "inspect", "chunk", "demo", "keys"):
+    commands = "convert verify export recipe check skeleton inspect chunk demo keys"
+    for command in commands.split():
         for example in examples_in(help_of(command, capsys)):
             words = shlex.split(example)
             if "claude" in words or example == "s2p-tui demo":
@@ -203,12 +205,16 @@ def test_examples_work(models: Path, capsys: pytest.CaptureFixture[str]) -> None
             with hub_of(models) if "hf://" in example else nullcontext():
                 assert run(words[1:]) == 0, (example, capsys.readouterr().err)
             ran.append(example)
-    assert len(ran) > 15
+    assert len(ran) > 18
     for name in ("model.eqx", "ema.eqx"):
         like = call_factory("net.py:Net", abstract=True)
         model = eqx.tree_deserialise_leaves(models / name, like)
         assert float(jax.numpy.abs(model.up.weight).max()) > 0
     assert (models / "model.certificate.json").is_file()
+    weights = torch.load("model.pt", weights_only=True)
+    for name in ("trained.safetensors", "trained.pt", "alone.safetensors"):
+        found = open_checkpoint(models / name)
+        assert {entry.key for entry in found.state_dict} == set(weights)
     assert (models / "wide_skeleton.eqx").is_file()
 
 
@@ -268,6 +274,8 @@ def test_bash_completes_options_and_their_values(script: Path, tmp_path: Path) -
         ["convert", "model.pt"],
         ["convert", "model.pt", "skeleton.eqx", "--output"],
         ["convert", "--mapping"],
+        ["convert", "--recipe"],
+        ["recipe"],
         ["verify", "model.eqx", "--skeleton"],
         ["inspect"],
         ["chunk"],

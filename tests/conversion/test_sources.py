@@ -1,4 +1,4 @@
-"""What regions are made of, found without numbers, is what the evaluator reads."""
+"""Cuts that cover a leaf, and requests that cover what is wanted."""
 
 from __future__ import annotations
 
@@ -10,59 +10,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2p_tui.alignment.state_dict import Entry, StateDict
-from s2p_tui.conversion.evaluate import Evaluator
-from s2p_tui.conversion.sources import axes_in_order, needs, regions_along
+from s2p_tui.conversion.sources import axes_in_order, regions_along
 from s2p_tui.formats.base import Region
 from s2p_tui.formats.remote.ranges import joined
-from s2p_tui.formats.tensors import ArrayTensors
-from tests.helpers.exprs import Case, cases
-
-Elements = set[tuple[str, tuple[int, ...]]]
-
-
-class Recording(ArrayTensors):
-    """Remembers which elements were read."""
-
-    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
-        super().__init__(arrays)
-        self.asked: Elements = set()
-
-    def read(self, name: str, region: Region) -> np.ndarray:
-        self.asked |= elements(name, region)
-        return super().read(name, region)
-
-
-def elements(name: str, region: Region) -> Elements:
-    return {(name, place) for place in product(*(range(*bounds) for bounds in region))}
-
-
-@st.composite
-def regions(draw: st.DrawFn) -> tuple[Case, Region]:
-    case = draw(cases())
-    starts = [draw(st.integers(0, size)) for size in case.result.shape]
-    return case, tuple(
-        (start, draw(st.integers(start, size)))
-        for start, size in zip(starts, case.result.shape, strict=True)
-    )
-
-
-@given(regions())
-def test_what_is_needed_is_what_is_read(drawn: tuple[Case, Region]) -> None:
-    case, region = drawn
-    entries = (Entry(key, one.shape, str(one.dtype)) for key, one in case.arrays.items())
-    state_dict, recording = StateDict(tuple(entries)), Recording(case.arrays)
-    Evaluator(state_dict, recording).region(case.expr, region)
-    found: Elements = set()
-    for key, part in needs(case.expr, region, state_dict.shape):
-        found |= elements(key, part)
-    if any(stop <= start for start, stop in region):
-        assert found == set()
-    elif "norm" not in str(case.expr).lower():
-        assert found == recording.asked
-    else:
-        # What norms alone read may be left out.
-        assert found <= recording.asked
 
 
 @given(

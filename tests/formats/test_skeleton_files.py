@@ -97,7 +97,7 @@ def node(**changes: Any) -> dict[str, Any]:
 
 DAMAGED: dict[str, tuple[bytes, str]] = {
     "no end": (head(node())[:-3], "damaged skeleton"),
-    "version": (head(node(), version=9), "of version 9, this reads 1"),
+    "version": (head(node(), version=9), "of version 9, this reads 2"),
     "no leaves": (b'{"format": "s2p-skeleton", "version": 1}\n', "damaged skeleton"),
     "leaves no list": (head(leaves=3), "damaged skeleton"),
     "leaf no object": (head(leaves=[3]), "damaged skeleton"),

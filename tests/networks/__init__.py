@@ -1,6 +1,15 @@
 """Networks as people write them, with the right array for every leaf, and variants that mislead."""
 
-from tests.networks import feed_forward, naming, others, people, transformers, vision
+from tests.networks import feed_forward, layouts, naming, others, people, transformers, vision
 from tests.networks.network import NETWORKS
 
-__all__ = ["NETWORKS", "feed_forward", "naming", "others", "people", "transformers", "vision"]
+__all__ = [
+    "NETWORKS",
+    "feed_forward",
+    "layouts",
+    "naming",
+    "others",
+    "people",
+    "transformers",
+    "vision",
+]

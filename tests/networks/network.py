@@ -480,10 +480,10 @@ def leaves_of(tree: Any) -> dict[Path, Any]:
                 mean, var = state.get(node.ema_state_index)
                 first = state.get(node.ema_first_time_index)
                 values = {"mean": mean, "var": var, "first": first}
-                found |= {(*_steps(keys), name): value for name, value in values.items()}
+                found |= {(*steps_of(keys), name): value for name, value in values.items()}
         tree = model
     for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        found[_steps(keys)] = leaf
+        found[steps_of(keys)] = leaf
     return found
 
 
@@ -491,7 +491,8 @@ def _is_batch_norm(node: Any) -> bool:
     return isinstance(node, eqx.nn.BatchNorm)
 
 
-def _steps(keys: Sequence[Any]) -> Path:
+def steps_of(keys: Sequence[Any]) -> Path:
+    """The names and numbers in a key path."""
     return tuple(
         next(getattr(key, name) for name in ("name", "key", "idx") if hasattr(key, name))
         for key in keys

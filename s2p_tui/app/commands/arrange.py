@@ -31,6 +31,7 @@ from s2p_tui.errors import printable
 if TYPE_CHECKING:
     from s2p_tui.alignment.alignment import Alignment
     from s2p_tui.app.cursor import Cursor
+    from s2p_tui.session.fitting import Fitting
     from s2p_tui.session.session import Session
 
 Step = Literal[1, -1]
@@ -345,7 +346,7 @@ def toggle_trust(session: Session, cursor: Cursor) -> Move:
     if trusted and len(doubtful) > 1:
         said = f"Trusted {many(len(doubtful), 'row')}: they no longer block the conversion."
     edit = Trust(tuple(index for index, _ in doubtful), trusted)
-    return Move(edit, cursor.index, said=said)
+    return Move(edit, cursor.index, frozenset(), said)
 
 
 def _toggle_unused(session: Session, benched: Sequence[int], index: int) -> Move:
@@ -356,7 +357,7 @@ def _toggle_unused(session: Session, benched: Sequence[int], index: int) -> Move
         if len(keys) > 1:
             count = many(len(keys), "entry", "entries")
             said = f"Accepted {count} as unused: they no longer block the conversion."
-        return Move(AcceptUnused(keys), index, said=said)
+        return Move(AcceptUnused(keys), index, frozenset(), said)
     accepted = session.alignment.accepted
     if back := tuple(one.key for one in accounts if one.key in accepted):
         return Move(AcceptUnused(back, accept=False), index, said="No longer accepted as unused.")
@@ -365,7 +366,7 @@ def _toggle_unused(session: Session, benched: Sequence[int], index: int) -> Move
     raise ImpossibleError("None of these entries blocks.")
 
 
-def pick_up(session: Session, cursor: Cursor) -> None:
+def pick_up(session: Session, cursor: Cursor, fitting: Fitting) -> None:
     """Pick up the entry or the block under the cursor, or those of the marked rows together."""
     row = session.row(cursor.index)
     here = cursor.here
@@ -382,7 +383,8 @@ def pick_up(session: Session, cursor: Cursor) -> None:
         raise ImpossibleError("There is nothing here.")
     if row is None and cursor.is_block and not marked:
         raise ImpossibleError("The bench is folded: Tab unfolds it.")
-    cursor.pick_up(here)
+    cursor.finish_range()
+    cursor.pick_up(here, fitting.starts_of(here))
 
 
 def put_down(session: Session, cursor: Cursor, *, swap: bool) -> Move:

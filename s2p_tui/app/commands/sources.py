@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.sharing import sharing
 from s2p_tui.alignment.transform import Expr, Take, describe, keys_of
 from s2p_tui.app.commands.arrange import ImpossibleError, Move
+from s2p_tui.app.kinds import pattern_of, sources_alike
 from s2p_tui.app.text import many
 from s2p_tui.app.wording import together
 from s2p_tui.errors import printable
@@ -199,6 +201,23 @@ def take(session: Session, option: SourceOption, *, swap: bool, other: int | Non
         changes.append((other, Row(back, by="user")))
     edit = sharing(alignment, changes)
     return Move(edit, index, None, _said(session, option, edit))
+
+
+def take_alike(session: Session, option: SourceOption, indices: Sequence[int]) -> Move:
+    """Return the edit by which all rows of a kind take what was chosen for the first of them.
+
+    Raises:
+        ImpossibleError: Nothing shows which entries the others should take.
+    """
+    changes = sources_alike(session, indices, option.source)
+    if changes is None:
+        raise ImpossibleError(
+            "The other rows' entries do not follow from this one by numbers: "
+            "Enter shows the rows, choose for each."
+        )
+    name = printable(pattern_of(together(keys_of(option.source))))
+    said = f"{many(len(changes), 'row')}: {name}."
+    return Move(sharing(session.alignment, changes), indices[0], frozenset(), said)
 
 
 def _said(session: Session, option: SourceOption, edit: SetRows) -> str:

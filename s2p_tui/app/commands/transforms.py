@@ -410,25 +410,42 @@ class _Kind:
 
 
 def offer_many(session: Session, cursor: Cursor) -> TransformOffer:
-    """Return the transforms for the rows of the folded block under the cursor.
-
-    Of rows that take one entry: those that are alike allow the same. Slow in a large block; changes
-    nothing, for a thread.
-
-    Raises:
-        ImpossibleError: No row of it leaves a choice.
-    """
-    here, index = cursor.here, cursor.index
+    """Return the transforms for the rows of the folded block under the cursor; see `offer_rows`."""
+    index = cursor.index
     fold = cursor.folding.shut_at(index) if cursor.folding is not None else None
     if fold is None or session.row(index) is None:
         raise ImpossibleError(
             "Benched entries have no transform yet. Press Tab to unfold the bench."
         )
-    kinds = [kind for kind in _kinds(session, here, fold.prefix) if len(kind.choices) > 1]
+    try:
+        return offer_rows(session, cursor.here, fold.title(), fold.prefix)
+    except ImpossibleError as reason:
+        raise ImpossibleError(f"{reason} Tab unfolds it, t then chooses for one leaf.") from None
+
+
+def offer_rows(
+    session: Session, here: Sequence[int], title: str, prefix: str = ""
+) -> TransformOffer:
+    """Return the transforms for several rows together.
+
+    Of rows that take one entry: those that are alike allow the same. Slow for many; changes
+    nothing, for a thread.
+
+    Args:
+        session: The session.
+        here: The rows.
+        title: What they are, in words.
+        prefix: What all their names begin with, which options leave out.
+
+    Raises:
+        ImpossibleError: No row of them leaves a choice.
+    """
+    index = here[0]
+    if session.row(index) is None:
+        raise ImpossibleError("Benched entries have no transform yet.")
+    kinds = [kind for kind in _kinds(session, here, prefix) if len(kind.choices) > 1]
     if not kinds:
-        raise ImpossibleError(
-            "No row of this block leaves a choice: Tab unfolds it, t then chooses for one leaf."
-        )
+        raise ImpossibleError(f"No row of {printable(title)} leaves a choice.")
     together = list(_options(session, kinds))
     apart = [
         option
@@ -440,10 +457,10 @@ def offer_many(session: Session, cursor: Cursor) -> TransformOffer:
     entries = f"{many(count, 'row')} of {many(len(here), 'row')}"
     leaf = session.target.skeleton[index]
     options = (*together, *apart)[:MOST]
-    return TransformOffer(index, entries, leaf, options, "", None, block=fold.title())
+    return TransformOffer(index, entries, leaf, options, "", None, block=title)
 
 
-def _kinds(session: Session, here: range, prefix: str) -> Iterable[_Kind]:
+def _kinds(session: Session, here: Sequence[int], prefix: str) -> Iterable[_Kind]:
     state_dict, skeleton = session.checkpoint.state_dict, session.target.skeleton
     kinds: dict[object, _Kind] = {}
     for index in here:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,18 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, RadioButton, RadioSet, Static
 
+from s2p_tui.app.paths import PathSuggester, typed_path
 from s2p_tui.app.terminal.clipboard import copy
 from s2p_tui.app.text import many, size_in_words
 from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import Box
-from s2p_tui.conversion.output_names import output_path
+from s2p_tui.conversion.output_names import (
+    format_of,
+    is_bucket,
+    is_other_format,
+    location,
+    output_path,
+)
 from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
@@ -47,11 +55,24 @@ def typable(path: Path) -> str:
     return "".join(char if char.isprintable() else "_" for char in str(path))
 
 
-def obstacle(name: str) -> str:
-    """Return the reason why an output name cannot be written to; empty if it can."""
+def obstacle(name: str, sources: Sequence[str | Path] = ()) -> str:
+    """Return the reason why an output name cannot be written to; empty if it can.
+
+    Args:
+        name: The name.
+        sources: Files that are read, which an output must not replace.
+    """
     if not name.strip():
         return "Give the file a name."
-    path = output_path(name.strip())
+    path, is_orbax = _named(name)
+    if is_bucket(path):
+        return ""
+    if is_orbax and path.exists():
+        return f"{printable(str(path))} exists: remove it first, or choose another name."
+    if is_other_format(path):
+        return f"{path.suffix} is another format: give it a name in .eqx, .safetensors or .orbax."
+    if os.path.realpath(path) in {os.path.realpath(source) for source in sources}:
+        return f"{printable(str(path))} is read here: give the output another name."
     if path.is_dir():
         return f"{printable(str(path))} is a folder."
     if not path.parent.is_dir():
@@ -59,15 +80,24 @@ def obstacle(name: str) -> str:
     return ""
 
 
-def remark(name: str) -> str:
+def _named(name: str) -> tuple[Path, bool]:
+    """Return the path that a name stands for, and True if it is that of an Orbax checkpoint."""
+    is_orbax, typed = format_of(name.strip()) == "orbax", typed_path(name)
+    return typed if is_orbax else output_path(typed), is_orbax
+
+
+def remark(name: str, sources: Sequence[str | Path] = ()) -> str:
     """Return a remark on an output name: an obstacle, a file to be replaced, another suffix."""
-    if stop := obstacle(name):
+    if stop := obstacle(name, sources):
         return stop
-    path = output_path(name.strip())
+    path, is_orbax = _named(name)
+    if is_orbax:
+        return "An Orbax checkpoint: a folder that loads sharded."
     if path.exists():
         return f"{printable(str(path))} exists and will be replaced."
-    if path != Path(name.strip()):
-        return f"Will be written as {printable(str(path))}."
+    if path != typed_path(name):
+        other = printable(f"{name.strip()}.orbax")
+        return f"Will be written as {printable(str(path))}; {other} for Orbax."
     return ""
 
 
@@ -94,8 +124,15 @@ class ConvertForm(ModalScreen[Order | None]):
         Binding("up", "app.focus_previous", show=False),
     ]
 
-    def __init__(self, order: Order, symbols: Symbols, remarks: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        order: Order,
+        symbols: Symbols,
+        remarks: Sequence[str] = (),
+        sources: Sequence[str | Path] = (),
+    ) -> None:
         super().__init__()
+        self._sources = sources
         self._remarks = [printable(line) for line in remarks]
         self._symbols = symbols
         self._order = order
@@ -104,8 +141,10 @@ class ConvertForm(ModalScreen[Order | None]):
 
     def compose(self) -> ComposeResult:
         with Box(self._symbols, "Convert", "Tab next  Enter convert  Esc cancel"):
-            yield Label("Output (.eqx or .safetensors)")
-            yield Input(typable(self._order.output), id="output", compact=True)
+            yield Label("Output (.eqx, .safetensors or .orbax)")
+            yield Input(
+                typable(self._order.output), id="output", compact=True, suggester=PathSuggester()
+            )
             yield Label("", id="remark")
             yield Label("Floating-point numbers")
             with RadioSet(id="dtype", compact=True):
@@ -121,17 +160,18 @@ class ConvertForm(ModalScreen[Order | None]):
 
     @on(Input.Changed)
     def warn(self, event: Input.Changed) -> None:
-        self.query_one("#remark", Label).update(Content(self._symbols.plain(remark(event.value))))
+        said = self._symbols.plain(remark(event.value, self._sources))
+        self.query_one("#remark", Label).update(Content(said))
 
     @on(Input.Submitted)
     @on(Button.Pressed, "#convert")
     def accept(self) -> None:
         name = self.query_one(Input).value.strip()
-        if obstacle(name):
+        if obstacle(name, self._sources):
             self.query_one(Input).focus()
             return
         pressed = self.query_one(RadioSet).pressed_index
-        self.dismiss(Order(Path(name), self._dtypes[max(0, pressed)]))
+        self.dismiss(Order(typed_path(name), self._dtypes[max(0, pressed)]))
 
     @on(Button.Pressed, "#cancel")
     def action_cancel(self) -> None:
@@ -150,6 +190,8 @@ def snippet(
         has_keys: The model holds typed PRNG keys, which are in no file.
     """
     name = _quoted(str(path))
+    if format_of(path) == "orbax":
+        return _orbax_snippet(_quoted(_absolute(path)), leaf_paths, dtype, has_keys=has_keys)
     if path.suffix == ".safetensors":
         return f"from safetensors.flax import load_file\n\nleaves = load_file({name})"
     if _is_model_and_state(leaf_paths):
@@ -161,6 +203,33 @@ def snippet(
         f"import equinox as eqx\n{_EXCEPT_KEYS if has_keys else ''}\n"
         f"like = {like}{f'  # with {dtype} leaves, as in the file' if dtype else ''}\n"
         f"{made} = eqx.tree_deserialise_leaves({name}, like{spec})"
+    )
+
+
+def _absolute(path: Path) -> str:
+    """The path as Orbax takes it."""
+    return location(path) if is_bucket(path) else str(path.absolute())
+
+
+def _orbax_snippet(
+    name: str, leaf_paths: Sequence[str], dtype: str | None, *, has_keys: bool
+) -> str:
+    is_pair = _is_model_and_state(leaf_paths)
+    made, make = (
+        ("model, state", "eqx.nn.make_with_state(Model)") if is_pair else ("model", "Model")
+    )
+    is_array = "isinstance(x, jax.ShapeDtypeStruct)"
+    if has_keys:
+        is_array += " and not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)"
+    written = f"  # with {dtype} leaves, as in the checkpoint" if dtype else ""
+    return (
+        "import equinox as eqx, jax, orbax.checkpoint as ocp\n\n"
+        f"like = eqx.filter_eval_shape({make}, ...){written}\n"
+        f"arrays, static = eqx.partition(like, lambda x: {is_array})\n"
+        "wanted = jax.tree.map(\n"
+        "    lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=...), arrays\n)\n"
+        f"restored = ocp.StandardCheckpointer().restore({name}, wanted)\n"
+        f"{made} = eqx.combine(restored, static)"
     )
 
 
@@ -193,8 +262,9 @@ def report(session: Session, converted: Converted) -> list[str]:
     from s2p_tui.conversion.report import remarks
 
     report = session.report_of(converted)
+    name = printable(location(report.path))
     lines = [
-        f"{printable(str(report.path))}  {size_in_words(report.bytes)} in {report.seconds:.1f} s",
+        f"{name}  {size_in_words(report.bytes)} in {report.seconds:.1f} s",
         "Read back and compared with its sources: equal." if report.verified else "Not verified.",
     ]
     if report.mapping is not None:

@@ -26,6 +26,7 @@ _SIGNS = (
     ("exact", "the same shape and dtype"),
     ("transformed", "fits after the steps in the details"),
     ("doubtful", "fits, but may be wrong: look, y trusts it"),
+    ("trusted", "doubtful, and trusted by you"),
     ("mismatched", "cannot fit, or has no entry yet"),
     ("gap", "keeps the skeleton's value"),
 )
@@ -50,8 +51,9 @@ def help_text(symbols: Symbols, keymap: Keymap | None = None, width: int = 80) -
         ):
             add(shown, does)
     lines.append(("Signs\n", "bold"))
-    for fit, sign in symbols.fits.items():
-        add(sign if brief else f"{sign} {fit}", dict(_SIGNS)[fit])
+    signs = {**symbols.fits, "trusted": symbols.trusted}
+    for name, does in _SIGNS:
+        add(signs[name] if brief else f"{signs[name]} {name}", does)
     return Content.assemble(*lines)
 
 

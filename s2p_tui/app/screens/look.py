@@ -113,7 +113,7 @@ def about_row(session: Session, index: int, symbols: Symbols) -> list[str]:
     elif row.gap:
         lines.append("a gap: the leaf keeps the skeleton's value")
     why = f": {printable(verdict.why)}" if verdict.why else ""
-    lines.append(f"{symbols.fits[verdict.fit]} {verdict.fit}{why}")
+    lines.append(f"{symbols.sign(verdict)} {verdict.fit}{why}")
     trusted = ", trusted" if row.trusted else ""
     reason = f": {printable(row.why)}" if row.why else ""
     lines.append(f"row {index + 1:,}, {AUTHORS[row.by]}{trusted}{reason}")

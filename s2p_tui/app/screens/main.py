@@ -7,14 +7,14 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
 
 from s2p_tui.alignment.fit import Fit
-from s2p_tui.app import background, flows, wording
+from s2p_tui.app import background, flows, search, wording
 from s2p_tui.app.background import app_of
 from s2p_tui.app.commands import arrange
 from s2p_tui.app.commands.arrange import ImpossibleError, Move, Step, typed_row
@@ -27,7 +27,7 @@ from s2p_tui.app.screens.convert import Order
 from s2p_tui.app.screens.help import Help
 from s2p_tui.app.screens.look import Look
 from s2p_tui.app.terminal.clipboard import copy, row_text
-from s2p_tui.app.theme import BY_COLUMNS, BY_LINES, Symbols
+from s2p_tui.app.theme import BROAD, BY_COLUMNS, BY_LINES, Symbols
 from s2p_tui.app.tour import next_step
 from s2p_tui.app.widgets.alignment_view import AlignmentView
 from s2p_tui.app.widgets.lines import Part
@@ -42,13 +42,15 @@ from s2p_tui.app.widgets.panels import (
     Tip,
 )
 from s2p_tui.conversion.output_names import default_mapping
-from s2p_tui.errors import printable
+from s2p_tui.errors import UsageError, printable
+from s2p_tui.session.fitting import Fitting
 
 if TYPE_CHECKING:
     from s2p_tui.alignment.alignment import Alignment
     from s2p_tui.alignment.edits import Edit
     from s2p_tui.alignment.task import Task
     from s2p_tui.app.app import AppOptions
+    from s2p_tui.app.kinds import Kind
     from s2p_tui.conversion.output import Converted
     from s2p_tui.session.session import Session
 
@@ -66,6 +68,7 @@ class Workspace(Screen[None]):
         session: The model of everything on the screen.
         cursor: Where the user is.
         pools: What the lists of entries and leaves are searched in.
+        fitting: The rows where entries would fit.
         options: The app's options.
         order: The last output and dtype asked for.
         converted: The last successful conversion.
@@ -96,6 +99,7 @@ class Workspace(Screen[None]):
         self.session = session
         self.cursor = Cursor(folding=_folding(session))
         self.pools = Pools(session)
+        self.fitting = Fitting(session)
         self.symbols = symbols
         self.journalled = journalled
         self.options = options
@@ -113,11 +117,13 @@ class Workspace(Screen[None]):
         yield Heading(id="top")
         # The frame's sides belong to containers: a line's own border would be sent with the line.
         with Horizontal(id="list", classes="sides"):
-            yield AlignmentView(self.session, self.cursor, self.symbols, id="view")
-            yield Overview(self.session, self.symbols)
+            view = AlignmentView(self.session, self.cursor, self.symbols, id="view")
+            yield view
+            yield Overview(self.session, view, self.symbols)
+            yield Details("aside")
         yield Divider(id="rule")
         with Vertical(id="about", classes="sides"):
-            yield Details()
+            yield Details("details")
             yield Status(id="status")
             if self._tip:
                 yield Tip(id="tip")
@@ -130,12 +136,15 @@ class Workspace(Screen[None]):
         if self.session.awaits_evidence:
             self.call_after_refresh(self._start, flows.match_in_background)
 
-    def on_resize(self) -> None:
+    def on_resize(self, event: events.Resize) -> None:
+        self.set_class(event.size.width >= BROAD, "-broad")
         self.call_after_refresh(self._fit_overview)
         self.call_after_refresh(self._show)
 
     def _fit_overview(self) -> None:
-        if self.query_one(Overview).fit_in(self.size.width, self.view.size.height):
+        height = self.view.size.height
+        is_all = self.cursor.filtering is None
+        if self.query_one(Overview).fit_in(self.size.width if is_all else 0, height):
             self.call_after_refresh(self._show)
 
     @property
@@ -165,12 +174,19 @@ class Workspace(Screen[None]):
         note, bad = self.journalled.note, self.journalled.bad
         # A guided run always starts over; what an earlier one left is of no interest.
         notice = note if bad or not self.tour else ""
-        said = [printable(part) for part in (notice, "; ".join(self.session.checkpoint.notes))]
+        notes = "; ".join((*self.session.checkpoint.notes, *self.session.told))
+        said = [printable(part) for part in (notice, notes)]
         return "; ".join(filter(None, said)), "lines--bad" if bad else "lines--muted"
 
     @on(AlignmentView.Pressed)
     def row_pressed(self, event: AlignmentView.Pressed) -> None:
         self.go_to(event.index)
+
+    @on(AlignmentView.Refolded)
+    def refolded(self) -> None:
+        """Bring the strip beside the list up to date."""
+        self.query_one(Overview).look_again()
+        self._fit_overview()
 
     @on(Overview.Pressed)
     def overview_pressed(self, event: Overview.Pressed) -> None:
@@ -206,14 +222,18 @@ class Workspace(Screen[None]):
             self.go_to(len(self.session) - 1)
 
     def action_next(self, step: Step) -> None:
-        if self.cursor.query:
+        if self.cursor.picked is not None:
+            index, none = self.cursor.next_match(step), "It fits in no other row."
+        elif self.cursor.query:
             index, none = self.cursor.next_match(step), "Nothing matches."
         else:
             index, none = self._next_blocking(step), "Every row lines up: c converts."
         if index is None:
             self.say(none, "lines--good")
-        else:
-            self.go_to(index, reveal=True)
+            return
+        self.go_to(index, reveal=True)
+        if not self.cursor.query and self.cursor.picked is None:
+            self.say(wording.problem_number(self.session, index), "lines--muted")
 
     def _next_blocking(self, step: Step) -> int | None:
         verdicts, here = self.session.verdicts, self.cursor.here
@@ -265,10 +285,67 @@ class Workspace(Screen[None]):
     def action_escape(self) -> None:
         if not self.cursor.escape() and self.matching is not None:
             self.matching.cancel()
-        self.view.redraw()
+        self.view.refold()
         self.say()
 
     # Finding
+
+    async def action_kinds(self) -> None:
+        if not (self.is_busy or self._must_wait()):
+            await self._start(flows.kinds)
+
+    async def do_to_all(self, what: str, kind: Kind, done: Callable[[], None]) -> None:
+        """Do to all rows of a kind what a key does to one; they are shown on another screen."""
+        cursor = Cursor(index=kind.indices[0], marks=set(kind.indices))
+        match what:
+            case "transform" | "choose":
+                flow = flows.transform_kind if what == "transform" else flows.choose_for_kind
+                await self._start(lambda workspace: flow(workspace, kind, done))
+                return
+            case "undo":
+                self.action_undo()
+            case "redo":
+                self.action_redo()
+            case "trust":
+                self.make(lambda: arrange.toggle_trust(self.session, cursor))
+            case "gap":
+                self.make(lambda: arrange.toggle_gap(self.session, cursor))
+            case _:
+                self.make(lambda: arrange.to_bench(self.session, cursor))
+        done()
+
+    @property
+    def message(self) -> Part:
+        """The last message, and its style."""
+        return self._message
+
+    def show_only(self, query: str) -> None:
+        """Search, and hide what does not match."""
+        self._find(query)
+        if self.cursor.matches:
+            search.hide_others(self.session, self.cursor)
+            self.view.refold()
+            self.go_to(self.cursor.matches[0])
+
+    def action_filter(self) -> None:
+        """Hide what the search did not find, or else what does not block; again: show it."""
+        if self.cursor.filtering is not None:
+            self.cursor.show_all()
+            self.view.refold()
+            self.say()
+            return
+        here = self.cursor.index
+        self.show_only(search.filter_query(self.cursor))
+        if not self.cursor.matches:
+            self._find("")
+            self.say("Nothing matches: there is nothing to show alone.", "lines--good")
+        elif self.cursor.is_match(here):
+            self.go_to(here)
+
+    def action_mark_all(self) -> None:
+        search.mark_found(self.session, self.cursor)
+        self.view.redraw()
+        self.say()
 
     def action_find(self) -> None:
         self.query_one(FindBar).open(self.cursor.query)
@@ -286,22 +363,13 @@ class Workspace(Screen[None]):
             self.action_next(1)
 
     def _find(self, query: str) -> None:
-        if query != self.cursor.query:
-            self.cursor.query = query
-            self.cursor.matches = tuple(self.session.find(query)) if query else ()
-        self.view.redraw()
-        self.say()
-
-    def _find_again(self, changed: range) -> None:
-        """Bring the matches up to date once rows have changed; the bench may have too."""
-        cursor = self.cursor
-        if not cursor.query:
-            return
-        rows = len(self.session.alignment.rows)
-        kept = [index for index in cursor.matches if index < rows and index not in changed]
-        found = self.session.find(cursor.query, changed)
-        benched = self.session.find(cursor.query, range(rows, len(self.session)))
-        cursor.matches = tuple(sorted((*kept, *found, *benched)))
+        wrong = ""
+        try:
+            search.search(self.session, self.cursor, query)
+        except UsageError as error:
+            wrong = error.line
+        self.view.refold()
+        self.say(printable(wrong), "lines--bad" if wrong else "")
 
     # Editing
 
@@ -310,7 +378,9 @@ class Workspace(Screen[None]):
             self.make(lambda: arrange.put_down(self.session, self.cursor, swap=False))
         elif self.cursor.typed:
             self._go_to_typed()
-        elif not (self.is_busy or self._is_folded()):
+        elif self.cursor.is_block:
+            self.action_fold()
+        elif not self.is_busy:
             await self._start(flows.choose_source)
 
     def action_swap(self) -> None:
@@ -321,7 +391,7 @@ class Workspace(Screen[None]):
             self.cursor.picked = None
         else:
             try:
-                arrange.pick_up(self.session, self.cursor)
+                arrange.pick_up(self.session, self.cursor, self.fitting)
             except ImpossibleError as reason:
                 self.say(str(reason), "lines--bad")
                 return
@@ -342,7 +412,12 @@ class Workspace(Screen[None]):
             self.make(lambda: arrange.to_bench(self.session, self.cursor))
 
     def action_trust(self) -> None:
+        """Trust what is here; once it blocks no more, go on to the next problem."""
+        before = self.session.problem_count
         self.make(lambda: arrange.toggle_trust(self.session, self.cursor))
+        if self.session.problem_count < before and (index := self._next_blocking(1)) is not None:
+            self.view.reveal(index)
+            self.go_back_to(index)
 
     def action_undo(self) -> None:
         self.travel(self.session.undo, "Undone.", "There is nothing to undo.")
@@ -395,7 +470,7 @@ class Workspace(Screen[None]):
         if marks is not None:
             self.cursor.mark_only(set(marks))
         self.cursor.forget_beyond(len(self.session))
-        self._find_again(changed)
+        search.search_again(self.session, self.cursor, changed)
         if had_marks or self.cursor.marks or self.cursor.query:
             self.view.redraw()
         self.view.go(index)
@@ -494,9 +569,10 @@ class Workspace(Screen[None]):
         side = 1 if self.has_class("-wide") else 0
         self.query_one(Heading).show(session, symbols, self.view.columns.left + side + 1)
         self.query_one(Divider).show(
-            symbols, *([] if self.has_class("-no-details") else ["details"])
+            symbols, *(["details"] if self.query_one("#details").display else [])
         )
-        self.query_one(Details).show(session, cursor, symbols)
+        for details in self.query(Details):
+            details.show(session, cursor, symbols)
         self.query_one(Status).show(session, cursor, symbols, self._message)
         location = "" if self.view.columns.number else wording.location(session, cursor.index)
         for tip in self.query(Tip):

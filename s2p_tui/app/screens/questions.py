@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from textual import on, work
+from textual import events, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Center, Middle
@@ -17,6 +17,7 @@ from textual.widgets import Input, Label, OptionList
 from textual.widgets.option_list import Option
 
 from s2p_tui.app.background import in_thread
+from s2p_tui.app.paths import PathSuggester, typed_path
 from s2p_tui.app.screens.convert import typable
 from s2p_tui.app.text import many
 from s2p_tui.app.theme import Symbols
@@ -31,12 +32,17 @@ if TYPE_CHECKING:
 
 
 class Reading(Screen[None]):
-    """The first frame: which files are being read."""
+    """The first frame: which files are being read.
+
+    Attributes:
+        typed: The keys typed meanwhile.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("q,escape,ctrl+c", "app.quit", show=False)]
 
     def __init__(self, symbols: Symbols, model_label: str, skeleton_label: str) -> None:
         super().__init__()
+        self.typed: list[events.Key] = []
         self._words = symbols.plain(
             f"reading {printable(model_label)} and {printable(skeleton_label)} …"
         )
@@ -44,6 +50,11 @@ class Reading(Screen[None]):
     def compose(self) -> ComposeResult:
         with Middle(), Center():
             yield Label(Content(self._words))
+
+    def on_key(self, event: events.Key) -> None:
+        """Keep what is typed for the rows that are about to come."""
+        if event.key not in ("q", "escape", "ctrl+c", "ctrl+q"):
+            self.typed.append(events.Key(event.key, event.character))
 
 
 class WhichStateDict(ModalScreen["str | None"]):
@@ -253,7 +264,7 @@ class LoadMapping(ModalScreen["SavedAlignment | None"]):
         """The line to type in, and what is wrong with what it names."""
         with Box(self._symbols, "Load mapping", "Enter loads  Esc cancels"):
             yield Label("Mapping file; u takes it back")
-            yield Input(typable(self._path), compact=True)
+            yield Input(typable(self._path), compact=True, suggester=PathSuggester())
             yield Label("", id="remark")
 
     @on(Input.Changed)
@@ -264,7 +275,7 @@ class LoadMapping(ModalScreen["SavedAlignment | None"]):
     def load(self, event: Input.Submitted) -> None:
         if event.value.strip():
             self._say("reading")
-            self._load(Path(event.value.strip()).expanduser())
+            self._load(typed_path(event.value))
 
     @work(exclusive=True)
     async def _load(self, path: Path) -> None:

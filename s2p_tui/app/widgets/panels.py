@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from rich.segment import Segment
 from textual import events, on
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _DETAILS = 4
 _MOST_SAID = 3
 _MOST_TIPS = 4
+_MOST_ASIDE = 12
 
 
 class Heading(Lines):
@@ -52,15 +53,21 @@ class Divider(Lines):
 class Details(Lines):
     """All about the row under the cursor."""
 
-    def __init__(self) -> None:
-        super().__init__(_DETAILS, id="details")
+    def __init__(self, name: str) -> None:
+        super().__init__(_DETAILS, id=name)
 
     def show(self, session: Session, cursor: Cursor, symbols: Symbols) -> None:
+        if not self.display:
+            return
         fold = cursor.folding and cursor.folding.shut_at(cursor.index)
         if fold:
             lines = wording.folded_details(session, fold, symbols)
         else:
             lines = wording.details(session, cursor.index, symbols, self.size.width - 2)
+        if self.id == "aside":
+            lines = [
+                part for line in lines for part in wrap(line, self.size.width - 2, _MOST_ASIDE)
+            ]
         self.set_height(len(lines))
         for number, line in enumerate(lines):
             style = "lines--muted" if number == len(lines) - 1 else ""
@@ -132,7 +139,11 @@ class FindBar(Input):
         query: str
 
     def __init__(self, rows: int) -> None:
-        super().__init__(placeholder="name, 10x10 or doubtful", id="find", compact=True)
+        super().__init__(
+            placeholder="name, *.bias, re:…, 10x10, bfloat16, Linear, doubtful",
+            id="find",
+            compact=True,
+        )
         self._is_long = rows > _LIVE_LIMIT
         self._last = ""
 
@@ -178,8 +189,31 @@ _Cell = tuple[str, str]
 """A sign and the component class it is drawn in."""
 
 
+class Lined(Protocol):
+    """A list of lines, each of which shows one row or a folded block of them."""
+
+    @property
+    def line_count(self) -> int:
+        """The number of lines."""
+        ...
+
+    def line_of(self, index: int) -> int:
+        """Return the line that shows a row."""
+        ...
+
+    def index_of(self, line: int) -> int:
+        """Return the first row that a line shows."""
+        ...
+
+
 class Overview(Widget, can_focus=False):
-    """The worst fit of each part of all rows, folded or not; what lines up is left blank."""
+    """The worst fit of each part of all lines, beside the scrollbar; what lines up is blank.
+
+    Args:
+        session: The session.
+        lines: The list's lines: how many, and the rows from one to another.
+        symbols: The signs.
+    """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "overview--doubtful",
@@ -193,9 +227,9 @@ class Overview(Widget, can_focus=False):
 
         index: int
 
-    def __init__(self, session: Session, symbols: Symbols) -> None:
+    def __init__(self, session: Session, lines: Lined, symbols: Symbols) -> None:
         super().__init__(id="overview")
-        self._session = session
+        self._session, self._list = session, lines
         self._symbols = symbols
         self._cells: list[_Cell] = []
         self.display = False
@@ -208,19 +242,24 @@ class Overview(Widget, can_focus=False):
             Whether it came or went.
         """
         before = self.display
-        self.display = width >= _NARROW and len(self._session.verdicts) > height
+        self.display = width >= _NARROW and self._list.line_count > height
         return self.display != before
 
     def on_resize(self) -> None:
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Look at all parts again, as after lines came or went."""
         self._cells = [self._cell(self._part(y)) for y in range(self.size.height)]
         self.refresh()
 
     def rows_changed(self, changed: range) -> None:
         """Look at the parts that hold these rows again."""
-        count, height = len(self._session.verdicts), len(self._cells)
-        if not count or not changed or not self.is_mounted:
+        count, height = self._list.line_count, len(self._cells)
+        if not self.display or not changed or not height:
             return
-        first, last = changed.start * height // count, changed[-1] * height // count
+        first = self._list.line_of(changed.start) * height // count
+        last = self._list.line_of(changed[-1]) * height // count
         for y in range(max(0, first - 1), min(height, last + 2)):
             cell = self._cell(self._part(y))
             if cell != self._cells[y]:
@@ -241,11 +280,14 @@ class Overview(Widget, can_focus=False):
 
     def _part(self, y: int) -> range:
         """The rows that a cell stands for."""
-        count, height = len(self._session.verdicts), max(1, self.size.height)
-        start = y * count // height
-        return (
-            range(start, max(start + 1, (y + 1) * count // height)) if start < count else range(0)
-        )
+        count, height = self._list.line_count, max(1, self.size.height)
+        first = y * count // height
+        if first >= count:
+            return range(0)
+        beyond = min(count, max(first + 1, (y + 1) * count // height))
+        rows = len(self._session.verdicts)
+        stop = rows if beyond == count else self._list.index_of(beyond)
+        return range(self._list.index_of(first), min(rows, stop))
 
     def _cell(self, part: range) -> _Cell:
         worst = self._session.verdicts.worst(part) if part else None

@@ -27,6 +27,7 @@ from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.errors import InputError, UsageError
 from s2p_tui.formats.atomic import require_space, written_atomically
 from s2p_tui.formats.npy import size_in_bytes
+from s2p_tui.formats.pytree.nodes import tree_as_json
 from s2p_tui.formats.skeleton_file import Target, head_line
 from s2p_tui.formats.tensors import ArrayTensors, FileTensors
 
@@ -280,7 +281,7 @@ def save_skeleton(path: str | Path, pytree: Any, *, values: bool = True) -> Skel
     held = (leaf for leaf in described if leaf.has_value)
     require_space(Path(path), sum(size_in_bytes(leaf.shape, leaf.dtype) for leaf in held))
     with written_atomically(Path(path)) as stream:
-        stream.write(head_line(described, keys))
+        stream.write(head_line(described, keys, tree_as_json(tree, is_saved)))
         for leaf, (_, value) in zip(described, leaves, strict=True):
             if leaf.has_value:
                 _serialise(stream, value)
@@ -317,7 +318,7 @@ def target_of(pytree: Any, label: str) -> Target:
         if leaf.has_value
     }
     skeleton = Skeleton(described, key_paths(tree))
-    return Target(label, (), 0, skeleton, ArrayTensors(arrays))
+    return Target(label, (), 0, skeleton, ArrayTensors(arrays), tree_as_json(tree, is_saved))
 
 
 def _refuse_torch(pytree: Any) -> None:
@@ -384,7 +385,8 @@ def rename_leaves(target: Target, like: Any, label: str) -> Target:
     }
     named = tuple(structs.replace(leaf, has_value=True) for leaf in described)
     skeleton = Skeleton(named, key_paths(tree))
-    return replace(target, skeleton=skeleton, values=FileTensors(extents.get, target.files))
+    values = FileTensors(extents.get, target.files)
+    return replace(target, skeleton=skeleton, values=values, tree=tree_as_json(tree, is_saved))
 
 
 def _array(value: Any) -> NDArray[np.generic]:

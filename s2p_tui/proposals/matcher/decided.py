@@ -35,7 +35,8 @@ def given_rows(rows: Rows, state_dict: StateDict, skeleton: Skeleton) -> dict[in
     """
     numbering = rows.numbering
     # The shortest way to the few that were decided: rows are made of these alone.
-    flags = np.array([made.by == "user" or made.trusted for made in numbering.decisions], np.bool_)
+    decided = (made.by in ("user", "recipe") or made.trusted for made in numbering.decisions)
+    flags = np.fromiter(decided, np.bool_)
     chosen = np.flatnonzero(flags[rows.in_force()] & (rows.sources != NOTHING)).tolist()
     found = {index: rows[index] for index in chosen}
     return {

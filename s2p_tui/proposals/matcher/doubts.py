@@ -9,7 +9,6 @@ from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 
 from s2p_tui.alignment.evidence import Suggestion
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
@@ -346,40 +345,6 @@ def _is_turned(leaf: Leaf, piece: Piece) -> bool:
         and len(leaf.shape) == _MATRIX
         and piece.shape == leaf.shape[::-1] != leaf.shape
     )
-
-
-def flattened(found: Mapping[int, tuple[Leaf, Piece]], state_dict: StateDict) -> dict[int, str]:
-    """Dense layers on flattened images of a model that holds its channels last, and why they may
-    be wrong: PyTorch flattens channels first, so that their input axis is in another order.
-
-    Such a layer's input is as large as several times the channels of a convolution, and no other
-    entry has an output of that size.
-
-    Args:
-        found: Leaves and what they take, by place.
-        state_dict: The entries.
-    """
-    kernels = [
-        piece
-        for leaf, piece in found.values()
-        if len(piece.member) > _MATRIX
-        and len(leaf.shape) > _MATRIX
-        and prod(piece.member[2:]) > 1
-        and leaf.shape[-1] == piece.member[0] != piece.member[-1]
-        and not (leaf.owner or "").startswith("equinox.nn.")
-    ]
-    if not kernels:
-        return {}
-    channels = {piece.member[0] for piece in kernels}
-    outputs = {entry.shape[0] for entry in state_dict if entry.shape}
-    why = "its input may be a flattened image, whose channels PyTorch has first"
-    return {
-        place: why
-        for place, (_, piece) in found.items()
-        if len(piece.member) == _MATRIX
-        and (size := piece.member[1]) not in outputs
-        and any(size % channel == 0 and size > channel for channel in channels)
-    }
 
 
 _NUMBERED = re.compile(r"(.*?)\d+")

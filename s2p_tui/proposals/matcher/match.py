@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
 from s2p_tui.alignment.alignment import Alignment, Row
 from s2p_tui.alignment.evidence import Evidence, Suggestion, Suggestions, as_suggested
 from s2p_tui.alignment.layer_rules import constant_for, rule_applied, rule_for
-from s2p_tui.alignment.left_over import no_parameter
+from s2p_tui.alignment.left_over import explained
 from s2p_tui.alignment.proof import UNPROVEN, Answer, Proof, Question, proven_by
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.task import Task, gc_paused
-from s2p_tui.alignment.transform import Expr, Flip, Permute, Shape, Take, keys_of, nodes_of
+from s2p_tui.alignment.transform import Expr, Flip, Permute, Shape, Split, Take, keys_of, nodes_of
 from s2p_tui.proposals.matcher.absent import (
     counts_of_keys,
     scalar_entries,
@@ -35,10 +35,10 @@ from s2p_tui.proposals.matcher.align import (
     say_nothing,
 )
 from s2p_tui.proposals.matcher.buckets import NAMES_AGREE, SAME_NAME
+from s2p_tui.proposals.matcher.channels import Kernels, flattened
 from s2p_tui.proposals.matcher.decided import following, given_rows, taken_keys
 from s2p_tui.proposals.matcher.doubts import (
     crossed,
-    flattened,
     inconsistent,
     losses,
     lost_entries,
@@ -47,6 +47,7 @@ from s2p_tui.proposals.matcher.doubts import (
     unequal,
 )
 from s2p_tui.proposals.matcher.likeness import Learned
+from s2p_tui.proposals.matcher.modules import with_modules
 from s2p_tui.proposals.matcher.orientation import Orientation
 from s2p_tui.proposals.matcher.parts import as_leaf_takes, made_of_parts, steps_of_leaves
 from s2p_tui.proposals.matcher.pieces import (
@@ -56,7 +57,13 @@ from s2p_tui.proposals.matcher.pieces import (
     parts_named,
     with_views,
 )
-from s2p_tui.proposals.matcher.support import misnumbered, namesakes, unsupported
+from s2p_tui.proposals.matcher.support import (
+    misnumbered,
+    namesakes,
+    reordered,
+    stacked_by_name,
+    unsupported,
+)
 from s2p_tui.proposals.matcher.tree import Node, let_go, tree_of
 from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, steps_of_key
 from s2p_tui.proposals.proposal import Confidence, Proposal, proposed, same_source
@@ -70,7 +77,7 @@ _CERTAIN = 0.3
 _ROUNDS = 4
 _MATRIX = 2
 _BY_LAYER = proven_by(Answer.LAYER)
-_SCALAR = Proof(Answer.SAME_NAME, Answer.ONE_AXIS, Answer.WHOLE, Answer.ALONE, Answer.NOTHING)
+_SCALAR = Proof(Answer.SAME_NAME, Answer.ONE_AXIS, Answer.WHOLE)
 _ENTRY_ANSWERS = {
     SAME_NAME: Answer.SAME_NAME,
     NAMES_AGREE: Answer.NAMES,
@@ -124,14 +131,16 @@ def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -
     pieces, left_over = _pieces(state_dict, skeleton, steps, frozenset(scalars.values()))
     task.done = len(skeleton)
     task.check()
+    torn: Collection[int] = ()
     if wanted and pieces:
-        _fill(suggestions, state_dict, skeleton, steps, pieces, task)
+        torn = _fill(suggestions, state_dict, skeleton, steps, pieces, task)
     task.check()
     used = {key for s in suggestions.values() if s.source for key in keys_of(s.source)}
     left_over = {key: why for key, why in left_over.items() if key not in used}
     for entry in state_dict:
         if entry.key not in used:
             left_over.setdefault(entry.key, "no leaf corresponds to it")
+    suggestions |= with_modules(suggestions, skeleton, left_over, torn)
     suggestions |= without_partner(suggestions, skeleton, steps, state_dict, left_over)
     lost = lost_entries(state_dict, suggestions, left_over)
     told = unequal(suggestions, skeleton, steps, state_dict, lost)
@@ -179,7 +188,8 @@ def _fill(
     steps: Mapping[int, Steps],
     pieces: Sequence[Piece],
     task: Task,
-) -> None:
+) -> Collection[int]:
+    """Suggest what the leaves take; return the places of those whose layers are torn apart."""
     target = tree_of((place, path, skeleton[place].shape) for place, path in steps.items())
     source = tree_of((n, piece.steps, piece.shape) for n, piece in enumerate(pieces))
     targets = [leaf.item for leaf in target.leaves()]
@@ -232,43 +242,42 @@ def _fill(
     layers = {p: (skeleton[p], piece) for p, piece, _ in found}
     sides = {} if nameless else {p: (steps[p], piece.steps) for p, piece, _ in found}
     whole = {p: sides[p] for p, piece, _ in found if p in sides and _is_whole(piece)}
-    useless = {steps_of_key(entry.key) for entry in state_dict if no_parameter(entry)}
+    useless = {steps_of_key(entry.key) for entry in state_dict if explained(entry, state_dict)}
     task.check()
     # The last one is the reason that is given.
     doubts = _Doubts()
     doubts.add(Question.ENTRY, crossed(shapes, left, steps))
-    doubts.add(Question.GROUPING, flattened(layers, state_dict))
+    doubts.add(Question.GROUPING, flattened(layers, steps))
     doubts.add(Question.AXES, turned(layers, (piece.shape for piece in pieces)))
     contradicted, by_number = inconsistent(sides)
     doubts.add(Question.ENTRY, contradicted)
-    doubts.add(Question.MODULE, torn_apart(sides))
+    torn = torn_apart(sides)
+    doubts.add(Question.MODULE, torn)
     of_leaves = {p: skeleton[p].shape for p in whole}
     doubts.add(Question.ENTRY, unsupported(whole, useless) | misnumbered(whole, of_leaves))
     named = {piece.steps: prod(piece.shape) for piece in pieces if _is_whole(piece)}
     sizes = {p: prod(shape) for p, shape in of_leaves.items()}
     doubts.add(Question.ENTRY, namesakes(whole, named, sizes))
+    doubts.add(Question.GROUPING, reordered(whole))
+    doubts.add(Question.GROUPING, stacked_by_name({p: piece for p, piece, _ in found}))
     task.check()
-    modules = _modules(sides)
-    settled: dict[tuple[Proof, Answer], Proof] = {}
+    kernels = Kernels(state_dict)
     for place, piece, pair in found:
         task.check()
         task.done += 1
         leaf = skeleton[place]
         taken = as_leaf_takes(leaf, _in_named_order(piece, steps[place]), state_dict)
-        suggestion = taken and _suggestion(leaf, steps[place], taken, pair, orientation)
+        suggestion = taken and _suggestion(leaf, steps[place], taken, pair, orientation, kernels)
         if suggestion is not None:
             is_numbered = place in by_number
-            module = Answer.UNNAMED if nameless else modules[place]
-            known = suggestion.proof, module
-            if (proof := settled.get(known)) is None:
-                proof = suggestion.proof.answered(module=module, left_over=Answer.NOTHING)
-                settled[known] = proof
-            reason, is_placed = suggestion.reason, suggestion.placed
+            proof, reason = suggestion.proof, suggestion.reason
+            is_placed = suggestion.placed
             if (why := doubts.words.get(place)) is not None:
                 proof, reason, is_placed = doubts.opened(place, proof), why, False
             suggestions[place] = Suggestion(
                 suggestion.source, proof, reason, is_placed, is_numbered
             )
+    return torn
 
 
 class _Doubts:
@@ -289,15 +298,6 @@ class _Doubts:
         for question in sorted(self._questions[place]):
             proof = proof.without(question)
         return proof
-
-
-def _modules(sides: Mapping[int, tuple[Steps, Steps]]) -> dict[int, Answer]:
-    """Return for each pair the proof that all of its layer comes from one module."""
-    held = Counter(target[:-1] for target, _ in sides.values())
-    return {
-        place: Answer.ONE_MODULE if held[target[:-1]] > 1 else Answer.ALONE
-        for place, (target, _) in sides.items()
-    }
 
 
 def _in_named_order(piece: Piece, steps: Steps) -> Piece:
@@ -321,7 +321,12 @@ def _in_named_order(piece: Piece, steps: Steps) -> Piece:
 def _own_words(member: Expr) -> set[str]:
     """The meanings of the module's name that a member of several comes from."""
     key = next(iter(keys_of(member)), "")
-    return {word for step in steps_of_key(key)[-2:] for word in name_of(step).words} - FAINT
+    steps = steps_of_key(key)[-2:]
+    split = next((node for node in nodes_of(member) if isinstance(node, Split)), None)
+    if split is not None and (parts := _fused(steps)):
+        part = parts[split.start // (split.stop - split.start) % len(parts)]
+        return {*name_of(part).words} - FAINT
+    return {word for step in steps for word in name_of(step).words} - FAINT
 
 
 def _is_whole(piece: Piece) -> bool:
@@ -353,7 +358,12 @@ def _are_fused_alike(first: Steps, second: Steps) -> bool:
 
 
 def _suggestion(
-    leaf: Leaf, steps: Steps, piece: Piece, pair: Pair, orientation: Orientation
+    leaf: Leaf,
+    steps: Steps,
+    piece: Piece,
+    pair: Pair,
+    orientation: Orientation,
+    kernels: Kernels,
 ) -> Suggestion | None:
     entry = _entry_answer(pair)
     sure = entry is not None
@@ -387,7 +397,12 @@ def _suggestion(
     elif not known_layer and _may_be_transposed_convolution(expr, leaf.shape):
         why = "nothing names this layer, and a transposed convolution's kernel is flipped too"
         proof = proof.without(Question.AXES)
-    elif may_alternate(expr):
+    elif (
+        not known_layer and _is_turned_kernel(expr, piece) and (odd := kernels.doubt(piece, steps))
+    ):
+        why = odd
+        proof = proof.without(Question.AXES)
+    elif may_alternate(expr, kernels.keys):
         why = "heads may alternate in it: nothing shows it"
         proof = proof.without(Question.GROUPING)
     return Suggestion(expr, proof, why, sure)
@@ -406,6 +421,13 @@ def _may_be_transposed_convolution(expr: Expr, shape: Shape) -> bool:
     """Return True if a kernel's channels change places and its window has many elements."""
     turned = isinstance(expr, Permute) and expr.axes == (1, 0, *range(2, len(shape)))
     return turned and len(shape) > 2 and prod(shape[2:]) > 1
+
+
+def _is_turned_kernel(expr: Expr, piece: Piece) -> bool:
+    """Return True for a kernel whose axes change places, and whose window is not flipped."""
+    nodes = [*nodes_of(expr)]
+    moves = any(isinstance(node, Permute) for node in nodes)
+    return moves and len(piece.member) > _MATRIX and not any(isinstance(n, Flip) for n in nodes)
 
 
 class _Fits:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from s2p_tui.alignment.proof import Answer
@@ -19,7 +19,7 @@ from s2p_tui.alignment.transform import (
     Stack,
     Take,
 )
-from s2p_tui.proposals.matcher.pieces import Piece
+from s2p_tui.proposals.matcher.pieces import Piece, parts_named
 from s2p_tui.proposals.matcher.words import meanings, name_of, remembered
 
 Steps = tuple[str, ...]
@@ -29,7 +29,9 @@ _TABLES = frozenset(("embedding", "table"))
 _NO_TABLE = frozenset(("kernel", "w"))
 """Names of weights of dense layers and convolutions, not of tables."""
 _WEIGHTS = frozenset(("w", "g", "alpha", "scale", "gamma"))
+_HEADS = ("query", "key", "value", "attn")
 _INWARD = frozenset(("query", "key", "value", "qkv", "kv"))
+_KERNELS = frozenset(("kernel", "w"))
 _MATRIX = 2
 _SPLIT = "an axis is split into several, and nothing shows in which order"
 _NO_VOTES = (0, 0)
@@ -92,6 +94,7 @@ class Orientation:
     def __init__(self) -> None:
         self._votes: dict[tuple[object, ...], list[int]] = defaultdict(lambda: [0, 0])
         self._stacked: set[int] = set()
+        self._orders: dict[tuple[object, ...], set[tuple[int, ...]]] = defaultdict(set)
 
     def learn(self, pairs: Iterable[tuple[Steps, Shape, Piece, str | None]]) -> None:
         """Count the weights whose shapes leave no choice."""
@@ -99,7 +102,11 @@ class Orientation:
             # An entry stacks nothing, and most pieces are entries.
             if not _is_entry(piece) and len(axes := _stacking(piece.layouts(shape))) == 1:
                 self._stacked |= axes
-            if sum(size > 1 for size in piece.member) < 2 or _as_it_is(steps, owner):
+            if len(piece.member) > _MATRIX:
+                orders = _orders(piece.layouts(shape), piece.member)
+                if len(orders) == 1:
+                    self._orders[owner, steps[-1], len(piece.member)] |= {*orders}
+            if sum(size > 1 for size in piece.member) < 2 or keeps_rows(steps, owner):
                 continue
             ways = piece.turns(shape)
             if len(ways) == 1:
@@ -146,9 +153,11 @@ class Orientation:
         if by_heads := _by_heads(layouts, steps, piece):
             return by_heads
         if len({out_last for _, out_last in layouts}) == 1:
-            return _only(layouts[0][0], layouts, steps, piece, known_layer=known_layer)
+            layouts, order = self._in_order(layouts, steps, piece, owner)
+            only = _only(layouts[0][0], layouts, steps, piece, known_layer=known_layer)
+            return only if order is None else replace(only, axes=None, why=order)
         grouping = _grouping(layouts)
-        if _as_it_is(steps, owner):
+        if keeps_rows(steps, owner):
             expr = _first(layouts, out_last=False)
             return Layout(expr, Answer.TABLE, grouping, "tables keep their rows")
         if known_layer and (shown := _shown(piece)) is not None:
@@ -159,7 +168,10 @@ class Orientation:
             verdict = _verdict(self._votes.get(group, _NO_VOTES))
             if verdict is not None:
                 why = f"laid out as {_ALIKE[group[0]]}, whose sizes leave no choice"
-                return Layout(_first(layouts, out_last=verdict), Answer.SAME_CLASS, grouping, why)
+                turned = [(expr, last) for expr, last in layouts if last == verdict]
+                turned, order = self._in_order(turned, steps, piece, owner)
+                axes = Answer.SAME_CLASS if order is None else None
+                return Layout(turned[0][0], axes, grouping, order or why)
         last = steps[-1]
         turned = self._votes.get(groups[-1], _NO_VOTES)[True]
         if own_name and not turned:
@@ -184,6 +196,47 @@ class Orientation:
             return Layout(_first(layouts, out_last=False), Answer.OWN_NAME, grouping, why)
         why = "square, and nothing shows whether it is transposed"
         return Layout(_first(layouts, out_last=last == "kernel"), None, grouping, why)
+
+    def _in_order(
+        self,
+        layouts: list[tuple[Expr, bool]],
+        steps: Steps,
+        piece: Piece,
+        owner: str | None,
+    ) -> tuple[list[tuple[Expr, bool]], str | None]:
+        """The layouts of the one order of axes that others of the class show; else what is open.
+
+        Flax's and Haiku's kernels of images have one order, whatever their sizes.
+        """
+        orders = _orders(layouts, piece.member) if len(piece.member) > _MATRIX else {}
+        if len(orders) < _MATRIX or (owner or "").startswith("equinox.nn."):
+            return layouts, None
+        as_it_is = tuple(range(len(piece.member)))
+        if as_it_is in orders and piece.member.count(piece.member[0]) == 1:
+            return [orders[as_it_is]], None
+        known = self._orders.get((owner, steps[-1], len(piece.member)), set())
+        shown = [orders[order] for order in known if order in orders]
+        if len(known) == len(shown) == 1:
+            return shown, None
+        if owner is None and steps[-1] in _KERNELS and len(piece.member) > _MATRIX + 1:
+            return layouts, None
+        return layouts, "more than one order of its axes has this shape"
+
+
+def _orders(
+    layouts: Sequence[tuple[Expr, bool]], member: Shape
+) -> dict[tuple[int, ...], tuple[Expr, bool]]:
+    """The layouts that only permute axes, those of a window in their order, by the permutation."""
+    found: dict[tuple[int, ...], tuple[Expr, bool]] = {}
+    for layout in layouts:
+        made = _inner(layout[0])
+        axes = made.axes if isinstance(made, Permute) else tuple(range(len(member)))
+        if len(axes) != len(member) or (isinstance(made, Permute) and isinstance(made.of, Reshape)):
+            continue
+        window = [axis for axis in axes if axis >= _MATRIX and member[axis] > 1]
+        if window == sorted(window):
+            found.setdefault(axes, layout)
+    return found
 
 
 def _is_weight(name: str) -> bool:
@@ -267,10 +320,26 @@ def _only(
     if _merges(expr, piece.member):
         why = "axes run together, and nothing shows in which order"
         return Layout(expr, Answer.SIZES, None, why)
-    if _factors(expr, piece.member) > _MATRIX:
+    factors = _factors(expr, piece.member)
+    if factors > _MATRIX or (factors == _MATRIX and not _is_split_by_name(expr, steps, piece)):
         return Layout(expr, Answer.SIZES, None, _SPLIT)
     axes = Answer.SIZES if sum(size > 1 for size in piece.member) > 1 else Answer.ONE_AXIS
     return Layout(expr, axes, grouping if _one_order(layouts, piece) else None)
+
+
+def _is_split_by_name(expr: Expr, steps: Steps, piece: Piece) -> bool:
+    """Return True if names show which of the two factors of an axis comes first.
+
+    Heads are on the outside, as the parts of fused weights are; rows of tables are in order.
+    """
+    if _is_table(steps[-2:]) or _is_table(piece.steps[-2:]):
+        return True
+    if {*_HEADS} & {word for path in (steps, piece.steps) for word in meanings(path)[0]}:
+        return True
+    made = _inner(expr)
+    made = made.of if isinstance(made, Permute) else made
+    parts = {len(found) for path in (steps, piece.steps) for s in path if (found := parts_named(s))}
+    return isinstance(made, Reshape) and len(made.shape) > 1 and made.shape[0] in parts
 
 
 def _transposed_convolution(expr: Expr, piece: Piece) -> Expr | None:
@@ -335,7 +404,7 @@ def _verdict(votes: Sequence[int]) -> bool | None:
     return votes[1] > 0 if sum(votes) and not min(votes) else None
 
 
-def _as_it_is(steps: Steps, owner: str | None) -> bool:
+def keeps_rows(steps: Steps, owner: str | None) -> bool:
     """Return True if a weight's axes stay in their order, as those of tables and norms do.
 
     Its owner's class says so; of a class of a user's own a name may say nothing. Of leaves in

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -45,6 +45,8 @@ Layers of PyTorch's that are called so do not."""
 _WORD = re.compile(r"[./]")
 _MAY_ALTERNATE = frozenset(("wqkv", "query_key_value", "qkv_proj"))
 """Fused weights that some models keep head by head, so that a third is not one of the parts."""
+# Those of GPT-OSS, whose experts have biases and hold gates in turns with the other halves.
+_IN_TURNS = (".gate_up_proj", ".gate_up_proj_bias")
 _TOGETHER: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("qkv", ("query", "key", "value")),
     ("kv", ("key", "value")),
@@ -59,12 +61,18 @@ def parts_named(step: str) -> tuple[str, ...]:
     return next((parts for names, parts in _FUSED if step.lower() in names), ())
 
 
-def may_alternate(expr: Expr) -> bool:
-    """Return True for a part of a fused weight whose layout nothing shows."""
+def may_alternate(expr: Expr, keys: Container[str]) -> bool:
+    """Return True for a part of a fused weight whose layout nothing shows.
+
+    Args:
+        expr: What a leaf takes.
+        keys: All keys of the checkpoint.
+    """
+    fused = {key for node in nodes_of(expr) if isinstance(node, Split) for key in keys_of(node)}
     return any(
-        isinstance(node, Split) and _MAY_ALTERNATE.intersection(key.split("."))
-        for node in nodes_of(expr)
-        for key in keys_of(node)
+        _MAY_ALTERNATE.intersection(key.split("."))
+        or (key.endswith(_IN_TURNS) and f"{key.removesuffix('_bias')}_bias" in keys)
+        for key in fused
     )
 
 

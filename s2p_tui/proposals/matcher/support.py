@@ -9,14 +9,22 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 
+from s2p_tui.alignment.transform import keys_of
 from s2p_tui.proposals.matcher.likeness import words_alike
-from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, remembered
+from s2p_tui.proposals.matcher.pieces import Piece, parts_named
+from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, remembered, steps_of_key
 
 Steps = tuple[str, ...]
 Shape = tuple[int, ...]
-_FUNCTIONS = frozenset(("log", "exp", "inv", "sqrt", "square", "neg", "std", "var", "inverse"))
+_FUNCTIONS = frozenset(
+    (
+        *("log", "exp", "inv", "sqrt", "square", "neg", "std", "var", "inverse", "logit", "logits"),
+        *("raw", "unconstrained", "softplus", "rho", "recip", "reciprocal", "rsqrt", "squared"),
+        *("chol", "cholesky", "cov", "covariance", "prec", "precision", "probs", "abs"),
+    )
+)
 """Words of names that tell a number from a function of it."""
 _MASK = "mask"
 _ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
@@ -28,8 +36,23 @@ _SILENT = FAINT | _ROLES | _WRAPPERS
 _ALONE = frozenset((role,) for role in _ROLES)
 _SHORTEST = 3
 """Letters of a word that is looked for in others."""
+_FEW = 3
+"""Members from which on numbers may be unevenly apart."""
 _OFTEN = 2
 """Modules in which two names go together before that is a convention and no accident."""
+_WORD = re.compile(r"[a-z]+[0-9]*|[0-9]+")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_LETTERS = re.compile(r"w?([qkv]{2,3})")
+"""Queries, keys and values in one, a letter for each."""
+_NUMBERED_PARTS = re.compile(r"w([123]{2,3})")
+"""The layers of a gated one together, as `w13` is of `w1` and `w3`."""
+_FUSED = frozenset(
+    (
+        *("query", "key", "value", "gate", "up", "scale", "shift", "gamma", "w1", "w2", "w3"),
+        *("mean", "mu", "logvar", "var", "std", "logstd", "sigma"),
+    )
+)
+"""Parts of which a layer has several in one, in an order that only its name tells."""
 _DIGITS = re.compile(r"\d+")
 _WORD_NUMBERS = (0, 1)
 """First numbers of words that count the members of a list."""
@@ -61,7 +84,11 @@ def unsupported(
     found: dict[int, str] = {}
     for odd in (roles, modules):
         if 2 * len(odd) > len(pairs):
-            odd = {n: names for n, names in odd.items() if pairs[n][1] in useless}
+            odd = {
+                n: names
+                for n, names in odd.items()
+                if pairs[n][1] in useless or _says_otherwise(*named[n])
+            }
         often: dict[tuple[str, str], set[tuple[Steps, Steps]]] = defaultdict(set)
         for n, names in odd.items():
             target, source = pairs[n]
@@ -77,6 +104,15 @@ def unsupported(
                 if functions and _words(target[-1]) & _words(source[-1]):
                     found[n] = f"{source[-1]} may be a function of {target[-1]}, or that of it"
     return found | _strangers(pairs)
+
+
+def _says_otherwise(target: Steps, source: Steps) -> bool:
+    """Return True if one name is a function of the other, or names of one module's roles differ."""
+    mine, theirs = _words(target[-1]), _words(source[-1])
+    if _FUNCTIONS & (mine ^ theirs) and mine & theirs:
+        return True
+    same_module = len(target) > 1 and target[:-1] == source[:-1]
+    return same_module and not _roles_agree(target, source)
 
 
 def _strangers(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
@@ -142,6 +178,66 @@ def _wrapper(paths: Iterable[Steps]) -> int:
     while shared and any(path[shared].isdigit() for path in paths if len(path) > shared):
         shared -= 1
     return shared
+
+
+def reordered(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+    """Pairs of which one is named by its parts, and the other not by the same in the same order.
+
+    What `gate_up` holds is in another order in `up_gate`, and in none that a name shows in `fc1`.
+
+    Args:
+        pairs: Steps of leaves and of the entries they take, by place.
+    """
+    found: dict[int, str] = {}
+    for n, sides in pairs.items():
+        mine, theirs = (
+            {parts: step for step in steps if len(parts := _parts(step)) > 1} for steps in sides
+        )
+        if mine.keys() == theirs.keys():
+            continue
+        other = sides[1] if mine else sides[0]
+        known = {tuple(name_of(part).words[0] for part in parts_named(step)) for step in other}
+        if not (mine and theirs) and known & (mine.keys() | theirs.keys()):
+            continue
+        (parts, step), *_ = mine.items() or theirs.items()
+        found[n] = f"nothing shows in which order the parts of {step} are"
+        for others, other in theirs.items():
+            if others != parts and sorted(others) == sorted(parts):
+                found[n] = f"{other} names its parts in another order than {step}"
+    return found
+
+
+@remembered
+def _parts(step: str) -> Steps:
+    """The parts that a name counts up."""
+    found: list[str] = []
+    for word in _WORD.findall(_CAMEL.sub("_", step).lower()):
+        if (letters := _LETTERS.fullmatch(word)) is not None:
+            found += [name_of(letter).words[0] for letter in letters[1]]
+        elif (digits := _NUMBERED_PARTS.fullmatch(word)) is not None:
+            found += [f"w{digit}" for digit in digits[1]]
+        else:
+            found += [one for one in (word, *name_of(word).words) if one in _FUSED][:1]
+    return tuple(found)
+
+
+def stacked_by_name(pieces: Mapping[int, Piece]) -> dict[int, str]:
+    """Pieces of several members whose numbers are no indices, so that nothing shows their order.
+
+    Args:
+        pieces: What leaves take, by place.
+    """
+    found: dict[int, str] = {}
+    for n, piece in pieces.items():
+        paths = [steps_of_key(next(iter(keys_of(member)), "")) for member in piece.members]
+        if len(paths) < _FEW or len({len(path) for path in paths}) > 1:
+            continue
+        for column in zip(*paths, strict=True):
+            numbers = [int(step) for step in column if step.isdigit()]
+            apart = {after - before for before, after in pairwise(numbers)}
+            if len(numbers) == len(paths) and len({*numbers}) == len(numbers) and len(apart) > 1:
+                found[n] = f"{', '.join(map(str, numbers))} need not be indices"
+    return found
 
 
 def _is_role(steps: Steps) -> bool:

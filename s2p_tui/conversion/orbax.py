@@ -1,0 +1,420 @@
+"""Orbax checkpoints in four steps, each of which any number of processes can share.
+
+    write_part    each worker streams its share of the chunks into a database of its own
+    merge         one database on top that refers to theirs; refuses gaps
+    verify_part   each worker reads its share back and compares it with its sources
+    commit        the tree's metadata and the certificate; then the checkpoint gets its name
+
+The last two are in `orbax_finish.py`.
+
+Workers agree by `s2p-plan.json` in the partial checkpoint. A step that was interrupted is repeated:
+what is there is kept, also by another number of workers. A chunk that turns out to be damaged is
+removed, so that writing again makes it anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from s2p_tui.alignment.dtypes import dtype_named
+from s2p_tui.alignment.task import Job
+from s2p_tui.conversion.contents import (
+    CastLoss,
+    Contents,
+    Made,
+    OutputRecord,
+    Rounding,
+    refuse_overflow,
+)
+from s2p_tui.conversion.evaluate import Evaluator
+from s2p_tui.conversion.needs import Fetched, Needs, gathered
+from s2p_tui.conversion.orbax_grid import Chunk, Grid
+from s2p_tui.conversion.orbax_metadata import CHECKPOINT, TREE
+from s2p_tui.conversion.orbax_store import PARTS, PLAN, VERIFIED, Claim, Store
+from s2p_tui.conversion.plan import Instruction, Plan
+from s2p_tui.conversion.units import share, usual_jobs
+from s2p_tui.errors import AlignmentError, Code, Hint, OutputError, some
+from s2p_tui.formats.atomic import require_space
+from s2p_tui.formats.base import Checkpoint, Tensors
+from s2p_tui.formats.skeleton_file import Target
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_FORMAT, _VERSION = "s2p-plan", 1
+_BATCH, _LARGEST_BATCH = 512, 1 << 22
+"""Small chunks that are written in one transaction: alone each costs 4.4 ms, so 0.3 ms."""
+_SOURCES = 4
+"""Sources of a chunk that are read at once may have that many times its bytes."""
+_BESIDE = 64 << 20
+"""Bytes of memory beside the chunks in progress: the databases' nodes, TensorStore's threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrbaxConversion:
+    """One conversion to an Orbax checkpoint, the same for every worker.
+
+    Attributes:
+        plan: What to write.
+        checkpoint: The torch side.
+        target: The JAX side.
+        grid: The chunks.
+        output: The checkpoint: a folder or `gs://bucket/path`.
+        chunk_bytes: Bytes of a chunk at the most.
+        jobs: Chunks in progress at a time.
+        allow_overflow: Write numbers that a cast makes infinite or NaN.
+    """
+
+    plan: Plan
+    checkpoint: Checkpoint
+    target: Target
+    grid: Grid
+    output: str
+    chunk_bytes: int
+    jobs: int
+    allow_overflow: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        plan: Plan,
+        checkpoint: Checkpoint,
+        target: Target,
+        output: str,
+        *,
+        chunk_bytes: int,
+        jobs: int | None = None,
+        allow_overflow: bool = False,
+    ) -> OrbaxConversion:
+        """Cut a plan into chunks; see `Grid` for what it raises. Reads at most Python scalars.
+
+        Raises:
+            AlignmentError: A Python scalar takes an entry of another value than the model's own.
+        """
+        grid = Grid(plan, checkpoint, target, chunk_bytes)
+        _require_own_scalars(grid.scalars, checkpoint, target)
+        jobs = jobs or usual_jobs(checkpoint.tensors.is_remote)
+        return cls(plan, checkpoint, target, grid, output, chunk_bytes, jobs, allow_overflow)
+
+    @property
+    def agreement(self) -> dict[str, Any]:
+        """The facts that all workers must agree about."""
+        return {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "plan": self.grid.digest,
+            "checkpoint": [self.checkpoint.size, self.checkpoint.state_dict.digest],
+            "skeleton": self.target.skeleton.digest,
+            "dtype": self.plan.dtype,
+            "chunk_bytes": self.chunk_bytes,
+        }
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that writing takes at most, beside the program's own."""
+        return self.memory_for(2 * max((chunk.nbytes for chunk in self.grid.chunks), default=0))
+
+    def memory_for(self, nbytes: int) -> int:
+        """Bytes of memory for chunks that take so many with their sources."""
+        return 2 * self.jobs * nbytes + _BESIDE
+
+
+def _require_own_scalars(
+    scalars: Sequence[Instruction], checkpoint: Checkpoint, target: Target
+) -> None:
+    """Make sure that no Python scalar would silently keep another value than its entry's.
+
+    A loader restores arrays; a float, int or bool comes from the model's own code.
+    """
+    problems: list[tuple[str, str]] = []
+    contents = Contents(checkpoint, target, _LARGEST_BATCH)
+    for instruction in scalars:
+        if instruction.source is None:
+            continue
+        path = instruction.leaf.path
+        record = OutputRecord(instruction, b"", 0, dtype_named(instruction.dtype).itemsize)
+        taken = contents.made(record).elements(())
+        own = np.asarray(target.values.read(path, ()))
+        if taken.tobytes() != own.astype(taken.dtype).tobytes():
+            problems.append((path, f"the model's own value is {own}, its entry's {taken}"))
+    if problems:
+        raise AlignmentError(
+            f"{len(problems)} Python scalars would not be restored from an Orbax checkpoint.",
+            problems,
+            "Make them arrays in the model, give them these values there, or write another format.",
+        )
+
+
+class Elements:
+    """Gives the elements of chunks; reads their sources once. Any thread may ask."""
+
+    def __init__(self, conversion: OrbaxConversion) -> None:
+        self._contents = Contents(conversion.checkpoint, conversion.target, conversion.chunk_bytes)
+        self._most = _SOURCES * conversion.chunk_bytes
+        self._evaluators: dict[int, tuple[Evaluator, Needs]] = {}
+        self._lock = threading.Lock()
+
+    def of(
+        self, chunk: Chunk, loss: CastLoss | None = None, rounding: Rounding | None = None
+    ) -> NDArray[Any]:
+        """The elements of a chunk; see `Made.elements` for what it raises."""
+        record = OutputRecord(chunk.array.instruction, b"", 0, chunk.nbytes)
+        expr, shape, entries, tensors = self._contents.source_of(record)
+        with self._lock:
+            if id(tensors) not in self._evaluators:
+                found = Evaluator(entries, tensors), Needs(entries.shape)
+                self._evaluators[id(tensors)] = found
+            evaluator, needs = self._evaluators[id(tensors)]
+            wanted = gathered(needs.of(expr, chunk.region))
+        source: Tensors = tensors
+        sizes = (prod(b - a for a, b in n.region) * dtype_named(entries[n.key].dtype).itemsize
+                 for n in wanted)  # fmt: skip
+        if not tensors.in_memory and sum(sizes) <= self._most:
+            source = Fetched(tensors, wanted)
+        made = Made(
+            record,
+            expr,
+            shape,
+            evaluator.again(source),
+            source,
+            self._contents.share,
+        )
+        return made.elements(chunk.region, loss, rounding)
+
+
+def write_part(
+    conversion: OrbaxConversion, part: int = 0, of: int = 1, job: Job | None = None
+) -> dict[str, CastLoss]:
+    """Write one worker's share of the chunks; what is there is kept.
+
+    Args:
+        conversion: The conversion.
+        part: Which of the workers this is, from 0.
+        of: Their number.
+        job: Progress and cancellation.
+
+    Returns:
+        Losses of casts, by key path, in the chunks written now.
+
+    Raises:
+        OutputError: The output cannot be written, holds another conversion or a finished
+            checkpoint, or another process has this part; or a cast made numbers infinite or NaN.
+        InputError: A source changed during the conversion.
+        AlignmentError: A whole number does not fit its leaf's dtype.
+        CancelledError: Someone cancelled the job; what was written is kept.
+    """
+    job = job or Job()
+    job.phase = "writing"
+    store = Store(conversion.output)
+    _refuse_finished(conversion.output)
+    mine = conversion.grid.share(part, of)
+    held = store.held() if store.exists else set[str]()
+    missing = [chunk for chunk in mine if not held.issuperset(chunk.keys)]
+    todo = sum(chunk.nbytes for chunk in missing)
+    job.total = sum(chunk.nbytes for chunk in mine)
+    job.written = job.total - todo
+    if not store.is_bucket:
+        job.free = require_space(Path(conversion.output), todo)
+    job.memory = conversion.memory
+    store.make()
+    _agree(store, conversion, first=True)
+    with store.claimed(part, of) as claim:
+        _forget_verified(store, {chunk.key for chunk in missing})
+        writing = _Writing(conversion, store, store.new_database(part), claim, job)
+        try:
+            share(_batches(missing), writing.do, conversion.jobs)
+        finally:
+            # A source that changed is the better explanation of whatever went wrong.
+            conversion.checkpoint.tensors.check_unchanged()
+            conversion.target.values.check_unchanged()
+        if not conversion.allow_overflow:
+            refuse_overflow(writing.losses)
+    return writing.losses
+
+
+def _batches(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
+    """Put small neighbours together, to be written in one transaction."""
+    waiting: list[Chunk] = []
+    size = 0
+    for chunk in chunks:
+        if waiting and (size + chunk.nbytes > _LARGEST_BATCH or len(waiting) == _BATCH):
+            yield waiting
+            waiting, size = [], 0
+        waiting.append(chunk)
+        size += chunk.nbytes
+    if waiting:
+        yield waiting
+
+
+class _Writing:
+    """Writes batches of chunks, called by any thread.
+
+    Attributes:
+        losses: Losses of casts, by key path.
+    """
+
+    def __init__(
+        self, conversion: OrbaxConversion, store: Store, database: str, claim: Claim, job: Job
+    ) -> None:
+        self.losses: dict[str, CastLoss] = {}
+        self._elements = Elements(conversion)
+        self._allow_overflow = conversion.allow_overflow
+        self._store, self._database, self._claim, self._job = store, database, claim, job
+        self._lock = threading.Lock()
+
+    def do(self, batch: list[Chunk]) -> None:
+        self._claim.check()
+        made: list[tuple[Chunk, NDArray[Any]]] = []
+        for chunk in batch:
+            self._job.check()
+            loss = CastLoss()
+            elements = self._elements.of(chunk, loss)
+            path = chunk.array.instruction.leaf.path
+            if loss:
+                with self._lock:
+                    self.losses.setdefault(path, CastLoss()).add(loss)
+            if not loss.is_overflow or self._allow_overflow:
+                made.append((chunk, elements))
+        self._job.check()
+        self._store.write_chunks(self._database, made)
+        with self._lock:
+            self._job.leaf = batch[-1].array.instruction.leaf.path
+            self._job.written += sum(chunk.nbytes for chunk in batch)
+
+
+def merge(conversion: OrbaxConversion, job: Job | None = None) -> int:
+    """Link what all workers wrote into one database; returns its chunks.
+
+    Raises:
+        OutputError: Chunks are missing; the first and the parts they are of are named.
+    """
+    job = job or Job()
+    job.phase = "syncing"
+    store = under_way(conversion)
+    held = store.held()
+    missing = conversion.grid.missing(held)
+    if missing:
+        raise OutputError(
+            f"{len(missing):,} of {len(conversion.grid.chunks):,} chunks of {conversion.output} "
+            f"are missing{_parts_of(store, conversion.grid, missing)}: "
+            f"{some([chunk.key for chunk in missing])}.",
+            Hint(Code.WRITE_MISSING),
+        )
+    strange = held.difference(key for chunk in conversion.grid.chunks for key in chunk.keys)
+    if strange:
+        raise OutputError(
+            f"{store.where} holds {len(strange):,} keys that are not of this conversion: "
+            f"{some(sorted(strange))}.",
+            "Remove it and convert again.",
+        )
+    store.merge()
+    return len(conversion.grid.chunks)
+
+
+def _parts_of(store: Store, grid: Grid, missing: Sequence[Chunk]) -> str:
+    """Say which of the workers that were at work should have written some chunks."""
+    counts = {int(name.rpartition("-")[2]) for name in store.listed(PARTS)}
+    if not counts or (of := max(counts)) == 1:
+        return ""
+    keys = {chunk.key for chunk in missing}
+    shares = enumerate(grid.shares(of))
+    parts = [f"{part}/{of}" for part, mine in shares if any(one.key in keys for one in mine)]
+    return f", of part {some(parts)}"
+
+
+def agreed_chunk_bytes(output: str) -> int | None:
+    """Return the chunk size of a checkpoint, finished or under way; None if there is none."""
+    finished = is_finished(output)
+    store = Store(output, finished=finished)
+    if not store.exists:
+        return None
+    found: Any = None
+    with contextlib.suppress(ValueError, AttributeError):
+        facts: Any = json.loads(store.read(CHECKPOINT if finished else PLAN) or b"{}")
+        if finished:
+            facts = facts.get("custom_metadata", {}).get("s2p", {})
+        found = facts.get("chunk_bytes")
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def is_finished(output: str) -> bool:
+    """Return True if there is a finished checkpoint of that name."""
+    store = Store(output, finished=True)
+    if store.is_bucket:
+        return store.read("commit_success.txt") is not None
+    return os.path.exists(os.path.join(output, TREE))
+
+
+def _refuse_finished(output: str) -> None:
+    if is_finished(output):
+        raise OutputError(
+            f"{output} holds a finished checkpoint.", "Remove it first, or choose another name."
+        )
+    if not output.startswith("gs://") and os.path.lexists(output):
+        raise OutputError(
+            f"{output} exists and is not an unfinished checkpoint.",
+            "Remove it first, or choose another name.",
+        )
+
+
+def under_way(conversion: OrbaxConversion) -> Store:
+    """Return the store of the checkpoint under way.
+
+    Raises:
+        OutputError: There is none, or it is of another conversion.
+    """
+    _refuse_finished(conversion.output)
+    store = Store(conversion.output)
+    if not store.exists:
+        raise OutputError(
+            f"Nothing was written for {conversion.output} yet.", Hint(Code.WRITE_MISSING)
+        )
+    _agree(store, conversion, first=False)
+    return store
+
+
+def _agree(store: Store, conversion: OrbaxConversion, *, first: bool) -> None:
+    """Make sure that all workers mean the same; the first one writes down what that is.
+
+    Raises:
+        OutputError: Another conversion is under way there; the differences are named.
+    """
+    ours = conversion.agreement
+    if first:
+        store.write(PLAN, json.dumps(ours).encode(), only_new=True)
+    text = store.read(PLAN)
+    try:
+        theirs: Any = json.loads(text or b"null")
+    except ValueError:
+        theirs = None
+    if theirs == ours:
+        return
+    if not isinstance(theirs, dict):
+        differences = "its s2p-plan.json is missing or damaged"
+    else:
+        facts = cast("dict[str, Any]", theirs)
+        names = [name for name, value in ours.items() if facts.get(name) != value]
+        known = [name for name in names if name != "plan"] or ["mapping"]
+        differences = f"another {some(known)}".replace("chunk_bytes", "chunk size")
+    raise OutputError(
+        f"{store.where} is of another conversion: {differences}.",
+        Hint(Code.SAME_PLAN),
+    )
+
+
+def _forget_verified(store: Store, keys: set[str]) -> None:
+    """Remove records of what was verified that name a chunk which is written anew."""
+    for name in store.listed(VERIFIED) if keys else ():
+        record: dict[str, Any] = json.loads(store.read(name) or b"{}")
+        if not keys.isdisjoint(record.get("chunks", {})):
+            store.remove(name)
