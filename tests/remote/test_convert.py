@@ -156,7 +156,8 @@ def test_each_byte_is_asked_for_about_once(tmp_path: Path, server: WebServer, ch
     save_safetensors(used, tmp_path / "model")
     skeleton, rows = skeleton_and_rows(tmp_path, used, ONCE)
     session = opened(f"{server.url}/model", skeleton, rows)
-    assert server.requests == 1
+    # The header, and the first numbers of entries that may be copies of others.
+    assert server.requests <= 2 + len(used)
     server.forget()
     session.convert(tmp_path / "far.eqx", chunk_bytes=chunk * MEBIBYTE, mapping=None)
     needed = sum(one.numel() * one.element_size() for one in used.values())

@@ -8,6 +8,8 @@ Span = tuple[int, int]
 """First byte, and the one behind the last."""
 _WASTE = 0.04
 """Bytes asked for although nobody wants them, of those that are wanted."""
+_MOST_WASTE = 4.0
+"""The same where parts lie in very many strips."""
 _FEW = 32
 """Requests for the sources of one part of the output, above which more is asked for than wanted."""
 _WIDEST = 1 << 20
@@ -35,7 +37,8 @@ def joined(spans: Iterable[Span], widest: int = _WIDEST) -> list[Span]:
     wasted = 0
     for gap, number in gaps:
         too_many = len(apart) - len(closed) > _FEW
-        if gap > widest or (wasted + gap > _WASTE * wanted and not too_many):
+        most = (_MOST_WASTE if too_many else _WASTE) * wanted
+        if gap > widest or wasted + gap > most:
             break
         closed.add(number)
         wasted += gap
