@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from s2p_tui.alignment.mapping_file import SavedAlignment
@@ -400,7 +401,8 @@ async def convert(workspace: Workspace) -> None:
 async def _convert(workspace: Workspace, refused: str = "") -> None:
     session, symbols = workspace.session, workspace.symbols
     notes = tuple(remarks(session.alignment.rows, session.target.skeleton))
-    form = ConvertForm(workspace.order, symbols, notes, session.sources, refused)
+    here = [file for file in session.sources if isinstance(file, Path)]
+    form = ConvertForm(workspace.order, symbols, notes, here, refused)
     order = await _result_of(workspace, form)
     if order is None:
         return

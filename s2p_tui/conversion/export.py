@@ -359,7 +359,7 @@ class _Writing:
             if self._readbacks is not None:
                 readback = self._readbacks[one.shard.name] = Readback()
             about = one.plan, one.table, self._contents, file.temporary, job
-            verify_records(*about, readback, jobs, proven)
+            verify_records(*about, readback, jobs, proven=proven)
         job.phase = "syncing"
 
 

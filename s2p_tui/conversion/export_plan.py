@@ -7,7 +7,8 @@ go by their keys behind `ORIGINAL`, which no key path begins with.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
@@ -126,9 +127,27 @@ class _Both(Tensors):
         tensors, own = self._of(name)
         return tensors.byte_ranges(own, start, stop)
 
-    def descriptor(self, extent: Extent) -> int:
-        own = extent.file in self._files
-        return (self._leaves if own else self._original).descriptor(extent)
+    def _holding(self, extent: Extent) -> Tensors:
+        return self._leaves if extent.file in self._files else self._original
+
+    def descriptor(self, extent: Extent) -> int | None:
+        return self._holding(extent).descriptor(extent)
+
+    def fill(self, extent: Extent, buffer: memoryview, position: int) -> None:
+        self._holding(extent).fill(extent, buffer, position)
+
+    @property
+    def is_remote(self) -> bool:
+        return self._original.is_remote
+
+    def ranges_in(self, name: str, region: Region) -> Iterable[ByteRange]:
+        tensors, own = self._of(name)
+        return tensors.ranges_in(own, region)
+
+    def held(self, ranges: Callable[[], Iterable[ByteRange]]) -> AbstractContextManager[None]:
+        return self._original.held(
+            lambda: [one for one in ranges() if one.extent.file not in self._files]
+        )
 
     def check_unchanged(self) -> None:
         self._leaves.check_unchanged()

@@ -38,7 +38,6 @@ from s2p_tui.conversion.export_plan import NO_TARGET, ExportPlan, Forward, bits
 from s2p_tui.conversion.plan import Instruction
 from s2p_tui.conversion.units import share
 from s2p_tui.formats.base import Checkpoint, Region
-from s2p_tui.formats.tensors import pread_into
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -183,13 +182,13 @@ class RoundTrip:
 
     def _block(self, unit: _Block) -> None:
         ours, theirs = np.empty((2, min(_COMPARE, unit.ours.nbytes)), np.uint8)
-        files = [run.tensors.descriptor(run.extent) for run in (unit.ours, unit.theirs)]
+        mine, other = unit.ours, unit.theirs
         for done in range(0, unit.ours.nbytes, _COMPARE):
             self._job.check()
             count = min(_COMPARE, unit.ours.nbytes - done)
-            pread_into(files[0], ours.data[:count], unit.ours.start + done, unit.ours.extent.file)
-            start = unit.theirs.start + unit.offset + done
-            pread_into(files[1], theirs.data[:count], start, unit.theirs.extent.file)
+            mine.tensors.fill(mine.extent, ours.data[:count], mine.start + done)
+            start = other.start + unit.offset + done
+            other.tensors.fill(other.extent, theirs.data[:count], start)
             if not np.array_equal(ours[:count], theirs[:count]):
                 self._note(unit.forward, float("nan"))
                 return

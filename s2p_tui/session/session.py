@@ -114,7 +114,8 @@ class Session:
         """Open both ends. Reads no tensor data.
 
         Args:
-            model: The checkpoint: file, index of shards, or folder that holds one.
+            model: The checkpoint: file, index of shards, or folder that holds one; or the address
+                of one.
             skeleton: A skeleton file, a plain `.eqx`, or `pkg.module:factory` (runs its code).
             key: Dotted place of the state dict in a nested checkpoint.
             allow_missing: Leave out entries that an index promises and no shard holds.
