@@ -492,7 +492,8 @@ async def save_recipe(workspace: Workspace) -> None:
         return
     path = recipes.path_of(name)
     mapping = mapping_of(session.checkpoint, session.target, session.alignment)
-    protected = *session.checkpoint.files, *session.target.files, workspace.mapping_path
+    files = [file for file in session.sources if isinstance(file, Path)]
+    protected = *files, workspace.mapping_path
     try:
         made, kept = await in_thread(
             lambda: recipes.save_recipe(mapping, path, protected=protected), "Saving the recipe"

@@ -74,7 +74,7 @@ def describe(path: str | Path, key: str | None = None, *, allow_missing: bool = 
         S2PError: It cannot be read, or is of another kind.
     """
     place = located(path)
-    if isinstance(place, Path) and ":" in place.name and not os.path.exists(place):
+    if isinstance(place, Path) and ":" in place.name and not place.exists():
         return _leaves(open_any_target(str(place), None), str(place), "factory")
     kind = kind_of(place)
     if kind in READERS:

@@ -118,7 +118,7 @@ def shards_of(plan: ExportPlan, original: Checkpoint, path: Path) -> tuple[Shard
             "an ending for a folder of shards.",
         )
     held: dict[str, list[MadeEntry]] = defaultdict(list)
-    folders: set[Path] = set()
+    folders: set[str] = set()
     for one in written:
         extent = original.tensors.extent(one.entry.key) if original.kind == "sharded" else None
         if extent is None:
@@ -127,7 +127,7 @@ def shards_of(plan: ExportPlan, original: Checkpoint, path: Path) -> tuple[Shard
                 "Give a name that ends in .safetensors or .pt.",
             )
         held[extent.file.name].append(one)
-        folders.add(extent.file.parent)
+        folders.add(str(extent.file.parent))
     if len(folders) > 1:
         raise UsageError(
             f"The original's shards lie in {len(folders)} folders.",
