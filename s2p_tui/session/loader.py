@@ -44,7 +44,7 @@ def save_loader(
     entries = tuple(Entry(k, v.shape, v.dtype) for k, v in mapping.entries.items())
     source = mapping.source
     checkpoint = Checkpoint(source.file, (), source.size, StateDict(entries), ArrayTensors({}))
-    session = Session.between(checkpoint, target, mapping=mapping)
+    session = Session.between(checkpoint, target, mapping=mapping, has_numbers=False)
     session.allow_unused(allow_unused)
     # No mapping tells which entries are one storage, so that one explains the other: the loader
     # looks at the numbers of those that may be copies.
