@@ -27,6 +27,7 @@ from s2p_tui.formats.atomic import temporary_folder
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.memory import checkpoint_in_memory, is_tensor, is_torch_module
 from s2p_tui.formats.registry import READERS, kind_of
+from s2p_tui.formats.remote.address import is_address
 from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.session.opening import (
     is_there,
@@ -198,7 +199,7 @@ def chunkify(
     """
     given: Any = None
     if is_there(where):
-        kind = kind_of(Path(where))
+        kind = "safetensors" if is_address(where) else kind_of(Path(where))
         if kind == "mapping":
             raise UsageError(
                 f"{where} is a mapping file, which holds no arrays to split.",

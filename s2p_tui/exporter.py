@@ -75,10 +75,13 @@ def export(
             chunk_bytes=chunk_size * MEBIBYTE, allow_overflow=allow_overflow
         )
         missing = [one.entry.key for one in opened.plan.entries if one.source is None]
+        left = opened.plan.left
     for name, loss in losses.items():
         warnings.warn(f"{name}: {loss.words}", stacklevel=3)
     if missing:
         warnings.warn(f"No leaf holds these entries: {', '.join(missing)}", stacklevel=3)
+    if left:
+        warnings.warn(f"No entry holds these leaves: {', '.join(left)}", stacklevel=3)
     return {name: _tensor(array) for name, array in arrays.items()}
 
 

@@ -75,5 +75,14 @@ def test_anthropic_waits_until_claude_is_asked() -> None:
     assert "anthropic" in _loaded(asked)
 
 
+def test_orbax_checkpoints_need_tensorstore_when_they_are_written() -> None:
+    """And neither Orbax nor JAX at all."""
+    modules = "s2p_tui.session.orbax, s2p_tui.conversion.orbax_finish, s2p_tui.cli.orbax"
+    asked = ("tensorstore", "orbax", "jax", "torch")
+    assert _loaded(f"import {modules}", asked) == set()
+    stored = "from s2p_tui.conversion.orbax_store import Store; Store('anything')"
+    assert _loaded(stored, asked) == {"tensorstore"}
+
+
 def test_the_probe_can_fail() -> None:
     assert "jax" in _loaded("import s2p_tui.formats.pytree.skeleton")

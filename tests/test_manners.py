@@ -49,6 +49,8 @@ def every_command(folder: Path) -> list[list[str]]:
         ["convert", model, skeleton, "-o", out, "--mapping", mapping, "--json"],
         ["convert", model, "missing", "-o", out],
         ["verify", out, "--model", model, "--skeleton", skeleton, "--mapping", mapping],
+        ["export", out, "--skeleton", skeleton, "--mapping", mapping, "--checkpoint", model, "-o",
+         str(folder / "back.pt")],
         *(["inspect", file] for file in (model, skeleton, out, mapping)),
         ["chunk", model, str(folder / "chunks")],
         ["skeleton", f"{code}:eqx_net", "-o", str(folder / "s.eqx")],
@@ -69,7 +71,7 @@ Afterwards = tuple[dict[str, Any], str, Path]
 
 
 def test_every_command_did_its_work(afterwards: Afterwards) -> None:
-    assert afterwards[0]["statuses"] == [0, 0, 4, *[0] * 10]
+    assert afterwards[0]["statuses"] == [0, 0, 4, *[0] * 11]
 
 
 def test_no_command_uses_the_network(afterwards: Afterwards) -> None:

@@ -1,15 +1,15 @@
 """The transforms by which entries can fill one leaf: the list to choose from.
 
 Best first: what it makes with the other parts of its layer, the entry as the leaf's layer needs it,
-the layout changes between the two shapes, the same with kernels flipped, parts of a larger entry;
-of several entries, stacked, joined or added.
+the layout changes between the two shapes, the same with kernels flipped or the elements of an axis
+in another order, parts of a larger entry; of several entries, stacked, joined or added.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, permutations
 from math import prod
 
 from s2p_tui.alignment.alignment import Row
@@ -24,6 +24,7 @@ from s2p_tui.alignment.transform import (
     Concat,
     Expr,
     Flip,
+    Permute,
     Reshape,
     Shape,
     Split,
@@ -39,6 +40,13 @@ MOST = 300
 """Choices listed at most."""
 _MOST_PARTS = 128
 _KERNEL_FROM = 3
+_MATRIX = 2
+_FUSED = (2, 3)
+"""Parts that fused layers have: gates and their other halves; queries, keys and values."""
+_SMALLEST_IMAGE = 4
+# Nobody fuses layers with fewer outputs, and each part adds a dozen choices.
+_SMALLEST_PART = 4
+_MOST_HEADS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +176,74 @@ def _of_one(leaf: Leaf, key: str, state_dict: StateDict) -> Iterator[_Offer]:
         yield from ((laid_out(leaf, whole, shape, way), "") for way in found)
         if axes := _kernel(shape):
             yield from ((way.of(Flip(whole, axes), shape), "") for way in found)
+        for expr, words in _regrouped(whole, shape, state_dict):
+            yield from ((way.of(expr, shape), words) for way in found)
         yield whole, ""
     else:
         yield from _parts(leaf, whole, shape)
+        yield from _of_heads(leaf, whole, shape)
+
+
+def _regrouped(whole: Expr, shape: Shape, state_dict: StateDict) -> Iterator[_Offer]:
+    """An entry with the elements of one axis in another order, of which its shape says nothing.
+
+    A flattened image has its channels first, or last; parts of a fused layer follow each other in
+    one order or another, whole or element by element.
+    """
+    channels = {size for entry in state_dict if len(entry.shape) > 2 for size in entry.shape[:2]}
+    for axis, size in enumerate(shape[:_MATRIX]):
+        for count in sorted(channels):
+            if count > 1 and size % count == 0 and size >= _SMALLEST_IMAGE * count:
+                made = _split_and_turned(whole, shape, axis, count)
+                yield made, f"axis {axis} from {count} channels first to last: "
+    size = shape[0] if shape else 0
+    for count in _FUSED if len(shape) <= _MATRIX else ():
+        if size % count or size < _SMALLEST_PART * count:
+            continue
+        parts = [
+            Split(whole, 0, number * size // count, (number + 1) * size // count)
+            for number in range(count)
+        ]
+        for order in permutations(range(count)):
+            if order != tuple(range(count)):
+                names = ", ".join(str(number + 1) for number in order)
+                yield Concat(tuple(parts[n] for n in order), 0), f"its parts as {names}: "
+        yield _split_and_turned(whole, shape, 0, count), f"its {count} parts in turns: "
+        made = _split_and_turned(whole, shape, 0, size // count)
+        yield made, f"its {count} parts in turns, one after the other: "
+        for heads in _divisors(size // count):
+            split = (heads, count, size // count // heads, *shape[1:])
+            made = Permute(Reshape(whole, split), (1, 0, *range(2, len(split))))
+            yield Reshape(made, shape), f"its {count} parts of each of {heads} heads together: "
+
+
+def _divisors(size: int) -> Iterator[int]:
+    """Numbers of heads of which as many elements may be."""
+    return (heads for heads in range(2, min(size, _MOST_HEADS + 1)) if size % heads == 0)
+
+
+def _of_heads(leaf: Leaf, whole: Expr, shape: Shape) -> Iterator[_Offer]:
+    """One of several parts that a fused entry holds head by head, not one after the other."""
+    size = shape[0] if shape else 0
+    count = prod(shape) // max(1, prod(leaf.shape))
+    if count not in _FUSED or size % count or len(shape) > _MATRIX:
+        return
+    part = (size // count, *shape[1:])
+    for heads in (*_divisors(size // count), size // count):
+        split = Reshape(whole, (heads, count, size // count // heads, *shape[1:]))
+        words = f" of {count} in each of {heads} heads: "
+        for way in ways(part, leaf.shape):
+            for number in range(count):
+                made = Reshape(Split(split, 1, number, number + 1), part)
+                yield way.of(made, part), f"part {number + 1}{words}"
+
+
+def _split_and_turned(whole: Expr, shape: Shape, axis: int, count: int) -> Expr:
+    """The entry with an axis of `count` times as many elements, the inner ones outside."""
+    split = (*shape[:axis], count, shape[axis] // count, *shape[axis + 1 :])
+    order = list(range(len(split)))
+    order[axis], order[axis + 1] = axis + 1, axis
+    return Reshape(Permute(Reshape(whole, split), tuple(order)), shape)
 
 
 def _kernel(shape: Shape) -> tuple[int, ...]:

@@ -306,7 +306,8 @@ def _doubt(
         if row.by == "pattern" and row.why:
             return row.why
         picked = chosen and not isinstance(row.source, Take)
-        if picked and is_settled and _parts(row.source) != _parts(here):
+        parts = _parts(row.source)
+        if picked and is_settled and parts and parts != _parts(here):
             return f"by name and structure another part of {keys[0]} belongs here"
         return (
             "" if picked else f"the weight may have to be laid out otherwise: {suggestion.reason}"
@@ -344,8 +345,12 @@ def _regroups(source: Expr) -> bool:
 
 
 def _parts(source: Expr) -> set[tuple[int, int]]:
-    """Return the ranges of the slices that a source takes."""
-    return {(node.start, node.stop) for node in nodes_of(source) if isinstance(node, Split)}
+    """Return the ranges of the slices that a source takes of entries as they are."""
+    return {
+        (node.start, node.stop)
+        for node in nodes_of(source)
+        if isinstance(node, Split) and not isinstance(node.of, Reshape)
+    }
 
 
 def _moved(source: Expr | None) -> bool:

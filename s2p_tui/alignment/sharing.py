@@ -15,7 +15,16 @@ from s2p_tui.alignment.layer_rules import rule_applied
 from s2p_tui.alignment.layouts import ways
 from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import StateDict
-from s2p_tui.alignment.transform import Expr, Shape, Split, Take, describe, nodes_of, operands
+from s2p_tui.alignment.transform import (
+    Expr,
+    Reshape,
+    Shape,
+    Split,
+    Take,
+    describe,
+    nodes_of,
+    operands,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +114,7 @@ def takes_part(expr: Expr, key: str) -> bool:
     match expr:
         case Take(other):
             return other != key
-        case Split(Take()):
+        case Split(Take() | Reshape(Take())):
             return True
         case _:
             return all(takes_part(of, key) for of in operands(expr))

@@ -306,8 +306,13 @@ class S2PApp(ConvertedApp):
             self._leave()
             return
         self._journalled = begun
-        if isinstance(found, str):
-            note = "; ".join(part for part in (begun.note, found) if part)
+        from s2p_tui.session.recipes import fitting
+
+        recipes = await in_thread(lambda: fitting(session), "Looking for recipes")
+        offer = f"Recipes that fit: {', '.join(recipes)}; ctrl+o takes one by name" * bool(recipes)
+        more = (found if isinstance(found, str) else "", offer)
+        if any(more):
+            note = "; ".join(filter(None, (begun.note, *more)))
             self._journalled = replace(begun, note=note)
         is_saved = isinstance(found, Offered) and found.alignment.says_as(session.alignment)
         saved = session.alignment if is_saved else opened_with

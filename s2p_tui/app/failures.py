@@ -25,7 +25,7 @@ WAYS_OUT = {
     Code.LINE_UP_MISMATCHED_ROWS: "n goes to the next one: move its entry there.",
     Code.LINE_UP_NAMELESS_ROWS: _LINE_UP,
     Code.ACCEPT_UNUSED: "n goes to the next unused entry: y accepts it.",
-    Code.ALLOW_OVERFLOW: "Choose bfloat16 or float32 in the dialog.",
+    Code.ALLOW_OVERFLOW: "Choose bfloat16 or float32 in the dialog, or allow it there.",
     Code.LOADABLE_DTYPE: "Choose bfloat16 in the dialog, or a name that ends in .safetensors.",
     Code.ANOTHER_PROGRAM: "Quit that one and start again, or save with ctrl+s.",
 }

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from s2p_tui.alignment.mapping_file import SavedAlignment
+from s2p_tui.alignment.recipe import Recipe
 from s2p_tui.alignment.task import Task
 from s2p_tui.app import background
 from s2p_tui.app.background import app_of, in_thread
@@ -24,14 +27,17 @@ from s2p_tui.app.screens.choose_source import ChooseSource
 from s2p_tui.app.screens.choose_transform import ChooseTransform
 from s2p_tui.app.screens.convert import ConvertForm, Result
 from s2p_tui.app.screens.kinds import KindsView
-from s2p_tui.app.screens.questions import LoadMapping
+from s2p_tui.app.screens.questions import LoadMapping, SaveRecipe
 from s2p_tui.app.screens.review import Review
 from s2p_tui.app.terminal.key_queue import KeyQueue
 from s2p_tui.app.text import many, shorten
 from s2p_tui.conversion.convert import DEFAULT_CHUNK
+from s2p_tui.conversion.output import mapping_of
 from s2p_tui.conversion.report import remarks
-from s2p_tui.errors import CancelledError, S2PError, printable
+from s2p_tui.errors import CancelledError, Code, S2PError, printable
 from s2p_tui.proposals.lift import Block, blocks_at, lift
+from s2p_tui.session import recipes
+from s2p_tui.session.recipes import own_mapping, proposal_of
 
 if TYPE_CHECKING:
     from textual.screen import Screen
@@ -392,12 +398,12 @@ async def convert(workspace: Workspace) -> None:
         workspace.is_busy = False
 
 
-async def _convert(workspace: Workspace) -> None:
+async def _convert(workspace: Workspace, refused: str = "") -> None:
     session, symbols = workspace.session, workspace.symbols
     notes = tuple(remarks(session.alignment.rows, session.target.skeleton))
-    order = await _result_of(
-        workspace, ConvertForm(workspace.order, symbols, notes, session.sources)
-    )
+    here = [file for file in session.sources if isinstance(file, Path)]
+    form = ConvertForm(workspace.order, symbols, notes, here, refused)
+    order = await _result_of(workspace, form)
     if order is None:
         return
     workspace.order = order
@@ -413,6 +419,8 @@ async def _convert(workspace: Workspace) -> None:
     outcome = await _result_of(workspace, screen)
     if outcome is None or isinstance(outcome, S2PError):
         _failed(workspace, outcome)
+        if isinstance(outcome, S2PError) and outcome.code is Code.ALLOW_OVERFLOW:
+            await _convert(workspace, outcome.message)
         return
     workspace.converted, workspace.saved = outcome, alignment
     name = os.path.basename(outcome.written.path)
@@ -439,7 +447,9 @@ async def load_mapping(workspace: Workspace) -> None:
     session = workspace.session
     screen = LoadMapping(session, workspace.mapping_path, workspace.symbols)
     mapping = await _result_of(workspace, screen)
-    if mapping is not None:
+    if isinstance(mapping, Recipe):
+        await use_recipe(workspace, mapping)
+    elif mapping is not None:
         name = printable(os.path.basename(mapping.name))
         before = session.alignment
         workspace.travel(
@@ -452,6 +462,50 @@ async def load_mapping(workspace: Workspace) -> None:
             workspace.say(f"Loaded {name}: {told}; u takes it back.", "lines--strong")
 
 
+async def use_recipe(workspace: Workspace, recipe: Recipe) -> None:
+    """Review what a recipe proposes; one made from this very pair gives its mapping back."""
+    session, name = workspace.session, printable(recipe.name)
+
+    def find() -> Reviewing | SavedAlignment:
+        own = own_mapping(session, recipe)
+        return own or Reviewing(session.alignment, proposal_of(session, recipe))
+
+    found = await _computed(workspace, "Comparing the rows with the recipe …", len(session), find)
+    none = f"Everything is as recipe {name} has it."
+    if isinstance(found, SavedAlignment):
+        workspace.travel(
+            lambda: session.start_from(found), f"As recipe {name} has it; u takes it back.", none
+        )
+    elif isinstance(found, Reviewing):
+        await review(workspace, found, none)
+    else:
+        _failed(workspace, found)
+
+
+async def save_recipe(workspace: Workspace) -> None:
+    """Ask for a name, and save the alignment as a recipe under it."""
+    session = workspace.session
+    stem = workspace.mapping_path.name.removesuffix(".json").removesuffix(".mapping")
+    name = await _result_of(workspace, SaveRecipe(stem, workspace.symbols))
+    if name is None:
+        workspace.say()
+        return
+    path = recipes.path_of(name)
+    mapping = mapping_of(session.checkpoint, session.target, session.alignment)
+    files = [file for file in session.sources if isinstance(file, Path)]
+    protected = *files, workspace.mapping_path
+    try:
+        made, kept = await in_thread(
+            lambda: recipes.save_recipe(mapping, path, protected=protected), "Saving the recipe"
+        )
+    except S2PError as error:
+        workspace.say(printable(error.line), "lines--bad")
+        return
+    other = "" if kept is None else f"; another was there: now {kept.name}"
+    count = many(len(made.patterns), "pattern")
+    workspace.say(printable(f"Recipe saved: {made.name}, {count}{other}"), "lines--good")
+
+
 def save_mapping(workspace: Workspace) -> None:
     """Save the mapping where it was loaded from, or beside the output."""
     path = workspace.mapping_path
@@ -460,7 +514,7 @@ def save_mapping(workspace: Workspace) -> None:
     except S2PError as error:
         workspace.say(printable(error.line), "lines--bad")
         return
-    workspace.saved = workspace.session.alignment
+    workspace.saved = workspace.saved_as_mapping = workspace.session.alignment
     said = "Mapping saved: "
     other = "" if kept is None else f"; another was there: now {printable(kept.name)}"
     room = workspace.size.width - len(said) - len(other) - _FRAME

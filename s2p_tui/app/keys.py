@@ -142,8 +142,8 @@ GROUPS: dict[str, tuple[Key, ...]] = {
     ),
     "Finish": (
         Key("c", "convert", "c", "convert"),
-        Key("ctrl+s", "save", "ctrl+s", "save the mapping", "save_mapping"),
-        Key("ctrl+o", "load_mapping", "ctrl+o", "load a mapping file"),
+        Key("ctrl+s", "save", "ctrl+s", "save the mapping; again: as a recipe", "save_mapping"),
+        Key("ctrl+o", "load_mapping", "ctrl+o", "load a mapping or recipe"),
         Key("Y", "copy", "Y", "copy the row's key and key path"),
         Key("d", "details", "d", "details on and off"),
         Key("ctrl+p", "app.palette", "ctrl+p", "every action, by name"),

@@ -55,6 +55,10 @@ if TYPE_CHECKING:
     # one of several state dicts in a training checkpoint
     s2p-tui convert checkpoint.pt net.py:Net -o ema.eqx --key ema
 
+    # a checkpoint on the Hub, read as it is needed and never downloaded whole
+    s2p-tui convert hf://organisation/model/model.safetensors net.py:Net \\
+        -o far.eqx
+
     # with Claude's help for rows that names and structure leave open; asks first
     s2p-tui convert model.pt model_skeleton.eqx --arrange claude \\
         --claude-model opus

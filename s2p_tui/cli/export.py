@@ -105,7 +105,7 @@ def export(
                 trust=None if trust_all else trust,
                 task=task,
             )
-        opened = replace(opened, mapping=mapping)
+        opened = replace(opened, protected=(*opened.protected, mapping))
         report = run_with_progress(
             lambda job: opened.write(
                 output,

@@ -16,6 +16,7 @@ from s2p_tui.cli.options import (
     Like,
     command,
     json_object,
+    place,
 )
 
 
@@ -73,14 +74,19 @@ def skeleton(
 
     # one of several state dicts in a training checkpoint
     s2p-tui inspect checkpoint.pt --key ema
+
+    # headers alone of a checkpoint on the Hub, at one revision
+    s2p-tui inspect hf://organisation/model@main/model.safetensors
     """
 )
 def inspect(
     file: Annotated[
-        Path,
+        Path | str,
         Parameter(
+            converter=place,
             help="Checkpoint, skeleton, .eqx or mapping file, a folder of shards or chunks, or "
-            "pkg.module:factory."
+            "pkg.module:factory; or the address of a checkpoint: https://, gs://, s3:// or "
+            "hf://ORGANISATION/REPOSITORY.",
         ),
     ],
     /,
@@ -92,6 +98,7 @@ def inspect(
     """List the contents of a file or folder.
 
     Reads no tensor data and runs nothing that a file contains; only a factory is your own code.
+    Of an address it reads headers.
     """
     from s2p_tui.cli.listing import describe
 
@@ -115,10 +122,11 @@ def inspect(
 )
 def chunk(
     file: Annotated[
-        Path,
+        Path | str,
         Parameter(
-            help="Checkpoint, skeleton file or .eqx, or pkg.module:name of an object or of a "
-            "function that returns one."
+            converter=place,
+            help="Checkpoint or its address, skeleton file or .eqx, or pkg.module:name of an "
+            "object or of a function that returns one.",
         ),
     ],
     directory: Annotated[Path, Parameter(help="Folder to write to; created if missing.")],

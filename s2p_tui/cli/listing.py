@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,12 @@ from typing import Any
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.transform import describe as in_words
 from s2p_tui.alignment.transform import show
-from s2p_tui.errors import one_line, printable
+from s2p_tui.errors import InputError, one_line, printable
 from s2p_tui.formats.chunks import PYTREE, find_manifest
-from s2p_tui.formats.registry import READERS, kind_of, open_checkpoint, open_target
+from s2p_tui.formats.registry import READERS, Place, kind_of, open_checkpoint, open_target
+from s2p_tui.formats.remote.address import located
 from s2p_tui.formats.skeleton_file import Target
+from s2p_tui.formats.sniff import KIND_NAMES
 from s2p_tui.session.opening import load_mapping, open_any_target
 
 _LONGEST_CELL = 300
@@ -60,34 +61,46 @@ def _cell(text: str) -> str:
     return one_line(text, _LONGEST_CELL)
 
 
-def describe(path: Path, key: str | None = None, *, allow_missing: bool = False) -> Listing:
+def describe(path: str | Path, key: str | None = None, *, allow_missing: bool = False) -> Listing:
     """List a checkpoint, skeleton, `.eqx`, mapping file or chunk folder, or what a factory makes.
 
     Args:
-        path: The file, `pkg.module:factory` (runs its code), or the folder of a sharded checkpoint
-            or of chunks.
+        path: The file, `pkg.module:factory` (runs its code), the folder of a sharded checkpoint or
+            of chunks, or the address of a checkpoint.
         key: Dotted place of the state dict in a nested checkpoint.
         allow_missing: Leave out entries that an index promises and no shard holds.
 
     Raises:
         S2PError: It cannot be read, or is of another kind.
     """
-    if ":" in path.name and not os.path.exists(path):
-        return _leaves(open_any_target(str(path), None), str(path), "factory")
-    kind = kind_of(path)
+    place = located(path)
+    if isinstance(place, Path) and ":" in place.name and not place.exists():
+        return _leaves(open_any_target(str(place), None), str(place), "factory")
+    kind = kind_of(place)
     if kind in READERS:
-        return _checkpoint(path, kind, key, allow_missing)
+        return _checkpoint(place, kind, key, allow_missing)
+    if not isinstance(place, Path):
+        raise InputError(
+            f"{place} is {KIND_NAMES[kind]}, and of addresses only checkpoints are read.",
+            "Download it, and give the file.",
+        )
+    path = place
     if kind == "mapping":
         return _mapping(path)
     return _target(path, kind)
 
 
-def _checkpoint(path: Path, kind: str, key: str | None, allow_missing: bool) -> Listing:
+def _checkpoint(path: Place, kind: str, key: str | None, allow_missing: bool) -> Listing:
     checkpoint = open_checkpoint(path, key, allow_missing=allow_missing)
     kind = checkpoint.kind or kind
     entries = checkpoint.state_dict.entries
     notes = checkpoint.notes
-    if kind == "chunks" and os.path.isdir(path) and find_manifest(path, PYTREE) is not None:
+    if (
+        kind == "chunks"
+        and isinstance(path, Path)
+        and path.is_dir()
+        and find_manifest(path, PYTREE) is not None
+    ):
         notes = (*notes, f"it holds a pytree too, which {path / PYTREE.holds} lists")
     place = f", state dict at {checkpoint.key!r}" if checkpoint.key else ""
     title = f"{path}: {kind}, {len(entries)} entries, {checkpoint.size:,} bytes{place}"

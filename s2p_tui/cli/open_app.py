@@ -83,6 +83,7 @@ def open_app(
     from s2p_tui.app.start import run_app
     from s2p_tui.app.terminal.exit import Ending
     from s2p_tui.conversion.output_names import default_output
+    from s2p_tui.formats.remote.address import name_of
 
     def open_session(chosen: str | None) -> Session:
         from s2p_tui.session.session import Session
@@ -105,7 +106,7 @@ def open_app(
     ending = Ending(os._exit)
     ui, converted = run_app(
         open_session,
-        model_label=checkpoint.name,
+        model_label=name_of(checkpoint),
         skeleton_label=skeleton.name,
         output=output or default_output(checkpoint, skeleton),
         way_out="s2p-tui convert, which needs no terminal",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from cyclopts import App, Parameter, validators
+from cyclopts import App, Parameter, Token, validators
 
 from s2p_tui.errors import Code, UsageError
+from s2p_tui.formats.remote.address import is_address
 
 _HELP = (
     "Bring a PyTorch checkpoint into an Equinox model.\n\n"
@@ -71,12 +72,30 @@ app = App(
 app["--help"].help = "Show this text, or a command's, and exit."
 app["--version"].help = "Show the version and exit."
 
-_FILES = "torch.save or .safetensors file, an index of shards or its folder, or a chunk folder."
-Checkpoint = Annotated[Path, Parameter(help=f"Checkpoint to convert: a {_FILES}")]
+_FILES = (
+    "torch.save or .safetensors file, an index of shards or its folder, or a chunk folder; or the "
+    "address of one: https://, gs://, s3:// or hf://ORGANISATION/REPOSITORY, of which only what is "
+    "needed is read."
+)
+
+
+def place(_: type, tokens: Sequence[Token]) -> Path | str:
+    """Return an address as it was typed: a path has one slash where it has two."""
+    text = tokens[0].value
+    return text if is_address(text) else Path(text)
+
+
+Checkpoint = Annotated[
+    Path | str, Parameter(converter=place, help=f"Checkpoint to convert: a {_FILES}")
+]
 # --model is the old name of this option; in `convert` it is that of Claude's model.
 CheckpointOption = Annotated[
-    Path,
-    Parameter(name=["--checkpoint", "--model"], help=f"Checkpoint it was made from: a {_FILES}"),
+    Path | str,
+    Parameter(
+        name=["--checkpoint", "--model"],
+        converter=place,
+        help=f"Checkpoint it was made from: a {_FILES}",
+    ),
 ]
 # A path, so that shells complete files; one of an import is the same as a text.
 Skeleton = Annotated[
@@ -141,7 +160,7 @@ ChunkSize = Annotated[
 Jobs = Annotated[
     int | None,
     Parameter(
-        help="Number of threads, 1 to 64. Default: 2 (1 on a single core).",
+        help="Number of threads, 1 to 64. Default: 2 (1 on a single core), 8 for an address.",
         validator=validators.Number(gte=1, lte=64),
     ),
 ]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from s2p_tui.cli.options import Key, Like, command
+from s2p_tui.cli.options import AllowUnused, Key, Like, Skeleton, command
 from s2p_tui.errors import UsageError
 
 Mapping = Annotated[
@@ -89,4 +89,45 @@ def recipe(
     made, kept = save_recipe(saved, path, protected=(mapping,))
     other = "" if kept is None else f"; another was there: now {kept}"
     print(f"{path}: {len(saved.rows)} rows as {len(made.patterns)} patterns{other}")
+    return 0
+
+
+@command(
+    """
+    # a file that loads the checkpoint without s2p-tui
+    s2p-tui eject model.mapping.json --skeleton model_skeleton.eqx \\
+        -o load_model.py
+    """
+)
+def eject(
+    mapping: Mapping,
+    /,
+    *,
+    skeleton: Skeleton,
+    output: Annotated[
+        Path, Parameter(name=["--output", "-o"], help="Python file to write.")
+    ] = Path("load_model.py"),
+    allow_unused: AllowUnused = (),
+    like: Like = None,
+) -> int:
+    """Write a mapping as a Python file that needs neither the mapping nor s2p-tui.
+
+    It says leaf by leaf what fills it. Its load(checkpoint, like) returns the filled pytree; it
+    imports numpy, jax, equinox, and torch for files that torch.save wrote. Rows that block a
+    conversion are listed, and nothing is written: exit status 3.
+    """
+    from s2p_tui.session.loader import save_loader
+    from s2p_tui.session.opening import load_mapping, open_any_target
+
+    saved = load_mapping(mapping)
+    if not saved.entries:
+        raise UsageError(
+            f"{mapping} is of version 0.1.0, which did not save shapes.",
+            "Convert with it once more, and save the mapping anew with --save-mapping.",
+        )
+    target = open_any_target(skeleton, like)
+    sources = mapping, skeleton
+    kept = save_loader(saved, target, output, allow_unused=allow_unused, protected=sources)
+    other = "" if kept is None else f"; another was there: now {kept}"
+    print(f"{output}: loads {len(target.skeleton)} leaves{other}")
     return 0

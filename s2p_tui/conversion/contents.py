@@ -7,9 +7,10 @@ Both the writer and the verification ask here, so that they agree on what should
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,13 @@ from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.transform import Expr, Permute, Shape, Take
 from s2p_tui.conversion.evaluate import Evaluator, runs_of, source_axes, tiles
 from s2p_tui.conversion.evaluate import tiles as in_cache
+from s2p_tui.conversion.needs import Needs
 from s2p_tui.conversion.plan import Instruction, Plan
+from s2p_tui.conversion.sources import axes_in_order, regions_along
 from s2p_tui.errors import AlignmentError, Code, Hint, OutputError
 from s2p_tui.formats import npy
-from s2p_tui.formats.base import Checkpoint, Extent, Region, Tensors
+from s2p_tui.formats.base import ByteRange, Checkpoint, Extent, Locator, Region, Tensors
+from s2p_tui.formats.remote.ranges import joined
 from s2p_tui.formats.safetensors import header_for
 from s2p_tui.formats.skeleton_file import Target
 
@@ -113,6 +117,10 @@ _FEW_LINES, _MANY_LINES = 16, 64
 _IN_ROWS = 1 << 22
 """Bytes of a region whose rows are those of the entry; larger ones cost new pages each time."""
 _LOSSES_SHOWN = 5
+_TIMES_NORMED = 2
+"""Bytes that only a norm is computed of, of those of a region."""
+_TIMES_SHARE = 2
+"""A thread's share of memory that the sources of a region may take."""
 _WRITES_COST = 4
 """A write of a few kB takes about four times as long as such a read."""
 
@@ -221,8 +229,8 @@ class Made:
         expr: Its source.
         shape: The shape it is laid out in.
         evaluator: Computes it.
+        tensors: Those that the evaluator reads.
         share: Bytes a region may have at the most.
-        in_memory: True if its regions are views of an existing array.
     """
 
     def __init__(
@@ -231,12 +239,14 @@ class Made:
         expr: Expr,
         shape: Shape,
         evaluator: Evaluator,
+        tensors: Tensors,
         share: int,
-        *,
-        in_memory: bool,
     ) -> None:
         self.shape = shape
-        self._in_memory = in_memory
+        self._tensors = tensors
+        self._in_memory = isinstance(expr, Take) and tensors.in_memory
+        self._share = share
+        self._needs = Needs(evaluator.entry_shape)
         self._piece = record
         self._expr = expr
         self._evaluator = evaluator
@@ -249,6 +259,8 @@ class Made:
 
     def regions(self) -> Iterator[Region]:
         """Regions that cover the leaf as it is laid out, in row-major order."""
+        if self._tensors.is_remote:
+            return regions_along(self.shape, self._order, self._limit)
         own = {len(self.shape) - 1} if self.shape else set[int]()
         limit = self._limit
         if self._along <= own:
@@ -278,7 +290,22 @@ class Made:
         sizes = tuple(stop - start for start, stop in region)
         found = np.empty(sizes, self._dtype)
         evaluator = self._evaluator.again()
-        for part in in_cache(sizes, self._in_cache, min(_IN_CACHE, self._limit)):
+        for block, ranges in self._blocks(region):
+            with self._tensors.held(ranges):
+                self._put(evaluator, block, _within(found, region, block), loss, rounding)
+        if loss is not None:
+            loss.overflowed += evaluator.take_overflowed()
+        return found
+
+    def _put(
+        self,
+        evaluator: Evaluator,
+        region: Region,
+        found: NDArray[Any],
+        loss: CastLoss | None,
+        rounding: Rounding | None,
+    ) -> None:
+        for part in in_cache(found.shape, self._in_cache, min(_IN_CACHE, self._limit)):
             place = tuple(
                 (start + low, start + high)
                 for (start, _), (low, high) in zip(region, part, strict=True)
@@ -292,9 +319,67 @@ class Made:
             if rounding is not None:
                 rounding.add(array, cast)
             _copy(into, cast)
-        if loss is not None:
-            loss.overflowed += evaluator.take_overflowed()
-        return found
+
+    def sources(self, region: Region) -> list[ByteRange]:
+        """The byte ranges that a region is made of; empty for what is in memory."""
+        found: tuple[list[ByteRange], list[ByteRange]] = [], []
+        for need in self._needs.of(self._expr, region):
+            found[need.for_norm].extend(self._tensors.ranges_in(need.key, need.region))
+        plain, normed = found
+        # Of what is far more than the region, a norm is computed once for all regions.
+        is_little = _bytes(normed) <= _TIMES_NORMED * _bytes(plain)
+        return plain + normed if is_little else plain
+
+    def _blocks(self, region: Region) -> Iterator[tuple[Region, Callable[[], list[ByteRange]]]]:
+        """The region in parts whose sources fit in memory, and these sources."""
+        if not self._tensors.is_remote:
+            yield region, list
+            return
+        ranges = self.sources(region)
+        sizes = tuple(stop - start for start, stop in region)
+        times = sum(stop - start for _, start, stop in requests(ranges)) // max(1, self._share)
+        if times < _TIMES_SHARE:
+            yield region, lambda: ranges
+            return
+        for part in regions_along(sizes, self._order, max(1, prod(sizes) // times)):
+            block = tuple(
+                (first + start, first + stop)
+                for (first, _), (start, stop) in zip(region, part, strict=True)
+            )
+            yield block, lambda block=block: self.sources(block)
+
+    @cached_property
+    def _order(self) -> tuple[int, ...]:
+        return axes_in_order(
+            self.shape,
+            self._limit,
+            lambda region: [(start, stop) for _, start, stop in requests(self.sources(region))],
+        )
+
+
+def _bytes(ranges: Iterable[ByteRange]) -> int:
+    return sum(one.nbytes for one in ranges)
+
+
+def _within(found: NDArray[Any], region: Region, block: Region) -> NDArray[Any]:
+    """The part of a region's elements that are a block's."""
+    return found[
+        (
+            *(
+                slice(start - first, stop - first)
+                for (first, _), (start, stop) in zip(region, block, strict=True)
+            ),
+            ...,
+        )
+    ]
+
+
+def requests(ranges: Iterable[ByteRange]) -> list[tuple[Locator, int, int]]:
+    """The requests that byte ranges are asked for with: file, first byte and the one behind."""
+    spans: dict[Locator, list[tuple[int, int]]] = {}
+    for extent, start, nbytes in ranges:
+        spans.setdefault(extent.file, []).append((start, start + nbytes))
+    return [(file, *one) for file, parts in spans.items() for one in joined(parts)]
 
 
 class Contents:
@@ -341,9 +426,22 @@ class Contents:
     def made(self, record: OutputRecord) -> Made:
         """The leaf as something to compute."""
         expr, shape, entries, tensors = self.source_of(record)
-        in_memory = isinstance(expr, Take) and tensors.in_memory
-        evaluator = Evaluator(entries, tensors)
-        return Made(record, expr, shape, evaluator, self.share, in_memory=in_memory)
+        return Made(record, expr, shape, Evaluator(entries, tensors), tensors, self.share)
+
+    def held(self, records: Iterable[OutputRecord]) -> AbstractContextManager[None]:
+        """Have the sources of some leaves fetched together, if they are on another machine."""
+        tensors = self._checkpoint.tensors
+        if not tensors.is_remote:
+            return nullcontext()
+        rows = (record for record in records if record.instruction.source is not None)
+        return tensors.held(lambda: [one for record in rows for one in self._sources(record)])
+
+    def _sources(self, record: OutputRecord) -> list[ByteRange]:
+        runs = self.runs(record)
+        if runs is not None:
+            return [ByteRange(run.extent, run.start, run.nbytes) for run in runs]
+        made = self.made(record)
+        return made.sources(tuple((0, size) for size in made.shape))
 
     def source_of(self, record: OutputRecord) -> tuple[Expr, Shape, StateDict, Tensors]:
         """Return the leaf's source, the shape it is laid out in, and what the source is over."""

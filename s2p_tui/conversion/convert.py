@@ -21,12 +21,13 @@ from s2p_tui.conversion.contents import (
     refuse_overflow,
 )
 from s2p_tui.conversion.plan import Plan
-from s2p_tui.conversion.units import share, usual_jobs
+from s2p_tui.conversion.units import Sums, share, usual_jobs
 from s2p_tui.conversion.verify import Readback, verify_records
 from s2p_tui.conversion.write import write_records
 from s2p_tui.errors import Code, Hint, OutputError
 from s2p_tui.formats.atomic import AtomicFile, require_space
-from s2p_tui.formats.base import Checkpoint
+from s2p_tui.formats.base import Checkpoint, Locator
+from s2p_tui.formats.remote.file import RemoteFile
 from s2p_tui.formats.skeleton_file import Target
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def write_file(
         verify: Read the file back and compare it with its sources.
         readback: Takes down what verification reads.
         job: Progress and cancellation.
-        jobs: Threads that share the work and its memory; None for two, or one on a single core.
+        jobs: Threads that share the work and its memory; None for two, or one on a single core, and
+            eight for a checkpoint on another machine.
         allow_overflow: Write numbers that a cast made infinite or NaN.
 
     Raises:
@@ -93,7 +95,10 @@ def write_file(
         AlignmentError: A whole number does not fit its leaf's dtype.
         CancelledError: Someone cancelled the job; nothing is left behind.
     """
-    job, jobs = job or Job(), jobs or usual_jobs()
+    is_remote = checkpoint.tensors.is_remote
+    job, jobs = job or Job(), jobs or usual_jobs(is_remote)
+    # Of a source on another machine each byte is asked for once.
+    sums = Sums(measures=readback is not None) if verify and is_remote else None
     started = time.monotonic()
     table = record_table(plan, target)
     job.total = table.size
@@ -103,13 +108,13 @@ def write_file(
     contents = Contents(checkpoint, target, max(chunk_bytes, SMALLEST_CHUNK), jobs)
     with AtomicFile(path) as file:
         job.check()
-        losses = write_records(table, contents, file.descriptor, file.target, job, jobs)
+        losses = write_records(table, contents, file.descriptor, file.target, job, jobs, sums)
         if not allow_overflow:
             refuse_overflow(losses)
 
         def read_back() -> None:
             if verify:
-                verify_records(plan, table, contents, file.temporary, job, readback, jobs)
+                verify_records(plan, table, contents, file.temporary, job, readback, jobs, sums)
             job.phase = "syncing"
 
         try:
@@ -146,7 +151,7 @@ def verify_file(
         OutputError: It differs from the plan; the leaves are named.
         InputError: It or a source cannot be read.
     """
-    job, jobs = job or Job(), jobs or usual_jobs()
+    job, jobs = job or Job(), jobs or usual_jobs(checkpoint.tensors.is_remote)
     table = record_table(plan, target)
     job.total = table.size
     contents = Contents(checkpoint, target, max(chunk_bytes, SMALLEST_CHUNK), jobs)
@@ -157,13 +162,15 @@ def verify_file(
     return table.size
 
 
-def refuse_to_replace(path: Path, protected: Iterable[Path]) -> None:
+def refuse_to_replace(path: Path, protected: Iterable[Locator]) -> None:
     """Make sure that writing a file would not destroy another that is still needed.
 
     Raises:
         OutputError: The path is one of the protected files, possibly under another name.
     """
     for file in protected:
+        if isinstance(file, RemoteFile):
+            continue
         if os.path.realpath(path) == os.path.realpath(file) or _is_same_file(path, file):
             known_as = "" if path == file else f" ({file})"
             raise OutputError(

@@ -11,13 +11,14 @@ import os
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s2p_tui.alignment.dtypes import dtype_named
-from s2p_tui.alignment.skeleton import Leaf, Skeleton
+from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.task import Job
 from s2p_tui.conversion.contents import (
@@ -28,7 +29,7 @@ from s2p_tui.conversion.contents import (
     refuse_overflow,
 )
 from s2p_tui.conversion.convert import DEFAULT_CHUNK, SMALLEST_CHUNK, filled, refuse_to_replace
-from s2p_tui.conversion.export_plan import ExportPlan, MadeEntry
+from s2p_tui.conversion.export_plan import NO_TARGET, ExportPlan, MadeEntry
 from s2p_tui.conversion.plan import FileFormat, Instruction, Plan
 from s2p_tui.conversion.round_trip import RoundTrip
 from s2p_tui.conversion.units import share, usual_jobs
@@ -44,7 +45,6 @@ from s2p_tui.formats.atomic import (
 )
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.safetensors import header_for, open_safetensors
-from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.formats.tensors import ArrayTensors, FileTensors, pread_into
 from s2p_tui.formats.torch_archive import Archive, Tensor, archive_for
 from s2p_tui.formats.torch_files import open_torch_zip
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-_NO_TARGET = Target("", (), 0, Skeleton(()), ArrayTensors({}))
 _READ = 1 << 20
 _ENTRIES = "entry", "entries"
 
@@ -119,6 +118,7 @@ def shards_of(plan: ExportPlan, original: Checkpoint, path: Path) -> tuple[Shard
             "an ending for a folder of shards.",
         )
     held: dict[str, list[MadeEntry]] = defaultdict(list)
+    folders: set[str] = set()
     for one in written:
         extent = original.tensors.extent(one.entry.key) if original.kind == "sharded" else None
         if extent is None:
@@ -127,6 +127,12 @@ def shards_of(plan: ExportPlan, original: Checkpoint, path: Path) -> tuple[Shard
                 "Give a name that ends in .safetensors or .pt.",
             )
         held[extent.file.name].append(one)
+        folders.add(str(extent.file.parent))
+    if len(folders) > 1:
+        raise UsageError(
+            f"The original's shards lie in {len(folders)} folders.",
+            "Give a name that ends in .safetensors or .pt.",
+        )
     return tuple(Shard(name, tuple(entries)) for name, entries in held.items())
 
 
@@ -182,7 +188,9 @@ class _Laid:
             record = self.table.records[number]
             checksums[number] = _checksum(descriptor, record.data, record.stop, file.target, job)
 
-        share(range(len(checksums)), check, jobs)
+        # The disk takes what was written meanwhile.
+        checks = partial(share, range(len(checksums)), check, jobs)
+        share((file.sync, checks), _call, 2)
         pairs = zip(self.archive.storages, checksums, strict=True)
         heads = [member.head_with(checksum) for member, checksum in pairs]
         records = tuple(
@@ -197,6 +205,7 @@ class _Laid:
         except OSError as error:
             raise output_error(error, file.target) from None
         self.table = replace(self.table, records=records)
+        self.archive = None
         return losses
 
     def opened(self, path: Path) -> Checkpoint:
@@ -266,7 +275,7 @@ def write_export(
     job.free = require_space(path, size)
     chunk = max(chunk_bytes, SMALLEST_CHUNK)
     job.memory = 2 * chunk
-    contents = Contents(plan.both, _NO_TARGET, chunk, jobs)
+    contents = Contents(plan.both, NO_TARGET, chunk, jobs)
     writing = _Writing(plan, contents, job, jobs, readbacks)
     with contextlib.ExitStack() as stack:
         folder = path.parent
@@ -315,11 +324,9 @@ class _Writing:
     def write(self, laid: Sequence[_Laid], files: Sequence[AtomicFile]) -> dict[str, CastLoss]:
         """Write all files; return what casts lost, by key."""
         losses: dict[str, CastLoss] = {}
-        try:
+        with _in_words_of_exports():
             for one, file in zip(laid, files, strict=True):
                 losses |= one.write(file, self._contents, self._job, self._jobs)
-        except AlignmentError as error:
-            raise AlignmentError(error.message, error.problems, Hint(Code.TURN_ROUND)) from None
         return losses
 
     def verify(self, laid: Sequence[_Laid], files: Sequence[AtomicFile]) -> None:
@@ -333,8 +340,16 @@ class _Writing:
             for one in each.shard.entries
         }
         found = {entry.key: (entry.shape, entry.dtype) for entry in opened.state_dict}
+        places = (
+            (record.instruction.leaf.path, record.data)
+            for one in laid
+            for record in one.table.records
+        )
         try:
-            if found != wanted:
+            if found != wanted or not all(
+                (extent := opened.tensors.extent(key)) is not None and extent.offset == start
+                for key, start in places
+            ):
                 raise OutputError("The export does not list what was written.", _AGAIN)
             proven = compared(self._plan, opened, self._contents.chunk_bytes, job, jobs)
         finally:
@@ -344,8 +359,17 @@ class _Writing:
             if self._readbacks is not None:
                 readback = self._readbacks[one.shard.name] = Readback()
             about = one.plan, one.table, self._contents, file.temporary, job
-            verify_records(*about, readback, jobs, proven)
+            verify_records(*about, readback, jobs, proven=proven)
         job.phase = "syncing"
+
+
+@contextlib.contextmanager
+def _in_words_of_exports() -> Generator[None]:
+    """Turn the refusal of whole numbers that do not fit, which speaks of conversions, into ours."""
+    try:
+        yield
+    except AlignmentError as error:
+        raise AlignmentError(error.message, error.problems, Hint(Code.TURN_ROUND)) from None
 
 
 _AGAIN = "Export again; if it happens again the disk or memory may be faulty."
@@ -419,12 +443,13 @@ def export_arrays(
     instructions = tuple(map(_instruction, written))
     arrays: dict[str, NDArray[Any]] = {}
     losses: dict[str, CastLoss] = {}
-    made = filled(Plan(instructions, "torch"), plan.both, _NO_TARGET, chunk_bytes=chunk_bytes)
-    for one, (array, loss) in zip(written, made, strict=True):
-        assert array is not None
-        arrays[one.entry.key] = array
-        if loss:
-            losses[one.entry.key] = loss
+    made = filled(Plan(instructions, "torch"), plan.both, NO_TARGET, chunk_bytes=chunk_bytes)
+    with _in_words_of_exports():
+        for one, (array, loss) in zip(written, made, strict=True):
+            assert array is not None
+            arrays[one.entry.key] = array
+            if loss:
+                losses[one.entry.key] = loss
     if not allow_overflow:
         refuse_overflow(losses, _ENTRIES, Code.ALLOW_ENTRY_OVERFLOW)
     entries = StateDict(tuple(one.entry for one in written))

@@ -7,7 +7,8 @@ go by their keys behind `ORIGINAL`, which no key path begins with.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,11 +35,15 @@ from s2p_tui.alignment.transform import (
 from s2p_tui.conversion.evaluate import NORM_LIMIT, Evaluator, Reduced, tiles
 from s2p_tui.errors import AlignmentError, Code, Hint, TransformError
 from s2p_tui.formats.base import ByteRange, Checkpoint, Extent, Region, Tensors
+from s2p_tui.formats.skeleton_file import Target
+from s2p_tui.formats.tensors import ArrayTensors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ORIGINAL = "\0original:"
+NO_TARGET = Target("", (), 0, Skeleton(()), ArrayTensors({}))
+"""Stands for the skeleton where values of none are kept."""
 Origin = Literal["leaves", "original", "missing"]
 _LOOKED_AT = 64
 _COMPARED = 1 << 18
@@ -122,9 +127,27 @@ class _Both(Tensors):
         tensors, own = self._of(name)
         return tensors.byte_ranges(own, start, stop)
 
-    def descriptor(self, extent: Extent) -> int:
-        own = extent.file in self._files
-        return (self._leaves if own else self._original).descriptor(extent)
+    def _holding(self, extent: Extent) -> Tensors:
+        return self._leaves if extent.file in self._files else self._original
+
+    def descriptor(self, extent: Extent) -> int | None:
+        return self._holding(extent).descriptor(extent)
+
+    def fill(self, extent: Extent, buffer: memoryview, position: int) -> None:
+        self._holding(extent).fill(extent, buffer, position)
+
+    @property
+    def is_remote(self) -> bool:
+        return self._original.is_remote
+
+    def ranges_in(self, name: str, region: Region) -> Iterable[ByteRange]:
+        tensors, own = self._of(name)
+        return tensors.ranges_in(own, region)
+
+    def held(self, ranges: Callable[[], Iterable[ByteRange]]) -> AbstractContextManager[None]:
+        return self._original.held(
+            lambda: [one for one in ranges() if one.extent.file not in self._files]
+        )
 
     def check_unchanged(self) -> None:
         self._leaves.check_unchanged()

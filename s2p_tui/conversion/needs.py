@@ -250,9 +250,12 @@ class Fetched(Tensors):
     def __init__(self, tensors: Tensors, needs: Sequence[Need]) -> None:
         self._tensors = tensors
         self._parts: dict[str, list[tuple[Region, NDArray[np.generic]]]] = {}
-        for need in needs:
-            part = need.region, tensors.read(need.key, need.region)
-            self._parts.setdefault(need.key, []).append(part)
+        with tensors.held(
+            lambda: [one for need in needs for one in tensors.ranges_in(need.key, need.region)]
+        ):
+            for need in needs:
+                part = need.region, tensors.read(need.key, need.region)
+                self._parts.setdefault(need.key, []).append(part)
 
     def read(self, name: str, region: Region) -> NDArray[np.generic]:
         for box, array in self._parts.get(name, ()):
@@ -273,8 +276,11 @@ class Fetched(Tensors):
     def byte_ranges(self, name: str, start: int, stop: int) -> Sequence[ByteRange] | None:
         return self._tensors.byte_ranges(name, start, stop)
 
-    def descriptor(self, extent: Extent) -> int:
+    def descriptor(self, extent: Extent) -> int | None:
         return self._tensors.descriptor(extent)
+
+    def fill(self, extent: Extent, buffer: memoryview, position: int) -> None:
+        self._tensors.fill(extent, buffer, position)
 
     def check_unchanged(self) -> None:
         self._tensors.check_unchanged()

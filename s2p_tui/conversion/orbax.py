@@ -28,7 +28,6 @@ import numpy as np
 
 from s2p_tui.alignment.dtypes import dtype_named
 from s2p_tui.alignment.task import Job
-from s2p_tui.alignment.transform import Take
 from s2p_tui.conversion.contents import (
     CastLoss,
     Contents,
@@ -104,7 +103,7 @@ class OrbaxConversion:
         """
         grid = Grid(plan, checkpoint, target, chunk_bytes)
         _require_own_scalars(grid.scalars, checkpoint, target)
-        jobs = jobs or usual_jobs()
+        jobs = jobs or usual_jobs(checkpoint.tensors.is_remote)
         return cls(plan, checkpoint, target, grid, output, chunk_bytes, jobs, allow_overflow)
 
     @property
@@ -187,8 +186,8 @@ class Elements:
             expr,
             shape,
             evaluator.again(source),
+            source,
             self._contents.share,
-            in_memory=isinstance(expr, Take) and source.in_memory,
         )
         return made.elements(chunk.region, loss, rounding)
 

@@ -16,8 +16,6 @@ from itertools import product
 from math import ceil, prod
 from typing import Any
 
-import numpy as np
-
 from s2p_tui.alignment.dtypes import dtype_named, numpy_dtype
 from s2p_tui.alignment.transform import Expr, Shape, Take, keys_of, to_json
 from s2p_tui.conversion.evaluate import source_axes
@@ -304,8 +302,3 @@ def _refuse(nodes: Sequence[Node], arrays: Sequence[StoredArray]) -> None:
                 f"Orbax would give two nodes one name, {node.name}; {path} is the second.",
                 "Rename a dictionary's key that holds a dot.",
             )
-
-
-def element_bytes(array: np.ndarray[Any, Any]) -> memoryview:
-    """The bytes of a contiguous array."""
-    return array.reshape(-1).view(np.uint8).data

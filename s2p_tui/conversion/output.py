@@ -17,7 +17,7 @@ from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.conversion.convert import Written, refuse_to_replace
 from s2p_tui.errors import OutputError
 from s2p_tui.formats.atomic import output_error, written_atomically
-from s2p_tui.formats.base import Checkpoint
+from s2p_tui.formats.base import Checkpoint, Locator
 from s2p_tui.formats.skeleton_file import Target
 
 
@@ -36,7 +36,7 @@ class Converted:
     certificate: Path | None = None
 
 
-def require_place(path: Path, protected: Iterable[Path]) -> None:
+def require_place(path: Path, protected: Iterable[Locator]) -> None:
     """Make sure, before any work is done, that a file can be written beside the output.
 
     Raises:

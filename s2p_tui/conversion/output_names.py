@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s2p_tui.errors import UsageError
+from s2p_tui.formats.remote.address import is_address, name_of
 
 if TYPE_CHECKING:
     from s2p_tui.conversion.plan import FileFormat
@@ -44,11 +45,11 @@ def default_output(
     model: str | Path, skeleton: str | Path = "", file_format: FileFormat | None = None
 ) -> Path:
     """`model.eqx` in the current folder for any `model.*`, unless that is one of the two ends."""
-    name = Path(model).name.removesuffix(".index.json")
+    name = name_of(model).removesuffix(".index.json")
     stem = (Path(name).stem if Path(name).suffix else name) or "model"
     suffix = file_format or "eqx"
     path = Path(f"{stem}.{suffix}")
-    ends = {os.path.realpath(end) for end in (model, skeleton)}
+    ends = {os.path.realpath(end) for end in (model, skeleton) if not is_address(end)}
     return Path(f"{stem}_converted.{suffix}") if os.path.realpath(path) in ends else path
 
 

@@ -32,12 +32,12 @@ from s2p_tui.alignment.transform import (
     keys_of,
     nodes_of,
 )
-from s2p_tui.conversion.contents import Run
-from s2p_tui.conversion.evaluate import Evaluator, fast_axes, runs_of, tiles
-from s2p_tui.conversion.export_plan import ExportPlan, Forward, bits
+from s2p_tui.conversion.contents import Contents, Made, OutputRecord, Run
+from s2p_tui.conversion.evaluate import Evaluator, runs_of
+from s2p_tui.conversion.export_plan import NO_TARGET, ExportPlan, Forward, bits
+from s2p_tui.conversion.plan import Instruction
 from s2p_tui.conversion.units import share
 from s2p_tui.formats.base import Checkpoint, Region
-from s2p_tui.formats.tensors import pread_into
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,6 +65,7 @@ class _Box:
     """A region of a leaf that is computed."""
 
     forward: Forward
+    made: Made
     region: Region
 
 
@@ -100,9 +101,9 @@ class RoundTrip:
             InputError: A file became shorter meanwhile.
             CancelledError: Someone cancelled the job.
         """
-        # Both sides as numbers, their casts and what is compared: four of a region at a time.
-        limit = max(1, chunk_bytes // jobs // 4 // 8)
-        share(self._units(limit), self._do, jobs)
+        # Both sides of a region, a cast of one and the bytes of the other are there at a time.
+        contents = Contents(self._exported, NO_TARGET, max(1, chunk_bytes // 4), jobs)
+        share(self._units(contents), self._do, jobs)
         holders = self._holders()
         return [
             (one.leaf.path, self._why(one, holders))
@@ -124,13 +125,12 @@ class RoundTrip:
         }
         return frozenset(exact & whole)
 
-    def _units(self, limit: int) -> Iterator[_Block | _Box]:
+    def _units(self, contents: Contents) -> Iterator[_Block | _Box]:
         for one in self._forwards:
             runs = self._runs(one)
             if runs is None:
-                fast = fast_axes(one.source, self._made.entry_shape)
-                for region in tiles(one.leaf.shape, fast, limit):
-                    yield _Box(one, region)
+                made = contents.made(self._record(one))
+                yield from (_Box(one, made, region) for region in made.regions())
                 continue
             start, (found, theirs) = 0, runs
             for run in found:
@@ -159,6 +159,17 @@ class RoundTrip:
             return None
         return found, Run(self._plan.both.tensors, *own[0])
 
+    def _record(self, one: Forward) -> OutputRecord:
+        """Return a leaf as something to make of the entries, in a dtype that loses nothing."""
+        dtypes = {self._exported.state_dict[key].dtype for key in keys_of(one.source)}
+        if is_exact(one.source, self._exported):
+            dtype = next(iter(dtypes), one.leaf.dtype)
+        elif any(dtype_named(dtype).kind == "complex" for dtype in (*dtypes, one.leaf.dtype)):
+            dtype = "complex128"
+        else:
+            dtype = "float64"
+        return OutputRecord(Instruction(one.leaf, one.source, dtype), b"", 0, 0)
+
     def _do(self, unit: _Block | _Box) -> None:
         self._job.check()
         if unit.forward.leaf.path in self.differing:
@@ -171,13 +182,13 @@ class RoundTrip:
 
     def _block(self, unit: _Block) -> None:
         ours, theirs = np.empty((2, min(_COMPARE, unit.ours.nbytes)), np.uint8)
-        files = [run.tensors.descriptor(run.extent) for run in (unit.ours, unit.theirs)]
+        mine, other = unit.ours, unit.theirs
         for done in range(0, unit.ours.nbytes, _COMPARE):
             self._job.check()
             count = min(_COMPARE, unit.ours.nbytes - done)
-            pread_into(files[0], ours.data[:count], unit.ours.start + done, unit.ours.extent.file)
-            start = unit.theirs.start + unit.offset + done
-            pread_into(files[1], theirs.data[:count], start, unit.theirs.extent.file)
+            mine.tensors.fill(mine.extent, ours.data[:count], mine.start + done)
+            start = other.start + unit.offset + done
+            other.tensors.fill(other.extent, theirs.data[:count], start)
             if not np.array_equal(ours[:count], theirs[:count]):
                 self._note(unit.forward, float("nan"))
                 return
@@ -185,15 +196,13 @@ class RoundTrip:
 
     def _box(self, unit: _Box) -> None:
         one = unit.forward
-        made = self._made.again().region(one.source, unit.region)
+        made = unit.made.elements(unit.region)
         held = self._held.again().region(one.held, unit.region)
-        dtypes = {self._exported.state_dict[key].dtype for key in keys_of(one.source)}
         with np.errstate(all="ignore"):
             if is_exact(one.source, self._exported):
-                if dtypes:
-                    held = held.astype(numpy_dtype(*dtypes))
                 different = _differ(made, held.astype(made.dtype, copy=False))
             else:
+                dtypes = {self._exported.state_dict[key].dtype for key in keys_of(one.source)}
                 allowed = _ROUNDINGS * max(map(_epsilon, (*dtypes, one.leaf.dtype)))
                 different = _far(made, held, allowed)
         if different.any():
@@ -256,8 +265,7 @@ def _differ(made: NDArray[Any], held: NDArray[Any]) -> NDArray[np.bool_]:
 
 def _far(made: NDArray[Any], held: NDArray[Any], allowed: float) -> NDArray[np.bool_]:
     """Return which numbers differ by more than a part of the largest one among them."""
-    wide = np.complex128 if np.iscomplexobj(made) or np.iscomplexobj(held) else np.float64
-    first, second = made.astype(wide), held.astype(wide)
+    first, second = made, held.astype(made.dtype)
     finite = np.isfinite(first) & np.isfinite(second)
     size = np.abs(second[finite])
     limit = allowed * float(size.max()) if size.size else 0.0

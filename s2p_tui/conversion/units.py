@@ -8,18 +8,18 @@ threads are enough to keep several cores busy.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
 from s2p_tui.conversion.contents import CastLoss, Contents, Made, OutputRecord, Rounding, Run
-from s2p_tui.formats.base import Region
-from s2p_tui.formats.tensors import pread_into
+from s2p_tui.formats.base import ByteRange, Region
+from s2p_tui.formats.remote.file import AT_ONCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -154,23 +154,66 @@ def put_together(batch: Batch, contents: Contents, account: Account) -> NDArray[
     whole = np.empty(batch.stop - batch.start, np.uint8)
     view = whole.data
     gathering = _Gathering()
-    for record in batch.records:
-        position = record.start - batch.start
-        view[position : position + len(record.head)] = record.head
-        position += len(record.head)
-        runs = contents.runs(record)
-        if runs is not None:
-            for run in runs:
-                gathering.add(run, view[position : position + run.nbytes])
-                position += run.nbytes
-            continue
-        loss, rounding = account(record)
-        made = contents.made(record)
-        everything = tuple((0, size) for size in made.shape)
-        array = made.elements(everything, loss, rounding)
-        view[position : position + record.nbytes] = array.reshape(-1).view(np.uint8).data
-    gathering.finish()
+    with contents.held(batch.records):
+        for record in batch.records:
+            position = record.start - batch.start
+            view[position : position + len(record.head)] = record.head
+            position += len(record.head)
+            runs = contents.runs(record)
+            if runs is not None:
+                for run in runs:
+                    gathering.add(run, view[position : position + run.nbytes])
+                    position += run.nbytes
+                continue
+            loss, rounding = account(record)
+            made = contents.made(record)
+            everything = tuple((0, size) for size in made.shape)
+            array = made.elements(everything, loss, rounding)
+            view[position : position + record.nbytes] = array.reshape(-1).view(np.uint8).data
+        gathering.finish()
     return whole
+
+
+def fetched(stretch: Stretch) -> memoryview:
+    """The bytes of a stretch, as one request where its file is on another machine."""
+    run, buffer = stretch.run, memoryview(bytearray(stretch.nbytes))
+    start = run.start + stretch.offset
+    with run.tensors.held(lambda: [ByteRange(run.extent, start, stretch.nbytes)]):
+        run.tensors.fill(run.extent, buffer, start)
+    return buffer
+
+
+@dataclass(slots=True)
+class Sums:
+    """Digests of what was made of each unit: they stand in for a source that is not read twice.
+
+    Attributes:
+        measures: True if it is to be measured how far casts moved the numbers.
+        digests: By unit; of a batch, by leaf.
+        measured: What casts lost and how far they moved numbers, by the start of the leaf's record.
+    """
+
+    measures: bool = False
+    digests: dict[object, bytes] = field(default_factory=dict[object, bytes])
+    measured: dict[int, tuple[CastLoss, Rounding]] = field(
+        default_factory=dict[int, tuple[CastLoss, Rounding]]
+    )
+
+    def of(self, record: OutputRecord) -> tuple[CastLoss, Rounding]:
+        """What was measured of a leaf so far."""
+        return self.measured.setdefault(record.start, (CastLoss(), Rounding()))
+
+
+def key_of(unit: Stretch | Tile) -> object:
+    """Return what tells a unit from all others."""
+    if isinstance(unit, Stretch):
+        return unit.start
+    return unit.record.start, unit.region
+
+
+def digest_of(data: memoryview) -> bytes:
+    """Return the digest of some bytes."""
+    return hashlib.sha256(data).digest()
 
 
 class _Gathering:
@@ -178,18 +221,21 @@ class _Gathering:
 
     def __init__(self) -> None:
         self._descriptor = -1
-        self._file = Path()
+        self._run: Run | None = None
         self._start = self._stop = 0
         self._parts: list[memoryview] = []
         self._skipped = memoryview(bytearray(_WORTH_SKIPPING))
 
     def add(self, run: Run, into: memoryview) -> None:
         descriptor = run.tensors.descriptor(run.extent)
+        if descriptor is None:
+            run.tensors.fill(run.extent, into, run.start)
+            return
         gap = run.start - self._stop
         joins = descriptor == self._descriptor and 0 <= gap < _WORTH_SKIPPING
         if not joins or len(self._parts) > _MOST_PARTS:
             self.finish()
-            self._descriptor, self._file = descriptor, run.extent.file
+            self._descriptor, self._run = descriptor, run
             self._start = run.start
         elif gap:
             self._parts.append(self._skipped[:gap])
@@ -198,7 +244,8 @@ class _Gathering:
 
     def finish(self) -> None:
         parts, self._parts = self._parts, []
-        if not parts:
+        run = self._run
+        if not parts or run is None:
             return
         done = os.preadv(self._descriptor, parts, self._start)
         position = self._start
@@ -206,7 +253,7 @@ class _Gathering:
             # As a rule all is there already.
             have = min(len(part), max(0, self._start + done - position))
             if have < len(part):
-                pread_into(self._descriptor, part[have:], position + have, self._file)
+                run.tensors.fill(run.extent, part[have:], position + have)
             position += len(part)
 
 
@@ -214,9 +261,12 @@ T = TypeVar("T")
 _MOST_BY_DEFAULT = 2
 
 
-def usual_jobs() -> int:
-    """Return the default number of threads: two, or one on a single core."""
-    return min(_MOST_BY_DEFAULT, len(os.sched_getaffinity(0)))
+def usual_jobs(is_remote: bool = False) -> int:
+    """Return the default number of threads: two, or one on a single core.
+
+    More where each of them waits for another machine.
+    """
+    return AT_ONCE if is_remote else min(_MOST_BY_DEFAULT, len(os.sched_getaffinity(0)))
 
 
 def share(work: Iterable[T], do: Callable[[T], None], jobs: int) -> None:

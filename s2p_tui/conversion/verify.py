@@ -23,7 +23,20 @@ from s2p_tui.alignment.transform import Shape
 from s2p_tui.conversion.contents import CastLoss, Contents, OutputRecord, RecordTable, Rounding
 from s2p_tui.conversion.evaluate import flat_runs
 from s2p_tui.conversion.plan import Instruction, Plan
-from s2p_tui.conversion.units import Batch, Head, Stretch, Tile, Unit, put_together, share, units
+from s2p_tui.conversion.units import (
+    Batch,
+    Head,
+    Stretch,
+    Sums,
+    Tile,
+    Unit,
+    digest_of,
+    fetched,
+    key_of,
+    put_together,
+    share,
+    units,
+)
 from s2p_tui.errors import OutputError, some
 from s2p_tui.formats.npy import Record, iter_records
 from s2p_tui.formats.safetensors import open_safetensors
@@ -174,13 +187,14 @@ def verify_records(
     job: Job,
     readback: Readback | None = None,
     jobs: int = 1,
+    sums: Sums | None = None,
     proven: Container[str] = frozenset(),
 ) -> None:
     """Compare a file with its plan, leaf by leaf.
 
-    Reads the whole file and the whole source. Checks that the records are exactly those of the
-    leaves, in order, with nothing behind the last, and that every element is equal bit by bit
-    to the source's after the row's transform and cast.
+    Reads the whole file and the whole source, or digests of what was made of it. Checks that the
+    records are exactly those of the leaves, in order, with nothing behind the last, and that every
+    element is equal bit by bit to the source's after the row's transform and cast.
 
     Args:
         plan: The expected contents of the file.
@@ -190,6 +204,7 @@ def verify_records(
         job: Progress and cancellation.
         readback: Takes down what is read, leaf by leaf, if given; then one thread does it all.
         jobs: Threads that read and compare.
+        sums: Digests of what was made of the source, to compare with in its place.
         proven: Leaves known to be right, which are compared for the readback alone.
 
     Raises:
@@ -209,7 +224,7 @@ def verify_records(
         elif plan.format == "safetensors":
             problems += _header_problems(table, file)
         if not problems:
-            comparing = _Comparing(contents, descriptor, file, job, readback)
+            comparing = _Comparing(contents, descriptor, file, job, readback, sums)
             if readback is not None:
                 readback.start(descriptor, file, len(table.head))
                 jobs = 1
@@ -297,7 +312,9 @@ class _Comparing:
         file: Path,
         job: Job,
         readback: Readback | None,
+        sums: Sums | None,
     ) -> None:
+        self._sums = sums
         self.differing: set[str] = set()
         self._contents = contents
         self._descriptor = descriptor
@@ -344,6 +361,8 @@ class _Comparing:
         if self._readback is not None:
             self.finish()
             self._leaf = self._readback.leaf(record)
+            if self._sums is not None:
+                self._leaf.loss, self._leaf.rounding = self._sums.of(record)
 
     def _count(self, record: OutputRecord, nbytes: int) -> None:
         with self._lock:
@@ -355,7 +374,23 @@ class _Comparing:
         pread_into(self._descriptor, found.data, start, self._file)
         return found
 
+    def _digested(self, batch: Batch, sums: Sums) -> None:
+        written = self._read(batch.start, batch.stop - batch.start)
+        for record in batch.records:
+            place = slice(record.start - batch.start, record.stop - batch.start)
+            if digest_of(written[place].data) != sums.digests[record.start]:
+                self.differing.add(record.instruction.leaf.path)
+            if self._readback is not None:
+                self._begin(record)
+                assert self._leaf is not None
+                self._leaf.feed(written[place].data[len(record.head) :], record.data)
+            self._count(record, record.nbytes)
+
     def _batch(self, batch: Batch) -> None:
+        if self._sums is not None:
+            self._digested(batch, self._sums)
+            return
+
         def account(record: OutputRecord) -> tuple[CastLoss | None, Rounding | None]:
             return taken[record.start] if taken else (None, None)
 
@@ -382,7 +417,10 @@ class _Comparing:
 
     def _stretch(self, stretch: Stretch) -> None:
         run = stretch.run
-        source = run.tensors.descriptor(run.extent)
+        if self._sums is not None and run.tensors.is_remote:
+            self._against(stretch, ((stretch.start, stretch.nbytes),), self._sums)
+            return
+        theirs_all = fetched(stretch) if run.tensors.is_remote else None
         ours, theirs = np.empty((2, min(_COMPARE, stretch.nbytes)), np.uint8)
         for done in range(0, stretch.nbytes, _COMPARE):
             self._job.check()
@@ -390,7 +428,10 @@ class _Comparing:
             position = stretch.start + done
             pread_into(self._descriptor, ours.data[:count], position, self._file)
             start = run.start + stretch.offset + done
-            pread_into(source, theirs.data[:count], start, run.extent.file)
+            if theirs_all is not None:
+                theirs.data[:count] = theirs_all[done : done + count]
+            else:
+                run.tensors.fill(run.extent, theirs.data[:count], start)
             if not np.array_equal(ours[:count], theirs[:count]):
                 self.differing.add(stretch.record.instruction.leaf.path)
                 return
@@ -398,8 +439,33 @@ class _Comparing:
                 self._leaf.feed(ours.data[:count], position)
             self._count(stretch.record, count)
 
+    def _against(self, unit: Stretch | Tile, places: Iterable[tuple[int, int]], sums: Sums) -> None:
+        """Compare bytes of the file with the digest of what was made of a unit."""
+        record, digest = unit.record, hashlib.sha256()
+        buffer = np.empty(_COMPARE, np.uint8)
+        total = 0
+        for position, nbytes in places:
+            for start in range(position, position + nbytes, _COMPARE):
+                self._job.check()
+                part = buffer[: min(_COMPARE, position + nbytes - start)].data
+                pread_into(self._descriptor, part, start, self._file)
+                digest.update(part)
+                if self._leaf is not None:
+                    self._leaf.feed(part, start)
+            total += nbytes
+        if digest.digest() != sums.digests[key_of(unit)]:
+            self.differing.add(record.instruction.leaf.path)
+            return
+        self._count(record, total)
+
     def _tile(self, tile: Tile) -> None:
         record, leaf = tile.record, self._leaf
+        if self._sums is not None:
+            runs = flat_runs(tile.made.shape, tile.region)
+            size = numpy_dtype(record.instruction.dtype).itemsize
+            places = ((record.data + low * size, (high - low) * size) for low, high in runs)
+            self._against(tile, places, self._sums)
+            return
         loss, rounding = (leaf.loss, leaf.rounding) if leaf is not None else (None, None)
         array = tile.made.elements(tile.region, loss, rounding)
         expected = array.reshape(-1).view(np.uint8)

@@ -16,11 +16,23 @@ from s2p_tui.alignment.task import Job
 from s2p_tui.alignment.transform import Shape
 from s2p_tui.conversion.contents import CastLoss, Contents, OutputRecord, RecordTable, Rounding, Run
 from s2p_tui.conversion.evaluate import flat_runs
-from s2p_tui.conversion.units import Batch, Head, Stretch, Tile, Unit, put_together, share, units
+from s2p_tui.conversion.units import (
+    Batch,
+    Head,
+    Stretch,
+    Sums,
+    Tile,
+    Unit,
+    digest_of,
+    fetched,
+    key_of,
+    put_together,
+    share,
+    units,
+)
 from s2p_tui.errors import InputError
 from s2p_tui.formats.atomic import output_error
 from s2p_tui.formats.base import Region
-from s2p_tui.formats.tensors import pread_into
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +42,13 @@ _WRITE_BACK = 1 << 24
 
 
 def write_records(
-    table: RecordTable, contents: Contents, descriptor: int, target: Path, job: Job, jobs: int = 1
+    table: RecordTable,
+    contents: Contents,
+    descriptor: int,
+    target: Path,
+    job: Job,
+    jobs: int = 1,
+    sums: Sums | None = None,
 ) -> dict[str, CastLoss]:
     """Write every leaf to an open file.
 
@@ -41,6 +59,7 @@ def write_records(
         target: Its name, for messages.
         job: Progress and cancellation.
         jobs: Threads that read and compute; one at a time writes.
+        sums: Takes down digests of what is written, if given.
 
     Returns:
         The leaves whose numbers did not all survive a cast, by key path.
@@ -51,7 +70,7 @@ def write_records(
         CancelledError: Someone cancelled the job.
     """
     write_back = _WriteBack(descriptor)
-    writing = _Writing(contents, descriptor, job, write_back)
+    writing = _Writing(contents, descriptor, job, write_back, sums)
     try:
         writing.head(table)
         work = units(table.records, contents, min(contents.share, _WRITE_BACK))
@@ -70,12 +89,18 @@ class _Writing:
     """
 
     def __init__(
-        self, contents: Contents, descriptor: int, job: Job, write_back: _WriteBack
+        self,
+        contents: Contents,
+        descriptor: int,
+        job: Job,
+        write_back: _WriteBack,
+        sums: Sums | None,
     ) -> None:
         self._contents = contents
         self._descriptor = descriptor
         self._job = job
         self._write_back = write_back
+        self._sums = sums
         self._lock = threading.Lock()
         self._losses: dict[str, CastLoss] = {}
 
@@ -97,6 +122,8 @@ class _Writing:
                 self._job.leaf = record.instruction.leaf.path
                 with self._lock:
                     self._put(memoryview(record.head), record.start)
+            case Stretch(run=run) if run.tensors.is_remote:
+                self._far_stretch(unit)
             case Stretch():
                 with self._lock:
                     self._stretch(unit)
@@ -109,22 +136,46 @@ class _Writing:
         losses: list[tuple[OutputRecord, CastLoss]] = []
 
         def account(record: OutputRecord) -> tuple[CastLoss, Rounding | None]:
+            rounding = self._rounding()
             losses.append((record, CastLoss()))
-            return losses[-1][1], None
+            if self._sums is not None and rounding is not None:
+                self._sums.measured[record.start] = losses[-1][1], rounding
+            return losses[-1][1], rounding
 
         whole = put_together(batch, self._contents, account)
         self._job.check()
+        if self._sums is not None:
+            for record in batch.records:
+                place = slice(record.start - batch.start, record.stop - batch.start)
+                self._sums.digests[record.start] = digest_of(whole[place].data)
         self._job.leaf = batch.records[-1].instruction.leaf.path
         with self._lock:
             self._put(whole.data, batch.start)
             for record, loss in losses:
                 self._note(record, loss)
 
-    def _tile(self, tile: Tile) -> None:
-        loss = CastLoss()
-        array = tile.made.elements(tile.region, loss)
+    def _rounding(self) -> Rounding | None:
+        return Rounding() if self._sums is not None and self._sums.measures else None
+
+    def _far_stretch(self, stretch: Stretch) -> None:
+        data = fetched(stretch)
         self._job.check()
+        if self._sums is not None:
+            self._sums.digests[key_of(stretch)] = digest_of(data)
         with self._lock:
+            self._put(data, stretch.start)
+
+    def _tile(self, tile: Tile) -> None:
+        loss, rounding = CastLoss(), self._rounding()
+        array = tile.made.elements(tile.region, loss, rounding)
+        self._job.check()
+        if self._sums is not None:
+            self._sums.digests[key_of(tile)] = digest_of(array.reshape(-1).view(np.uint8).data)
+        with self._lock:
+            if self._sums is not None and rounding is not None:
+                all_losses, largest = self._sums.of(tile.record)
+                all_losses.add(loss)
+                largest.largest = max(largest.largest, rounding.largest)
             _write_region(self._descriptor, tile.record.data, tile.made.shape, tile.region, array)
             self._job.written += array.nbytes
             self._note(tile.record, loss)
@@ -132,6 +183,7 @@ class _Writing:
     def _stretch(self, stretch: Stretch) -> None:
         run, descriptor = stretch.run, self._descriptor
         source = run.tensors.descriptor(run.extent)
+        assert source is not None
         start, position, left = run.start + stretch.offset, stretch.start, stretch.nbytes
         while left:
             self._job.check()
@@ -230,6 +282,6 @@ def _write_region(
 def _copy_through(run: Run, descriptor: int, start: int, position: int, size: int) -> int:
     """Copy where the kernel cannot, as between file systems."""
     buffer = memoryview(bytearray(min(size, 1 << 22)))
-    pread_into(run.tensors.descriptor(run.extent), buffer, start, run.extent.file)
+    run.tensors.fill(run.extent, buffer, start)
     _pwrite(descriptor, buffer, position)
     return len(buffer)

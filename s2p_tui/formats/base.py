@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import prod
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 from s2p_tui.alignment.dtypes import dtype_named
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.errors import some
+from s2p_tui.formats.remote.file import RemoteFile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +33,8 @@ FileKind = Literal[
     "dcp",
 ]
 """File kinds by content."""
+Locator = Path | RemoteFile
+"""A file, on this machine or another one."""
 Region = tuple[tuple[int, int], ...]
 """A box in a tensor: `(start, stop)` per axis."""
 
@@ -47,7 +51,7 @@ class Extent:
         dtype: The dtype's name.
     """
 
-    file: Path
+    file: Locator
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -124,9 +128,39 @@ class Tensors(Protocol):
         """
         ...
 
-    def descriptor(self, extent: Extent) -> int:
-        """An open file descriptor of the extent's file, until the thread asks for another."""
+    def descriptor(self, extent: Extent) -> int | None:
+        """An open file descriptor of the extent's file, until the thread asks for another.
+
+        None if the file is on another machine.
+        """
         ...
+
+    def fill(self, extent: Extent, buffer: memoryview, position: int) -> None:
+        """Fill a buffer with the bytes from a position in the extent's file.
+
+        Raises:
+            InputError: The file ends before, or cannot be read.
+        """
+        ...
+
+    @property
+    def is_remote(self) -> bool:
+        """True if the files are on another machine, so that each read is a request."""
+        return False
+
+    def ranges_in(self, name: str, region: Region) -> Iterable[ByteRange]:
+        """Return the byte ranges of the elements of a region, in any order; none in memory."""
+        del name, region
+        return ()
+
+    def held(self, ranges: Callable[[], Iterable[ByteRange]]) -> AbstractContextManager[None]:
+        """Have byte ranges fetched with few requests, for what this thread reads meanwhile.
+
+        Args:
+            ranges: Asked for them if files are on another machine.
+        """
+        del ranges
+        return nullcontext()
 
     def check_unchanged(self) -> None:
         """Make sure that no file changed since it was opened.
@@ -157,7 +191,7 @@ class Checkpoint:
     """
 
     label: str
-    files: tuple[Path, ...]
+    files: tuple[Locator, ...]
     size: int
     state_dict: StateDict
     tensors: Tensors

@@ -48,26 +48,37 @@ def copies(
     wanted = [entry for entry in wanted if (entry.shape, entry.dtype) in alike]
     if len(wanted) + sum(map(len, alike.values())) > _MOST:
         return {}
-    beginnings = {
-        (kind, _beginning(other, tensors)): other
-        for kind, others in alike.items()
-        for other in reversed(others)
+    compared = [*wanted, *(other for others in alike.values() for other in others)]
+    with tensors.held(
+        lambda: [part for one in compared for part in tensors.ranges_in(one.key, _first(one))]
+    ):
+        beginnings = {
+            (kind, _beginning(other, tensors)): other
+            for kind, others in alike.items()
+            for other in reversed(others)
+        }
+        pairs = [
+            (entry, beginnings.get(((entry.shape, entry.dtype), _beginning(entry, tensors))))
+            for entry in wanted
+        ]
+    return {
+        entry.key: other.key
+        for entry, other in pairs
+        if other is not None and _is_same(entry, other, tensors)
     }
-    found: dict[str, str] = {}
-    for entry in wanted:
-        other = beginnings.get(((entry.shape, entry.dtype), _beginning(entry, tensors)))
-        if other is not None and _is_same(entry, other, tensors):
-            found[entry.key] = other.key
-    return found
 
 
 def _may_be_copy(entry: Entry) -> bool:
     return dtype_named(entry.dtype).is_floating and prod(entry.shape) > 1
 
 
-def _beginning(entry: Entry, tensors: Tensors) -> bytes:
+def _first(entry: Entry) -> Region:
     *outer, last = entry.shape
-    return tensors.read(entry.key, (*((0, 1) for _ in outer), (0, min(last, _FIRST)))).tobytes()
+    return (*((0, 1) for _ in outer), (0, min(last, _FIRST)))
+
+
+def _beginning(entry: Entry, tensors: Tensors) -> bytes:
+    return tensors.read(entry.key, _first(entry)).tobytes()
 
 
 def _is_same(entry: Entry, other: Entry, tensors: Tensors) -> bool:

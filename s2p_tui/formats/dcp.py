@@ -159,7 +159,9 @@ class DcpTensors(FileTensors):
     def _find(self, item: _Item, chunk: _Chunk) -> Extent:
         sizes = tuple(stop - start for start, stop in chunk.box)
         where = Extent(chunk.file, chunk.offset, sizes, (), item.dtype)
-        extent = _tensor_in(chunk.file, self.descriptor(where), chunk.offset, chunk.length)
+        descriptor = self.descriptor(where)
+        assert descriptor is not None
+        extent = _tensor_in(chunk.file, descriptor, chunk.offset, chunk.length)
         if (extent.shape, extent.dtype) != (sizes, item.dtype):
             raise InputError(
                 f"{chunk.file} holds {list(extent.shape)} {extent.dtype} at byte "

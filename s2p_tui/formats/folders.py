@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from s2p_tui.errors import AmbiguousStateDictError, InputError, NoStateDictError, some
-from s2p_tui.formats.base import Checkpoint
+from s2p_tui.formats.base import Checkpoint, Locator
 from s2p_tui.formats.parts import Numbered, is_of_zero, numbered_sets, refuse_ranks, zero_hint
+from s2p_tui.formats.remote.file import RemoteFolder, meet
 from s2p_tui.formats.sharded import READERS
-from s2p_tui.formats.sniff import sniff
+from s2p_tui.formats.sniff import CHECKPOINTS, sniff
 
-Found = Path | tuple[Path, ...]
+Found = Locator | tuple[Locator, ...]
 """A file to open, or the numbered parts of one checkpoint."""
 _NAMED = 6
 """Candidates after which no more are opened: a message names five."""
@@ -21,20 +22,27 @@ _MOST_LOOKED_AT = 2000
 """Files and folders looked at below a folder, to name the checkpoints that lie there."""
 
 
-def find_index(folder: Path) -> Path | None:
+def find_index(folder: Path | RemoteFolder) -> Locator | None:
     """The index of the sharded checkpoint that a folder holds; None if it has none.
 
     Raises:
         InputError: It holds more than one.
     """
-    found = sorted(folder.glob("*.index.json"))
+    found: list[Locator]
+    if isinstance(folder, RemoteFolder):
+        listed = sorted(name for name in folder.names() if name.endswith(".index.json"))
+        found = [folder / name for name in listed]
+    else:
+        found = [*sorted(folder.glob("*.index.json"))]
     if len(found) > 1:
         names = ", ".join(file.name for file in found)
         raise InputError(f"{folder} holds several indexes: {names}.", "Pass the one that is meant.")
     return found[0] if found else None
 
 
-def find_files(folder: Path, opened: Callable[[Path], Checkpoint]) -> tuple[Found, tuple[str, ...]]:
+def find_files(
+    folder: Path | RemoteFolder, opened: Callable[[Locator], Checkpoint]
+) -> tuple[Found, tuple[str, ...]]:
     """The one checkpoint among the files of a folder without an index, and what to note of others.
 
     Args:
@@ -44,7 +52,9 @@ def find_files(folder: Path, opened: Callable[[Path], Checkpoint]) -> tuple[Foun
     Raises:
         InputError: There is none, or more than one; they are named.
     """
-    files = [file for file in _files(folder) if _is_checkpoint(file)]
+    there = [*_files(folder)]
+    meet(there)
+    files = [file for file in there if _is_checkpoint(file)]
     for file in files:
         refuse_ranks(file)
     sets = numbered_sets(files)
@@ -79,13 +89,18 @@ def find_files(folder: Path, opened: Callable[[Path], Checkpoint]) -> tuple[Foun
     return held[0], notes
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path | RemoteFolder) -> Iterator[Locator]:
+    if isinstance(folder, RemoteFolder):
+        # To ask each file what it is takes a request; in a repository most are something else.
+        names = sorted(name for name in folder.names() if name.lower().endswith(CHECKPOINTS))
+        yield from (folder / name for name in names if not name.startswith("."))
+        return
     with os.scandir(folder) as inside:
         names = sorted(item.name for item in inside if item.is_file())
-    return (folder / name for name in names if not name.startswith("."))
+    yield from (folder / name for name in names if not name.startswith("."))
 
 
-def _is_checkpoint(file: Path) -> bool:
+def _is_checkpoint(file: Locator) -> bool:
     try:
         return sniff(file) in READERS
     except InputError:
@@ -93,12 +108,12 @@ def _is_checkpoint(file: Path) -> bool:
 
 
 def _name(found: Found) -> str:
-    if isinstance(found, Path):
+    if not isinstance(found, tuple):
         return found.name
     return f"{found[0].name} … {found[-1].name}"
 
 
-def _incomplete(folder: Path, found: Numbered) -> InputError:
+def _incomplete(folder: Path | RemoteFolder, found: Numbered) -> InputError:
     there, gone = len(found.files), len(found.missing)
     return InputError(
         f"{folder} holds {there} of {there + gone} numbered parts of a checkpoint, without "
@@ -107,7 +122,13 @@ def _incomplete(folder: Path, found: Numbered) -> InputError:
     )
 
 
-def _empty(folder: Path, passed: list[str]) -> InputError:
+def _empty(folder: Path | RemoteFolder, passed: list[str]) -> InputError:
+    without = f", only {some(passed)} without a state dict" if passed else ""
+    if isinstance(folder, RemoteFolder):
+        return InputError(
+            f"{folder} holds no checkpoint itself{without}.",
+            "Give the address of a checkpoint, of an index of shards or of their folder.",
+        )
     below = [str(path.relative_to(folder)) for path in _below(folder)]
     zero = [name for name in (*passed, *below) if is_of_zero(os.path.basename(name))]
     if zero:
@@ -128,7 +149,6 @@ def _empty(folder: Path, passed: list[str]) -> InputError:
             "PyTorch checkpoint was expected.",
             "Give the PyTorch checkpoint; the model of the JAX side is given as a skeleton.",
         )
-    without = f", only {some(passed)} without a state dict" if passed else ""
     return InputError(
         f"{folder} is a folder without a checkpoint{without}.",
         "Pass a checkpoint file, or a folder that holds one or its shards.",

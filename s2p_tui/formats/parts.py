@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s2p_tui.errors import InputError, NoStateDictError, some
+from s2p_tui.formats.base import Locator
+from s2p_tui.formats.remote.file import RemoteFile
 
 _OF = re.compile(r"^(?P<stem>.*?)(?P<number>\d+)(?P<of>[-_. ]of[-_. ])(?P<total>\d+)(?P<rest>.*)$")
 """`model-00001-of-00003.safetensors`, as transformers and others number them."""
@@ -40,13 +42,13 @@ class Numbered:
         missing: The names of those that are not.
     """
 
-    files: tuple[Path, ...]
+    files: tuple[Locator, ...]
     missing: tuple[str, ...]
 
 
-def numbered_sets(files: Iterable[Path]) -> list[Numbered]:
+def numbered_sets(files: Iterable[Locator]) -> list[Numbered]:
     """The sets of numbered parts among the files of a folder, complete or not."""
-    groups: dict[tuple[str, str, str, str], dict[int, Path]] = {}
+    groups: dict[tuple[str, str, str, str], dict[int, Locator]] = {}
     widths: dict[tuple[str, str, str, str], int] = {}
     for file in files:
         found = _OF.match(file.name)
@@ -58,7 +60,7 @@ def numbered_sets(files: Iterable[Path]) -> list[Numbered]:
 
 
 def _numbered(
-    stem: str, of: str, total: str, rest: str, found: dict[int, Path], width: int
+    stem: str, of: str, total: str, rest: str, found: dict[int, Locator], width: int
 ) -> Numbered:
     first = 0 if 0 in found else 1
     absent = [n for n in range(first, first + int(total)) if n not in found]
@@ -66,7 +68,7 @@ def _numbered(
     return Numbered(tuple(found[number] for number in sorted(found)), tuple(missing))
 
 
-def alone_of_many(file: Path) -> str:
+def alone_of_many(file: Locator) -> str:
     """Return the note on a file that is one part of several; empty if it is not."""
     found = _OF.match(file.name)
     if found is None or int(found["total"]) < 2:
@@ -77,44 +79,46 @@ def alone_of_many(file: Path) -> str:
     )
 
 
-def refuse_ranks(file: Path) -> None:
+def refuse_ranks(file: Locator) -> None:
     """Make sure that a file is not one device's part of tensors that are split over several.
 
     Raises:
         InputError: It is, by its name or its folder's, and others lie beside it; they are named.
     """
-    for place in (file, file.absolute().parent):
+    of_folder = () if isinstance(file, RemoteFile) else (file.absolute().parent,)
+    for place in (file, *of_folder):
         ranks = _ranks_beside(place)
         if len(ranks) > 1:
             raise InputError(
                 f"{file} is one of {len(ranks)} parts of a model that was split over as many "
-                f"devices ({some([rank.name for rank in ranks])}): each has a slice of every large "
+                f"devices ({some(ranks)}): each has a slice of every large "
                 "tensor.",
                 f"Join them with {_joined_by(place)}, or with torch.cat, tensor by tensor, along "
                 "the axis that each was split along; then give the result.",
             )
 
 
-def _joined_by(place: Path) -> str:
+def _joined_by(place: Locator) -> str:
     found = _RANK.match(place.name)
     stem = found["stem"] if found is not None else ""
     return _JOINED_BY.get(stem, "the converter of the library that wrote them")
 
 
-def _ranks_beside(place: Path) -> Sequence[Path]:
+def _ranks_beside(place: Locator) -> Sequence[str]:
+    """The names of a file or folder and the others that are numbered like it."""
     found = _RANK.match(place.name)
     if found is None:
         return ()
-    beside: list[Path] = []
-    try:
-        with os.scandir(place.parent) as inside:
-            for item in inside:
-                other = _RANK.match(item.name)
-                if other is not None and other.group("stem", "rest") == found.group("stem", "rest"):
-                    beside.append(place.parent / item.name)
-    except OSError:
-        return ()
-    return sorted(beside)
+    if isinstance(place, RemoteFile):
+        names = place.parent.names()
+    else:
+        try:
+            names = os.listdir(place.parent)
+        except OSError:
+            return ()
+    others = ((name, _RANK.match(name)) for name in names)
+    kind = found.group("stem", "rest")
+    return sorted(name for name, other in others if other and other.group("stem", "rest") == kind)
 
 
 def is_of_zero(name: str) -> bool:
@@ -122,7 +126,7 @@ def is_of_zero(name: str) -> bool:
     return _ZERO.search(name) is not None
 
 
-def refuse_zero(file: Path) -> None:
+def refuse_zero(file: Locator) -> None:
     """Make sure that a file does not hold a part of what DeepSpeed's ZeRO split.
 
     Raises:
@@ -137,9 +141,9 @@ def refuse_zero(file: Path) -> None:
         )
 
 
-def zero_hint(file: Path) -> str:
+def zero_hint(file: Locator) -> str:
     """The way out where DeepSpeed's ZeRO split a model, given one of the files it wrote."""
-    folder = file.absolute().parent
+    folder = Path() if isinstance(file, RemoteFile) else file.absolute().parent
     script = next(
         (place / "zero_to_fp32.py" for place in (folder.parent, folder)
          if (place / "zero_to_fp32.py").is_file()),
@@ -156,7 +160,7 @@ def zero_hint(file: Path) -> str:
     )
 
 
-def refuse_chunk_file(path: Path) -> None:
+def refuse_chunk_file(path: Locator) -> None:
     """Make sure that a file is not one of those that hold chunks of many tensors.
 
     Raises:
@@ -164,7 +168,7 @@ def refuse_chunk_file(path: Path) -> None:
     """
     if path.suffix == DCP_SUFFIX:
         folder = path.parent
-        there = (folder / DCP_LIST).is_file()
+        there = not isinstance(path, RemoteFile) and (path.parent / DCP_LIST).is_file()
         raise InputError(
             f"{path} holds chunks of the tensors of a torch.distributed.checkpoint folder.",
             f"Give the folder, {folder}."

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from s2p_tui.formats.base import (
     Checkpoint,
     Extent,
     FileKind,
+    Locator,
     Region,
     Tensors,
     without_extra_state,
@@ -32,12 +33,15 @@ from s2p_tui.formats.dcp import find_list, open_dcp
 from s2p_tui.formats.folders import find_files, find_index
 from s2p_tui.formats.nested import find_state_dict
 from s2p_tui.formats.parts import (
+    DCP_LIST,
     alone_of_many,
     refuse_chunk_file,
     refuse_ranks,
     refuse_zero,
     zero_hint,
 )
+from s2p_tui.formats.remote.address import located
+from s2p_tui.formats.remote.file import RemoteFile, RemoteFolder
 from s2p_tui.formats.sharded import READERS as PART_READERS
 from s2p_tui.formats.sharded import open_parts, open_sharded
 from s2p_tui.formats.skeleton_file import Target
@@ -49,22 +53,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-READERS: Mapping[FileKind, Callable[[Path, str | None], Checkpoint]] = {
-    **PART_READERS,
-    "sharded": open_sharded,
-    "chunks": open_state_dict_chunks,
-    "dcp": open_dcp,
-}
+READERS = frozenset[FileKind]((*PART_READERS, "sharded", "chunks", "dcp"))
+"""Kinds of files that hold state dicts."""
+Place = Path | RemoteFile | RemoteFolder
+"""A file or folder, on this machine or another one."""
+_HERE_ONLY = "Download the whole folder, and give it."
 
 
 def open_checkpoint(
-    path: str | Path, key: str | None = None, *, allow_missing: bool = False
+    path: str | Place, key: str | None = None, *, allow_missing: bool = False
 ) -> Checkpoint:
     """Describe a checkpoint of any known format, recognised by its content. Reads no tensor data.
 
     Args:
         path: A file, an index of shards, or a folder that holds one checkpoint, its numbered
-            parts, or chunks.
+            parts, or chunks; or the address of one: `gs://`, `s3://`, `https://`, `http://`,
+            `hf://organisation/repository`.
         key: Dotted place of the state dict in a nested checkpoint; None to look for it.
         allow_missing: Leave out entries that an index of shards promises and no shard holds.
 
@@ -73,21 +77,22 @@ def open_checkpoint(
         AmbiguousStateDictError: It holds several state dicts and `key` is None.
         MissingEntriesError: An index promises more than its shards hold.
     """
-    path = Path(path)
+    place = located(path) if isinstance(path, str | Path) else path
     try:
-        if os.path.isdir(path):
-            checkpoint = _open_folder(path, key, allow_missing)
+        if isinstance(place, RemoteFolder):
+            checkpoint = _open_remote_folder(place, key, allow_missing)
+        elif isinstance(place, RemoteFile) or not os.path.isdir(place):
+            checkpoint = _open_file(place, key, allow_missing)
         else:
-            checkpoint = _open_file(path, key, allow_missing)
+            checkpoint = _open_folder(place, key, allow_missing)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.", READABLE) from None
+        raise InputError(f"{place} cannot be read: {error.strerror or error}.", READABLE) from None
     return without_extra_state(checkpoint)
 
 
-def _open_file(path: Path, key: str | None, allow_missing: bool) -> Checkpoint:
+def _open_file(path: Locator, key: str | None, allow_missing: bool) -> Checkpoint:
     kind = sniff(path)
-    reader = READERS.get(kind)
-    if reader is None:
+    if kind not in READERS:
         raise InputError(
             f"{path} is {KIND_NAMES[kind]}, a checkpoint was expected.",
             Hint(Code.SWAPPED_SIDES),
@@ -96,18 +101,46 @@ def _open_file(path: Path, key: str | None, allow_missing: bool) -> Checkpoint:
         checkpoint = _selected(
             path, lambda name: open_sharded(path, name, allow_missing=allow_missing), key
         )
-    elif kind == "dcp":
-        checkpoint = open_dcp(path, key, allow_missing=allow_missing)
+    elif kind in ("dcp", "chunks"):
+        if isinstance(path, RemoteFile):
+            raise InputError(f"{path} is {KIND_NAMES[kind]}, which is read here only.", _HERE_ONLY)
+        if kind == "dcp":
+            checkpoint = open_dcp(path, key, allow_missing=allow_missing)
+        else:
+            checkpoint = open_state_dict_chunks(path, key)
     else:
         refuse_chunk_file(path)
         refuse_ranks(path)
         refuse_zero(path)
-        flat = kind == "safetensors"
+        reader, flat = PART_READERS[kind], kind == "safetensors"
         checkpoint = narrowed(reader(path, None), key, str(path)) if flat else reader(path, key)
     _refuse_placeholders(path, checkpoint)
     alone = alone_of_many(path)
-    notes = (*checkpoint.notes, alone) if alone else checkpoint.notes
+    notes = (*checkpoint.notes, *filter(None, (alone, _without_version(checkpoint))))
     return replace(checkpoint, kind=kind, notes=notes)
+
+
+def _without_version(checkpoint: Checkpoint) -> str:
+    """Return the note on a server that does not tell a file from its successor."""
+    files = [file for file in checkpoint.files if isinstance(file, RemoteFile)]
+    if all(file.has_version for file in files):
+        return ""
+    return (
+        "the server gives files no versions: one replaced during the conversion is noticed by its "
+        "size alone"
+    )
+
+
+def _open_remote_folder(folder: RemoteFolder, key: str | None, allow_missing: bool) -> Checkpoint:
+    here_only = {DCP_LIST, STATE_DICT.manifest}.intersection(folder.names())
+    if here_only:
+        raise InputError(f"{folder} holds {min(here_only)}, which is read here only.", _HERE_ONLY)
+    index = find_index(folder)
+    return (
+        _of_files(folder, key, allow_missing)
+        if index is None
+        else _open_file(index, key, allow_missing)
+    )
 
 
 def _open_folder(folder: Path, key: str | None, allow_missing: bool) -> Checkpoint:
@@ -117,8 +150,12 @@ def _open_folder(folder: Path, key: str | None, allow_missing: bool) -> Checkpoi
     listed = manifest or find_list(folder) or find_index(folder)
     if listed is not None:
         return _open_file(listed, key, allow_missing)
+    return _of_files(folder, key, allow_missing)
+
+
+def _of_files(folder: Path | RemoteFolder, key: str | None, allow_missing: bool) -> Checkpoint:
     found, notes = find_files(folder, lambda file: _open_file(file, None, False))
-    if isinstance(found, Path):
+    if not isinstance(found, tuple):
         checkpoint = _open_file(found, key, allow_missing)
     else:
         parts = found
@@ -127,7 +164,7 @@ def _open_folder(folder: Path, key: str | None, allow_missing: bool) -> Checkpoi
     return replace(checkpoint, notes=(*checkpoint.notes, *notes))
 
 
-def _refuse_placeholders(path: Path, checkpoint: Checkpoint) -> None:
+def _refuse_placeholders(path: Locator, checkpoint: Checkpoint) -> None:
     """Make sure that the weights are there: DeepSpeed's ZeRO-3 leaves empty tensors behind."""
     entries = checkpoint.state_dict.entries
     weights = [entry.shape for entry in entries if entry.key.rpartition(".")[2] == "weight"]
@@ -142,7 +179,7 @@ def _refuse_placeholders(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def _selected(
-    path: Path, opened: Callable[[str | None], Checkpoint], key: str | None
+    path: Place, opened: Callable[[str | None], Checkpoint], key: str | None
 ) -> Checkpoint:
     """A checkpoint of several files, or the part of it whose names begin with the key."""
     if key is None:
@@ -171,13 +208,15 @@ def open_target(path: str | Path) -> Target:
     return open_target_file(path)
 
 
-def kind_of(path: Path) -> FileKind:
+def kind_of(path: Place) -> FileKind:
     """Return the kind of a file or of a folder; of chunk folders with both, the state dict.
 
     Raises:
         InputError: It is nothing known here.
     """
-    if not os.path.isdir(path):
+    if isinstance(path, RemoteFolder):
+        return "sharded"
+    if isinstance(path, RemoteFile) or not os.path.isdir(path):
         return sniff(path)
     if find_manifest(path, STATE_DICT) is not None:
         return "chunks"
@@ -225,8 +264,21 @@ class _Prefixed(Tensors):
     def byte_ranges(self, name: str, start: int, stop: int) -> Sequence[ByteRange] | None:
         return self._tensors.byte_ranges(self._prefix + name, start, stop)
 
-    def descriptor(self, extent: Extent) -> int:
+    def descriptor(self, extent: Extent) -> int | None:
         return self._tensors.descriptor(extent)
+
+    def fill(self, extent: Extent, buffer: memoryview, position: int) -> None:
+        self._tensors.fill(extent, buffer, position)
+
+    @property
+    def is_remote(self) -> bool:
+        return self._tensors.is_remote
+
+    def ranges_in(self, name: str, region: Region) -> Iterable[ByteRange]:
+        return self._tensors.ranges_in(self._prefix + name, region)
+
+    def held(self, ranges: Callable[[], Iterable[ByteRange]]) -> AbstractContextManager[None]:
+        return self._tensors.held(ranges)
 
     def check_unchanged(self) -> None:
         self._tensors.check_unchanged()

@@ -16,7 +16,6 @@ from array import array
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -34,7 +33,7 @@ from s2p_tui.alignment.untrusted import (
     shape_of,
 )
 from s2p_tui.errors import Code, Hint, InputError, UsageError, some
-from s2p_tui.formats.base import Checkpoint, Extent, row_major
+from s2p_tui.formats.base import Checkpoint, Extent, Locator, row_major
 from s2p_tui.formats.tensors import FileTensors
 
 _LENGTH = struct.Struct("<Q")
@@ -144,7 +143,7 @@ def _first_malformed(text: bytes) -> MalformedError:
     return MalformedError("it is damaged")
 
 
-def open_safetensors(path: Path, key: str | None = None) -> Checkpoint:
+def open_safetensors(path: Locator, key: str | None = None) -> Checkpoint:
     """Describe a `.safetensors` file. Reads its header only.
 
     Args:
@@ -176,13 +175,13 @@ def open_safetensors(path: Path, key: str | None = None) -> Checkpoint:
     return Checkpoint(path.name, (path,), size, state_dict, FileTensors(extent, (path,)))
 
 
-def _damaged(path: Path, reason: str) -> InputError:
+def _damaged(path: Locator, reason: str) -> InputError:
     return InputError(
         f"{path} is not a sound .safetensors file: {reason}.", "Copy or download it again."
     )
 
 
-def _read_header(path: Path, size: int) -> tuple[Header, int]:
+def _read_header(path: Locator, size: int) -> tuple[Header, int]:
     """The tensors as the header has them, and where it ends."""
     with path.open("rb") as stream:
         prefix = stream.read(_LENGTH.size)
@@ -202,11 +201,11 @@ def _read_header(path: Path, size: int) -> tuple[Header, int]:
     return header, _LENGTH.size + length
 
 
-def _out_of_order(path: Path, name: str) -> InputError:
+def _out_of_order(path: Locator, name: str) -> InputError:
     return _damaged(path, f"{name} has offsets that are not whole numbers in order")
 
 
-def _entries(path: Path, header: Header, available: int) -> Iterator[Entry]:
+def _entries(path: Locator, header: Header, available: int) -> Iterator[Entry]:
     for name, code, sizes, begin, end in zip(*header, strict=True):
         try:
             dtype, shape, nbytes = _kind(code, sizes)
@@ -226,7 +225,7 @@ def _kind(code: str, sizes: tuple[int, ...]) -> tuple[str, tuple[int, ...], int]
     return dtype.name, shape, (prod(shape) * dtype.bits + 7) // 8
 
 
-def _check_ranges(path: Path, header: Header, available: int) -> None:
+def _check_ranges(path: Locator, header: Header, available: int) -> None:
     """Make sure that the tensors follow each other without holes, in whatever order."""
     if [*header.begins, available] == [0, *header.ends]:
         return

@@ -5,10 +5,9 @@ An index is a `*.index.json` with a `weight_map`, as Hugging Face's libraries wr
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.untrusted import (
@@ -19,7 +18,8 @@ from s2p_tui.alignment.untrusted import (
     string_of,
 )
 from s2p_tui.errors import InputError, MissingEntriesError, some
-from s2p_tui.formats.base import Checkpoint, Extent, FileKind
+from s2p_tui.formats.base import Checkpoint, Extent, FileKind, Locator
+from s2p_tui.formats.remote.file import meet
 from s2p_tui.formats.safetensors import open_safetensors
 from s2p_tui.formats.sniff import read_whole, sniff
 from s2p_tui.formats.tensors import FileTensors
@@ -27,7 +27,7 @@ from s2p_tui.formats.torch_files import open_torch_legacy, open_torch_zip
 
 _MOST = 1 << 27
 """Bytes of an index; those of the largest models have a few million."""
-READERS: Mapping[FileKind, Callable[[Path, str | None], Checkpoint]] = {
+READERS: Mapping[FileKind, Callable[[Locator, str | None], Checkpoint]] = {
     "torch": open_torch_zip,
     "torch-legacy": open_torch_legacy,
     "safetensors": open_safetensors,
@@ -35,7 +35,9 @@ READERS: Mapping[FileKind, Callable[[Path, str | None], Checkpoint]] = {
 """Of the kinds that a part of a checkpoint can be."""
 
 
-def open_sharded(path: Path, key: str | None = None, *, allow_missing: bool = False) -> Checkpoint:
+def open_sharded(
+    path: Locator, key: str | None = None, *, allow_missing: bool = False
+) -> Checkpoint:
     """Describe a sharded checkpoint. Reads the index and each shard's header, no tensor data.
 
     Entries come shard by shard, in the shards' own order: indexes are usually sorted by name. What
@@ -54,8 +56,11 @@ def open_sharded(path: Path, key: str | None = None, *, allow_missing: bool = Fa
     problems: list[str] = []
     absent: list[str] = []
     shards: dict[str, Checkpoint] = {}
-    for name in sorted(set(weight_map.values())):
-        shard = _open_shard(path, name, key, problems, absent)
+    names = sorted(set(weight_map.values()))
+    files = {name: path.parent / name for name in names if _is_inside(name)}
+    meet(files.values())
+    for name in names:
+        shard = _open_shard(name, files.get(name), key, problems, absent)
         if shard is not None:
             shards[name] = shard
     holders: defaultdict[str, list[str]] = defaultdict(list)
@@ -95,7 +100,7 @@ def open_sharded(path: Path, key: str | None = None, *, allow_missing: bool = Fa
     return _joined(path.name, (path,), shards, chosen, notes)
 
 
-def open_parts(files: Sequence[Path], key: str | None = None) -> Checkpoint:
+def open_parts(files: Sequence[Locator], key: str | None = None) -> Checkpoint:
     """Describe the numbered parts of a checkpoint that has no index. Reads each one's header.
 
     Args:
@@ -105,6 +110,7 @@ def open_parts(files: Sequence[Path], key: str | None = None) -> Checkpoint:
     Raises:
         InputError: Parts are damaged, or hold entries of one name.
     """
+    meet(files)
     parts = {file.name: READERS[sniff(file)](file, key) for file in files}
     chosen: dict[str, str] = {}
     problems: list[str] = []
@@ -125,7 +131,7 @@ def open_parts(files: Sequence[Path], key: str | None = None) -> Checkpoint:
 
 def _joined(
     label: str,
-    index: tuple[Path, ...],
+    index: tuple[Locator, ...],
     shards: Mapping[str, Checkpoint],
     chosen: Mapping[str, str],
     notes: Iterable[str],
@@ -151,7 +157,7 @@ def _joined(
     )
 
 
-def _read_weight_map(path: Path) -> dict[str, str]:
+def _read_weight_map(path: Locator) -> dict[str, str]:
     try:
         index = parse_json(read_whole(path, _MOST))
         weight_map = object_of(object_of(index)["weight_map"])
@@ -170,14 +176,20 @@ def _read_weight_map(path: Path) -> dict[str, str]:
     return pairs
 
 
-def _open_shard(
-    index: Path, name: str, key: str | None, problems: list[str], absent: list[str]
-) -> Checkpoint | None:
+def _is_inside(name: str) -> bool:
+    """Return True if the file a name leads to is in the index's folder or below."""
     inside = PurePosixPath(name)
-    file = index.parent / name
-    if inside.is_absolute() or ".." in inside.parts or not inside.parts or "\0" in name:
+    return bool(
+        inside.parts and not inside.is_absolute() and ".." not in inside.parts and "\0" not in name
+    )
+
+
+def _open_shard(
+    name: str, file: Locator | None, key: str | None, problems: list[str], absent: list[str]
+) -> Checkpoint | None:
+    if file is None:
         problems.append(f"shard {name!r} lies outside the index's folder")
-    elif not os.path.exists(file):
+    elif not file.exists():
         absent.append(name)
     elif not file.is_file():
         problems.append(f"shard {name} is not a file")

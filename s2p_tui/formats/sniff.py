@@ -20,7 +20,8 @@ from shlex import quote
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from s2p_tui.errors import InputError, one_line, some
-from s2p_tui.formats.base import FileKind
+from s2p_tui.formats.base import FileKind, Locator
+from s2p_tui.formats.remote.file import RemoteFile
 
 if TYPE_CHECKING:
     import zipfile
@@ -33,20 +34,22 @@ COPY_AGAIN = "Copy or download it again."
 _HEAD = 512
 
 
-def sniff(path: Path) -> FileKind:
+def sniff(path: Locator) -> FileKind:
     """Return the kind of a file. Reads its first 512 bytes.
 
     Raises:
         InputError: It is missing, a folder, empty, unreadable or none of them.
     """
     try:
-        if os.path.isdir(path):
+        if path.is_dir():
             raise _folder(path)
         _require_plain(path)
         with path.open("rb") as stream:
             head = stream.read(_HEAD)
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist.", "Check the path for typing errors.") from None
+        where = "address" if isinstance(path, RemoteFile) else "path"
+        hint = f"Check the {where} for typing errors."
+        raise InputError(f"{path} does not exist.", hint) from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.", READABLE) from None
     if not head:
@@ -57,7 +60,7 @@ def sniff(path: Path) -> FileKind:
     return kind
 
 
-def read_whole(path: Path, most: int) -> bytes:
+def read_whole(path: Locator, most: int) -> bytes:
     """The bytes of a file that is not large.
 
     Raises:
@@ -88,8 +91,10 @@ KIND_NAMES: Mapping[FileKind, str] = {
 }
 
 
-def _require_plain(path: Path) -> None:
+def _require_plain(path: Locator) -> None:
     """Refuse what has no end, or waits for someone to write to it."""
+    if isinstance(path, RemoteFile):
+        return
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise _folder(path)
@@ -100,7 +105,7 @@ def _require_plain(path: Path) -> None:
         )
 
 
-def _folder(path: Path) -> InputError:
+def _folder(path: Locator) -> InputError:
     return InputError(f"{path} is a folder, a file was expected.", "Give a file in it.")
 
 
@@ -147,7 +152,8 @@ _PEEKED = 512
 _MOST_UNPACKED = 1 << 24
 """Bytes unpacked to find what a compressed archive holds; the names come first in most."""
 _MOST_MEMBERS = 10_000
-_CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pkl", ".pth.tar", ".index.json")
+CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pkl", ".pth.tar", ".index.json")
+"""Ends of names that checkpoints usually have."""
 _OLD_TORCH = {"sys_info", "pickle", "tensors", "storages"}
 """Members of the tar archives that `torch.save` wrote before 2017."""
 
@@ -209,7 +215,7 @@ _BROKEN = (OSError, EOFError, ValueError, MemoryError, zlib.error, lzma.LZMAErro
 """Errors of reading a damaged or hostile archive."""
 
 
-def foreign(path: Path, head: bytes) -> InputError:
+def foreign(path: Locator, head: bytes) -> InputError:
     """The refusal of a file of a kind that is not read here.
 
     Args:
@@ -240,7 +246,10 @@ def is_tar(head: bytes) -> bool:
     return head[257:262] == b"ustar"
 
 
-def _of_packed(path: Path, packed: _Packed) -> InputError:
+def _of_packed(path: Locator, packed: _Packed) -> InputError:
+    if isinstance(path, RemoteFile):
+        way_out = f"Download it, unpack it with {packed.command}, and give what is in it."
+        return InputError(f"{path} is packed with {packed.name}.", way_out)
     if packed.module:
         with contextlib.suppress(*_BROKEN), _unpacked(path, packed) as stream:
             if is_tar(stream.read(_PEEKED)):
@@ -264,7 +273,10 @@ def _without_suffix(name: str) -> str:
     return stem if dot and known and stem else f"{name}.unpacked"
 
 
-def _of_tar(path: Path, packed: _Packed | None) -> InputError:
+def _of_tar(path: Locator, packed: _Packed | None) -> InputError:
+    if isinstance(path, RemoteFile):
+        way_out = "Download it, unpack it with tar -xf, and give a checkpoint in it."
+        return InputError(f"{path} is a tar archive.", way_out)
     how = f", packed with {packed.name}" if packed is not None else ""
     sizes = dict(_tar_members(path, packed))
     if _OLD_TORCH.issubset(name.removeprefix("./") for name in sizes):
@@ -322,7 +334,7 @@ def _tar_members(path: Path, packed: _Packed | None) -> Iterator[tuple[str, int]
                 yield member.name, member.size
 
 
-def foreign_zip(path: Path, members: Iterable[zipfile.ZipInfo]) -> InputError:
+def foreign_zip(path: Locator, members: Iterable[zipfile.ZipInfo]) -> InputError:
     """The refusal of a zip archive that `torch.save` did not write."""
     sizes = {info.filename: info.file_size for info in members if not info.is_dir()}
     names = list(sizes)
@@ -345,6 +357,9 @@ def foreign_zip(path: Path, members: Iterable[zipfile.ZipInfo]) -> InputError:
             f"{path} is a zip archive, but not one written by torch.save.",
             "Pass the file that torch.save(model.state_dict(), file) wrote.",
         )
+    if isinstance(path, RemoteFile):
+        way_out = f"Download and unpack it, and give {_that(held)} in it."
+        return InputError(f"{path} is a zip archive that holds {some(held)}.", way_out)
     return InputError(
         f"{path} is a zip archive that holds {some(held)}.",
         f"Unpack it with python -m zipfile -e {quote(str(path))} {quote(_folder_for(path))}, and "
@@ -352,7 +367,7 @@ def foreign_zip(path: Path, members: Iterable[zipfile.ZipInfo]) -> InputError:
     )
 
 
-def torchscript(path: Path) -> InputError:
+def torchscript(path: Locator) -> InputError:
     """The refusal of a TorchScript archive."""
     return InputError(
         f"{path} is a TorchScript archive, which holds code.",
@@ -367,7 +382,7 @@ def _folder_for(path: Path) -> str:
 
 def _held(sizes: Mapping[str, int]) -> list[str]:
     """Those that look like checkpoints, the one that is probably meant first."""
-    held = [name for name in sizes if name.lower().endswith(_CHECKPOINTS)]
+    held = [name for name in sizes if name.lower().endswith(CHECKPOINTS)]
     return sorted(held, key=lambda name: ("optim" in name.lower(), -sizes[name]))
 
 
@@ -394,7 +409,7 @@ def _text_of(head: bytes) -> str | None:
     return None
 
 
-def _of_text(path: Path, text: str) -> InputError:
+def _of_text(path: Locator, text: str) -> InputError:
     low = text.lower()
     pointer = _pointer(text, quote(path.name))
     if pointer is not None:
@@ -449,7 +464,7 @@ def _error_in_xml(text: str) -> str:
     return said or ("an error" if "<error" in text.lower() else "")
 
 
-def _error_in_json(path: Path) -> str:
+def _error_in_json(path: Locator) -> str:
     content: Any = None
     with contextlib.suppress(OSError, ValueError, RecursionError), path.open("rb") as stream:
         content = json.loads(stream.read(_MOST_ERROR))

@@ -6,8 +6,8 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,9 @@ import numpy as np
 
 from s2p_tui.alignment.dtypes import dtype_named, numpy_dtype
 from s2p_tui.errors import InputError
-from s2p_tui.formats.base import ByteRange, Extent, Region, Tensors
+from s2p_tui.formats.base import ByteRange, Extent, Locator, Region, Tensors
+from s2p_tui.formats.remote.file import RemoteFile
+from s2p_tui.formats.remote.held import Held
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,7 +49,7 @@ class FileTensors(Tensors):
     def __init__(
         self,
         extent: Callable[[str], Extent | None],
-        files: Iterable[Path],
+        files: Iterable[Locator],
         flags: int = os.O_RDONLY | os.O_CLOEXEC,
     ) -> None:
         self._extent = extent
@@ -57,17 +59,29 @@ class FileTensors(Tensors):
         weakref.finalize(self, _close_all, self._descriptors).atexit = False
         self._in_hand: dict[int, Path] = {}
         self._opening = threading.Lock()
-        self._states = {file: _state(os.stat(file)) for file in files}
+        self._states: dict[Path, tuple[int, ...]] = {}
+        self._held: Held | None = None
+        for file in files:
+            if isinstance(file, RemoteFile):
+                self._held = self._held or Held()
+            else:
+                self._states[file] = _state(os.stat(file))
 
     @property
     def in_memory(self) -> bool:
         return False
 
+    @property
+    def is_remote(self) -> bool:
+        return self._held is not None
+
     def extent(self, name: str) -> Extent | None:
         return self._extent(name)
 
-    def descriptor(self, extent: Extent) -> int:
-        file = extent.file
+    def descriptor(self, extent: Extent) -> int | None:
+        return None if isinstance(extent.file, RemoteFile) else self._descriptor(extent.file)
+
+    def _descriptor(self, file: Path) -> int:
         with self._opening:
             # Another thread must not close it while this one reads.
             self._in_hand[threading.get_ident()] = file
@@ -97,7 +111,42 @@ class FileTensors(Tensors):
 
     def read_extent(self, extent: Extent, region: Region) -> NDArray[np.generic]:
         """The elements of a region of an extent of any of the files."""
-        return _read_region(self.descriptor(extent), extent, region)
+        if not isinstance(extent.file, RemoteFile):
+            descriptor, file = self._descriptor(extent.file), extent.file
+            return _read_region(
+                lambda buffer, position: pread_into(descriptor, buffer, position, file),
+                extent,
+                region,
+            )
+
+        def fill(buffer: memoryview, position: int) -> None:
+            self.fill(extent, buffer, position)
+
+        return _read_region(fill, extent, region, exactly=True)
+
+    def fill(self, extent: Extent, buffer: memoryview, position: int) -> None:
+        file = extent.file
+        if not isinstance(file, RemoteFile):
+            pread_into(self._descriptor(file), buffer, position, file)
+            return
+        assert self._held is not None
+        self._held.fill(file, buffer, position, _end(extent))
+
+    def ranges_in(self, name: str, region: Region) -> Iterable[ByteRange]:
+        extent = self.extent(name)
+        return () if extent is None else _runs(extent, region)
+
+    @contextmanager
+    def held(self, ranges: Callable[[], Iterable[ByteRange]]) -> Generator[None, None, None]:
+        if self._held is None:
+            yield
+            return
+        with self._held.having(
+            (one.extent.file, one.start, one.start + one.nbytes)
+            for one in ranges()
+            if isinstance(one.extent.file, RemoteFile)
+        ):
+            yield
 
     def byte_ranges(self, name: str, start: int, stop: int) -> Sequence[ByteRange] | None:
         extent = self.extent(name)
@@ -138,7 +187,10 @@ class ArrayTensors(Tensors):
     def byte_ranges(self, name: str, start: int, stop: int) -> Sequence[ByteRange] | None:
         return None
 
-    def descriptor(self, extent: Extent) -> int:
+    def descriptor(self, extent: Extent) -> int | None:
+        raise KeyError(extent.file)
+
+    def fill(self, extent: Extent, buffer: memoryview, position: int) -> None:
         raise KeyError(extent.file)
 
     def read(self, name: str, region: Region) -> NDArray[np.generic]:
@@ -178,15 +230,52 @@ def pread_into(descriptor: int, buffer: memoryview, position: int, file: Path) -
         filled += count
 
 
-def _read_region(descriptor: int, extent: Extent, region: Region) -> NDArray[np.generic]:
-    """Read the elements of a region with as few reads as waste little."""
+def _end(extent: Extent) -> int:
+    """The byte behind the last element."""
+    if not prod(extent.shape):
+        return extent.offset
+    last = sum(
+        (size - 1) * stride for size, stride in zip(extent.shape, extent.strides, strict=True)
+    )
+    return extent.offset + (last + 1) * dtype_named(extent.dtype).itemsize
+
+
+def _runs(extent: Extent, region: Region) -> Iterator[ByteRange]:
+    """The byte ranges of the elements of a region, each as long as possible."""
+    sizes = tuple(stop - start for start, stop in region)
+    if prod(sizes) == 0:
+        return
+    itemsize = dtype_named(extent.dtype).itemsize
+    first = sum(start * stride for (start, _), stride in zip(region, extent.strides, strict=True))
+    outer_axes, _, span = _spans(extent, sizes, itemsize, exactly=True)
+    steps = [(sizes[axis], extent.strides[axis] * itemsize) for axis in outer_axes]
+    start = extent.offset + first * itemsize
+    for offset in _offsets(steps):
+        yield ByteRange(extent, start + offset, span * itemsize)
+
+
+def _read_region(
+    fill: Callable[[memoryview, int], None],
+    extent: Extent,
+    region: Region,
+    *,
+    exactly: bool = False,
+) -> NDArray[np.generic]:
+    """Read the elements of a region with as few reads as waste little.
+
+    Args:
+        fill: Fills a buffer from a position in the file.
+        extent: Their tensor.
+        region: Of it.
+        exactly: Read nothing else.
+    """
     dtype = numpy_dtype(extent.dtype)
     sizes = tuple(stop - start for start, stop in region)
     if prod(sizes) == 0:
         return np.empty(sizes, dtype)
     first = sum(start * stride for (start, _), stride in zip(region, extent.strides, strict=True))
     position = extent.offset + first * dtype.itemsize
-    outer_axes, inner_axes, span = _spans(extent, sizes, dtype.itemsize)
+    outer_axes, inner_axes, span = _spans(extent, sizes, dtype.itemsize, exactly=exactly)
     inner_sizes = [sizes[axis] for axis in inner_axes]
     inner_strides = [extent.strides[axis] * dtype.itemsize for axis in inner_axes]
     length = span * dtype.itemsize
@@ -198,7 +287,7 @@ def _read_region(descriptor: int, extent: Extent, region: Region) -> NDArray[np.
     with _LOOPING if count > 1 else nullcontext():
         for row, offset in enumerate(_offsets(steps)):
             into = buffer[row * pitch : row * pitch + length]
-            pread_into(descriptor, into, position + offset, extent.file)
+            fill(into, position + offset)
     axes = [*outer_axes, *inner_axes]
     table: NDArray[np.generic] = np.ndarray(
         (count, *inner_sizes), dtype, buffer, 0, (pitch, *inner_strides)
@@ -217,14 +306,14 @@ def spans_of(extent: Extent, region: Region) -> tuple[int, int]:
 
 
 def _spans(
-    extent: Extent, sizes: tuple[int, ...], itemsize: int
+    extent: Extent, sizes: tuple[int, ...], itemsize: int, *, exactly: bool = False
 ) -> tuple[list[int], list[int], int]:
     """Return the axes to loop over, those read as one span, and the elements of a span.
 
     Axes are ordered by stride. The inner ones are read as one span as long as at least half of it
     is wanted, or an eighth and the gaps are short; over the outer ones it loops. So contiguous
     parts take one read, columns of a wide matrix take one read a row, and a transposed tensor
-    takes one read too.
+    takes one read too. Exactly, nothing is read that is not wanted.
     """
     axes = [axis for axis, size in enumerate(sizes) if size > 1 and extent.strides[axis] > 0]
     axes.sort(key=lambda axis: extent.strides[axis], reverse=True)
@@ -237,7 +326,7 @@ def _spans(
         is_cheap = (
             span * itemsize >= _LEAST_RUN and gap <= _MAX_GAP and wider * itemsize <= _WITH_GAPS
         )
-        waste = _MAX_WASTE_IN_GAPS if is_cheap else _MAX_WASTE
+        waste = 1 if exactly else _MAX_WASTE_IN_GAPS if is_cheap else _MAX_WASTE
         if wider > waste * wanted * sizes[axis]:
             break
         inner, span, wanted = inner - 1, wider, wanted * sizes[axis]

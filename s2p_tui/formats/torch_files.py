@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import io
 import mmap
-import os
 import struct
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import accumulate
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -25,7 +24,7 @@ from s2p_tui.alignment.dtypes import BY_NAME, numpy_dtype
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.untrusted import repeated
 from s2p_tui.errors import InputError, NoStateDictError, printable, some
-from s2p_tui.formats.base import Checkpoint, Extent, Region
+from s2p_tui.formats.base import Checkpoint, Extent, Locator, Region
 from s2p_tui.formats.nested import find_state_dict
 from s2p_tui.formats.pickle_machine import (
     BadPickleError,
@@ -35,8 +34,9 @@ from s2p_tui.formats.pickle_machine import (
     Stretch,
 )
 from s2p_tui.formats.pickled import ArrayRef, ModuleItems, PickledItems, is_pickled_tensor, seen
+from s2p_tui.formats.remote.file import read_at, remote_file, size_of
 from s2p_tui.formats.sniff import COPY_AGAIN, foreign_zip, torchscript
-from s2p_tui.formats.tensors import FileTensors, pread_into
+from s2p_tui.formats.tensors import FileTensors
 from s2p_tui.formats.torch_objects import TORCH_TABLE, StorageRef, TensorRef, persistent_storage
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class PickledTensors(FileTensors):
     """
 
     def __init__(
-        self, extents: Mapping[str, Extent], arrays: Mapping[str, ArrayRef], file: Path
+        self, extents: Mapping[str, Extent], arrays: Mapping[str, ArrayRef], file: Locator
     ) -> None:
         super().__init__(extents.get, (file,))
         self._extents, self._arrays, self._file = extents, arrays, file
@@ -128,11 +128,11 @@ class PickledTensors(FileTensors):
     def _text(self, stretch: Stretch, dtype: str) -> str:
         held = bytearray(stretch.nbytes)
         place = Extent(self._file, stretch.start, (), (), dtype)
-        pread_into(self.descriptor(place), memoryview(held), stretch.start, self._file)
+        self.fill(place, memoryview(held), stretch.start)
         return held.decode("utf-8", "surrogatepass")
 
 
-def big_endian(path: Path) -> InputError:
+def big_endian(path: Locator) -> InputError:
     """The refusal of a file whose numbers lie the other way round, or that does not say how."""
     return InputError(
         f"{path} was written on a big-endian machine, or does not say that it was not.",
@@ -141,7 +141,7 @@ def big_endian(path: Path) -> InputError:
 
 
 def load_pickle(
-    path: Path,
+    path: Locator,
     stream: BinaryIO,
     persistent: Callable[[Any], Any] = persistent_storage,
     known: Mapping[str, Constructor] = MappingProxyType({}),
@@ -165,7 +165,7 @@ def load_pickle(
 
 
 def checkpoint_of(
-    path: Path, pickled: Pickled, storages: Mapping[str, StoragePlace], key: str | None
+    path: Locator, pickled: Pickled, storages: Mapping[str, StoragePlace], key: str | None
 ) -> Checkpoint:
     """The checkpoint a pickled value describes.
 
@@ -207,7 +207,7 @@ def checkpoint_of(
     )
 
 
-def _refuse_unusable(path: Path, tensors: Mapping[str, Any]) -> None:
+def _refuse_unusable(path: Locator, tensors: Mapping[str, Any]) -> None:
     problems = [
         f"{name} {ref.problem}"
         for name, ref in tensors.items()
@@ -221,7 +221,7 @@ def _refuse_unusable(path: Path, tensors: Mapping[str, Any]) -> None:
 
 
 def _placed(
-    path: Path,
+    path: Locator,
     pickled: Pickled,
     storages: Mapping[str, StoragePlace],
     tensors: Mapping[str, Any],
@@ -319,7 +319,7 @@ _HELD_PICKLE = 1 << 26
 _PIECE = 1 << 20
 
 
-def open_torch_zip(path: Path, key: str | None = None) -> Checkpoint:
+def open_torch_zip(path: Locator, key: str | None = None) -> Checkpoint:
     """Describe a zip checkpoint. Reads the archive's directory and its pickle, no tensor data.
 
     Args:
@@ -342,6 +342,9 @@ def open_torch_zip(path: Path, key: str | None = None) -> Checkpoint:
             root = _root(path, members)
             if f"{root}byteorder" in members:
                 _check_byte_order(path, stream, members[f"{root}byteorder"])
+            if (file := remote_file(stream)) is not None:
+                starts = [info.header_offset for info in infos]
+                file.read_ahead([(start, start + _LOCAL_HEADER.size) for start in starts])
             _refuse_overlaps(path, stream, infos)
             pickled = _pickled(path, stream, members[f"{root}data.pkl"])
             prefix = f"{root}data/"
@@ -357,7 +360,7 @@ def open_torch_zip(path: Path, key: str | None = None) -> Checkpoint:
 
 
 def _members(
-    path: Path, stream: io.BufferedReader
+    path: Locator, stream: io.BufferedReader
 ) -> tuple[list[zipfile.ZipInfo], tuple[str, ...]]:
     """The members of the archive that begins at byte 0, and what to note about others.
 
@@ -368,6 +371,11 @@ def _members(
         infos = archive.infolist()
     begins = start = _start(infos)
     while start:
+        if remote_file(stream) is not None:
+            raise InputError(
+                f"{path} holds something before its archive, perhaps another one.",
+                "Download it, and give the file.",
+            )
         with mmap.mmap(stream.fileno(), start, access=mmap.ACCESS_READ) as front:
             try:
                 with zipfile.ZipFile(cast("BinaryIO", front)) as archive:
@@ -389,12 +397,12 @@ def _start(infos: Iterable[zipfile.ZipInfo]) -> int:
     return min((info.header_offset for info in infos), default=0)
 
 
-def _pickled(path: Path, stream: io.BufferedReader, info: zipfile.ZipInfo) -> Pickled:
+def _pickled(path: Locator, stream: io.BufferedReader, info: zipfile.ZipInfo) -> Pickled:
     place = _place(path, stream, info)
     held: list[bytes] = []
     checksum = 0
     for start in range(place.start, place.start + place.nbytes, _PIECE):
-        piece = os.pread(stream.fileno(), min(_PIECE, place.start + place.nbytes - start), start)
+        piece = read_at(stream, min(_PIECE, place.start + place.nbytes - start), start)
         checksum = zlib.crc32(piece, checksum)
         if place.nbytes <= _HELD_PICKLE:
             held.append(piece)
@@ -412,7 +420,7 @@ def _pickled(path: Path, stream: io.BufferedReader, info: zipfile.ZipInfo) -> Pi
 
 
 def _refuse_overlaps(
-    path: Path, stream: io.BufferedReader, members: Iterable[zipfile.ZipInfo]
+    path: Locator, stream: io.BufferedReader, members: Iterable[zipfile.ZipInfo]
 ) -> None:
     """Make sure that no byte is part of two files, as in archives that unpack to far more."""
     end = 0
@@ -425,7 +433,7 @@ def _refuse_overlaps(
         end = place.start + place.nbytes
 
 
-def _root(path: Path, members: Mapping[str, zipfile.ZipInfo]) -> str:
+def _root(path: Locator, members: Mapping[str, zipfile.ZipInfo]) -> str:
     pickles = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise foreign_zip(path, members.values())
@@ -435,24 +443,23 @@ def _root(path: Path, members: Mapping[str, zipfile.ZipInfo]) -> str:
     return root
 
 
-def _check_byte_order(path: Path, stream: io.BufferedReader, info: zipfile.ZipInfo) -> None:
+def _check_byte_order(path: Locator, stream: io.BufferedReader, info: zipfile.ZipInfo) -> None:
     place = _place(path, stream, info)
-    order = os.pread(stream.fileno(), min(place.nbytes, 16), place.start)
+    order = read_at(stream, min(place.nbytes, 16), place.start)
     if order != b"little":
         raise big_endian(path)
 
 
-def _place(path: Path, stream: io.BufferedReader, info: zipfile.ZipInfo) -> StoragePlace:
+def _place(path: Locator, stream: io.BufferedReader, info: zipfile.ZipInfo) -> StoragePlace:
     if info.compress_type != _STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
         raise InputError(
             f"{path} is compressed or encrypted ({info.filename}); torch.save writes neither.",
             SAVE_AGAIN,
         )
-    descriptor = stream.fileno()
-    header = os.pread(descriptor, _LOCAL_HEADER.size, info.header_offset)
+    header = read_at(stream, _LOCAL_HEADER.size, info.header_offset)
     signature, name_length, extra_length = _LOCAL_HEADER.unpack(header)
     start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
-    if signature != b"PK\x03\x04" or start + info.file_size > os.fstat(descriptor).st_size:
+    if signature != b"PK\x03\x04" or start + info.file_size > size_of(stream):
         why = f"{info.filename} is not where the archive says"
         raise InputError(f"{path} is damaged: {why}.", COPY_AGAIN)
     return StoragePlace(start, info.file_size)
@@ -463,7 +470,7 @@ _PROTOCOL = 1001
 _NUMEL = struct.Struct("<q")
 
 
-def open_torch_legacy(path: Path, key: str | None = None) -> Checkpoint:
+def open_torch_legacy(path: Locator, key: str | None = None) -> Checkpoint:
     """Describe a legacy checkpoint, or a plain pickle. Reads its pickles, no tensor data.
 
     Args:
@@ -475,12 +482,12 @@ def open_torch_legacy(path: Path, key: str | None = None) -> Checkpoint:
         AmbiguousStateDictError: It holds several state dicts and `key` is None.
     """
     with path.open("rb") as stream:
-        whole = range(os.fstat(stream.fileno()).st_size)
-        payloads = _Payloads(path, stream.fileno())
+        whole = range(size_of(stream))
+        payloads = _Payloads(path, stream)
         first = load_pickle(path, stream, known={_LOAD_FROM_BYTES: payloads})
         if first.value != MAGIC_NUMBER:
             return checkpoint_of(path, first, payloads.places, key)
-        pickled, storages = _legacy(path, stream, stream.fileno(), whole)
+        pickled, storages = _legacy(path, stream, stream, whole)
     return checkpoint_of(path, pickled, storages, key)
 
 
@@ -496,15 +503,15 @@ class _Payloads:
 
     Args:
         path: The file.
-        descriptor: The file, open.
+        whole: The file, open.
 
     Attributes:
         places: Where they lie, by the names they get here.
     """
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Locator, whole: BinaryIO) -> None:
         self.places: dict[str, StoragePlace] = {}
-        self._path, self._descriptor = path, descriptor
+        self._path, self._whole = path, whole
         self._found: dict[int, StorageRef] = {}
 
     def __call__(self, payload: Any) -> StorageRef | Placeholder:
@@ -517,10 +524,10 @@ class _Payloads:
         return self._found[start]
 
     def _storage(self, where: range) -> StorageRef:
-        head = io.BytesIO(os.pread(self._descriptor, min(len(where), _LONGEST_HEAD), where.start))
+        head = io.BytesIO(read_at(self._whole, min(len(where), _LONGEST_HEAD), where.start))
         if load_pickle(self._path, head).value != MAGIC_NUMBER:
             raise BadPickleError("a storage in it is not one that torch wrote")
-        pickled, places = _legacy(self._path, head, self._descriptor, where)
+        pickled, places = _legacy(self._path, head, self._whole, where)
         storage = pickled.value
         if not isinstance(storage, StorageRef) or storage.key not in places:
             raise BadPickleError("a storage in it is not one that torch wrote")
@@ -530,14 +537,14 @@ class _Payloads:
 
 
 def _legacy(
-    path: Path, stream: BinaryIO, descriptor: int, where: range
+    path: Locator, stream: BinaryIO, whole: BinaryIO, where: range
 ) -> tuple[Pickled, dict[str, StoragePlace]]:
     """Read the value behind the magic number, and the places of its storages in the file.
 
     Args:
         path: The file.
         stream: Stands behind the magic number.
-        descriptor: The file, open.
+        whole: The file, open.
         where: The bytes of the file that the stream is of, and the storages with it.
     """
     if load_pickle(path, stream).value != _PROTOCOL:
@@ -549,11 +556,13 @@ def _legacy(
     if not isinstance(system, dict) or ("little_endian", True) not in system.items():
         raise big_endian(path)
     itemsizes: dict[str, int] = {}
+    lengths: dict[str, int] = {}
 
     def storage_of(persistent_id: Any) -> Any:
         storage = persistent_storage(persistent_id)
         if isinstance(storage, StorageRef):
             itemsizes[storage.key] = BY_NAME[storage.dtype].itemsize if storage.dtype else 1
+            lengths[storage.key] = storage.nbytes
         return storage
 
     pickled = load_pickle(path, stream, storage_of)
@@ -562,16 +571,22 @@ def _legacy(
     if not all(isinstance(key, str) for key in named):
         raise InputError(f"{path} is damaged: it has no list of storages.", COPY_AGAIN)
     left = where[stream.tell() :]
-    return pickled, _places(path, descriptor, left, named, itemsizes)
+    file = remote_file(whole)
+    if file is not None:
+        # Each count of elements says where the next one is, but the pickle tells beforehand.
+        steps = (lengths.get(key, 0) + _NUMEL.size for key in named)
+        starts = [*accumulate(steps, initial=left.start)][:-1]
+        file.read_ahead([(at, at + _NUMEL.size) for at in starts if at + _NUMEL.size <= left.stop])
+    return pickled, _places(path, whole, left, named, itemsizes)
 
 
 def _places(
-    path: Path, descriptor: int, where: range, keys: Iterable[Any], itemsizes: dict[str, int]
+    path: Locator, whole: BinaryIO, where: range, keys: Iterable[Any], itemsizes: dict[str, int]
 ) -> dict[str, StoragePlace]:
     position, end = where.start, where.stop
     places: dict[str, StoragePlace] = {}
     for key in keys:
-        header = os.pread(descriptor, min(_NUMEL.size, max(0, end - position)), position)
+        header = read_at(whole, min(_NUMEL.size, max(0, end - position)), position)
         numel = _NUMEL.unpack(header)[0] if len(header) == _NUMEL.size else -1
         nbytes = numel * itemsizes.get(key, 1)
         position += _NUMEL.size

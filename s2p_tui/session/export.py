@@ -49,13 +49,13 @@ class Export:
         plan: The entries and what they are made of.
         original: The original checkpoint; names, shapes and dtypes alone if it was not given.
         notes: What to know beside the plan, one line each.
-        mapping: The mapping file, which is not replaced.
+        protected: Files that are not replaced, beside those that are read.
     """
 
     plan: ExportPlan
     original: Checkpoint
     notes: tuple[str, ...]
-    mapping: Path | None = None
+    protected: tuple[Path, ...] = ()
 
     def write(
         self,
@@ -81,20 +81,18 @@ class Export:
             S2PError: Leaves hold what no entry can, the output cannot be written, or it was
                 cancelled.
         """
-        # An ending slash, which a path forgets, is no part of a name.
         path = Path(output)
-        protected = [] if self.mapping is None else [self.mapping]
         where = None if certificate is None else Path(certificate)
         if where is not None:
-            require_place(where, (*self.plan.both.files, *protected, path))
+            require_place(where, (*self.plan.both.files, *self.protected, path))
         if is_file_name(path):
-            require_place(path, (*self.plan.both.files, *protected))
+            require_place(path, (*self.plan.both.files, *self.protected))
         readbacks: dict[str, Readback] = {}
         exported = write_export(
             self.plan,
             self.original,
             path,
-            protected=protected,
+            protected=self.protected,
             chunk_bytes=chunk_bytes,
             readbacks=readbacks if where is not None else None,
             job=job,
@@ -164,7 +162,7 @@ def export_of(
     """Plan the export of open leaves; see `open_export`."""
     given = original is not None
     original = original or _described_by(mapping)
-    session = Session.between(original, target, mapping=mapping, task=task)
+    session = Session.between(original, target, mapping=mapping, task=task, has_numbers=given)
     if trust is None or trust:
         session.trust(trust)
     skeleton, rows = target.skeleton, session.alignment.rows
@@ -182,9 +180,11 @@ def export_of(
         )
     plan = make_export_plan(leaves, skeleton, rows, original, has_original=given)
     notes = [f"{original.label}: {note}" for note in original.notes]
+    if given and original.key:
+        notes.append(f"{original.label}: only its state dict at {original.key!r} is exported")
     notes += [f"unlike what the mapping was made for: {told}" for told in session.told]
     notes += [TAKEN_AS_THEY_ARE] * skeleton.is_nameless
-    return Export(plan, original, tuple(notes))
+    return Export(plan, original, tuple(notes), target.files)
 
 
 def _described_by(mapping: SavedAlignment) -> Checkpoint:

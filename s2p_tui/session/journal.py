@@ -23,6 +23,7 @@ from s2p_tui.alignment.alignment import Alignment
 from s2p_tui.conversion.output import source_end, target_end
 from s2p_tui.errors import Code, Hint, InputError, S2PError
 from s2p_tui.formats.base import Checkpoint
+from s2p_tui.formats.remote.file import RemoteFile
 from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.session.journal_lines import (
     Header,
@@ -269,7 +270,10 @@ class Journal:
                 place for it. In one line, made to follow `Edits are not journalled: `.
         """
         folder = private_folder()
-        files = tuple(os.path.abspath(file) for file in (*checkpoint.files, *target.files))
+        files = tuple(
+            str(file) if isinstance(file, RemoteFile) else os.path.abspath(file)
+            for file in (*checkpoint.files, *target.files)
+        )
         source, end = source_end(checkpoint), target_end(target)
         pair = pair_digest(source, end, target.skeleton)
         program = version("s2p-tui")

@@ -17,6 +17,7 @@ from s2p_tui.errors import Code, Hint, InputError, OtherFilesError, UsageError
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.memory import checkpoint_in_memory, is_torch_module
 from s2p_tui.formats.registry import kind_of, open_checkpoint, open_target
+from s2p_tui.formats.remote.address import is_address, shown
 from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.formats.sniff import read_whole
 
@@ -59,6 +60,11 @@ def open_any_target(skeleton: str | Path, like: str | None = None) -> Target:
     Raises:
         S2PError: It cannot be opened, or `like` names other leaves.
     """
+    if is_address(skeleton):
+        raise UsageError(
+            f"{shown(skeleton)} is an address: skeletons are read from this machine only.",
+            "Download it, and give the file.",
+        )
     from_code = not os.path.exists(skeleton) and ":" in str(skeleton)
     if not from_code:
         target = open_target(skeleton)
@@ -126,9 +132,9 @@ def state_dict_at(
     """Open a checkpoint file or folder, or the state dict that an import path names.
 
     Args:
-        where: A file, an index, a folder of shards or chunks; or `pkg.mod.attr`, `pkg.mod:attr` or
-            `file.py:attr`, which runs that code: a state dict, a torch module, or a function that
-            makes one when called without arguments.
+        where: A file, an index, a folder of shards or chunks, or the address of one; or
+            `pkg.mod.attr`, `pkg.mod:attr` or `file.py:attr`, which runs that code: a state dict, a
+            torch module, or a function that makes one when called without arguments.
         key: Dotted place of the state dict in a nested one; None to look for it.
         allow_missing: Leave out entries that an index promises and no shard holds.
 
@@ -151,7 +157,7 @@ def pytree_at(where: str | Path, like: str | None = None) -> Target:
         S2PError: There is nothing, it holds no leaves, or it cannot be read.
     """
     if is_there(where):
-        if like is None:
+        if like is None and not is_address(where):
             return open_target(where)
 
         return open_any_target(where, like)
@@ -212,12 +218,12 @@ def pytree_object(where: str) -> Any:
 
 
 def is_there(where: str | Path) -> bool:
-    """Return True for a file or folder, False for an import path.
+    """Return True for a file, a folder or an address, False for an import path.
 
     Raises:
         InputError: It reads like a file's name, and there is no such file.
     """
-    if os.path.exists(where):
+    if is_address(where) or os.path.exists(where):
         return True
     if isinstance(where, Path) or (":" not in where and _reads_like_a_file(where)):
         raise InputError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -179,8 +178,7 @@ def certify_orbax(
     """
     from s2p_tui.conversion.orbax_finish import readback_of
 
-    protected: Iterable[Path] = (*session.checkpoint.files, *session.target.files)
-    require_place(Path(path), protected)
+    require_place(Path(path), (*session.checkpoint.files, *session.target.files))
     certifier = Certifier(Path(path), session.checkpoint, session.target)
     readback_of(conversion, verified, certifier.readback)
     alignment = session.alignment

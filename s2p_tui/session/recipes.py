@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 _MOST = 1 << 26
 """Bytes of a recipe file; one of 10,000 patterns takes three million."""
 SUFFIX = ".recipe.json"
+_HEAD = 256
+"""Bytes within which a file names its format."""
+
+
+def path_of(name: str) -> Path:
+    """Return the file of a recipe: a path as it is, a plain name in the user's folder."""
+    is_plain = Path(name).name == name and not name.endswith(".json")
+    return folder() / f"{name}{SUFFIX}" if is_plain else Path(name).expanduser()
 
 
 def folder() -> Path:
@@ -44,6 +52,17 @@ def known() -> dict[str, Path | Traversable]:
     }
     own = sorted(folder().glob("*.json")) if folder().is_dir() else []
     return found | {file.name.removesuffix(".json").removesuffix(".recipe"): file for file in own}
+
+
+def is_recipe(where: Path) -> bool:
+    """Return True for a recipe file, or a known recipe's name where there is no such file."""
+    if not where.is_file():
+        return str(where) in known()
+    try:
+        with where.open("rb") as stream:
+            return f'"{recipe_file.FORMAT}"'.encode() in stream.read(_HEAD)
+    except OSError:
+        return False
 
 
 def load_recipe(where: str | Path) -> Recipe:

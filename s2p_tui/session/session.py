@@ -114,7 +114,8 @@ class Session:
         """Open both ends. Reads no tensor data.
 
         Args:
-            model: The checkpoint: file, index of shards, or folder that holds one.
+            model: The checkpoint: file, index of shards, or folder that holds one; or the address
+                of one.
             skeleton: A skeleton file, a plain `.eqx`, or `pkg.module:factory` (runs its code).
             key: Dotted place of the state dict in a nested checkpoint.
             allow_missing: Leave out entries that an index promises and no shard holds.
@@ -148,8 +149,9 @@ class Session:
         arrange: Arrangement = "auto",
         soon: bool = False,
         task: Task | None = None,
+        has_numbers: bool = True,
     ) -> Session:
-        """A session on two open ends; see `open`.
+        """A session on two open ends; see `open`. A checkpoint may hold no numbers.
 
         Reads no tensor data but of entries left over that may be used ones again.
 
@@ -172,7 +174,7 @@ class Session:
             alignment = as_suggested(evidence, state_dict, leaves)
         else:
             alignment = in_order(state_dict, leaves)
-        if not later:
+        if has_numbers and not later:
             checkpoint = _with_copies(checkpoint, alignment)
         session = cls(checkpoint, target, alignment, evidence=evidence)
         session.awaits_evidence = later

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from textual.widgets import Input, Label, Static
 
+from s2p_tui.alignment.skeleton import Leaf
+from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.alignment.task import Job
 from s2p_tui.app.screens.busy import Converting
-from s2p_tui.app.screens.convert import ConvertForm, Result, report
+from s2p_tui.app.screens.convert import ConvertForm, PlainCheckbox, Result, report
 from s2p_tui.app.screens.main import Workspace
 from s2p_tui.conversion.contents import CastLoss
 from s2p_tui.conversion.convert import Written
@@ -20,7 +22,7 @@ from s2p_tui.conversion.output import Converted
 from s2p_tui.errors import OutputError
 from s2p_tui.formats.skeleton_file import open_target
 from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, fitting, linears, until
+from tests.app.conftest import Opened, fitting, linears, make_session, until
 from tests.app.reading import status
 from tests.helpers.orbax_pair import arrays_in, pair_in
 from tests.helpers.sessions import checkpoint_of
@@ -211,3 +213,28 @@ def test_form_and_result_tell_that_a_plain_file_names_no_layers(tmp_path: Path) 
 def words_of(screen: object, selector: str) -> str:
     assert isinstance(screen, Converting | Workspace)
     return str(screen.query_one(selector, Static).content)
+
+
+async def test_numbers_that_do_not_fit_are_written_where_the_form_allows_it(
+    opened: Opened, tmp_path: Path
+) -> None:
+    # Counts up from 0, of which the last ones are too large.
+    entry, leaf = Entry("layer", (66000,), "float32"), Leaf(".layer", (66000,), "float16")
+    session, output = make_session([entry], [leaf]), tmp_path / "out.eqx"
+    async with opened(session, output=output) as (pilot, _):
+        await pilot.press("c")
+        assert not pilot.app.screen.query(PlainCheckbox)
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(pilot.app.screen.query(PlainCheckbox)))
+        refused = str(pilot.app.screen.query_one("#refused", Label).content)
+        assert ".layer: 480 numbers became infinite" in refused
+        assert not output.exists()
+        # As it is, it is refused again; ticked, it is written.
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(pilot.app.screen.query(PlainCheckbox)))
+        await pilot.press("tab", "tab", "space", "tab", "enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Result))
+        facts = str(pilot.app.screen.query_one("#facts", Static).content)
+        assert "480 numbers became infinite" in facts
+    (loaded,) = eqx.tree_deserialise_leaves(output, [np.zeros(66000, np.float16)])
+    assert np.isinf(loaded).sum() == 480

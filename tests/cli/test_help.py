@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
 import equinox as eqx
@@ -18,6 +19,7 @@ from s2p_tui.cli.options import app
 from s2p_tui.formats.pytree.factory import call_factory
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.safetensors import header_for
+from tests.helpers.hub_server import hub_of
 from tests.helpers.terminal import CLEAN, PYTHON, Terminal
 
 WIDTH = 80
@@ -194,13 +196,14 @@ def test_examples_are_parsed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_examples_work(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All but those that open the app or ask Claude, one after the other in one folder."""
     ran: list[str] = []
-    commands = "convert verify export recipe check skeleton inspect chunk demo keys"
+    commands = "convert verify export recipe eject check skeleton inspect chunk demo keys"
     for command in commands.split():
         for example in examples_in(help_of(command, capsys)):
             words = shlex.split(example)
             if "claude" in words or example == "s2p-tui demo":
                 continue
-            assert run(words[1:]) == 0, (example, capsys.readouterr().err)
+            with hub_of(models) if "hf://" in example else nullcontext():
+                assert run(words[1:]) == 0, (example, capsys.readouterr().err)
             ran.append(example)
     assert len(ran) > 18
     for name in ("model.eqx", "ema.eqx"):

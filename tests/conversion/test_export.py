@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -21,7 +22,9 @@ from hypothesis import strategies as st
 
 from s2p_tui import AlignmentError, convert_tree, export
 from s2p_tui.alignment.alignment import Row
+from s2p_tui.alignment.dtypes import dtype_named
 from s2p_tui.alignment.edits import SetRows
+from s2p_tui.alignment.task import Job
 from s2p_tui.alignment.transform import (
     Broadcast,
     Concat,
@@ -35,11 +38,13 @@ from s2p_tui.alignment.transform import (
 )
 from s2p_tui.cli import run
 from s2p_tui.conversion.output import mapping_of
-from s2p_tui.errors import OtherFilesError, UsageError
+from s2p_tui.errors import CancelledError, InputError, OtherFilesError, UsageError
 from s2p_tui.formats.memory import checkpoint_in_memory
 from s2p_tui.formats.pytree.skeleton import save_skeleton
+from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.torch_archive import Tensor, archive_for
-from s2p_tui.session.opening import target_in_memory
+from s2p_tui.session.export import open_export
+from s2p_tui.session.opening import load_mapping, target_in_memory
 from s2p_tui.session.session import Session
 
 Tree = dict[str, Any]
@@ -184,6 +189,27 @@ def test_a_model_that_was_trained_is_the_same_in_torch(tmp_path: Path) -> None:
     with torch.no_grad():
         output = torch_side(torch.from_numpy(np.array(x)))
     np.testing.assert_allclose(output, model(x), rtol=1e-5, atol=1e-6)
+
+
+def test_leaves_that_no_entry_holds_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = {"head": jnp.zeros(2), "w": jnp.zeros(3)}
+    tree = made(tmp_path, {"w": numbers(3)}, tree, {"['head']": None, "['w']": W})
+    assert back(tmp_path, "back.pt") == 0
+    assert "no entry holds these leaves: ['head']" in capsys.readouterr().out
+    with pytest.warns(UserWarning, match="No entry holds these leaves"):
+        assert_same(export(tree, tmp_path / "m.json"), {"w": numbers(3)})
+
+
+def test_only_the_state_dict_that_was_converted_comes_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"model": {"w": numbers(3)}, "epoch": 3}, tmp_path / "model.pt")
+    aligned(tmp_path, tmp_path / "model.pt", {"w": jnp.zeros(3)}, {"['w']": W})
+    assert back(tmp_path, "back.pt") == 0
+    assert "only its state dict at 'model' is exported" in capsys.readouterr().out
+    assert_same(loaded(tmp_path / "back.pt"), {"w": numbers(3)})
 
 
 # --- choices ---
@@ -413,10 +439,50 @@ def test_nothing_that_is_read_is_replaced(plain: tuple[Path, Entries]) -> None:
     folder, _ = plain
     files = {file: file.read_bytes() for file in folder.iterdir()}
     assert back(folder, "model.pt") == 5
+    (folder / "skeleton.eqx").rename(folder / "skeleton.pt")
+    (folder / "skeleton.eqx").symlink_to("skeleton.pt")
+    assert back(folder, "skeleton.pt") == 5
+    (folder / "skeleton.pt").replace(folder / "skeleton.eqx")
     assert back(folder, "back.pt", "--certificate", str(folder / "m.json")) == 5
     assert back(folder, "back.onnx") == 2
     assert back(folder, "shards") == 2
     assert {file: file.read_bytes() for file in folder.iterdir()} == files
+
+
+@pytest.mark.parametrize("output", ["back.pt", "back.safetensors"])
+@pytest.mark.parametrize("phase", ["writing", "verifying"])
+def test_a_cancelled_export_leaves_nothing_behind(
+    plain: tuple[Path, Entries], output: str, phase: str
+) -> None:
+    class Stopped(Job):
+        def check(self) -> None:
+            if self.phase == phase:
+                self.cancel()
+            super().check()
+
+    folder, _ = plain
+    before = sorted(folder.iterdir())
+    opened = open_export(
+        folder / "model.eqx", folder / "skeleton.eqx", load_mapping(folder / "m.json"),
+        folder / "model.pt",
+    )  # fmt: skip
+    with pytest.raises(CancelledError):
+        opened.write(folder / output, job=Stopped())
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_source_that_changes_meanwhile_is_noticed(plain: tuple[Path, Entries]) -> None:
+    folder, _ = plain
+    opened = open_export(
+        folder / "model.eqx", folder / "skeleton.eqx", load_mapping(folder / "m.json"),
+        folder / "model.pt",
+    )  # fmt: skip
+    with (folder / "model.eqx").open("r+b") as stream:
+        stream.seek(-1, 2)
+        stream.write(b"x")
+    with pytest.raises(InputError, match="was changed while it was open"):
+        opened.write(folder / "back.pt")
+    assert not (folder / "back.pt").exists()
 
 
 # --- shards ---
@@ -448,6 +514,24 @@ def test_shards_get_the_original_s_names_and_sizes(tmp_path: Path) -> None:
     assert back(tmp_path, "back", checkpoint="original") == 5
     assert back(tmp_path, "one.safetensors", checkpoint="original") == 0
     assert_same(loaded(tmp_path / "one.safetensors"), entries)
+
+
+def test_shards_of_torch_stay_torch_s(tmp_path: Path) -> None:
+    original = tmp_path / "original"
+    original.mkdir()
+    shards = {"pytorch_model-00001-of-00002.bin": "a", "pytorch_model-00002-of-00002.bin": "b"}
+    for name, key in shards.items():
+        torch.save({key: numbers(3)}, original / name)
+    weight_map = {key: name for name, key in shards.items()}
+    index = {"metadata": {"total_size": 24}, "weight_map": weight_map}
+    (original / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    rows = {"['a']": Take("a"), "['b']": Take("b")}
+    aligned(tmp_path, original, {"a": jnp.zeros(3), "b": jnp.zeros(3)}, rows)
+    assert back(tmp_path, "back", checkpoint="original") == 0
+    folder = tmp_path / "back"
+    assert json.loads((folder / "pytorch_model.bin.index.json").read_text()) == index
+    for name, key in shards.items():
+        assert_same(torch.load(folder / name, weights_only=True), {key: numbers(3)})
 
 
 def test_a_refused_set_of_shards_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -493,6 +577,24 @@ def test_the_archive_is_a_sound_zip_file(plain: tuple[Path, Entries]) -> None:
     with zipfile.ZipFile(folder / "back.pt") as archive:
         assert archive.testzip() is None
         assert {"archive/data.pkl", "archive/data/0"} <= {*archive.namelist()}
+        raw = (folder / "back.pt").read_bytes()
+        for member in archive.infolist():
+            (checksum,) = struct.unpack_from("<I", raw, member.header_offset + 14)
+            assert checksum == member.CRC
+
+
+def test_tensors_of_odd_sizes_are_aligned(tmp_path: Path) -> None:
+    entries = {"mask": torch.ones(3, dtype=torch.bool), "w": numbers(3), "d": numbers(1).double()}
+    made(tmp_path, entries, {"w": jnp.zeros(3)}, {"['w']": W})
+    for name in ("back.safetensors", "back.pt"):
+        assert back(tmp_path, name) == 0
+        found = loaded(tmp_path / name)
+        assert_same({key: found[key] for key in entries}, entries)
+        opened = open_checkpoint(tmp_path / name)
+        for entry in opened.state_dict:
+            extent = opened.tensors.extent(entry.key)
+            assert extent is not None
+            assert extent.offset % dtype_named(entry.dtype).itemsize == 0
 
 
 @pytest.mark.slow("writes 70,000 tensors")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from s2p_tui import convert
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.edits import SetRows
 from s2p_tui.cli import run
@@ -202,6 +203,16 @@ def test_a_certificate_beside_it_is_as_that_of_a_file(pair: Pair, tmp_path: Path
     for leaf, its in zip(ours["leaves"], other["leaves"], strict=True):
         same = leaf.keys() - {"bytes", "sha256"}
         assert {name: leaf[name] for name in same} == {name: its[name] for name in same}
+
+
+def test_python_writes_it_by_name(tmp_path: Path) -> None:
+    numbers = torch.arange(6.0).reshape(2, 3)
+    report = convert(
+        from_memory=True, state_dict={"w": numbers}, pytree={"w": jnp.zeros((2, 3))},
+        target_name="m.orbax", target_dir=tmp_path,
+    )  # fmt: skip
+    assert report.verified
+    assert np.array_equal(arrays_in(tmp_path / "m.orbax")["w"], numbers.numpy())
 
 
 def test_restoring_needs_no_file_of_ours(pair: Pair, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class Pair:
 
     @property
     def options(self) -> list[str]:
-        """How `finish` and `verify` are told of them."""
+        """The options that name them to `finish` and `verify`."""
         return [
             "--checkpoint", str(self.model), "--skeleton", str(self.skeleton),
             "--mapping", str(self.mapping),

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from tests.models.bert import minilm_folder
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
 
 SENTENCES = (
@@ -70,12 +71,17 @@ def reference_embeddings(sentences: Sequence[str]) -> np.ndarray:
     )
 
 
+def reference_model() -> "torch.nn.Module":
+    """The torch network itself."""
+    transformer = _reference_model().transformers_model
+    assert transformer is not None
+    return transformer
+
+
 def reference_pooled(sentences: Sequence[str]) -> np.ndarray:
     """Run torch's pooler on each sentence: (sentences, 384) float32."""
     import torch
 
-    transformer = _reference_model().transformers_model
-    assert transformer is not None
     input_ids, attention_mask = map(torch.from_numpy, tokenize(sentences))
     with torch.no_grad():
-        return transformer(input_ids, attention_mask).pooler_output.numpy()
+        return reference_model()(input_ids, attention_mask).pooler_output.numpy()

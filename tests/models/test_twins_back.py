@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,16 @@ def test_what_was_trained_comes_back_or_is_refused(
     assert bool(refused) == (twin.name in NO_WAY_BACK)
 
 
-NO_WAY_BACK: frozenset[str] = frozenset()
+NO_WAY_BACK = frozenset(
+    (
+        # Norms of their own beside a weight that PyTorch's norms are folded into.
+        "weight_norm_conv_transpose_other_axis",
+        # One slope per layer in PyTorch, one per neuron here.
+        "mlp_prelu",
+        # Two leaves that PyTorch ties.
+        *("gpt2_untied", "untied", "untied_one_key"),
+    )
+)
 """Twins of which some numbers have no entry once they were trained on their own."""
 SINGLE = 24
 """Bits of a float32's significand."""
@@ -117,7 +127,9 @@ _BITS = {"bfloat16": 8, "float16": 11, "float32": SINGLE, "float64": 53}
 def attempted(tree: Any, folder: Path) -> tuple[dict[str, torch.Tensor], set[str]]:
     """The exported entries, or the names that an export was refused for."""
     try:
-        return export(tree, folder / "m.json", folder / "model.pt"), set()
+        # Gaps go nowhere, and are named in a warning.
+        with warnings.catch_warnings(action="ignore"):
+            return export(tree, folder / "m.json", folder / "model.pt"), set()
     except AlignmentError as error:
         return {}, {where for where, _ in error.problems}
 

@@ -244,6 +244,7 @@ class Converting(Busy["Converted"]):
             self._session.convert,
             self._order.output,
             dtype=self._order.dtype,
+            allow_overflow=self._order.allow_overflow,
             chunk_bytes=self._chunk_bytes,
             mapping=self._mapping,
             job=self.job,

@@ -14,7 +14,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Button, Input, Label, RadioButton, RadioSet, Static
+from textual.widgets import Button, Checkbox, Input, Label, RadioButton, RadioSet, Static
 
 from s2p_tui.app.paths import PathSuggester, typed_path
 from s2p_tui.app.terminal.clipboard import copy
@@ -44,10 +44,12 @@ class Order:
     Attributes:
         output: The file.
         dtype: Dtype of the floating-point leaves; None for the skeleton's.
+        allow_overflow: Write numbers that the dtype makes infinite or NaN.
     """
 
     output: Path
     dtype: str | None = None
+    allow_overflow: bool = False
 
 
 def typable(path: Path) -> str:
@@ -115,8 +117,29 @@ class PlainRadioButton(RadioButton):
         super().watch_value()
 
 
+class PlainCheckbox(Checkbox):
+    """A checkbox whose state is a sign, not a colour."""
+
+    BUTTON_LEFT = "["
+    BUTTON_INNER = " "
+    BUTTON_RIGHT = "]"
+
+    def watch_value(self) -> None:
+        untyped: Any = self
+        untyped.BUTTON_INNER = "x" if self.value else " "
+        super().watch_value()
+
+
 class ConvertForm(ModalScreen[Order | None]):
-    """Asks for the output's name and dtype; Enter in the name converts."""
+    """Asks for the output's name and dtype; Enter in the name converts.
+
+    Args:
+        order: What to begin with.
+        symbols: What the terminal can draw.
+        remarks: What the user should know, a line each.
+        refused: Why the last conversion was refused, if its numbers do not fit their dtype: whether
+            to write them in spite of it is asked too.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", show=False),
@@ -130,9 +153,11 @@ class ConvertForm(ModalScreen[Order | None]):
         symbols: Symbols,
         remarks: Sequence[str] = (),
         sources: Sequence[str | Path] = (),
+        refused: str = "",
     ) -> None:
         super().__init__()
         self._sources = sources
+        self._refused = printable(refused)
         self._remarks = [printable(line) for line in remarks]
         self._symbols = symbols
         self._order = order
@@ -152,6 +177,11 @@ class ConvertForm(ModalScreen[Order | None]):
                     yield PlainRadioButton(
                         dtype or "as in the skeleton", dtype == self._order.dtype
                     )
+            if self._refused:
+                yield Label(Content(self._symbols.plain(self._refused)), id="refused")
+                yield PlainCheckbox(
+                    "write them as infinite or NaN", id="allow-overflow", compact=True
+                )
             for line in self._remarks:
                 yield Label(Content(self._symbols.plain(line)), classes="told")
             with Horizontal(id="buttons"):
@@ -171,7 +201,8 @@ class ConvertForm(ModalScreen[Order | None]):
             self.query_one(Input).focus()
             return
         pressed = self.query_one(RadioSet).pressed_index
-        self.dismiss(Order(typed_path(name), self._dtypes[max(0, pressed)]))
+        is_allowed = any(box.value for box in self.query(PlainCheckbox))
+        self.dismiss(Order(typed_path(name), self._dtypes[max(0, pressed)], is_allowed))
 
     @on(Button.Pressed, "#cancel")
     def action_cancel(self) -> None:

@@ -73,6 +73,7 @@ class Workspace(Screen[None]):
         order: The last output and dtype asked for.
         converted: The last successful conversion.
         saved: The alignment as it was last saved, converted or opened.
+        saved_as_mapping: The alignment as it was last saved in a mapping file.
         is_busy: True while Claude is asked or a conversion runs: nothing may be changed then.
         is_comparing: True while a guided run compares both models.
     """
@@ -106,6 +107,7 @@ class Workspace(Screen[None]):
         self.tour = options.get("tour")
         self.order = Order(options["output"], options.get("dtype"))
         self.saved = saved
+        self.saved_as_mapping: Alignment | None = None
         self.converted: Converted | None = None
         self.is_busy = False
         self.is_comparing = False
@@ -533,7 +535,11 @@ class Workspace(Screen[None]):
             await self._start(flows.convert)
 
     def action_save(self) -> None:
-        flows.save_mapping(self)
+        """Save the mapping; again, without an edit between, a recipe of it."""
+        if self.session.alignment is self.saved_as_mapping and not self.is_busy:
+            self.run_worker(flows.save_recipe(self))
+        else:
+            flows.save_mapping(self)
 
     async def action_load_mapping(self) -> None:
         if not (self.is_busy or self._must_wait()):

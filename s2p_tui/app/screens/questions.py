@@ -26,6 +26,7 @@ from s2p_tui.errors import S2PError, printable
 
 if TYPE_CHECKING:
     from s2p_tui.alignment.mapping_file import SavedAlignment
+    from s2p_tui.alignment.recipe import Recipe
     from s2p_tui.session.journal_lines import Replayed
     from s2p_tui.session.saved_mapping import Offered
     from s2p_tui.session.session import Session
@@ -249,8 +250,29 @@ class ConfirmQuit(ModalScreen[QuitAnswer]):
         return lines
 
 
-class LoadMapping(ModalScreen["SavedAlignment | None"]):
-    """The result is a mapping that belongs to the pair, or None."""
+class SaveRecipe(ModalScreen["str | None"]):
+    """The result is a recipe's name or file, or None."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", show=False)]
+
+    def __init__(self, name: str, symbols: Symbols) -> None:
+        super().__init__()
+        self._name = name
+        self._symbols = symbols
+
+    def compose(self) -> ComposeResult:
+        with Box(self._symbols, "Save as a recipe", "Enter saves  Esc cancels"):
+            yield Label("Name in your folder of recipes, or a .json file")
+            yield Input(self._name, compact=True)
+
+    @on(Input.Submitted)
+    def take(self, event: Input.Submitted) -> None:
+        if event.value.strip():
+            self.dismiss(event.value.strip())
+
+
+class LoadMapping(ModalScreen["SavedAlignment | Recipe | None"]):
+    """The result is a mapping that belongs to the pair, a recipe, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", show=False)]
 
@@ -263,7 +285,7 @@ class LoadMapping(ModalScreen["SavedAlignment | None"]):
     def compose(self) -> ComposeResult:
         """The line to type in, and what is wrong with what it names."""
         with Box(self._symbols, "Load mapping", "Enter loads  Esc cancels"):
-            yield Label("Mapping file; u takes it back")
+            yield Label("Mapping or recipe file, or a recipe's name; u takes it back")
             yield Input(typable(self._path), compact=True, suggester=PathSuggester())
             yield Label("", id="remark")
 
@@ -292,15 +314,18 @@ class LoadMapping(ModalScreen["SavedAlignment | None"]):
         self.query_one("#remark", Label).update(Content(self._symbols.plain(printable(text))))
 
 
-def _read(path: Path, session: Session) -> SavedAlignment:
-    """The mapping in a file.
+def _read(path: Path, session: Session) -> SavedAlignment | Recipe:
+    """The mapping in a file, or the recipe in it or of that name.
 
     Raises:
         S2PError: It cannot be read, or was made for other files.
     """
     from s2p_tui.alignment.mapping_file import replay
     from s2p_tui.session.opening import load_mapping
+    from s2p_tui.session.recipes import is_recipe, load_recipe
 
+    if is_recipe(path):
+        return load_recipe(path)
     mapping = load_mapping(path)
     replay(mapping, session.checkpoint.state_dict, session.target.skeleton)
     return mapping

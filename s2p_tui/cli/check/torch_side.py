@@ -74,13 +74,13 @@ def _by_torch(checkpoint: Checkpoint) -> dict[str, torch.Tensor] | None:
 
     None where they refuse the file, as they do whole modules, or do not find all entries.
     """
-    # Torch's own reader of such folders runs what their list says.
-    if checkpoint.kind == "dcp":
+    # Torch's own reader of such folders runs what their list says, and reads from no address.
+    if checkpoint.kind == "dcp" or checkpoint.tensors.is_remote:
         return None
     key = checkpoint.key if len(checkpoint.files) == 1 else None
     found: dict[str, torch.Tensor] = {}
     try:
-        for file in checkpoint.files:
+        for file in (file for file in checkpoint.files if isinstance(file, Path)):
             loaded = _loaded(file)
             if loaded is not None:
                 found |= find_state_dict(loaded, _is_tensor, key, file.name).tensors

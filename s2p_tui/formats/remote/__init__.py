@@ -1,0 +1,1 @@
+"""Checkpoints on other machines, read by byte ranges: web servers, buckets, the Hub."""

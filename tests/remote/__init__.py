@@ -1,0 +1,1 @@
+"""Checkpoints on other machines, all of which are this one."""
