@@ -263,8 +263,10 @@ class Overview(Widget, can_focus=False):
 
     def look_again(self) -> None:
         """Look at all parts again, as after lines came or went."""
+        before = self._cells
         self._cells = [self._cell(self._part(y)) for y in range(self.size.height)]
-        self.refresh()
+        if self._cells != before:
+            self.refresh()
 
     def rows_changed(self, changed: range) -> None:
         """Look at the parts that hold these rows again."""
