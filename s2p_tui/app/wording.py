@@ -246,7 +246,9 @@ def deciding(session: Session, index: int, verdict: Verdict) -> str:
     evidence = session.evidence
     said = evidence.suggestions[index].reason if evidence is not None else ""
     if said and verdict.why.startswith(said):
-        return said.rpartition("; ")[2]
+        # What becomes of a leaf without a source follows its reason.
+        rest = verdict.why[len(said) :].partition("; ")[0]
+        return said.rpartition("; ")[2] + rest
     return verdict.why.partition("; ")[0]
 
 

@@ -162,7 +162,7 @@ def export_of(
     """Plan the export of open leaves; see `open_export`."""
     given = original is not None
     original = original or _described_by(mapping)
-    session = Session.between(original, target, mapping=mapping, task=task)
+    session = Session.between(original, target, mapping=mapping, task=task, has_numbers=given)
     if trust is None or trust:
         session.trust(trust)
     skeleton, rows = target.skeleton, session.alignment.rows

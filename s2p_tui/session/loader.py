@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from s2p_tui.alignment.mapping_file import SavedAlignment, replay
+from s2p_tui.alignment.mapping_file import SavedAlignment
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.conversion.eject import loader_of
 from s2p_tui.conversion.output import require_place, write_beside
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.formats.tensors import ArrayTensors
-from s2p_tui.proposals.matcher import match
 from s2p_tui.session.session import Session
 
 
@@ -45,10 +44,7 @@ def save_loader(
     entries = tuple(Entry(k, v.shape, v.dtype) for k, v in mapping.entries.items())
     source = mapping.source
     checkpoint = Checkpoint(source.file, (), source.size, StateDict(entries), ArrayTensors({}))
-    # Opening the pair as a conversion does would look at numbers, of which there are none.
-    alignment = replay(mapping, checkpoint.state_dict, target.skeleton)
-    evidence = match(checkpoint.state_dict, target.skeleton)
-    session = Session(checkpoint, target, alignment, evidence=evidence)
+    session = Session.between(checkpoint, target, mapping=mapping, has_numbers=False)
     session.allow_unused(allow_unused)
     # No mapping tells which entries are one storage, so that one explains the other: the loader
     # looks at the numbers of those that may be copies.

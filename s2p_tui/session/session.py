@@ -149,8 +149,9 @@ class Session:
         arrange: Arrangement = "auto",
         soon: bool = False,
         task: Task | None = None,
+        has_numbers: bool = True,
     ) -> Session:
-        """A session on two open ends; see `open`.
+        """A session on two open ends; see `open`. A checkpoint may hold no numbers.
 
         Reads no tensor data but of entries left over that may be used ones again.
 
@@ -173,7 +174,7 @@ class Session:
             alignment = as_suggested(evidence, state_dict, leaves)
         else:
             alignment = in_order(state_dict, leaves)
-        if not later:
+        if has_numbers and not later:
             checkpoint = _with_copies(checkpoint, alignment)
         session = cls(checkpoint, target, alignment, evidence=evidence)
         session.awaits_evidence = later

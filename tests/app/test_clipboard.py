@@ -82,7 +82,7 @@ async def test_a_mapping_of_no_use_is_refused_with_why(
         remark = pilot.app.screen.query_one("#remark", Label)
         await until(pilot, lambda: str(remark.content) not in ("", "reading"))
         expected = {
-            "other": "made for other files: checkpoint: made for model.pt with 4, this one has 6",
+            "other": "made for other files: .first: not in the mapping",
             "missing": "cannot be read: No such file",
             "broken": "is not a usable mapping file",
         }
