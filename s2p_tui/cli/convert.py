@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -195,7 +196,8 @@ def convert(
             )
         if proof and not json:
             raise UsageError("--proof goes with --json alone.", "Add --json, or leave it out.")
-        _say_before_replacing(path, force=force)
+        if os.path.realpath(path) not in map(os.path.realpath, (checkpoint, skeleton)):
+            _say_before_replacing(path, force=force)
         start = "order" if arrange == "order" else "auto"
         with matching_shown() as task:
             opened = Session.open(

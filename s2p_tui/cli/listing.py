@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def describe(path: str | Path, key: str | None = None, *, allow_missing: bool = 
         S2PError: It cannot be read, or is of another kind.
     """
     place = located(path)
-    if isinstance(place, Path) and ":" in place.name and not place.exists():
+    if isinstance(place, Path) and ":" in place.name and not os.path.exists(place):
         return _leaves(open_any_target(str(place), None), str(place), "factory")
     kind = kind_of(place)
     if kind in READERS:

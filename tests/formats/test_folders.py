@@ -283,7 +283,7 @@ def test_what_no_shard_holds_from_the_command_line(tmp_path: Path) -> None:
     converted = eqx.tree_deserialise_leaves(tmp_path / "out.eqx", Net())
     assert np.array_equal(converted.fc.weight, STATE["fc.weight"].numpy())
     assert np.array_equal(converted.out.weight, MORE["out.weight"].numpy())
-    status, said = run(*arguments, "--allow-missing", "--json")
+    status, said = run(*arguments, "--allow-missing", "--force", "--json")
     assert json.loads(said)["notes"][0].startswith("left out")
     status, said = run("inspect", tmp_path, "--allow-missing")
     assert (status, said.splitlines()[-1][:8]) == (0, "left out")

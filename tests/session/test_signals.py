@@ -48,7 +48,7 @@ def test_while_it_converts(tmp_path: Path, number: int) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "model.eqx").write_bytes(b"old")
-    process = started("convert", str(model), str(skeleton), "-o", str(out / "model.eqx"))
+    process = started("convert", str(model), str(skeleton), "-o", str(out / "model.eqx"), "--force")
     wait_for(process, lambda: any(path.stat().st_size > 3 for path in out.iterdir()))
     assert_stopped(process, number, "Cancelled; nothing was written.")
     assert [path.name for path in out.iterdir()] == ["model.eqx"]
