@@ -270,7 +270,7 @@ def _say_before_replacing(path: Path, *, force: bool) -> None:
     from s2p_tui.conversion.output_names import output_path
 
     path = output_path(path)
-    if force or not path.is_file():
+    if force or not os.path.isfile(path):
         return
     said = printable(f"{path} exists and will be replaced.")
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
