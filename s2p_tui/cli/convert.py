@@ -196,7 +196,8 @@ def convert(
             )
         if proof and not json:
             raise UsageError("--proof goes with --json alone.", "Add --json, or leave it out.")
-        if os.path.realpath(path) not in map(os.path.realpath, (checkpoint, skeleton)):
+        ends = {os.path.realpath(str(end)) for end in (checkpoint, skeleton)}
+        if os.path.realpath(path) not in ends:
             _say_before_replacing(path, force=force)
         start = "order" if arrange == "order" else "auto"
         with matching_shown() as task:
