@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from s2p_tui.conversion.report import Report
     from s2p_tui.converter import chunkify_pytree, chunkify_state_dict, convert, convert_tree
+    from s2p_tui.converter.export import export
     from s2p_tui.errors import AlignmentError, S2PError
-    from s2p_tui.exporter import export
     from s2p_tui.formats.pytree.skeleton import save_skeleton
     from s2p_tui.session.opening import load_mapping
     from s2p_tui.session.session import Session
@@ -48,7 +48,7 @@ _HOMES = {
     "chunkify_state_dict": "s2p_tui.converter",
     "convert": "s2p_tui.converter",
     "convert_tree": "s2p_tui.converter",
-    "export": "s2p_tui.exporter",
+    "export": "s2p_tui.converter.export",
     "load_mapping": "s2p_tui.session.opening",
     "save_skeleton": "s2p_tui.formats.pytree.skeleton",
 }
