@@ -187,7 +187,7 @@ class Name:
 
     @property
     def captures(self) -> int:
-        """How many of its numbers are not always the same."""
+        """The count of its numbers that are not always the same."""
         return sum(fixed_number(number) is None for number in self.numbers)
 
 
@@ -266,7 +266,7 @@ class Pattern:
 
     @property
     def takes(self) -> tuple[tuple[tuple[str, ...], ...], str]:
-        """What the rows take, numbers aside."""
+        """The entries that the rows take, numbers aside, and what is done to them."""
         return tuple(source.texts for source in self.sources), repr(self.transform)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -272,16 +272,21 @@ def _without_operands(expr: Expr) -> Expr:
     return expr.with_operands(tuple(Take("") for _ in expr.operands))
 
 
-def _renumbered(tree: Any, places: Sequence[int]) -> Any:
-    if isinstance(tree, int):
-        return places[tree]
+def _over_operands(tree: Any, change: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return a node of an expression in JSON with its operands changed, first to last."""
     found: dict[str, Any] = dict(tree)
     for name in ("of", "each"):
         if isinstance(found.get(name), list):
-            found[name] = [_renumbered(one, places) for one in found[name]]
+            found[name] = [change(one) for one in found[name]]
         elif name in found:
-            found[name] = _renumbered(found[name], places)
+            found[name] = change(found[name])
     return found
+
+
+def _renumbered(tree: Any, indices: Sequence[int]) -> Any:
+    if isinstance(tree, int):
+        return indices[tree]
+    return _over_operands(tree, lambda one: _renumbered(one, indices))
 
 
 def _merged(
@@ -377,12 +382,7 @@ def _with_sizes(tree: Any, sizes: Iterator[str]) -> Any:
     """Return the tree with its sizes filled in, operands first, as they were collected."""
     if isinstance(tree, int):
         return tree
-    found: dict[str, Any] = dict(tree)
-    for name in ("of", "each"):
-        if isinstance(found.get(name), list):
-            found[name] = [_with_sizes(one, sizes) for one in found[name]]
-        elif name in found:
-            found[name] = _with_sizes(found[name], sizes)
+    found = _over_operands(tree, lambda one: _with_sizes(one, sizes))
     if found.get("start") == "?":
         found |= {"start": next(sizes), "stop": next(sizes)}
     if "?" in found.get("shape", ()):

@@ -31,6 +31,7 @@ def completed(text: str) -> str | None:
     names = [name for name in names if name.isprintable()]
     if not names or not start:
         return None
+    # Of characters, not of whole names: what is typed grows by what all names agree on.
     longest = os.path.commonprefix(names)  # noqa: RUF071
     longer = longest if len(longest) > len(start) else names[0]
     return None if longer == start else f"{text[: len(text) - len(start)]}{longer}"

@@ -1,4 +1,4 @@
-"""What a search finds, kept up to date; hiding what it did not find, and marking what it did."""
+"""The results of a search, kept up to date; hiding the rest, and marking them."""
 
 from __future__ import annotations
 

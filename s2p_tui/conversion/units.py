@@ -200,7 +200,7 @@ class Sums:
     )
 
     def of(self, record: OutputRecord) -> tuple[CastLoss, Rounding]:
-        """What was measured of a leaf so far."""
+        """The measurements of a leaf so far."""
         return self.measured.setdefault(record.start, (CastLoss(), Rounding()))
 
 

@@ -133,7 +133,7 @@ _MIXED = "mixed"
 
 
 class _Cells(NamedTuple):
-    """What one side of a line says.
+    """The cells of one side of a line.
 
     Attributes:
         name: As it is shown.

@@ -94,7 +94,7 @@ class _Place:
 
     @property
     def suffix(self) -> str:
-        """What follows the last dot of the name, with the dot."""
+        """The end of the name from its last dot on."""
         stem, dot, suffix = self.name.rpartition(".")
         return f"{dot}{suffix}" if stem else ""
 
