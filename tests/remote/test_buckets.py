@@ -16,13 +16,12 @@ from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import pytest
-import torch
 
 from s2p_tui.cli import run
 from s2p_tui.errors import InputError, UsageError
 from s2p_tui.formats.registry import open_checkpoint
-from tests.helpers.files import read, save_safetensors, save_zip, tensor_bytes
-from tests.remote.test_web import sharded
+from tests.helpers.files import read, save_safetensors, save_zip
+from tests.helpers.remote_models import holds, model, sharded
 
 KEY = "AKIASECRETKEY"
 Put = Callable[[str, Path], None]
@@ -130,16 +129,6 @@ def s3_client(url: str) -> Any:
 def _send(url: str, method: str, body: bytes) -> None:
     headers = {"Content-Type": "application/octet-stream"}
     urlopen(Request(url, body, headers, method=method)).close()
-
-
-def model(count: int = 6) -> dict[str, torch.Tensor]:
-    return {f"layers.{i}.weight": torch.randn(200, 100 + i) for i in range(count)}
-
-
-def holds(address: str, tensors: dict[str, torch.Tensor]) -> None:
-    checkpoint = open_checkpoint(address)
-    found = {e.key: read(checkpoint, e.key).tobytes() for e in checkpoint.state_dict}
-    assert found == {key: tensor_bytes(one) for key, one in tensors.items()}
 
 
 def test_objects_and_folders_of_a_bucket(tmp_path: Path, bucket: tuple[str, Put]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +31,11 @@ from s2p_tui.alignment.transform import (
 )
 from s2p_tui.errors import CancelledError, InputError, OutputError
 from s2p_tui.formats.pytree.skeleton import save_skeleton
-from s2p_tui.formats.remote import web
 from s2p_tui.session.session import Session
 from tests.helpers.files import SAVE, save_safetensors
-from tests.helpers.web_server import Answer, Exchange, WebServer, serving
+from tests.helpers.web_server import Answer, Exchange, WebServer
 
 MEBIBYTE = 1 << 20
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "FIRST_WAIT", 0.0)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[WebServer]:
-    with serving(tmp_path) as server:
-        yield server
 
 
 def tensors() -> dict[str, torch.Tensor]:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,30 +17,18 @@ from s2p_tui.app.start import S2PApp
 from s2p_tui.cli import run
 from s2p_tui.cli.demo import Pair, make_pair
 from s2p_tui.conversion.output_names import default_output
-from s2p_tui.formats.remote import web
 from s2p_tui.formats.remote.address import is_address, name_of, shown
 from s2p_tui.session.session import Session
 from tests.app.conftest import until
-from tests.helpers.web_server import WebServer, serving
+from tests.helpers.web_server import WebServer
 from tests.test_manners import watched
 
 SECRET = "hunter2"
 
 
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "FIRST_WAIT", 0.0)
-
-
 @pytest.fixture
 def pair(tmp_path: Path) -> Pair:
     return make_pair(tmp_path)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[WebServer]:
-    with serving(tmp_path) as server:
-        yield server
 
 
 def address_of(server: WebServer, pair: Pair) -> str:

@@ -6,35 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from s2p_tui.cli import run
 from s2p_tui.errors import InputError, UsageError
 from s2p_tui.formats.registry import open_checkpoint
-from s2p_tui.formats.remote import web
-from tests.helpers.files import read, save_safetensors, save_zip, tensor_bytes
+from tests.helpers.files import save_safetensors, save_zip
 from tests.helpers.hub_server import COMMIT, REPOSITORY, Hub, hub_of
-from tests.remote.test_web import sharded
+from tests.helpers.remote_models import holds, model, sharded
 
 ADDRESS = f"hf://{REPOSITORY}"
 TOKEN = "hf_secret_token"
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setattr(web, "FIRST_WAIT", 0.0)
+def hub(tmp_path: Path) -> Iterator[Hub]:
     with hub_of(tmp_path) as hub:
         yield hub
-
-
-def model(count: int = 6) -> dict[str, torch.Tensor]:
-    return {f"layers.{i}.weight": torch.randn(200, 100 + i) for i in range(count)}
-
-
-def holds(address: str, tensors: dict[str, torch.Tensor]) -> None:
-    checkpoint = open_checkpoint(address)
-    found = {e.key: read(checkpoint, e.key).tobytes() for e in checkpoint.state_dict}
-    assert found == {key: tensor_bytes(one) for key, one in tensors.items()}
 
 
 def test_a_repository_is_its_one_checkpoint(tmp_path: Path, hub: Hub) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,6 @@ from s2p_tui.cli import run
 from s2p_tui.errors import InputError, MissingEntriesError, S2PError
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.registry import open_checkpoint
-from s2p_tui.formats.remote import web
 from s2p_tui.formats.remote.file import HEAD
 from tests.helpers.files import (
     array_bytes,
@@ -25,39 +22,16 @@ from tests.helpers.files import (
     save_zip,
     tensor_bytes,
 )
+from tests.helpers.remote_models import sharded
 from tests.helpers.web_server import Answer, Behaviour, Exchange, WebServer, serving
 
 SAVE = {"zip": save_zip, "legacy": save_legacy, "safetensors": save_safetensors}
 SECRET = "hunter2"
 
 
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test waits before it tries again."""
-    monkeypatch.setattr(web, "FIRST_WAIT", 0.0)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[WebServer]:
-    with serving(tmp_path) as server:
-        yield server
-
-
 def model(count: int = 12, size: int = 200) -> dict[str, torch.Tensor]:
     found = {f"layers.{i}.weight": torch.randn(size, 100 + i) for i in range(count)}
     return found | {f"layers.{i}.bias": torch.randn(size) for i in range(count)}
-
-
-def sharded(folder: Path, state_dict: dict[str, torch.Tensor], shards: int) -> Path:
-    names = [f"model-{i + 1:05}-of-{shards:05}.safetensors" for i in range(shards)]
-    keys = list(state_dict)
-    weight_map = {key: names[number % shards] for number, key in enumerate(keys)}
-    for name in names:
-        held = {key: state_dict[key] for key in keys if weight_map[key] == name}
-        save_safetensors(held, folder / name)
-    index = folder / "model.safetensors.index.json"
-    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    return index
 
 
 def holds(checkpoint: Checkpoint, tensors: dict[str, torch.Tensor]) -> None:
