@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from textual.app import App
     from textual.dom import DOMNode
 
-    from s2p_tui.alignment.alignment import Alignment
-    from s2p_tui.alignment.evidence import Evidence
     from s2p_tui.alignment.task import Task
+    from s2p_tui.session.beginning import Findings
     from s2p_tui.session.journal import Beginning, Journal
     from s2p_tui.session.session import Session
 
@@ -85,8 +84,7 @@ OFFERED = "Matched by names and structure; your rows stay, a shows what that wou
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    evidence: Evidence
-    suggested: Alignment
+    findings: Findings
     beginning: Beginning | None
     can_begin: bool
 
@@ -120,17 +118,16 @@ async def match(
     """
 
     def found() -> _Found:
-        evidence, suggested = session.gather_evidence(task)
+        findings = session.gather_evidence(task)
         try:
-            beginning = None if journal is None else journal.prepare(suggested)
+            beginning = None if journal is None else journal.prepare(findings.suggested)
         except OSError:
-            return _Found(evidence, suggested, None, can_begin=False)
-        return _Found(evidence, suggested, beginning, can_begin=True)
+            return _Found(findings, None, can_begin=False)
+        return _Found(findings, beginning, can_begin=True)
 
     gathered = await in_thread(found, "Matching")
-    is_taken = session.take_evidence(
-        gathered.evidence, gathered.suggested if gathered.can_begin and may_take() else None
-    )
+    may_change = gathered.can_begin and may_take()
+    is_taken = session.take_evidence(gathered.findings, keep_rows=not may_change)
     if journal is not None and gathered.beginning is not None:
         if is_taken:
             journal.begin_with(gathered.beginning)

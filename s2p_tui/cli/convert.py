@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -171,7 +170,7 @@ def convert(
     from s2p_tui.cli.progress import matching_shown, run_with_progress
     from s2p_tui.conversion.output_names import default_output, in_format
     from s2p_tui.conversion.report import result_as_json
-    from s2p_tui.session.orbax import convert_to_orbax, orbax_conversion
+    from s2p_tui.session.orbax import orbax_conversion
     from s2p_tui.session.session import Session
 
     wanted = chosen_format(output, file_format, ask=not json)
@@ -237,9 +236,8 @@ def convert(
             assert part is not None
             converted, line = convert_part(conversion, part)
         else:
-            convert_it = partial(convert_to_orbax, opened) if form == "orbax" else opened.convert
             converted = run_with_progress(
-                lambda job: convert_it(
+                lambda job: opened.convert(
                     path,
                     dtype=dtype,
                     chunk_bytes=chunk_size * MEBIBYTE,
@@ -249,6 +247,7 @@ def convert(
                     job=job,
                     jobs=jobs,
                     allow_overflow=allow_overflow,
+                    file_format=form,
                 )
             )
     except S2PError as error:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from s2p_tui.alignment.alignment import Alignment, Row, in_order
 from s2p_tui.alignment.edits import AcceptUnused, Edit, SetRows, Several, Trust, apply
-from s2p_tui.alignment.evidence import Evidence, as_suggested, no_evidence, proof_of
+from s2p_tui.alignment.evidence import Evidence, no_evidence, proof_of
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.globs import matching
 from s2p_tui.alignment.history import History
 from s2p_tui.alignment.left_over import LeftOver, UnusedEntries
 from s2p_tui.alignment.mapping_file import Replayed, SavedAlignment, replayed
 from s2p_tui.alignment.proof import Proof
-from s2p_tui.alignment.skeleton import Skeleton
-from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.task import Job, Task
 from s2p_tui.alignment.verdicts import Verdicts
 from s2p_tui.conversion.certificate import Certifier
@@ -35,11 +32,11 @@ from s2p_tui.conversion.plan import FileFormat, Plan, make_plan
 from s2p_tui.conversion.report import Report, report_of
 from s2p_tui.errors import Code, Hint, InputError, UsageError
 from s2p_tui.formats.base import Checkpoint
-from s2p_tui.formats.copies import copies
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.proposals.matcher.match import propose
 from s2p_tui.proposals.proposal import Proposal, Situation
+from s2p_tui.session.beginning import Arrangement, Findings, begin, evidence_of, find_out
 from s2p_tui.session.find import find, next_blocking
 from s2p_tui.session.journal_lines import Step
 from s2p_tui.session.opening import load_mapping, open_any_target, require_kinship
@@ -47,9 +44,6 @@ from s2p_tui.session.opening import load_mapping, open_any_target, require_kinsh
 Listener = Callable[[range], None]
 Recorder = Callable[[Step, Alignment, range], None]
 """Told of every step, of the alignment it made and of the rows that may have changed."""
-Arrangement = Literal["auto", "order"]
-_MATCHED_AT_ONCE = 2000
-"""Leaves that the matcher is done with before anybody notices."""
 
 
 class Session:
@@ -111,7 +105,7 @@ class Session:
         soon: bool = False,
         task: Task | None = None,
     ) -> Session:
-        """Open both ends. Reads no tensor data.
+        """Open both ends. Reads numbers only of entries left over that may be used ones again.
 
         Args:
             model: The checkpoint: file, index of shards, or folder that holds one; or the address
@@ -158,57 +152,48 @@ class Session:
         Raises:
             OtherFilesError: The mapping was made for other files.
         """
-        state_dict, leaves = checkpoint.state_dict, target.skeleton
-        later = soon and len(leaves) > _MATCHED_AT_ONCE
-        try:
-            evidence = None if later else _match(state_dict, leaves, task)
-        except Exception:
-            if not soon:
-                raise
-            # It fails again beside the rows, where somebody says so and goes on without it.
-            later, evidence = True, None
-        followed = None if mapping is None else replayed(mapping, state_dict, leaves)
-        if followed is not None:
-            alignment = followed.alignment
-        elif arrange == "auto" and evidence is not None:
-            alignment = as_suggested(evidence, state_dict, leaves)
-        else:
-            alignment = in_order(state_dict, leaves)
-        if has_numbers and not later:
-            checkpoint = _with_copies(checkpoint, alignment)
-        session = cls(checkpoint, target, alignment, evidence=evidence)
-        session.awaits_evidence = later
-        session.told = () if followed is None else followed.told
-        session._is_guess = later and mapping is None and arrange == "auto"
+        start = begin(
+            checkpoint,
+            target,
+            mapping=mapping,
+            arrange=arrange,
+            soon=soon,
+            task=task,
+            has_numbers=has_numbers,
+        )
+        session = cls(start.checkpoint, target, start.alignment, evidence=start.evidence)
+        session.awaits_evidence = start.evidence is None
+        session.told = start.told
+        session._is_guess = start.evidence is None and mapping is None and arrange == "auto"
         return session
 
-    def gather_evidence(self, task: Task | None = None) -> tuple[Evidence, Alignment]:
-        """Return the offline matcher's evidence and the alignment it speaks for.
+    def gather_evidence(self, task: Task | None = None) -> Findings:
+        """Return all that the offline matcher finds out. Slow; changes nothing, for a thread.
 
-        Slow; changes nothing, for a thread.
+        Reads no tensor data but of entries left over that may be used ones again.
 
         Args:
             task: Kept up to date; ends it when it is cancelled.
         """
-        state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
-        evidence = _match(state_dict, skeleton, task)
-        return evidence, as_suggested(evidence, state_dict, skeleton)
+        return find_out(self.checkpoint, self.target, task)
 
-    def take_evidence(self, evidence: Evidence, suggested: Alignment | None) -> bool:
+    def take_evidence(self, found: Findings, *, keep_rows: bool = False) -> bool:
         """Weigh rows by what `gather_evidence` found from now on.
 
         Args:
-            evidence: What it found.
-            suggested: The alignment it found; None to keep the present one in any case.
+            found: All that it found.
+            keep_rows: Keep the present alignment in any case.
 
         Returns:
             Whether its alignment was taken over: an order nobody has touched yet is but a guess.
         """
-        self._judge_by(evidence)
+        self.checkpoint = found.checkpoint
+        self._unused = UnusedEntries(found.checkpoint.state_dict, self.alignment)
+        self._judge_by(found.evidence)
         is_touched = len(self.history) or self.history.undone
-        is_taken = self._is_guess and not is_touched and suggested is not None
-        if is_taken and suggested is not None:
-            self.alignment = suggested
+        is_taken = self._is_guess and not is_touched and not keep_rows
+        if is_taken:
+            self.alignment = found.suggested
         self._tell_all()
         return is_taken
 
@@ -232,7 +217,7 @@ class Session:
         """Return the offline matcher's proposal. Reads no tensor data and changes nothing."""
         state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
         if self.evidence is None:
-            self.evidence = _match(state_dict, skeleton)
+            self.evidence = evidence_of(state_dict, skeleton)
             self.verdicts.judge_all(self.alignment.rows, self.evidence)
         return propose(self.evidence, state_dict, skeleton, self.alignment)
 
@@ -240,7 +225,7 @@ class Session:
     def situation(self) -> Situation:
         """The input of a proposer."""
         state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
-        evidence = self.evidence or _match(state_dict, skeleton)
+        evidence = self.evidence or evidence_of(state_dict, skeleton)
         return Situation(state_dict, skeleton, self.alignment, evidence)
 
     def subscribe(self, listener: Listener) -> None:
@@ -453,6 +438,7 @@ class Session:
         job: Job | None = None,
         jobs: int | None = None,
         allow_overflow: bool = False,
+        file_format: FileFormat | None = None,
     ) -> Converted:
         """Write the output, then the mapping file. Blocks; meant for a worker thread.
 
@@ -467,12 +453,13 @@ class Session:
             job: Progress and cancellation.
             jobs: Threads that share the work; None for two, or one on a single core.
             allow_overflow: Write numbers that a cast makes infinite or NaN.
+            file_format: `orbax` for a name that does not ask for it.
 
         Raises:
             S2PError: Rows do not line up, entries are left over, the output cannot be written, or
                 it was cancelled.
         """
-        if format_of(output) == "orbax":
+        if "orbax" in (file_format, format_of(output)):
             from s2p_tui.session.orbax import convert_to_orbax
 
             return convert_to_orbax(
@@ -602,25 +589,3 @@ class Session:
             for listener in self._listeners:
                 listener(judged)
         return changed
-
-
-def _with_copies(checkpoint: Checkpoint, alignment: Alignment) -> Checkpoint:
-    """Return the checkpoint with what is left over, and is a used entry again, known as such."""
-    state_dict = checkpoint.state_dict
-    unused = [one.key for one in UnusedEntries(state_dict, alignment).blocking_entries()]
-    if not unused:
-        return checkpoint
-    benched = set(alignment.bench)
-    used = {entry.key for entry in state_dict if entry.key not in benched}
-    found = copies(checkpoint, unused, used)
-    return replace(checkpoint, state_dict=state_dict.with_copies(found)) if found else checkpoint
-
-
-def _match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -> Evidence:
-    # Its import takes longer than most matches.
-    from s2p_tui.proposals.matcher import forget_names, match
-
-    try:
-        return match(state_dict, skeleton, task)
-    finally:
-        forget_names()

@@ -19,7 +19,7 @@ from s2p_tui.app.screens.questions import LoadMapping
 from s2p_tui.app.start import S2PApp
 from s2p_tui.conversion import statistics
 from s2p_tui.proposals.claude.ask import Claude
-from s2p_tui.session import session as session_module
+from s2p_tui.session import beginning
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, fitting, make_app, reordered, until
 from tests.app.test_claude import shows
@@ -46,9 +46,9 @@ def logged() -> str:
 async def test_a_matcher_that_fails(
     opened: Opened, monkeypatch: pytest.MonkeyPatch, fault: Exception, at_once: int
 ) -> None:
-    match = session_module._match
-    monkeypatch.setattr(session_module, "_MATCHED_AT_ONCE", at_once)
-    monkeypatch.setattr(session_module, "_match", raising(fault))
+    match = beginning.evidence_of
+    monkeypatch.setattr(beginning, "_MATCHED_AT_ONCE", at_once)
+    monkeypatch.setattr(beginning, "evidence_of", raising(fault))
     async with opened(soon(), size=_WIDE) as (pilot, workspace):
         await until(pilot, lambda: "failed" in status(workspace))
         assert status(workspace).startswith("Matching failed: ")
@@ -61,7 +61,7 @@ async def test_a_matcher_that_fails(
         assert keys(workspace) == BY_ORDER
         await pilot.press("J", "u")
         assert keys(workspace) == BY_ORDER
-        monkeypatch.setattr(session_module, "_match", match)
+        monkeypatch.setattr(beginning, "evidence_of", match)
         await pilot.press("a")
         await until(pilot, lambda: not workspace.session.awaits_evidence)
         await until(pilot, lambda: "Matched" in status(workspace) or "Lined" in status(workspace))
@@ -74,7 +74,7 @@ async def test_a_matcher_that_fails(
 async def test_rows_without_a_matcher_are_trusted_by_hand(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "_match", raising(RuntimeError("a rare fault")))
+    monkeypatch.setattr(beginning, "evidence_of", raising(RuntimeError("a rare fault")))
     async with opened(soon(), size=_WIDE) as (pilot, workspace):
         await until(pilot, lambda: "failed" in status(workspace))
         blocking = workspace.session.blocking
@@ -84,7 +84,7 @@ async def test_rows_without_a_matcher_are_trusted_by_hand(
 
 def _matching_without_end(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Have the matcher begin again for ever; the event says that its thread has ended."""
-    match, ended = session_module._match, threading.Event()
+    match, ended = beginning.evidence_of, threading.Event()
 
     def slow(state_dict, skeleton, task):
         try:
@@ -93,13 +93,13 @@ def _matching_without_end(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
         finally:
             ended.set()
 
-    monkeypatch.setattr(session_module, "_MATCHED_AT_ONCE", 0)
-    monkeypatch.setattr(session_module, "_match", slow)
+    monkeypatch.setattr(beginning, "_MATCHED_AT_ONCE", 0)
+    monkeypatch.setattr(beginning, "evidence_of", slow)
     return ended
 
 
 async def test_escape_ends_the_matcher(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    match = session_module._match
+    match = beginning.evidence_of
     ended = _matching_without_end(monkeypatch)
     async with opened(soon(), size=_WIDE) as (pilot, workspace):
         await pilot.press("c")
@@ -109,7 +109,7 @@ async def test_escape_ends_the_matcher(opened: Opened, monkeypatch: pytest.Monke
         assert ended.is_set()
         assert not failures.log_file().exists()
         assert workspace.session.counts[Fit.EXACT] == 0
-        monkeypatch.setattr(session_module, "_match", match)
+        monkeypatch.setattr(beginning, "evidence_of", match)
         await pilot.press("a")
         await until(pilot, lambda: "Lined up" in status(workspace))
         assert keys(workspace) == BY_NAME

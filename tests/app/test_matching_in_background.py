@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from s2p_tui.alignment.evidence import as_suggested
 from s2p_tui.alignment.fit import Fit
 from s2p_tui.app.screens.main import Workspace
-from s2p_tui.session import session as session_module
+from s2p_tui.formats.memory import checkpoint_in_memory
+from s2p_tui.session import beginning
 from s2p_tui.session.session import Session
 from tests.app.conftest import Opened, reordered, until
 from tests.app.reading import keys, status
@@ -20,14 +22,14 @@ from tests.app.reading import keys, status
 def go(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Holds the matcher back until it is set; every list counts as long."""
     event = threading.Event()
-    match = session_module._match
+    match = beginning.evidence_of
 
     def slow(*ends):
         assert event.wait(60)
         return match(*ends)
 
-    monkeypatch.setattr(session_module, "_match", slow)
-    monkeypatch.setattr(session_module, "_MATCHED_AT_ONCE", 0)
+    monkeypatch.setattr(beginning, "evidence_of", slow)
+    monkeypatch.setattr(beginning, "_MATCHED_AT_ONCE", 0)
     yield event
     event.set()
 
@@ -107,9 +109,27 @@ async def test_the_journal_begins_with_what_is_on_the_screen(
 def test_what_is_taken_over_is_what_opening_with_patience_gives(go: threading.Event) -> None:
     go.set()
     session = soon()
-    assert session.take_evidence(*session.gather_evidence())
+    assert session.take_evidence(session.gather_evidence())
     patient = Session.between(session.checkpoint, session.target)
     assert session.alignment == patient.alignment
     assert session.evidence is not None
     wanted = as_suggested(session.evidence, session.checkpoint.state_dict, session.target.skeleton)
     assert session.alignment == wanted
+
+
+async def test_entries_held_twice_are_found_beside_the_rows(
+    opened: Opened, go: threading.Event
+) -> None:
+    ends = reordered(None)
+    weight = np.arange(4, dtype=np.float32).reshape(2, 2)
+    held = {key: ends.checkpoint.tensors.read(key, region) for key, region in (
+        (e.key, tuple((0, size) for size in e.shape)) for e in ends.checkpoint.state_dict
+    )}  # fmt: skip
+    again = held | {"lin1.weight": weight, "head.weight": weight.copy()}
+    session = Session.between(checkpoint_in_memory(again), ends.target, soon=True)
+    async with opened(session) as (pilot, workspace):
+        assert [one.key for one in session.unused.blocking_entries()] == ["head.weight"]
+        go.set()
+        await matched(pilot, workspace)
+        assert keys(workspace) == BY_NAME
+        assert session.is_complete
