@@ -24,7 +24,10 @@ def glob_test(pattern: str, *, ignore_case: bool = False) -> Callable[[str], boo
         ignore_case: Whether upper and lower case are alike.
     """
     flags = re.IGNORECASE if ignore_case else 0
-    as_set = re.compile(translate(pattern), flags)
+    # A bracket that nothing closes is one; `translate` looks for its end anew from each of them.
+    end = pattern.rfind("]") + 1
+    closed = pattern[:end] + pattern[end:].replace("[", "[[]")
+    as_set = re.compile(translate(closed), flags)
     as_brackets = re.compile(translate(pattern.replace("[", "[[]")), flags)
 
     def means(name: str) -> bool:
