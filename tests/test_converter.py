@@ -420,6 +420,7 @@ def test_objects_and_files_are_converted_and_leave_nothing_behind(
 
 
 @pytest.mark.usefixtures("objects")
+@pytest.mark.slow("converts by paths again and again")
 def test_functions_are_called_and_their_errors_told(inside: Path) -> None:
     paths = {"path_to_pytree_object": "objects_of_test:jax_side", "chunkify": True}
     convert(from_path=True, path_to_state_dict_object="objects_of_test:torch_side", **paths)

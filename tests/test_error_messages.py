@@ -82,6 +82,8 @@ CASES: list[tuple[int, str, list[str]]] = [
      ["nowhere/out.eqx cannot be written: its folder does not exist", "Create the folder"]),
     (5, "convert model.pt skeleton.eqx -o model.pt",
      ["model.pt would overwrite a file that this", "Choose another name."]),
+    (2, "convert model.pt skeleton.eqx -o out.npz",
+     ["out.npz ends in .npz, a format that is not written here.", ".eqx, .safetensors or .orbax"]),
     (5, "convert model.pt skeleton.eqx -o new.eqx --save-mapping nowhere/m.json",
      ["nowhere/m.json cannot be written", "Create the folder first."]),
     (2, "convert model.pt skeleton.eqx -o new.eqx --trust .x",

@@ -31,6 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(built)
 
 
+@pytest.mark.slow("builds a wheel")
 def test_it_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     described = f"s2p_tui-{PROJECT['version']}.dist-info"
     package = {

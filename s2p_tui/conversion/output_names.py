@@ -41,6 +41,19 @@ def is_other_format(path: Path) -> bool:
     return path.suffix.lower() in _OTHERS
 
 
+def refuse_other_format(path: Path) -> None:
+    """Make sure that a name does not ask for a format that is not written here.
+
+    Raises:
+        UsageError: It does.
+    """
+    if is_other_format(path):
+        raise UsageError(
+            f"{path} ends in {path.suffix}, a format that is not written here.",
+            "Give a name that ends in .eqx, .safetensors or .orbax.",
+        )
+
+
 def default_output(
     model: str | Path, skeleton: str | Path = "", file_format: FileFormat | None = None
 ) -> Path:

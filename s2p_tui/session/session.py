@@ -27,7 +27,7 @@ from s2p_tui.conversion.output import (
     require_place,
     write_mapping,
 )
-from s2p_tui.conversion.output_names import format_of, output_path
+from s2p_tui.conversion.output_names import format_of, output_path, refuse_other_format
 from s2p_tui.conversion.plan import FileFormat, Plan, make_plan
 from s2p_tui.conversion.report import Report, report_of
 from s2p_tui.errors import Code, Hint, InputError, UsageError
@@ -469,7 +469,7 @@ class Session:
             )  # fmt: skip
         refuse_folder(Path(output))
         path = output_path(output)
-        refuse_to_replace(path, self._own_mappings)
+        refuse_to_replace(path, (*self._own_mappings, *self.sources))
         if certificate is not None and not verify:
             raise UsageError(
                 "A certificate needs verification, which is switched off.",
@@ -479,6 +479,7 @@ class Session:
             require_place(Path(mapping), (*self.sources, path))
         others = [] if mapping is None else [Path(mapping)]
         certifier = self._certifier(certificate, path, *others)
+        refuse_other_format(path)
         alignment = self.alignment
         plan = self.plan(dtype, format_of(path))
         written = write_file(

@@ -138,6 +138,7 @@ async def test_quits_at_once_without_edits(opened: Opened, key: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["q", "ctrl+q", "ctrl+c"])
+@pytest.mark.slow("opens the app for every case")
 async def test_asks_before_edits_are_lost(opened: Opened, key: str, tmp_path: Path) -> None:
     async with opened(linears(), output=tmp_path / "o.eqx") as (pilot, workspace):
         await pilot.press("J", key)
@@ -194,6 +195,7 @@ def words(screen) -> str:
 
 
 @pytest.mark.parametrize("keys", ["?", "ctrl+p", "ctrl+o", "t", "slash"])
+@pytest.mark.slow("opens the app for every case")
 async def test_ctrl_c_leaves_what_is_open_first(opened: Opened, keys: str) -> None:
     async with opened(linears()) as (pilot, workspace):
         await pilot.press(keys, "ctrl+c")
@@ -204,6 +206,7 @@ async def test_ctrl_c_leaves_what_is_open_first(opened: Opened, keys: str) -> No
 
 
 @pytest.mark.parametrize("then", ["escape", "y"])
+@pytest.mark.slow("opens the app for every case")
 async def test_asks_before_a_conversion_is_stopped(
     opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
 ) -> None:

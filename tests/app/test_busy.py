@@ -80,6 +80,7 @@ async def test_keys_typed_ahead_are_for_the_review(opened: Opened, exchanged: He
 
 
 @pytest.mark.parametrize("key", ["escape", "ctrl+c"])
+@pytest.mark.slow("opens the app for every case")
 async def test_it_can_be_left(opened: Opened, held: Held, key: str) -> None:
     async with opened(held) as (pilot, workspace):
         await pilot.press("F", "J", "a", "enter", key)
@@ -92,6 +93,7 @@ async def test_it_can_be_left(opened: Opened, held: Held, key: str) -> None:
         assert pilot.app.screen is workspace
 
 
+@pytest.mark.slow("opens the app for every case")
 async def test_it_ends_below_another_screen(opened: Opened, exchanged: Held) -> None:
     async with opened(exchanged) as (pilot, workspace):
         await pilot.press("F", "G", "K", "a", "ctrl+q")

@@ -115,6 +115,7 @@ async def test_a_candidate_is_laid_out_as_it_fits_best(opened: Opened) -> None:
         assert session.alignment.rows[1].source == Permute(Take("w"), (1, 0))
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_parts_of_an_entry_that_other_rows_take_stay(opened: Opened) -> None:
     async with opened(fused()) as (pilot, workspace):
         await pilot.press("g", "space", "space", "space", "g", "t", "enter", "escape")
@@ -166,6 +167,7 @@ async def test_a_gap_gives_way(opened: Opened) -> None:
     ("size", "ascii_only"),
     [((120, 40), False), ((80, 24), True), ((40, 10), True), ((20, 6), True)],
 )
+@pytest.mark.slow("opens the app for every case")
 async def test_every_line_fits_any_screen(
     opened: Opened, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], ascii_only: bool
 ) -> None:

@@ -220,6 +220,7 @@ async def test_an_answer_closes_no_question_that_lies_over_it(
 
 
 @pytest.mark.parametrize("begun", [None, '{"groups": ['])
+@pytest.mark.slow("opens the app for every case")
 async def test_hang_is_cancelled_within_a_second(
     opened: Opened, script: Script, session: Session, begun: str | None
 ) -> None:
@@ -339,6 +340,7 @@ async def test_list_that_cannot_be_had_is_said(
 
 @pytest.mark.parametrize("size", [(40, 10), (80, 24), (200, 60)])
 @pytest.mark.usefixtures("script")
+@pytest.mark.slow("opens the app for every case")
 async def test_question_is_read_at_any_size(
     opened: Opened, session: Session, size: tuple[int, int]
 ) -> None:

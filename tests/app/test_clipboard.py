@@ -51,6 +51,7 @@ async def test_copies_the_code_that_loads(opened: Opened, tmp_path: Path, state_
         assert copied == f"{pilot.app.clipboard}\n"
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_a_mapping_is_loaded_as_one_edit(opened: Opened, tmp_path: Path) -> None:
     async with opened(linears(), output=tmp_path / "o.eqx") as (pilot, workspace):
         await pilot.press("J", "ctrl+s", "u", "ctrl+o")
@@ -65,6 +66,7 @@ async def test_a_mapping_is_loaded_as_one_edit(opened: Opened, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("what", ["other", "missing", "broken"])
+@pytest.mark.slow("opens the app for every case")
 async def test_a_mapping_of_no_use_is_refused_with_why(
     opened: Opened, tmp_path: Path, what: str
 ) -> None:

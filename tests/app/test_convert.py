@@ -73,6 +73,7 @@ async def test_name_and_dtype_are_taken_from_the_form(opened: Opened, tmp_path: 
         assert "safetensors.flax" in snippet
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_a_name_that_ends_in_orbax_makes_an_orbax_checkpoint(
     opened: Opened, tmp_path: Path
 ) -> None:
@@ -96,6 +97,7 @@ async def test_a_name_that_ends_in_orbax_makes_an_orbax_checkpoint(
     assert len(arrays_in(output)) == 18
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_an_absolute_name_can_be_typed(opened: Opened, tmp_path: Path) -> None:
     async with opened(fitting(), output=tmp_path / "x.eqx") as (pilot, workspace):
         await pilot.press("c", "ctrl+u", "slash", *"no", "slash", *"x.eqx", "enter")
@@ -140,6 +142,7 @@ async def test_empty_name_stays_in_the_form(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("key", ["escape", "q", "ctrl+c"])
+@pytest.mark.slow("opens the app for every case")
 async def test_running_conversion_is_cancelled(
     opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:

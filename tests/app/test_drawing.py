@@ -171,6 +171,7 @@ def test_frame_leaves_facts_out_before_it_shortens_the_name() -> None:
         ((20, 6), False, False),
     ],
 )
+@pytest.mark.slow("opens the app for every case")
 async def test_hostile_names_are_drawn_as_inert_text(
     opened: Opened,
     monkeypatch: pytest.MonkeyPatch,
@@ -200,6 +201,7 @@ async def test_hostile_names_are_drawn_as_inert_text(
 
 @pytest.mark.parametrize("pressed", ["", "m 1", "slash x", "question_mark", "c", "J q"])
 @pytest.mark.parametrize("size", [(80, 24), (50, 12)])
+@pytest.mark.slow("opens the app for every case")
 async def test_ascii_means_the_whole_screen(
     opened: Opened, pressed: str, size: tuple[int, int]
 ) -> None:

@@ -43,6 +43,7 @@ def logged() -> str:
 
 @pytest.mark.parametrize("at_once", [0, 2000], ids=["beside the keys", "when opened"])
 @pytest.mark.parametrize("fault", _FAULTS, ids=lambda fault: type(fault).__name__)
+@pytest.mark.slow("opens the app for every case")
 async def test_a_matcher_that_fails(
     opened: Opened, monkeypatch: pytest.MonkeyPatch, fault: Exception, at_once: int
 ) -> None:
@@ -98,6 +99,7 @@ def _matching_without_end(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return ended
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_escape_ends_the_matcher(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     match = beginning.evidence_of
     ended = _matching_without_end(monkeypatch)
@@ -115,6 +117,7 @@ async def test_escape_ends_the_matcher(opened: Opened, monkeypatch: pytest.Monke
         assert keys(workspace) == BY_NAME
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_the_matcher_ends_with_the_app(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:

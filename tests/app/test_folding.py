@@ -139,6 +139,7 @@ async def test_the_worst_fit_is_shown_and_kept_up(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("pressed", ["n", "NN"])
+@pytest.mark.slow("opens the app for every case")
 async def test_n_unfolds_what_hides_the_row(opened: Opened, pressed: str) -> None:
     async with opened(blocks()) as (pilot, workspace):
         await pilot.press("6", "1", "enter", "delete", "F", "F", "g", *pressed)
@@ -153,6 +154,7 @@ async def test_n_goes_into_the_block_it_stands_on(opened: Opened) -> None:
         assert workspace.cursor.index == 60
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_find_unfolds_what_hides_a_match(opened: Opened) -> None:
     async with opened(blocks()) as (pilot, workspace):
         await pilot.press("slash", *"layers[7].k")
@@ -316,6 +318,7 @@ async def test_narrow_windows_keep_the_count(opened: Opened) -> None:
         assert not workspace.query_one(Overview).display
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_the_overview_shows_where_the_trouble_is(opened: Opened) -> None:
     async with opened(blocks()) as (pilot, workspace):
         overview = workspace.query_one(Overview)
@@ -401,6 +404,7 @@ async def test_a_burst_ends_where_the_same_keys_one_by_one_do(opened: Opened) ->
 
 
 @pytest.mark.parametrize("size", [(100, 30), (60, 12)])
+@pytest.mark.slow("opens the app for every case")
 async def test_what_is_on_the_screen_is_what_would_be_drawn_anew(
     opened: Opened, size: tuple[int, int]
 ) -> None:

@@ -90,6 +90,7 @@ def paths_of(tree: object, prefix: str = ".top") -> list[str]:
 
 
 @given(trees)
+@pytest.mark.slow("drives the app through many screens")
 def test_folds_are_nested_and_hold_what_begins_with_their_path(tree: object) -> None:
     paths = [".first", *paths_of(tree), ".last"]
 

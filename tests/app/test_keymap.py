@@ -43,6 +43,7 @@ async def test_hints_help_and_palette_show_keys_as_they_are_bound(opened: Opened
         assert str(prompt).startswith("j F2 ")
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_the_palette_has_every_action_and_does_it(opened: Opened) -> None:
     async with opened(linears()) as (pilot, workspace):
         await pilot.press("J", "ctrl+p")

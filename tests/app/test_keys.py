@@ -63,6 +63,7 @@ async def test_starts_on_the_first_row_that_blocks(opened: Opened) -> None:
         ("N N", 2),
     ],
 )
+@pytest.mark.slow("opens the app for every case")
 async def test_cursor_goes(opened: Opened, pressed: str, position: int) -> None:
     async with opened(linears()) as (pilot, workspace):
         await pilot.press(*pressed.split())
@@ -82,6 +83,7 @@ async def test_cursor_goes(opened: Opened, pressed: str, position: int) -> None:
         ("ctrl+d ctrl+u", 0.0),
     ],
 )
+@pytest.mark.slow("opens the app for every case")
 async def test_pages(opened: Opened, pressed: str, rows: float) -> None:
     async with opened(fitting(200)) as (pilot, workspace):
         height = workspace.view.size.height // 2 * 2
@@ -89,6 +91,7 @@ async def test_pages(opened: Opened, pressed: str, rows: float) -> None:
         assert workspace.cursor.index == int(rows * height)
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_cursor_scrolls_by_half_a_page_at_the_edge(opened: Opened) -> None:
     async with opened(fitting(200)) as (pilot, workspace):
         height = workspace.view.size.height
@@ -141,6 +144,7 @@ async def test_entry_moves_up_past_a_scalar(opened: Opened, up: str) -> None:
         ("9 G", "no row 9"),
     ],
 )
+@pytest.mark.slow("opens the app for every case")
 async def test_what_cannot_be_done_says_why(opened: Opened, pressed: str, reason: str) -> None:
     async with opened(linears()) as (pilot, workspace):
         before = workspace.session.alignment
@@ -159,6 +163,7 @@ async def test_what_cannot_be_done_says_why(opened: Opened, pressed: str, reason
         ("m j enter", "Row 2 takes no entry: torch calls it different"),
     ],
 )
+@pytest.mark.slow("opens the app for every case")
 async def test_row_that_a_layer_rule_fills_stays(opened: Opened, pressed: str, reason: str) -> None:
     session = fitting(3)
     made = Row(Constant(1.0, (2, 2)), by="rule", why="torch calls it different", fixed=True)
@@ -392,6 +397,7 @@ async def test_enter_unfolds_a_folded_block(opened: Opened) -> None:
 
 @pytest.mark.parametrize("undo", ["u", "ctrl+z"])
 @pytest.mark.parametrize("redo", ["ctrl+y", "ctrl+r"])
+@pytest.mark.slow("opens the app for every case")
 async def test_undo_and_redo(opened: Opened, undo: str, redo: str) -> None:
     async with opened(linears()) as (pilot, workspace):
         await pilot.press("J", "G", undo)
@@ -401,6 +407,7 @@ async def test_undo_and_redo(opened: Opened, undo: str, redo: str) -> None:
         assert keys(workspace) == ["b", "a", "c", "d", ".", "e"]
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_find_by_name_and_next_match(opened: Opened) -> None:
     async with opened(fitting(30)) as (pilot, workspace):
         await pilot.press("/", *"layer2")
@@ -420,12 +427,14 @@ async def test_find_by_name_and_next_match(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize(("query", "found"), [("2x3", (0, 1)), ("doubtful", (2,)), ("OVER", (6,))])
+@pytest.mark.slow("opens the app for every case")
 async def test_find_by_shape_and_status(opened: Opened, query: str, found: tuple[int, ...]) -> None:
     async with opened(linears()) as (pilot, workspace):
         await pilot.press("slash", *query)
         assert workspace.cursor.matches == found
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_find_is_given_up_and_repeated(opened: Opened) -> None:
     async with opened(fitting(30)) as (pilot, workspace):
         await pilot.press("/", *"layer7", "escape")
@@ -489,6 +498,7 @@ async def test_click_moves_the_cursor(opened: Opened) -> None:
         assert workspace.cursor.index == 3
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_nothing_at_all_can_be_looked_at(opened: Opened) -> None:
     async with opened(make_session((), ())) as (pilot, workspace):
         for group in GROUPS.values():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.alignment.transform import Permute, Take
@@ -65,6 +67,7 @@ def places(screen: Review) -> list[int]:
     return [change.place for change in screen.reviewing.proposal.changes]
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_the_innermost_block_first_and_the_outer_one_by_l_again(opened: Opened) -> None:
     session = experts()
     straight = session.alignment
@@ -112,6 +115,7 @@ def with_state(count: int = 3) -> Session:
     )
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_trust_and_statistics_of_another_tree_are_lifted(opened: Opened) -> None:
     session = with_state()
     async with opened(session, size=(120, 30)) as (pilot, _):

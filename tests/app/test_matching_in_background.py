@@ -87,6 +87,7 @@ async def test_nothing_is_converted_before_it_is_known_what_is_doubtful(
 
 
 @pytest.mark.parametrize("before", [[], ["J"]])
+@pytest.mark.slow("opens the app for every case")
 async def test_the_journal_begins_with_what_is_on_the_screen(
     opened: Opened, go: threading.Event, before: list[str]
 ) -> None:

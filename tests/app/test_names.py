@@ -94,6 +94,7 @@ KEYS = ["d", "j", "d", "enter", "escape", "t", "escape", "slash", "r", "e", "d",
         "question_mark", "escape", "a", "escape", "c", "escape", "G", "g", "q"]  # fmt: skip
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_every_screen_shows_names_as_text(opened: Opened) -> None:
     session = make_session(
         (Entry(name, (3,), "float32") for name in [*NAMES, "[bold]bench[/]"]),

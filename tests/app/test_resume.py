@@ -45,6 +45,7 @@ async def test_nothing_is_asked_the_first_time_or_without_edits(opened: Opened) 
 
 
 @pytest.mark.parametrize("key", ["y", "enter"])
+@pytest.mark.slow("opens the app for every case")
 async def test_goes_on_with_undo_across_the_restart(opened: Opened, key: str) -> None:
     left = await leave_edits(opened, *"gjjygJGkssugjJ")
     session = linears()
@@ -65,6 +66,7 @@ async def test_goes_on_with_undo_across_the_restart(opened: Opened, key: str) ->
         assert session.alignment == left
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_starts_afresh_and_keeps_the_old_one_until_the_first_edit(opened: Opened) -> None:
     left = await leave_edits(opened, "J")
     session = linears()
@@ -85,6 +87,7 @@ async def test_starts_afresh_and_keeps_the_old_one_until_the_first_edit(opened: 
 
 
 @pytest.mark.parametrize("key", ["escape", "q", "ctrl+c", "ctrl+q"])
+@pytest.mark.slow("opens the app for every case")
 async def test_leaving_the_question_leaves_everything_as_it_is(opened: Opened, key: str) -> None:
     left = await leave_edits(opened, "J")
     async with asked(linears()) as pilot:

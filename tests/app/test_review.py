@@ -57,6 +57,7 @@ async def test_enter_takes_all_in_one_undo_step(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("key", ["escape", "q", "ctrl+c"])
+@pytest.mark.slow("opens the app for every case")
 async def test_leaving_changes_nothing(opened: Opened, key: str) -> None:
     async with opened(reordered("order")) as (pilot, workspace):
         before = workspace.session.alignment
@@ -186,6 +187,7 @@ async def test_a_long_proposal_is_walked_and_accepted_in_part(opened: Opened) ->
         ((20, 6), False, True),
     ],
 )
+@pytest.mark.slow("opens the app for every case")
 async def test_every_line_fits_any_screen(
     opened: Opened,
     monkeypatch: pytest.MonkeyPatch,

@@ -56,6 +56,7 @@ def norms(count: int = 3) -> Session:
         ("m G x m g x", set()),
     ],
 )
+@pytest.mark.slow("opens the app for every case")
 async def test_only_rows_that_were_chosen_are_settled(
     opened: Opened, pressed: str, certain: set[int]
 ) -> None:
@@ -88,6 +89,7 @@ async def test_a_layer_of_two_modules_is_doubtful(opened: Opened, pressed: str) 
         assert workspace.session.blocking >= 4
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_rows_of_another_module_are_trusted_one_by_one(opened: Opened) -> None:
     async with opened(norms(2)) as (pilot, workspace):
         await pilot.press(*["3", "G", "m", "7", "G", "x"])
@@ -100,6 +102,7 @@ async def test_rows_of_another_module_are_trusted_one_by_one(opened: Opened) -> 
         assert workspace.session.blocking == 8
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_a_chosen_entry_of_another_module_is_doubtful(opened: Opened) -> None:
     async with opened(norms()) as (pilot, workspace):
         await pilot.press(
@@ -155,6 +158,7 @@ async def test_trust_ends_with_a_sibling(opened: Opened) -> None:
         assert workspace.session.row(0).trusted is True
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_what_a_rule_fills_goes_nowhere(opened: Opened) -> None:
     owner = "equinox.nn.BatchNorm"
     leaves = [
@@ -172,6 +176,7 @@ async def test_what_a_rule_fills_goes_nowhere(opened: Opened) -> None:
         assert list(workspace.session.alignment.rows)[1:3] == before[1:3]
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_marked_rows_are_picked_up_together(opened: Opened) -> None:
     async with opened(norms(3)) as (pilot, workspace):
         before = keys(workspace)

@@ -35,6 +35,7 @@ def asked(pilot) -> str:
 
 
 @pytest.mark.parametrize(("key", "rows"), [("enter", _SAVED), ("m", _SAVED), ("n", _FIRST)])
+@pytest.mark.slow("opens the app for every case")
 async def test_a_saved_mapping_is_offered(
     opened: Opened, tmp_path: Path, state_home: Path, key: str, rows: list[str]
 ) -> None:
@@ -60,6 +61,7 @@ async def test_a_saved_mapping_is_offered(
 @pytest.mark.parametrize(
     ("key", "rows"), [("enter", _LATER), ("y", _LATER), ("m", _SAVED), ("n", _FIRST)]
 )
+@pytest.mark.slow("opens the app for every case")
 async def test_one_question_where_edits_came_after_it(
     opened: Opened, tmp_path: Path, key: str, rows: list[str]
 ) -> None:
@@ -133,6 +135,7 @@ def started_from(path: Path) -> Session:
 
 
 @pytest.mark.parametrize(("key", "rows"), [("enter", _LATER), ("m", _SAVED)])
+@pytest.mark.slow("opens the app for every case")
 async def test_edits_made_after_a_mapping_asked_for_come_first(
     opened: Opened, tmp_path: Path, key: str, rows: list[str]
 ) -> None:

@@ -67,6 +67,7 @@ async def test_numbers_of_the_entry_and_of_the_skeleton(opened: Opened, files: S
         assert pilot.app.screen is workspace
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_shared_storage_is_named(opened: Opened, files: Session) -> None:
     async with opened(files, size=(100, 60)) as (pilot, _):
         await pilot.press("g", "j", "i")
@@ -162,6 +163,7 @@ async def test_packed_numbers_are_named(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("size", [(120, 40), (80, 24), (40, 10)])
+@pytest.mark.slow("opens the app for every case")
 async def test_ascii_on_any_screen(
     opened: Opened, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
 ) -> None:

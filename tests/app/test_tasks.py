@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 from textual.pilot import Pilot
 
 from s2p_tui.alignment.edits import Edit, SendToBench, Several, Swap
@@ -55,6 +56,7 @@ async def pressed(pilot: Pilot[object], wanted: str, most: int) -> None:
     await pilot.pause()
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_six_kinds_of_doubt_are_settled_trusted_and_converted(
     opened: Opened, tmp_path: Path
 ) -> None:
@@ -131,6 +133,7 @@ async def test_an_entry_of_the_bench_feeds_the_leaf_it_fits(opened: Opened) -> N
         assert keys(workspace) == ["a", "-", "odd_name"]
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_a_held_key_is_taken_back_by_one(opened: Opened) -> None:
     session = layered({"w": (2,)}, layers=30, arrange="order")
     async with opened(session) as (pilot, workspace):

@@ -84,6 +84,7 @@ async def test_a_layout_is_chosen_undone_and_redone(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("leave", ["escape", "t", "q"])
+@pytest.mark.slow("opens the app for every case")
 async def test_the_list_is_left_without_an_edit(opened: Opened, leave: str) -> None:
     async with opened(turned()) as (pilot, workspace):
         await pilot.press("t", "k", leave)
@@ -109,6 +110,7 @@ async def test_an_empty_list_says_why(opened: Opened) -> None:
     ("typed", "place"),
     [("2", 1), ("1 2", 11), ("1 2 backspace 3", 2), ("9 9", 8), ("0", 0), ("1 j 2", 1), ("j j", 2)],
 )
+@pytest.mark.slow("opens the app for every case")
 async def test_digits_jump(opened: Opened, typed: str, place: int) -> None:
     async with opened(session_of({"a": (24, 2)}, {".x": (2, 2)})) as (pilot, _):
         await pilot.press("t")
@@ -117,6 +119,7 @@ async def test_digits_jump(opened: Opened, typed: str, place: int) -> None:
         assert highlighted(pilot) == place
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_marked_rows_are_stacked_and_converted(opened: Opened, tmp_path: Path) -> None:
     session, output = scanned(), tmp_path / "m.eqx"
     async with opened(session, output=output) as (pilot, workspace):
@@ -181,6 +184,7 @@ async def test_what_the_leaf_took_before_goes_to_the_bench(opened: Opened) -> No
 
 
 @pytest.mark.parametrize("mark", ["space space space", "j space space"])
+@pytest.mark.slow("opens the app for every case")
 async def test_an_entry_is_split_over_marked_rows_and_converted(
     opened: Opened, tmp_path: Path, mark: str
 ) -> None:
@@ -219,6 +223,7 @@ def fused_with_bias(square: bool = False) -> Session:
     return session
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_a_bias_is_split_along_where_that_is_the_only_way(opened: Opened) -> None:
     session = fused_with_bias()
     async with opened(session) as (pilot, workspace):
@@ -245,6 +250,7 @@ async def test_a_part_of_a_bias_goes_along_with_the_part_of_its_weight(opened: O
         assert "with attn.qkv.bias" in status(workspace)
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_a_bias_stays_where_there_is_another_way_or_it_was_decided(opened: Opened) -> None:
     session = fused_with_bias(square=True)
     async with opened(session) as (pilot, _):
@@ -307,6 +313,7 @@ async def test_what_does_not_split_says_why(opened: Opened) -> None:
         ("s s", ". 0 1", ""),
     ],
 )
+@pytest.mark.slow("opens the app for every case")
 async def test_rows_that_share_an_entry_are_moved(
     opened: Opened, pressed: str, sources: str, told: str
 ) -> None:
@@ -332,6 +339,7 @@ async def test_a_part_at_a_leaf_of_another_shape_stands_in_the_way(opened: Opene
         assert workspace.session.verdict(4).blocks
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_multiplied_by_a_number(opened: Opened, tmp_path: Path) -> None:
     session, output = session_of({"a": (4,)}, {".a": (4,)}), tmp_path / "m.eqx"
     async with opened(session, output=output) as (pilot, workspace):
@@ -354,6 +362,7 @@ async def test_multiplied_by_a_number(opened: Opened, tmp_path: Path) -> None:
         assert workspace.session.verdict(0).fit is Fit.EXACT
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_filled_with_a_constant(opened: Opened, tmp_path: Path) -> None:
     session, output = turned(), tmp_path / "m.eqx"
     async with opened(session, output=output) as (pilot, workspace):
@@ -375,6 +384,7 @@ async def test_filled_with_a_constant(opened: Opened, tmp_path: Path) -> None:
         ("int8", "-129", "cannot hold -129"),
     ],
 )
+@pytest.mark.slow("opens the app for every case")
 async def test_a_constant_the_dtype_cannot_hold_is_refused(
     opened: Opened, dtype: str, text: str, why: str
 ) -> None:

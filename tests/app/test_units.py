@@ -68,6 +68,7 @@ MARKED = ["1", "G", "space", "space"]
         ("delete", "- 1 2 3"),
     ],
 )
+@pytest.mark.slow("opens the app for every case")
 async def test_statistics_go_along(
     opened: Opened, picked: list[str], pressed: str, after: str
 ) -> None:
@@ -87,6 +88,7 @@ async def test_statistics_go_along(
 
 
 @pytest.mark.parametrize("row", [7, 8, 20, 21])
+@pytest.mark.slow("opens the app for every case")
 async def test_a_unit_lands_on_a_layer_of_its_kind_wherever_the_cursor_is(
     opened: Opened, row: int
 ) -> None:
@@ -127,6 +129,7 @@ async def test_a_part_of_a_layer_goes_alone_and_is_doubtful(opened: Opened) -> N
         assert session.counts[Fit.DOUBTFUL] == 8
 
 
+@pytest.mark.slow("drives the app through many screens")
 async def test_statistics_in_another_order_are_left_and_make_doubt(opened: Opened) -> None:
     session = with_state(order=(1, 3, 0, 2))
     async with opened(session) as (pilot, workspace):

@@ -29,7 +29,7 @@ from s2p_tui.cli.demo import Pair, compare
 from s2p_tui.cli.demo import make_pair as demo_pair
 from s2p_tui.errors import OutputError
 from s2p_tui.formats.pytree.skeleton import save_skeleton
-from s2p_tui.session import session as session_module
+from s2p_tui.session import beginning
 from tests.models.linears import EqxNet, make_pair
 
 
@@ -93,7 +93,7 @@ def test_convert_follows_a_mapping_file(
 def test_convert_shows_a_match_that_takes_long(
     pair: Pair, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    match, shown = session_module._match, "matching by names and structure"
+    match, shown = beginning.evidence_of, "matching by names and structure"
 
     def slow(state_dict: StateDict, skeleton: Skeleton, task: Task) -> Evidence:
         task.total = len(skeleton)
@@ -105,7 +105,7 @@ def test_convert_shows_a_match_that_takes_long(
     assert run(["convert", *arguments]) == 0
     assert shown not in capsys.readouterr().err
     monkeypatch.setattr(progress, "_QUIET_SECONDS", 0.0)
-    monkeypatch.setattr(session_module, "_match", slow)
+    monkeypatch.setattr(beginning, "evidence_of", slow)
     assert run(["convert", *arguments]) == 0
     out, err = capsys.readouterr()
     assert shown in err
@@ -397,6 +397,7 @@ def test_demo_converts_and_compares(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "differ by" in out
 
 
+@pytest.mark.slow("runs models in both frameworks")
 def test_the_demo_needs_lining_up(tmp_path: Path) -> None:
     pair = demo_pair(tmp_path)
     arguments = [str(pair.model), str(pair.skeleton), "-o", str(pair.output)]

@@ -82,6 +82,7 @@ class CancelledAt(Job):
         super().check()
 
 
+@pytest.mark.slow("converts once for every check")
 def test_cancelling_at_any_check(session: Session, out: Path) -> None:
     counting = CancelledAt()
     session.convert(out, chunk_bytes=4096, job=counting)

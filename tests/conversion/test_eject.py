@@ -52,6 +52,7 @@ def bits(tree: Any) -> list[tuple[type, str, bytes]]:
 @pytest.mark.parametrize(
     "twin", [twin for twin in TWINS if twin.truth is not None], ids=lambda twin: twin.name
 )
+@pytest.mark.slow("converts every twin twice")
 def test_the_loader_of_every_twin_loads_what_is_converted(twin: Twin, tmp_path: Path) -> None:
     assert twin.truth is not None
     torch.save(twin.checkpoint(twin.make_torch()), tmp_path / "model.pt")

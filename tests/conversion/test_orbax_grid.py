@@ -38,6 +38,7 @@ def grid_of(expr: Take | Permute | Stack, shape: tuple, checkpoint: Checkpoint, 
 
 @settings(max_examples=200)
 @given(shapes, st.integers(1, 4096))
+@pytest.mark.slow("tries thousands of shapes")
 def test_chunks_cover_an_array_once(shape: tuple, size: int) -> None:
     checkpoint = checkpoint_of({"a": np.zeros(shape, np.float32)})
     grid = grid_of(Take("a"), shape, checkpoint, size * 4)

@@ -123,6 +123,7 @@ def test_tensors_of_many_processes_are_put_together(
     assert opened.tensors.extent("grid") is None
 
 
+@pytest.mark.slow("tries thousands of regions")
 def test_any_region_of_them(sharded: tuple[Path, dict[str, torch.Tensor]]) -> None:
     path, state = sharded
     opened = open_checkpoint(path)

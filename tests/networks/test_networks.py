@@ -66,6 +66,7 @@ def test_what_names_and_sizes_settle_is_converted(name: str) -> None:
     assert found.outcome == "right", found.detail
 
 
+@pytest.mark.slow("makes every variant of every network")
 def test_there_are_enough_of_them() -> None:
     assert len(NETWORKS) >= 100
     few = {name for name in NETWORKS if len(list(variants(name))) < 20}

@@ -102,6 +102,7 @@ def opened(where: str | Path, skeleton: Path, rows: list[Row]) -> Session:
 @pytest.mark.parametrize(
     ("form", "chunk"), [("zip", 64), ("legacy", 64), ("safetensors", 64), ("safetensors", 2)]
 )
+@pytest.mark.slow("converts every format twice")
 def test_the_output_is_that_of_the_same_file_here(
     tmp_path: Path, server: WebServer, form: str, chunk: int
 ) -> None:
@@ -224,6 +225,7 @@ def test_it_can_be_cancelled(tmp_path: Path, server: WebServer) -> None:
     assert not (tmp_path / "far.eqx").exists()
 
 
+@pytest.mark.slow("converts large files")
 def test_memory_does_not_grow_with_the_checkpoint(tmp_path: Path, server: WebServer) -> None:
     peaks: list[int] = []
     for rows in (1000, 8000):
