@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import site
@@ -16,6 +17,17 @@ from hypothesis import HealthCheck, settings
 
 from s2p_tui.session.signals import STOPPING
 from tests.helpers.terminal import Terminal
+
+# What a machine sets for programs that the tests run or import must not change what they do: where
+# the tests' servers are reached, whose keys are sent, how many hosts there are. Gone before any of
+# these programs is imported.
+_OTHERS = re.compile(
+    r"(ANTHROPIC|AWS|CLOUDSDK|GCE|GOOGLE|HF|HUGGING_?FACE|OMPI|S2P|SLURM|TRANSFORMERS)_|NETRC$"
+    r"|(.+_)?PROXY$",
+    re.IGNORECASE,
+)
+for _name in filter(_OTHERS.match, list(os.environ)):
+    del os.environ[_name]
 
 # No test is about time: a busy machine must not fail one.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -68,6 +68,7 @@ def hub_of(folder: Path) -> Iterator[Hub]:
         serving(folder) as server,
         pytest.MonkeyPatch.context() as patch,
     ):
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
         patch.setattr(constants, "ENDPOINT", server.url)
         template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
         patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -58,7 +57,6 @@ def tokenize(sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _reference_model() -> "SentenceTransformer":
-    os.environ["HF_HUB_OFFLINE"] = "1"
     from sentence_transformers import SentenceTransformer
 
     return SentenceTransformer(str(minilm_folder()), device="cpu", local_files_only=True)
