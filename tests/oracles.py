@@ -177,7 +177,7 @@ def _proposed(session: Session) -> Iterator[str]:
         yield f"{hunk.title}, {hunk.confidence}: {hunk.reason}"
         for change in hunk.changes:
             sure = f"{change.confidence} {change.objection}".strip()
-            yield f"  {change.place}, {sure}: {_row(change.old)} to {_row(change.new)}"
+            yield f"  {change.index}, {sure}: {_row(change.old)} to {_row(change.new)}"
     yield f"notes: {proposal.notes}"
     yield from (f"agreed {place}: {_row(row)}" for place, row in proposal.agreed)
     yield from (f"beside {place}: {_row(row)}" for place, row in proposal.beside)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from math import prod
-from typing import NamedTuple
 
 from s2p_tui.alignment.transform import Shape
 
@@ -31,15 +31,16 @@ class Tier(IntEnum):
     OTHER = 4
 
 
-class Candidate(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Candidate:
     """One that could be taken.
 
     Attributes:
-        place: Its place among the pool's names.
+        index: Its index among the pool's names.
         tier: How well its size goes with what is wanted.
     """
 
-    place: int
+    index: int
     tier: Tier
 
 
@@ -56,11 +57,11 @@ class Pool:
         self._names = [spoken(name) for name in names]
         self._whole = whole
         by_shape: defaultdict[Shape, list[int]] = defaultdict(list)
-        for place, shape in enumerate(shapes):
-            by_shape[shape].append(place)
+        for index, shape in enumerate(shapes):
+            by_shape[shape].append(index)
         self._by_size: defaultdict[int, dict[Shape, list[int]]] = defaultdict(dict)
-        for shape, places in by_shape.items():
-            self._by_size[prod(shape)][shape] = places
+        for shape, indices in by_shape.items():
+            self._by_size[prod(shape)][shape] = indices
 
     def __len__(self) -> int:
         return len(self._names)
@@ -82,28 +83,28 @@ class Pool:
         wanted = spoken(name)
         if found is not None and not found:
             found, wanted = self._similar(asked), asked
-        suggested = [place for place in first if found is None or place in found]
-        listed = [Candidate(place, Tier.SUGGESTED) for place in suggested]
+        suggested = [index for index in first if found is None or index in found]
+        listed = [Candidate(index, Tier.SUGGESTED) for index in suggested]
         seen = set(suggested)
-        for tier, places in self._tiers(shape):
+        for tier, indices in self._tiers(shape):
             if len(listed) >= MOST:
                 break
             if found is not None:
-                places = [place for place in places if place in found]
-            near = self._nearest(wanted, places, MOST + len(seen))
-            listed += [Candidate(place, tier) for place in near if place not in seen]
+                indices = [index for index in indices if index in found]
+            near = self._nearest(wanted, indices, MOST + len(seen))
+            listed += [Candidate(index, tier) for index in near if index not in seen]
         return listed[:MOST]
 
     def _tiers(self, shape: Shape) -> Iterator[tuple[Tier, list[int]]]:
         size = prod(shape)
         same: Mapping[Shape, list[int]] = self._by_size.get(size, {})
         yield Tier.SAME_SHAPE, same.get(shape, [])
-        yield Tier.SAME_SIZE, _places(same, but=shape)
+        yield Tier.SAME_SIZE, _indices(same, but=shape)
         parts: list[int] = []
         others: list[int] = []
         for other, shapes in self._by_size.items():
             if other != size:
-                (parts if self._divides(size, other) else others).extend(_places(shapes))
+                (parts if self._divides(size, other) else others).extend(_indices(shapes))
         yield Tier.PARTS, parts
         yield Tier.OTHER, others
 
@@ -114,33 +115,33 @@ class Pool:
     def _having(self, query: str) -> set[int]:
         """Places of the names that have all words of a query."""
         names = self._names
-        places: Iterable[int] = range(len(names))
+        indices: Iterable[int] = range(len(names))
         for word in query.split():
-            places = [place for place in places if word in names[place]]
-        return set(places)
+            indices = [index for index in indices if word in names[index]]
+        return set(indices)
 
     def _similar(self, query: str) -> set[int]:
         from rapidfuzz import fuzz, process
 
         near = self._nearest(query, range(len(self._names)), _MOST_FUZZY)
-        choices = {place: self._names[place] for place in near}
+        choices = {index: self._names[index] for index in near}
         found = process.extract(
             query, choices, scorer=fuzz.partial_ratio, limit=MOST, score_cutoff=_FUZZY_FROM
         )
-        return {place for _, _, place in found}
+        return {index for _, _, index in found}
 
-    def _nearest(self, name: str, places: Sequence[int], limit: int) -> list[int]:
+    def _nearest(self, name: str, indices: Sequence[int], limit: int) -> list[int]:
         from rapidfuzz import fuzz, process
 
         names = self._names
         found = process.extract(
-            name, [names[place] for place in places], scorer=fuzz.ratio, limit=limit
+            name, [names[index] for index in indices], scorer=fuzz.ratio, limit=limit
         )
-        return [places[number] for _, _, number in found]
+        return [indices[number] for _, _, number in found]
 
 
-def _places(shapes: Mapping[Shape, list[int]], but: Shape | None = None) -> list[int]:
-    return [place for shape, places in shapes.items() if shape != but for place in places]
+def _indices(shapes: Mapping[Shape, list[int]], but: Shape | None = None) -> list[int]:
+    return [index for shape, indices in shapes.items() if shape != but for index in indices]
 
 
 def spoken(name: str) -> str:

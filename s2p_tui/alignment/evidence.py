@@ -86,18 +86,18 @@ class Suggestions(Sequence[Suggestion]):
         return len(self._sources)
 
     @overload
-    def __getitem__(self, place: int) -> Suggestion: ...
+    def __getitem__(self, index: int) -> Suggestion: ...
     @overload
-    def __getitem__(self, place: slice) -> Sequence[Suggestion]: ...
-    def __getitem__(self, place: int | slice) -> Suggestion | Sequence[Suggestion]:
-        if isinstance(place, slice):
-            return [self[one] for one in range(len(self))[place]]
-        source = self._sources[place]
-        return Suggestion(Take(source) if isinstance(source, str) else source, *self._kinds[place])
+    def __getitem__(self, index: slice) -> Sequence[Suggestion]: ...
+    def __getitem__(self, index: int | slice) -> Suggestion | Sequence[Suggestion]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(len(self))[index]]
+        source = self._sources[index]
+        return Suggestion(Take(source) if isinstance(source, str) else source, *self._kinds[index])
 
-    def held(self, place: int) -> tuple[Expr | str | None, Kind]:
+    def held(self, index: int) -> tuple[Expr | str | None, Kind]:
         """A suggestion's source, of a whole entry the key alone; and the rest of it."""
-        return self._sources[place], self._kinds[place]
+        return self._sources[index], self._kinds[index]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Suggestions):
@@ -145,7 +145,7 @@ class Evidence:
             key: The entry's key.
             state_dict: The entries the evidence is about.
         """
-        index = int(self.columns(state_dict).claims[state_dict.position(key)])
+        index = int(self.columns(state_dict).claims[state_dict.index(key)])
         return None if index == NOTHING else index
 
     def columns(self, state_dict: StateDict) -> Columns:
@@ -212,11 +212,11 @@ def as_suggested(evidence: Evidence, state_dict: StateDict, skeleton: Skeleton) 
     return Alignment(Rows(numbering, sources, sources, decisions), bench, skeleton.layers)
 
 
-def proof_of(place: int, row: Row, evidence: Evidence | None, *, replayed: bool = False) -> Proof:
+def proof_of(index: int, row: Row, evidence: Evidence | None, *, replayed: bool = False) -> Proof:
     """Return the answers that prove a row; questions that nothing answers are open.
 
     Args:
-        place: The row's place.
+        index: The row's index.
         row: The row.
         evidence: What is known of names and structure.
         replayed: The rows are those of a mapping, which decides in place of evidence.
@@ -227,7 +227,7 @@ def proof_of(place: int, row: Row, evidence: Evidence | None, *, replayed: bool 
         return proven_by(Answer.TRUSTED)
     if replayed:
         return proven_by(Answer.REPLAYED) if row.gap or row.source is not None else UNPROVEN
-    suggestion = None if evidence is None else evidence.suggestions[place]
+    suggestion = None if evidence is None else evidence.suggestions[index]
     if suggestion is not None and suggestion.certain and suggestion.source == row.source:
         return suggestion.proof
     if row.by == "user":
@@ -240,7 +240,7 @@ def proof_of(place: int, row: Row, evidence: Evidence | None, *, replayed: bool 
 
 
 def weigh(
-    place: int,
+    index: int,
     row: Row,
     state_dict: StateDict,
     skeleton: Skeleton,
@@ -251,17 +251,17 @@ def weigh(
     Reads no tensor data.
 
     Args:
-        place: The row's place.
+        index: The row's index.
         row: The row.
         state_dict: The entries.
         skeleton: The leaves.
         evidence: What is known of names and structure; without any, `judge` alone decides.
     """
-    leaf = skeleton[place]
+    leaf = skeleton[index]
     verdict = judge(leaf, row, state_dict)
     if evidence is None or row.fixed or verdict.fit is Fit.MISMATCHED:
         return verdict
-    doubt = _doubt(place, row, state_dict, skeleton, evidence)
+    doubt = _doubt(index, row, state_dict, skeleton, evidence)
     if not doubt:
         return verdict
     why = doubt if verdict.fit is Fit.GAP or not verdict.why else f"{doubt}; {verdict.why}"
@@ -269,7 +269,7 @@ def weigh(
 
 
 def _doubt(
-    place: int, row: Row, state_dict: StateDict, skeleton: Skeleton, evidence: Evidence
+    index: int, row: Row, state_dict: StateDict, skeleton: Skeleton, evidence: Evidence
 ) -> str:
     """Return why a row may be wrong although it fits; empty if nothing speaks against it.
 
@@ -278,7 +278,7 @@ def _doubt(
     not chosen for this leaf: only names settle them. A recipe's are chosen, unless names and
     structure are certain of another entry, or sizes show another layout.
     """
-    suggestion = evidence.suggestions[place]
+    suggestion = evidence.suggestions[index]
     is_recipe = row.by == "recipe"
     chosen = row.by == "user" or is_recipe
     if row.source is None:
@@ -286,7 +286,7 @@ def _doubt(
         return (
             "" if chosen or neutral else f"{suggestion.reason}: it would keep the skeleton's value"
         )
-    leaf = skeleton[place]
+    leaf = skeleton[index]
     keys, here = row.keys, suggestion.source
     is_here = row.source == here
     if here is not None and not is_here:
@@ -320,7 +320,7 @@ def _doubt(
         return f"by name and structure {keys[0]}{more} belongs here"
     for key in row.keys:
         other = evidence.claimed(key, state_dict)
-        if other not in (None, place):
+        if other not in (None, index):
             return f"by name and structure {key} belongs to {skeleton[other].path}"
     if row.by == "claude":
         return _layout_doubt(row, leaf, state_dict)

@@ -7,7 +7,7 @@ one per class of layers, which changes with their paths and settings. `entries` 
 dtype, shape and layer class of each, so that files that differ in nothing the mapping uses are
 known as the same (`mapping_ends`); mappings of 0.1.0 have neither. A row holds `path`, then
 `sources` (state-dict keys) and, if it is not a plain copy, `transform` (entries given by their
-place in `sources`); or `"gap": true`; and `why`, `by`, `trusted`.
+index into `sources`); or `"gap": true`; and `why`, `by`, `trusted`.
 """
 
 from __future__ import annotations
@@ -324,7 +324,7 @@ def _row_problems(
     if missing or row.source is None or not sizes:
         # Work in progress may hold rows that do not fit yet; files it was not made for may not.
         return [f"its source {key} is not in the checkpoint" for key in missing]
-    leaf = skeleton[skeleton.position(path)]
+    leaf = skeleton[skeleton.index(path)]
     try:
         shape = shape_of(row.source, state_dict.shape)
     except TransformError as error:

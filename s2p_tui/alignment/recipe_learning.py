@@ -160,7 +160,7 @@ class _Reader:
         self._leaf: Shape = ()
 
     def read(self, index: int, path: str, row: Row) -> _Sample:
-        leaf = self._skeleton[self._skeleton.position(path)]
+        leaf = self._skeleton[self._skeleton.index(path)]
         self._leaf = leaf.shape
         sources: list[tuple[tuple[str, ...], Numbers]] = []
         tree = None

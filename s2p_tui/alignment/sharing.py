@@ -126,22 +126,22 @@ def sharing(alignment: Alignment, changes: Sequence[tuple[int, Row]]) -> SetRows
     Rows that take a part of an entry stay if what is new takes parts of it only; rows that an entry
     has to be taken from become empty, as with any `SetRows`.
     """
-    touched = {position for position, _ in changes}
+    touched = {index for index, _ in changes}
     new = [(row.source, set(row.keys)) for _, row in changes if row.source is not None]
     taken = {key for _, keys in new for key in keys}
     kept: list[tuple[int, Row]] = []
     numbering = alignment.rows.numbering
-    for position in alignment.rows.taking(map(numbering.entry, taken)):
-        if position in touched:
+    for index in alignment.rows.taking(map(numbering.entry, taken)):
+        if index in touched:
             continue
-        row = alignment.rows[position]
+        row = alignment.rows[index]
         if row.source is not None and all(
             takes_part(source, key)
             for key in taken.intersection(row.keys)
             for source, keys in (*new, (row.source, set(row.keys)))
             if key in keys
         ):
-            kept.append((position, row))
+            kept.append((index, row))
     return SetRows((*changes, *kept))
 
 

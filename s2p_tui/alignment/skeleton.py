@@ -76,19 +76,19 @@ class Skeleton:
         return iter(self.leaves)
 
     @cached_property
-    def _position(self) -> dict[str, int]:
-        """Places by path. Most sessions look up none."""
+    def _index(self) -> dict[str, int]:
+        """Indices by path. Most sessions look up none."""
         return {leaf.path: i for i, leaf in enumerate(self.leaves)}
 
-    def __getitem__(self, position: int) -> Leaf:
-        return self.leaves[position]
+    def __getitem__(self, index: int) -> Leaf:
+        return self.leaves[index]
 
     def __contains__(self, path: object) -> bool:
-        return path in self._position
+        return path in self._index
 
-    def position(self, path: str) -> int:
-        """Place of the leaf in flatten order, counted from 0."""
-        return self._position[path]
+    def index(self, path: str) -> int:
+        """Index of the leaf in flatten order, counted from 0."""
+        return self._index[path]
 
     @cached_property
     def layers(self) -> NDArray[np.int32]:

@@ -120,11 +120,11 @@ class StateDict:
     """The entries of a checkpoint in their own order."""
 
     entries: tuple[Entry, ...]
-    _position: dict[str, int] = field(init=False, repr=False, compare=False)
+    _index: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        position = {entry.key: i for i, entry in enumerate(self.entries)}
-        object.__setattr__(self, "_position", position)
+        index = {entry.key: i for i, entry in enumerate(self.entries)}
+        object.__setattr__(self, "_index", index)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -133,10 +133,10 @@ class StateDict:
         return iter(self.entries)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._position
+        return key in self._index
 
     def __getitem__(self, key: str) -> Entry:
-        return self.entries[self._position[key]]
+        return self.entries[self._index[key]]
 
     @cached_property
     def encoded(self) -> Mapping[str, Encoded]:
@@ -148,9 +148,9 @@ class StateDict:
         """The shapes of all entries of floating-point numbers."""
         return frozenset(e.shape for e in self.entries if dtype_named(e.dtype).is_floating)
 
-    def position(self, key: str) -> int:
-        """Place of the key in the state dict, counted from 0."""
-        return self._position[key]
+    def index(self, key: str) -> int:
+        """Index of the key in the state dict, counted from 0."""
+        return self._index[key]
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Shape of the entry of that key."""
@@ -158,8 +158,8 @@ class StateDict:
 
     @cached_property
     def numbering(self) -> Numbering:
-        """Numbers of sources over these entries: an entry's is its position."""
-        return Numbering((entry.key for entry in self.entries), self._position)
+        """Numbers of sources over these entries: an entry's is its index."""
+        return Numbering((entry.key for entry in self.entries), self._index)
 
     def with_copies(self, copies: Mapping[str, str]) -> StateDict:
         """Return the same entries under the same numbers, some of them known as others again.

@@ -65,7 +65,7 @@ class Company:
 
     def _module(self, source: Expr) -> int:
         """Return the number of the module that a source reads, or of the several that it reads."""
-        entries = map(self._state_dict.position, keys_of(source))
+        entries = map(self._state_dict.index, keys_of(source))
         modules = tuple(dict.fromkeys(int(self._modules[entry]) for entry in entries))
         if len(modules) > 1:
             return self._several.setdefault(modules, self._module_count + len(self._several))
@@ -300,7 +300,7 @@ class _Kinds:
             kind = _template(source, keys), shapes
             is_part = not self._parts.isdisjoint(keys)
             kinds.append(_PART if is_part else self._known.setdefault(kind, len(self._known)))
-            one = self._state_dict.position(keys[0]) if len(keys) == 1 else _MANY_ENTRIES
+            one = self._state_dict.index(keys[0]) if len(keys) == 1 else _MANY_ENTRIES
             entries.append(one if keys else _NO_ENTRY)
         self._sources = np.concatenate([np.array(kinds[::-1], np.int64), self._sources])
         self._entries = np.concatenate([np.array(entries[::-1], np.int64), self._entries])

@@ -66,7 +66,7 @@ class Reviewing:
         self.line_number = 0
         self._alignment = alignment
         self.accepted = {
-            change.place for hunk in proposal.hunks if hunk.ticked for change in hunk.changes
+            change.index for hunk in proposal.hunks if hunk.ticked for change in hunk.changes
         }
         self._taken = [hunk.ticked * len(hunk.changes) for hunk in proposal.hunks]
         self._effects: Effects | None = None
@@ -76,7 +76,7 @@ class Reviewing:
     @cached_property
     def changes(self) -> dict[int, Change]:
         """The changes by their rows."""
-        return {change.place: change for change in self.proposal.changes}
+        return {change.index: change for change in self.proposal.changes}
 
     @cached_property
     def total(self) -> int:
@@ -126,7 +126,7 @@ class Reviewing:
         """Accept what the cursor is on, or reject it: a change, or the shown part of its hunk."""
         line = self.here
         if line.change is not None:
-            self._set([line.change], line.hunk, line.change.place not in self.accepted)
+            self._set([line.change], line.hunk, line.change.index not in self.accepted)
         elif line.hunk >= 0:
             self.toggle_hunk()
 
@@ -136,7 +136,7 @@ class Reviewing:
         if number < 0:
             return
         changes = [change for change in self.hunk(number).changes if self._is_shown(change)]
-        accept = any(change.place not in self.accepted for change in changes)
+        accept = any(change.index not in self.accepted for change in changes)
         self._set(changes, number, accept)
 
     def set_shown(self, *, accept: bool) -> None:
@@ -158,15 +158,15 @@ class Reviewing:
         self.only = kinds[(kinds.index(self.only) + 1) % len(kinds)]
         here = self.here
         self.lines = self._shown()
-        index = here.change.place if here.change is not None else -1
+        index = here.change.index if here.change is not None else -1
         self.line_number = next(
-            (n for n, line in enumerate(self.lines) if line.change and line.change.place >= index),
+            (n for n, line in enumerate(self.lines) if line.change and line.change.index >= index),
             0,
         )
 
     def _set(self, changes: Iterable[Change], number: int, accept: bool) -> None:
-        before, places = len(self.accepted), [change.place for change in changes]
-        (self.accepted.update if accept else self.accepted.difference_update)(places)
+        before, indices = len(self.accepted), [change.index for change in changes]
+        (self.accepted.update if accept else self.accepted.difference_update)(indices)
         self._taken[number] += len(self.accepted) - before
         self._effects = None
 
@@ -207,10 +207,10 @@ def taken_in_words(row: Row, symbols: Symbols) -> tuple[str, str]:
 
 def verdict_of(session: Session, reviewing: Reviewing, change: Change) -> Verdict:
     """Return the verdict on the changed row, with the proposal for the rest of its layer."""
-    siblings = session.verdicts.company.siblings(change.place)
+    siblings = session.verdicts.company.siblings(change.index)
     changes = [change, *(reviewing.changes[n] for n in siblings if n in reviewing.changes)]
-    edit = SetRows(tuple((change.place, change.new) for change in changes))
-    return session.verdict_after(change.place, edit)
+    edit = SetRows(tuple((change.index, change.new) for change in changes))
+    return session.verdict_after(change.index, edit)
 
 
 def about(
@@ -226,9 +226,9 @@ def about(
         head = f"{printable(hunk.title)}  {accepted}"
         return [head, *(wrap(printable(hunk.reason), width, _MOST_LINES) if hunk.reason else [])]
     change = line.change
-    leaf = session.target.skeleton[change.place]
+    leaf = session.target.skeleton[change.index]
     owner = f"  {printable(leaf.owner)}" if leaf.owner else ""
-    old = session.verdict(change.place)
+    old = session.verdict(change.index)
     why = f": {printable(change.new.why)}" if change.new.why else ""
     sure = f"{change.confidence}, {AUTHORS[change.new.by]}{why}"
     new = verdict_of(session, reviewing, change)
@@ -263,7 +263,7 @@ def consequences(session: Session, reviewing: Reviewing) -> str:
         paths = [session.target.skeleton[index].path for index in sorted(emptied)[:_MOST_NAMED]]
         parts.append(f"{_named(paths, len(emptied), 'row')} left empty")
     if benched:
-        named = sorted(benched, key=session.checkpoint.state_dict.position)
+        named = sorted(benched, key=session.checkpoint.state_dict.index)
         parts.append(f"{_named(named, len(named), 'entry', 'entries')} to the bench")
     return "; ".join(parts)
 

@@ -169,7 +169,7 @@ def open_safetensors(path: Locator, key: str | None = None) -> Checkpoint:
     def extent(name: str) -> Extent | None:
         if name not in state_dict:
             return None
-        entry, offset = state_dict[name], offsets[state_dict.position(name)]
+        entry, offset = state_dict[name], offsets[state_dict.index(name)]
         return Extent(path, offset, entry.shape, row_major(entry.shape), entry.dtype)
 
     return Checkpoint(path.name, (path,), size, state_dict, FileTensors(extent, (path,)))

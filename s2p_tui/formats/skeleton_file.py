@@ -188,7 +188,7 @@ def _target(
         if record is None:
             return None
         strides = strides_of(record.shape, is_fortran=record.fortran_order)
-        dtype = skeleton[skeleton.position(leaf_path)].dtype
+        dtype = skeleton[skeleton.index(leaf_path)].dtype
         return Extent(path, record.data, record.shape, strides, dtype)
 
     values = FileTensors(extent, (path,))

@@ -104,20 +104,20 @@ class _Pattern:
 
     Attributes:
         rest: The leaf's key path within the block; see `_within`.
-        place: The leaf's place.
+        index: The leaf's index.
         row: Its row.
         slots: By key, the number that is the block's.
     """
 
     rest: Within
-    place: int
+    index: int
     row: Row
     slots: dict[str, Slot]
 
 
-def blocks_at(skeleton: Skeleton, place: int) -> tuple[Block, ...]:
+def blocks_at(skeleton: Skeleton, index: int) -> tuple[Block, ...]:
     """The numbered blocks a leaf is in that have siblings, the innermost first."""
-    found = list(_blocks(skeleton[place].path))
+    found = list(_blocks(skeleton[index].path))
     return tuple(block for block in reversed(found) if len(_numbers(skeleton, block)) > 1)
 
 
@@ -175,10 +175,10 @@ def lift(
             wanted |= rows
             given |= keys
     changed = [
-        (place, row)
-        for place, row in wanted.items()
-        if not same_source(alignment.rows[place], row)
-        or (row.trusted and not alignment.rows[place].trusted)
+        (index, row)
+        for index, row in wanted.items()
+        if not same_source(alignment.rows[index], row)
+        or (row.trusted and not alignment.rows[index].trusted)
     ]
     start = Alignment.of(
         alignment.rows, alignment.bench, state_dict.numbering, skeleton.layers, alignment.accepted
@@ -187,13 +187,13 @@ def lift(
     if changed and verdicts is None:
         verdicts = Verdicts(state_dict, skeleton, after, evidence)
     doubts = {
-        place: verdict.why
-        for place, _ in changed
+        index: verdict.why
+        for index, _ in changed
         if verdicts is not None
-        and (verdict := verdicts.of(place, after)).fit in (Fit.DOUBTFUL, Fit.MISMATCHED)
+        and (verdict := verdicts.of(index, after)).fit in (Fit.DOUBTFUL, Fit.MISMATCHED)
     }
     sure = {
-        place: Confidence.UNSURE if place in doubts else Confidence.CERTAIN for place, _ in changed
+        index: Confidence.UNSURE if index in doubts else Confidence.CERTAIN for index, _ in changed
     }
     notes = [*_summary(block, len(numbers), differing), *alone] if patterns else []
     if trusted := sum(row.trusted for _, row in changed):
@@ -204,7 +204,7 @@ def lift(
 
 
 def counterparts(
-    state_dict: StateDict, skeleton: Skeleton, alignment: Alignment, place: int, row: Row
+    state_dict: StateDict, skeleton: Skeleton, alignment: Alignment, index: int, row: Row
 ) -> dict[int, Row]:
     """Return the rows of the same leaf in sibling blocks, of all levels, as one row is.
 
@@ -212,28 +212,28 @@ def counterparts(
         state_dict: The entries.
         skeleton: The leaves.
         alignment: The rows as they are.
-        place: The row's place.
+        index: The row's index.
         row: The row; of blocks whose entries it has no number for nothing is known.
     """
-    found = {place: row}
+    found = {index: row}
     numbers: dict[tuple[str, str], list[int]] = {}
-    for level in range(len(blocks_at(skeleton, place))):
-        for index, one in list(found.items()):
-            block = blocks_at(skeleton, index)[level]
+    for level in range(len(blocks_at(skeleton, index))):
+        for mine, one in list(found.items()):
+            block = blocks_at(skeleton, mine)[level]
             around = block.head, block.tail
             if around not in numbers:
                 numbers[around] = _numbers(skeleton, block)
             others = [number for number in numbers[around] if number != block.number]
             slots = _slots(state_dict, one.keys, block, others)
-            within = _within(skeleton[index], block)
+            within = _within(skeleton[mine], block)
             if within is None or len(slots) < len(one.keys):
                 continue
-            patterns = [_Pattern(within, index, one, slots)]
+            patterns = [_Pattern(within, mine, one, slots)]
             for number in others:
                 sibling = block._replace(number=number)
                 applied = _applied(state_dict, skeleton, alignment, block, sibling, patterns)
                 found |= {at: new for at, new in applied[0].items() if at not in found}
-    del found[place]
+    del found[index]
     return found
 
 
@@ -246,26 +246,26 @@ def _learn(
 ) -> tuple[list[_Pattern], list[str]]:
     """The patterns of a block, and notes on the leaves that have none."""
     rows = [
-        (place, within, alignment.rows[place])
-        for place, leaf in enumerate(skeleton)
+        (index, within, alignment.rows[index])
+        for index, leaf in enumerate(skeleton)
         if (within := _within(leaf, block))
     ]
     rows = [
-        (place, rest, row)
-        for place, rest, row in rows
+        (index, rest, row)
+        for index, rest, row in rows
         if not row.fixed and (row.gap or row.source is not None)
     ]
     keys = dict.fromkeys(key for *_, row in rows for key in row.keys)
     slots = _slots(state_dict, keys, block, numbers)
     patterns: list[_Pattern] = []
     alone: list[str] = []
-    for place, rest, row in rows:
+    for index, rest, row in rows:
         mine = {key: slots[key] for key in row.keys if key in slots}
         if len(mine) == len(row.keys):
-            patterns.append(_Pattern(rest, place, row, mine))
+            patterns.append(_Pattern(rest, index, row, mine))
         else:
             key = next(key for key in row.keys if key not in slots)
-            path = skeleton[place].path
+            path = skeleton[index].path
             alone.append(f"{path} is left alone: no other block has a counterpart of {key}")
     return patterns, _few(alone, "more leaves are left alone")
 
@@ -329,8 +329,8 @@ def _applied(
         path = pattern.rest.path(sibling)
         if path not in skeleton:
             continue
-        place = skeleton.position(path)
-        if alignment.rows[place].fixed:
+        index = skeleton.index(path)
+        if alignment.rows[index].fixed:
             continue
         names: dict[str, str] = {}
         for key, slot in pattern.slots.items():
@@ -344,9 +344,9 @@ def _applied(
         chosen = pattern.row.by == "user" or pattern.row.trusted
         by = "user" if chosen else "moved"
         row = Row(source, pattern.row.gap, by=by, why=why, trusted=pattern.row.trusted)
-        if misfit := _misfit(state_dict, skeleton, pattern, place, row, names):
+        if misfit := _misfit(state_dict, skeleton, pattern, index, row, names):
             return {}, misfit
-        rows[place] = row
+        rows[index] = row
     return rows, ""
 
 
@@ -354,12 +354,12 @@ def _misfit(
     state_dict: StateDict,
     skeleton: Skeleton,
     pattern: _Pattern,
-    place: int,
+    index: int,
     row: Row,
     names: dict[str, str],
 ) -> str:
     """Return why a row does not fit its leaf as the pattern fits its own; empty if it does."""
-    before, leaf = skeleton[pattern.place], skeleton[place]
+    before, leaf = skeleton[pattern.index], skeleton[index]
     for key, name in names.items():
         old, new = state_dict[key], state_dict[name]
         if (old.shape, before.shape) != (new.shape, leaf.shape) and not (
@@ -382,7 +382,7 @@ def _fits_worse(state_dict: StateDict, before: Leaf, leaf: Leaf, old: Row, new: 
 
 def _with_doubts(proposal: Proposal, doubts: dict[int, str]) -> Proposal:
     def doubted(change: Change) -> Change:
-        why = doubts.get(change.place)
+        why = doubts.get(change.index)
         return replace(change, objection=why) if why else change
 
     if not doubts:

@@ -42,7 +42,7 @@ class Change:
     """One row as it is and as it is proposed.
 
     Attributes:
-        place: The row's place.
+        index: The row's index.
         old: The present row.
         new: The proposed row.
         confidence: The proposer's confidence.
@@ -50,7 +50,7 @@ class Change:
             no opinion.
     """
 
-    place: int
+    index: int
     old: Row
     new: Row
     confidence: Confidence
@@ -59,7 +59,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Hunk:
-    """Changes that belong together, by place ascending.
+    """Changes that belong together, by index ascending.
 
     Attributes:
         title: Key path of their block, or what else they have in common.
@@ -81,7 +81,7 @@ class Hunk:
 
 
 Placed = tuple[int, Row]
-"""A row and its place."""
+"""A row and its index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,23 +110,23 @@ class Proposal:
         """All changes, hunk by hunk."""
         return (change for hunk in self.hunks for change in hunk.changes)
 
-    def accepted(self, places: Collection[int]) -> Edit:
-        """The one edit that accepting the changes at these places amounts to.
+    def accepted(self, indices: Collection[int]) -> Edit:
+        """The one edit that accepting the changes at these indices amounts to.
 
         Entries they take from other rows leave those empty, unless the proposer would have it so
         that both take them, or both take no more than parts.
         """
-        new = [(change.place, change.new) for change in self.changes if change.place in places]
+        new = [(change.index, change.new) for change in self.changes if change.index in indices]
         rejected = (
-            (change.place, change.old) for change in self.changes if change.place not in places
+            (change.index, change.old) for change in self.changes if change.index not in indices
         )
         taken = {key for _, row in new for key in row.keys}
         whole = {key for _, row in new for key in row.keys if not takes_part_of(row, key)}
         staying = [
             *self.agreed,
             *(
-                (place, row)
-                for place, row in (*rejected, *self.beside)
+                (index, row)
+                for index, row in (*rejected, *self.beside)
                 if whole.isdisjoint(row.keys)
                 and all(takes_part_of(row, key) for key in taken.intersection(row.keys))
             ),
@@ -163,35 +163,35 @@ def proposed(
         alignment: The rows as they are.
         wanted: Places and the rows that should be there.
         skeleton: The leaves.
-        confidence: By place; rows not in it are unsure.
+        confidence: By index; rows not in it are unsure.
         notes: Remarks beside the hunks.
         undone: Places and rows that would undo decisions of the user's; they make a hunk of their
             own, the last one, which is not ticked.
         unused: Entries to accept as unused.
     """
-    wanted, undone = sorted(wanted, key=_place), sorted(undone, key=_place)
+    wanted, undone = sorted(wanted, key=_index), sorted(undone, key=_index)
     changes = list(_changes(alignment, wanted, confidence))
-    groups = groupby(changes, key=lambda change: block_of(skeleton[change.place].path))
+    groups = groupby(changes, key=lambda change: block_of(skeleton[change.index].path))
     hunks = [_hunk(block, tuple(group)) for block, group in groups]
     if undoing := tuple(_changes(alignment, undone, confidence)):
         hunks.append(Hunk("what you decided", _UNDOES, undoing, ticked=False))
-    known = {place for place, _ in (*wanted, *undone)}
+    known = {index for index, _ in (*wanted, *undone)}
     agreed, beside = rows_sharing(alignment, (*changes, *undoing), known)
     return Proposal(by, tuple(hunks), tuple(notes), agreed, beside, unused)
 
 
-def _place(placed: Placed) -> int:
+def _index(placed: Placed) -> int:
     return placed[0]
 
 
 def _changes(
     alignment: Alignment, wanted: Iterable[Placed], confidence: Mapping[int, Confidence]
 ) -> Iterator[Change]:
-    for place, row in wanted:
-        old = alignment.rows[place]
+    for index, row in wanted:
+        old = alignment.rows[index]
         is_settled = row.by == "recipe" != old.by
         if not same_source(old, row) or (row.trusted and not old.trusted) or is_settled:
-            yield Change(place, old, row, confidence.get(place, Confidence.UNSURE))
+            yield Change(index, old, row, confidence.get(index, Confidence.UNSURE))
 
 
 def rows_sharing(
@@ -205,7 +205,7 @@ def rows_sharing(
         known: Places of the rows the proposer has an opinion on.
     """
     changes = list(changes)
-    changed = {change.place for change in changes}
+    changed = {change.index for change in changes}
     shared = _sharing(
         (placed for placed in enumerate(alignment.rows) if placed[0] not in changed),
         {key for change in changes for row in (change.old, change.new) for key in row.keys},

@@ -54,7 +54,7 @@ def lines_of(proposal: Proposal, skeleton: Skeleton) -> Iterator[str]:
 def _rows(hunk: Hunk, skeleton: Skeleton) -> Iterator[str]:
     alike: dict[tuple[str, ...], list[str]] = {}
     for change in hunk.changes:
-        line = _line(change, skeleton[change.place].path)
+        line = _line(change, skeleton[change.index].path)
         alike.setdefault(tuple(_NUMBER.split(line)), []).append(line)
     for lines in alike.values():
         more = f"  (and {len(lines) - 1:,} alike)" if len(lines) > 1 else ""
@@ -136,7 +136,7 @@ def _take(session: Session, proposal: Proposal, ask: Confirm, *, yes: bool) -> b
     for line in lines_of(proposal, session.target.skeleton):
         _tell(line)
     indices = [
-        change.place
+        change.index
         for change in proposal.changes
         if not (yes and change.confidence is Confidence.UNSURE)
     ]

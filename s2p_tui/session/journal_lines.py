@@ -48,7 +48,7 @@ from s2p_tui.alignment.untrusted import (
 from s2p_tui.errors import InputError, OtherFilesError
 
 _AUTHORS: tuple[Author, ...] = get_args(Author)
-_AUTHOR_PLACES = {author: place for place, author in enumerate(_AUTHORS)}
+_AUTHOR_PLACES = {author: index for index, author in enumerate(_AUTHORS)}
 _GAP, _TRUSTED, _FIXED = 1, 2, 4
 
 
@@ -121,9 +121,9 @@ def _placed_to_json(placed: Sequence[tuple[int, Row]]) -> dict[str, Any]:
 
 
 def _placed_from_json(node: dict[str, Any]) -> tuple[tuple[int, Row], ...]:
-    rows, indexes = rows_from_json(node), _places(node["at"])
+    rows, indexes = rows_from_json(node), _indices(node["at"])
     if len(indexes) != len(rows):
-        raise MalformedError("rows are set at another number of places")
+        raise MalformedError("rows are set at another number of indices")
     return tuple(zip(indexes, rows, strict=True))
 
 
@@ -157,13 +157,13 @@ def edit_from_json(node: Any) -> Edit:
         case ["CloseGap", row]:
             return CloseGap(size_of(row))
         case ["SendToBench", rows]:
-            return SendToBench(_places(rows))
+            return SendToBench(_indices(rows))
         case ["PlaceFromBench", key, row, bool(shift)]:
             return PlaceFromBench(string_of(key), size_of(row), shift)
         case ["SetRows", rows]:
             return SetRows(_placed_from_json(object_of(rows)))
         case ["Trust", rows, bool(trusted)]:
-            return Trust(_places(rows), trusted)
+            return Trust(_indices(rows), trusted)
         case ["AcceptUnused", keys, bool(accept)]:
             return AcceptUnused(tuple(string_of(key) for key in list_of(keys)), accept)
         case ["Several", edits]:
@@ -172,8 +172,8 @@ def edit_from_json(node: Any) -> Edit:
             raise MalformedError(f"{node!r:.60} is not an edit")
 
 
-def _places(node: Any) -> tuple[int, ...]:
-    return tuple(size_of(place) for place in list_of(node))
+def _indices(node: Any) -> tuple[int, ...]:
+    return tuple(size_of(index) for index in list_of(node))
 
 
 FORMAT = "s2p-journal"
@@ -273,7 +273,7 @@ def step_line(
 
 def outcome(alignment: Alignment, changed: range) -> int:
     """A checksum over the ends of what a step changed, cheap enough for every key."""
-    ends = [alignment.rows[place] for place in (changed[0], changed[-1])] if changed else []
+    ends = [alignment.rows[index] for index in (changed[0], changed[-1])] if changed else []
     bench = alignment.bench
     benched: list[Any] = [len(bench), bench[:1], bench[-1:]]
     if alignment.accepted:

@@ -132,7 +132,7 @@ def follow(session: Session, recipe: Recipe) -> None:
         session.start_from(mapping)
         return
     proposal = proposal_of(session, recipe)
-    edit: Edit = proposal.accepted({change.place for change in proposal.changes})
+    edit: Edit = proposal.accepted({change.index for change in proposal.changes})
     session.edit(edit)
     session.told = proposal.notes
 

@@ -21,7 +21,7 @@ POOL = Pool(NAMES, SHAPES, whole=True)
 
 
 def ranked(name: str, shape: tuple[int, ...], query: str = "", first: tuple[int, ...] = ()):
-    return [(NAMES[c.place], c.tier) for c in POOL.ranked(name, shape, query, first)]
+    return [(NAMES[c.index], c.tier) for c in POOL.ranked(name, shape, query, first)]
 
 
 def test_same_shape_by_name_then_same_size_then_parts_then_the_rest() -> None:
@@ -64,7 +64,7 @@ def test_a_query_with_a_slip_finds_what_is_meant() -> None:
 
 def test_leaves_take_parts_of_an_entry() -> None:
     leaves = Pool([".q", ".k", ".other"], [(4, 6), (6, 4), (72, 6)], whole=False)
-    tiers = {c.place: c.tier for c in leaves.ranked("qkv", (12, 6))}
+    tiers = {c.index: c.tier for c in leaves.ranked("qkv", (12, 6))}
     assert tiers == {0: Tier.PARTS, 1: Tier.PARTS, 2: Tier.OTHER}
 
 
@@ -85,7 +85,7 @@ def test_nothing_is_listed_twice_and_without_a_query_nothing_is_missing(
 ) -> None:
     pool = Pool([name for name, _ in items], [shape for _, shape in items], whole=True)
     found = pool.ranked(".a[0].b", (2, 2), query)
-    places = [candidate.place for candidate in found]
+    places = [candidate.index for candidate in found]
     assert len(places) == len(set(places))
     if not spoken(query).split():
         assert sorted(places) == list(range(len(items)))
@@ -98,5 +98,5 @@ def test_of_very_many_no_more_are_listed_than_one_would_look_through() -> None:
     pool = Pool(names, [(2, 2)] * 5_000, whole=True)
     found = pool.ranked(".layers[4321].w", (2, 2))
     assert len(found) == MOST
-    assert names[found[0].place] == "layers.4321.w"
+    assert names[found[0].index] == "layers.4321.w"
     assert len(pool.ranked(".x", (2, 2), "layers")) == MOST

@@ -64,7 +64,7 @@ def experts() -> Session:
 
 
 def places(screen: Review) -> list[int]:
-    return [change.place for change in screen.reviewing.proposal.changes]
+    return [change.index for change in screen.reviewing.proposal.changes]
 
 
 @pytest.mark.slow("drives the app through many screens")

@@ -119,7 +119,7 @@ async def test_confidence_filters_what_is_shown_and_what_all_means(opened: Opene
         screen = reviewed(pilot)
 
         def places() -> list[int]:
-            return [line.change.place for line in screen.reviewing.lines if line.change]
+            return [line.change.index for line in screen.reviewing.lines if line.change]
 
         await pilot.press("r", "f")
         assert places() == [0, 3]

@@ -221,5 +221,5 @@ async def test_the_matcher_leaves_what_was_decided(opened: Opened) -> None:
         assert keys(workspace) == ["lin2.weight", "lin3.weight", "lin1.weight"]
         assert not any(hunk.ticked for hunk in workspace.session.match_proposal().hunks)
         await pilot.press("u")
-        proposed = {change.place for change in workspace.session.match_proposal().changes}
+        proposed = {change.index for change in workspace.session.match_proposal().changes}
         assert proposed == {0, 2}

@@ -151,7 +151,7 @@ def test_one_recurrent_bias_alone_is_doubtful(tmp_path: Path, cell: type) -> Non
     twin = {eqx.nn.LSTMCell: torch.nn.LSTMCell, eqx.nn.GRUCell: torch.nn.GRUCell}[cell](3, 4)
     torch.save(twin.state_dict(), tmp_path / "m.pt")
     session = Session.open(tmp_path / "m.pt", tmp_path / "sk.eqx", arrange="order")
-    verdict = session.verdict(session.target.skeleton.position(".bias"))
+    verdict = session.verdict(session.target.skeleton.index(".bias"))
     assert verdict is not None
     assert (verdict.fit, verdict.blocks) == (Fit.DOUBTFUL, True)
 

@@ -118,7 +118,7 @@ def test_owners_and_what_matters_of_them(
 ) -> None:
     save_skeleton(tmp_path / "s.eqx", tree)
     skeleton = open_target(tmp_path / "s.eqx").skeleton
-    leaf = skeleton[skeleton.position(path)]
+    leaf = skeleton[skeleton.index(path)]
     assert leaf.owner in (f"equinox.nn.{owner}", f"equinox.nn.{owner}2d", f"equinox.nn.{owner}1d")
     assert {name: leaf.config.get(name) for name in config} == config
 

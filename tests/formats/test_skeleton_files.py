@@ -31,7 +31,7 @@ TREE = {
 
 
 def value(target: Target, path: str) -> np.ndarray:
-    leaf = target.skeleton[target.skeleton.position(path)]
+    leaf = target.skeleton[target.skeleton.index(path)]
     return target.values.read(path, tuple((0, size) for size in leaf.shape))
 
 

@@ -100,7 +100,7 @@ class Model:
             return 2 if move.warning else 1
         elif key == _MATCH:
             hunks = session.match_proposal().hunks
-            ticked = {change.place for hunk in hunks if hunk.ticked for change in hunk.changes}
+            ticked = {change.index for hunk in hunks if hunk.ticked for change in hunk.changes}
             if ticked:
                 session.edit(session.match_proposal().accepted(ticked))
         else:

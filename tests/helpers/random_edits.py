@@ -90,7 +90,7 @@ def random_edit(session: Session, chance: random.Random) -> tuple[str, range]:
                 edit = Trust(tuple(chosen), not rows[chosen[0]].trusted)
             case "propose":
                 proposal = session.match_proposal()
-                places = [change.place for change in proposal.changes]
+                places = [change.index for change in proposal.changes]
                 if places and chance.random() < 0.6:
                     places = sorted(chance.sample(places, chance.randint(1, len(places))))
                 said = f"accept {places}:"

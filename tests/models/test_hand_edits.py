@@ -105,7 +105,7 @@ def test_no_edit_makes_a_row_certain_that_it_carried_along(twin: Twin, tmp_path:
             checked += 1
         # What is proposed on top of what hands did, decisions left alone.
         proposal = session.match_proposal()
-        ticked = {change.place for hunk in proposal.hunks if hunk.ticked for change in hunk.changes}
+        ticked = {change.index for hunk in proposal.hunks if hunk.ticked for change in hunk.changes}
         decided = {
             n: row.source
             for n, row in enumerate(session.alignment.rows)

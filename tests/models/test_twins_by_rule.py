@@ -89,7 +89,7 @@ def test_an_entry_the_twin_does_not_have_there_is_doubtful(tmp_path: Path) -> No
     save_skeleton(tmp_path / "skeleton.eqx", tree)
     torch.save({"n": torch.tensor(37)}, tmp_path / "model.pt")
     session = Session.open(tmp_path / "model.pt", tmp_path / "skeleton.eqx")
-    counter = session.target.skeleton.position("[1].batch_counter")
+    counter = session.target.skeleton.index("[1].batch_counter")
     assert isinstance(session.alignment.rows[counter].source, Constant)
     session.edit(SetRows(((counter, Row(Take("n"), by="user")),)))
     verdict = session.verdict(counter)

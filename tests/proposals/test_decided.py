@@ -36,14 +36,14 @@ def odd_names(count: int = 3, names: tuple[str, ...] = ODD) -> Session:
 
 
 def decide(session: Session, path: str, source: Expr) -> None:
-    index = session.target.skeleton.position(path)
+    index = session.target.skeleton.index(path)
     session.edit(SetRows(((index, Row(source, by="user")),)))
 
 
 def ticked(session: Session, proposal: Proposal) -> dict[str, str]:
     skeleton = session.target.skeleton
     return {
-        skeleton[change.place].path: "+".join(change.new.keys)
+        skeleton[change.index].path: "+".join(change.new.keys)
         for hunk in proposal.hunks
         if hunk.ticked
         for change in hunk.changes
@@ -61,8 +61,8 @@ def test_bias_and_sibling_blocks_follow() -> None:
         if (n, role) != (0, "weight")
     }
     assert {change.confidence for change in proposal.changes} == {Confidence.LIKELY}
-    session.edit(proposal.accepted({change.place for change in proposal.changes}))
-    followed = session.target.skeleton.position(".blocks[1].attn.q.weight")
+    session.edit(proposal.accepted({change.index for change in proposal.changes}))
+    followed = session.target.skeleton.index(".blocks[1].attn.q.weight")
     assert session.verdicts.fit(followed) is Fit.DOUBTFUL
     assert "as you decided for .blocks[0].attn.q.weight" in session.alignment.rows[followed].why
     assert not session.match_proposal().hunks
@@ -82,10 +82,10 @@ def test_a_part_of_an_entry_is_followed_by_the_same_part() -> None:
     )
     decide(session, ".blocks[0].attn.k.weight", Split(Take("blocks.0.mix.weight"), 0, 4, 8))
     session.edit(session.match_proposal().accepted(
-        {change.place for change in session.match_proposal().changes}
+        {change.index for change in session.match_proposal().changes}
     ))  # fmt: skip
     for n in range(2):
-        bias = session.target.skeleton.position(f".blocks[{n}].attn.k.bias")
+        bias = session.target.skeleton.index(f".blocks[{n}].attn.k.bias")
         assert session.alignment.rows[bias].source == Split(Take(f"blocks.{n}.mix.bias"), 0, 4, 8)
 
 
@@ -119,12 +119,12 @@ def test_statistics_of_another_tree_follow() -> None:
 def test_nothing_follows_where_names_are_certain_or_decisions_differ() -> None:
     session = odd_names(names=("q", "k", "v"))
     skeleton = session.target.skeleton
-    one, other = (skeleton.position(f".blocks[0].attn.{name}.weight") for name in "qk")
+    one, other = (skeleton.index(f".blocks[0].attn.{name}.weight") for name in "qk")
     session.edit(Swap(one, other))
     assert ticked(session, session.match_proposal()) == {}
     (undone,) = session.match_proposal().hunks
     assert not undone.ticked
-    assert {change.place for change in undone.changes} == {one, other}
+    assert {change.index for change in undone.changes} == {one, other}
 
     session = odd_names()
     decide(session, ".blocks[0].attn.q.weight", Take("blocks.0.attn.mu.weight"))

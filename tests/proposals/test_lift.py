@@ -36,7 +36,7 @@ def lifted(
 ) -> Proposal:
     """The proposal after some rows were filled, from the block of the first of them."""
     contents = {
-        skeleton.position(path): row if isinstance(row, Row) else Row(row, by="user")
+        skeleton.index(path): row if isinstance(row, Row) else Row(row, by="user")
         for path, row in done.items()
     }
     blank = Alignment.of(nothing(skeleton), tuple(entry.key for entry in state_dict))
@@ -47,7 +47,7 @@ def lifted(
 
 
 def made(proposal: Proposal, skeleton: Skeleton) -> dict[str, Expr | None]:
-    return {skeleton[change.place].path: change.new.source for change in proposal.changes}
+    return {skeleton[change.index].path: change.new.source for change in proposal.changes}
 
 
 WEIGHT, BIAS = (4, 6), (4,)
@@ -155,7 +155,7 @@ def test_gaps_are_lifted_and_fixed_rows_are_not() -> None:
     alignment = apply(straight, SetRows(((1, Row(gap=True, by="user")),)))
     proposal = lift(state_dict, skeleton, alignment, blocks_at(skeleton, 1)[0])
     changes = list(proposal.changes)
-    assert [change.place for change in changes] == [3, 4]
+    assert [change.index for change in changes] == [3, 4]
     assert changes[1].new.gap
 
 
@@ -236,7 +236,7 @@ def test_lifting_twice_changes_nothing_more(count: int, data: st.DataObject) -> 
     place = data.draw(st.integers(0, len(skeleton) - 1))
     block = blocks_at(skeleton, place)[data.draw(st.integers(0, 1))]
     first = lift(state_dict, skeleton, alignment, block)
-    after = apply(alignment, first.accepted({change.place for change in first.changes}))
+    after = apply(alignment, first.accepted({change.index for change in first.changes}))
     used = [key for row in after.rows for key in row.keys]
     assert sorted([*used, *after.bench]) == sorted(keys)
     if all(after.rows[n] == alignment.rows[n] for n in _inside(skeleton, block.prefix)):

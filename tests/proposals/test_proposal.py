@@ -32,7 +32,7 @@ def test_a_proposal_is_what_differs_and_accepting_all_of_it_makes_it_so(
     wanted: tuple[Row, ...],
 ) -> None:
     found = proposed("matcher", STRAIGHT, enumerate(wanted), SKELETON, {})
-    places = {change.place for change in found.changes}
+    places = {change.index for change in found.changes}
     assert places == {n for n, row in enumerate(wanted) if row.keys != (KEYS[n],)}
     made = apply(STRAIGHT, found.accepted(places))
     assert all(same_source(*pair) for pair in zip(made.rows, wanted, strict=True))

@@ -45,7 +45,7 @@ def test_accepting_all_of_an_opinion_on_every_row_makes_it_so(
 ) -> None:
     before = with_bench(old)
     proposal = proposed("matcher", before, enumerate(wanted), SKELETON, {})
-    after = apply(before, proposal.accepted({change.place for change in proposal.changes}))
+    after = apply(before, proposal.accepted({change.index for change in proposal.changes}))
     assert all(same_source(*pair) for pair in zip(after.rows, wanted, strict=True))
     assert sorted(after.bench) == sorted(with_bench(wanted).bench)
 
@@ -54,7 +54,7 @@ def test_tied_weights_stay_where_the_proposer_has_them_twice() -> None:
     tied = Row(Take("a"), by="matcher")
     before = with_bench((tied, Row(Take("b")), EMPTY, EMPTY, EMPTY))
     proposal = proposed("matcher", before, [(0, tied), (1, tied)], SKELETON, {})
-    assert [change.place for change in proposal.changes] == [1]
+    assert [change.index for change in proposal.changes] == [1]
     after = apply(before, proposal.accepted({1}))
     assert [row.source for row in after.rows[:2]] == [Take("a"), Take("a")]
     assert after.bench == ("c", "d", "e", "b")

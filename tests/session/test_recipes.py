@@ -44,7 +44,7 @@ def pair(
 def learned(session: Session, sources: dict[str, Expr] | None = None) -> Recipe:
     """The recipe of a session, some rows of it set by hand."""
     skeleton = session.target.skeleton
-    rows = ((skeleton.position(p), Row(s, by="user")) for p, s in (sources or {}).items())
+    rows = ((skeleton.index(p), Row(s, by="user")) for p, s in (sources or {}).items())
     session.edit(SetRows(tuple(rows)))
     assert not session.blocking, list(session.problems())
     return learn(mapping_of(session.checkpoint, session.target, session.alignment), "net")
@@ -79,7 +79,7 @@ def test_what_a_hand_settled_is_settled_at_other_depths_and_widths() -> None:
     assert not session.blocking
     assert [row.source for row in session.alignment.rows] == list(turned(5).values())
     assert session.is_complete
-    mixed = session.target.skeleton.position(".blocks[4].mix.kernel")
+    mixed = session.target.skeleton.index(".blocks[4].mix.kernel")
     assert session.alignment.rows[mixed].by == "recipe"
     assert getattr(session.proof(mixed), Question.AXES) is Answer.RECIPE
     session.undo()

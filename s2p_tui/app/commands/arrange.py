@@ -194,7 +194,7 @@ def _moved_along(units: Units, rows: Rows, move: MoveBlock) -> list[MoveBlock]:
     displaced = len(along) - len(ours)
     made = MoveBlock(ours[0], ours[-1] + 1, step * displaced)
     is_whole = list(rows.unfixed(range(ours[0], ours[-1] + 1))) == ours
-    landed = [along[place] for place in ours]
+    landed = [along[index] for index in ours]
     is_so = is_whole and landed == list(block_after(rows, made.start, made.stop, step, displaced))
     return [made] if is_so else []
 
@@ -435,7 +435,7 @@ def _unit_start(session: Session, picked: range, to: int) -> int:
     """Return the first row of the layer that picked rows, which are a layer of its kind, go to."""
     units, rows = _units(session), session.alignment.rows
     whole, there = units.whole(picked), units.of(to)
-    is_unit = [place for unit in whole for place in unit.own] == list(rows.unfixed(picked))
+    is_unit = [index for unit in whole for index in unit.own] == list(rows.unfixed(picked))
     if there is None or not is_unit or any(unit.roles != there.roles for unit in whole):
         return to
     return there.own[0]

@@ -28,7 +28,7 @@ class SourceOption:
     """One line of the list.
 
     Attributes:
-        place: The row it would fill.
+        index: The row it would fill.
         source: What the row would take.
         verdict: How good the row would be.
         tier: How well sizes go together.
@@ -103,15 +103,15 @@ class SourceOffer:
         found = self.pool.ranked(name, shape, query, first)
         rows = session.alignment.rows
         self.listed = [
-            candidate for candidate in found if self.key is None or not rows[candidate.place].fixed
+            candidate for candidate in found if self.key is None or not rows[candidate.index].fixed
         ]
 
     def option(self, number: int) -> SourceOption:
         """The listed candidate of that number, judged."""
         candidate = self.listed[number]
-        if candidate.place not in self._options:
-            self._options[candidate.place] = self._judged(candidate)
-        return self._options[candidate.place]
+        if candidate.index not in self._options:
+            self._options[candidate.index] = self._judged(candidate)
+        return self._options[candidate.index]
 
     def holder(self, source: Expr) -> int | None:
         """The row that takes (any of) a source's entries now."""
@@ -123,7 +123,7 @@ class SourceOffer:
         if source is None:
             return []
         state_dict = self.session.checkpoint.state_dict
-        return [state_dict.position(key) for key in keys_of(source)[:1]]
+        return [state_dict.index(key) for key in keys_of(source)[:1]]
 
     def _suggestion(self) -> Expr | None:
         evidence = self.session.evidence
@@ -132,9 +132,9 @@ class SourceOffer:
     def _judged(self, candidate: Candidate) -> SourceOption:
         session, state_dict = self.session, self.session.checkpoint.state_dict
         if self.key is None:
-            index, key = self.index, state_dict.entries[candidate.place].key
+            index, key = self.index, state_dict.entries[candidate.index].key
         else:
-            index, key = candidate.place, self.key
+            index, key = candidate.index, self.key
         source, evidence = as_fits_best(session, index, key), session.evidence
         if candidate.tier is Tier.SUGGESTED and evidence is not None:
             source = evidence.suggestions[index].source or source

@@ -270,19 +270,19 @@ class _Biases:
             return None
         row = Row(Split(Take(key), 0, part.start, part.stop), by="user")
         fits = [
-            place
-            for place in session.verdicts.company.siblings(index)
-            if not session.alignment.rows[place].fixed
-            and judge(session.target.skeleton[place], row, state_dict).fit in _FITTING
+            other
+            for other in session.verdicts.company.siblings(index)
+            if not session.alignment.rows[other].fixed
+            and judge(session.target.skeleton[other], row, state_dict).fit in _FITTING
         ]
         return (fits[0], row) if len(fits) == 1 else None
 
     def _is_free(self, key: str, taking: Changes) -> bool:
         """Return True if no settled row would lose an entry, by the change or to it."""
         rows, verdicts = self._session.alignment.rows, self._session.verdicts
-        places = {index for index, _ in taking}
-        others = set(rows.taking([rows.numbering.entry(key)])) - places
-        decided = any(rows[at].by == "user" and key not in rows[at].keys for at in places)
+        indices = {index for index, _ in taking}
+        others = set(rows.taking([rows.numbering.entry(key)])) - indices
+        decided = any(rows[at].by == "user" and key not in rows[at].keys for at in indices)
         return not decided and all(verdicts.at(index).blocks for index in others)
 
 

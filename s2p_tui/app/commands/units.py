@@ -53,12 +53,12 @@ class Units:
         if layer == ALONE:
             return None
         start, stop = np.searchsorted(self._sorted, [layer, layer + 1])
-        places: list[int] = self._members[start:stop].tolist()
-        paths = {place: self._skeleton[place].path for place in places}
+        indices: list[int] = self._members[start:stop].tolist()
+        paths = {one: self._skeleton[one].path for one in indices}
         root = next((_root(path) for path in paths.values() if not is_statistic(path)), "")
-        own = tuple(place for place in places if not root or _root(paths[place]) == root)
-        apart = tuple(place for place in places if place not in own)
-        return Unit(own, apart, tuple(role_of(paths[place]) for place in (*own, *apart)))
+        own = tuple(one for one in indices if not root or _root(paths[one]) == root)
+        apart = tuple(one for one in indices if one not in own)
+        return Unit(own, apart, tuple(role_of(paths[one]) for one in (*own, *apart)))
 
     def whole(self, chosen: Iterable[int]) -> list[Unit]:
         """Return the units of which all own rows are among some rows."""
@@ -69,7 +69,7 @@ class Units:
 
     def apart(self, chosen: Sequence[int]) -> list[int]:
         """Return the statistics in another tree that belong to whole units among some rows."""
-        return sorted(place for unit in self.whole(chosen) for place in unit.apart)
+        return sorted(index for unit in self.whole(chosen) for index in unit.apart)
 
     def along(self, moved: dict[int, int]) -> dict[int, int] | None:
         """Return where statistics in other trees go when rows do, so that units stay whole.
@@ -84,7 +84,7 @@ class Units:
         units = [unit for unit in self.whole(moved) if unit.apart]
         for unit in units:
             there = self.of(moved[unit.own[0]])
-            targets = tuple(moved[place] for place in unit.own)
+            targets = tuple(moved[index] for index in unit.own)
             if there is None or there.own != targets or there.roles != unit.roles:
                 return None
             found |= dict(zip(unit.apart, there.apart, strict=True))
@@ -96,7 +96,7 @@ class Units:
         moved |= {swap.second: swap.first for swap in swaps}
         along = self.along(moved) or {}
         ours = self.apart([swap.first for swap in swaps])
-        return [Swap(place, along[place]) for place in ours if place in along]
+        return [Swap(index, along[index]) for index in ours if index in along]
 
     def neighbour(self, start: int, stop: int, step: Literal[1, -1]) -> Unit | None:
         """Return the unit beside whole units of its kind; None if something else is there.
@@ -111,7 +111,7 @@ class Units:
         beyond = range(stop, len(self._rows)) if step > 0 else range(start - 1, -1, -1)
         beside = next(self._rows.unfixed(beyond), None)
         there = None if beside is None else self.of(beside)
-        if there is None or sorted(place for unit in ours for place in unit.own) != block:
+        if there is None or sorted(index for unit in ours for index in unit.own) != block:
             return None
         is_near = there.own[0 if step > 0 else -1] == beside
         return there if is_near and all(unit.roles == there.roles for unit in ours) else None

@@ -84,15 +84,15 @@ class ReviewLines:
 
     def _change(self, change: Change, here: str, width: int) -> list[Part]:
         symbols = self._symbols
-        accepted = change.place in self._reviewing.accepted
+        accepted = change.index in self._reviewing.accepted
         box = "[x]" if accepted else "[ ]"
         leaf, side, sure = _columns(width)
-        old = self._session.verdict(change.place)
+        old = self._session.verdict(change.index)
         new = self._verdict(change)
-        loses = change.place in self._reviewing.effects.emptied
+        loses = change.index in self._reviewing.effects.emptied
         parts: list[Part] = [(f"{here}{' ' * _INDENT}{box} ", "")]
         if leaf:
-            path = symbols.plain(printable(self._session.target.skeleton[change.place].path))
+            path = symbols.plain(printable(self._session.target.skeleton[change.index].path))
             parts.append((fit(path, leaf, ellipsis=symbols.ellipsis), ""))
         if old is not None:
             parts.append((f" {symbols.fits[old.fit]} ", old.fit.value))
@@ -117,9 +117,9 @@ class ReviewLines:
         return fit(f"{name}  {clip(words, room, ellipsis=dots)}", width, ellipsis=dots)
 
     def _verdict(self, change: Change) -> Verdict:
-        if change.place not in self._verdicts:
-            self._verdicts[change.place] = review.verdict_of(self._session, self._reviewing, change)
-        return self._verdicts[change.place]
+        if change.index not in self._verdicts:
+            self._verdicts[change.index] = review.verdict_of(self._session, self._reviewing, change)
+        return self._verdicts[change.index]
 
 
 def _columns(width: int) -> tuple[int, int, int]:

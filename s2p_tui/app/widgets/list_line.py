@@ -364,7 +364,7 @@ class ListLine:
         room = width - len(part)
         if part and room < len(part):
             return fit(self._printable(key) + part, width, ellipsis=dots).rstrip()
-        return self._keys.at(state_dict.position(key), room) + part
+        return self._keys.at(state_dict.index(key), room) + part
 
     def _leaf_cells(self, index: int, columns: Columns) -> _Cells:
         skeleton = self.session.target.skeleton

@@ -73,10 +73,10 @@ def resolve(text: str, letter: str, lines: Mapping[str, Line]) -> Reference:
     group = line.group
     strides = [prod(map(len, group.axes[n + 1 :])) for n in range(len(group.axes))]
     items = tuple(
-        group.items[sum(place * stride for place, stride in zip(places, strides, strict=True))]
-        for places in product(*chosen)
+        group.items[sum(index * stride for index, stride in zip(indices, strides, strict=True))]
+        for indices in product(*chosen)
     )
-    lengths = tuple(len(places) for places in chosen if len(places) > 1)
+    lengths = tuple(len(indices) for indices in chosen if len(indices) > 1)
     return Reference(text.strip(), line, items, lengths, part, parts)
 
 
@@ -89,20 +89,20 @@ def _chosen(text: str, line: Line, choices: str | None) -> list[Sequence[int]]:
     if len(words) != len(wide):
         raise WrongAnswerError(f"{text[:60]!r} needs {len(wide)} numbers in brackets")
     remaining = iter(words)
-    return [_places(text, axis, next(remaining)) if len(axis) > 1 else (0,) for axis in axes]
+    return [_indices(text, axis, next(remaining)) if len(axis) > 1 else (0,) for axis in axes]
 
 
-def _places(text: str, axis: Sequence[int], word: str) -> Sequence[int]:
+def _indices(text: str, axis: Sequence[int], word: str) -> Sequence[int]:
     match = _CHOICE.fullmatch(word)
     if match is None:
         raise WrongAnswerError(f"{text[:60]!r} cannot be read")
     if match[1]:
         return range(len(axis))
     first, last = int(match[2]), int(match[3] or match[2])
-    places = [place for place, number in enumerate(axis) if first <= number <= last]
-    if not places or axis[places[0]] != first or axis[places[-1]] != last:
+    indices = [index for index, number in enumerate(axis) if first <= number <= last]
+    if not indices or axis[indices[0]] != first or axis[indices[-1]] != last:
         raise WrongAnswerError(f"{text[:60]!r} names members that are not there")
-    return places
+    return indices
 
 
 def shared_out(reference: Reference, wanted: Sequence[int], count: int) -> list[tuple[int, ...]]:

@@ -52,36 +52,36 @@ def proposal_of(
     hunks: list[Hunk] = []
     for group, members in groupby(chosen, key=lambda item: item[1].group):
         changes = tuple(
-            Change(place, rows[place], a.row, a.confidence, objection(situation, place, a.row))
-            for place, a in members
-            if _matters(situation, place, a.row)
+            Change(index, rows[index], a.row, a.confidence, objection(situation, index, a.row))
+            for index, a in members
+            if _matters(situation, index, a.row)
         )
         if changes:
-            paths = [skeleton[change.place].path for change in changes]
+            paths = [skeleton[change.index].path for change in changes]
             hunks.append(Hunk(title_of(paths), reasons.get(group, ""), changes))
-    hunks.sort(key=lambda hunk: hunk.changes[0].place)
+    hunks.sort(key=lambda hunk: hunk.changes[0].index)
     changed = [change for hunk in hunks for change in hunk.changes]
     agreed, beside = rows_sharing(situation.alignment, changed, found.rows.keys())
     said = (*notes, *_left_out(question, found), *_unchanged(len(found.rows) - len(changed)))
     return Proposal("claude", tuple(hunks), said, agreed, beside)
 
 
-def _matters(situation: Situation, place: int, row: Row) -> bool:
+def _matters(situation: Situation, index: int, row: Row) -> bool:
     """Return True if a row differs from the present one, or resolves its doubt."""
-    old = situation.alignment.rows[place]
+    old = situation.alignment.rows[index]
     if not same_source(old, row):
         return True
     state_dict, skeleton = situation.state_dict, situation.skeleton
     before, after = (
-        weigh(place, one, state_dict, skeleton, situation.evidence).blocks for one in (old, row)
+        weigh(index, one, state_dict, skeleton, situation.evidence).blocks for one in (old, row)
     )
     return before and not after
 
 
 def _left_out(question: Question, found: Found) -> Iterator[str]:
     skeleton = question.situation.skeleton
-    dropped = {place: why for place, why in found.problems.items() if place not in found.rows}
-    paths = {place: skeleton[place].path for place in dropped}
+    dropped = {index: why for index, why in found.problems.items() if index not in found.rows}
+    paths = {index: skeleton[index].path for index in dropped}
     yield from (f"Left out: {line}." for line in in_words(dropped, paths, _DROPPED_SHOWN))
     stray = list(dict.fromkeys(found.stray))
     yield from (f"Ignored: {words}." for words in stray[:_STRAY_SHOWN])
@@ -101,10 +101,10 @@ def title_of(paths: list[str]) -> str:
     return name if len(groups) == 1 else f"{name} and {len(groups) - 1} more"
 
 
-def objection(situation: Situation, place: int, row: Row) -> str:
+def objection(situation: Situation, index: int, row: Row) -> str:
     """Describe the offline matcher's choice for a leaf; empty where it agrees or has none."""
-    suggestion = situation.evidence.suggestions[place]
-    source, leaf = suggestion.source, situation.skeleton[place]
+    suggestion = situation.evidence.suggestions[index]
+    source, leaf = suggestion.source, situation.skeleton[index]
     if source is None:
         differs = row.source is not None and suggestion.certain
         return (
@@ -245,21 +245,21 @@ class _SoFar:
         self.notes += [note for note in answer.notes if note not in self.notes]
         return ""
 
-    def errors(self, places: Collection[int]) -> str:
+    def errors(self, indices: Collection[int]) -> str:
         """Return the problems of an answer, worded for Claude."""
-        names = self._ids(places)
-        problems = {place: self.found.problems[place] for place in places}
+        names = self._ids(indices)
+        problems = {index: self.found.problems[index] for index in indices}
         lines = [*in_words(problems, names, _MOST_ERRORS), *self.found.stray[:_MOST_ERRORS]]
         return "\n".join(lines)
 
-    def _ids(self, places: Collection[int]) -> Mapping[int, str]:
-        wanted = frozenset(places)
+    def _ids(self, indices: Collection[int]) -> Mapping[int, str]:
+        wanted = frozenset(indices)
         return {
-            place: line.reference(number)
+            index: line.reference(number)
             for line in self.question.lines.values()
             if line.letter == "L"
-            for number, place in enumerate(line.group.items)
-            if place in wanted
+            for number, index in enumerate(line.group.items)
+            if index in wanted
         }
 
     def proposal(self) -> Proposal:
@@ -267,23 +267,23 @@ class _SoFar:
         return proposal_of(self.question, self.found, self.reasons, self.notes)
 
 
-def repair_of(request: Request, places: Collection[int], errors: str, room: int) -> str:
+def repair_of(request: Request, indices: Collection[int], errors: str, room: int) -> str:
     """The words that ask again for some of a request's leaves.
 
     Args:
         request: The request that was answered.
-        places: The leaves to answer for again.
+        indices: The leaves to answer for again.
         errors: The problems.
         room: Tokens that all this may take.
     """
-    wanted = frozenset(places)
+    wanted = frozenset(indices)
     lines = [line for line in request.asked if not wanted.isdisjoint(line.group.items)]
     parts = [
         line.reference(number)
         for line in lines
         if not wanted.issuperset(line.group.items)
-        for number, place in enumerate(line.group.items)
-        if place in wanted
+        for number, index in enumerate(line.group.items)
+        if index in wanted
     ]
     whole = [line.id for line in lines if wanted.issuperset(line.group.items)]
     title = request.leaves.partition("\n")[0]

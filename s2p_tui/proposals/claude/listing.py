@@ -75,15 +75,15 @@ def _repeated(split: Iterable[Sequence[str]]) -> frozenset[tuple[str, ...]]:
     seen: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for parts in split:
         words = tuple(parts[::2])
-        for place, number in enumerate(parts[1::2]):
-            if not _is_step(parts, place):
-                seen[words[: place + 1]].add(number)
+        for index, number in enumerate(parts[1::2]):
+            if not _is_step(parts, index):
+                seen[words[: index + 1]].add(number)
     return frozenset(words for words, numbers in seen.items() if len(numbers) >= _REPEATED)
 
 
-def _is_step(parts: Sequence[str], place: int) -> bool:
+def _is_step(parts: Sequence[str], index: int) -> bool:
     """Return True if a number is a whole step of the name: `.3.`, `[3]`."""
-    before, after = parts[2 * place], parts[2 * place + 2]
+    before, after = parts[2 * index], parts[2 * index + 2]
     return before[-1:] in ("", ".", "[", "/") and after[:1] in ("", ".", "]", "/")
 
 
@@ -92,12 +92,12 @@ def _template(
 ) -> tuple[tuple[str, ...], Index]:
     words, index = [parts[0]], list[int]()
     bare = tuple(parts[::2])
-    for place, number in enumerate(parts[1::2]):
-        if _is_step(parts, place) or bare[: place + 1] in counted:
+    for step, number in enumerate(parts[1::2]):
+        if _is_step(parts, step) or bare[: step + 1] in counted:
             index.append(int(number))
-            words.append(parts[2 * place + 2])
+            words.append(parts[2 * step + 2])
         else:
-            words[-1] += number + parts[2 * place + 2]
+            words[-1] += number + parts[2 * step + 2]
     return tuple(words), tuple(index)
 
 
@@ -152,7 +152,7 @@ class Line:
 
     Attributes:
         id: `E3` or `L7`.
-        group: Its items are places in the state dict, or in the skeleton.
+        group: Its items are indices into the state dict, or in the skeleton.
         text: The line as it is sent.
         size: Number of elements of a member.
     """
@@ -171,24 +171,24 @@ class Line:
         """Return the reference of one member, counted from 0."""
         chosen: list[int] = []
         for axis in reversed(self.group.axes):
-            number, place = divmod(number, len(axis))
+            number, index = divmod(number, len(axis))
             if len(axis) > 1:
-                chosen.append(axis[place])
+                chosen.append(axis[index])
         return f"{self.id}[{','.join(map(str, reversed(chosen)))}]" if chosen else self.id
 
 
 def entry_lines(state_dict: StateDict, keys: Sequence[str]) -> list[Line]:
     """Lines for some entries, in state-dict order."""
     entries = [state_dict[key] for key in keys]
-    items = ((state_dict.position(e.key), e.key, Kind(e.shape, e.dtype)) for e in entries)
+    items = ((state_dict.index(e.key), e.key, Kind(e.shape, e.dtype)) for e in entries)
     return _lines("E", items, common_dtype(entry.dtype for entry in state_dict))
 
 
-def leaf_lines(skeleton: Skeleton, places: Iterable[int]) -> list[Line]:
+def leaf_lines(skeleton: Skeleton, indices: Iterable[int]) -> list[Line]:
     """Lines for some leaves, in flatten order."""
-    leaves = ((place, skeleton[place]) for place in places)
+    leaves = ((index, skeleton[index]) for index in indices)
     items = (
-        (place, leaf.path, Kind(leaf.shape, leaf.dtype, layer_of(leaf))) for place, leaf in leaves
+        (index, leaf.path, Kind(leaf.shape, leaf.dtype, layer_of(leaf))) for index, leaf in leaves
     )
     return _lines("L", items, common_dtype(leaf.dtype for leaf in skeleton if leaf.shape))
 

@@ -178,15 +178,15 @@ def question_about(situation: Situation, budget: Budget, *, everything: bool = F
     """
     rows = situation.alignment.rows
     if everything:
-        places = [place for place, row in enumerate(rows) if not row.fixed]
+        indices = [index for index, row in enumerate(rows) if not row.fixed]
     else:
-        places = unsettled(situation)
-    asked = set(places)
-    settled = [place for place, row in enumerate(rows) if place not in asked and not row.fixed]
-    if not places:
+        indices = unsettled(situation)
+    asked = set(indices)
+    settled = [index for index, row in enumerate(rows) if index not in asked and not row.fixed]
+    if not indices:
         return Question(situation, (), (), len(settled), {})
     entries = entry_lines(situation.state_dict, list(_free(situation, asked)))
-    leaves = leaf_lines(situation.skeleton, places)
+    leaves = leaf_lines(situation.skeleton, indices)
     requests, left = _Writer(situation, settled, entries, leaves, budget).requests()
     asked_for = sorted(
         item for request in requests for line in request.asked for item in line.group.items
@@ -211,10 +211,10 @@ def _left_out(left: Sequence[Line]) -> tuple[str, ...]:
 def _free(situation: Situation, asked: set[int]) -> Iterator[str]:
     """Keys that an asked leaf could take."""
     held: set[str] = set()
-    for place, row in enumerate(situation.alignment.rows):
-        if place not in asked:
+    for index, row in enumerate(situation.alignment.rows):
+        if index not in asked:
             held.update(row.keys)
-    whole = any(not situation.skeleton[place].shape for place in asked)
+    whole = any(not situation.skeleton[index].shape for index in asked)
     for entry in situation.state_dict:
         if entry.key not in held and (whole or not _counts(entry)):
             yield entry.key
@@ -288,7 +288,7 @@ class _Writer:
 
 def _head(situation: Situation, settled: Sequence[int]) -> str:
     rows, skeleton = situation.alignment.rows, situation.skeleton
-    pairs = [(rows[place].keys[0], skeleton[place].path) for place in settled if rows[place].keys]
+    pairs = [(rows[index].keys[0], skeleton[index].path) for index in settled if rows[index].keys]
     examples = settled_lines(pairs, _MOST_SETTLED)
     if not examples:
         return ""

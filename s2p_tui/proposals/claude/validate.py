@@ -170,24 +170,24 @@ class Used:
     """Readings by leaf.
 
     Args:
-        sources: Leaf places and what they take for good.
+        sources: Leaf indices and what they take for good.
     """
 
     def __init__(self, sources: Iterable[tuple[int, Expr]]) -> None:
         self._by_key: dict[str, list[tuple[int, Reading]]] = defaultdict(list)
-        for place, source in sources:
-            self.add(place, source)
+        for index, source in sources:
+            self.add(index, source)
 
-    def add(self, place: int, source: Expr) -> None:
+    def add(self, index: int, source: Expr) -> None:
         """Note what a leaf takes."""
         for reading in readings_of(source):
-            self._by_key[reading.key].append((place, reading))
+            self._by_key[reading.key].append((index, reading))
 
-    def others(self, place: int, source: Expr) -> tuple[str, int] | None:
-        """A key that another leaf reads too, and that leaf's place; None if there is none."""
+    def others(self, index: int, source: Expr) -> tuple[str, int] | None:
+        """A key that another leaf reads too, and that leaf's index; None if there is none."""
         for reading in readings_of(source):
             for other, theirs in self._by_key.get(reading.key, ()):
-                if other != place and reading.overlaps(theirs):
+                if other != index and reading.overlaps(theirs):
                     return reading.key, other
         return None
 
@@ -212,7 +212,7 @@ class Found:
     """The rows validated so far, and the problems found.
 
     Attributes:
-        rows: By place.
+        rows: By index.
         problems: Reasons why answered rows are impossible, by leaf index.
         stray: Answers about ids that were not asked about.
     """
@@ -246,13 +246,13 @@ class Validator:
             request: The number of the request.
         """
         wanted = frozenset(wanted)
-        for place in wanted:
-            found.problems.pop(place, None)
+        for index in wanted:
+            found.problems.pop(index, None)
         proposed = self._proposed(answer, wanted, found, request)
-        for place, accepted in self._without_clashes(proposed, found):
-            found.rows[place] = accepted
-        for place in sorted(wanted - found.rows.keys()):
-            found.problems.setdefault(place, "nothing was said of it")
+        for index, accepted in self._without_clashes(proposed, found):
+            found.rows[index] = accepted
+        for index in sorted(wanted - found.rows.keys()):
+            found.problems.setdefault(index, "nothing was said of it")
 
     def _proposed(
         self, answer: Answer, wanted: Collection[int], found: Found, request: int
@@ -265,7 +265,7 @@ class Validator:
             except WrongAnswerError as error:
                 found.stray.append(str(error))
                 continue
-            strangers = [place for place in leaves.items if place not in wanted]
+            strangers = [index for index in leaves.items if index not in wanted]
             if strangers:
                 found.stray.append(f"{row.leaf[:60]} was not asked about here")
             said.update(leaves.items)
@@ -275,17 +275,17 @@ class Validator:
             except WrongAnswerError as error:
                 found.problems.update(dict.fromkeys(set(leaves.items) - {*strangers}, str(error)))
                 continue
-            for place, source in zip(leaves.items, sources, strict=True):
-                if place in wanted:
-                    self._add(place, source, row, why, (request, row.group), proposed, found)
-        for place, count in said.items():
-            if count > 1 and proposed.pop(place, None) is not None:
-                found.problems[place] = "it was answered more than once"
+            for index, source in zip(leaves.items, sources, strict=True):
+                if index in wanted:
+                    self._add(index, source, row, why, (request, row.group), proposed, found)
+        for index, count in said.items():
+            if count > 1 and proposed.pop(index, None) is not None:
+                found.problems[index] = "it was answered more than once"
         return proposed
 
     def _add(
         self,
-        place: int,
+        index: int,
         source: _Source,
         row: AnsweredRow,
         why: str,
@@ -293,17 +293,17 @@ class Validator:
         proposed: dict[int, Accepted],
         found: Found,
     ) -> None:
-        leaf = self._situation.skeleton[place]
+        leaf = self._situation.skeleton[index]
         try:
-            made = Row(self._made(place, source), gap=not source.keys, by="claude", why=why)
+            made = Row(self._made(index, source), gap=not source.keys, by="claude", why=why)
         except WrongAnswerError as error:
-            found.problems[place] = str(error)
+            found.problems[index] = str(error)
             return
         verdict = judge(leaf, made, self._situation.state_dict)
         if verdict.fit is Fit.MISMATCHED:
-            found.problems[place] = verdict.why
+            found.problems[index] = verdict.why
         else:
-            proposed[place] = Accepted(made, row.confidence, group)
+            proposed[index] = Accepted(made, row.confidence, group)
 
     def _sources(self, row: AnsweredRow, leaves: Reference) -> Iterator[_Source]:
         """Return the source of each member of a leaf reference."""
@@ -323,31 +323,31 @@ class Validator:
                 raise WrongAnswerError(f"{keys[0]} is named twice for one leaf")
             yield _Source(keys, row.how, part, (leaves.line.id, row.sources, row.how, part))
 
-    def _made(self, place: int, source: _Source) -> Expr | None:
+    def _made(self, index: int, source: _Source) -> Expr | None:
         if not source.keys:
             return None
-        leaf = self._situation.skeleton[place]
+        leaf = self._situation.skeleton[index]
         return self._maker.make(leaf, source.keys, source.how, source.part, source.alike)
 
     def _without_clashes(
         self, proposed: Mapping[int, Accepted], found: Found
     ) -> Iterator[tuple[int, Accepted]]:
         """The rows of which no two read the same elements; of two that do neither is believed."""
-        kept = ((place, a.row.source) for place, a in found.rows.items() if a.row.source)
+        kept = ((index, a.row.source) for index, a in found.rows.items() if a.row.source)
         # What settled rows take was never listed, so that no answer can name it.
         used = Used(kept)
-        for place, accepted in proposed.items():
+        for index, accepted in proposed.items():
             if accepted.row.source is not None:
-                used.add(place, accepted.row.source)
+                used.add(index, accepted.row.source)
         skeleton = self._situation.skeleton
-        for place, accepted in proposed.items():
+        for index, accepted in proposed.items():
             source = accepted.row.source
-            clash = used.others(place, source) if source is not None else None
+            clash = used.others(index, source) if source is not None else None
             if clash is None:
-                yield place, accepted
+                yield index, accepted
             else:
                 key, other = clash
-                found.problems[place] = f"{key} is used by {skeleton[other].path} too"
+                found.problems[index] = f"{key} is used by {skeleton[other].path} too"
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,13 +371,13 @@ def in_words(problems: Mapping[int, str], names: Mapping[int, str], most: int) -
     """Problems as `name: why`, those alike together, and how many more there are.
 
     Args:
-        problems: Why, by place.
+        problems: Why, by index.
         names: Names of the rows, by leaf index.
         most: Lines at most.
     """
     by_reason: dict[str, list[str]] = {}
-    for place in sorted(problems):
-        by_reason.setdefault(problems[place], []).append(names[place])
+    for index in sorted(problems):
+        by_reason.setdefault(problems[index], []).append(names[index])
     lines = [
         f"{alike[0]}{f' and {len(alike) - 1:,} more' if len(alike) > 1 else ''}: {why}"
         for why, alike in list(by_reason.items())[:most]

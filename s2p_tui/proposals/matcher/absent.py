@@ -45,22 +45,22 @@ def without_partner(
         return {}
     modules: dict[Steps, list[Suggestion]] = defaultdict(list)
     filled: set[Steps] = set()
-    for place, path in steps.items():
-        if place in suggestions:
-            modules[path[:-1]].append(suggestions[place])
-            if suggestions[place].source is not None:
+    for index, path in steps.items():
+        if index in suggestions:
+            modules[path[:-1]].append(suggestions[index])
+            if suggestions[index].source is not None:
                 filled |= {_in_any_block(path), (*path[:-1], *meanings(path[-1:])[0][-1:])}
     sizes = {prod(state_dict.shape(key)) for key in left_over}
     tables = _tables(suggestions, state_dict)
     found: dict[int, Suggestion] = {}
-    for place, path in steps.items():
-        if place in suggestions:
+    for index, path in steps.items():
+        if index in suggestions:
             continue
-        leaf, siblings = skeleton[place], modules[path[:-1]]
+        leaf, siblings = skeleton[index], modules[path[:-1]]
         settled = bool(siblings) and all(s.certain and s.source for s in siblings)
         settled = settled and filled.isdisjoint((_in_any_block(path), (*path[:-1], "bias")))
         neutral = _neutral(leaf, path) if settled and prod(leaf.shape) not in sizes else None
-        found[place] = neutral or _shared(path, leaf, tables) or _missing(bool(siblings))
+        found[index] = neutral or _shared(path, leaf, tables) or _missing(bool(siblings))
     return found
 
 
@@ -129,16 +129,16 @@ def tied_again(state_dict: StateDict, wanted: Mapping[int, int]) -> dict[str, st
 
 
 def scalar_entries(state_dict: StateDict, skeleton: Skeleton) -> dict[int, str]:
-    """Entries of one element that fill Python scalars of their own name, by the scalars' places.
+    """Entries of one element that fill Python scalars of their own name, by the scalars' indices.
 
     The whole path says which one, or all of it but what one side begins with (`module.`), or the
     last name where one scalar and one entry have it.
     """
     scalars: dict[str, list[int]] = defaultdict(list)
     arrays: set[str] = set()
-    for place, leaf in enumerate(skeleton):
+    for index, leaf in enumerate(skeleton):
         if leaf.kind == "scalar":
-            scalars[steps_of_path(leaf.path)[-1]].append(place)
+            scalars[steps_of_path(leaf.path)[-1]].append(index)
     if not scalars:
         return {}
     for leaf in skeleton:
@@ -151,17 +151,17 @@ def scalar_entries(state_dict: StateDict, skeleton: Skeleton) -> dict[int, str]:
     found: dict[int, str] = {}
     for last, keys in entries.items():
         by_path = {steps_of_key(key): key for key in keys}
-        for place in scalars[last]:
-            path = steps_of_path(skeleton[place].path)
+        for index in scalars[last]:
+            path = steps_of_path(skeleton[index].path)
             alike = [key for steps, key in by_path.items() if _end_alike(path, steps)]
             if path in by_path:
-                found[place] = by_path[path]
+                found[index] = by_path[path]
             elif len(alike) == 1:
-                found[place] = alike[0]
+                found[index] = alike[0]
             elif len(keys) == len(scalars[last]) == 1 and last not in arrays:
-                found[place] = keys[0]
+                found[index] = keys[0]
     claims = Counter(found.values())
-    return {place: key for place, key in found.items() if claims[key] == 1}
+    return {index: key for index, key in found.items() if claims[key] == 1}
 
 
 def _end_alike(path: Steps, steps: Steps) -> bool:
@@ -171,14 +171,14 @@ def _end_alike(path: Steps, steps: Steps) -> bool:
 
 
 def counts_of_keys(skeleton: Skeleton) -> set[int]:
-    """Return the places of whole numbers beside typed PRNG keys, as `flax.nnx.Rngs` has them.
+    """Return the indices of whole numbers beside typed PRNG keys, as `flax.nnx.Rngs` has them.
 
     They count what was drawn with the key, and are in no state dict.
     """
     modules = {_module(path) for path in skeleton.keys}
     return {
-        place
-        for place, leaf in enumerate(skeleton if modules else ())
+        index
+        for index, leaf in enumerate(skeleton if modules else ())
         if leaf.dtype.startswith(("int", "uint")) and _module(leaf.path) in modules
     }
 

@@ -73,13 +73,13 @@ def following(
             continue
         why = f"as you decided for {skeleton[index].path}"
         here = {index: row} | dict(modules.siblings(index, row))
-        for place, one in (*here.items(), *_elsewhere(here, alignment, state_dict, skeleton)):
+        for at, one in (*here.items(), *_elsewhere(here, alignment, state_dict, skeleton)):
             if one.source is not None:
-                found[place].setdefault(one.source, why)
+                found[at].setdefault(one.source, why)
     rows = {
-        place: Row(source, by="matcher", why=why)
-        for place, sources in found.items()
-        if place not in given and not evidence.suggestions[place].certain and len(sources) == 1
+        at: Row(source, by="matcher", why=why)
+        for at, sources in found.items()
+        if at not in given and not evidence.suggestions[at].certain and len(sources) == 1
         for source, why in sources.items()
     }
     takers: defaultdict[str, list[Split | None]] = defaultdict(list)
@@ -87,8 +87,8 @@ def following(
         for key in row.keys:
             takers[key].append(_part_of(row.source))
     return {
-        place: row
-        for place, row in rows.items()
+        at: row
+        for at, row in rows.items()
         if all(_is_shared(_part_of(row.source), takers[key]) for key in row.keys)
     }
 
@@ -106,8 +106,8 @@ def _is_shared(part: Split | None, takers: list[Split | None]) -> bool:
 def _elsewhere(
     rows: Mapping[int, Row], alignment: Alignment, state_dict: StateDict, skeleton: Skeleton
 ) -> Iterator[tuple[int, Row]]:
-    for place, row in rows.items():
-        yield from counterparts(state_dict, skeleton, alignment, place, row).items()
+    for index, row in rows.items():
+        yield from counterparts(state_dict, skeleton, alignment, index, row).items()
 
 
 class _Modules:
@@ -130,16 +130,16 @@ class _Modules:
             return
         (key,) = row.keys
         others = [entry for entry in self._entries[module_of(key)] if entry != key]
-        places = [at for at in np.flatnonzero(layers == layers[index]).tolist() if at != index]
-        steps = steps_of_leaves(self._skeleton, places)
-        for place in places:
-            role = meanings(steps[place])[0][-1:]
+        indices = [at for at in np.flatnonzero(layers == layers[index]).tolist() if at != index]
+        steps = steps_of_leaves(self._skeleton, indices)
+        for other in indices:
+            role = meanings(steps[other])[0][-1:]
             alike = [one for one in others if role and _role(one) == role]
             if len(alike) == 1 and (source := self._taken_alike(row.source, alike[0])) is not None:
                 new = replace(row, source=source)
-                leaf = self._skeleton[place]
+                leaf = self._skeleton[other]
                 if judge(leaf, new, self._state_dict).fit is not Fit.MISMATCHED:
-                    yield place, new
+                    yield other, new
 
     def _taken_alike(self, source: Expr | None, key: str) -> Expr | None:
         """Return what is taken of an entry beside a row's source; None if that is not known."""

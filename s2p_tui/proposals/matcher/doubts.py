@@ -326,10 +326,10 @@ def turned(found: Mapping[int, tuple[Leaf, Piece]], shapes: Iterable[Shape]) -> 
     It has to be where one of them has no entry of its leaf's shape at all.
 
     Args:
-        found: Leaves and what they take, by place.
+        found: Leaves and what they take, by index.
         shapes: The shapes of all that leaves could take.
     """
-    pairs = {place: pair for place, pair in found.items() if _is_turned(*pair)}
+    pairs = {index: pair for index, pair in found.items() if _is_turned(*pair)}
     if not pairs:
         return {}
     held = {*shapes}
@@ -378,33 +378,33 @@ def unequal(
     use, such as auxiliary heads, are no such members.
 
     Args:
-        suggestions: By place.
+        suggestions: By index.
         skeleton: The leaves.
-        steps: Steps of the leaves that entries may feed, by place.
+        steps: Steps of the leaves that entries may feed, by index.
         state_dict: The entries.
         lost: Entries that no leaf takes, under no other name either.
     """
-    places: dict[str, list[int]] = defaultdict(list)
-    for place, suggestion in suggestions.items():
+    indices: dict[str, list[int]] = defaultdict(list)
+    for index, suggestion in suggestions.items():
         for key in keys_of(suggestion.source) if suggestion.source is not None else ():
-            places[key].append(place)
+            indices[key].append(index)
     found: dict[int, str] = {}
     lost = {*lost}
     if lost:
         paths = {entry.key: steps_of_key(entry.key) for entry in state_dict}
-        items = [(paths[e.key], e.shape, e.key in places) for e in state_dict]
+        items = [(paths[e.key], e.shape, e.key in indices) for e in state_dict]
         told = _short(_lists(items, {paths[key] for key in lost}), _TAKEN)
-        for key, feeding in places.items() if told else ():
+        for key, feeding in indices.items() if told else ():
             if (why := _within(paths[key], told)) is not None:
                 found.update(dict.fromkeys(feeding, why))
     filled = {p: p in suggestions and suggestions[p].source is not None for p in steps}
-    empty = {steps[place] for place, is_filled in filled.items() if not is_filled}
+    empty = {steps[index] for index, is_filled in filled.items() if not is_filled}
     if empty:
-        items = [(path, skeleton[place].shape, filled[place]) for place, path in steps.items()]
+        items = [(path, skeleton[index].shape, filled[index]) for index, path in steps.items()]
         told = _short(_lists(items, empty), _FILLED)
-        for place, path in steps.items() if told else ():
+        for index, path in steps.items() if told else ():
             if (why := _within(path, told)) is not None:
-                found.setdefault(place, why)
+                found.setdefault(index, why)
     return found
 
 
@@ -479,7 +479,7 @@ def losses(
     used = _feeding(suggestions)
     if say_nothing([steps_of_key(entry.key) for entry in state_dict], []):
         why = f"{lost[0]} is left over, and nothing shows what it belongs to"
-        return {place: why for places in used.values() for place in places}
+        return {index: why for indices in used.values() for index in indices}
     parameters = {key: steps for key in lost if _is_parameter(steps := steps_of_key(key))}
     found: dict[int, str] = {}
     modules: dict[Steps, str] = {}
@@ -490,7 +490,7 @@ def losses(
         if block is not None and steps[-1].startswith("weight"):
             blocks.setdefault(block, key)
     between = _between(parameters, [steps_of_key(key) for key in used])
-    for key, places in used.items():
+    for key, indices in used.items():
         steps = steps_of_key(key)
         block = _block_of(steps[:-1])
         if (same := modules.get(steps[:-1])) is not None:
@@ -501,16 +501,16 @@ def losses(
             why = f"{other} beside it in its list would be lost"
         else:
             continue
-        found.update(dict.fromkeys(places, why))
+        found.update(dict.fromkeys(indices, why))
     return found
 
 
 def _feeding(suggestions: Mapping[int, Suggestion]) -> dict[str, list[int]]:
     """The leaves that entries feed, by key."""
     found: dict[str, list[int]] = defaultdict(list)
-    for place, suggestion in suggestions.items():
+    for index, suggestion in suggestions.items():
         for key in keys_of(suggestion.source) if suggestion.source is not None else ():
-            found[key].append(place)
+            found[key].append(index)
     return found
 
 

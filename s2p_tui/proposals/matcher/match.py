@@ -112,20 +112,20 @@ def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -
     suggestions: dict[int, Suggestion] = {}
     wanted: list[int] = []
     scalars, counts = scalar_entries(state_dict, skeleton), counts_of_keys(skeleton)
-    for place, leaf in enumerate(skeleton):
+    for index, leaf in enumerate(skeleton):
         if (constant := constant_for(leaf)) is not None:
-            suggestions[place] = Suggestion(constant[0], _BY_LAYER, constant[1])
-        elif place in scalars:
+            suggestions[index] = Suggestion(constant[0], _BY_LAYER, constant[1])
+        elif index in scalars:
             reason = "the one element of the scalar's own name"
-            suggestions[place] = Suggestion(Take(scalars[place]), _SCALAR, reason)
+            suggestions[index] = Suggestion(Take(scalars[index]), _SCALAR, reason)
         elif leaf.kind == "scalar":
             reason = "a Python scalar, and no entry of one element has its name"
-            suggestions[place] = Suggestion(None, _BY_LAYER, reason)
-        elif place in counts and leaf.has_value:
+            suggestions[index] = Suggestion(None, _BY_LAYER, reason)
+        elif index in counts and leaf.has_value:
             reason = "it counts what was drawn with the PRNG key beside it"
-            suggestions[place] = Suggestion(None, _BY_LAYER, reason)
+            suggestions[index] = Suggestion(None, _BY_LAYER, reason)
         else:
-            wanted.append(place)
+            wanted.append(index)
     steps = steps_of_leaves(skeleton, wanted)
     task.check()
     pieces, left_over = _pieces(state_dict, skeleton, steps, frozenset(scalars.values()))
@@ -144,13 +144,13 @@ def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -
     suggestions |= without_partner(suggestions, skeleton, steps, state_dict, left_over)
     lost = lost_entries(state_dict, suggestions, left_over)
     told = unequal(suggestions, skeleton, steps, state_dict, lost)
-    for place, why in (losses(state_dict, suggestions, lost) | told).items():
-        one = suggestions[place]
+    for index, why in (losses(state_dict, suggestions, lost) | told).items():
+        one = suggestions[index]
         proof = one.proof.without(Question.LEFT_OVER)
-        suggestions[place] = replace(one, proof=proof, reason=why)
+        suggestions[index] = replace(one, proof=proof, reason=why)
     task.done = task.total
     task.check()
-    return Evidence(Suggestions(suggestions[place] for place in range(len(skeleton))), left_over)
+    return Evidence(Suggestions(suggestions[index] for index in range(len(skeleton))), left_over)
 
 
 def _pieces(
@@ -163,7 +163,7 @@ def _pieces(
     useless = frozenset(("count",)) if roles & _STATISTICS else _STATISTICS | {"count"}
     left_over: dict[str, str] = {}
     pieces, covered = made_of_parts(state_dict, skeleton)
-    wanted = Counter(prod(skeleton[place].shape) for place in steps)
+    wanted = Counter(prod(skeleton[index].shape) for index in steps)
     again = tied_again(state_dict, wanted)
     for entry in state_dict:
         if entry.key in covered or entry.key in taken:
@@ -177,7 +177,7 @@ def _pieces(
             left_over[entry.key] = "no leaf holds such a statistic"
         else:
             pieces.append(entry_piece(entry.key, path, entry.shape))
-    targets = [(path, skeleton[place].shape) for place, path in steps.items()]
+    targets = [(path, skeleton[index].shape) for index, path in steps.items()]
     return with_views(pieces, targets), left_over
 
 
@@ -189,8 +189,8 @@ def _fill(
     pieces: Sequence[Piece],
     task: Task,
 ) -> Collection[int]:
-    """Suggest what the leaves take; return the places of those whose layers are torn apart."""
-    target = tree_of((place, path, skeleton[place].shape) for place, path in steps.items())
+    """Suggest what the leaves take; return the indices of those whose layers are torn apart."""
+    target = tree_of((index, path, skeleton[index].shape) for index, path in steps.items())
     source = tree_of((n, piece.steps, piece.shape) for n, piece in enumerate(pieces))
     targets = [leaf.item for leaf in target.leaves()]
     sources = [leaf.item for leaf in source.leaves()]
@@ -201,8 +201,8 @@ def _fill(
 
     def learn(orientation: Orientation, found: Sequence[tuple[int, Piece, Pair]]) -> None:
         orientation.learn(
-            (steps[place], skeleton[place].shape, piece, skeleton[place].owner)
-            for place, piece, pair in found
+            (steps[index], skeleton[index].shape, piece, skeleton[index].owner)
+            for index, piece, pair in found
             if pair.margin >= _CERTAIN
         )
 
@@ -210,11 +210,11 @@ def _fill(
     if nameless:
         found = [
             (
-                place,
+                index,
                 piece,
                 pair if len(piece.members) == 1 else replace(pair, margin=0.0, how=ORDER_ALONE),
             )
-            for place, piece, pair in told(in_sequence(target, source, task.check))
+            for index, piece, pair in told(in_sequence(target, source, task.check))
         ]
     else:
         order = _orderly(pieces) and not _sorted_by_name(skeleton)
@@ -262,19 +262,19 @@ def _fill(
     doubts.add(Question.GROUPING, stacked_by_name({p: piece for p, piece, _ in found}))
     task.check()
     kernels = Kernels(state_dict)
-    for place, piece, pair in found:
+    for index, piece, pair in found:
         task.check()
         task.done += 1
-        leaf = skeleton[place]
-        taken = as_leaf_takes(leaf, _in_named_order(piece, steps[place]), state_dict)
-        suggestion = taken and _suggestion(leaf, steps[place], taken, pair, orientation, kernels)
+        leaf = skeleton[index]
+        taken = as_leaf_takes(leaf, _in_named_order(piece, steps[index]), state_dict)
+        suggestion = taken and _suggestion(leaf, steps[index], taken, pair, orientation, kernels)
         if suggestion is not None:
-            is_numbered = place in by_number
+            is_numbered = index in by_number
             proof, reason = suggestion.proof, suggestion.reason
             is_placed = suggestion.placed
-            if (why := doubts.words.get(place)) is not None:
-                proof, reason, is_placed = doubts.opened(place, proof), why, False
-            suggestions[place] = Suggestion(
+            if (why := doubts.words.get(index)) is not None:
+                proof, reason, is_placed = doubts.opened(index, proof), why, False
+            suggestions[index] = Suggestion(
                 suggestion.source, proof, reason, is_placed, is_numbered
             )
     return torn
@@ -290,12 +290,12 @@ class _Doubts:
     def add(self, question: Question, found: Mapping[int, str]) -> None:
         """Open a question about pairs."""
         self.words |= found
-        for place in found:
-            self._questions[place].add(question)
+        for index in found:
+            self._questions[index].add(question)
 
-    def opened(self, place: int, proof: Proof) -> Proof:
+    def opened(self, index: int, proof: Proof) -> Proof:
         """Return a proof without the answers that are in doubt."""
-        for question in sorted(self._questions[place]):
+        for question in sorted(self._questions[index]):
             proof = proof.without(question)
         return proof
 
@@ -311,9 +311,9 @@ def _in_named_order(piece: Piece, steps: Steps) -> Piece:
     for step in reversed(steps):
         # Part by part: as a whole `gate_up_proj` is read as `up_proj` first.
         named = [word for part in step.split("_") for word in name_of(part).words]
-        places = [next((n for n, w in enumerate(named) if w in own), -1) for own in words]
-        if min(places) >= 0 and len(set(places)) == len(places):
-            order = sorted(range(len(places)), key=places.__getitem__)
+        indices = [next((n for n, w in enumerate(named) if w in own), -1) for own in words]
+        if min(indices) >= 0 and len(set(indices)) == len(indices):
+            order = sorted(range(len(indices)), key=indices.__getitem__)
             return replace(piece, members=tuple(piece.members[n] for n in order))
     return piece
 
@@ -538,7 +538,7 @@ def propose(
         elif freed.issuperset(taken.intersection(row.keys)):
             undone.append((index, row))
     confidence = {
-        place: confidence_of(suggestion) for place, suggestion in enumerate(evidence.suggestions)
+        index: confidence_of(suggestion) for index, suggestion in enumerate(evidence.suggestions)
     } | dict.fromkeys(followed, Confidence.LIKELY)
     return proposed("matcher", alignment, wanted, skeleton, confidence, undone=undone)
 

@@ -38,25 +38,27 @@ _WRAPPED = frozenset(("value", "raw_value"))
 """The name that `flax.nnx` variables give the array they hold."""
 
 
-def steps_of_leaves(skeleton: Skeleton, places: Sequence[int]) -> dict[int, Steps]:
-    """The steps of leaves by place; the members of a list named for its parts go by their names."""
-    paths = [skeleton[place].path for place in places]
+def steps_of_leaves(skeleton: Skeleton, indices: Sequence[int]) -> dict[int, Steps]:
+    """The steps of leaves by index; the members of a list named for its parts go by their names."""
+    paths = [skeleton[index].path for index in indices]
     several = _has_several_models(paths)
-    steps = _without_wrappers({place: _steps_of_leaf(skeleton[place], several) for place in places})
+    steps = _without_wrappers(
+        {index: _steps_of_leaf(skeleton[index], several) for index in indices}
+    )
     lists: dict[Steps, set[str]] = defaultdict(set)
     for path in steps.values():
         for level in range(1, len(path)):
             if path[level].isdigit() and parts_named(path[level - 1]):
                 lists[path[:level]].add(path[level])
-    for place, path in steps.items() if lists else ():
+    for index, path in steps.items() if lists else ():
         for level in range(1, len(path)):
             if (members := lists.get(path[:level])) is not None:
                 parts = parts_named(path[level - 1])
                 if members == {"0"}:
-                    steps[place] = (*path[:level], *path[level + 1 :])
+                    steps[index] = (*path[:level], *path[level + 1 :])
                 elif members == {str(number) for number in range(len(parts))}:
                     part = parts[int(path[level])]
-                    steps[place] = (*path[: level - 1], part, *path[level + 1 :])
+                    steps[index] = (*path[: level - 1], part, *path[level + 1 :])
                 break
     return steps
 
@@ -77,10 +79,10 @@ def _without_wrappers(steps: dict[int, Steps]) -> dict[int, Steps]:
         for level in range(1, len(path)):
             beside[path[:level]].add(path[level])
     return {
-        place: path[:-1]
+        index: path[:-1]
         if len(path) > 1 and path[-1] in _WRAPPED and len(beside[path[:-1]]) == 1
         else path
-        for place, path in steps.items()
+        for index, path in steps.items()
     }
 
 

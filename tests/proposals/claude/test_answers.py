@@ -22,11 +22,11 @@ from tests.proposals.claude.conftest import Ask, refusal
 
 def proposed(proposal: Proposal) -> dict[int, str]:
     """Places and the entries they would take."""
-    return {change.place: "+".join(change.new.keys) or "gap" for change in proposal.changes}
+    return {change.index: "+".join(change.new.keys) or "gap" for change in proposal.changes}
 
 
 def accept_all(session: Session, proposal: Proposal) -> Alignment:
-    session.edit(proposal.accepted({change.place for change in proposal.changes}))
+    session.edit(proposal.accepted({change.index for change in proposal.changes}))
     return session.alignment
 
 
