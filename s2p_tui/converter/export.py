@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s2p_tui.alignment.mapping_file import SavedAlignment
-from s2p_tui.converter import MEBIBYTE, in_words_of_python
+from s2p_tui.converter.chunks import MEBIBYTE
+from s2p_tui.converter.ways_out import in_words_of_python
 from s2p_tui.errors import UsageError
 from s2p_tui.formats.memory import checkpoint_in_memory
 from s2p_tui.session.export import export_of, leaves_in, leaves_of
