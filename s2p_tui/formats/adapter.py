@@ -1,9 +1,9 @@
 """LoRA adapters of PEFT, merged into a checkpoint's entries as they are read: W + scale · B A.
 
 The merged checkpoint is like any other; nothing of it is in memory but factors. Numbers are added
-up in float32, rank by rank, and rounded to the entry's dtype once, as PEFT's `merge_and_unload`
-does on the CPU. The order of additions is the same whichever part of an entry is read, on any
-machine, so that parts agree bit for bit.
+up in float32, rank by rank, and rounded to the entry's dtype, as PEFT's `merge_and_unload` does.
+The order of additions is the same whichever part of an entry is read, on any machine, so that parts
+agree bit for bit.
 """
 
 from __future__ import annotations
@@ -92,11 +92,14 @@ class _Change:
         scale: Times the product.
         rows: The factor along the entry's first axis.
         rest: The factor along the others; None where `rows` alone is added, to a bias.
+        is_rounded: Round the product to the entry's dtype before it is added, as PEFT does for
+            embeddings alone.
     """
 
     scale: float
     rows: _Factor
     rest: _Factor | None
+    is_rounded: bool = False
 
 
 def with_adapter(checkpoint: Checkpoint, where: str | Path) -> Checkpoint:
@@ -299,7 +302,8 @@ class _Merge:
             self._problems.append(f"{odd[0].key} is {odd[0].dtype}, to which nothing is added")
             return
         a, b = _Factor(parts["A"], 0), _Factor(parts["B"], 1)
-        yield key, _Change(scale, a if is_turned else b, b if is_turned else a)
+        rows, rest = (a, b) if is_turned else (b, a)
+        yield key, _Change(scale, rows, rest, is_embedding)
         if "B.bias" in parts:
             bias = _with(prefix, f"{module}.bias")
             shape = entries[parts["B.bias"]].shape
@@ -478,6 +482,8 @@ class _Merged(Tensors):
                 np.multiply.outer(one, other, out=product)
                 total += product
             total *= scale
+            if change.is_rounded:
+                total = total.astype(there.dtype).astype(wide)
             np.add(flat[start:stop].astype(wide), total, out=found[start:stop])
         return found.reshape(sizes)
 

@@ -23,7 +23,8 @@ from tests.models.minilm import SENTENCES, reference_model, tokenize
 
 pytestmark = [
     pytest.mark.slow("trains adapters of a real model and runs it in both frameworks"),
-    # PEFT asks transformers by an old name.
+    # PEFT asks transformers by an old name, and wonders at biases of its own.
+    pytest.mark.filterwarnings("ignore:.*LoRA tensor.s. have invalid shape"),
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning"),
 ]
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -78,12 +79,15 @@ def test_merged_is_what_peft_merges(tmp_path: Path, name: str, dtype: str) -> No
             continue
         array = found.tensors.read(entry.key, tuple((0, size) for size in entry.shape))
         expected = wanted[entry.key].float().numpy()
-        # A unit in the last place of the entry's dtype: sums of ranks come in another order.
-        limit = 2.0**-8 if dtype == "bfloat16" else 2.0**-21
-        np.testing.assert_allclose(array.astype(np.float32), expected, rtol=limit, atol=1e-7)
+        # Sums of ranks come in another order: some are rounded to the number beside.
+        # The embedding's product is rounded before it is added: a unit of its own last place.
+        limit, least = (2.0**-7, 2e-3) if dtype == "bfloat16" else (2.0**-21, 2e-7)
+        found_here = array.astype(np.float32)
+        np.testing.assert_allclose(found_here, expected, rtol=limit, atol=least)
+        assert np.mean(found_here != expected) < (0.01 if dtype == "bfloat16" else 0.75), entry.key
         original = weights[entry.key].float().numpy()
-        changed += not np.array_equal(array.astype(np.float32), original)
-    assert changed == {"plain": 12, "patterns": 25, "in full": 14}[name]
+        changed += not np.array_equal(found_here, original)
+    assert changed == {"plain": 12, "patterns": 26, "in full": 14}[name]
 
 
 def test_the_converted_model_computes_what_the_merged_one_does(tmp_path: Path) -> None:
