@@ -40,7 +40,7 @@ from s2p_tui.errors import S2PError
         --certificate trained.certificate.json
 
     # an Orbax checkpoint, as Orbax or convert --format orbax writes it
-    s2p-tui export trained.orbax --skeleton model_skeleton.eqx \\
+    s2p-tui export model.orbax --skeleton model_skeleton.eqx \\
         --mapping model.mapping.json --checkpoint model.pt -o trained.safetensors
 
     # without the original: entries that no leaf holds are missing

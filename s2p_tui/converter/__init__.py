@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 from s2p_tui.alignment.mapping_file import SavedAlignment
 from s2p_tui.alignment.recipe import Recipe
-from s2p_tui.alignment.task import Job
+from s2p_tui.alignment.task import Job, ended_by
 from s2p_tui.conversion.chunk_folder import chunk_checkpoint, chunk_target
 from s2p_tui.conversion.contents import refuse_overflow
 from s2p_tui.conversion.convert import filled, refuse_to_replace
@@ -276,7 +276,7 @@ def convert(
         )
     job, chunk_bytes = Job(), chunk_size * MEBIBYTE
     output = output_path(Path(target_dir) / target_name)
-    with cleaned_up_first(job), contextlib.ExitStack() as stack:
+    with cleaned_up_first(job), ended_by(job.check), contextlib.ExitStack() as stack:
         checkpoint, target = sides.open(
             stack, job, key=key, allow_missing=allow_missing, like=like, chunk_bytes=chunk_bytes
         )

@@ -227,7 +227,8 @@ class _Merge:
     def _words(self, count: int) -> str:
         ranks = ", ".join(map(str, sorted(self._ranks)))
         scales = ", ".join(f"{scale:g}" for scale in sorted(self._scales))
-        return f"{count:,} entries, rank {ranks}, scale {scales}"
+        entries = "1 entry" if count == 1 else f"{count:,} entries"
+        return f"{entries}, rank {ranks}, scale {scales}"
 
     def _sorted(self) -> tuple[dict[tuple[str, bool], dict[str, str]], dict[str, str]]:
         """Return the factors' keys by module, and the keys of whole tensors by their names."""

@@ -329,7 +329,7 @@ def test_every_door_takes_it(pair: Path, capsys: pytest.CaptureFixture[str]) -> 
         options = ["--save-mapping", "m.json", "--trust-all", "--certificate", "c.json"]
         assert run(["convert", *ends, "-o", output, *options, *lora]) == 0
         assert (
-            "merged with the adapter lora/adapter_model.safetensors: 1 entries, rank 2, scale 3"
+            "merged with the adapter lora/adapter_model.safetensors: 1 entry, rank 2, scale 3"
             in (capsys.readouterr().out)
         )
         sides = ["--checkpoint", ends[0], "--skeleton", ends[1], "--mapping", "m.json"]
