@@ -208,6 +208,6 @@ def _pattern_in_words(node: Any) -> str:
     step = cast("dict[str, Any]", node)
     of: Any = step.get("each", step.get("of"))
     operands = cast("list[Any]", of) if isinstance(of, list) else [of]
-    before = dict.fromkeys(filter(None, map(_pattern_in_words, operands)))
+    before = list(dict.fromkeys(filter(None, map(_pattern_in_words, operands))))
     facts = [f"{name} {value}" for name, value in step.items() if name not in ("op", "of", "each")]
     return ", then ".join([*before, " ".join([str(step.get("op")), *facts])])
