@@ -207,7 +207,11 @@ def _pattern_in_words(node: Any) -> str:
         return ""
     step = cast("dict[str, Any]", node)
     of: Any = step.get("each", step.get("of"))
-    operands = cast("list[Any]", of) if isinstance(of, list) else [of]
-    before = list(dict.fromkeys(filter(None, map(_pattern_in_words, operands))))
+    operands: list[Any] = [of]
+    if isinstance(of, list):
+        operands = cast("list[Any]", of)
+    steps = [_pattern_in_words(one) for one in operands]
+    before: dict[str, None] = {words: None for words in steps if words}
     facts = [f"{name} {value}" for name, value in step.items() if name not in ("op", "of", "each")]
-    return ", then ".join([*before, " ".join([str(step.get("op")), *facts])])
+    own = " ".join([str(step.get("op")), *facts])
+    return ", then ".join([*before, own])
