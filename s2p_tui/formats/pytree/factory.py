@@ -108,11 +108,16 @@ def _first_line(error: BaseException) -> str:
 
 
 def _needs(factory: Callable[..., Any], name: str) -> bool:
-    try:
-        parameter = inspect.signature(factory).parameters.get(name)
-    except (TypeError, ValueError):
-        return False
-    return parameter is not None and parameter.default is parameter.empty
+    # The metaclass of NNX's modules shows nothing of what they are made from.
+    made = [factory, factory.__init__] if isinstance(factory, type) else [factory]
+    for one in made:
+        try:
+            parameter = inspect.signature(one).parameters.get(name)
+        except (TypeError, ValueError):
+            continue
+        if parameter is not None:
+            return parameter.default is parameter.empty
+    return False
 
 
 def import_object(spec: str) -> Any:
