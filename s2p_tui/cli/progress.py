@@ -50,6 +50,26 @@ def run_with_progress(work: Callable[[Job], T]) -> T:
 
 
 @contextmanager
+def narrated() -> Generator[Callable[[str], None]]:
+    """Return what shows a step on stderr at once: in a terminal in one line that goes at the end.
+
+    Imports of PyTorch, JAX and Equinox take seconds, in which the screen would stay empty.
+    """
+    in_place = sys.stderr.isatty()
+
+    def say(step: str) -> None:
+        sys.stderr.write(f"\r\x1b[K{step} …" if in_place else f"s2p-tui: {step} ...\n")
+        sys.stderr.flush()
+
+    try:
+        yield say
+    finally:
+        if in_place:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+@contextmanager
 def matching_shown() -> Generator[Task]:
     """A task for the matcher, shown on stderr once it has been at work for a second.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import equinox
 import jax
 
 from s2p_tui.errors import InputError, UsageError
+from s2p_tui.formats.models import Factory, recordable
 
 eqx: Any = equinox
 
@@ -46,16 +48,28 @@ def call_factory(
         UsageError: There is no such module or name.
         InputError: The factory raised an exception.
     """
-    factory = import_object(spec)
+    return call_and_describe(spec, kwargs, abstract=abstract, is_object=is_object)[0]
+
+
+def call_and_describe(
+    spec: str,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    abstract: bool = False,
+    is_object: Callable[[Any], bool] = is_pytree,
+) -> tuple[Any, Factory | None]:
+    """As `call_factory`, with the factory for a skeleton's record; None for an object itself."""
+    where, name = _located(spec)
+    factory = _attribute(where, name)
     if not callable(factory) or is_object(factory):
-        return factory
-    arguments = dict(kwargs or {})
-    if "key" not in arguments and _needs_key(factory):
-        arguments["key"] = jax.random.PRNGKey(0)
+        return factory, None
+    takes_key = "key" not in (kwargs or {}) and _needs_key(factory)
+    arguments = dict(kwargs or {}) | ({"key": jax.random.PRNGKey(0)} if takes_key else {})
+    described = recordable(Factory(f"{where}:{name}", dict(kwargs or {}), takes_key))
     try:
         if abstract:
-            return eqx.filter_eval_shape(factory, **arguments)
-        return factory(**arguments)
+            return eqx.filter_eval_shape(factory, **arguments), described
+        return factory(**arguments), described
     except Exception as error:
         raise InputError(
             f"{spec} raised {type(error).__name__}: {_first_line(error)}.",
@@ -84,16 +98,35 @@ def import_object(spec: str) -> Any:
     Raises:
         UsageError: There is no such module or name.
     """
+    return _attribute(*_located(spec))
+
+
+def _located(spec: str) -> tuple[str, str]:
+    """Return the module or file, and the name in it."""
     where, _, name = spec.rpartition(":")
+    if not where.endswith(".py") and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    if where:
+        return where, name
+    with _importing(spec):
+        return _split(spec)
+
+
+def _attribute(where: str, name: str) -> Any:
+    with _importing(where):
+        is_file = where.endswith(".py")
+        found: Any = _import_file(Path(where)) if is_file else importlib.import_module(where)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise UsageError(f"{where} has no {name!r}.", "Check the name after the colon.")
+        found = getattr(found, part)
+    return found
+
+
+@contextlib.contextmanager
+def _importing(where: str) -> Generator[None]:
     try:
-        if where.endswith(".py"):
-            module = _import_file(Path(where))
-        else:
-            if os.getcwd() not in sys.path:
-                sys.path.insert(0, os.getcwd())
-            if not where:
-                where, name = _split(spec)
-            module = importlib.import_module(where)
+        yield
     except UsageError:
         raise
     except (Exception, SystemExit) as error:
@@ -101,12 +134,6 @@ def import_object(spec: str) -> Any:
             f"{where} cannot be imported: {type(error).__name__}: {_first_line(error)}.",
             "Give pkg.module:factory, importable from here, or file.py:factory.",
         ) from error
-    found: Any = module
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise UsageError(f"{where} has no {name!r}.", "Check the name after the colon.")
-        found = getattr(found, part)
-    return found
 
 
 def _split(dotted: str) -> tuple[str, str]:

@@ -26,6 +26,7 @@ from s2p_tui.alignment.dtypes import BY_NAME, dtype_named
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.errors import InputError, UsageError
 from s2p_tui.formats.atomic import require_space, written_atomically
+from s2p_tui.formats.models import UNKNOWN, Models
 from s2p_tui.formats.npy import size_in_bytes
 from s2p_tui.formats.pytree.nodes import tree_as_json
 from s2p_tui.formats.skeleton_file import Target, head_line
@@ -255,7 +256,9 @@ _FEW = 64
 _BLOCK = 1 << 20
 
 
-def save_skeleton(path: str | Path, pytree: Any, *, values: bool = True) -> Skeleton:
+def save_skeleton(
+    path: str | Path, pytree: Any, *, values: bool = True, models: Models = UNKNOWN
+) -> Skeleton:
     """Write a skeleton file for a pytree.
 
     It holds the leaves' descriptions and, as Equinox writes them, their values.
@@ -266,6 +269,7 @@ def save_skeleton(path: str | Path, pytree: Any, *, values: bool = True) -> Skel
             (`equinox.filter_eval_shape`). A module that still holds the initial values of its
             `StateIndex`es is taken as `(model, state)`.
         values: Store the arrays, so that a gap can keep them. Python scalars are always stored.
+        models: The code that makes this pytree and its twin in PyTorch, to be recorded.
 
     Returns:
         The leaves, as described in the file.
@@ -281,7 +285,8 @@ def save_skeleton(path: str | Path, pytree: Any, *, values: bool = True) -> Skel
     held = (leaf for leaf in described if leaf.has_value)
     require_space(Path(path), sum(size_in_bytes(leaf.shape, leaf.dtype) for leaf in held))
     with written_atomically(Path(path)) as stream:
-        stream.write(head_line(described, keys, tree_as_json(tree, is_saved)))
+        made = models.holding_state(tree is not pytree)
+        stream.write(head_line(described, keys, tree_as_json(tree, is_saved), made))
         for leaf, (_, value) in zip(described, leaves, strict=True):
             if leaf.has_value:
                 _serialise(stream, value)
@@ -302,8 +307,13 @@ def _serialise(stream: BinaryIO, value: Any) -> None:
         raise OSError(cause.errno or errno.ENOSPC, cause.strerror or str(cause)) from None
 
 
-def target_of(pytree: Any, label: str) -> Target:
+def target_of(pytree: Any, label: str, models: Models = UNKNOWN) -> Target:
     """The leaves of a pytree in memory, and their values where it has them.
+
+    Args:
+        pytree: As for `save_skeleton`.
+        label: What to call it.
+        models: The code that made it, if it is known.
 
     Raises:
         UsageError: A leaf cannot be saved to a file at all, or the pytree is a PyTorch module.
@@ -318,7 +328,8 @@ def target_of(pytree: Any, label: str) -> Target:
         if leaf.has_value
     }
     skeleton = Skeleton(described, key_paths(tree))
-    return Target(label, (), 0, skeleton, ArrayTensors(arrays), tree_as_json(tree, is_saved))
+    nodes, made = tree_as_json(tree, is_saved), models.holding_state(tree is not pytree)
+    return Target(label, (), 0, skeleton, ArrayTensors(arrays), nodes, made)
 
 
 def _refuse_torch(pytree: Any) -> None:
