@@ -56,7 +56,7 @@ class Chosen(NamedTuple):
 
 
 class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
-    """Typing filters, Enter takes, ctrl+x swaps, Esc leaves."""
+    """Typing filters, Enter takes, ctrl+x swaps, ctrl+a shows all, Esc leaves."""
 
     AUTO_FOCUS = ""
     VERTICAL_BREAKPOINTS = BY_LINES
@@ -64,6 +64,7 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
         Binding("escape,ctrl+c", "dismiss(None)", show=False),
         Binding("enter", "take(False)", show=False),
         Binding("ctrl+x", "take(True)", show=False),
+        Binding("ctrl+a", "show_all", show=False),
         Binding("ctrl+n", "go(1)", show=False),
         Binding("ctrl+p", "go(-1)", show=False),
         *ListKeys.bindings(typing=True),
@@ -86,7 +87,7 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
     def compose(self) -> ComposeResult:
         """Compose the target, the filter, the list, and the details of the current line."""
         title = "Source" if self._offer.key is None else "Leaf"
-        keys = "Enter takes  ctrl+x swaps  type to filter  Esc leaves"
+        keys = "Enter takes  ctrl+x swaps  ctrl+a all  type to filter  Esc leaves"
         with Box(self._symbols, title, keys):
             yield Label(Content(self._symbols.plain(self._heading())), id="what")
             yield Lines(id="filter")
@@ -112,6 +113,11 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
 
     def action_clear(self) -> None:
         self._search("")
+
+    def action_show_all(self) -> None:
+        """List what can never be converted too, or leave it out again."""
+        self._offer.shows_all = not self._offer.shows_all
+        self._search(self._query)
 
     def action_take(self, swap: bool) -> None:
         if self._offer.listed:
@@ -158,7 +164,13 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
         shown = self._symbols.plain(printable(self._query))
         hint = ("part of a name", "lines--muted")
         prompt = self.query_one("#filter", Lines)
-        prompt.set_line(0, ("/ ", "lines--muted"), (shown, "lines--strong") if shown else hint)
+        hidden = f"  {self._offer.hidden} that cannot be converted: ctrl+a"
+        prompt.set_line(
+            0,
+            ("/ ", "lines--muted"),
+            (shown, "lines--strong") if shown else hint,
+            (hidden if self._offer.hidden else "", "lines--muted"),
+        )
         self.line_list.show(len(self._offer.listed), self._at)
         self._explain()
 
@@ -213,7 +225,11 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
     def _explain(self) -> None:
         """Say how good the row would be and why, and where the entry is now."""
         if not self._offer.listed:
-            self.query_one("#why", Label).update("No name is like this.")
+            hidden = self._offer.hidden
+            none = "No name is like this."
+            if hidden:
+                none = f"Nothing that fits: ctrl+a shows {hidden} that cannot be converted."
+            self.query_one("#why", Label).update(none)
             return
         option = self._offer.option(self._at)
         words = describe(option.source)
