@@ -35,10 +35,12 @@ class Difference:
         absolute: The largest difference; infinite where numbers that are not finite differ, and
             where one is NaN.
         relative: That, divided by the reference's largest finite number.
+        cosine: The cosine between both, all elements as one vector; None where it is not defined.
     """
 
     absolute: float
     relative: float
+    cosine: float | None = None
 
 
 def arrays_in(value: Any) -> list[NDArray[Any]]:
@@ -72,6 +74,16 @@ def arrays_in(value: Any) -> list[NDArray[Any]]:
         case _:
             leaves = jax.tree_util.tree_leaves(value)
             return _all(leaf for leaf in leaves if leaf is not value)
+
+
+def dtype_in(value: Any) -> str:
+    """Return the dtype of the first array or tensor in a value; empty if it holds none."""
+    if isinstance(value, Mapping):
+        value = list(cast("Mapping[Any, Any]", value).values())
+    if isinstance(value, list | tuple):
+        found = (dtype_in(item) for item in cast("Sequence[Any]", value))
+        return next((dtype for dtype in found if dtype), "")
+    return str(getattr(value, "dtype", "")).removeprefix("torch.")
 
 
 def _all(values: Iterable[Any]) -> list[NDArray[Any]]:
@@ -119,8 +131,16 @@ def comparable(found: Sequence[NDArray[Any]], reference: Sequence[NDArray[Any]])
 def difference(found: Sequence[NDArray[Any]], reference: Sequence[NDArray[Any]]) -> Difference:
     """Return the largest difference between comparable arrays, each relative to its own size."""
     parts = [_apart(a.reshape(b.shape), b) for a, b in zip(found, reference, strict=True)]
-    absolute = max((part.absolute for part in parts), default=0.0)
-    return Difference(absolute, max((part.relative for part in parts), default=0.0))
+    return worst(parts)
+
+
+def worst(parts: Sequence[Difference]) -> Difference:
+    """Return the largest of several differences, and the smallest cosine."""
+    return Difference(
+        max((part.absolute for part in parts), default=0.0),
+        max((part.relative for part in parts), default=0.0),
+        min((part.cosine for part in parts if part.cosine is not None), default=None),
+    )
 
 
 def _apart(found: NDArray[Any], reference: NDArray[Any]) -> Difference:
@@ -131,9 +151,17 @@ def _apart(found: NDArray[Any], reference: NDArray[Any]) -> Difference:
     absolute = float(np.where(np.isnan(apart), np.inf, apart).max())
     sizes = np.abs(reference)
     largest = float(sizes[np.isfinite(sizes)].max(initial=0.0))
+    cosine = _cosine(found, reference)
     if absolute == 0.0:
-        return Difference(0.0, 0.0)
-    return Difference(absolute, absolute / largest if largest else float("inf"))
+        return Difference(0.0, 0.0, cosine)
+    return Difference(absolute, absolute / largest if largest else float("inf"), cosine)
+
+
+def _cosine(found: NDArray[Any], reference: NDArray[Any]) -> float | None:
+    with np.errstate(all="ignore"):
+        sizes = float(np.linalg.norm(found.ravel()) * np.linalg.norm(reference.ravel()))
+        product = float(np.vdot(found.ravel(), reference.ravel()).real)
+    return min(1.0, product / sizes) if 0.0 < sizes < float("inf") else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +171,12 @@ class Call:
     Attributes:
         inputs: The arrays in its positional arguments.
         outputs: The arrays in what it returned.
+        dtype: The dtype of the first of these, before they were widened; empty if unknown.
     """
 
     inputs: Sequence[NDArray[Any]]
     outputs: Sequence[NDArray[Any]]
+    dtype: str = ""
 
 
 def stacked(calls: Sequence[Call]) -> Call | None:
@@ -156,7 +186,7 @@ def stacked(calls: Sequence[Call]) -> Call | None:
     """
     inputs = _stacked([call.inputs for call in calls])
     outputs = _stacked([call.outputs for call in calls])
-    return None if inputs is None or outputs is None else Call(inputs, outputs)
+    return None if inputs is None or outputs is None else Call(inputs, outputs, calls[0].dtype)
 
 
 def _stacked(lots: Sequence[Sequence[NDArray[Any]]]) -> list[NDArray[Any]] | None:

@@ -16,7 +16,14 @@ import jax.numpy as jnp
 import jax.tree_util
 import numpy as np
 
-from s2p_tui.cli.check.arrays import Call, UnreadableError, arrays_in, shapes_of, stacked
+from s2p_tui.cli.check.arrays import (
+    Call,
+    UnreadableError,
+    arrays_in,
+    dtype_in,
+    shapes_of,
+    stacked,
+)
 from s2p_tui.cli.check.inputs import Examples, code_of
 from s2p_tui.errors import InputError, S2PError
 from s2p_tui.formats.pytree.factory import call_factory
@@ -207,7 +214,8 @@ class _Recorder:
             finally:
                 self._inside.pop()
             with contextlib.suppress(UnreadableError):
-                self.calls[path].append(Call(arrays_in(arguments), arrays_in(output)))
+                lots = arrays_in(arguments), arrays_in(output)
+                self.calls[path].append(Call(*lots, dtype_in(output)))
             return output
 
         return tell

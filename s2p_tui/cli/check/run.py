@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from s2p_tui.cli.check.jax_side import (
     model_and_state,
     modules_in,
 )
-from s2p_tui.cli.check.pairs import find_first, pair_modules
-from s2p_tui.cli.check.result import CheckResult, Modules
+from s2p_tui.cli.check.pairs import compared, find_first, pair_modules
+from s2p_tui.cli.check.parity import parity_of
+from s2p_tui.cli.check.result import CheckResult, Pair
 from s2p_tui.cli.check.torch_side import (
     load_weights,
     make_torch,
@@ -59,6 +60,7 @@ class Request:
         allow_unused: Keys of entries that no leaf takes, or patterns of them, to accept.
         tolerance: Largest difference relative to the largest output that counts as agreement.
         seed: Of torch's random numbers.
+        inside: Compare the modules inside even where the outputs agree.
     """
 
     torch: str
@@ -73,9 +75,18 @@ class Request:
     allow_unused: tuple[str, ...] = ()
     tolerance: float = 1e-4
     seed: int = 0
+    inside: bool = False
 
 
-def check(request: Request, examples: Examples) -> CheckResult:
+Narrator = Callable[[str], None]
+"""Told of each step when it begins."""
+
+
+def silent(_step: str) -> None:
+    """Tell nobody."""
+
+
+def check(request: Request, examples: Examples, narrate: Narrator = silent) -> CheckResult:
     """Convert the torch module's weights and compare both forwards on the same input.
 
     Runs the user's code on both sides. Leaves nothing on the disk.
@@ -86,9 +97,11 @@ def check(request: Request, examples: Examples) -> CheckResult:
             return arrays of other shapes.
         UsageError: There is no such factory, or a row to trust is not doubtful.
     """
+    narrate("making both models")
     module = make_torch(request.torch, request.torch_kwargs, request.seed)
     tree = make_jax(request.jax, request.jax_kwargs)
     with tempfile.TemporaryDirectory(prefix="s2p-tui-check-") as folder:
+        narrate("converting")
         checkpoint, prefix = _checkpoint(request, module, Path(folder))
         session = _session(request, checkpoint, target_of(tree, request.jax))
         try:
@@ -96,7 +109,9 @@ def check(request: Request, examples: Examples) -> CheckResult:
         finally:
             session.close()
         converted = load_converted(Path(folder) / "model.eqx", tree)
+    narrate("running torch's model")
     reference = torch_forward(module, examples)
+    narrate("running Equinox's model")
     found = jax_forward(converted, examples)
     returned = len(reference), len(found)
     shared = min(returned)
@@ -108,10 +123,18 @@ def check(request: Request, examples: Examples) -> CheckResult:
             "Check --shape and --batch; a factory may wrap its model in one that returns less.",
         )
     apart = [difference([a], [b]) for a, b in zip(found, reference, strict=True)]
-    modules = None
-    if not all(part.relative <= request.tolerance for part in apart):
+    modules, parity = None, ()
+    agrees = all(part.relative <= request.tolerance for part in apart)
+    if request.inside or not agrees:
+        narrate("comparing the modules inside")
         pairs = _pairs(session, module, converted, prefix)
-        modules = _look_inside(module, converted, examples, pairs, request.tolerance)
+        calls = _look_inside(module, converted, examples, pairs)
+        if isinstance(calls, S2PError):
+            modules = calls
+        else:
+            modules = None if agrees else find_first(calls, request.tolerance)
+            leaves = [leaf.path for leaf in session.target.skeleton]
+            parity = parity_of(calls, leaves, skipped_letters(converted), request.tolerance)
     return CheckResult(
         torch=request.torch,
         jax=request.jax,
@@ -120,6 +143,7 @@ def check(request: Request, examples: Examples) -> CheckResult:
         outputs=tuple(zip(shapes_of(reference), apart, strict=True)),
         returned=returned,
         modules=modules,
+        parity=parity,
     )
 
 
@@ -148,24 +172,26 @@ def _session(request: Request, checkpoint: Checkpoint, target: Target) -> Sessio
 
 
 def _pairs(session: Session, module: nn.Module, tree: Any, prefix: str) -> dict[str, str]:
-    model, state = model_and_state(tree)
-    # Paths of the model's leaves start with [0], those of its state with [1].
-    skipped = 0 if state is None else len("[0]")
+    skipped = skipped_letters(tree)
     feeds = {
         leaf.path[skipped:]: [key.removeprefix(prefix) for key in row.keys]
         for leaf, row in zip(session.target.skeleton, session.alignment.rows, strict=True)
     }
-    return pair_modules(feeds, torch_paths(module), modules_in(model))
+    return pair_modules(feeds, torch_paths(module), modules_in(model_and_state(tree)[0]))
+
+
+def skipped_letters(tree: Any) -> int:
+    """Return how many letters of a leaf's key path come before its path within the model."""
+    # Paths of the model's leaves start with [0], those of its state with [1].
+    return 0 if model_and_state(tree)[1] is None else len("[0]")
 
 
 def _look_inside(
-    module: nn.Module, tree: Any, examples: Examples, pairs: Mapping[str, str], tolerance: float
-) -> Modules | S2PError:
+    module: nn.Module, tree: Any, examples: Examples, pairs: Mapping[str, str]
+) -> list[Pair] | S2PError:
     try:
         with code_of("Looking for the first difference", "Compare the modules' outputs yourself."):
-            return find_first(
-                torch_calls(module, examples), jax_calls(tree, examples), pairs, tolerance
-            )
+            return list(compared(torch_calls(module, examples), jax_calls(tree, examples), pairs))
     except InputError as error:
         return error
 
