@@ -147,7 +147,8 @@ class Agreement:
             names = printable(f"{first.torch} and {first.jax}")
             words = f"{names} differ {'first' if not outputs else ''}".rstrip()
             said = f"{outputs}{words}, {_apart(first.relative_difference)}{_inputs(first, found)}"
-            return f"{said}; {many(before, 'pair')} before agree."
+            agree = f"; {many(before, 'pair')} before {'agrees' if before == 1 else 'agree'}"
+            return f"{said}{agree * bool(before)}."
         if found.error:
             return (
                 f"The outputs differ, {apart}; modules were not compared: {printable(found.error)}"
@@ -169,7 +170,7 @@ def _is_in(path: str, module: str) -> bool:
 
 
 def _apart(relative: float | None) -> str:
-    return "beyond all numbers" if relative is None else f"{relative:.1e} apart"
+    return "infinitely apart" if relative is None else f"{relative:.1e} apart"
 
 
 def _inputs(pair: ModulePair, found: Found) -> str:
