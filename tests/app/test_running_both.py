@@ -25,9 +25,10 @@ from s2p_tui.cli import run as run_command
 from s2p_tui.formats.models import Factory, Models
 from s2p_tui.formats.pytree.factory import import_object
 from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, linears, until
 from tests.app.pairs import session_of
 from tests.app.reading import screen_text, status
+from tests.helpers.running_app import Opened, until
+from tests.helpers.sessions import linears
 
 Answer = Callable[..., None]
 MODELS = Models(Factory("net.py:Net", {"width": 3}), Factory("net.py:TorchNet"))
