@@ -261,7 +261,7 @@ def weigh(
     """
     leaf = skeleton[index]
     verdict = judge(leaf, row, state_dict)
-    if row.by == "forward":
+    if row.by == "forward" and not row.fixed:
         is_doubt = verdict.fit is Fit.DOUBTFUL
         return Verdict(Fit.TRANSFORMED, f"{row.why}; {verdict.why}") if is_doubt else verdict
     if evidence is None or row.fixed or verdict.fit is Fit.MISMATCHED:

@@ -114,7 +114,7 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
             if request.settle:
                 converted, decisions = settle(
                     session, module, tree, examples, prefix=prefix, tolerance=request.tolerance,
-                    seed=request.seed, pair=_pairing(session, module, tree, prefix),
+                    seed=request.seed, pair=pairing(session, module, tree, prefix),
                     narrate=narrate,
                 )  # fmt: skip
                 if decisions.agrees and request.save_mapping is not None:
@@ -144,7 +144,7 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
     if request.inside or not agrees:
         narrate("comparing the modules inside", 0, 0)
         sources = [row.source for row in session.alignment.rows]
-        pairs = _pairing(session, module, converted, prefix)(sources)
+        pairs = pairing(session, module, converted, prefix)(sources)
         calls = _look_inside(module, converted, examples, pairs)
         if isinstance(calls, S2PError):
             modules = calls
@@ -190,7 +190,7 @@ def _session(request: Request, checkpoint: Checkpoint, target: Target) -> Sessio
     return session
 
 
-def _pairing(
+def pairing(
     session: Session, module: nn.Module, tree: Any, prefix: str
 ) -> Callable[[Sequence[Expr | None]], Mapping[str, str]]:
     """Return a function of what fills each leaf that pairs the modules."""

@@ -197,8 +197,10 @@ class Settler:
         sources = [self.sources[index] if source is None else source for source in (first, second)]
         if sources[0] == sources[1]:
             return True
-        arrays = [np.asarray(model.leaf(index, source)) for source in sources if source is not None]
-        return len(arrays) == 2 and np.array_equal(*arrays)
+        one, other = (
+            None if source is None else np.asarray(model.leaf(index, source)) for source in sources
+        )
+        return one is not None and other is not None and np.array_equal(one, other)
 
     def _options(self, scope: Scope, index: int, most: int) -> list[tuple[Expr, str]]:
         """Return other sources for a row: of the entries of its torch module, then of its own."""
