@@ -13,10 +13,10 @@ from tests.forward.faults import KINDS
 from tests.forward.pairs import TWINS, pair
 from tests.forward.trial import Outcome, trial
 
+Draw = tuple[str, tuple[str, ...], int]
 
-def drawn(
-    seed: int, names: tuple[str, ...], count: int, *, twos: float
-) -> list[tuple[str, tuple[str, ...], int]]:
+
+def drawn(seed: int, names: tuple[str, ...], count: int, *, twos: float) -> list[Draw]:
     """Draw pairs of models and kinds of faults, all kinds as often, `twos` of them in twos."""
     chance = random.Random(seed)
     kinds = list(KINDS)
