@@ -83,6 +83,7 @@ AUTHORS: dict[Author, str] = {
     "moved": "moved by you",
     "recipe": "by a recipe",
     "pattern": "by a recipe, unsettled",
+    "forward": "by the forward",
 }
 
 

@@ -24,9 +24,10 @@ from s2p_tui.cli.options import (
 from s2p_tui.errors import S2PError, UsageError
 
 
-def step_as_json(step: str) -> None:
+def step_as_json(step: str, done: int, total: int) -> None:
     """Print a step on stderr as one JSON object."""
-    print(dumps({"step": step}), file=sys.stderr, flush=True)
+    counted = {"done": done, "total": total} if total else {}
+    print(dumps({"step": step, **counted}), file=sys.stderr, flush=True)
 
 
 @command(
@@ -133,6 +134,18 @@ def check(
             help="Compare every pair of modules even where the outputs agree, and print the table.",
         ),
     ] = False,
+    settle: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Let the forward decide doubtful rows, and look for what makes modules that "
+            "differ agree.",
+        ),
+    ] = False,
+    save_mapping: Annotated[
+        Path | None,
+        Parameter(help="With --settle, save the mapping there if both models agree then."),
+    ] = None,
     progress: Annotated[
         bool,
         Parameter(negative="", help="Print each step on stderr as one JSON object a line."),
@@ -156,6 +169,10 @@ def check(
     try:
         if report is not None:
             require_suffix(report)
+        if save_mapping is not None and not settle:
+            raise UsageError(
+                "--save-mapping goes with --settle alone.", "Add --settle, or leave it out."
+            )
         if bool(shape) == (sample_input is not None):
             both = "--shape and --sample-input both say"
             neither = "Neither --shape nor --sample-input says"
@@ -186,6 +203,8 @@ def check(
             tolerance=tolerance,
             seed=seed,
             inside=modules or report is not None,
+            settle=settle,
+            save_mapping=save_mapping,
         )
         result = run_check(request, examples, step_as_json if progress else silent)
         if report is not None:

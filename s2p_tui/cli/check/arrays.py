@@ -57,7 +57,7 @@ def arrays_in(value: Any) -> list[NDArray[Any]]:
             return [_of_torch(value)]
         case jax.Array():
             is_key = jax_.dtypes.issubdtype(value.dtype, jax_.dtypes.prng_key)
-            return [] if is_key else [_wide(np.asarray(_concrete(value)[0]))]
+            return [] if is_key else [_wide(np.asarray(concrete(value)[0]))]
         case np.ndarray():
             return [_wide(cast("NDArray[Any]", value))]
         case Mapping():
@@ -90,13 +90,13 @@ def _all(values: Iterable[Any]) -> list[NDArray[Any]]:
     return [array for value in values for array in arrays_in(value)]
 
 
-def _concrete(value: Any) -> tuple[Any, int]:
+def concrete(value: Any) -> tuple[Any, int]:
     """Return the numbers behind a value under `jax.vmap`, mapped axes first, and their count."""
     if not isinstance(value, jax_.core.Tracer):
         return value, 0
     if not hasattr(value, "batch_dim") or not hasattr(value, "val"):
         raise UnreadableError
-    inner, mapped = _concrete(value.val)
+    inner, mapped = concrete(value.val)
     if not isinstance(value.batch_dim, int):
         return inner, mapped
     return np.moveaxis(np.asarray(inner), mapped + value.batch_dim, mapped), mapped + 1

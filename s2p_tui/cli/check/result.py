@@ -13,6 +13,7 @@ from s2p_tui.errors import S2PError, printable
 
 if TYPE_CHECKING:
     from s2p_tui.cli.check.parity import ModuleParity
+    from s2p_tui.cli.check.settle import Decisions
 
 DIFFER = 6
 """Exit status: both models ran, and their outputs differ."""
@@ -65,6 +66,8 @@ class CheckResult:
         returned: How many arrays torch and Equinox return; the first of both are compared.
         modules: What was found inside, or why nothing could be; None if the outputs agree.
         parity: Every pair of modules, where they were compared, in the order of the forward.
+        decisions: What the forward decided, where it was asked to.
+        mapping: The mapping file that was saved then.
     """
 
     torch: str
@@ -75,11 +78,14 @@ class CheckResult:
     returned: tuple[int, int]
     modules: Modules | S2PError | None = None
     parity: tuple[ModuleParity, ...] = ()
+    decisions: Decisions | None = None
+    mapping: str | None = None
 
     @property
     def agrees(self) -> bool:
         """True if every output is within the tolerance."""
-        return all(apart.relative <= self.tolerance for _, apart in self.outputs)
+        settled = self.decisions is None or self.decisions.agrees
+        return settled and all(apart.relative <= self.tolerance for _, apart in self.outputs)
 
     @property
     def exit_code(self) -> int:
@@ -114,6 +120,10 @@ class CheckResult:
                 lines.append(f"the modules inside were not compared: {self.modules}")
             case None:
                 pass
+        if self.decisions is not None:
+            lines += self.decisions.as_lines()
+        if self.mapping is not None:
+            lines.append(f"mapping: {self.mapping}")
         return "\n".join(map(printable, lines))
 
     def as_json(self) -> str:
@@ -131,6 +141,8 @@ class CheckResult:
             "modules_agreed": inside.agreed if inside is not None else None,
             "error": str(self.modules) if isinstance(self.modules, S2PError) else None,
         }
+        if self.decisions is not None:
+            report |= self.decisions.as_json() | {"mapping": self.mapping}
         if self.parity:
             report["modules"] = [module.as_json() for module in self.parity]
         return json.dumps(report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from s2p_tui.alignment.transform import show
+from s2p_tui.alignment.transform import Expr, keys_of, show
 from s2p_tui.cli.check.arrays import comparable, difference, shapes_of
 from s2p_tui.cli.check.inputs import Examples, code_of
 from s2p_tui.cli.check.jax_side import (
@@ -25,6 +25,7 @@ from s2p_tui.cli.check.jax_side import (
 from s2p_tui.cli.check.pairs import compared, find_first, pair_modules
 from s2p_tui.cli.check.parity import parity_of
 from s2p_tui.cli.check.result import CheckResult, Pair
+from s2p_tui.cli.check.settle import settle
 from s2p_tui.cli.check.torch_side import (
     load_weights,
     make_torch,
@@ -61,6 +62,8 @@ class Request:
         tolerance: Largest difference relative to the largest output that counts as agreement.
         seed: Of torch's random numbers.
         inside: Compare the modules inside even where the outputs agree.
+        settle: Let the forward decide doubtful rows, and rows of modules that differ.
+        save_mapping: Where to save the mapping then, if both models agree.
     """
 
     torch: str
@@ -76,13 +79,15 @@ class Request:
     tolerance: float = 1e-4
     seed: int = 0
     inside: bool = False
+    settle: bool = False
+    save_mapping: Path | None = None
 
 
-Narrator = Callable[[str], None]
-"""Told of each step when it begins."""
+Narrator = Callable[[str, int, int], None]
+"""Told of each step when it begins, how much of it is done, and how much there is; 0 if unknown."""
 
 
-def silent(_step: str) -> None:
+def silent(_step: str, _done: int, _total: int) -> None:
     """Tell nobody."""
 
 
@@ -97,21 +102,32 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
             return arrays of other shapes.
         UsageError: There is no such factory, or a row to trust is not doubtful.
     """
-    narrate("making both models")
+    narrate("making both models", 0, 0)
     module = make_torch(request.torch, request.torch_kwargs, request.seed)
     tree = make_jax(request.jax, request.jax_kwargs)
+    decisions = mapping = None
     with tempfile.TemporaryDirectory(prefix="s2p-tui-check-") as folder:
-        narrate("converting")
+        narrate("converting", 0, 0)
         checkpoint, prefix = _checkpoint(request, module, Path(folder))
         session = _session(request, checkpoint, target_of(tree, request.jax))
         try:
-            session.convert(Path(folder) / "model.eqx")
+            if request.settle:
+                converted, decisions = settle(
+                    session, module, tree, examples, prefix=prefix, tolerance=request.tolerance,
+                    seed=request.seed, pair=pairing(session, module, tree, prefix),
+                    narrate=narrate,
+                )  # fmt: skip
+                if decisions.agrees and request.save_mapping is not None:
+                    session.save_mapping(request.save_mapping)
+                    mapping = str(request.save_mapping)
+            else:
+                session.convert(Path(folder) / "model.eqx")
+                converted = load_converted(Path(folder) / "model.eqx", tree)
         finally:
             session.close()
-        converted = load_converted(Path(folder) / "model.eqx", tree)
-    narrate("running torch's model")
+    narrate("running torch's model", 0, 0)
     reference = torch_forward(module, examples)
-    narrate("running Equinox's model")
+    narrate("running Equinox's model", 0, 0)
     found = jax_forward(converted, examples)
     returned = len(reference), len(found)
     shared = min(returned)
@@ -126,8 +142,9 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
     modules, parity = None, ()
     agrees = all(part.relative <= request.tolerance for part in apart)
     if request.inside or not agrees:
-        narrate("comparing the modules inside")
-        pairs = _pairs(session, module, converted, prefix)
+        narrate("comparing the modules inside", 0, 0)
+        sources = [row.source for row in session.alignment.rows]
+        pairs = pairing(session, module, converted, prefix)(sources)
         calls = _look_inside(module, converted, examples, pairs)
         if isinstance(calls, S2PError):
             modules = calls
@@ -144,6 +161,8 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
         returned=returned,
         modules=modules,
         parity=parity,
+        decisions=decisions,
+        mapping=mapping,
     )
 
 
@@ -171,13 +190,21 @@ def _session(request: Request, checkpoint: Checkpoint, target: Target) -> Sessio
     return session
 
 
-def _pairs(session: Session, module: nn.Module, tree: Any, prefix: str) -> dict[str, str]:
-    skipped = skipped_letters(tree)
-    feeds = {
-        leaf.path[skipped:]: [key.removeprefix(prefix) for key in row.keys]
-        for leaf, row in zip(session.target.skeleton, session.alignment.rows, strict=True)
-    }
-    return pair_modules(feeds, torch_paths(module), modules_in(model_and_state(tree)[0]))
+def pairing(
+    session: Session, module: nn.Module, tree: Any, prefix: str
+) -> Callable[[Sequence[Expr | None]], Mapping[str, str]]:
+    """Return a function of what fills each leaf that pairs the modules."""
+    skipped, inside = skipped_letters(tree), list(modules_in(model_and_state(tree)[0]))
+
+    def pair(sources: Sequence[Expr | None]) -> Mapping[str, str]:
+        feeds = {
+            leaf.path[skipped:]: [key.removeprefix(prefix) for key in keys_of(source)]
+            for leaf, source in zip(session.target.skeleton, sources, strict=True)
+            if source is not None
+        }
+        return pair_modules(feeds, torch_paths(module), inside)
+
+    return pair
 
 
 def skipped_letters(tree: Any) -> int:
