@@ -51,20 +51,22 @@ def run_with_progress(work: Callable[[Job], T]) -> T:
 
 @contextmanager
 def narrated() -> Generator[Callable[[str], None]]:
-    """Return what shows a step on stderr at once: in a terminal in one line that goes at the end.
+    """Return what shows a step at once, in a line of stderr that goes at the end.
 
-    Imports of PyTorch, JAX and Equinox take seconds, in which the screen would stay empty.
+    Imports of PyTorch, JAX and Equinox take seconds, in which a terminal would stay empty. Where
+    stderr is none, nothing is shown.
     """
-    in_place = sys.stderr.isatty()
+    is_shown = sys.stderr.isatty()
 
     def say(step: str) -> None:
-        sys.stderr.write(f"\r\x1b[K{step} …" if in_place else f"s2p-tui: {step} ...\n")
-        sys.stderr.flush()
+        if is_shown:
+            sys.stderr.write(f"\r\x1b[K{step} …")
+            sys.stderr.flush()
 
     try:
         yield say
     finally:
-        if in_place:
+        if is_shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
 
