@@ -118,11 +118,10 @@ class Agreement:
         if self.of(index) is None:
             return ""
         pair = self.found.modules[int(self._module[index])]
-        name = printable(pair.torch)
         apart = _apart(pair.relative_difference)
         if pair.agrees:
-            return f"{name} agreed when run, {apart}"
-        return f"{name} differed when run, {apart}{_inputs(pair, self.found)}"
+            return f"its module agreed, {apart}"
+        return f"its module differed, {apart}{_inputs(pair, self.found)}"
 
     @property
     def first_row(self) -> int | None:

@@ -298,7 +298,7 @@ def details(
     decided += f": {printable(row.why)}" if row.why and row.why not in verdict.why else ""
     fit = f"{symbols.sign(verdict)} {verdict.fit}{why}"
     if agreement is not None and (found := agreement.words(index)):
-        decided = f"{decided}; {found}"
+        decided = f"{found}; {decided}"
     return [
         *(entries or [symbols.nothing]),
         f"{symbols.arrow} {printable(leaf.path)}  {shape}{kind}{owner}",

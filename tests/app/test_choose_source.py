@@ -138,7 +138,7 @@ async def test_what_can_never_be_converted_is_hidden(opened: Opened) -> None:
         await pilot.press("g", "enter")
         # Half of the wide one would do; what a cast cannot make and other sizes would not.
         assert [line.lstrip("▸ ").split()[1] for line in listed(pilot)] == ["w", "wide"]
-        assert "2 that cannot be converted: ctrl+a" in filter_line(pilot)
+        assert "ctrl+a: 2 more, which cannot be converted" in filter_line(pilot)
         await pilot.press("ctrl+a")
         assert {line.lstrip("▸ ").split()[1] for line in listed(pilot)} == {
             "w",
@@ -150,6 +150,17 @@ async def test_what_can_never_be_converted_is_hidden(opened: Opened) -> None:
         await pilot.press("ctrl+a", *"phas")
         assert listed(pilot) == []
         assert why(pilot) == "Nothing that fits: ctrl+a shows 1 that cannot be converted."
+
+
+async def test_names_that_are_cut_do_not_read_alike(opened: Opened) -> None:
+    session = make_session(
+        (Entry(f"module.h.{n}.ln_{k}.weight", (4,), "float32") for n in (9, 10) for k in (1, 2)),
+        (Leaf(f".h[{n}].norm_{k}", (4,), "float32") for n in (9, 10) for k in "ab"),
+    )
+    async with opened(session, size=(40, 14)) as (pilot, _):
+        await pilot.press("g", "enter")
+        names = [line.lstrip("▸ ").split()[1] for line in listed(pilot)]
+        assert len(set(names)) == 4
 
 
 async def test_the_empty_leaf_beside_its_sibling_comes_first(opened: Opened) -> None:

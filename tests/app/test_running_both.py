@@ -115,7 +115,9 @@ async def test_rows_show_if_their_module_agrees(
         assert signs(workspace) == ["=", "=", "≠", "≠"]
         assert workspace.cursor.index == 2
         assert "fc2 and .fc2 differ first, infinitely apart, called with equal" in status(workspace)
-        assert "fc2 differed when run" in screen_text(pilot)
+        assert "its module differed, infinitely apart, called with equal inputs; by" in screen_text(
+            pilot
+        )
         arguments = (tmp_path / "arguments").read_text().split("\n")
         assert arguments[:3] == ["-m", "s2p_tui", "check"]
         at = arguments.index("--torch")

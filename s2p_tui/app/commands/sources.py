@@ -169,6 +169,13 @@ class SourceOffer:
             if _module(key) in modules and prod(entries.shape(key)) == size
         ]
 
+    def names(self) -> list[str]:
+        """Return the key or key path of each listed candidate."""
+        entries, skeleton = self.session.checkpoint.state_dict.entries, self.session.target.skeleton
+        if self.key is not None:
+            return [skeleton[one.index].path for one in self.listed]
+        return [entries[one.index].key for one in self.listed]
+
     def option(self, number: int) -> SourceOption:
         """The listed candidate of that number, judged."""
         return self._option(self.listed[number])

@@ -42,7 +42,7 @@ class CheckForm(ModalScreen[Typed | None]):
         """Compose the fields, of which the first empty one has the cursor."""
         typed = self._typed
         with Box(self._symbols, "Run both models", "Tab next  Enter runs them  Esc cancel"):
-            yield Label("This imports and runs the code of both, in a process of its own.")
+            yield Label("The code of both is run, in a process of its own.")
             yield Label("PyTorch model")
             yield Input(printable(typed.torch), "net.py:TorchNet", id="torch", compact=True)
             yield Label("JAX model")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from string import ascii_letters, digits
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from rich.cells import cell_len
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -14,7 +15,7 @@ from textual.widgets import Label
 
 from s2p_tui.alignment.transform import describe, keys_of, show
 from s2p_tui.app.commands.sources import SourceOffer, SourceOption
-from s2p_tui.app.text import clip, fit
+from s2p_tui.app.text import clip, fit, shorten_among
 from s2p_tui.app.theme import BY_LINES, Symbols
 from s2p_tui.app.widgets.frame import Box
 from s2p_tui.app.widgets.line_list import LineList, ListKeys
@@ -164,7 +165,7 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
         shown = self._symbols.plain(printable(self._query))
         hint = ("part of a name", "lines--muted")
         prompt = self.query_one("#filter", Lines)
-        hidden = f"  {self._offer.hidden} that cannot be converted: ctrl+a"
+        hidden = f"  ctrl+a: {self._offer.hidden} more, which cannot be converted"
         prompt.set_line(
             0,
             ("/ ", "lines--muted"),
@@ -184,7 +185,7 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
         parts: list[Part] = [
             (f"{here} ", ""),
             (f"{symbols.fits[option.verdict.fit]} ", option.verdict.fit.value),
-            (fit(name, max(1, room), ellipsis=symbols.ellipsis), ""),
+            (fit(self._shortened(number, name, room), max(1, room), ellipsis=symbols.ellipsis), ""),
             (fit(f" {shape}", _SHAPE, ellipsis=symbols.ellipsis), "muted"),
         ]
         if wide:
@@ -193,6 +194,14 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
             used = clip(used, beside, ellipsis=symbols.ellipsis)
             parts.append((f" {fit(used, beside, ellipsis=symbols.ellipsis)}", "muted"))
         return parts
+
+    def _shortened(self, number: int, name: str, room: int) -> str:
+        """Return a name in so many cells, unlike those of other lines."""
+        if cell_len(name) <= room:
+            return name
+        names = (self._symbols.plain(printable(one)) for one in self._offer.names())
+        others = [other for at, other in enumerate(names) if at != number]
+        return shorten_among(name, others, max(1, room), ellipsis=self._symbols.ellipsis)
 
     def _named(self, option: SourceOption) -> tuple[str, str, str]:
         """Name, shape and dtype of what is listed."""
