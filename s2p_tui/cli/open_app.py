@@ -75,12 +75,12 @@ def open_app(
         str | None, Parameter(help="Factory of the JAX model, for V. Default: the recorded one.")
     ] = None,
     input: Annotated[  # noqa: A002
-        str,
+        str | None,
         Parameter(
             help="What V runs both models on: '3x32x32', '128 int32 --below 30000' or "
             "file.py:function. Default: V asks."
         ),
-    ] = "",
+    ] = None,
     resume: Annotated[
         bool,
         Parameter(negative="", help="Resume an earlier session without asking."),
@@ -144,7 +144,7 @@ def open_app(
         checkpoint=None if isinstance(checkpoint, str) else checkpoint,
         allow_missing=allow_missing,
         models=models,
-        inputs=input,
+        inputs=input or "",
     )
     # After a hang-up nobody reads it.
     if sys.stdout.isatty():
