@@ -44,29 +44,34 @@ class Difference:
 
 
 def arrays_in(value: Any) -> list[NDArray[Any]]:
-    """List every array in a value, in order: of tuples and lists as they come, of mappings by the
-    names of their keys, of dataclasses by field. Text, None, `State` and PRNG keys are left out.
+    """List every array in a value as NumPy's, widened; see `values_in`.
 
     Raises:
         UnreadableError: One is being traced by JAX.
     """
+    return [_as_numpy(array) for array in values_in(value)]
+
+
+def values_in(value: Any) -> list[Any]:
+    """List every array, tensor and number in a value, in order: of tuples and lists as they come,
+    of mappings by the names of their keys, of dataclasses by field. Text, None, `State` and PRNG
+    keys are left out.
+    """
     match value:
         case None | str() | bytes():
             return []
-        case torch.Tensor():
-            return [_of_torch(value)]
         case jax.Array():
             is_key = jax_.dtypes.issubdtype(value.dtype, jax_.dtypes.prng_key)
-            return [] if is_key else [_wide(np.asarray(concrete(value)[0]))]
-        case np.ndarray():
-            return [_wide(cast("NDArray[Any]", value))]
+            return [] if is_key else [value]
+        case torch.Tensor() | np.ndarray():
+            return [value]
         case Mapping():
             items = cast("Mapping[Any, Any]", value)
             return _all(items[key] for key in sorted(items, key=str))
         case list() | tuple():
             return _all(cast("Sequence[Any]", value))
         case _ if isinstance(value, _SCALARS):
-            return [_wide(np.asarray(value))]
+            return [value]
         case _ if isinstance(value, eqx.nn.State):
             return []
         case _ if dataclasses.is_dataclass(value):
@@ -76,18 +81,24 @@ def arrays_in(value: Any) -> list[NDArray[Any]]:
             return _all(leaf for leaf in leaves if leaf is not value)
 
 
+def _as_numpy(value: Any) -> NDArray[Any]:
+    match value:
+        case torch.Tensor():
+            return _of_torch(value)
+        case jax.Array():
+            return _wide(np.asarray(concrete(value)[0]))
+        case _:
+            return _wide(np.asarray(value))
+
+
 def dtype_in(value: Any) -> str:
     """Return the dtype of the first array or tensor in a value; empty if it holds none."""
-    if isinstance(value, Mapping):
-        value = list(cast("Mapping[Any, Any]", value).values())
-    if isinstance(value, list | tuple):
-        found = (dtype_in(item) for item in cast("Sequence[Any]", value))
-        return next((dtype for dtype in found if dtype), "")
-    return str(getattr(value, "dtype", "")).removeprefix("torch.")
+    found = values_in(value)
+    return str(getattr(found[0], "dtype", "")).removeprefix("torch.") if found else ""
 
 
-def _all(values: Iterable[Any]) -> list[NDArray[Any]]:
-    return [array for value in values for array in arrays_in(value)]
+def _all(values: Iterable[Any]) -> list[Any]:
+    return [array for value in values for array in values_in(value)]
 
 
 def concrete(value: Any) -> tuple[Any, int]:

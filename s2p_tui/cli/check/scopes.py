@@ -16,6 +16,9 @@ from s2p_tui.cli.check.replay import KeptCall, kept_calls
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# What differs has to differ by more than what agrees may, and by far.
+_APART = 10.0
+_APART_FROM_ERROR = 100.0
 WHOLE = ""
 """Path of the whole model."""
 
@@ -90,6 +93,7 @@ class Bench:
             if jax and jax in known and calls and len(kept.get(jax, ())) == len(calls):
                 rows = frozenset(self.model.rows_under(jax))
                 found.append(Scope(torch, jax, rows, calls, kept[jax]))
+        self.whole.kept = kept.get(WHOLE, ()) if WHOLE in known else ()
         self.scopes = [*sorted(found, key=lambda scope: len(scope.rows)), self.whole]
         for scope in self.scopes:
             self._choose_inputs(scope)
@@ -129,7 +133,14 @@ class Bench:
                 if apart is None:
                     return None
                 worst = max(worst, apart)
+                if changes and worst > self.far(scope):
+                    # By no other example it would be nearer.
+                    return worst
         return worst
+
+    def far(self, scope: Scope) -> float:
+        """Return the error from which on a candidate differs beyond doubt."""
+        return max(_APART * self.tolerance, _APART_FROM_ERROR * (scope.error or 0.0))
 
     def _error_of_all(self, scope: Scope, changes: Changes) -> float | None:
         tree = self.model.tree(changes)

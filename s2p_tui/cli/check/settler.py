@@ -21,9 +21,6 @@ from s2p_tui.cli.check.candidates import Candidate, Candidates
 from s2p_tui.cli.check.filled import Changes
 from s2p_tui.cli.check.scopes import Bench, Scope
 
-# What differs has to differ by more than what agrees may, and by far.
-_APART = 10.0
-_APART_FROM_ERROR = 100.0
 # Times the model is looked through: each finds the faults that an earlier one hid.
 _MOST_ROUNDS = 6
 # Forwards of one module, and of one that holds other pairs, which takes longer.
@@ -267,10 +264,6 @@ class Settler:
                 settled.append(found)
         return Settlement(tuple(settled), left, sum(self._bench.trials.values()))
 
-    def _far(self, scope: Scope) -> float:
-        """Return the error from which on a candidate differs."""
-        return max(_APART * self._bench.tolerance, _APART_FROM_ERROR * (scope.error or 0.0))
-
     def _proven(self, index: int) -> SettledRow | str:
         source = self.sources[index]
         if source is None:
@@ -299,7 +292,7 @@ class Settler:
         if not errors:
             return "there is nothing to compare it with"
         best, words = min(errors)
-        if best <= self._far(scope):
+        if best <= self._bench.far(scope):
             return f"agrees within {scope.error:.1g}, but {words} ({best:.1g})"
         return SettledRow(
             index,
@@ -319,7 +312,7 @@ class Settler:
             key = frozenset((-1, id(scope), id(outer)))
             if key not in self._exchanged:
                 errors = (self._error(outer, {i: self._louder(i)}) or 0.0 for i in filled)
-                heard = next((error for error in errors if error > self._far(outer)), None)
+                heard = next((error for error in errors if error > self._bench.far(outer)), None)
                 self._exchanged[key] = heard
             if self._exchanged[key] is None:
                 return False
