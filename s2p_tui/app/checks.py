@@ -217,12 +217,13 @@ class CheckJob:
                 env=environment,
                 start_new_session=True,
             )
-        reader = threading.Thread(target=self._read_steps, args=(process, last), daemon=True)
-        reader.start()
-        assert process.stdout is not None
-        lines = process.stdout.read().splitlines()
-        status = process.wait()
-        reader.join()
+        with process:
+            reader = threading.Thread(target=self._read_steps, args=(process, last), daemon=True)
+            reader.start()
+            assert process.stdout is not None
+            lines = process.stdout.read().splitlines()
+            status = process.wait()
+            reader.join()
         if self._is_cancelled:
             raise _cancelled()
         return _found(lines[-1] if lines else b"", status, last[-1] if last else "")

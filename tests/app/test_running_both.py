@@ -324,7 +324,7 @@ async def test_models_are_run_and_the_wrong_module_is_found(
     session = Session.open(tmp_path / "m.pt", tmp_path / "model_skeleton.eqx")
     async with opened(session, checkpoint=tmp_path / "m.pt") as (pilot, workspace):
         await pilot.press("V", *"6", "enter")
-        await until(pilot, lambda: pilot.app.screen is workspace)
+        await until(pilot, lambda: pilot.app.screen is workspace, 600)
         assert "Both models agree" in status(workspace)
         assert signs(workspace) == ["="] * 4
         # A square weight that is transposed still has its shape.
@@ -332,7 +332,7 @@ async def test_models_are_run_and_the_wrong_module_is_found(
         assert workspace.session.alignment.rows[0].source == Permute(Take("first.weight"), (1, 0))
         assert signs(workspace) == [" ", " ", "=", "="]
         await pilot.press("G", "V", "enter")
-        await until(pilot, lambda: pilot.app.screen is workspace)
+        await until(pilot, lambda: pilot.app.screen is workspace, 600)
         assert signs(workspace) == ["≠", "≠", "≠", "≠"]
         assert workspace.cursor.index == 0
         assert status(workspace).startswith("first and .first differ first")
