@@ -43,6 +43,7 @@ class Answer(StrEnum):
     REPLAYED = "as the mapping says"
     RECIPE = "as the recipe says, which fits these files"
     LAYER = "its layer says so"
+    FORWARD = "both models were run: they agree with this, and with nothing else that was tried"
 
     SAME_NAME = "it has the same name"
     NAMES = "its name agrees, and no other one's nearly as well"
