@@ -246,7 +246,7 @@ def pytree_object(where: str) -> Any:
     """
     from s2p_tui.formats.pytree.factory import model_of
 
-    return model_of(where)
+    return model_of(where)[0]
 
 
 def is_there(where: str | Path) -> bool:
