@@ -128,6 +128,9 @@ Learned = Mapping[Words, Mapping[Words, float]]
 # (`python -m tests.benchmarks.alignment`); `python -m tests.networks` counts what they decide.
 NUMBERS, ORDER = 0.6, 0.12
 _RANK, _LEARNED = 0.35, 0.5
+# Where all norms of a block say what they are around: `attention_norm` shares two words with
+# `post_attention_layernorm`, the second one of its block, and one with `input_layernorm`.
+_SLOT = 1.0
 _ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
 # A weight is no bias and an encoder no decoder, even where all their words agree and more speaks
 # for it (1 + NUMBERS + ORDER).
@@ -157,7 +160,12 @@ def words_alike(first: str, second: str) -> float:
 
 
 def role_of(words: Sequence[str]) -> str:
-    """Return a tensor's role by its last word: weight, bias, mean …; empty if unknown."""
+    """Return a tensor's role by its last word: weight, bias, mean …; empty if unknown.
+
+    The weight of a table of biases may be called by either.
+    """
+    if (*words[-2:],) == ("bias", "weight"):
+        return ""
     return words[-1] if words and words[-1] in _ROLES else ""
 
 
@@ -194,7 +202,8 @@ def likeness(
     ]
     if len(targets) == len(sources) > 1 and all(slot for side in slots for slot in side):
         places = [ranks(side) for side in slots]
-        matrix += _RANK * (places[0][:, None] == places[1][None, :])
+        rank = _RANK if any(map(_is_vague, slots)) else _SLOT
+        matrix += rank * (places[0][:, None] == places[1][None, :])
     if learned:
         columns = _distinct(steps[1])
         for i, path in enumerate(steps[0]):
@@ -395,6 +404,15 @@ _SLOT_WORDS = frozenset(
 )
 
 
+_BETWEEN = 0.3
+"""The place of norms that are only numbered: after attention's, before that of what follows."""
+
+
+def _is_vague(slots: Sequence[Any]) -> bool:
+    """Return True if a norm's name does not say what it is around, or two say the same."""
+    return len({*slots}) < len(slots) or any(major == _BETWEEN for major, _, _ in slots)
+
+
 def _slot(names: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[float, float, int] | None:
     """Return a normalisation's place in its block by its name: around attention, or last.
 
@@ -402,7 +420,7 @@ def _slot(names: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[float, floa
     """
     if not _SLOT_WORDS.issuperset(names):
         return None
-    major = 0.3
+    major = _BETWEEN
     if "final" in names:
         major = 3
     elif "mlp" in names:

@@ -48,7 +48,7 @@ from s2p_tui.proposals.matcher.doubts import (
 )
 from s2p_tui.proposals.matcher.likeness import Learned
 from s2p_tui.proposals.matcher.modules import with_modules
-from s2p_tui.proposals.matcher.orientation import Orientation
+from s2p_tui.proposals.matcher.orientation import Orientation, attentions
 from s2p_tui.proposals.matcher.parts import as_leaf_takes, made_of_parts, steps_of_leaves
 from s2p_tui.proposals.matcher.pieces import (
     Piece,
@@ -58,6 +58,7 @@ from s2p_tui.proposals.matcher.pieces import (
     with_views,
 )
 from s2p_tui.proposals.matcher.support import (
+    gated_by_number,
     misnumbered,
     namesakes,
     reordered,
@@ -91,6 +92,8 @@ _PARTS = ("weight_g", "weight_v", "weight_u", "weight_orig", "bias_ih", "bias_hh
 _OWN_PARTS = frozenset(("b_ih", "b_hh"))
 _CONVOLUTIONS = frozenset(f"equinox.nn.{name}" for name in ("Conv", "Conv1d", "Conv2d", "Conv3d"))
 _STATISTICS = frozenset(("mean", "var"))
+_PARAMETERS = (("weight",), ("bias",), ("mean",), ("var",))
+"""Meanings of the names of a layer's parameters and statistics."""
 
 
 @gc_paused()
@@ -194,7 +197,9 @@ def _fill(
     source = tree_of((n, piece.steps, piece.shape) for n, piece in enumerate(pieces))
     targets = [leaf.item for leaf in target.leaves()]
     sources = [leaf.item for leaf in source.leaves()]
-    orientation = Orientation()
+    useless = {steps_of_key(entry.key) for entry in state_dict if explained(entry, state_dict)}
+    attention = attentions(steps.values())
+    orientation = Orientation(attention)
 
     def told(pairs: Sequence[Pair]) -> list[tuple[int, Piece, Pair]]:
         return [(targets[pair.target], pieces[sources[pair.source]], pair) for pair in pairs]
@@ -218,7 +223,7 @@ def _fill(
         ]
     else:
         order = _orderly(pieces) and not _sorted_by_name(skeleton)
-        fits = _Fits(skeleton, pieces)
+        fits = _Fits(skeleton, pieces, steps, useless)
         # Nothing is learned from guesses.
         first = Aligner(fits, task, order=order, guesses=False)
         found = told(first.align(target, source))
@@ -231,7 +236,7 @@ def _fill(
                 fits, task, learned=known, order=order, out_last=out_last, by_name=by_name
             )
             found = told(second.align(target, source))
-            orientation = Orientation()
+            orientation = Orientation(attention)
     learn(orientation, found)
     task.done = 3 * len(skeleton)
     for tree in (target, source):
@@ -242,7 +247,6 @@ def _fill(
     layers = {p: (skeleton[p], piece) for p, piece, _ in found}
     sides = {} if nameless else {p: (steps[p], piece.steps) for p, piece, _ in found}
     whole = {p: sides[p] for p, piece, _ in found if p in sides and _is_whole(piece)}
-    useless = {steps_of_key(entry.key) for entry in state_dict if explained(entry, state_dict)}
     task.check()
     # The last one is the reason that is given.
     doubts = _Doubts()
@@ -257,7 +261,9 @@ def _fill(
     doubts.add(Question.ENTRY, unsupported(whole, useless) | misnumbered(whole, of_leaves))
     named = {piece.steps: prod(piece.shape) for piece in pieces if _is_whole(piece)}
     sizes = {p: prod(shape) for p, shape in of_leaves.items()}
-    doubts.add(Question.ENTRY, namesakes(whole, named, sizes))
+    doubts.add(Question.ENTRY, namesakes(whole, named, sizes, steps.values()))
+    taken = {p: piece.shape for p, piece, _ in found if p in whole}
+    doubts.add(Question.ENTRY, gated_by_number(whole, taken))
     doubts.add(Question.GROUPING, reordered(whole))
     doubts.add(Question.GROUPING, stacked_by_name({p: piece for p, piece, _ in found}))
     task.check()
@@ -431,10 +437,24 @@ def _is_turned_kernel(expr: Expr, piece: Piece) -> bool:
 
 
 class _Fits:
-    """Tells if pieces can fill leaves whose layers have rules of their own."""
+    """Tells if pieces can fill leaves: by their layers' rules, and by what entries hold.
 
-    def __init__(self, skeleton: Skeleton, pieces: Sequence[Piece]) -> None:
-        self._skeleton, self._pieces = skeleton, pieces
+    Args:
+        skeleton: The leaves.
+        pieces: The pieces.
+        steps: Steps of the leaves that entries may feed, by index.
+        useless: Steps of entries that hold no parameter.
+    """
+
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        pieces: Sequence[Piece],
+        steps: Mapping[int, Steps],
+        useless: Collection[Steps],
+    ) -> None:
+        self._skeleton, self._pieces, self._steps = skeleton, pieces, steps
+        self._useless = {n for n, piece in enumerate(pieces) if piece.steps in useless}
 
     def __call__(self, target: Node, source: Node) -> bool | None:
         leaf, piece = self._skeleton[target.item], self._pieces[source.item]
@@ -454,16 +474,25 @@ class _Fits:
             return 0
         return 1 if piece.shape == leaf.shape[::-1] else 2
 
+    def bars(self, target: Node, source: Node) -> bool:
+        """Return True if an entry without a parameter would be a parameter of a layer."""
+        if source.item not in self._useless:
+            return False
+        last = self._steps[target.item][-1]
+        is_role = meanings((last,))[0] in _PARAMETERS
+        return is_role and last != self._pieces[source.item].steps[-1]
+
     def kind_of_target(self, target: Node) -> Hashable:
         """Its shape and class; with a layer that has a rule of its own it is a kind of its own."""
         leaf = self._skeleton[target.item]
         is_linear = leaf.owner == "equinox.nn.Linear"
-        return (leaf.shape, is_linear) if rule_for(leaf) is None else target.item
+        last = self._steps[target.item][-1] if self._useless else ""
+        return (leaf.shape, is_linear, last) if rule_for(leaf) is None else target.item
 
     def kind_of_source(self, source: Node) -> Hashable:
         """The facts its layouts depend on."""
         piece = self._pieces[source.item]
-        if piece.composite is not None:
+        if piece.composite is not None or source.item in self._useless:
             return source.item
         kept = _is_weight_of_layer(piece)
         return piece.shape, piece.member, len(piece.members), piece.otherwise is None, kept

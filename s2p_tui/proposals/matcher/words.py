@@ -22,7 +22,7 @@ _PIECES = re.compile(r"[a-z]+\d+[a-z]+\d*[a-z]*|\d+[a-z]+|[a-z]+|\d+")
 _MEANINGS: dict[str, str] = {
     "weight": "weight weights kernel scale gamma embedding w g alpha table",
     "bias": "bias biases beta b offset",
-    "mean": "mean running_mean moving_mean",
+    "mean": "mean mu running_mean moving_mean",
     "var": "var variance running_var moving_variance moving_var",
     "count": "num_batches_tracked counter",
     "query": "q query queries wq",
@@ -85,8 +85,11 @@ _WHOLE: dict[str, tuple[str, ...]] = {
     "wq": ("query", "proj"),
     "wk": ("key", "proj"),
     "wv": ("value", "proj"),
+    "wo": ("out", "proj"),
     "wte": ("token", "embed"),
     "wpe": ("pos", "embed"),
+    "logvar": ("log", "var"),
+    "logstd": ("log", "std"),
     "wi": ("mlp", "in"),
     "wi_0": ("mlp", "gate"),
     "wi_1": ("mlp", "up", "in"),
@@ -131,7 +134,7 @@ _WHOLE: dict[str, tuple[str, ...]] = {
     "w3": ("mlp", "up", "in"),
 }
 _PHRASES = [(whole, words) for whole, words in _WHOLE.items() if len(whole) > 4 and "_" in whole]
-_NO_WORD = frozenset(("params", "batch_stats", "state", "self"))
+_NO_WORD = frozenset(("params", "batch_stats", "state", "self", "model", "_orig_mod"))
 _TABLE = frozenset(("embedding", "table"))
 """Words for a weight that as a module's name say which layer it is."""
 _ORDINALS = ("first", "second", "third", "fourth")
