@@ -222,7 +222,8 @@ def _fill(
             for index, piece, pair in told(in_sequence(target, source, task.check))
         ]
     else:
-        order = _orderly(pieces) and not _sorted_by_name(skeleton)
+        keys = [entry.key for entry in state_dict]
+        order = _orderly(pieces) and not _sorted_by_name(skeleton) and keys != sorted(keys)
         fits = _Fits(skeleton, pieces, steps, useless)
         # Nothing is learned from guesses.
         first = Aligner(fits, task, order=order, guesses=False)
