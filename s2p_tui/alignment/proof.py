@@ -45,6 +45,7 @@ class Answer(StrEnum):
     LAYER = "its layer says so"
 
     SAME_NAME = "it has the same name"
+    SAME_INSIDE = "it has the same name inside modules that go together"
     NAMES = "its name agrees, and no other one's nearly as well"
     PLACE = "it has the same place in its list, and its name does not disagree"
     STRUCTURE = "it is the only part of this structure, and its name does not disagree"

@@ -106,7 +106,8 @@ def _shared(steps: Steps, leaf: Leaf, tables: Mapping[Shape, list[Take]]) -> Sug
     found = tables.get(leaf.shape, ())
     if not _TABLES.intersection(meanings(steps)[0]) or len(leaf.shape) != 2 or len(found) != 1:
         return None
-    return Suggestion(found[0], UNPROVEN, "the checkpoint may keep one table for both ends")
+    why = f"the checkpoint has no entry of its own for it: it may be tied to {found[0].key}"
+    return Suggestion(found[0], UNPROVEN, why)
 
 
 def tied_again(state_dict: StateDict, wanted: Mapping[int, int]) -> dict[str, str]:

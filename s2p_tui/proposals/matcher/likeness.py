@@ -79,7 +79,7 @@ def _is_entrance(side: Read) -> list[bool] | None:
     """Which one of two is the entrance, if one of them is and the other is the exit."""
     (first, numbers), (second, others) = side
     apart = Counter(first) - Counter(second), Counter(second) - Counter(first)
-    words = [(*each.elements(),) for each in apart]
+    words: list[Words] = [tuple(each.elements()) for each in apart]
     if numbers != others or {*words} != {("in",), ("out",)}:
         return None
     return [each == ("in",) for each in words]
@@ -306,7 +306,7 @@ def _same_own_name(
             own[_own_name(path)].append(n)
         named.append(own)
     for name, mine in named[0].items():
-        theirs = named[1].get(name, ())
+        theirs = named[1].get(name, [])
         if name and len(mine) == len(theirs) == 1:
             yield mine[0], theirs[0]
 

@@ -35,6 +35,7 @@ _APART = ("query", "key", "value")
 _KERNELS = frozenset(("kernel", "w"))
 _MATRIX = 2
 _SPLIT = "an axis is split into several, and nothing shows in which order"
+_UNSHOWN = "square, and nothing shows whether it is transposed"
 _NO_VOTES = (0, 0)
 
 
@@ -209,13 +210,12 @@ class Orientation:
         if name_of(last).words[-1:] != ("weight",):
             same = last in (piece.steps[-1] if piece.steps else "",)
             axes = Answer.OWN_NAME if same else None
-            why = "kept as it is under the same name"
+            why = "kept as it is under the same name" if same else _UNSHOWN
             return Layout(_first(layouts, out_last=False), axes, grouping, why)
         if last == (piece.steps[-1] if piece.steps else "") and not _is_weight(last):
             why = "kept as it is under its own name"
             return Layout(_first(layouts, out_last=False), Answer.OWN_NAME, grouping, why)
-        why = "square, and nothing shows whether it is transposed"
-        return Layout(_first(layouts, out_last=last == "kernel"), None, grouping, why)
+        return Layout(_first(layouts, out_last=last == "kernel"), None, grouping, _UNSHOWN)
 
     def _in_order(
         self,

@@ -243,12 +243,14 @@ def _numbered_alike(
     target: Steps, source: Steps
 ) -> Iterator[tuple[tuple[Steps, Steps], tuple[int, int]]]:
     """The lists that both names lead through, outermost first, and the members they lead to."""
-    columns = [
-        [level for level, step in enumerate(steps) if step.isdigit()] for steps in (target, source)
-    ]
+    columns = _levels(target), _levels(source)
     if len(columns[0]) == len(columns[1]):
         for mine, its in zip(*columns, strict=True):
             yield (target[:mine], source[:its]), (int(target[mine]), int(source[its]))
+
+
+def _levels(steps: Steps) -> list[int]:
+    return [level for level, step in enumerate(steps) if step.isdigit()]
 
 
 def _wrapper(paths: Iterable[Steps]) -> int:
