@@ -107,8 +107,8 @@ def _counted(path: tuple[str, ...]) -> tuple[tuple[tuple[str, ...], int], ...]:
 def _in_turn(targets: Read, sources: Read) -> Matrix | None:
     """The agreement of members that one side counts through and the other in lists of lists.
 
-    None unless each side has members of one name only, as many as the other, counted without gaps:
-    `conv1_1`, `conv1_2`, `conv2_1` and `convs.0` to `convs.2`.
+    None unless each side has members of one name only, as many as the other, counted without gaps,
+    and the names have a word in common: `conv1_1`, `conv1_2`, `conv2_1` and `convs.0` to `convs.2`.
     """
     numbers: list[list[tuple[int, ...]]] = []
     for side in (targets, sources):
@@ -117,7 +117,8 @@ def _in_turn(targets: Read, sources: Read) -> Matrix | None:
         if not is_list or not _without_gaps(members):
             return None
         numbers.append(members)
-    if len(numbers[0]) != len(numbers[1]):
+    are_alike = {*targets[0][0]} & {*sources[0][0]}
+    if len(numbers[0]) != len(numbers[1]) or not are_alike:
         return None
     return _near(*map(ranks, numbers))
 
@@ -281,7 +282,7 @@ def likeness(
     ]
     if len(targets) == len(sources) > 1 and all(slot for side in slots for slot in side):
         places = [ranks(side) for side in slots]
-        rank = _RANK if any(map(_is_vague, slots)) else _SLOT
+        rank = _RANK if any(map(_is_vague, slots)) or _is_shifted(slots, places) else _SLOT
         matrix += rank * (places[0][:, None] == places[1][None, :])
     for i, j in _same_own_name(*steps):
         few, many = sorted((words[0][i], words[1][j]), key=len)
@@ -538,6 +539,13 @@ _BETWEEN = 0.3
 def _is_vague(slots: Sequence[Any]) -> bool:
     """Return True if a norm's name does not say what it is around, or two say the same."""
     return len({*slots}) < len(slots) or any(major == _BETWEEN for major, _, _ in slots)
+
+
+def _is_shifted(slots: Sequence[Sequence[Any]], places: Sequence[np.ndarray]) -> bool:
+    """Return True if norms around the same have other places in their blocks."""
+    known = dict(zip(slots[0], places[0].tolist(), strict=True))
+    both = zip(slots[1], places[1].tolist(), strict=True)
+    return any(known.get(slot, place) != place for slot, place in both)
 
 
 def _slot(names: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[float, float, int] | None:

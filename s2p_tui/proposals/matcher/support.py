@@ -14,7 +14,14 @@ from itertools import chain, pairwise
 from s2p_tui.alignment.transform import keys_of
 from s2p_tui.proposals.matcher.likeness import words_alike
 from s2p_tui.proposals.matcher.pieces import Piece, parts_named
-from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, remembered, steps_of_key
+from s2p_tui.proposals.matcher.words import (
+    FAINT,
+    is_meaning,
+    meanings,
+    name_of,
+    remembered,
+    steps_of_key,
+)
 
 Steps = tuple[str, ...]
 Shape = tuple[int, ...]
@@ -34,6 +41,8 @@ _WRAPPERS = frozenset(("orig", "mod", "model", "pytree", "shared"))
 """Names of wrappers around models and of tied layers."""
 _SILENT = FAINT | _ROLES | _WRAPPERS
 _ALONE = frozenset((role,) for role in _ROLES)
+_KINDS = frozenset(("mlp", "conv", "proj"))
+"""Words that say little but which kind of layer a layer is."""
 _SHORTEST = 3
 """Letters of a word that is looked for in others."""
 _FEW = 3
@@ -405,7 +414,9 @@ def _within(few: Collection[str], many: Collection[str]) -> bool:
 def _unlike_modules(target: Steps, source: Steps) -> tuple[str, str] | None:
     """The steps that name the two modules, if these have nothing to do with each other."""
     mine, theirs = _telling(target), _telling(source)
-    if mine is None or theirs is None or mine[0] == theirs[0]:
+    if mine is None or theirs is None:
+        return _stranger(mine or theirs, target, source)
+    if mine[0] == theirs[0]:
         return None
     words = [_all_words(steps) for steps in (target, source)]
     if _ENDS & mine[1] and _ENDS & theirs[1]:
@@ -420,6 +431,25 @@ def _unlike_modules(target: Steps, source: Steps) -> tuple[str, str] | None:
     if any(_related(one, other) for one in theirs[1] for other in words[0]):
         return None
     return mine[0], theirs[0]
+
+
+def _stranger(
+    told: tuple[str, frozenset[str]] | None, target: Steps, source: Steps
+) -> tuple[str, str] | None:
+    """The two modules' names if one is of words that mean nothing here, and the other says a kind.
+
+    Args:
+        told: What the name that says more says.
+        target: Steps of the leaf.
+        source: Steps of the entry.
+    """
+    if told is None or any(map(is_meaning, told[1])):
+        return None
+    kinds = [{*meanings(steps)[0]} & _KINDS for steps in (target, source)]
+    if not any(kinds) or kinds[0] & kinds[1]:
+        return None
+    names = [_text(_named(steps[:-1]) or steps) for steps in (target, source)]
+    return names[0], names[1]
 
 
 @remembered

@@ -133,6 +133,7 @@ _WHOLE: dict[str, tuple[str, ...]] = {
     "w2": ("mlp", "down", "out"),
     "w3": ("mlp", "up", "in"),
 }
+_MEANT = frozenset((*_MEANINGS, *(word for words in _WHOLE.values() for word in words)))
 _PHRASES = [(whole, words) for whole, words in _WHOLE.items() if len(whole) > 4 and "_" in whole]
 _NO_WORD = frozenset(("params", "batch_stats", "state", "self", "model", "_orig_mod"))
 _TABLE = frozenset(("embedding", "table"))
@@ -206,6 +207,11 @@ def name_of(text: str) -> Name:
 def is_phrase(text: str) -> bool:
     """Return True if a step as a whole has a meaning of its own, such as `w1`."""
     return text.lower() in _WHOLE
+
+
+def is_meaning(word: str) -> bool:
+    """Return True if a word is one of those that names are taken apart into, not one as it is."""
+    return word in _MEANT
 
 
 def is_known(text: str) -> bool:
