@@ -11,13 +11,15 @@ import io
 import os
 import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, cached_property
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
 from s2p_tui.errors import InputError
 from s2p_tui.formats.remote.ranges import Span, joined
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 HEAD = TAIL = 1 << 16
 """Bytes of a file's two ends that are read at once; most headers and directories are shorter."""
@@ -309,6 +311,8 @@ def meet(files: Iterable[object]) -> None:
 
 @cache
 def _pool() -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor
+
     return ThreadPoolExecutor(AT_ONCE, "remote")
 
 
