@@ -447,13 +447,14 @@ def _made_again(
 def _require_whole(alignment: Alignment, state_dict: StateDict, skeleton: Skeleton) -> None:
     """Make sure that every leaf has its row, and every entry is used or benched."""
     rows, bench = alignment.rows, set(alignment.bench)
-    used = rows.numbering.read_by(np.unique(rows.sources)).tolist()
+    names: list[str] = rows.numbering.keys
+    used: list[int] = rows.numbering.read_by(np.unique(rows.sources)).tolist()
     whole = (
         len(rows) == len(skeleton)
         and len(bench) == len(alignment.bench)
         and len(used) + len(bench) == len(state_dict)
         and all(key in state_dict for key in bench)
-        and bench.isdisjoint(rows.numbering.keys[number] for number in used)
+        and bench.isdisjoint(names[number] for number in used)
     )
     if not whole:
         raise MalformedError(_OTHER_ROWS)
