@@ -390,6 +390,43 @@ def test_chunks_made_earlier_are_converted() -> None:
     assert forwards_agree(report.path, network)
 
 
+@pytest.mark.usefixtures("objects")
+@pytest.mark.parametrize("chunkify", [False, True])
+def test_chunks_hold_the_numbers_and_objects_name_them(objects: Any, chunkify: bool) -> None:
+    other = TorchNet()
+    chunkify_state_dict(other.state_dict(), "torch_chunks")
+    chunkify_pytree(model(), "jax_chunks")
+    report = convert(
+        from_path=True,
+        chunkify=chunkify,
+        path_to_state_dict_object="objects_of_test.weights",
+        path_to_state_dict_chunks="torch_chunks",
+        path_to_pytree_object="objects_of_test:jax_side",
+        path_to_pytree_chunks="jax_chunks",
+    )
+    assert forwards_agree(report.path, other)
+    assert not forwards_agree(report.path, objects.network)
+
+
+@pytest.mark.usefixtures("objects")
+def test_objects_that_are_not_those_of_the_chunks_are_refused() -> None:
+    chunkify_state_dict({"a.weight": torch.ones(3, 4)}, "torch_chunks")
+    chunkify_pytree({"a": {"weight": jnp.ones((3, 4))}}, "jax_chunks")
+    both = {"path_to_state_dict_chunks": "torch_chunks", "path_to_pytree_chunks": "jax_chunks"}
+    weights = {"path_to_state_dict_object": "objects_of_test.weights"}
+    with pytest.raises(InputError, match=r"the first is a\.weight: float32 3×4 and none\."):
+        convert(from_path=True, **weights, **both)
+    factory = Path("namesake.py")
+    factory.write_text("import jax.numpy as jnp\nother = {'b': {'weight': jnp.ones((3, 4))}}\n")
+    with pytest.raises(InputError, match="leaf 0 is the first that differs in name, shape or dtyp"):
+        convert(from_path=True, path_to_pytree_object="namesake.py:other", **both)
+    save_skeleton("skeleton.eqx", {"a": {"weight": jnp.ones((3, 4))}})
+    with pytest.raises(UsageError, match=r"skeleton\.eqx' is a file, which holds its own leaves"):
+        convert(from_path=True, path_to_pytree_object="skeleton.eqx", **both)
+    with pytest.raises(UsageError, match="both name the leaves of the chunks"):
+        convert(from_path=True, path_to_pytree_object="namesake:other", like="other", **both)
+
+
 @pytest.mark.parametrize(
     ("torch_side", "jax_side"),
     [
@@ -541,8 +578,7 @@ BOTH = {"state_dict": FIRST, "pytree": FIRST_TREE}
           "path_to_pytree_chunks or path_to_pytree_object is missing"]),
         ({"from_path": True, **BOTH}, ["state_dict does not go", "pytree does not go"]),
         ({"from_path": True, "path_to_pytree_chunks": "c", "path_to_pytree_object": "o"},
-         ["path_to_pytree_chunks and path_to_pytree_object are both given",
-          "path_to_state_dict_chunks or path_to_state_dict_object is missing"]),
+         ["path_to_state_dict_chunks or path_to_state_dict_object is missing"]),
         ({"from_path": True, "chunkify": True, "path_to_pytree_chunks": "c",
           "path_to_state_dict_chunks": "c"}, ["chunkify=True has no object to chunk"]),
         ({"from_memory": True, **BOTH, "arrange": "order", "mapping": "m.json"},

@@ -29,7 +29,7 @@ from s2p_tui.errors import Code, Hint, S2PError
 from s2p_tui.formats.pytree.skeleton import save_skeleton
 from s2p_tui.session.journal import Journal
 from s2p_tui.session.session import Session
-from tests.app.conftest import make_app, until
+from tests.helpers.running_app import make_app, until
 
 PACKAGE = Path(__file__).parent.parent / "s2p_tui"
 ROOMS = ("alignment", "formats", "proposals", "conversion", "session")

@@ -35,6 +35,7 @@ from s2p_tui.session.opening import (
     load_mapping,
     pytree_at,
     pytree_object,
+    require_same_entries,
     state_dict_at,
     target_in_memory,
 )
@@ -236,7 +237,8 @@ _MEMORY_NEEDS = "from_memory=True needs state_dict and pytree."
 _PATH_NEEDS = (
     "from_path=True needs path_to_state_dict_chunks or path_to_state_dict_object, and "
     "path_to_pytree_chunks or path_to_pytree_object; with chunkify=True the objects are written "
-    "in chunks first."
+    "in chunks first. Of a side that has both, the chunks hold the numbers, and the object names "
+    "them."
 )
 
 
@@ -272,19 +274,14 @@ class Sides:
         else:
             problems = [f"{name} does not go with it" for name in given if name in _IN_MEMORY]
             for side in _IN_MEMORY:
-                problems += self._path_problems(side, given)
+                names = [f"path_to_{side}_chunks", f"path_to_{side}_object"]
+                if not {*names} & {*given}:
+                    problems.append(f"{names[0]} or {names[1]} is missing")
             if self.chunkify and not {f"path_to_{side}_object" for side in _IN_MEMORY} & {*given}:
                 problems.append("chunkify=True has no object to chunk")
             mode, needs = "from_path=True", _PATH_NEEDS
         if problems:
             raise UsageError(f"convert({mode}): {'; '.join(problems)}.", needs)
-
-    def _path_problems(self, side: str, given: list[str]) -> list[str]:
-        names = [f"path_to_{side}_chunks", f"path_to_{side}_object"]
-        found = [name for name in names if name in given]
-        if not found:
-            return [f"{names[0]} or {names[1]} is missing"]
-        return [f"{found[0]} and {found[1]} are both given"] if len(found) > 1 else []
 
     def open(
         self,
@@ -314,6 +311,20 @@ class Sides:
         jax_side = self.path_to_pytree_chunks or self.path_to_pytree_object
         assert torch_side is not None
         assert jax_side is not None
+        if self.path_to_pytree_chunks and self.path_to_pytree_object:
+            if like is not None:
+                raise UsageError(
+                    f"like={like!r} and path_to_pytree_object={str(self.path_to_pytree_object)!r} "
+                    "both name the leaves of the chunks.",
+                    "Give one of them.",
+                )
+            if is_there(self.path_to_pytree_object):
+                raise UsageError(
+                    f"path_to_pytree_object={str(self.path_to_pytree_object)!r} is a file, which "
+                    "holds its own leaves.",
+                    "Give an import path that names the leaves of the chunks, or no chunks.",
+                )
+            like = str(self.path_to_pytree_object)
         there = is_there(torch_side), is_there(jax_side)
         if self.chunkify and not all(there):
             parent = Path(tempfile.gettempdir())
@@ -333,6 +344,10 @@ class Sides:
                 del target
                 gc.collect()
         checkpoint = state_dict_at(torch_side, key, allow_missing=allow_missing)
+        if self.path_to_state_dict_chunks and self.path_to_state_dict_object:
+            named = state_dict_at(self.path_to_state_dict_object, allow_missing=allow_missing)
+            named.tensors.close()
+            require_same_entries(checkpoint, named)
         return checkpoint, pytree_at(jax_side, like)
 
 
@@ -401,8 +416,10 @@ def convert(
         chunkify: Write objects to a temporary folder in chunks first, one side after the other, so
             that what functions make need not stay in memory. The folder lies where `TMPDIR` says
             and is removed at the end. Files are read in place, without a copy.
-        path_to_state_dict_chunks: A folder that `chunkify_state_dict` or `s2p-tui chunk` wrote.
-        path_to_pytree_chunks: A folder that `chunkify_pytree` or `s2p-tui chunk` wrote.
+        path_to_state_dict_chunks: A folder that `chunkify_state_dict` or `s2p-tui chunk` wrote. It
+            holds the numbers where the object is given too, whose entries have to be the same.
+        path_to_pytree_chunks: A folder that `chunkify_pytree` or `s2p-tui chunk` wrote. It holds
+            the numbers where the object is given too, which names the leaves then.
         arrange_with_anthropic: Let Claude propose the arrangement, and ask before following it.
             Names, shapes and dtypes are sent, never numbers.
         anthropic_model: The old name of `claude_model`.

@@ -12,7 +12,8 @@ from typing import Any
 from s2p_tui.alignment import mapping_file
 from s2p_tui.alignment.mapping_file import SavedAlignment
 from s2p_tui.alignment.skeleton import Skeleton
-from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.alignment.state_dict import Entry, StateDict
+from s2p_tui.alignment.transform import show
 from s2p_tui.errors import Code, Hint, InputError, OtherFilesError, UsageError
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.memory import checkpoint_in_memory, is_torch_module
@@ -101,6 +102,35 @@ def require_kinship(checkpoint: Checkpoint, target: Target) -> None:
             "entries, or as several of one size together.",
             hint="Give the checkpoint and the skeleton of one model.",
         )
+
+
+def require_same_entries(checkpoint: Checkpoint, other: Checkpoint) -> None:
+    """Make sure that a state dict in chunks is that of the object it was made from.
+
+    Raises:
+        InputError: Names, shapes or dtypes differ; all that do are counted, the first is named.
+    """
+    ours = {entry.key: entry for entry in checkpoint.state_dict}
+    theirs = {entry.key: entry for entry in other.state_dict}
+    differing = [
+        key
+        for key in dict.fromkeys([*ours, *theirs])
+        if key not in ours
+        or key not in theirs
+        or (ours[key].shape, ours[key].dtype) != (theirs[key].shape, theirs[key].dtype)
+    ]
+    if differing:
+        raise InputError(
+            f"{checkpoint.label} and {other.label} differ in {len(differing)} entries, the first "
+            f"is {differing[0]}: "
+            f"{_of(ours.get(differing[0]))} and {_of(theirs.get(differing[0]))}.",
+            "Give the chunks of that object, or one of the two.",
+        )
+
+
+def _of(entry: Entry | None) -> str:
+    """The dtype and shape of an entry, in words."""
+    return f"{entry.dtype} {show(entry.shape)}" if entry else "none"
 
 
 def load_mapping(path: str | Path) -> SavedAlignment:

@@ -10,7 +10,7 @@ from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.proposals.proposal import Confidence, Proposal, proposed
 from s2p_tui.session.session import Session
-from tests.app.conftest import make_session
+from tests.helpers.sessions import make_session, reordered
 
 HOSTILE = [
     "esc\x1b[31mred",
@@ -128,3 +128,9 @@ def layers(count: int, odd: int = -1) -> Session:
             for name, shape in (("kernel", (5, 3)), ("bias", (5,)))
         ),
     )
+
+
+def soon() -> Session:
+    """Layers in another order, lined up while the app shows them."""
+    ends = reordered(None)
+    return Session.between(ends.checkpoint, ends.target, soon=True)

@@ -12,8 +12,8 @@ from s2p_tui.app.widgets.line_list import LineList
 from s2p_tui.app.widgets.lines import Lines
 from s2p_tui.app.widgets.panels import Status
 from s2p_tui.proposals.proposal import Proposal
-from tests.app.conftest import until
 from tests.app.pairs import SURE, swapping
+from tests.helpers.running_app import until
 
 
 def keys(workspace: Workspace) -> list[str]:
@@ -76,3 +76,8 @@ def screen_text(pilot: Pilot[object]) -> str:
     """The screen line by line, as the terminal shows it."""
     strips = pilot.app.screen._compositor.render_strips()
     return "\n".join("".join(segment.text for segment in strip) for strip in strips)
+
+
+async def shows(pilot: Pilot[object], kind: type) -> None:
+    await until(pilot, lambda: isinstance(pilot.app.screen, kind))
+    await pilot.pause()

@@ -20,7 +20,8 @@ from s2p_tui.app.screens.questions import ConfirmQuit, Reading, WhichStateDict
 from s2p_tui.app.start import S2PApp
 from s2p_tui.errors import AmbiguousStateDictError, InputError
 from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, fitting, linears, until
+from tests.helpers.running_app import Opened, until
+from tests.helpers.sessions import fitting, linears
 
 HEAVY = ("numpy", "torch", "jax", "equinox", "anthropic", "ml_dtypes")
 

@@ -19,8 +19,9 @@ from s2p_tui.app.screens.questions import ConfirmQuit
 from s2p_tui.app.screens.review import Review
 from s2p_tui.proposals.proposal import Proposal
 from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, make_session, until
 from tests.app.reading import keys, reviewed, status
+from tests.helpers.running_app import Opened, until
+from tests.helpers.sessions import make_session
 
 _LAYERS = 1200
 

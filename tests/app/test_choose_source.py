@@ -12,9 +12,10 @@ from s2p_tui.app.screens.choose_source import ChooseSource
 from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.widgets.line_list import LineList
 from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, linears, reordered
 from tests.app.pairs import BY_NAME, BY_ORDER, fused, hostile, session_of
 from tests.app.reading import bench, keys, status
+from tests.helpers.running_app import Opened
+from tests.helpers.sessions import linears, reordered
 
 
 def listed(pilot: Pilot[object]) -> list[str]:

@@ -18,16 +18,12 @@ from s2p_tui.app.widgets.line_list import LineList
 from s2p_tui.app.widgets.lines import Lines
 from s2p_tui.proposals.claude import account
 from s2p_tui.session.session import Session
-from tests.app.conftest import ANSWER, Opened, make_session, reordered, until
-from tests.app.reading import keys, status
+from tests.app.reading import keys, shows, status
 from tests.helpers.claude_server import KEY, Script, hangs, says
-from tests.helpers.unlike import RIGHT_KEYS, unlike
+from tests.helpers.running_app import Opened, until
+from tests.helpers.sessions import make_session, reordered
+from tests.helpers.unlike import ANSWER, RIGHT_KEYS, unlike
 from tests.proposals.claude.test_failures import LINES
-
-
-async def shows(pilot: Pilot[object], kind: type) -> None:
-    await until(pilot, lambda: isinstance(pilot.app.screen, kind))
-    await pilot.pause()
 
 
 def told(pilot: Pilot[object], where: str) -> str:

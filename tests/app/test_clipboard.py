@@ -12,8 +12,9 @@ from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.app.screens.convert import Result
 from s2p_tui.app.screens.questions import LoadMapping
-from tests.app.conftest import Opened, fitting, linears, make_session, until
 from tests.app.reading import keys, status
+from tests.helpers.running_app import Opened, until
+from tests.helpers.sessions import fitting, linears, make_session
 
 
 async def test_copies_key_and_path(opened: Opened, state_home: Path) -> None:

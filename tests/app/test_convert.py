@@ -22,10 +22,10 @@ from s2p_tui.conversion.output import Converted
 from s2p_tui.errors import OutputError
 from s2p_tui.formats.skeleton_file import open_target
 from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, fitting, linears, make_session, until
 from tests.app.reading import status
 from tests.helpers.orbax_pair import arrays_in, pair_in
-from tests.helpers.sessions import checkpoint_of
+from tests.helpers.running_app import Opened, until
+from tests.helpers.sessions import checkpoint_of, fitting, linears, make_session
 
 
 async def test_refuses_and_goes_to_the_first_row_that_blocks(opened: Opened) -> None:

@@ -17,8 +17,9 @@ from s2p_tui.app.widgets.list_line import Needs, lay_out_columns
 from s2p_tui.app.widgets.panels import Details
 from s2p_tui.app.wording import unlike_axes
 from s2p_tui.errors import printable
-from tests.app.conftest import Opened, fitting, linears
 from tests.app.pairs import HOSTILE, hostile
+from tests.helpers.running_app import Opened
+from tests.helpers.sessions import fitting, linears
 
 
 def test_inert_spells_out_what_steers_a_terminal() -> None:

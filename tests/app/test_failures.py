@@ -21,10 +21,10 @@ from s2p_tui.conversion import statistics
 from s2p_tui.proposals.claude.ask import Claude
 from s2p_tui.session import beginning
 from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, fitting, make_app, reordered, until
-from tests.app.test_claude import shows
-from tests.app.test_keys import keys, status
-from tests.app.test_matching_in_background import BY_NAME, BY_ORDER, soon
+from tests.app.pairs import BY_NAME, BY_ORDER, soon
+from tests.app.reading import keys, shows, status
+from tests.helpers.running_app import Opened, make_app, until
+from tests.helpers.sessions import fitting, reordered
 
 _WIDE = (200, 30)
 _FAULTS = [MemoryError(), RuntimeError("a rare fault"), RecursionError("too deep")]

@@ -17,8 +17,9 @@ from s2p_tui.app.theme import ASCII
 from s2p_tui.app.widgets.lines import Lines
 from s2p_tui.app.widgets.panels import Overview
 from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, fitting, make_session, until
 from tests.app.reading import keys, status
+from tests.helpers.running_app import Opened, until
+from tests.helpers.sessions import fitting, make_session
 
 LAYERS, EXPERTS = 10, 12
 

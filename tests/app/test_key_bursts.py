@@ -18,10 +18,11 @@ from s2p_tui.app.theme import ASCII
 from s2p_tui.proposals.claude.job import Budget
 from s2p_tui.proposals.claude.question import question_about
 from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, make_app, reordered, until
 from tests.app.pairs import SURE, swapping
 from tests.benchmarks.inputs import Pair, equal_tensors, plain_pair
 from tests.helpers.killing import Program
+from tests.helpers.running_app import Opened, make_app, until
+from tests.helpers.sessions import reordered
 
 _ROWS = 40
 _KEYS = 300

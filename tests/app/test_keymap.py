@@ -7,8 +7,9 @@ from textual.widgets import Input, OptionList, Static
 
 from s2p_tui.app.keys import Keymap
 from s2p_tui.app.screens.help import Help, Palette
-from tests.app.conftest import Opened, linears, make_session
 from tests.app.reading import footer, keys
+from tests.helpers.running_app import Opened
+from tests.helpers.sessions import linears, make_session
 
 MOVED = Keymap({"move_down": ("ctrl+n",), "gap": ("j", "f2"), "cursor_down": (), "help": ("f1",)})
 

@@ -18,9 +18,10 @@ from s2p_tui.app.screens.convert import obstacle
 from s2p_tui.app.screens.help import Help, help_text
 from s2p_tui.app.theme import UNICODE
 from s2p_tui.app.widgets.lines import Lines
-from tests.app.conftest import Opened, fitting, linears, make_session
 from tests.app.pairs import layers
 from tests.app.reading import bench, footer, keys, status
+from tests.helpers.running_app import Opened
+from tests.helpers.sessions import fitting, linears, make_session
 
 
 async def test_starts_on_the_first_row_that_blocks(opened: Opened) -> None:

@@ -10,9 +10,10 @@ from s2p_tui.alignment.transform import Permute, Take
 from s2p_tui.app.screens.choose_transform import ChooseTransform
 from s2p_tui.app.screens.review import Review
 from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, linears, make_session
 from tests.app.pairs import layers
 from tests.app.reading import bench, keys, reviewed, shown, status
+from tests.helpers.running_app import Opened
+from tests.helpers.sessions import linears, make_session
 
 
 async def test_one_layer_done_by_hand_and_the_others_by_l(opened: Opened) -> None:

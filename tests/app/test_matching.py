@@ -19,9 +19,10 @@ from s2p_tui.app.screens.review import Review
 from s2p_tui.app.theme import UNICODE
 from s2p_tui.app.widgets.lines import Lines
 from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, make_session, reordered, until, without_partner
 from tests.app.pairs import BY_NAME, BY_ORDER
 from tests.app.reading import bench, footer, keys, reviewed, shown, status
+from tests.helpers.running_app import Opened, until
+from tests.helpers.sessions import make_session, reordered, without_partner
 from tests.models.linears import make_pair
 
 

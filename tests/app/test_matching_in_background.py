@@ -14,8 +14,10 @@ from s2p_tui.app.screens.main import Workspace
 from s2p_tui.formats.memory import checkpoint_in_memory
 from s2p_tui.session import beginning
 from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, reordered, until
+from tests.app.pairs import BY_NAME, BY_ORDER, soon
 from tests.app.reading import keys, status
+from tests.helpers.running_app import Opened, until
+from tests.helpers.sessions import reordered
 
 
 @pytest.fixture
@@ -32,15 +34,6 @@ def go(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     monkeypatch.setattr(beginning, "_MATCHED_AT_ONCE", 0)
     yield event
     event.set()
-
-
-def soon() -> Session:
-    ends = reordered(None)
-    return Session.between(ends.checkpoint, ends.target, soon=True)
-
-
-BY_ORDER = [f"lin{n}.{part}" for n in (3, 2, 1) for part in ("weight", "bias")]
-BY_NAME = [f"lin{n}.{part}" for n in (1, 2, 3) for part in ("weight", "bias")]
 
 
 async def matched(pilot, workspace: Workspace) -> None:

@@ -13,9 +13,10 @@ from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.cli import run
 from s2p_tui.formats.skeleton_file import head_line
-from tests.app.conftest import Opened, make_session
 from tests.helpers.files import save_legacy, save_safetensors, save_zip
 from tests.helpers.killing import Program
+from tests.helpers.running_app import Opened
+from tests.helpers.sessions import make_session
 
 NAMES = [
     "\x1b]0;pwned\x07.w", "\x1b[2J\x1b[H.w", "[red]m[/red].w", "[/].w", "[@click=app.quit]q[/].w",

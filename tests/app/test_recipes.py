@@ -14,8 +14,9 @@ from s2p_tui.app.screens.questions import SaveRecipe
 from s2p_tui.app.screens.review import Review
 from s2p_tui.conversion.output import mapping_of
 from s2p_tui.session.recipes import SUFFIX, folder, load_recipe, save_recipe
-from tests.app.conftest import Opened, fitting, until
 from tests.app.reading import said, status
+from tests.helpers.running_app import Opened, until
+from tests.helpers.sessions import fitting
 from tests.session.test_recipes import blocks, learned, turned
 
 

@@ -17,8 +17,9 @@ from s2p_tui.app.screens.questions import GoOn
 from s2p_tui.cli import run
 from s2p_tui.session.journal import Journal
 from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, fitting, in_turn, linears, make_app, reordered, until
 from tests.app.reading import in_workspace, said
+from tests.helpers.running_app import Opened, in_turn, make_app, until
+from tests.helpers.sessions import fitting, linears, reordered
 
 
 @asynccontextmanager

@@ -12,9 +12,10 @@ from s2p_tui.app.screens.review import Review
 from s2p_tui.app.widgets.line_list import LineList
 from s2p_tui.app.widgets.lines import Lines
 from s2p_tui.proposals.proposal import proposed
-from tests.app.conftest import Opened, make_session, reordered
 from tests.app.pairs import BY_NAME, BY_ORDER, SURE, blocks, hostile, swapping
 from tests.app.reading import bench, keys, open_review, opened_on_a_swap, reviewed, shown, status
+from tests.helpers.running_app import Opened
+from tests.helpers.sessions import make_session, reordered
 
 
 def said(screen: Review) -> str:

@@ -9,8 +9,9 @@ from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.app.screens.main import Workspace
 from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, make_session
-from tests.app.test_keys import keys, status
+from tests.app.reading import keys, status
+from tests.helpers.running_app import Opened
+from tests.helpers.sessions import make_session
 
 
 def fits(workspace: Workspace) -> list[Fit]:

@@ -11,8 +11,9 @@ from textual.widgets import Label
 from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.screens.questions import GoOn
 from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, fitting, in_turn, linears, make_app, until
 from tests.app.reading import in_workspace, keys, said, status
+from tests.helpers.running_app import Opened, in_turn, make_app, until
+from tests.helpers.sessions import fitting, linears
 
 _FIRST = ["a", "b", "c", "d", ".", "e"]
 _SAVED = ["b", "a", "c", "d", ".", "e"]

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, fitting, linears, reordered
 from tests.app.pairs import blocks, fused, hostile, layers, turned
 from tests.app.reading import opened_on_a_swap, screen_text
+from tests.helpers.running_app import Opened
+from tests.helpers.sessions import fitting, linears, reordered
 
 SIZES = {"80x24": (80, 24), "40x10": (40, 10)}
 SCENES: dict[str, tuple[Callable[[], Session], str, tuple[str, ...]]] = {

@@ -26,8 +26,9 @@ from s2p_tui.conversion.output import Converted
 from s2p_tui.session.journal_lines import Header, Replayed
 from s2p_tui.session.saved_mapping import Offered
 from s2p_tui.session.session import Session
-from tests.app.conftest import fitting, linears, make_app, reordered, until, without_partner
 from tests.app.pairs import fused, hostile, layers, many_keys, scanned, turned, turned_up
+from tests.helpers.running_app import make_app, until
+from tests.helpers.sessions import fitting, linears, reordered, without_partner
 
 pytestmark = pytest.mark.slow("draws every screen in every size")
 SIZES = {"120x40": (120, 40), "80x24": (80, 24), "40x10": (40, 10)}

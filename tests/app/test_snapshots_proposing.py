@@ -12,9 +12,10 @@ from textual.widgets import Static
 from s2p_tui.app.screens.look import Look
 from s2p_tui.app.screens.main import Workspace
 from s2p_tui.session.session import Session
-from tests.app.conftest import linears, make_app, reordered, until
 from tests.app.pairs import blocks, hostile, layers
 from tests.app.reading import opened_on_a_swap
+from tests.helpers.running_app import make_app, until
+from tests.helpers.sessions import linears, reordered
 
 pytestmark = pytest.mark.slow("draws every screen in every size")
 SIZES = {"120x40": (120, 40), "80x24": (80, 24), "40x10": (40, 10)}

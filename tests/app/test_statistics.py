@@ -17,8 +17,9 @@ from s2p_tui.conversion import statistics
 from s2p_tui.formats.pytree.skeleton import save_skeleton
 from s2p_tui.formats.tensors import ArrayTensors, FileTensors
 from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, linears, reordered, until
 from tests.app.pairs import many_keys
+from tests.helpers.running_app import Opened, until
+from tests.helpers.sessions import linears, reordered
 
 
 def look(pilot: Pilot[object]) -> str:

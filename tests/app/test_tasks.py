@@ -14,8 +14,9 @@ from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.app.screens.convert import Result
 from s2p_tui.session.session import Arrangement, Session
-from tests.app.conftest import Opened, make_session, until
 from tests.app.reading import keys, status
+from tests.helpers.running_app import Opened, until
+from tests.helpers.sessions import make_session
 
 SQUARE = ("mixer.q.weight", "mixer.k.weight", "mixer.v.weight", "mlp.up.weight", "mlp.down.weight")
 LAYERS = 40

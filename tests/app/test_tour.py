@@ -11,7 +11,8 @@ from s2p_tui.app.screens.convert import ConvertForm, Result
 from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.tour import Tour
 from s2p_tui.app.widgets.panels import Status, Tip
-from tests.app.conftest import Opened, reordered, until
+from tests.helpers.running_app import Opened, until
+from tests.helpers.sessions import reordered
 
 _NARROWEST = (40, 10)
 

@@ -23,9 +23,10 @@ from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.widgets.lines import Lines
 from s2p_tui.session.opening import load_mapping
 from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, linears, make_session, until
 from tests.app.pairs import fused, many_keys, scanned, session_of, turned, turned_up
 from tests.app.reading import bench, footer, keys, status
+from tests.helpers.running_app import Opened, until
+from tests.helpers.sessions import linears, make_session
 
 
 def array(session: Session, key: str) -> np.ndarray:

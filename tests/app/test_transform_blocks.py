@@ -10,8 +10,9 @@ from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.alignment.transform import Permute, Take
 from s2p_tui.app.screens.choose_transform import ChooseTransform
 from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, make_session
 from tests.app.reading import status
+from tests.helpers.running_app import Opened
+from tests.helpers.sessions import make_session
 
 _SWAPPED = "permute axes"
 

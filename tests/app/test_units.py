@@ -8,8 +8,9 @@ from s2p_tui.alignment.fit import Fit
 from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, make_session
 from tests.app.reading import bench, keys, status
+from tests.helpers.running_app import Opened
+from tests.helpers.sessions import make_session
 
 OWN, APART = ("weight", "bias"), ("running_mean", "running_var")
 OWNER = "equinox.nn.BatchNorm"

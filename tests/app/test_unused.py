@@ -10,7 +10,8 @@ from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.widgets.lines import Lines
 from s2p_tui.session.saved_mapping import Offered, offered
 from s2p_tui.session.session import Session
-from tests.app.conftest import Opened, make_session
+from tests.helpers.running_app import Opened
+from tests.helpers.sessions import make_session
 
 
 def gammas(count: int = 3) -> Session:

@@ -13,7 +13,7 @@ from s2p_tui.app.screens.convert import obstacle, remark, snippet
 from s2p_tui.app.text import many, size_in_words
 from s2p_tui.app.theme import UNICODE
 from s2p_tui.app.wording import details, tally
-from tests.app.conftest import linears
+from tests.helpers.sessions import linears
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
-"""Small pairs of files, opened as sessions."""
+"""Small pairs, in memory and in files, opened as sessions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,80 @@ def checkpoint_of(arrays: Mapping[str, np.ndarray]) -> Checkpoint:
 def target_of(arrays: Mapping[str, np.ndarray]) -> Target:
     leaves = tuple(Leaf(path, a.shape, str(a.dtype)) for path, a in arrays.items())
     return Target("memory", (), 0, Skeleton(leaves), ArrayTensors(dict(arrays)))
+
+
+def make_session(
+    entries: Iterable[Entry], leaves: Iterable[Leaf], *, arrange: Arrangement | None = None
+) -> Session:
+    """A session in memory: unless arranged, by order, and names are no evidence.
+
+    Entries count up from 0, the skeleton's values are 0.
+    """
+    entries, leaves = tuple(entries), tuple(leaves)
+    arrays = {e.key: np.arange(np.prod(e.shape), dtype=e.dtype).reshape(e.shape) for e in entries}
+    kept = {leaf.path: np.zeros(leaf.shape, leaf.dtype) for leaf in leaves}
+    checkpoint = Checkpoint("model.pt", (), 4321, StateDict(entries), ArrayTensors(arrays))
+    target = Target("model_skeleton.eqx", (), 99, Skeleton(leaves), ArrayTensors(kept))
+    if arrange is None:
+        return Session(checkpoint, target)
+    return Session.between(checkpoint, target, arrange=arrange)
+
+
+def linears() -> Session:
+    """Rows 0, 1 mismatched, 2 doubtful, 3 exact, 4 a scalar, 5 transformed; one entry benched."""
+    shapes = {"a": (2, 3), "b": (4,), "c": (6, 2), "d": (5,), "e": (3, 1), "left.over": (7,)}
+    leaves = [
+        Leaf(".first", (4,), "float32", owner="equinox.nn.Linear"),
+        Leaf(".second", (2, 3), "float32", owner="equinox.nn.Linear"),
+        Leaf(".third", (2, 6), "float32"),
+        Leaf(".fourth", (5,), "float32"),
+        Leaf(".drop.p", (), "float64", kind="scalar", owner="equinox.nn.Dropout"),
+        Leaf(".fifth", (3,), "float32"),
+    ]
+    return make_session((Entry(key, shape, "float32") for key, shape in shapes.items()), leaves)
+
+
+def fitting(count: int = 4) -> Session:
+    """Every row exact."""
+    names = [f"layer{i}" for i in range(count)]
+    return make_session(
+        (Entry(name, (2, 2), "float32") for name in names),
+        (Leaf(f".{name}", (2, 2), "float32") for name in names),
+    )
+
+
+def reordered(arrange: Arrangement | None = "auto") -> Session:
+    """Layers last to first in the checkpoint, first to last in the skeleton."""
+    shapes = {"weight": (2, 2), "bias": (2,)}
+    owner = "equinox.nn.Linear"
+    return make_session(
+        (Entry(f"lin{n}.{k}", shapes[k], "float32") for n in (3, 2, 1) for k in shapes),
+        (
+            Leaf(f".lin{n}.{k}", shapes[k], "float32", owner=owner)
+            for n in (1, 2, 3)
+            for k in shapes
+        ),
+        arrange=arrange,
+    )
+
+
+def without_partner() -> Session:
+    """Row 2 is a leaf that nothing in the checkpoint corresponds to."""
+    owner = "mynet.Linear"
+    return make_session(
+        [
+            Entry("lin1.weight", (2, 2), "float32"),
+            Entry("lin2.weight", (3, 2), "float32"),
+            Entry("lin2.bias", (3,), "float32"),
+        ],
+        [
+            Leaf(".lin1.weight", (2, 2), "float32", owner=owner),
+            Leaf(".lin1.bias", (2,), "float32", owner=owner),
+            Leaf(".lin2.weight", (3, 2), "float32", owner=owner),
+            Leaf(".lin2.bias", (3,), "float32", owner=owner),
+        ],
+        arrange="auto",
+    )
 
 
 def open_pair(

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
 from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import Entry
+from s2p_tui.session.session import Session
+from tests.helpers.claude_server import Script, connect, rows, says, serving
+from tests.helpers.sessions import make_session
 
 LINEAR = "equinox.nn.Linear"
 
@@ -33,3 +41,20 @@ RIGHT: list[tuple[str, list[str]]] = [
     ("L4", ["E3"]),
 ]
 RIGHT_KEYS = ["beta.w", "beta.b", "alpha.w", "alpha.b"]
+
+ANSWER = says(rows(("they are named so", RIGHT)))
+
+
+@pytest.fixture
+def session() -> Session:
+    """That pair, as the matcher lines it up."""
+    return make_session(*unlike(), arrange="auto")
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
+    """Claude on the loopback, who lines that pair up rightly."""
+    script = Script([ANSWER])
+    with serving(script) as url:
+        connect(monkeypatch, tmp_path, url)
+        yield script

@@ -10,7 +10,7 @@ from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.alignment.transform import Expr, Split, Take
 from s2p_tui.proposals.proposal import Confidence, Proposal
 from s2p_tui.session.session import Session
-from tests.app.conftest import make_session
+from tests.helpers.sessions import make_session
 
 ROLES = {"weight": (4, 4), "bias": (4,)}
 ODD = ("alpha", "zeta", "mu")

@@ -7,8 +7,8 @@ import pytest
 from s2p_tui.alignment.block_numbers import by_number
 from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import Entry
-from tests.app.conftest import make_session
 from tests.fuzz.trial import limited_time
+from tests.helpers.sessions import make_session
 
 ODD = {
     "a digit that is no number": "layers.²",

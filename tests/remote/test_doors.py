@@ -19,7 +19,7 @@ from s2p_tui.cli.demo import Pair, make_pair
 from s2p_tui.conversion.output_names import default_output
 from s2p_tui.formats.remote.address import is_address, name_of, shown
 from s2p_tui.session.session import Session
-from tests.app.conftest import until
+from tests.helpers.running_app import until
 from tests.helpers.web_server import WebServer
 from tests.test_manners import watched
 

@@ -9,7 +9,7 @@ import pty
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -23,24 +23,9 @@ from s2p_tui.formats.pytree.skeleton import save_skeleton
 from s2p_tui.proposals.claude import account
 from s2p_tui.session.ask_claude import propose_with_claude
 from s2p_tui.session.session import Session
-from tests.app.conftest import make_session, reordered
-from tests.helpers.claude_server import Script, connect, fails, hangs, rows, says, serving
+from tests.helpers.claude_server import Script, fails, hangs, rows, says
+from tests.helpers.sessions import reordered
 from tests.helpers.unlike import RIGHT, RIGHT_KEYS, unlike
-
-ANSWER = says(rows(("they are named so", RIGHT)))
-
-
-@pytest.fixture
-def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
-    script = Script([ANSWER])
-    with serving(script) as url:
-        connect(monkeypatch, tmp_path, url)
-        yield script
-
-
-@pytest.fixture
-def session() -> Session:
-    return make_session(*unlike(), arrange="auto")
 
 
 @pytest.fixture

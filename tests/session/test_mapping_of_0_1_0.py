@@ -10,7 +10,7 @@ from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.session.opening import load_mapping
 from s2p_tui.session.session import Session
-from tests.app.conftest import make_session
+from tests.helpers.sessions import make_session
 
 SAVED = Path(__file__).parent.parent / "alignment" / "tables" / "mapping_0_1_0.json"
 BATCH_NORM, CONV, LINEAR = (f"equinox.nn.{name}" for name in ("BatchNorm", "Conv2d", "Linear"))

@@ -19,7 +19,7 @@ from s2p_tui.conversion.output import mapping_of
 from s2p_tui.errors import InputError
 from s2p_tui.session.recipes import SUFFIX, fitting, folder, follow, known, load_recipe, save_recipe
 from s2p_tui.session.session import Session
-from tests.app.conftest import make_session
+from tests.helpers.sessions import make_session
 
 Shape = tuple[int, ...]
 

@@ -45,8 +45,7 @@ from s2p_tui.formats.pytree.skeleton import save_skeleton
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.session.opening import load_mapping
 from s2p_tui.session.session import Session
-from tests.app.conftest import make_session
-from tests.helpers.sessions import checkpoint_of, open_pair, target_of
+from tests.helpers.sessions import checkpoint_of, make_session, open_pair, target_of
 
 TENSORS = {
     "a": torch.arange(6.0).reshape(2, 3),

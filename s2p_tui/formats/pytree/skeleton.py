@@ -359,23 +359,28 @@ def _filled(leaf: Any, value: NDArray[Any] | None) -> Any:
 
 
 def rename_leaves(target: Target, like: Any, label: str) -> Target:
-    """A target read from a plain `.eqx`, its leaves named after those of a pytree like it.
+    """A target that was read from a file, its leaves named after those of a pytree like it.
+
+    The leaves of a plain `.eqx` go by their order; others keep the names they have, and get owner
+    classes.
 
     Raises:
-        InputError: Number, shapes or dtypes of the leaves differ.
+        InputError: Number, shapes or dtypes of the leaves differ, or names that they have.
     """
     tree = with_state_apart(like)
     described = [leaf for leaf, _ in saved_leaves(tree)]
-    found = [(leaf.shape, leaf.dtype) for leaf in target.skeleton]
-    if found != [(leaf.shape, leaf.dtype) for leaf in described]:
-        first = next(
-            (n for n, (a, b) in enumerate(zip(target.skeleton, described, strict=False))
-             if (a.shape, a.dtype) != (b.shape, b.dtype)),
-            min(len(found), len(described)),
-        )  # fmt: skip
+    is_plain = all(leaf.path == f"[{n}]" for n, leaf in enumerate(target.skeleton))
+
+    def of(leaf: Leaf) -> tuple[object, ...]:
+        return leaf.shape, leaf.dtype, "" if is_plain else leaf.path
+
+    found, wanted = list(map(of, target.skeleton)), list(map(of, described))
+    if found != wanted:
+        pairs = enumerate(zip(found, wanted, strict=False))
+        first = next((n for n, (a, b) in pairs if a != b), min(len(found), len(wanted)))
         raise InputError(
-            f"{target.label} has {len(found)} leaves and {label} {len(described)}; "
-            f"leaf {first} is the first that differs in shape or dtype.",
+            f"{target.label} has {len(found)} leaves and {label} {len(wanted)}; leaf {first} is "
+            f"the first that differs in {'' if is_plain else 'name, '}shape or dtype.",
             "Give the factory that made the file.",
         )
     extents = {

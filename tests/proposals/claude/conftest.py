@@ -14,9 +14,10 @@ from s2p_tui.proposals.claude.job import Asking, Budget
 from s2p_tui.proposals.claude.question import question_about
 from s2p_tui.proposals.proposal import Proposal
 from s2p_tui.session.session import Session
-from tests.app.conftest import make_session
 from tests.helpers.claude_server import Script, connect, serving
-from tests.helpers.unlike import unlike
+from tests.helpers.unlike import session
+
+__all__ = ["script", "session"]
 
 Ask = Callable[..., Proposal]
 
@@ -28,11 +29,6 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
     with serving(script) as url:
         connect(monkeypatch, tmp_path, url)
         yield script
-
-
-@pytest.fixture
-def session() -> Session:
-    return make_session(*unlike(), arrange="auto")
 
 
 @pytest.fixture

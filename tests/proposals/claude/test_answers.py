@@ -14,8 +14,8 @@ from s2p_tui.alignment.transform import Flip, Permute, Split, Stack, Sum, Take, 
 from s2p_tui.proposals.claude.job import Asking, Budget
 from s2p_tui.proposals.proposal import Confidence, Proposal
 from s2p_tui.session.session import Session
-from tests.app.conftest import make_session
 from tests.helpers.claude_server import Script, fails, rows, says
+from tests.helpers.sessions import make_session
 from tests.helpers.unlike import LINEAR, RIGHT, RIGHT_KEYS
 from tests.proposals.claude.conftest import Ask, refusal
 

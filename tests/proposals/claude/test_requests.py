@@ -25,8 +25,8 @@ from s2p_tui.proposals.claude.job import Asking, Budget, estimate
 from s2p_tui.proposals.claude.question import SCHEMA, question_about
 from s2p_tui.proposals.proposal import Situation
 from s2p_tui.session.session import Session
-from tests.app.conftest import make_session
 from tests.helpers.claude_server import KEY, Script, rows, says
+from tests.helpers.sessions import make_session
 from tests.helpers.unlike import RIGHT
 from tests.proposals.claude.conftest import Ask
 
