@@ -29,6 +29,11 @@ _OTHERS = re.compile(
 for _name in filter(_OTHERS.match, list(os.environ)):
     del os.environ[_name]
 
+# Two workers share two cores, and networks run once or twice: threads of one library and code that
+# XLA makes faster cost more than they save, a third of the processor's time of tests of networks.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 # No test is about time: a busy machine must not fail one.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
