@@ -106,7 +106,7 @@ def head_line(
 
     Args:
         leaves: The leaves.
-        keys: Key paths of typed PRNG keys.
+        keys: Key paths of PRNG state, see `Skeleton`.
         tree: The pytree's nodes as JSON, if they are known.
         models: The code of both models, if it is known.
     """
@@ -331,7 +331,7 @@ def head_of(line: bytes) -> tuple[tuple[Leaf, ...], bytes, Models] | int:
 
 
 def keys_of(line: bytes) -> tuple[str, ...]:
-    """Return the key paths of typed PRNG keys in a skeleton file's first line, mostly none.
+    """Return the key paths of PRNG state in a skeleton file's first line, mostly none.
 
     Raises:
         MalformedError: They are not described as the format asks.

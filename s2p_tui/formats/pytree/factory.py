@@ -17,6 +17,13 @@ import jax
 
 from s2p_tui.errors import InputError, UsageError
 from s2p_tui.formats.models import Factory, recordable
+from s2p_tui.formats.pytree.flax_models import (
+    WithOwners,
+    is_linen,
+    is_nnx,
+    linen_layers,
+    traced_apart,
+)
 
 eqx: Any = equinox
 
@@ -35,8 +42,8 @@ def call_factory(
 ) -> Any:
     """Return the result of `pkg.module:factory` or `file.py:factory`. Runs the user's code.
 
-    A required argument named `key` that is not in `kwargs` gets `jax.random.PRNGKey(0)`. A name
-    that is not callable is taken as the object itself.
+    A required argument named `key` that is not in `kwargs` gets `jax.random.PRNGKey(0)`, one named
+    `rngs` gets `flax.nnx.Rngs(0)`. A name that is not callable is taken as the object itself.
 
     Args:
         spec: Where the factory is.
@@ -48,28 +55,66 @@ def call_factory(
         UsageError: There is no such module or name.
         InputError: The factory raised an exception.
     """
-    return call_and_describe(spec, kwargs, abstract=abstract, is_object=is_object)[0]
+    return _result(import_object(spec), spec, kwargs, abstract, is_object)
 
 
-def call_and_describe(
-    spec: str,
-    kwargs: Mapping[str, Any] | None = None,
-    *,
-    abstract: bool = False,
-    is_object: Callable[[Any], bool] = is_pytree,
+def model_of(spec: str, kwargs: Mapping[str, Any] | None = None, *, abstract: bool = False) -> Any:
+    """Return a factory's model, with the layers of Linen that it initialises; see `call_factory`.
+
+    Raises:
+        UsageError: There is no such module or name.
+        InputError: The factory raised an exception.
+    """
+    return model_and_factory(spec, kwargs, abstract=abstract)[0]
+
+
+def model_and_factory(
+    spec: str, kwargs: Mapping[str, Any] | None = None, *, abstract: bool = False
 ) -> tuple[Any, Factory | None]:
-    """As `call_factory`, with the factory for a skeleton's record; None for an object itself."""
+    """As `model_of`, with the factory for a skeleton's record.
+
+    That is None for an object itself, and for models of Flax, whose twins no forward is run beside.
+    """
     where, name = _located(spec)
     factory = _attribute(where, name)
+    with linen_layers() as owners:
+        tree = _result(factory, spec, kwargs, abstract, _is_model)
+    if owners:
+        return WithOwners(tree, owners), None
+    if tree is factory or is_nnx(tree):
+        return tree, None
+    given = dict(kwargs or {})
+    takes_key = "key" not in given and _needs(factory, "key")
+    return tree, recordable(Factory(f"{where}:{name}", given, takes_key))
+
+
+def _is_model(value: Any) -> bool:
+    return is_pytree(value) or is_linen(value)
+
+
+def _result(
+    factory: Any,
+    spec: str,
+    kwargs: Mapping[str, Any] | None,
+    abstract: bool,
+    is_object: Callable[[Any], bool],
+) -> Any:
     if not callable(factory) or is_object(factory):
-        return factory, None
-    takes_key = "key" not in (kwargs or {}) and _needs_key(factory)
-    arguments = dict(kwargs or {}) | ({"key": jax.random.PRNGKey(0)} if takes_key else {})
-    described = recordable(Factory(f"{where}:{name}", dict(kwargs or {}), takes_key))
+        return factory
+
+    def make() -> Any:
+        arguments = dict(kwargs or {})
+        if "key" not in arguments and _needs(factory, "key"):
+            arguments["key"] = jax.random.PRNGKey(0)
+        if "rngs" not in arguments and _needs(factory, "rngs"):
+            arguments["rngs"] = importlib.import_module("flax.nnx").Rngs(0)
+        return factory(**arguments)
+
     try:
         if abstract:
-            return eqx.filter_eval_shape(factory, **arguments), described
-        return factory(**arguments), described
+            traced, whole = traced_apart(make)
+            return whole(eqx.filter_eval_shape(traced))
+        return make()
     except Exception as error:
         raise InputError(
             f"{spec} raised {type(error).__name__}: {_first_line(error)}.",
@@ -82,12 +127,17 @@ def _first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else "it does not say why"
 
 
-def _needs_key(factory: Callable[..., Any]) -> bool:
-    try:
-        parameter = inspect.signature(factory).parameters.get("key")
-    except (TypeError, ValueError):
-        return False
-    return parameter is not None and parameter.default is parameter.empty
+def _needs(factory: Callable[..., Any], name: str) -> bool:
+    # The metaclass of NNX's modules shows nothing of what they are made from.
+    made = [factory, factory.__init__] if isinstance(factory, type) else [factory]
+    for one in made:
+        try:
+            parameter = inspect.signature(one).parameters.get(name)
+        except (TypeError, ValueError):
+            continue
+        if parameter is not None:
+            return parameter.default is parameter.empty
+    return False
 
 
 def import_object(spec: str) -> Any:
