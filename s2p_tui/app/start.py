@@ -224,7 +224,7 @@ def _start(
             allow_missing=allow_missing,
         )
     except S2PError as error:
-        from s2p_tui.converter import WAYS_OUT
+        from s2p_tui.converter.ways_out import WAYS_OUT
 
         error.put_into(WAYS_OUT)
         raise
