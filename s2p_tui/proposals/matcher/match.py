@@ -9,7 +9,7 @@ from math import prod
 
 from s2p_tui.alignment.alignment import Alignment, Row
 from s2p_tui.alignment.evidence import Evidence, Suggestion, Suggestions, as_suggested
-from s2p_tui.alignment.layer_rules import constant_for, rule_applied, rule_for
+from s2p_tui.alignment.layer_rules import constant_for, other_layouts, rule_applied, rule_for
 from s2p_tui.alignment.left_over import explained
 from s2p_tui.alignment.proof import UNPROVEN, Answer, Proof, Question, proven_by
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
@@ -374,7 +374,9 @@ def _suggestion(
         why = "only a part of a weight"
         return Suggestion(layouts[0][0], UNPROVEN, why) if layouts else None
     (member, *more) = piece.members
-    if not more and rule_for(leaf) is not None:
+    rule = rule_for(leaf)
+    is_open = rule is not None and bool(other_layouts(leaf, member, piece.shape))
+    if not more and rule is not None and not is_open:
         # A gate is laid out already, and being square may fit the other way round as well.
         is_laid_out = piece.composite is not None and piece.composite.kind == "recurrent weight"
         turned = None if is_laid_out else rule_applied(leaf, member, piece.shape)
@@ -460,15 +462,20 @@ class _Fits:
         """Its shape and class; with a layer that has a rule of its own it is a kind of its own."""
         leaf = self._skeleton[target.item]
         is_linear = leaf.owner == "equinox.nn.Linear"
-        return (leaf.shape, is_linear) if rule_for(leaf) is None else target.item
+        rule = rule_for(leaf)
+        if rule is None:
+            return leaf.shape, is_linear
+        # Those of Equinox's cells take composites, of which each leaf has another part.
+        is_flax = (leaf.owner or "").startswith("flax.")
+        return (leaf.shape, leaf.owner, rule.role, id(leaf.config)) if is_flax else target.item
 
     def kind_of_source(self, source: Node) -> Hashable:
         """The facts its layouts depend on."""
         piece = self._pieces[source.item]
         if piece.composite is not None:
             return source.item
-        kept = _is_weight_of_layer(piece)
-        return piece.shape, piece.member, len(piece.members), piece.otherwise is None, kept
+        kept = _is_weight_of_layer(piece), piece.is_input_first
+        return piece.shape, piece.member, len(piece.members), piece.otherwise is None, *kept
 
     def turns(self, target: Node, source: Node) -> frozenset[bool]:
         """Return True if the output axis can come last in a leaf that takes the piece."""
