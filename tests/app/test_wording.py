@@ -9,7 +9,7 @@ import pytest
 from s2p_tui.alignment.task import Job
 from s2p_tui.app.cursor import Cursor
 from s2p_tui.app.screens.busy import Pace, duration
-from s2p_tui.app.screens.convert import obstacle, remark, snippet
+from s2p_tui.app.screens.convert import library_of, obstacle, remark, snippet
 from s2p_tui.app.text import many, size_in_words
 from s2p_tui.app.theme import UNICODE
 from s2p_tui.app.wording import details, tally
@@ -68,6 +68,31 @@ def test_snippet(path: str, leaves: list[str], last: str) -> None:
     code = snippet(Path(path), leaves)
     compile(code, "snippet", "exec")
     assert code.splitlines()[-1] == last
+
+
+@pytest.mark.parametrize(
+    ("path", "last"),
+    [
+        ("m.eqx", 'nnx.update(model, eqx.tree_deserialise_leaves("m.eqx", state))'),
+        (
+            "m.safetensors",
+            "nnx.update(model, nnx.map_state(lambda p, v: v.replace(leaves[name(p)]), state))",
+        ),
+        ("m.orbax", "nnx.update(model, state)"),
+    ],
+)
+def test_snippet_of_a_model_of_nnx(path: str, last: str) -> None:
+    library = library_of([None, "flax.nnx.Linear", "net.Block"])
+    code = snippet(Path(path), [".lin.kernel"], "bfloat16", has_keys=True, library=library)
+    compile(code, "snippet", "exec")
+    assert code.splitlines()[-1] == last
+    assert "  # with bfloat16 leaves, as in the file" in code
+
+
+def test_snippet_of_variables_of_linen() -> None:
+    code = snippet(Path("m.eqx"), ["['params']['w']"], library=library_of(["flax.linen.Dense"]))
+    assert code.splitlines()[-1] == 'variables = eqx.tree_deserialise_leaves("m.eqx", like)'
+    assert library_of(["equinox.nn.Linear", None]) == "equinox"
 
 
 def test_snippet_of_a_stateful_model_makes_one() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -210,7 +210,12 @@ class ConvertForm(ModalScreen[Order | None]):
 
 
 def snippet(
-    path: Path, leaf_paths: Sequence[str], dtype: str | None = None, *, has_keys: bool = False
+    path: Path,
+    leaf_paths: Sequence[str],
+    dtype: str | None = None,
+    *,
+    has_keys: bool = False,
+    library: str = "equinox",
 ) -> str:
     """Python code that loads the file.
 
@@ -219,13 +224,18 @@ def snippet(
         leaf_paths: Key paths of the skeleton; `[0]…` and `[1]…` mean `(model, state)`.
         dtype: The dtype floating-point leaves were written in, if not the skeleton's.
         has_keys: The model holds typed PRNG keys, which are in no file.
+        library: `equinox`, `nnx` or `linen`, as `library_of` tells.
     """
     name = _quoted(str(path))
+    if library == "nnx":
+        return _nnx_snippet(path, dtype)
     if format_of(path) == "orbax":
         return _orbax_snippet(_quoted(_absolute(path)), leaf_paths, dtype, has_keys=has_keys)
     if path.suffix == ".safetensors":
         return f"from safetensors.flax import load_file\n\nleaves = load_file({name})"
-    if _is_model_and_state(leaf_paths):
+    if library == "linen":
+        made, like = "variables", "model.init(key, x)"
+    elif _is_model_and_state(leaf_paths):
         made, like = "model, state", "eqx.nn.make_with_state(Model)(...)"
     else:
         made, like = "model", "Model(...)"
@@ -234,6 +244,40 @@ def snippet(
         f"import equinox as eqx\n{_EXCEPT_KEYS if has_keys else ''}\n"
         f"like = {like}{f'  # with {dtype} leaves, as in the file' if dtype else ''}\n"
         f"{made} = eqx.tree_deserialise_leaves({name}, like{spec})"
+    )
+
+
+def library_of(owners: Iterable[str | None]) -> str:
+    """Return the library that layers are of: `nnx` or `linen` of Flax, or else `equinox`."""
+    packages = {owner.split(".")[1] for owner in owners if owner and owner.startswith("flax.")}
+    return packages.pop() if len(packages) == 1 else "equinox"
+
+
+def _nnx_snippet(path: Path, dtype: str | None) -> str:
+    name = _quoted(str(path))
+    written = f"  # with {dtype} leaves, as in the file" if dtype else ""
+    model = (
+        f"model = Model(..., rngs=nnx.Rngs(0)){written}\n"
+        "state = nnx.state(model, nnx.Not(nnx.RngState))\n"
+    )
+    if format_of(path) == "orbax":
+        return (
+            f"import orbax.checkpoint as ocp\nfrom flax import nnx\n\n{model}"
+            "wanted = nnx.to_pure_dict(state)\n"
+            f"restored = ocp.StandardCheckpointer().restore({_quoted(_absolute(path))}, wanted)\n"
+            "nnx.replace_by_pure_dict(state, restored)\nnnx.update(model, state)"
+        )
+    if path.suffix == ".safetensors":
+        return (
+            "from flax import nnx\nfrom safetensors.flax import load_file\n\n"
+            "def name(path):\n"
+            '    return "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in path)\n\n'
+            f"{model}leaves = load_file({name})\n"
+            "nnx.update(model, nnx.map_state(lambda p, v: v.replace(leaves[name(p)]), state))"
+        )
+    return (
+        f"import equinox as eqx\nfrom flax import nnx\n\n{model}"
+        f"nnx.update(model, eqx.tree_deserialise_leaves({name}, state))"
     )
 
 
@@ -335,8 +379,13 @@ class Result(ModalScreen[None]):
         super().__init__()
         self._lines = [*report(session, converted), *([found] if found else [])]
         paths = [leaf.path for leaf in session.target.skeleton]
+        skeleton = session.target.skeleton
         self._snippet = snippet(
-            converted.written.path, paths, dtype, has_keys=bool(session.target.skeleton.keys)
+            converted.written.path,
+            paths,
+            dtype,
+            has_keys=bool(skeleton.keys),
+            library=library_of(leaf.owner for leaf in skeleton),
         )
         self._symbols = symbols
 
