@@ -91,7 +91,7 @@ def test_flax_is_left_to_those_who_use_it() -> None:
         "model = model_of('equinox.nn:Identity')\n"
         "linear = equinox.nn.Linear(2, 3, key=jax.random.PRNGKey(0))\n"
         "state = {'weight': linear.weight, 'bias': linear.bias}\n"
-        "s2p_tui.convert_tree({k: __import__('numpy').asarray(v) for k, v in state.items()}, linear)"
+        "s2p_tui.convert_tree(jax.tree.map(__import__('numpy').asarray, state), linear)"
     )
     assert _loaded(made, ("flax", "orbax")) == set()
 

@@ -65,7 +65,7 @@ def model_of(spec: str, kwargs: Mapping[str, Any] | None = None, *, abstract: bo
     factory = import_object(spec)
     with linen_layers() as owners:
         tree = _result(factory, spec, kwargs, abstract, _is_model)
-    return WithOwners(tree, owners) if owners else tree
+    return WithOwners(tree, owners) if owners and isinstance(tree, Mapping) else tree
 
 
 def _is_model(value: Any) -> bool:
