@@ -84,5 +84,17 @@ def test_orbax_checkpoints_need_tensorstore_when_they_are_written() -> None:
     assert _loaded(stored, asked) == {"tensorstore"}
 
 
+def test_flax_is_left_to_those_who_use_it() -> None:
+    made = (
+        "import equinox, jax, s2p_tui\n"
+        "from s2p_tui.formats.pytree.factory import model_of\n"
+        "model = model_of('equinox.nn:Identity')\n"
+        "linear = equinox.nn.Linear(2, 3, key=jax.random.PRNGKey(0))\n"
+        "state = {'weight': linear.weight, 'bias': linear.bias}\n"
+        "s2p_tui.convert_tree(jax.tree.map(__import__('numpy').asarray, state), linear)"
+    )
+    assert _loaded(made, ("flax", "orbax")) == set()
+
+
 def test_the_probe_can_fail() -> None:
     assert "jax" in _loaded("import s2p_tui.formats.pytree.skeleton")

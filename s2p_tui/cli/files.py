@@ -40,7 +40,8 @@ def skeleton(
         str,
         Parameter(
             help="Factory of the model: pkg.module:factory or file.py:factory. A required argument "
-            "named key gets jax.random.PRNGKey(0)."
+            "named key gets jax.random.PRNGKey(0), one named rngs flax.nnx.Rngs(0). For Linen it "
+            "returns the variables that init makes."
         ),
     ],
     /,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -217,6 +217,7 @@ def snippet(
     *,
     has_keys: bool = False,
     factory: Factory | None = None,
+    library: str = "equinox",
 ) -> str:
     """Python code that loads the file.
 
@@ -226,11 +227,16 @@ def snippet(
         dtype: The dtype floating-point leaves were written in, if not the skeleton's.
         has_keys: The model holds typed PRNG keys, which are in no file.
         factory: The function that makes the model, if it is known.
+        library: `equinox`, `nnx` or `linen`, as `library_of` tells.
     """
+    if library == "nnx":
+        return _nnx_snippet(path, dtype)
     name = _quoted(str(path))
     is_pair = _is_model_and_state(leaf_paths)
     made = "model, state" if is_pair else "model"
     imports, like = _like(factory, is_pair=is_pair, is_abstract=not has_keys)
+    if library == "linen":
+        made, like = "variables", "model.init(key, x)"
     if format_of(path) == "orbax":
         return _orbax_snippet(
             _quoted(_absolute(path)), made, imports, like, dtype, has_keys=has_keys
@@ -263,6 +269,40 @@ def _like(factory: Factory | None, *, is_pair: bool, is_abstract: bool) -> tuple
         return imports, f"eqx.filter_eval_shape({', '.join([maker, *arguments])})"
     # Keys that the file does not hold are those of this model.
     return imports, f"{maker}({', '.join(arguments)})"
+
+
+def library_of(owners: Iterable[str | None]) -> str:
+    """Return the library that layers are of: `nnx` or `linen` of Flax, or else `equinox`."""
+    packages = {owner.split(".")[1] for owner in owners if owner and owner.startswith("flax.")}
+    return packages.pop() if len(packages) == 1 else "equinox"
+
+
+def _nnx_snippet(path: Path, dtype: str | None) -> str:
+    name = _quoted(str(path))
+    written = f"  # with {dtype} leaves, as in the file" if dtype else ""
+    model = (
+        f"model = Model(..., rngs=nnx.Rngs(0)){written}\n"
+        "state = nnx.state(model, nnx.Not(nnx.RngState))\n"
+    )
+    if format_of(path) == "orbax":
+        return (
+            f"import orbax.checkpoint as ocp\nfrom flax import nnx\n\n{model}"
+            "wanted = nnx.to_pure_dict(state)\n"
+            f"restored = ocp.StandardCheckpointer().restore({_quoted(_absolute(path))}, wanted)\n"
+            "nnx.replace_by_pure_dict(state, restored)\nnnx.update(model, state)"
+        )
+    if path.suffix == ".safetensors":
+        return (
+            "from flax import nnx\nfrom safetensors.flax import load_file\n\n"
+            "def name(path):\n"
+            '    return "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in path)\n\n'
+            f"{model}leaves = load_file({name})\n"
+            "nnx.update(model, nnx.map_state(lambda p, v: v.replace(leaves[name(p)]), state))"
+        )
+    return (
+        f"import equinox as eqx\nfrom flax import nnx\n\n{model}"
+        f"nnx.update(model, eqx.tree_deserialise_leaves({name}, state))"
+    )
 
 
 def _absolute(path: Path) -> str:
@@ -364,12 +404,14 @@ class Result(ModalScreen[None]):
         super().__init__()
         self._lines = [*report(session, converted), *([found] if found else [])]
         paths = [leaf.path for leaf in session.target.skeleton]
+        skeleton = session.target.skeleton
         self._snippet = snippet(
             converted.written.path,
             paths,
             dtype,
-            has_keys=bool(session.target.skeleton.keys),
+            has_keys=bool(skeleton.keys),
             factory=session.target.models.jax,
+            library=library_of(leaf.owner for leaf in skeleton),
         )
         self._symbols = symbols
 

@@ -27,6 +27,7 @@ from s2p_tui.cli.check.arrays import (
 from s2p_tui.cli.check.inputs import Examples, code_of
 from s2p_tui.errors import InputError, S2PError
 from s2p_tui.formats.pytree.factory import call_factory
+from s2p_tui.formats.pytree.flax_models import is_linen, is_nnx
 from s2p_tui.formats.pytree.skeleton import is_key, with_state_apart
 
 if TYPE_CHECKING:
@@ -45,7 +46,13 @@ def make_jax(spec: str, kwargs: Mapping[str, Any]) -> Any:
         InputError: It raised an exception, or made something that cannot be called.
     """
     try:
-        tree = with_state_apart(call_factory(spec, kwargs))
+        made = call_factory(spec, kwargs)
+        if is_nnx(made) or is_linen(made):
+            raise InputError(
+                f"{spec} made a {type(made).__name__} of Flax, of which check runs none.",
+                "Run both models on one input yourself, and compare the outputs.",
+            )
+        tree = with_state_apart(made)
     except S2PError as error:
         raise type(error)(f"The JAX side: {error.message}", error.hint) from error
     if not callable(model_and_state(tree)[0]):

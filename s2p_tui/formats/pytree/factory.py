@@ -79,7 +79,7 @@ def model_and_factory(
     factory = _attribute(where, name)
     with linen_layers() as owners:
         tree = _result(factory, spec, kwargs, abstract, _is_model)
-    if owners:
+    if owners and isinstance(tree, Mapping):
         return WithOwners(tree, owners), None
     if tree is factory or is_nnx(tree):
         return tree, None

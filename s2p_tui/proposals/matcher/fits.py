@@ -71,15 +71,21 @@ class Fits:
         leaf = self._skeleton[target.item]
         is_linear = leaf.owner == "equinox.nn.Linear"
         last = self._steps[target.item][-1] if self._useless else ""
-        return (leaf.shape, is_linear, last) if rule_for(leaf) is None else target.item
+        rule = rule_for(leaf)
+        if rule is None:
+            return leaf.shape, is_linear, last
+        # Those of Equinox's cells take composites, of which each leaf has another part.
+        is_flax = (leaf.owner or "").startswith("flax.")
+        kind = leaf.shape, leaf.owner, rule.role, id(leaf.config), last
+        return kind if is_flax else target.item
 
     def kind_of_source(self, source: Node) -> Hashable:
         """The facts its layouts depend on."""
         piece = self._pieces[source.item]
         if piece.composite is not None or source.item in self._useless:
             return source.item
-        kept = _is_weight_of_layer(piece)
-        return piece.shape, piece.member, len(piece.members), piece.otherwise is None, kept
+        kept = _is_weight_of_layer(piece), piece.is_input_first
+        return piece.shape, piece.member, len(piece.members), piece.otherwise is None, *kept
 
     def turns(self, target: Node, source: Node) -> frozenset[bool]:
         """Return True if the output axis can come last in a leaf that takes the piece."""

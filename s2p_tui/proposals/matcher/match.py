@@ -10,7 +10,7 @@ from math import prod
 
 from s2p_tui.alignment.alignment import Alignment, Row
 from s2p_tui.alignment.evidence import Evidence, Suggestion, Suggestions, as_suggested
-from s2p_tui.alignment.layer_rules import constant_for, rule_applied, rule_for
+from s2p_tui.alignment.layer_rules import constant_for, other_layouts, rule_applied, rule_for
 from s2p_tui.alignment.left_over import explained
 from s2p_tui.alignment.proof import UNPROVEN, Answer, Proof, Question, proven_by
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
@@ -395,7 +395,9 @@ def _suggestion(
         why = "only a part of a weight"
         return Suggestion(layouts[0][0], UNPROVEN, why) if layouts else None
     (member, *more) = piece.members
-    if not more and rule_for(leaf) is not None:
+    rule = rule_for(leaf)
+    is_open = rule is not None and bool(other_layouts(leaf, member, piece.shape))
+    if not more and rule is not None and not is_open:
         # A gate is laid out already, and being square may fit the other way round as well.
         is_laid_out = piece.composite is not None and piece.composite.kind == "recurrent weight"
         turned = None if is_laid_out else rule_applied(leaf, member, piece.shape)
