@@ -55,10 +55,10 @@ def skeleton(
     Imports and calls the factory; other commands run your code only if they are given a factory
     too.
     """
-    from s2p_tui.formats.pytree.factory import call_factory
+    from s2p_tui.formats.pytree.factory import model_of
     from s2p_tui.formats.pytree.skeleton import save_skeleton
 
-    pytree = call_factory(factory, json_object("--kwargs", kwargs), abstract=not values)
+    pytree = model_of(factory, json_object("--kwargs", kwargs), abstract=not values)
     saved = save_skeleton(output, pytree, values=values)
     print(f"{output}: {len(saved)} leaves, {output.stat().st_size:,} bytes")
     return 0
@@ -84,9 +84,9 @@ def inspect(
         Path | str,
         Parameter(
             converter=place,
-            help="Checkpoint, skeleton, .eqx or mapping file, a folder of shards or chunks, or "
-            "pkg.module:factory; or the address of a checkpoint: https://, gs://, s3:// or "
-            "hf://ORGANISATION/REPOSITORY.",
+            help="Checkpoint, skeleton, .eqx, mapping or recipe file, a folder of shards or "
+            "chunks, or pkg.module:factory; or the address of a checkpoint: https://, gs://, "
+            "s3:// or hf://ORGANISATION/REPOSITORY.",
         ),
     ],
     /,
@@ -151,7 +151,7 @@ def chunk(
     such a folder as CHECKPOINT, as SKELETON, or as both. Chunks are read back and compared.
     """
     from s2p_tui.cli.progress import run_with_progress
-    from s2p_tui.converter import chunkify
+    from s2p_tui.converter.chunks import chunkify
 
     held, count = run_with_progress(
         lambda job: chunkify(

@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -390,7 +391,9 @@ def share(work: Iterable[T], do: Callable[[T], None], jobs: int) -> None:
     # Where the system allows no more threads, those there are do it all.
     with contextlib.suppress(RuntimeError):
         for number in range(1, jobs):
-            thread = threading.Thread(target=shared.run, name=f"conversion-{number}")
+            # What ends this thread's waits ends those of the others too.
+            run = partial(copy_context().run, shared.run)
+            thread = threading.Thread(target=run, name=f"conversion-{number}")
             thread.start()
             threads.append(thread)
     shared.run()
