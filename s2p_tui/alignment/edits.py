@@ -82,7 +82,7 @@ class _Change:
         """Note a decision about what a row takes."""
         self._chosen.add(index)
         if self.numbering.decisions[int(self._decisions[index])].by in (
-            "user", "claude", "recipe",
+            "user", "claude", "recipe", "forward",
         ):  # fmt: skip
             # What a proposer found can be asked for again; of all rows it would take much memory.
             self._keep(index)

@@ -483,7 +483,9 @@ class Verdicts:
         if verdict.fit is Fit.MISMATCHED or row.fixed:
             return verdict
         suggestion = evidence.suggestions[index] if evidence is not None else None
-        is_named = suggestion is not None and suggestion.certain and suggestion.source == row.source
+        is_named = row.by == "forward" or (
+            suggestion is not None and suggestion.certain and suggestion.source == row.source
+        )
         doubt = self.company.why(index, rows, is_named=is_named)
         if not doubt:
             return verdict
@@ -500,6 +502,7 @@ class Verdicts:
         sources = rows.sources[there]
         facts = _Facts(rows, there)
         codes, apart = self._fits(span, sources, facts)
+        apart |= facts.forward & ~facts.fixed & (codes != _MISMATCHED)
         doubted = self._mixed[there]
         if self._evidence is not None:
             known = self._evidence.columns(self._state_dict)
@@ -596,5 +599,5 @@ class _Facts:
         facts = {name: found & (1 << number) != 0 for number, name in enumerate(FACTS)}
         self.fixed, self.trusted = facts["fixed"], facts["trusted"]
         self.user, self.claude = facts["user"], facts["claude"]
-        self.recipe = facts["recipe"]
+        self.recipe, self.forward = facts["recipe"], facts["forward"]
         self.ruled = facts["ruled"]
