@@ -74,11 +74,11 @@ def skeleton(
     arguments = json_object("--kwargs", kwargs)
     with narrated() as say:
         say("importing JAX and Equinox")
-        from s2p_tui.formats.pytree.factory import model_of
+        from s2p_tui.formats.pytree.factory import model_and_factory
         from s2p_tui.formats.pytree.skeleton import save_skeleton
 
         say(f"making the model of {printable(factory)}")
-        pytree, made = model_of(factory, arguments, abstract=not values)
+        pytree, made = model_and_factory(factory, arguments, abstract=not values)
         saved = save_skeleton(output, pytree, values=values, models=Models(made, twin))
     print(f"{output}: {len(saved)} leaves, {output.stat().st_size:,} bytes")
     return 0

@@ -76,10 +76,10 @@ def open_any_target(skeleton: str | Path, like: str | None = None) -> Target:
             f"{skeleton} is a factory, whose model names its own leaves: {like} cannot name them.",
             Hint(Code.NO_NAMES_FOR_LEAVES),
         )
-    from s2p_tui.formats.pytree.factory import model_of
+    from s2p_tui.formats.pytree.factory import model_and_factory
     from s2p_tui.formats.pytree.skeleton import target_of
 
-    pytree, factory = model_of(str(skeleton))
+    pytree, factory = model_and_factory(str(skeleton))
     return target_of(pytree, str(skeleton), Models(factory))
 
 
@@ -87,7 +87,7 @@ def _named_like(target: Target, like: str) -> Target:
     from s2p_tui.formats.pytree.factory import model_of
     from s2p_tui.formats.pytree.skeleton import rename_leaves
 
-    return rename_leaves(target, model_of(like, abstract=True)[0], like)
+    return rename_leaves(target, model_of(like, abstract=True), like)
 
 
 def require_kinship(checkpoint: Checkpoint, target: Target) -> None:
@@ -246,7 +246,7 @@ def pytree_object(where: str) -> Any:
     """
     from s2p_tui.formats.pytree.factory import model_of
 
-    return model_of(where)[0]
+    return model_of(where)
 
 
 def is_there(where: str | Path) -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 from s2p_tui.app.screens.convert import snippet
 from s2p_tui.formats.models import Models
-from s2p_tui.formats.pytree.factory import model_of
+from s2p_tui.formats.pytree.factory import model_and_factory
 from s2p_tui.formats.pytree.skeleton import is_saved, save_skeleton, with_state_apart
 from s2p_tui.formats.skeleton_file import open_target
 
@@ -86,7 +86,7 @@ def test_snippet_makes_the_model_by_the_recorded_factory(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "recorded", raising=False)
     Path("recorded.py").write_text(FACTORIES)
-    tree, factory = model_of(f"recorded.py:{name}", kwargs)
+    tree, factory = model_and_factory(f"recorded.py:{name}", kwargs)
     save_skeleton("s.eqx", tree, models=Models(factory))
     target = open_target("s.eqx")
     tree = with_state_apart(tree)

@@ -55,61 +55,66 @@ def call_factory(
         UsageError: There is no such module or name.
         InputError: The factory raised an exception.
     """
-    return _called(spec, kwargs, abstract, is_object)[0]
+    return _result(import_object(spec), spec, kwargs, abstract, is_object)
 
 
-def model_of(
-    spec: str, kwargs: Mapping[str, Any] | None = None, *, abstract: bool = False
-) -> tuple[Any, Factory | None]:
+def model_of(spec: str, kwargs: Mapping[str, Any] | None = None, *, abstract: bool = False) -> Any:
     """Return a factory's model, with the layers of Linen that it initialises; see `call_factory`.
-
-    The second is the factory for a skeleton's record; None for an object itself, and for modules of
-    NNX, which another code fills.
 
     Raises:
         UsageError: There is no such module or name.
         InputError: The factory raised an exception.
     """
+    return model_and_factory(spec, kwargs, abstract=abstract)[0]
+
+
+def model_and_factory(
+    spec: str, kwargs: Mapping[str, Any] | None = None, *, abstract: bool = False
+) -> tuple[Any, Factory | None]:
+    """As `model_of`, with the factory for a skeleton's record.
+
+    That is None for an object itself, and for models of Flax, whose twins no forward is run beside.
+    """
+    where, name = _located(spec)
+    factory = _attribute(where, name)
     with linen_layers() as owners:
-        tree, factory = _called(spec, kwargs, abstract, _is_model)
+        tree = _result(factory, spec, kwargs, abstract, _is_model)
     if owners:
-        return WithOwners(tree, owners), factory
-    return tree, None if is_nnx(tree) else factory
+        return WithOwners(tree, owners), None
+    if tree is factory or is_nnx(tree):
+        return tree, None
+    given = dict(kwargs or {})
+    takes_key = "key" not in given and _needs(factory, "key")
+    return tree, recordable(Factory(f"{where}:{name}", given, takes_key))
 
 
 def _is_model(value: Any) -> bool:
     return is_pytree(value) or is_linen(value)
 
 
-def _called(
+def _result(
+    factory: Any,
     spec: str,
     kwargs: Mapping[str, Any] | None,
     abstract: bool,
     is_object: Callable[[Any], bool],
-) -> tuple[Any, Factory | None]:
-    """Return what a factory makes, and the factory; the object itself if it is not one."""
-    where, name = _located(spec)
-    factory = _attribute(where, name)
+) -> Any:
     if not callable(factory) or is_object(factory):
-        return factory, None
-    takes_key, takes_rngs = (
-        name not in (kwargs or {}) and _needs(factory, name) for name in ("key", "rngs")
-    )
+        return factory
 
     def make() -> Any:
         arguments = dict(kwargs or {})
-        if takes_key:
+        if "key" not in arguments and _needs(factory, "key"):
             arguments["key"] = jax.random.PRNGKey(0)
-        if takes_rngs:
+        if "rngs" not in arguments and _needs(factory, "rngs"):
             arguments["rngs"] = importlib.import_module("flax.nnx").Rngs(0)
         return factory(**arguments)
 
-    described = recordable(Factory(f"{where}:{name}", dict(kwargs or {}), takes_key))
     try:
         if abstract:
             traced, whole = traced_apart(make)
-            return whole(eqx.filter_eval_shape(traced)), described
-        return make(), described
+            return whole(eqx.filter_eval_shape(traced))
+        return make()
     except Exception as error:
         raise InputError(
             f"{spec} raised {type(error).__name__}: {_first_line(error)}.",

@@ -69,13 +69,16 @@ def _is_state(node: Any) -> bool:
 
 
 class _Parts(NamedTuple):
-    """A pytree's leaves with their values, the key paths of its PRNG state, and its nodes."""
+    """A pytree's leaves with their values, the key paths of its PRNG state, and its nodes.
+
+    Attributes:
+        is_split: True if it was a module that was split into `(model, state)`.
+    """
 
     leaves: list[tuple[Leaf, Any]]
     keys: tuple[str, ...]
     nodes: bytes
-    is_split: bool = False
-    """True if the model was split into `(model, state)`."""
+    is_split: bool
 
 
 def _parts_of(pytree: Any) -> _Parts:
@@ -91,13 +94,12 @@ def _parts_of(pytree: Any) -> _Parts:
             *(name for name, value, _ in _items_of(model) if is_key(value)),
         )
         nodes = tree_as_json(model.as_dict(), is_saved)
-        return _Parts(_leaves_of(_items_of(model)), keys, nodes)
+        return _Parts(_leaves_of(_items_of(model)), keys, nodes, is_split=False)
     given = pytree if isinstance(pytree, WithOwners) else WithOwners(pytree)
     _refuse_models_without_leaves(given.tree)
     tree = with_state_apart(given.tree)
-    leaves = _leaves_of(_items_in(tree, given))
-    is_split = tree is not given.tree
-    return _Parts(leaves, key_paths(tree), tree_as_json(tree, is_saved), is_split)
+    leaves, nodes = _leaves_of(_items_in(tree, given)), tree_as_json(tree, is_saved)
+    return _Parts(leaves, key_paths(tree), nodes, is_split=tree is not given.tree)
 
 
 _Item = tuple[str, Any, Owner]
@@ -330,8 +332,7 @@ def save_skeleton(
     held = (leaf for leaf in described if leaf.has_value)
     require_space(Path(path), sum(size_in_bytes(leaf.shape, leaf.dtype) for leaf in held))
     with written_atomically(Path(path)) as stream:
-        made = models.holding_state(is_split)
-        stream.write(head_line(described, keys, nodes, made))
+        stream.write(head_line(described, keys, nodes, models.holding_state(is_split)))
         for leaf, (_, value) in zip(described, leaves, strict=True):
             if leaf.has_value:
                 _serialise(stream, value)
