@@ -27,7 +27,7 @@ from s2p_tui.alignment.transform import (
 )
 
 _WORD = re.compile(r"[./]")
-_INPUT_FIRST = ("c_attn", "c_proj", "c_fc", "q_attn", "kernel")
+_INPUT_FIRST = frozenset(("c_attn", "c_proj", "c_fc", "q_attn", "kernel"))
 """Modules and weights that are known to hold the input axis first: GPT-2's `Conv1D` and Flax.
 Layers of PyTorch's that are called so do not."""
 _MATRIX = 2
@@ -57,10 +57,9 @@ class Rule:
 
 def is_input_first(key: str) -> bool:
     """Return True if an entry's name is of those whose weights hold the input axis first."""
-    # Asked of every entry of a checkpoint, of which few have such a word at all.
-    return any(word in key for word in _INPUT_FIRST) and not set(_INPUT_FIRST).isdisjoint(
-        _WORD.split(key)
-    )
+    # Asked of every entry of a checkpoint, of which few have any of these, which all words hold.
+    may_be = "c_" in key or "q_attn" in key or "kernel" in key
+    return may_be and not _INPUT_FIRST.isdisjoint(_WORD.split(key))
 
 
 def _turned(leaf: Leaf, key: str, shape: Shape) -> Expr | None:

@@ -66,6 +66,16 @@ def _role(step: str) -> str:
     return step.strip(".[]'").partition("[")[0]
 
 
+@lru_cache(maxsize=4096)
+def _place(step: str, owner: str | None) -> tuple[bool, bool, bool]:
+    """Return if a leaf of that last step belongs to a layer, is a statistic, and is in a cell."""
+    role = _role(step)
+    is_flax = owner is not None and owner.startswith(("flax.nnx.", "flax.linen."))
+    is_field = is_flax or (owner is not None and owner.startswith("equinox.nn."))
+    is_in_cell = is_flax and owner is not None and owner.endswith("Cell")
+    return bool(step) and (is_field or role in _ROLES), role in _STATISTICS, is_in_cell
+
+
 def layers_of(leaves: Iterable[tuple[str, str | None]]) -> NDArray[np.int32]:
     """Return a number per leaf, equal for the leaves of one layer; `ALONE` for others.
 
@@ -80,15 +90,13 @@ def layers_of(leaves: Iterable[tuple[str, str | None]]) -> NDArray[np.int32]:
     apart: list[int] = []
     for index, (path, owner) in enumerate(leaves):
         start, stop = _last(path)
-        role = _role(path[start:stop])
-        is_flax = owner is not None and owner.startswith(("flax.nnx.", "flax.linen."))
-        is_field = is_flax or (owner is not None and owner.startswith("equinox.nn."))
-        parent = path[:start] if stop and (is_field or role in _ROLES) else None
-        if parent and is_flax and owner is not None and owner.endswith("Cell"):
+        belongs, is_statistic, is_in_cell = _place(path[start:stop], owner)
+        parent = path[:start] if belongs else None
+        if parent and is_in_cell:
             # A cell holds its gates, or its two weights, in dense layers of their own.
             parent = parent[: _last(parent)[0]]
         parents.append(parent)
-        if role in _STATISTICS:
+        if is_statistic:
             apart.append(index)
     is_apart = set(apart)
     below: defaultdict[str, set[str]] = defaultdict(set)

@@ -33,7 +33,7 @@ _LATEST = 60.0
 _PAUSE = 0.3
 _DRAWN = re.compile(r"edits ([\d,]+) ")
 _GOING_ON = re.compile(r"Resumed ([\d,]+) edit")
-_CUT = "edits…"
+_CUT, _BORDER = "edits…", "│"
 # Its entry may be on the bench, below the screen.
 _FIRST_LEAF = ".layers[0].weight"
 # The emulator writes what it does not know of these as text.
@@ -216,7 +216,10 @@ class Program:
             self._read_for(_PAUSE)
             if found := _GOING_ON.findall(self._shown):
                 return _number(found[-1])
-            if row in self._shown and _CUT not in self._shown:
+            # A picture of the old size may be sent still, of which the rest was read before.
+            status = self._screen.display[-2].strip()
+            is_whole = row in self._shown and status and not status.startswith(_BORDER)
+            if is_whole and _CUT not in self._shown:
                 return self.shown_edits()
 
     def shown_edits(self) -> int:
