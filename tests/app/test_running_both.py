@@ -269,7 +269,7 @@ def test_inputs_become_options(text: str, wanted: list[str]) -> None:
 async def test_what_cannot_be_run_is_said(opened: Opened, tmp_path: Path) -> None:
     async with opened(pair()) as (pilot, workspace):
         await pilot.press("V")
-        assert "in a file of this machine" in status(workspace)
+        assert "in files of this machine" in status(workspace)
     async with opened(linears(), checkpoint=tmp_path / "m.pt") as (pilot, workspace):
         await pilot.press("G", "V")
         assert "once no row is mismatched" in status(workspace)
