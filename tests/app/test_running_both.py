@@ -338,3 +338,8 @@ async def test_models_are_run_and_the_wrong_module_is_found(
         assert status(workspace).startswith("first and .first differ first")
         assert "called with equal inputs." in status(workspace)
     session.close()
+
+
+def test_an_option_that_names_no_factory_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["m.pt", "s.eqx", "--torch", "nothing"]) == 2
+    assert "nothing names no factory. Write it as pkg.module:factory" in capsys.readouterr().err
