@@ -66,9 +66,9 @@ def _role(step: str) -> str:
 def layers_of(leaves: Iterable[tuple[str, str | None]]) -> NDArray[np.int32]:
     """Return a number per leaf, equal for the leaves of one layer; `ALONE` for others.
 
-    The fields of an Equinox layer belong together, and elsewhere what is named as a weight, bias or
-    statistic is. Statistics that are kept in a tree of their own, such as Equinox's state, belong
-    to the layer of the same path in another tree if there is exactly one.
+    The fields of a layer of Equinox or Flax belong together, and elsewhere what is named as a
+    weight, bias or statistic is. Statistics that are kept in a tree of their own, such as Equinox's
+    state, belong to the layer of the same path in another tree if there is exactly one.
 
     Args:
         leaves: Key path and owner class of each.
@@ -78,8 +78,13 @@ def layers_of(leaves: Iterable[tuple[str, str | None]]) -> NDArray[np.int32]:
     for index, (path, owner) in enumerate(leaves):
         start, stop = _last(path)
         role = _role(path[start:stop])
-        is_field = owner is not None and owner.startswith("equinox.nn.")
-        parents.append(path[:start] if stop and (is_field or role in _ROLES) else None)
+        is_flax = owner is not None and owner.startswith(("flax.nnx.", "flax.linen."))
+        is_field = is_flax or (owner is not None and owner.startswith("equinox.nn."))
+        parent = path[:start] if stop and (is_field or role in _ROLES) else None
+        if parent and is_flax and owner is not None and owner.endswith("Cell"):
+            # A cell holds its gates, or its two weights, in dense layers of their own.
+            parent = parent[: _last(parent)[0]]
+        parents.append(parent)
         if role in _STATISTICS:
             apart.append(index)
     is_apart = set(apart)

@@ -21,6 +21,7 @@ from s2p_tui.alignment.alignment import Row, Rows
 from s2p_tui.alignment.composites import composite_of
 from s2p_tui.alignment.evidence import Columns, Evidence, weigh
 from s2p_tui.alignment.fit import Fit, Verdict
+from s2p_tui.alignment.flax_rules import is_input_first
 from s2p_tui.alignment.judge import is_mask_of_bytes, judge
 from s2p_tui.alignment.layer_rules import rule_for
 from s2p_tui.alignment.layers import ALONE, module_of
@@ -324,7 +325,7 @@ def _leaf_kind(leaf: Leaf) -> Hashable:
 
 
 def _entry_kind(entry: Entry) -> Hashable:
-    return entry.shape, entry.dtype, is_mask_of_bytes(entry)
+    return entry.shape, entry.dtype, is_mask_of_bytes(entry), is_input_first(entry.key)
 
 
 def _template(source: Expr, keys: tuple[str, ...]) -> Hashable:

@@ -55,10 +55,10 @@ def skeleton(
     Imports and calls the factory; other commands run your code only if they are given a factory
     too.
     """
-    from s2p_tui.formats.pytree.factory import call_factory
+    from s2p_tui.formats.pytree.factory import model_of
     from s2p_tui.formats.pytree.skeleton import save_skeleton
 
-    pytree = call_factory(factory, json_object("--kwargs", kwargs), abstract=not values)
+    pytree = model_of(factory, json_object("--kwargs", kwargs), abstract=not values)
     saved = save_skeleton(output, pytree, values=values)
     print(f"{output}: {len(saved)} leaves, {output.stat().st_size:,} bytes")
     return 0

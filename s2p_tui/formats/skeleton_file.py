@@ -97,7 +97,7 @@ def head_line(leaves: Iterable[Leaf], keys: Sequence[str] = (), tree: bytes = b"
 
     Args:
         leaves: The leaves.
-        keys: Key paths of typed PRNG keys.
+        keys: Key paths of PRNG state, see `Skeleton`.
         tree: The pytree's nodes as JSON, if they are known.
     """
     head: dict[str, Any] = {"format": FORMAT, "version": VERSION}
@@ -316,7 +316,7 @@ def head_of(line: bytes) -> tuple[tuple[Leaf, ...], bytes] | int:
 
 
 def keys_of(line: bytes) -> tuple[str, ...]:
-    """Return the key paths of typed PRNG keys in a skeleton file's first line, mostly none.
+    """Return the key paths of PRNG state in a skeleton file's first line, mostly none.
 
     Raises:
         MalformedError: They are not described as the format asks.

@@ -75,17 +75,17 @@ def open_any_target(skeleton: str | Path, like: str | None = None) -> Target:
             f"{skeleton} is a factory, whose model names its own leaves: {like} cannot name them.",
             Hint(Code.NO_NAMES_FOR_LEAVES),
         )
-    from s2p_tui.formats.pytree.factory import call_factory
+    from s2p_tui.formats.pytree.factory import model_of
     from s2p_tui.formats.pytree.skeleton import target_of
 
-    return target_of(call_factory(str(skeleton)), str(skeleton))
+    return target_of(model_of(str(skeleton)), str(skeleton))
 
 
 def _named_like(target: Target, like: str) -> Target:
-    from s2p_tui.formats.pytree.factory import call_factory
+    from s2p_tui.formats.pytree.factory import model_of
     from s2p_tui.formats.pytree.skeleton import rename_leaves
 
-    return rename_leaves(target, call_factory(like, abstract=True), like)
+    return rename_leaves(target, model_of(like, abstract=True), like)
 
 
 def require_kinship(checkpoint: Checkpoint, target: Target) -> None:
@@ -242,9 +242,9 @@ def pytree_object(where: str) -> Any:
         UsageError: There is no such module or name.
         InputError: Calling it failed.
     """
-    from s2p_tui.formats.pytree.factory import call_factory
+    from s2p_tui.formats.pytree.factory import model_of
 
-    return call_factory(where)
+    return model_of(where)
 
 
 def is_there(where: str | Path) -> bool:

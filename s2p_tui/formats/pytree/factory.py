@@ -15,6 +15,12 @@ import equinox
 import jax
 
 from s2p_tui.errors import InputError, UsageError
+from s2p_tui.formats.pytree.flax_models import (
+    WithOwners,
+    is_linen,
+    linen_layers,
+    traced_apart,
+)
 
 eqx: Any = equinox
 
@@ -33,8 +39,8 @@ def call_factory(
 ) -> Any:
     """Return the result of `pkg.module:factory` or `file.py:factory`. Runs the user's code.
 
-    A required argument named `key` that is not in `kwargs` gets `jax.random.PRNGKey(0)`. A name
-    that is not callable is taken as the object itself.
+    A required argument named `key` that is not in `kwargs` gets `jax.random.PRNGKey(0)`, one named
+    `rngs` gets `flax.nnx.Rngs(0)`. A name that is not callable is taken as the object itself.
 
     Args:
         spec: Where the factory is.
@@ -46,16 +52,49 @@ def call_factory(
         UsageError: There is no such module or name.
         InputError: The factory raised an exception.
     """
+    return _result(import_object(spec), spec, kwargs, abstract, is_object)
+
+
+def model_of(spec: str, kwargs: Mapping[str, Any] | None = None, *, abstract: bool = False) -> Any:
+    """Return a factory's model, with the layers of Linen that it initialises; see `call_factory`.
+
+    Raises:
+        UsageError: There is no such module or name.
+        InputError: The factory raised an exception.
+    """
     factory = import_object(spec)
+    with linen_layers() as owners:
+        tree = _result(factory, spec, kwargs, abstract, _is_model)
+    return WithOwners(tree, owners) if owners else tree
+
+
+def _is_model(value: Any) -> bool:
+    return is_pytree(value) or is_linen(value)
+
+
+def _result(
+    factory: Any,
+    spec: str,
+    kwargs: Mapping[str, Any] | None,
+    abstract: bool,
+    is_object: Callable[[Any], bool],
+) -> Any:
     if not callable(factory) or is_object(factory):
         return factory
-    arguments = dict(kwargs or {})
-    if "key" not in arguments and _needs_key(factory):
-        arguments["key"] = jax.random.PRNGKey(0)
+
+    def make() -> Any:
+        arguments = dict(kwargs or {})
+        if "key" not in arguments and _needs(factory, "key"):
+            arguments["key"] = jax.random.PRNGKey(0)
+        if "rngs" not in arguments and _needs(factory, "rngs"):
+            arguments["rngs"] = importlib.import_module("flax.nnx").Rngs(0)
+        return factory(**arguments)
+
     try:
         if abstract:
-            return eqx.filter_eval_shape(factory, **arguments)
-        return factory(**arguments)
+            traced, whole = traced_apart(make)
+            return whole(eqx.filter_eval_shape(traced))
+        return make()
     except Exception as error:
         raise InputError(
             f"{spec} raised {type(error).__name__}: {_first_line(error)}.",
@@ -68,12 +107,17 @@ def _first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else "it does not say why"
 
 
-def _needs_key(factory: Callable[..., Any]) -> bool:
-    try:
-        parameter = inspect.signature(factory).parameters.get("key")
-    except (TypeError, ValueError):
-        return False
-    return parameter is not None and parameter.default is parameter.empty
+def _needs(factory: Callable[..., Any], name: str) -> bool:
+    # The metaclass of NNX's modules shows nothing of what they are made from.
+    made = [factory, factory.__init__] if isinstance(factory, type) else [factory]
+    for one in made:
+        try:
+            parameter = inspect.signature(one).parameters.get(name)
+        except (TypeError, ValueError):
+            continue
+        if parameter is not None:
+            return parameter.default is parameter.empty
+    return False
 
 
 def import_object(spec: str) -> Any:
