@@ -216,7 +216,7 @@ def _start(
             resume=resume,
         )
     except S2PError as error:
-        from s2p_tui.converter import WAYS_OUT
+        from s2p_tui.converter.ways_out import WAYS_OUT
 
         error.put_into(WAYS_OUT)
         raise

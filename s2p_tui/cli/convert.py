@@ -12,6 +12,7 @@ from cyclopts import Parameter, validators
 from s2p_tui.cli.options import (
     MEBIBYTE,
     WAYS_OUT,
+    Adapter,
     AllowMissing,
     AllowOverflow,
     AllowUnused,
@@ -134,6 +135,7 @@ def convert(
     key: Key = None,
     allow_missing: AllowMissing = False,
     like: Like = None,
+    adapter: Adapter = None,
     dtype: Dtype = None,
     allow_overflow: AllowOverflow = False,
     chunk_size: ChunkSize = 64,
@@ -206,6 +208,7 @@ def convert(
                 key=key,
                 allow_missing=allow_missing,
                 like=like,
+                adapter=adapter,
                 mapping=mapping,
                 arrange=start,
                 task=task,
@@ -318,6 +321,7 @@ def verify(
     key: Key = None,
     allow_missing: AllowMissing = False,
     like: Like = None,
+    adapter: Adapter = None,
     dtype: Dtype = None,
     part: Part = None,
     jobs: Jobs = None,
@@ -334,7 +338,13 @@ def verify(
     from s2p_tui.session.session import Session
 
     session = Session.open(
-        checkpoint, skeleton, key=key, allow_missing=allow_missing, like=like, mapping=mapping
+        checkpoint,
+        skeleton,
+        key=key,
+        allow_missing=allow_missing,
+        like=like,
+        adapter=adapter,
+        mapping=mapping,
     )
     session.allow_unused(allow_unused)
     if is_orbax(output):

@@ -84,9 +84,9 @@ def inspect(
         Path | str,
         Parameter(
             converter=place,
-            help="Checkpoint, skeleton, .eqx or mapping file, a folder of shards or chunks, or "
-            "pkg.module:factory; or the address of a checkpoint: https://, gs://, s3:// or "
-            "hf://ORGANISATION/REPOSITORY.",
+            help="Checkpoint, skeleton, .eqx, mapping or recipe file, a folder of shards or "
+            "chunks, or pkg.module:factory; or the address of a checkpoint: https://, gs://, "
+            "s3:// or hf://ORGANISATION/REPOSITORY.",
         ),
     ],
     /,
@@ -151,7 +151,7 @@ def chunk(
     such a folder as CHECKPOINT, as SKELETON, or as both. Chunks are read back and compared.
     """
     from s2p_tui.cli.progress import run_with_progress
-    from s2p_tui.converter import chunkify
+    from s2p_tui.converter.chunks import chunkify
 
     held, count = run_with_progress(
         lambda job: chunkify(

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from s2p_tui.cli.options import (
     MEBIBYTE,
+    Adapter,
     AllowMissing,
     Checkpoint,
     ChunkSize,
@@ -46,6 +47,7 @@ def open_app(
     key: Key = None,
     allow_missing: AllowMissing = False,
     like: Like = None,
+    adapter: Adapter = None,
     dtype: Dtype = None,
     chunk_size: ChunkSize = 64,
     jobs: Jobs = None,
@@ -96,6 +98,7 @@ def open_app(
             key=key_chosen,
             allow_missing=allow_missing,
             like=like,
+            adapter=adapter,
             mapping=start,
             soon=True,
         )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from s2p_tui.alignment.task import Job, Task
+from s2p_tui.alignment.task import Job, Task, ended_by
 from s2p_tui.errors import CancelledError, S2PError
 from s2p_tui.session.signals import cancelling
 
@@ -30,7 +30,8 @@ def run_with_progress(work: Callable[[Job], T]) -> T:
 
     def target() -> None:
         try:
-            outcome.append(work(job))
+            with ended_by(job.check):
+                outcome.append(work(job))
         except BaseException as error:
             outcome.append(error)
 

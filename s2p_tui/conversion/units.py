@@ -12,7 +12,9 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
@@ -291,7 +293,9 @@ def share(work: Iterable[T], do: Callable[[T], None], jobs: int) -> None:
     # Where the system allows no more threads, those there are do it all.
     with contextlib.suppress(RuntimeError):
         for number in range(1, jobs):
-            thread = threading.Thread(target=shared.run, name=f"conversion-{number}")
+            # What ends this thread's waits ends those of the others too.
+            run = partial(copy_context().run, shared.run)
+            thread = threading.Thread(target=run, name=f"conversion-{number}")
             thread.start()
             threads.append(thread)
     shared.run()

@@ -30,6 +30,7 @@ FileKind = Literal[
     "skeleton",
     "eqx",
     "mapping",
+    "recipe",
     "dcp",
 ]
 """File kinds by content."""
