@@ -7,6 +7,7 @@ from pathlib import Path
 import equinox as eqx
 
 from s2p_tui.alignment.skeleton import Leaf
+from s2p_tui.formats.models import Factory, Models
 from s2p_tui.formats.pytree.skeleton import save_skeleton
 from s2p_tui.formats.skeleton_file import head_line
 from s2p_tui.session.session import Arrangement, Session
@@ -28,7 +29,8 @@ def minilm(arrange: Arrangement) -> Session:
     Writes the skeleton into the current folder.
     """
     skeleton = Path("minilm_skeleton.eqx")
-    save_skeleton(skeleton, eqx.filter_eval_shape(make_minilm))
+    models = Models(Factory(f"{make_minilm.__module__}:{make_minilm.__name__}"))
+    save_skeleton(skeleton, eqx.filter_eval_shape(make_minilm), models=models)
     return Session.open(minilm_folder() / "model.safetensors", skeleton, arrange=arrange)
 
 

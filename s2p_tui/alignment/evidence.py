@@ -15,7 +15,7 @@ import numpy as np
 from s2p_tui.alignment.alignment import Alignment, Row, Rows
 from s2p_tui.alignment.block_numbers import other_number
 from s2p_tui.alignment.fit import Fit, Verdict
-from s2p_tui.alignment.judge import judge, landing
+from s2p_tui.alignment.judge import is_padded, judge, landing
 from s2p_tui.alignment.layer_rules import constant_for, rule_for
 from s2p_tui.alignment.layouts import ways
 from s2p_tui.alignment.numbering import GAP, NOTHING, Decision, Flags, Numbers
@@ -261,7 +261,8 @@ def weigh(
     """
     leaf = skeleton[index]
     verdict = judge(leaf, row, state_dict)
-    if row.by == "forward" and not row.fixed:
+    is_padding = row.source is not None and is_padded(row.source)
+    if row.by == "forward" and not row.fixed and not is_padding:
         is_doubt = verdict.fit is Fit.DOUBTFUL
         return Verdict(Fit.TRANSFORMED, f"{row.why}; {verdict.why}") if is_doubt else verdict
     if evidence is None or row.fixed or verdict.fit is Fit.MISMATCHED:

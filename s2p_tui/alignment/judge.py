@@ -81,7 +81,7 @@ def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
         notes.append(words)
     if parts:
         doubts.append(parts)
-    if _is_padded(source):
+    if is_padded(source):
         doubts.append("its last rows are made up")
     constant = constant_for(leaf) if rule is not None else None
     if constant is not None and not row.keys and source != constant[0]:
@@ -129,8 +129,11 @@ def _is_meant(leaf: Leaf, entry: Entry, encoded: Mapping[str, Encoded]) -> bool:
     return leaf.path.rpartition(".")[2] == entry.key.rpartition(".")[2]
 
 
-def _is_padded(source: Expr) -> bool:
-    """Return True for entries with a constant behind them, as a table with too few rows."""
+def is_padded(source: Expr) -> bool:
+    """Return True for entries with a constant behind them, as a table with too few rows.
+
+    No input calls for such rows, so that no forward shows whether they are right.
+    """
     while isinstance(source, Permute | Reshape):
         source = source.of
     constants = [isinstance(one, Constant) for one in source.operands]

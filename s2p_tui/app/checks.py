@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _SHAPE = re.compile(r"\(\)|\d+(?:[x×,]\d+)*")
 _EXAMPLES = "3x32x32, 128 int32 --below 30000, or net.py:example"
-# Models of many GB take minutes to write to a temporary folder; those that come to an end say so.
+# A process that waits for a disk may outlive its kill by seconds; the app need not.
 _KILL_SECONDS = 5.0
 _LINES_KEPT = 20
 
@@ -187,7 +187,8 @@ class CheckJob:
         self._is_cancelled = True
         with self._lock:
             process = self._process
-        if process is not None:
+        # One that has ended may have left its number to another program's process.
+        if process is not None and process.poll() is None:
             with suppress(OSError):
                 os.killpg(process.pid, signal.SIGKILL)
             with suppress(subprocess.TimeoutExpired):

@@ -451,13 +451,12 @@ async def check(workspace: Workspace) -> None:
     checkpoint = options.get("checkpoint")
     if checkpoint is None:
         workspace.say(
-            "Both models are run on a checkpoint in a file of this machine.", "lines--bad"
+            "Both models can be run on a checkpoint in files of this machine, without an adapter.",
+            "lines--bad",
         )
         return
     if session.counts[Fit.MISMATCHED]:
-        first = session.next_blocking(-1, 1)
-        if first is not None:
-            workspace.go_to(first, reveal=True)
+        workspace.go_to(session.find("mismatched")[0], reveal=True)
         words = "Both models can be run once no row is mismatched; doubtful rows may be."
         workspace.say(words, "lines--bad")
         return

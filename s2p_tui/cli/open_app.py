@@ -144,7 +144,7 @@ def open_app(
         mouse=mouse,
         resume="go on" if resume else "afresh" if fresh else "ask",
         ending=ending,
-        checkpoint=None if isinstance(checkpoint, str) else checkpoint,
+        checkpoint=checkpoint if isinstance(checkpoint, Path) and adapter is None else None,
         allow_missing=allow_missing,
         models=models,
         inputs=input or "",

@@ -218,3 +218,27 @@ def test_sizes_at_the_edge(shapes: tuple[Shape, ...], target: Shape) -> None:
     state_dict = entries(*shapes)
     found = offered(Leaf(".x", target, "float32"), state_dict)
     assert len(found) <= MOST
+
+
+def test_a_table_with_rows_left_out_or_made_up_is_offered_and_doubtful() -> None:
+    state_dict = entries((9, 4))
+    key = next(iter(state_dict)).key
+    longer = choices(Leaf(".x", (11, 4), "float32"), [key], state_dict)
+    (made,) = (one for one in longer if "rows of zeros behind" in one.words)
+    assert made.doubtful
+    assert made.verdict.why.startswith("its last rows are made up")
+    shorter = choices(Leaf(".x", (7, 4), "float32"), [key], state_dict)
+    assert [one.words for one in shorter] == ["the last 2 rows left out: take 0:7 of axis 0"]
+
+
+def test_scales_stored_less_one_and_rotary_pairs_are_offered() -> None:
+    state_dict = entries((8,), (16, 6))
+    vector, matrix = (entry.key for entry in state_dict)
+    assert {"add 1", "subtract 1"} <= {
+        one.words for one in choices(Leaf(".x", (8,), "float32"), [vector], state_dict)
+    }
+    words = " ".join(
+        one.words for one in choices(Leaf(".x", (16, 6), "float32"), [matrix], state_dict)
+    )
+    assert "halves of each of 2 heads to pairs on axis 0" in words
+    assert "2 heads from outside to inside on axis 1" in words

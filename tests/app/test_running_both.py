@@ -269,7 +269,7 @@ def test_inputs_become_options(text: str, wanted: list[str]) -> None:
 async def test_what_cannot_be_run_is_said(opened: Opened, tmp_path: Path) -> None:
     async with opened(pair()) as (pilot, workspace):
         await pilot.press("V")
-        assert "in a file of this machine" in status(workspace)
+        assert "in files of this machine" in status(workspace)
     async with opened(linears(), checkpoint=tmp_path / "m.pt") as (pilot, workspace):
         await pilot.press("G", "V")
         assert "once no row is mismatched" in status(workspace)
@@ -338,3 +338,8 @@ async def test_models_are_run_and_the_wrong_module_is_found(
         assert status(workspace).startswith("first and .first differ first")
         assert "called with equal inputs." in status(workspace)
     session.close()
+
+
+def test_an_option_that_names_no_factory_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["m.pt", "s.eqx", "--torch", "nothing"]) == 2
+    assert "nothing names no factory. Write it as pkg.module:factory" in capsys.readouterr().err

@@ -331,6 +331,8 @@ class Jax(eqx.Module):
             return self.second(self.first(x))
         if self.form == "raises":
             raise ValueError("jax is\\n unwell")
+        if self.form == "imprecise":
+            return out + 1e-3 * (jax.config.jax_default_matmul_precision != "highest")
         return Result((None, hidden), out) if self.form == "dict" else out
 
 def example():
@@ -399,6 +401,26 @@ def test_numbers_that_are_none_prove_nothing(
     assert found["modules_agreed"] == 2
     assert _pair(models, "nan", "plain", "--shape", "3") == 6
     assert "every pair of modules that could be compared agrees" in capsys.readouterr().out
+
+
+def test_a_gap_that_the_precision_of_products_explains_is_called_that(
+    models: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _pair(models, "plain", "imprecise", "--shape", "3") == 6
+    assert 'with jax.default_matmul_precision("highest") both agree' in capsys.readouterr().out
+    assert _pair(models, "plain", "other", "--shape", "3", "--json") == 6
+    assert "note" not in json.loads(capsys.readouterr().out)
+
+
+def test_the_tolerance_is_that_of_the_narrowest_dtype(
+    models: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open(models, "a") as file:
+        file.write("\ndef Half(form):\n    return Torch(form).bfloat16()\n")
+    sides = ["--torch", f"{models}:Half", "--jax", f"{models}:Jax"]
+    forms = ["--torch-kwargs", '{"form": "plain"}', "--jax-kwargs", '{"form": "plain"}']
+    assert run(["check", *sides, *forms, "--shape", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tolerance"] == 2**-5
 
 
 REFUSED = [

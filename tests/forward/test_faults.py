@@ -21,6 +21,6 @@ def _outcomes(names: tuple[str, ...], count: int, folder: Path, twos: float) -> 
 @pytest.mark.parametrize(("twos", "least"), [(0.0, 0.95), (1.0, 0.6)])
 def test_faults_are_put_right_and_never_wrong(twos: float, least: float, tmp_path: Path) -> None:
     found = _outcomes(("blocks", "scan"), 28, tmp_path, twos)
-    assert len(found) >= 10
+    assert len(found) >= 6
     assert [outcome for outcome in found if outcome.false] == []
     assert sum(outcome.repaired for outcome in found) >= least * len(found)

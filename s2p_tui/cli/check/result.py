@@ -68,6 +68,7 @@ class CheckResult:
         parity: Every pair of modules, where they were compared, in the order of the forward.
         decisions: What the forward decided, where it was asked to.
         mapping: The mapping file that was saved then.
+        note: What else explains the difference; empty if nothing is known to.
     """
 
     torch: str
@@ -80,6 +81,7 @@ class CheckResult:
     parity: tuple[ModuleParity, ...] = ()
     decisions: Decisions | None = None
     mapping: str | None = None
+    note: str = ""
 
     @property
     def agrees(self) -> bool:
@@ -113,6 +115,8 @@ class CheckResult:
                 f"torch returns {self.returned[0]} arrays and Equinox {self.returned[1]}: "
                 f"the first {min(self.returned)} of both compared"
             )
+        if self.note:
+            lines.append(self.note)
         match self.modules:
             case Modules():
                 lines += _inside(self.modules, self.tolerance)
@@ -141,6 +145,8 @@ class CheckResult:
             "modules_agreed": inside.agreed if inside is not None else None,
             "error": str(self.modules) if isinstance(self.modules, S2PError) else None,
         }
+        if self.note:
+            report["note"] = self.note
         if self.decisions is not None:
             report |= self.decisions.as_json() | {"mapping": self.mapping}
         if self.parity:

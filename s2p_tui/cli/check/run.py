@@ -6,8 +6,9 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import jax
 import torch
 from torch import nn
 
@@ -41,7 +42,18 @@ from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.session.opening import load_mapping
 from s2p_tui.session.session import Session
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 torch_: Any = torch
+jax_: Any = jax
+_TOLERANCE = 1e-4
+# Eight roundings of an output, as about that many layers add up to.
+_TOLERANCES = {"float16": 2**-8, "bfloat16": 2**-5}
+_PRECISION = (
+    "the gap is the precision of JAX's matrix products here: with "
+    'jax.default_matmul_precision("highest") both agree'
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +71,8 @@ class Request:
         mapping: The mapping file; None for the session's own arrangement.
         trust: Doubtful rows to accept, by key path; None for all.
         allow_unused: Keys of entries that no leaf takes, or patterns of them, to accept.
-        tolerance: Largest difference relative to the largest output that counts as agreement.
+        tolerance: Largest difference relative to the largest output that counts as agreement; None
+            for one that suits the dtypes.
         seed: Of torch's random numbers.
         inside: Compare the modules inside even where the outputs agree.
         settle: Let the forward decide doubtful rows, and rows of modules that differ.
@@ -76,7 +89,7 @@ class Request:
     mapping: Path | None = None
     trust: tuple[str, ...] | None = ()
     allow_unused: tuple[str, ...] = ()
-    tolerance: float = 1e-4
+    tolerance: float | None = None
     seed: int = 0
     inside: bool = False
     settle: bool = False
@@ -105,6 +118,7 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
     narrate("making both models", 0, 0)
     module = make_torch(request.torch, request.torch_kwargs, request.seed)
     tree = make_jax(request.jax, request.jax_kwargs)
+    tolerance = request.tolerance or _tolerance_for(module)
     decisions = mapping = None
     with tempfile.TemporaryDirectory(prefix="s2p-tui-check-") as folder:
         narrate("converting", 0, 0)
@@ -113,7 +127,7 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
         try:
             if request.settle:
                 converted, decisions = settle(
-                    session, module, tree, examples, prefix=prefix, tolerance=request.tolerance,
+                    session, module, tree, examples, prefix=prefix, tolerance=tolerance,
                     seed=request.seed, pair=pairing(session, module, tree, prefix),
                     narrate=narrate,
                 )  # fmt: skip
@@ -139,8 +153,10 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
             "Check --shape and --batch; a factory may wrap its model in one that returns less.",
         )
     apart = [difference([a], [b]) for a, b in zip(found, reference, strict=True)]
-    modules, parity = None, ()
-    agrees = all(part.relative <= request.tolerance for part in apart)
+    modules, parity, note = None, (), ""
+    agrees = all(part.relative <= tolerance for part in apart)
+    if not agrees and _agrees_precisely(converted, examples, reference, tolerance):
+        note = _PRECISION
     if request.inside or not agrees:
         narrate("comparing the modules inside", 0, 0)
         sources = [row.source for row in session.alignment.rows]
@@ -149,21 +165,37 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
         if isinstance(calls, S2PError):
             modules = calls
         else:
-            modules = None if agrees else find_first(calls, request.tolerance)
+            modules = None if agrees else find_first(calls, tolerance)
             leaves = [leaf.path for leaf in session.target.skeleton]
-            parity = parity_of(calls, leaves, skipped_letters(converted), request.tolerance)
+            parity = parity_of(calls, leaves, skipped_letters(converted), tolerance)
     return CheckResult(
         torch=request.torch,
         jax=request.jax,
         examples=examples.count,
-        tolerance=request.tolerance,
+        tolerance=tolerance,
         outputs=tuple(zip(shapes_of(reference), apart, strict=True)),
         returned=returned,
         modules=modules,
         parity=parity,
         decisions=decisions,
         mapping=mapping,
+        note=note,
     )
+
+
+def _tolerance_for(module: nn.Module) -> float:
+    """Return what rounding alone may make of the outputs, by the narrowest dtype of a weight."""
+    names = {str(tensor.dtype).removeprefix("torch.") for tensor in module.parameters()}
+    return max((_TOLERANCES.get(name, _TOLERANCE) for name in names), default=_TOLERANCE)
+
+
+def _agrees_precisely(
+    tree: Any, examples: Examples, reference: Sequence[NDArray[Any]], tolerance: float
+) -> bool:
+    """Return True if the outputs agree where JAX multiplies matrices as precisely as it can."""
+    with jax_.default_matmul_precision("highest"):
+        found = jax_forward(tree, examples)[: len(reference)]
+    return difference(found, reference).relative <= tolerance
 
 
 def _checkpoint(request: Request, module: nn.Module, folder: Path) -> tuple[Checkpoint, str]:

@@ -14,6 +14,7 @@ from itertools import combinations, product
 
 import numpy as np
 
+from s2p_tui.alignment.judge import is_padded
 from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Expr, Scale, describe, keys_of
@@ -268,6 +269,8 @@ class Settler:
         source = self.sources[index]
         if source is None:
             return "nothing of the checkpoint fills it"
+        if is_padded(source):
+            return "no input calls for the rows that are made up"
         scopes = self._bench.around({index})
         if not scopes:
             return "no pair of modules that agrees holds it"
