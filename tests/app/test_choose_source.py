@@ -7,6 +7,8 @@ from textual.pilot import Pilot
 from textual.widgets import Label
 
 from s2p_tui.alignment.fit import Fit
+from s2p_tui.alignment.skeleton import Leaf
+from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.alignment.transform import Permute, Split, Take
 from s2p_tui.app.screens.choose_source import ChooseSource
 from s2p_tui.app.screens.main import Workspace
@@ -15,7 +17,7 @@ from s2p_tui.session.session import Session
 from tests.app.pairs import BY_NAME, BY_ORDER, fused, hostile, session_of
 from tests.app.reading import bench, keys, status
 from tests.helpers.running_app import Opened
-from tests.helpers.sessions import linears, reordered
+from tests.helpers.sessions import linears, make_session, reordered
 
 
 def listed(pilot: Pilot[object]) -> list[str]:
@@ -126,6 +128,22 @@ async def test_parts_of_an_entry_that_other_rows_take_stay(opened: Opened) -> No
         rows = workspace.session.alignment.rows
         assert [row.source for row in rows[:3]] == sources
         assert rows[3].keys == ("qkv",)
+
+
+async def test_an_output_layer_left_out_is_tied_to_the_embedding(opened: Opened) -> None:
+    entries = {"embed.weight": (5, 3), "fc.weight": (3, 3), "fc.bias": (3,)}
+    leaves = {f".{key}": shape for key, shape in entries.items()} | {".lm_head.weight": (5, 3)}
+    session = make_session(
+        (Entry(key, shape, "float32") for key, shape in entries.items()),
+        (Leaf(path, shape, "float32", owner="equinox.nn.Linear") for path, shape in leaves.items()),
+        arrange="order",
+    )
+    async with opened(session) as (pilot, workspace):
+        await pilot.press("G", "enter")
+        assert listed(pilot)[0].lstrip("▸ ").split()[1] == "embed.weight"
+        await pilot.press("enter")
+        assert keys(workspace) == [*entries, "embed.weight"]
+        assert workspace.session.is_complete
 
 
 async def test_a_benched_entry_chooses_its_leaf(opened: Opened) -> None:
