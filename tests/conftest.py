@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from s2p_tui.session.signals import STOPPING
+from tests.helpers.environment import AS_STARTED
 from tests.helpers.terminal import Terminal
 
 # What a machine sets for programs that the tests run or import must not change what they do: where
@@ -26,7 +27,7 @@ _OTHERS = re.compile(
     r"|(.+_)?PROXY$",
     re.IGNORECASE,
 )
-for _name in filter(_OTHERS.match, list(os.environ)):
+for _name in filter(_OTHERS.match, AS_STARTED):
     del os.environ[_name]
 
 # Two workers share two cores, and networks run once or twice: threads of one library and code that

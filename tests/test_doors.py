@@ -23,8 +23,8 @@ from s2p_tui.app.start import S2PApp
 from s2p_tui.app.widgets.lines import Lines
 from s2p_tui.cli import run
 from s2p_tui.cli.options import WAYS_OUT as COMMAND_LINE
-from s2p_tui.converter import WAYS_OUT as PYTHON
 from s2p_tui.converter import chunkify_state_dict, convert, convert_tree
+from s2p_tui.converter.ways_out import WAYS_OUT as PYTHON
 from s2p_tui.errors import Code, Hint, S2PError
 from s2p_tui.formats.pytree.skeleton import save_skeleton
 from s2p_tui.session.journal import Journal

@@ -56,6 +56,46 @@ def test_the_walk_of_five_minutes(
     assert float(jax.numpy.abs(first.up.weight).max()) > 0
 
 
+MODEL_OF_FLAX = """
+import torch
+from torch import nn
+
+layers = nn.ModuleList([nn.Linear(16, 16) for _ in range(3)])
+model = nn.ModuleDict({"layers": layers, "norm": nn.BatchNorm1d(16)})
+torch.save(model.state_dict(), "model.pt")
+"""
+
+
+@pytest.mark.slow("runs every command of the README")
+def test_flax_models_are_filled_as_it_says(tmp_path: Path, environment: dict[str, str]) -> None:
+    def in_folder(kind: str, text: str) -> None:
+        program = ["bash", "-euo", "pipefail"] if kind == "bash" else [sys.executable]
+        subprocess.run([*program, "-c", text], cwd=tmp_path, env=environment, check=True)
+
+    in_folder("python", MODEL_OF_FLAX)
+    ran = 0
+    for block in _BLOCK.finditer(section("Flax models")):
+        if (block["note"] or "").endswith(".py"):
+            (tmp_path / block["note"]).write_text(block["text"])
+            continue
+        if block["note"]:
+            in_folder("bash", "s2p-tui convert model.pt nnx_skeleton.eqx -o nnx.orbax")
+        filled = "" if block["kind"] == "bash" else _LAST_KERNEL
+        in_folder(block["kind"], block["text"] + filled)
+        ran += 1
+    assert ran == 5
+
+
+_LAST_KERNEL = """
+import torch
+if "model" in dir():
+    kernel = model.layers[2].kernel[...]
+else:
+    kernel = variables["params"]["layers_2"]["kernel"]
+assert kernel.tolist() == torch.load("model.pt")["layers.2.weight"].T.tolist()
+"""
+
+
 def test_every_command_has_a_line_in_the_readme() -> None:
     from s2p_tui.cli.options import app
 

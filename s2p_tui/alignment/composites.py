@@ -2,8 +2,9 @@
 
 Weight norm keeps `weight_g` and `weight_v` (or `parametrizations.weight.original0` and `1`),
 spectral norm `weight_orig`, `weight_u` and `weight_v` (or `parametrizations.weight.original`,
-`.0._u` and `.0._v`), recurrent layers `bias_ih` and `bias_hh`. Names as of torch 2.13; what is made
-of them measured by comparing forwards with equinox 0.13.8.
+`.0._u` and `.0._v`), recurrent layers `bias_ih` and `bias_hh`. A weight of theirs holds all gates,
+which are several leaves in Flax. Names as of torch 2.13; what is made of them measured by comparing
+forwards with equinox 0.13.8 and flax 0.12.8.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Any, Literal, cast
 
 from msgspec import structs
 
-from s2p_tui.alignment.layer_rules import CONV_TRANSPOSE, rule_applied
-from s2p_tui.alignment.skeleton import Leaf
+from s2p_tui.alignment.flax_rules import FLAX_CELLS, gates_in
+from s2p_tui.alignment.layer_rules import CONV_TRANSPOSE, TRANSPOSED, rule_applied
+from s2p_tui.alignment.skeleton import LIBRARIES, Leaf
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import (
     Concat,
@@ -36,7 +38,7 @@ from s2p_tui.alignment.transform import (
 )
 from s2p_tui.errors import TransformError
 
-Kind = Literal["weight norm", "spectral norm", "recurrent biases"]
+Kind = Literal["weight norm", "spectral norm", "recurrent biases", "recurrent weight"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Composite:
         kind: How they do.
         layer: What the layer's keys start with, dot included.
         name: The tensor's name in the layer, such as `weight`; the suffix of recurrent biases.
-        parts: The keys: g and v; W, u and v; bias_ih and bias_hh.
+        parts: The keys: g and v; W, u and v; bias_ih and bias_hh; the one of a recurrent weight.
         shape: Shape of the tensor, in PyTorch's layout.
     """
 
@@ -58,7 +60,7 @@ class Composite:
     shape: Shape
 
     def folded(self, state_dict: StateDict, *, transposed: bool | None) -> Expr | None:
-        """The weight the layer computes with, in PyTorch's layout; None for biases.
+        """The weight the layer computes with, in PyTorch's layout; None for recurrent layers.
 
         Args:
             state_dict: Gives the shapes.
@@ -75,7 +77,7 @@ class Composite:
                 if len(possible) == 1 or len(self.shape) == 2:
                     return possible[0]
                 return None if transposed is None else possible[transposed]
-            case "recurrent biases":
+            case "recurrent biases" | "recurrent weight":
                 return None
 
 
@@ -167,6 +169,8 @@ def _shape(
             weight = state_dict.shape(hidden)
             fits = len(weight) == 2 and prod(weight) and weight[0] % weight[1] == 0
             return shapes[0] if fits and shapes[0] == weight[:1] else None
+        case "recurrent weight":
+            return shapes[0]
 
 
 def _applies(expr: Expr, state_dict: StateDict) -> bool:
@@ -178,7 +182,7 @@ def _applies(expr: Expr, state_dict: StateDict) -> bool:
 
 
 _GATES = {"equinox.nn.LSTMCell": 4, "equinox.nn.GRUCell": 3}
-_FINAL = frozenset((*_GATES, "equinox.nn.WeightNorm"))
+_FINAL = frozenset((*_GATES, *FLAX_CELLS, "equinox.nn.WeightNorm"))
 _PART_NAMES = ("g", "v", "u", "orig", "original", "original0", "original1")
 
 
@@ -210,7 +214,8 @@ def composed(leaf: Leaf, composite: Composite, state_dict: StateDict) -> Compose
 _WHYS = {
     "weight norm": "the weight a weight-normed layer computes with",
     "spectral norm": "the weight a spectrally normed layer computes with",
-    "recurrent biases": "Equinox's cell adds PyTorch's two biases up",
+    "recurrent biases": "the cell adds PyTorch's two biases up",
+    "recurrent weight": "",
 }
 
 
@@ -222,9 +227,20 @@ def _expr(leaf: Leaf, composite: Composite, state_dict: StateDict) -> Expr | Non
             return _weight_normed(leaf, composite, state_dict)
         case "spectral norm":
             return _spectrally_normed(leaf, composite, state_dict)
+        case "recurrent weight":
+            gates = gates_in(leaf)
+            (key,) = composite.parts
+            if gates is None or f"{gates.tensor}{composite.name}" != key.rpartition(".")[2]:
+                return None
+            return gates.part(Take(key), composite.shape)
 
 
 def _bias(leaf: Leaf, composite: Composite, state_dict: StateDict) -> Expr | None:
+    if (held := gates_in(leaf)) is not None:
+        if held.tensor != "bias" or gates_of(composite, state_dict) != held.count:
+            return None
+        ours, theirs = map(Take, composite.parts)
+        return held.bias(ours, theirs, composite.shape)
     gates = _GATES.get(leaf.owner or "")
     if gates is None or gates_of(composite, state_dict) != gates:
         return None
@@ -290,8 +306,8 @@ def _spectrally_normed(leaf: Leaf, composite: Composite, state_dict: StateDict) 
         return left if leaf.path.endswith("[0]") else right
     if leaf.config.get("wrapper") == "equinox.nn.SpectralNorm":
         return whole
-    known = (leaf.owner or "").startswith("equinox.nn.")
-    return composite.folded(state_dict, transposed=leaf.owner in CONV_TRANSPOSE if known else None)
+    known = (leaf.owner or "").startswith(LIBRARIES)
+    return composite.folded(state_dict, transposed=leaf.owner in TRANSPOSED if known else None)
 
 
 def part_doubt(leaf: Leaf, source: Expr, state_dict: StateDict) -> str | None:
@@ -314,7 +330,7 @@ def part_doubt(leaf: Leaf, source: Expr, state_dict: StateDict) -> str | None:
             settled = ""
             continue
         if leaf.owner not in _FINAL:
-            folded = composite.folded(state_dict, transposed=leaf.owner in CONV_TRANSPOSE)
+            folded = composite.folded(state_dict, transposed=leaf.owner in TRANSPOSED)
             accepted |= {folded} if folded is not None else set()
         bare = set(_bare(_sorted(source), accepted)).intersection(composite.parts)
         if bare:

@@ -1,19 +1,20 @@
-"""Equinox layers whose leaves are not simply the PyTorch twin's tensors.
+"""Layers of Equinox whose leaves are not simply the PyTorch twin's tensors.
 
 Shapes alone cannot tell: a transposed convolution's kernel has the right number of elements and is
 wrong, and batch normalisation keeps counters no checkpoint holds. Each rule below says what a leaf
-of such a layer is made of. Measured by comparing forwards, torch 2.13 and equinox 0.13.8.
+of such a layer is made of; those of Flax are in `flax_rules.py`. Measured by comparing forwards,
+torch 2.13 and equinox 0.13.8.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 from msgspec import structs
 
+from s2p_tui.alignment.flax_rules import FLAX_RULES, Rule
 from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.transform import (
     Constant,
@@ -35,24 +36,6 @@ from s2p_tui.alignment.transform import (
 
 _FORGOTTEN = 2.0**-40
 _LARGEST_COUNT = 2**31 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """The making of one leaf of a layer.
-
-    Attributes:
-        owners: The layer classes it holds for.
-        role: How the leaf's key path ends.
-        make: Gives the expression, from the leaf and the entry put on it; None if it does not
-            apply to that entry. The entry is None for leaves that take none.
-        why: The reason, for people.
-    """
-
-    owners: frozenset[str]
-    role: str
-    make: Callable[[Leaf, str | None, Shape], Expr | None]
-    why: str
 
 
 def _conv_transpose(leaf: Leaf, key: str | None, shape: Shape) -> Expr | None:
@@ -131,6 +114,7 @@ def _in_nn(*names: str) -> frozenset[str]:
 
 
 CONV_TRANSPOSE = _in_nn("ConvTranspose", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
+TRANSPOSED = CONV_TRANSPOSE | {"flax.nnx.ConvTranspose", "flax.linen.ConvTranspose"}
 RULES: tuple[Rule, ...] = (
     Rule(
         CONV_TRANSPOSE,
@@ -180,6 +164,7 @@ RULES: tuple[Rule, ...] = (
         _long_ago,
         "with a high count the running statistics are used as they are",
     ),
+    *FLAX_RULES,
 )
 
 _BY_OWNER: Mapping[str, tuple[Rule, ...]] = {
@@ -193,7 +178,8 @@ def rule_for(leaf: Leaf) -> Rule | None:
     rules = _BY_OWNER.get(leaf.owner or "")
     if rules is None:
         return None
-    return next((rule for rule in rules if leaf.path.endswith(rule.role)), None)
+    path, rank = leaf.path, len(leaf.shape)
+    return next((r for r in rules if path.endswith(r.role) and r.rank in (None, rank)), None)
 
 
 def constant_for(leaf: Leaf) -> tuple[Expr, str] | None:
@@ -217,6 +203,14 @@ def rule_applied(leaf: Leaf, expr: Expr, shape: Shape) -> Expr | None:
     keys = keys_of(expr)
     made = as_layer_needs(leaf, keys[0], shape) if keys else None
     return None if made is None else _put(made, expr)
+
+
+def other_layouts(leaf: Leaf, expr: Expr, shape: Shape) -> tuple[Expr, ...]:
+    """Return other layouts that an expression may have, where only its name speaks for one."""
+    rule, keys = rule_for(leaf), keys_of(expr)
+    if rule is None or rule.others is None or not keys:
+        return ()
+    return tuple(_put(one, expr) for one in rule.others(leaf, keys[0], shape))
 
 
 def _put(steps: Expr, expr: Expr) -> Expr:
@@ -257,7 +251,8 @@ def _departs(leaf: Leaf, source: Expr, entry_shape: Callable[[str], Shape]) -> b
     if rule_for(leaf) is None or (len(keys) != 1 and keys not in folds):
         return False
     return all(
-        rule_applied(leaf, node, shape_of(node, entry_shape)) != source
+        source not in (rule_applied(leaf, node, shape), *other_layouts(leaf, node, shape))
         for node in nodes_of(source)
         if keys_of(node)
+        for shape in [shape_of(node, entry_shape)]
     )

@@ -50,9 +50,12 @@ def _last(path: str) -> tuple[int, int]:
     if "'" in path:
         match = _LAST.search(path)
         return match.span() if match else (0, 0)
-    # No step but a quoted one goes across these. 100,000 paths that are searched for their last
-    # step take 0.2 s, and most end with a name.
-    start = max(path.rfind("."), path.rfind("]", 0, -1) + 1, 0)
+    # 100,000 paths that are searched for their last step take 0.2 s, and most end with a name.
+    before, _, name = path.rpartition(".")
+    if name and "[" not in name and "]" not in name and "\n" not in name:
+        return len(before), len(path)
+    # No step but a quoted one goes across these.
+    start = max(len(before), path.rfind("]", 0, -1) + 1)
     match = _NAME.fullmatch(path, start) or _LAST.search(path, start)
     return match.span() if match else (0, 0)
 
@@ -66,9 +69,9 @@ def _role(step: str) -> str:
 def layers_of(leaves: Iterable[tuple[str, str | None]]) -> NDArray[np.int32]:
     """Return a number per leaf, equal for the leaves of one layer; `ALONE` for others.
 
-    The fields of an Equinox layer belong together, and elsewhere what is named as a weight, bias or
-    statistic is. Statistics that are kept in a tree of their own, such as Equinox's state, belong
-    to the layer of the same path in another tree if there is exactly one.
+    The fields of a layer of Equinox or Flax belong together, and elsewhere what is named as a
+    weight, bias or statistic is. Statistics that are kept in a tree of their own, such as Equinox's
+    state, belong to the layer of the same path in another tree if there is exactly one.
 
     Args:
         leaves: Key path and owner class of each.
@@ -78,8 +81,13 @@ def layers_of(leaves: Iterable[tuple[str, str | None]]) -> NDArray[np.int32]:
     for index, (path, owner) in enumerate(leaves):
         start, stop = _last(path)
         role = _role(path[start:stop])
-        is_field = owner is not None and owner.startswith("equinox.nn.")
-        parents.append(path[:start] if stop and (is_field or role in _ROLES) else None)
+        is_flax = owner is not None and owner.startswith(("flax.nnx.", "flax.linen."))
+        is_field = is_flax or (owner is not None and owner.startswith("equinox.nn."))
+        parent = path[:start] if stop and (is_field or role in _ROLES) else None
+        if parent and is_flax and owner is not None and owner.endswith("Cell"):
+            # A cell holds its gates, or its two weights, in dense layers of their own.
+            parent = parent[: _last(parent)[0]]
+        parents.append(parent)
         if role in _STATISTICS:
             apart.append(index)
     is_apart = set(apart)

@@ -43,6 +43,7 @@ class Answer(StrEnum):
     REPLAYED = "as the mapping says"
     RECIPE = "as the recipe says, which fits these files"
     LAYER = "its layer says so"
+    FORWARD = "both models were run: they agree with this, and with nothing else that was tried"
 
     SAME_NAME = "it has the same name"
     SAME_INSIDE = "it has the same name inside modules that go together"

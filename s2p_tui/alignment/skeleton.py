@@ -20,6 +20,8 @@ from s2p_tui.alignment.layers import ALONE, layers_of
 from s2p_tui.alignment.state_dict import digest_of
 
 LeafKind = Literal["array", "scalar"]
+LIBRARIES = ("equinox.nn.", "flax.nnx.", "flax.linen.")
+"""The beginnings of the names of layers whose leaves are known."""
 _CLASS_DIGITS = 16
 """Digits of a class's digest: enough to tell changes that nobody made on purpose."""
 NO_CONFIG: Mapping[str, Any] = MappingProxyType({})
@@ -29,12 +31,13 @@ class Leaf(Struct, frozen=True, gc=False):
     """One leaf that Equinox writes to a file.
 
     Attributes:
-        path: Its key path (`jax.tree_util.keystr`), state leaves by their `StateIndex` marker.
+        path: Its key path (`jax.tree_util.keystr`), state leaves by their `StateIndex` marker,
+            those of a `flax.nnx` module by their attributes alone (`.layers[0].kernel`).
         shape: Its shape; `()` for a scalar.
         dtype: Its dtype's name; what Equinox stores for a Python scalar (float64, int64, …).
         kind: An array, or a Python scalar such as `Dropout.p`.
         owner: Qualified name of the module class that holds it, if known.
-        config: The owner's static fields that are plain values.
+        config: The owner's static fields that are plain values; of Flax's layers what they compute.
         has_value: Whether the skeleton holds its numbers, so that a gap can keep them.
         fill: The number that all its elements are in the skeleton, if it was found to be one.
     """
@@ -63,7 +66,8 @@ class Skeleton:
 
     Attributes:
         leaves: The leaves.
-        keys: Key paths of typed PRNG keys, which Equinox saves in no file; they stay as they are.
+        keys: Key paths of typed PRNG keys, which Equinox saves in no file, and of the PRNG state of
+            a `flax.nnx` module; they stay as they are.
     """
 
     leaves: tuple[Leaf, ...]
@@ -137,4 +141,4 @@ def class_name(owner: str) -> str:
 
     A class of the user's own goes by its name alone: it may be imported in another way.
     """
-    return owner if owner.startswith("equinox.") else owner.rpartition(".")[2]
+    return owner if owner.startswith(LIBRARIES) else owner.rpartition(".")[2]

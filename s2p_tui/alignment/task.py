@@ -5,13 +5,43 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal
 
 from s2p_tui.errors import CancelledError
 
 Phase = Literal["writing", "syncing", "verifying", "done"]
+_CHECKS: ContextVar[tuple[Callable[[], None], ...]] = ContextVar("checks", default=())
+_STEP = 0.05
+"""Seconds: within twice that a wait ends at a cancel."""
+
+
+@contextmanager
+def ended_by(check: Callable[[], None]) -> Generator[None]:
+    """Have waits of this thread, and of those that get its context, end when a check raises."""
+    token = _CHECKS.set((*_CHECKS.get(), check))
+    try:
+        yield
+    finally:
+        _CHECKS.reset(token)
+
+
+def wait(seconds: float) -> None:
+    """Wait, unless the work that waits is to end.
+
+    Raises:
+        CancelledError: It is, now or meanwhile.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        for check in _CHECKS.get():
+            check()
+        left = end - time.monotonic()
+        if left <= 0:
+            return
+        time.sleep(min(_STEP, left))
 
 
 class Task:

@@ -12,6 +12,7 @@ from cyclopts import Parameter, validators
 from s2p_tui.cli.options import (
     MEBIBYTE,
     WAYS_OUT,
+    Adapter,
     AllowMissing,
     AllowOverflow,
     AllowUnused,
@@ -134,6 +135,7 @@ def convert(
     key: Key = None,
     allow_missing: AllowMissing = False,
     like: Like = None,
+    adapter: Adapter = None,
     dtype: Dtype = None,
     allow_overflow: AllowOverflow = False,
     chunk_size: ChunkSize = 64,
@@ -170,7 +172,6 @@ def convert(
     from s2p_tui.cli.progress import matching_shown, run_with_progress
     from s2p_tui.conversion.output_names import default_output, in_format
     from s2p_tui.conversion.report import result_as_json
-    from s2p_tui.session.orbax import orbax_conversion
     from s2p_tui.session.session import Session
 
     wanted = chosen_format(output, file_format, ask=not json)
@@ -206,6 +207,7 @@ def convert(
                 key=key,
                 allow_missing=allow_missing,
                 like=like,
+                adapter=adapter,
                 mapping=mapping,
                 arrange=start,
                 task=task,
@@ -222,6 +224,8 @@ def convert(
         session.trust(None if trust_all else trust)
         session.allow_unused(allow_unused)
         if part is not None or dry_run:
+            from s2p_tui.session.orbax import orbax_conversion
+
             conversion = orbax_conversion(
                 session,
                 path,
@@ -318,6 +322,7 @@ def verify(
     key: Key = None,
     allow_missing: AllowMissing = False,
     like: Like = None,
+    adapter: Adapter = None,
     dtype: Dtype = None,
     part: Part = None,
     jobs: Jobs = None,
@@ -334,7 +339,13 @@ def verify(
     from s2p_tui.session.session import Session
 
     session = Session.open(
-        checkpoint, skeleton, key=key, allow_missing=allow_missing, like=like, mapping=mapping
+        checkpoint,
+        skeleton,
+        key=key,
+        allow_missing=allow_missing,
+        like=like,
+        adapter=adapter,
+        mapping=mapping,
     )
     session.allow_unused(allow_unused)
     if is_orbax(output):

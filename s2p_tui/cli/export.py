@@ -23,6 +23,7 @@ from s2p_tui.cli.options import (
     Trust,
     TrustAll,
     command,
+    place,
 )
 from s2p_tui.errors import S2PError
 
@@ -38,6 +39,10 @@ from s2p_tui.errors import S2PError
         --mapping model.mapping.json --checkpoint model.pt -o trained.pt \\
         --certificate trained.certificate.json
 
+    # an Orbax checkpoint, as Orbax or convert --format orbax writes it
+    s2p-tui export model.orbax --skeleton model_skeleton.eqx \\
+        --mapping model.mapping.json --checkpoint model.pt -o trained.safetensors
+
     # without the original: entries that no leaf holds are missing
     s2p-tui export model.eqx --skeleton model_skeleton.eqx \\
         --mapping model.mapping.json -o alone.safetensors
@@ -45,10 +50,11 @@ from s2p_tui.errors import S2PError
 )
 def export(
     file: Annotated[
-        Path,
+        Path | str,
         Parameter(
+            converter=place,
             help="File of the pytree: .eqx or .safetensors as convert writes them, or as "
-            "equinox.tree_serialise_leaves does."
+            "equinox.tree_serialise_leaves does; or an Orbax checkpoint, a folder or gs:// URL.",
         ),
     ],
     /,
@@ -64,10 +70,11 @@ def export(
         ),
     ],
     checkpoint: Annotated[
-        Path | None,
+        Path | str | None,
         Parameter(
-            help="Original checkpoint, for what no leaf holds: counters, buffers, unused entries. "
-            "Default: these are missing."
+            converter=place,
+            help="Original checkpoint or its address, for what no leaf holds: counters, buffers, "
+            "unused entries. Default: these are missing.",
         ),
     ] = None,
     key: Key = None,

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.transform import describe as in_words
@@ -19,6 +19,7 @@ from s2p_tui.formats.remote.address import located
 from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.formats.sniff import KIND_NAMES
 from s2p_tui.session.opening import load_mapping, open_any_target
+from s2p_tui.session.recipes import load_recipe
 
 _LONGEST_CELL = 300
 _LONGEST_NOTE = 2000
@@ -63,7 +64,7 @@ def _cell(text: str) -> str:
 
 
 def describe(path: str | Path, key: str | None = None, *, allow_missing: bool = False) -> Listing:
-    """List a checkpoint, skeleton, `.eqx`, mapping file or chunk folder, or what a factory makes.
+    """List a checkpoint, skeleton, mapping, recipe or chunk folder, or what a factory makes.
 
     Args:
         path: The file, `pkg.module:factory` (runs its code), the folder of a sharded checkpoint or
@@ -88,6 +89,8 @@ def describe(path: str | Path, key: str | None = None, *, allow_missing: bool = 
     path = place
     if kind == "mapping":
         return _mapping(path)
+    if kind == "recipe":
+        return _recipe(path)
     return _target(path, kind)
 
 
@@ -176,3 +179,39 @@ def _mapping(path: Path) -> Listing:
     notes = (f"unused: {', '.join(mapping.bench)}",) if mapping.bench else ()
     data = json.loads(path.read_text(encoding="utf-8"))
     return Listing(title, ("path", "sources", "transform", "by", "why"), rows, data, notes)
+
+
+def _recipe(path: Path) -> Listing:
+    recipe = load_recipe(path)
+    title = f"{path}: recipe {recipe.name}, {len(recipe.patterns)} patterns"
+    rows = [
+        (
+            str(one.path),
+            ", ".join(map(str, one.sources)) or ("(gap)" if one.gap else "(nothing)"),
+            _pattern_in_words(one.transform),
+            one.by,
+            one.owner,
+        )
+        for one in recipe.patterns
+    ]
+    made_from = f"made from {recipe.source.file} and {recipe.target.file}"
+    accepted = ", ".join(map(str, recipe.accepted))
+    notes = (made_from, *([f"unused: {accepted}"] if accepted else []))
+    data = {"file": str(path), "kind": "recipe", **json.loads(path.read_text(encoding="utf-8"))}
+    return Listing(title, ("path", "sources", "transform", "by", "owner"), rows, data, notes)
+
+
+def _pattern_in_words(node: Any) -> str:
+    """Return the steps of a recipe's transform, the first one first."""
+    if not isinstance(node, dict):
+        return ""
+    step = cast("dict[str, Any]", node)
+    of: Any = step.get("each", step.get("of"))
+    operands: list[Any] = [of]
+    if isinstance(of, list):
+        operands = cast("list[Any]", of)
+    steps = [_pattern_in_words(one) for one in operands]
+    before: dict[str, None] = {words: None for words in steps if words}
+    facts = [f"{name} {value}" for name, value in step.items() if name not in ("op", "of", "each")]
+    own = " ".join([str(step.get("op")), *facts])
+    return ", then ".join([*before, own])

@@ -145,6 +145,14 @@ AllowMissing = Annotated[
         negative="", help="Leave out entries that an index of shards names and no shard holds."
     ),
 ]
+Adapter = Annotated[
+    Path | str | None,
+    Parameter(
+        converter=place,
+        help="LoRA adapter to merge into the checkpoint: adapter_model.safetensors, with "
+        "adapter_config.json beside it, or the folder of both.",
+    ),
+]
 Like = Annotated[
     str | None,
     Parameter(help="pkg.module:factory of the model in a plain .eqx, to name its leaves."),

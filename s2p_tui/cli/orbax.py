@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from s2p_tui.cli.options import (
     MEBIBYTE,
+    Adapter,
     AllowMissing,
     AllowUnused,
     Certificate,
@@ -59,6 +60,7 @@ def finish(
     key: Key = None,
     allow_missing: AllowMissing = False,
     like: Like = None,
+    adapter: Adapter = None,
     dtype: Dtype = None,
     certificate: Certificate = None,
 ) -> int:
@@ -75,7 +77,13 @@ def finish(
     if certificate is not None and not commit:
         raise UsageError("--certificate goes with --commit.", "Add --commit, or leave it out.")
     session = Session.open(
-        checkpoint, skeleton, key=key, allow_missing=allow_missing, like=like, mapping=mapping
+        checkpoint,
+        skeleton,
+        key=key,
+        allow_missing=allow_missing,
+        like=like,
+        adapter=adapter,
+        mapping=mapping,
     )
     session.allow_unused(allow_unused)
     conversion = orbax_conversion(session, output, dtype=dtype, chunk_bytes=None)

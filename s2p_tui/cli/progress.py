@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from s2p_tui.alignment.task import Job, Task
+from s2p_tui.alignment.task import Job, Task, ended_by
 from s2p_tui.errors import CancelledError, S2PError
 from s2p_tui.session.signals import cancelling
 
@@ -30,7 +30,8 @@ def run_with_progress(work: Callable[[Job], T]) -> T:
 
     def target() -> None:
         try:
-            outcome.append(work(job))
+            with ended_by(job.check):
+                outcome.append(work(job))
         except BaseException as error:
             outcome.append(error)
 
@@ -47,6 +48,28 @@ def run_with_progress(work: Callable[[Job], T]) -> T:
     if isinstance(result, BaseException):
         raise result
     return result
+
+
+@contextmanager
+def narrated() -> Generator[Callable[[str], None]]:
+    """Return what shows a step at once, in a line of stderr that goes at the end.
+
+    Imports of PyTorch, JAX and Equinox take seconds, in which a terminal would stay empty. Where
+    stderr is none, nothing is shown.
+    """
+    is_shown = sys.stderr.isatty()
+
+    def say(step: str) -> None:
+        if is_shown:
+            sys.stderr.write(f"\r\x1b[K{step} …")
+            sys.stderr.flush()
+
+    try:
+        yield say
+    finally:
+        if is_shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
-import importlib
 import json
 import os
 import shutil
@@ -23,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 from s2p_tui.conversion.orbax_grid import Chunk, StoredArray
 from s2p_tui.errors import OutputError, UsageError
 from s2p_tui.formats.atomic import output_error
+from s2p_tui.formats.orbax import BUCKET, first_line, place_in, tensorstore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BUCKET = "gs://"
 _PARTIAL = ".s2p-partial"
 PLAN, PARTS, VERIFIED, COMMITTED = (
     "s2p-plan.json", "s2p-parts/", "s2p-verified/", "commit_success.txt",
@@ -46,21 +45,6 @@ _NODES_HELD = 32 << 20
 """Bytes of the databases' nodes in memory."""
 
 
-def _tensorstore() -> Any:
-    """Import TensorStore.
-
-    Raises:
-        UsageError: It is not installed.
-    """
-    try:
-        return importlib.import_module("tensorstore")
-    except ImportError:
-        raise UsageError(
-            "Orbax checkpoints are written by TensorStore, which is not installed.",
-            "Install it with: pip install 's2p-tui[scale]'",
-        ) from None
-
-
 _M_MMAP_THRESHOLD, _LARGE = -3, 1 << 17
 
 
@@ -72,15 +56,6 @@ def _give_memory_back() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
-
-
-def require_tensorstore() -> None:
-    """Make sure, before any work is done, that checkpoints can be written.
-
-    Raises:
-        UsageError: TensorStore is not installed.
-    """
-    _tensorstore()
 
 
 class Store:
@@ -99,7 +74,7 @@ class Store:
     """
 
     def __init__(self, output: str, *, finished: bool = False) -> None:
-        self._ts = _tensorstore()
+        self._ts = tensorstore()
         _give_memory_back()
         self.output = output
         self.is_bucket = output.startswith(BUCKET)
@@ -139,11 +114,7 @@ class Store:
         return 0 if self.is_bucket else shutil.disk_usage(Path(self.where).parent).free
 
     def _base(self, under: str = "") -> dict[str, Any]:
-        path = f"{self.where}/{under}"
-        if not self.is_bucket:
-            return {"driver": "file", "path": os.path.abspath(path) + "/"}
-        bucket, _, rest = path.removeprefix(BUCKET).partition("/")
-        return {"driver": "gcs", "bucket": bucket, "path": rest}
+        return place_in(self.where, under)
 
     @contextmanager
     def _in_one_line(self) -> Generator[None]:
@@ -155,7 +126,7 @@ class Store:
         try:
             yield
         except (ValueError, OSError, RuntimeError, KeyError) as error:
-            line = (str(error).splitlines() or [type(error).__name__])[0].partition(" [")[0]
+            line = first_line(error)
             if "No space left" in line or "Disk quota" in line:
                 raise OutputError(
                     f"{self.output} cannot be written: the disk is full.",

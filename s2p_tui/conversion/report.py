@@ -47,7 +47,7 @@ def _remarks(
     for paths, one, several, why in (
         (gaps, "leaf keeps its value", "leaves keep their values", skeletons),
         (scalars, "Python scalar keeps its value", "Python scalars keep their values", skeletons),
-        (keys, "typed PRNG key is kept,", "typed PRNG keys are kept,", "as Equinox saves none"),
+        (keys, "leaf of PRNG state stays", "leaves of PRNG state stay", "as in your model"),
     ):
         if paths:
             words = one if len(paths) == 1 else several
@@ -179,7 +179,7 @@ class Report:
         parts_unused: Ranges that no leaf takes of entries used in part, in words, by key.
         gaps: Key paths of leaves that keep the skeleton's value.
         scalars: Key paths of Python scalars that do, except settings of Equinox's own layers.
-        keys: Key paths of typed PRNG keys, which Equinox saves in no file.
+        keys: Key paths of PRNG state, which is in no file; see `Skeleton`.
         lost: Numbers that did not survive a cast, by key path.
         is_nameless: True if the skeleton names no layer classes.
         mapping: The mapping file saved beside it, if any.

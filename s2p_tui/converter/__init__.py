@@ -10,227 +10,39 @@ import contextlib
 import gc
 import tempfile
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, get_args
 
 from s2p_tui.alignment.mapping_file import SavedAlignment
-from s2p_tui.alignment.task import Job
+from s2p_tui.alignment.recipe import Recipe
+from s2p_tui.alignment.task import Job, ended_by
 from s2p_tui.conversion.chunk_folder import chunk_checkpoint, chunk_target
 from s2p_tui.conversion.contents import refuse_overflow
 from s2p_tui.conversion.convert import filled, refuse_to_replace
 from s2p_tui.conversion.output_names import output_path
 from s2p_tui.conversion.report import Report, first_of, kept_scalars
-from s2p_tui.errors import CancelledError, Code, S2PError, UsageError
+from s2p_tui.converter.chunks import MEBIBYTE, chunkify_pytree, chunkify_state_dict
+from s2p_tui.converter.ways_out import in_words_of_python
+from s2p_tui.errors import CancelledError, UsageError
+from s2p_tui.formats.adapter import with_adapter
 from s2p_tui.formats.atomic import temporary_folder
 from s2p_tui.formats.base import Checkpoint
-from s2p_tui.formats.memory import checkpoint_in_memory, is_tensor, is_torch_module
-from s2p_tui.formats.registry import READERS, kind_of
-from s2p_tui.formats.remote.address import is_address
+from s2p_tui.formats.memory import checkpoint_in_memory
 from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.session.opening import (
     is_there,
     like_with_object,
     load_mapping,
     pytree_at,
-    pytree_object,
     require_same_entries,
     state_dict_at,
     target_in_memory,
 )
+from s2p_tui.session.recipes import follow, load_recipe
 from s2p_tui.session.session import Arrangement, Session
 from s2p_tui.session.signals import cleaned_up_first
-
-Holds = Literal["state-dict", "pytree"]
-MEBIBYTE = 1 << 20
-
-
-_LINE_UP = (
-    "Look at them in the app (s2p_tui.app.start_conversion_from_…), trust doubtful ones with "
-    'trust=["…"] or trust=True, follow a mapping="file", or the order with arrange="order".'
-)
-WAYS_OUT = {
-    Code.CHOOSE_STATE_DICT: "Choose one with key=; there are {choices}.",
-    Code.ALLOW_MISSING: (
-        "Copy or download the whole set again, or leave them out with allow_missing=True."
-    ),
-    Code.NO_NESTED_STATE_DICT: "Leave key= out.",
-    Code.SWAPPED_SIDES: "Check which argument takes the state dict, and which the pytree.",
-    Code.NO_NAMES_FOR_LEAVES: "Leave like= out.",
-    Code.SAVED_MAPPING: "Give a mapping file as save_mapping=, or ctrl+s in the app, writes it.",
-    Code.LINE_UP_ROWS: _LINE_UP,
-    Code.LINE_UP_MISMATCHED_ROWS: (
-        'Look at them in the app (s2p_tui.app.start_conversion_from_…), or follow a mapping="file".'
-    ),
-    Code.LINE_UP_NAMELESS_ROWS: (
-        f'{_LINE_UP} The leaves of a plain .eqx can be named with like="pkg.module:factory".'
-    ),
-    Code.ACCEPT_UNUSED: "Accept entries that the model does not need: allow_unused=[{unused}].",
-    Code.ALLOW_OVERFLOW: (
-        'Write dtype="bfloat16" or "float32", or allow it with allow_overflow=True.'
-    ),
-    Code.LOADABLE_DTYPE: (
-        'Write bfloat16 with dtype="bfloat16", or a target_name= that ends in .safetensors.'
-    ),
-    Code.VERIFY_OR_NO_CERTIFICATE: "Leave out certificate= or verify=False.",
-    Code.OVERWRITE_CHUNKS: "Choose another folder, or replace these with overwrite=True.",
-    Code.SETTLE_MAPPING: (
-        'Give the mapping that the conversion saved, or trust=["…"] or trust=True.'
-    ),
-    Code.GIVE_ORIGINAL: "Give the original as checkpoint=.",
-    Code.ALLOW_ENTRY_OVERFLOW: "Scale them down first, or allow it with allow_overflow=True.",
-    Code.NOBODY_TO_ASK: (
-        "Run it in a terminal, or pass confirm=: a function that takes the question and returns "
-        "True to go on."
-    ),
-}
-"""The wording of ways out for those who call from Python."""
-
-
-@contextlib.contextmanager
-def in_words_of_python() -> Generator[None]:
-    """Word the hints of errors with the arguments of the calls below."""
-    try:
-        yield
-    except S2PError as error:
-        error.put_into(WAYS_OUT)
-        raise
-
-
-@in_words_of_python()
-def chunkify_state_dict(
-    state_dict: Any,
-    target_path: str | Path,
-    *,
-    key: str | None = None,
-    allow_missing: bool = False,
-    chunk_size: int = 64,
-    overwrite: bool = False,
-) -> Path:
-    """Write a state dict as one `.npy` file a tensor, `DIR/state_dict/*.npy`, and a manifest.
-
-    One tensor at a time, read back and compared; memory stays at one chunk.
-
-    Args:
-        state_dict: As for `convert`: names and torch tensors, NumPy or JAX arrays; or a path to a
-            checkpoint.
-        target_path: The folder; created if missing.
-        key: Dotted place of the state dict in a nested one.
-        allow_missing: Leave out entries that an index promises and no shard holds.
-        chunk_size: MiB to stay within.
-        overwrite: Replace a state dict in chunks that is there.
-
-    Returns:
-        The folder, for `convert(path_to_state_dict_chunks=…)`.
-
-    Raises:
-        S2PError: Tensors cannot be converted (all are named), or the folder cannot be written.
-    """
-    if isinstance(state_dict, str | Path):
-        checkpoint = state_dict_at(state_dict, key, allow_missing=allow_missing)
-    else:
-        checkpoint = checkpoint_in_memory(state_dict, key=key)
-    try:
-        size = chunk_size * MEBIBYTE
-        return chunk_checkpoint(
-            checkpoint, Path(target_path), chunk_bytes=size, overwrite=overwrite
-        )
-    finally:
-        checkpoint.tensors.close()
-
-
-@in_words_of_python()
-def chunkify_pytree(
-    pytree: Any, target_path: str | Path, *, chunk_size: int = 64, overwrite: bool = False
-) -> Path:
-    """Write a pytree as one `.npy` file a leaf, `DIR/pytree/*.npy`, and a manifest.
-
-    Args:
-        pytree: As for `convert`; or a path to a skeleton file or `.eqx`.
-        target_path: The folder; created if missing. May be the state dict's.
-        chunk_size: MiB to stay within.
-        overwrite: Replace a pytree in chunks that is there.
-
-    Returns:
-        The folder, for `convert(path_to_pytree_chunks=…)`.
-
-    Raises:
-        S2PError: A leaf cannot be saved to a file, or the folder cannot be written.
-    """
-    is_path = isinstance(pytree, str | Path)
-    target = pytree_at(pytree) if is_path else target_in_memory(pytree)
-    try:
-        size = chunk_size * MEBIBYTE
-        return chunk_target(target, Path(target_path), chunk_bytes=size, overwrite=overwrite)
-    finally:
-        target.values.close()
-
-
-def chunkify(
-    where: str,
-    folder: Path,
-    *,
-    holds: Holds | None = None,
-    key: str | None = None,
-    allow_missing: bool = False,
-    like: str | None = None,
-    chunk_bytes: int,
-    overwrite: bool = False,
-    job: Job | None = None,
-) -> tuple[str, int]:
-    """Write a file, or the object of an import path, in chunks.
-
-    Args:
-        where: A checkpoint, a skeleton, an `.eqx`, or `pkg.module:object`.
-        folder: The folder to write to.
-        holds: Its kind; None to tell by its content.
-        key: Dotted place of the state dict in a nested checkpoint.
-        allow_missing: Leave out entries that an index promises and no shard holds.
-        like: `pkg.module:factory` that names the leaves of a plain `.eqx`.
-        chunk_bytes: Memory to stay within, about.
-        overwrite: Replace chunks that are there.
-        job: Progress and cancellation.
-
-    Returns:
-        Its kind ("state dict" or "pytree") and number of arrays.
-
-    Raises:
-        S2PError: It cannot be read, or the folder cannot be written.
-    """
-    given: Any = None
-    if is_there(where):
-        kind = "safetensors" if is_address(where) else kind_of(Path(where))
-        if kind == "mapping":
-            raise UsageError(
-                f"{where} is a mapping file, which holds no arrays to split.",
-                "Give a checkpoint or a skeleton.",
-            )
-        found: Holds = "state-dict" if kind in READERS else "pytree"
-    else:
-        given = pytree_object(where)
-        found = "state-dict" if holds == "state-dict" or _is_torch(given) else "pytree"
-    holds = holds or found
-    if holds == "state-dict":
-        if given is None:
-            checkpoint = state_dict_at(where, key, allow_missing=allow_missing)
-        else:
-            checkpoint = checkpoint_in_memory(given, key=key, label=where)
-        chunk_checkpoint(checkpoint, folder, chunk_bytes=chunk_bytes, overwrite=overwrite, job=job)
-        return "state dict", len(checkpoint.state_dict)
-    target = pytree_at(where, like) if given is None else target_in_memory(given, where)
-    chunk_target(target, folder, chunk_bytes=chunk_bytes, overwrite=overwrite, job=job)
-    return "pytree", len(target.skeleton)
-
-
-def _is_torch(value: Any) -> bool:
-    """Return True for a torch module, or a mapping with torch tensors in it."""
-    if is_torch_module(value):
-        return True
-    if isinstance(value, Mapping):
-        return any(map(_is_torch, cast("Mapping[Any, Any]", value).values()))
-    return is_tensor(value) and type(value).__module__.startswith("torch")
-
 
 _IN_MEMORY = ("state_dict", "pytree")
 _MEMORY_NEEDS = "from_memory=True needs state_dict and pytree."
@@ -377,6 +189,8 @@ def convert(
     claude_model: str | None = None,
     arrange: Arrangement | None = None,
     mapping: str | Path | SavedAlignment | None = None,
+    recipe: str | Path | Recipe | None = None,
+    adapter: str | Path | None = None,
     trust: bool | str | Sequence[str] = (),
     allow_unused: bool | str | Sequence[str] = (),
     dtype: str | None = None,
@@ -429,6 +243,10 @@ def convert(
             `anthropic_model`.
         arrange: By names and structure ("auto", the default), or strictly by order ("order").
         mapping: Follow this mapping file instead.
+        recipe: Follow this recipe file, or the known recipe of this name, instead; what it says
+            nothing of is aligned by names and structure.
+        adapter: A LoRA adapter to merge into the state dict: `adapter_model.safetensors`, with
+            `adapter_config.json` beside it, or the folder of both.
         trust: Accept these doubtful rows, by their leaves' key paths; True for all.
         allow_unused: Accept entries that no leaf takes, by their keys or patterns of them
             ("pooler.*"); True for all. Others are refused unless they hold no parameter.
@@ -466,11 +284,8 @@ def convert(
         path_to_pytree_chunks,
     )
     sides.require(bool(from_memory), bool(from_path))
-    if arrange_with_anthropic and (mapping is not None or arrange is not None):
-        raise UsageError(
-            "arrange_with_anthropic=, mapping= and arrange= all say how to line up the two sides.",
-            "Give one of them.",
-        )
+    claude = {"arrange_with_anthropic=": arrange_with_anthropic or None}
+    _require_one(claude | {"mapping=": mapping, "recipe=": recipe, "arrange=": arrange})
     if certificate is not None and report is not None:
         raise UsageError(
             "certificate= and report= both name the certificate's file.",
@@ -478,11 +293,14 @@ def convert(
         )
     job, chunk_bytes = Job(), chunk_size * MEBIBYTE
     output = output_path(Path(target_dir) / target_name)
-    with cleaned_up_first(job), contextlib.ExitStack() as stack:
-        ends = sides.open(
+    with cleaned_up_first(job), ended_by(job.check), contextlib.ExitStack() as stack:
+        checkpoint, target = sides.open(
             stack, job, key=key, allow_missing=allow_missing, like=like, chunk_bytes=chunk_bytes
         )
-        session = _aligned(*ends, mapping, arrange, trust, allow_unused)
+        if adapter is not None:
+            checkpoint = with_adapter(checkpoint, adapter)
+        how = _How(mapping, recipe, arrange, trust, allow_unused)
+        session = how.aligned(checkpoint, target)
         stack.callback(session.close)
         if arrange_with_anthropic:
             _ask_claude(session, claude_model or anthropic_model, confirm)
@@ -509,6 +327,8 @@ def convert_tree(
     *,
     arrange: Arrangement | None = None,
     mapping: str | Path | SavedAlignment | None = None,
+    recipe: str | Path | Recipe | None = None,
+    adapter: str | Path | None = None,
     trust: bool | str | Sequence[str] = (),
     allow_unused: bool | str | Sequence[str] = (),
     dtype: str | None = None,
@@ -527,6 +347,10 @@ def convert_tree(
         pytree: As for `convert`.
         arrange: By names and structure ("auto", the default), or strictly by order ("order").
         mapping: Follow this mapping file instead.
+        recipe: Follow this recipe file, or the known recipe of this name, instead; what it says
+            nothing of is aligned by names and structure.
+        adapter: A LoRA adapter to merge into the state dict: `adapter_model.safetensors`, with
+            `adapter_config.json` beside it, or the folder of both.
         trust: Accept these doubtful rows, by their leaves' key paths; True for all.
         allow_unused: Accept entries that no leaf takes, by their keys or patterns of them
             ("pooler.*"); True for all. Others are refused unless they hold no parameter.
@@ -554,10 +378,11 @@ def convert_tree(
         checkpoint = state_dict_at(state_dict, key, allow_missing=allow_missing)
     else:
         checkpoint = checkpoint_in_memory(state_dict, key=key)
+    if adapter is not None:
+        checkpoint = with_adapter(checkpoint, adapter)
     target = target_in_memory(pytree)
-    with contextlib.closing(
-        _aligned(checkpoint, target, mapping, arrange, trust, allow_unused)
-    ) as session:
+    how = _How(mapping, recipe, arrange, trust, allow_unused)
+    with contextlib.closing(how.aligned(checkpoint, target)) as session:
         # The other format: dtypes that .eqx files cannot hold do not matter in memory.
         plan = session.plan(dtype, "safetensors")
         made = filled(plan, checkpoint, target, chunk_bytes=chunk_size * MEBIBYTE)
@@ -576,35 +401,57 @@ def convert_tree(
     return with_values(pytree, arrays)
 
 
-def _aligned(
-    checkpoint: Checkpoint,
-    target: Target,
-    mapping: str | Path | SavedAlignment | None,
-    arrange: Arrangement | None,
-    trust: bool | str | Sequence[str],
-    allow_unused: bool | str | Sequence[str],
-) -> Session:
-    if mapping is not None and arrange is not None:
+@dataclass(frozen=True)
+class _How:
+    """How the two sides are lined up, as the arguments of that name say."""
+
+    mapping: str | Path | SavedAlignment | None
+    recipe: str | Path | Recipe | None
+    arrange: Arrangement | None
+    trust: bool | str | Sequence[str]
+    allow_unused: bool | str | Sequence[str]
+
+    def aligned(self, checkpoint: Checkpoint, target: Target) -> Session:
+        """Line up two open sides."""
+        mapping, recipe, arrange = self.mapping, self.recipe, self.arrange
+        _require_one({"mapping=": mapping, "recipe=": recipe, "arrange=": arrange})
+        if arrange not in (None, *get_args(Arrangement)):
+            raise UsageError(
+                f"arrange={arrange!r} is not known, one of two ways was expected.",
+                'Give "auto" or "order".',
+            )
+        if isinstance(mapping, str | Path):
+            mapping = load_mapping(mapping)
+        if isinstance(recipe, str | Path):
+            recipe = load_recipe(recipe)
+        session = Session.between(checkpoint, target, mapping=mapping, arrange=arrange or "auto")
+        if mapping is None:
+            session.require_kinship()
+        if recipe is not None:
+            follow(session, recipe)
+        if self.trust:
+            wanted = [self.trust] if isinstance(self.trust, str) else self.trust
+            session.trust(None if isinstance(wanted, bool) else wanted)
+        if self.allow_unused:
+            unused = self.allow_unused
+            globs = [unused] if isinstance(unused, str) else unused
+            session.allow_unused(None if isinstance(globs, bool) else globs)
+        return session
+
+
+def _require_one(ways: dict[str, Any]) -> None:
+    """Make sure that the two sides are to be lined up in one way.
+
+    Raises:
+        UsageError: Several are given; they are named.
+    """
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) > 1:
         raise UsageError(
-            "mapping= and arrange= both say how to line up the two sides.", "Give one of them."
+            f"{', '.join(given[:-1])} and {given[-1]} {'both' if len(given) == 2 else 'all'} say "
+            "how to line up the two sides.",
+            "Give one of them.",
         )
-    if arrange not in (None, *get_args(Arrangement)):
-        raise UsageError(
-            f"arrange={arrange!r} is not known, one of two ways was expected.",
-            'Give "auto" or "order".',
-        )
-    if isinstance(mapping, str | Path):
-        mapping = load_mapping(mapping)
-    session = Session.between(checkpoint, target, mapping=mapping, arrange=arrange or "auto")
-    if mapping is None:
-        session.require_kinship()
-    if trust:
-        wanted = [trust] if isinstance(trust, str) else trust
-        session.trust(None if isinstance(wanted, bool) else wanted)
-    if allow_unused:
-        globs = [allow_unused] if isinstance(allow_unused, str) else allow_unused
-        session.allow_unused(None if isinstance(globs, bool) else globs)
-    return session
 
 
 def _ask_claude(session: Session, model: str, confirm: Callable[[str], bool] | None) -> None:

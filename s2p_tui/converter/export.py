@@ -9,10 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s2p_tui.alignment.mapping_file import SavedAlignment
-from s2p_tui.converter import MEBIBYTE, in_words_of_python
+from s2p_tui.converter.chunks import MEBIBYTE
+from s2p_tui.converter.ways_out import in_words_of_python
+from s2p_tui.errors import UsageError
 from s2p_tui.formats.memory import checkpoint_in_memory
-from s2p_tui.session.export import export_of, leaves_of
-from s2p_tui.session.opening import load_mapping, state_dict_at, target_in_memory
+from s2p_tui.session.export import export_of, leaves_in, leaves_of
+from s2p_tui.session.opening import (
+    load_mapping,
+    open_any_target,
+    state_dict_at,
+    target_in_memory,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +40,7 @@ def export(
     chunk_size: int = 64,
     key: str | None = None,
     allow_missing: bool = False,
+    skeleton: Any = None,
 ) -> dict[str, torch.Tensor]:
     """Return a pytree as the PyTorch state dict it was converted from, by the same mapping.
 
@@ -40,7 +48,9 @@ def export(
     with the leaves, so that numbers that no entry can hold are refused, not dropped.
 
     Args:
-        pytree: The model, or `(model, state)`, as it was given to `convert` or `convert_tree`.
+        pytree: The model, or `(model, state)`, as it was given to `convert` or `convert_tree`. Or
+            the path of its file, `.eqx` or `.safetensors`, or of an Orbax checkpoint, which is read
+            in parts.
         mapping: The mapping file that the conversion saved, or one that was loaded.
         checkpoint: The original: a path, a state dict in memory or a torch module. Entries that no
             leaf holds are taken from it; without it they are missing.
@@ -49,6 +59,8 @@ def export(
         chunk_size: MiB to stay within, beside the new state dict.
         key: Dotted place of the state dict in a nested checkpoint.
         allow_missing: Leave out entries that an index promises and no shard holds.
+        skeleton: Describes the leaves of a path given as `pytree`: a skeleton file, or such a
+            pytree, which may be an abstract one.
 
     Returns:
         A new state dict in the order of the original, for `load_state_dict(strict=True)`.
@@ -58,10 +70,25 @@ def export(
         AlignmentError: Rows are doubtful, or leaves hold numbers that no entry can hold; all are
             listed.
         OutputError: A cast made numbers infinite or NaN.
-        UsageError: The mapping does not describe the entries, and no checkpoint is given.
+        UsageError: The mapping does not describe the entries, and no checkpoint is given; or
+            `skeleton` is missing, or does not go with a pytree in memory.
     """
     saved = mapping if isinstance(mapping, SavedAlignment) else load_mapping(mapping)
-    target = target_in_memory(pytree)
+    is_path = isinstance(pytree, str | Path)
+    if is_path != (skeleton is not None):
+        raise UsageError(
+            "A path has no names for its leaves without skeleton=."
+            if is_path
+            else "The pytree in memory names its own leaves.",
+            "Give the skeleton it was converted with." if is_path else "Leave skeleton= out.",
+        )
+    if not is_path:
+        target = target_in_memory(pytree)
+        leaves = leaves_of(target)
+    else:
+        is_file = isinstance(skeleton, str | Path)
+        target = open_any_target(skeleton) if is_file else target_in_memory(skeleton)
+        leaves = leaves_in(pytree, target)
     original = None
     if isinstance(checkpoint, str | Path):
         original = state_dict_at(checkpoint, key, allow_missing=allow_missing)
@@ -70,7 +97,7 @@ def export(
     wanted = [trust] if isinstance(trust, str) else trust
     if isinstance(wanted, bool):
         wanted = None if wanted else ()
-    with closing(export_of(leaves_of(target), target, saved, original, trust=wanted)) as opened:
+    with closing(export_of(leaves, target, saved, original, trust=wanted)) as opened:
         arrays, losses = opened.arrays(
             chunk_bytes=chunk_size * MEBIBYTE, allow_overflow=allow_overflow
         )

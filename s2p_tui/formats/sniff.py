@@ -87,6 +87,7 @@ KIND_NAMES: Mapping[FileKind, str] = {
     "skeleton": "a skeleton file",
     "eqx": "an .eqx file",
     "mapping": "a mapping file",
+    "recipe": "a recipe file",
     "pytree chunks": "the manifest of a pytree in chunks",
 }
 
@@ -128,6 +129,8 @@ def _kind(head: bytes) -> FileKind | None:
             return "skeleton"
         if b'"s2p-mapping"' in head:
             return "mapping"
+        if b'"s2p-recipe"' in head:
+            return "recipe"
         if b'"s2p-chunks"' in head:
             return "pytree chunks" if b'"holds": "pytree"' in head else "chunks"
         if b'"weight_map"' in head or b'"metadata"' in head:

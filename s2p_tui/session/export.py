@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from s2p_tui.alignment.dtypes import dtype_named
 from s2p_tui.alignment.mapping_file import SavedAlignment
 from s2p_tui.alignment.skeleton import Skeleton
@@ -28,10 +30,13 @@ from s2p_tui.conversion.report import TAKEN_AS_THEY_ARE
 from s2p_tui.conversion.verify import Readback
 from s2p_tui.errors import AlignmentError, Code, Hint, InputError, OtherFilesError, UsageError, some
 from s2p_tui.formats.base import Checkpoint
+from s2p_tui.formats.chunks import PYTREE, find_manifest
+from s2p_tui.formats.orbax import BUCKET, open_orbax
 from s2p_tui.formats.registry import kind_of, open_checkpoint, open_target
 from s2p_tui.formats.safetensors import open_safetensors
 from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.formats.tensors import ArrayTensors, FileTensors
+from s2p_tui.formats.tree_nodes import nodes_of
 from s2p_tui.session.opening import open_any_target
 from s2p_tui.session.session import Session
 
@@ -129,7 +134,7 @@ def open_export(
     """Open everything an export of a file needs. Reads little tensor data.
 
     Args:
-        file: The pytree's file, as Equinox or this program writes it.
+        file: The pytree's file, as Equinox or this program writes it, or an Orbax checkpoint.
         skeleton: The skeleton it was converted with.
         mapping: The mapping it was converted by.
         checkpoint: The original checkpoint, if it is there.
@@ -211,8 +216,11 @@ def leaves_in(file: str | Path, target: Target) -> Checkpoint:
         InputError: It cannot be read, or is no such file.
         OtherFilesError: It does not hold the skeleton's leaves; all differences are named.
     """
-    path = Path(file)
     skeleton = target.skeleton
+    path = Path(file)
+    is_folder = os.path.isdir(path) and find_manifest(path, PYTREE) is None
+    if str(file).startswith(BUCKET) or is_folder:
+        return _matched(_leaves_in_orbax(str(file), target), skeleton)
     if not os.path.lexists(path):
         raise InputError(f"{path} does not exist.", "Give the file of the pytree's leaves.")
     if kind_of(path) == "safetensors":
@@ -244,6 +252,22 @@ def leaves_in(file: str | Path, target: Target) -> Checkpoint:
         entries = [Entry(leaf.path, leaf.shape, leaf.dtype) for leaf in held]
     found = Checkpoint(opened.label, opened.files, opened.size, StateDict(tuple(entries)), values)
     return _matched(found, skeleton)
+
+
+def _leaves_in_orbax(where: str, target: Target) -> Checkpoint:
+    """Open an Orbax checkpoint as entries named by the skeleton's key paths.
+
+    It holds arrays alone: a Python scalar is the skeleton's.
+    """
+    names: dict[tuple[str, ...], str] = {}
+    scalars: dict[str, NDArray[Any]] = {}
+    for node in nodes_of(target):
+        if node.leaf is None:
+            continue
+        names[tuple(map(str, node.keys))] = path = node.leaf.path
+        if node.kind == "scalar" and node.leaf.has_value:
+            scalars[path] = np.asarray(target.values.read(path, ()))
+    return open_orbax(where, names, scalars)
 
 
 def leaves_of(target: Target) -> Checkpoint:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.fit import Fit
+from s2p_tui.alignment.flax_rules import is_input_first
 from s2p_tui.alignment.judge import judge
 from s2p_tui.alignment.layer_rules import rule_for
 from s2p_tui.alignment.numbering import Flags
@@ -43,8 +44,8 @@ class Fitting:
             key: The entry.
         """
         entry = self._session.checkpoint.state_dict[key]
-        # A rule of a layer may know an entry by the last word of its name.
-        kind = entry.shape, entry.dtype, key.rpartition(".")[2]
+        # A rule of a layer may know an entry by the last word of its name, or by its module's.
+        kind = entry.shape, entry.dtype, key.rpartition(".")[2], is_input_first(key)
         flags = self._known.get(kind)
         if flags is None:
             self._look_at_leaves()

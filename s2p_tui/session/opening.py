@@ -17,6 +17,7 @@ from s2p_tui.alignment.transform import show
 from s2p_tui.errors import Code, Hint, InputError, OtherFilesError, UsageError
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.memory import checkpoint_in_memory, is_torch_module
+from s2p_tui.formats.models import Models
 from s2p_tui.formats.registry import kind_of, open_checkpoint, open_target
 from s2p_tui.formats.remote.address import is_address, shown
 from s2p_tui.formats.skeleton_file import Target
@@ -75,17 +76,18 @@ def open_any_target(skeleton: str | Path, like: str | None = None) -> Target:
             f"{skeleton} is a factory, whose model names its own leaves: {like} cannot name them.",
             Hint(Code.NO_NAMES_FOR_LEAVES),
         )
-    from s2p_tui.formats.pytree.factory import call_factory
+    from s2p_tui.formats.pytree.factory import model_of
     from s2p_tui.formats.pytree.skeleton import target_of
 
-    return target_of(call_factory(str(skeleton)), str(skeleton))
+    pytree, factory = model_of(str(skeleton))
+    return target_of(pytree, str(skeleton), Models(factory))
 
 
 def _named_like(target: Target, like: str) -> Target:
-    from s2p_tui.formats.pytree.factory import call_factory
+    from s2p_tui.formats.pytree.factory import model_of
     from s2p_tui.formats.pytree.skeleton import rename_leaves
 
-    return rename_leaves(target, call_factory(like, abstract=True), like)
+    return rename_leaves(target, model_of(like, abstract=True)[0], like)
 
 
 def require_kinship(checkpoint: Checkpoint, target: Target) -> None:
@@ -242,9 +244,9 @@ def pytree_object(where: str) -> Any:
         UsageError: There is no such module or name.
         InputError: Calling it failed.
     """
-    from s2p_tui.formats.pytree.factory import call_factory
+    from s2p_tui.formats.pytree.factory import model_of
 
-    return call_factory(where)
+    return model_of(where)[0]
 
 
 def is_there(where: str | Path) -> bool:

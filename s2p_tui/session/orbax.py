@@ -82,7 +82,7 @@ def convert_to_orbax(
     """
     from s2p_tui.conversion.orbax import merge, write_part
     from s2p_tui.conversion.orbax_finish import losses_of, verify_part
-    from s2p_tui.conversion.orbax_store import require_tensorstore
+    from s2p_tui.formats.orbax import tensorstore
 
     if certificate is not None and not verify:
         raise UsageError(
@@ -91,7 +91,7 @@ def convert_to_orbax(
         )
     started, job = time.monotonic(), job or Job()
     job.cancelled = _KEPT
-    require_tensorstore()
+    tensorstore()
     conversion = orbax_conversion(
         session,
         output,

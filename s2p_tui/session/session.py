@@ -31,6 +31,7 @@ from s2p_tui.conversion.output_names import format_of, output_path, refuse_other
 from s2p_tui.conversion.plan import FileFormat, Plan, make_plan
 from s2p_tui.conversion.report import Report, report_of
 from s2p_tui.errors import Code, Hint, InputError, UsageError
+from s2p_tui.formats.adapter import with_adapter
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.skeleton_file import Target
@@ -100,6 +101,7 @@ class Session:
         key: str | None = None,
         allow_missing: bool = False,
         like: str | None = None,
+        adapter: str | Path | None = None,
         mapping: str | Path | None = None,
         arrange: Arrangement = "auto",
         soon: bool = False,
@@ -114,6 +116,7 @@ class Session:
             key: Dotted place of the state dict in a nested checkpoint.
             allow_missing: Leave out entries that an index promises and no shard holds.
             like: `pkg.module:factory` that names the leaves of a plain `.eqx`.
+            adapter: A LoRA adapter to merge into the checkpoint, see `with_adapter`.
             mapping: A mapping file to start from.
             arrange: What to start from otherwise: the offline matcher's proposal, or strictly the
                 order of both sides.
@@ -124,6 +127,8 @@ class Session:
             S2PError: Anything wrong with one of them, in one line.
         """
         checkpoint = open_checkpoint(model, key, allow_missing=allow_missing)
+        if adapter is not None:
+            checkpoint = with_adapter(checkpoint, adapter)
         target = open_any_target(skeleton, like)
         wanted = load_mapping(mapping) if mapping is not None else None
         session = cls.between(

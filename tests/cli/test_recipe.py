@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from s2p_tui import AlignmentError, convert, convert_tree
 from s2p_tui.cli import run
+from s2p_tui.errors import InputError
 from s2p_tui.formats.pytree.skeleton import save_skeleton
-from s2p_tui.session.recipes import SUFFIX, folder
+from s2p_tui.session.recipes import SUFFIX, folder, load_recipe
 
 
 def save(depth: int, width: int, name: str, **more: torch.Tensor) -> None:
@@ -148,3 +150,46 @@ def test_wrong_use_is_told(
     capsys.readouterr()
     assert run(arguments) == status
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("pairs")
+def test_inspect_lists_the_patterns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["recipe", "m.json", "-o", "r.json"]) == 0
+    capsys.readouterr()
+    assert run(["inspect", "r.json"]) == 0
+    title, _, *rows, made_from = capsys.readouterr().out.splitlines()
+    assert title == "r.json: recipe r, 2 patterns"
+    turned, plain = sorted(rows)
+    assert turned.split(maxsplit=2)[:2] == ["['layers'][{i}]['attention']", "h.{i}.mix.w"]
+    assert "permute axes [1, 0]" in turned
+    assert plain.split() == ["['layers'][{i}]['widen']", "h.{i}.up.w", "user"]
+    assert made_from == "made from small.pt and small.eqx"
+    assert run(["inspect", "r.json", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["kind"], len(found["rows"])) == ("recipe", 2)
+    assert run(["chunk", "r.json", "chunks"]) == 2
+    assert "is a recipe file, which holds no arrays" in capsys.readouterr().err
+    assert run(["convert", "r.json", "small.eqx"]) == 4
+    assert "is a recipe file, a checkpoint was expected" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("pairs")
+def test_python_follows_a_recipe_as_the_command_does() -> None:
+    assert run(["recipe", "m.json", "-o", "r.json"]) == 0
+    assert run([*LARGE, "--recipe", "r.json"]) == 0
+    skeleton = {"path_to_pytree_object": "large.eqx", "path_to_state_dict_object": "large.pt"}
+    for recipe in ("r.json", Path("r.json"), load_recipe("r.json")):
+        report = convert(from_path=True, **skeleton, recipe=recipe, target_name="again.safetensors")
+        assert report.path.read_bytes() == Path("large.safetensors").read_bytes()
+    assert run(["recipe", "m.json", "--keep", "net"]) == 0
+    convert(from_path=True, **skeleton, recipe="net", target_name="again.safetensors")
+    blocks = [{"attention": np.zeros((6, 6), "f4"), "widen": np.zeros((6, 3), "f4")}] * 5
+    filled = convert_tree("large.pt", {"layers": blocks}, recipe="net")
+    expected = load_file("large.safetensors")
+    for n, block in enumerate(filled["layers"]):
+        for name, array in block.items():
+            np.testing.assert_array_equal(array, expected[f"['layers'][{n}]['{name}']"])
+    with pytest.raises(InputError, match="Give a recipe file"):
+        convert_tree("large.pt", {"layers": blocks}, recipe="nothing")
+    with pytest.raises(AlignmentError, match="doubtful"):
+        convert_tree("large.pt", {"layers": blocks})

@@ -74,12 +74,24 @@ def test_workers_write_to_a_bucket(pair: Pair, bucket: Bucket, tmp_path: Path) -
     assert "holds a finished checkpoint" in said
 
 
-def test_one_process_writes_to_a_bucket(pair: Pair, bucket: Bucket) -> None:
+def test_one_process_writes_to_a_bucket_and_takes_it_back(
+    pair: Pair, bucket: Bucket, tmp_path: Path
+) -> None:
     arguments = ["convert", str(pair.model), str(pair.skeleton), "--mapping", str(pair.mapping)]
     code, out, said = run_at(bucket, *arguments, "-o", OUTPUT)
     assert code == 0, said
     assert out.startswith(f"{OUTPUT}: ")
     assert "some/m/commit_success.txt" in bucket.objects
+    back = tmp_path / "back.safetensors"
+    code, _, said = run_at(bucket, "export", OUTPUT, *pair.options, "-o", str(back))
+    assert code == 0, said
+    convert_to_orbax(pair.session(), tmp_path / "here.orbax")
+    here = tmp_path / "here.safetensors"
+    code, _, said = run_at(
+        bucket, "export", str(tmp_path / "here.orbax"), *pair.options, "-o", str(here)
+    )
+    assert code == 0, said
+    assert back.read_bytes() == here.read_bytes()
 
 
 def test_gaps_and_other_plans_are_refused_there_too(pair: Pair, bucket: Bucket) -> None:

@@ -140,7 +140,7 @@ def test_a_file_of_a_tree_with_typed_keys_leaves_them_alone(tmp_path: Path) -> N
         from_memory=True, state_dict=state, pytree=model, target_dir=tmp_path, target_name="m.eqx"
     )
     assert report.keys == (".key",)
-    assert report.warnings == ("1 typed PRNG key is kept, as Equinox saves none: .key",)
+    assert report.warnings == ("1 leaf of PRNG state stays as in your model: .key",)
 
     def spec(file: Any, leaf: Any) -> Any:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

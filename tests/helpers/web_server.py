@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
+
+CERTIFICATE = Path(__file__).with_name("loopback.pem")
+"""A certificate of 127.0.0.1 that nobody trusts unasked, and its key, until 2126:
+
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 36500
+    -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1 -keyout key -out certificate
+"""
 
 
 class Asked(NamedTuple):
@@ -59,9 +67,14 @@ class WebServer(ThreadingHTTPServer):
     # Eight clients may connect at once.
     request_queue_size = 64
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, certificate: Path | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.root = root
+        self.scheme = "http" if certificate is None else "https"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self.socket = context.wrap_socket(self.socket, server_side=True)
         self.asked: list[Asked] = []
         self.behaviours: dict[str, Behaviour] = {}
         self.sent = 0
@@ -69,7 +82,7 @@ class WebServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"{self.scheme}://127.0.0.1:{self.server_port}"
 
     @property
     def requests(self) -> int:
@@ -143,9 +156,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(root: Path) -> Iterator[WebServer]:
-    """Serve a folder meanwhile."""
-    server = WebServer(root)
+def serving(root: Path, *, certificate: Path | None = None) -> Iterator[WebServer]:
+    """Serve a folder meanwhile; encrypted with a certificate and its key."""
+    server = WebServer(root, certificate)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from textual.pilot import Pilot
 
 import s2p_tui
@@ -17,8 +20,10 @@ from s2p_tui.app.start import S2PApp
 from s2p_tui.cli import run
 from s2p_tui.cli.demo import Pair, make_pair
 from s2p_tui.conversion.output_names import default_output
+from s2p_tui.formats.pytree.skeleton import save_skeleton
 from s2p_tui.formats.remote.address import is_address, name_of, shown
 from s2p_tui.session.session import Session
+from tests.helpers.orbax_pair import arrays_in
 from tests.helpers.running_app import until
 from tests.helpers.web_server import WebServer
 from tests.test_manners import watched
@@ -74,6 +79,74 @@ def test_every_command_takes_an_address_and_keeps_it_secret(
     assert [file for file in files if SECRET.encode() in file.read_bytes()] == []
     (file,) = json.loads(Path(certificate).read_text())["source"]["files"]
     assert file == f"{server.url}/{pair.model.name}?…"
+
+
+@pytest.mark.slow("converts and exports a model seven times")
+def test_an_address_goes_to_orbax_and_back(
+    tmp_path: Path, server: WebServer, pair: Pair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = address_of(server, pair)
+    mapping, skeleton = str(tmp_path / "m.json"), str(pair.skeleton)
+    outputs: dict[str, dict[str, np.ndarray]] = {}
+    for name, source in (("here", str(pair.model)), ("far", address)):
+        output = str(tmp_path / f"{name}.orbax")
+        convert = ["convert", source, skeleton, "-o", output, "--save-mapping", mapping]
+        assert run(convert) == 0
+        sides = ["--checkpoint", source, "--skeleton", skeleton, "--mapping", mapping]
+        assert run(["verify", output, *sides]) == 0
+        outputs[name] = arrays_in(Path(output))
+    assert outputs["far"].keys() == outputs["here"].keys()
+    for key, array in outputs["here"].items():
+        assert outputs["far"][key].tobytes() == array.tobytes()
+    # By parts, and finished by another process.
+    output = str(tmp_path / "parts.orbax")
+    for part in ("0/2", "1/2"):
+        convert = ["convert", address, skeleton, "-o", output, "--mapping", mapping]
+        assert run([*convert, "--part", part]) == 0
+    for step in (["finish"], ["verify"], ["finish", "--commit"]):
+        assert run([step[0], output, *sides, *step[1:]]) == 0
+    assert arrays_in(Path(output)).keys() == outputs["here"].keys()
+    # And back, with what no leaf holds from the address.
+    for name, file in (("eqx", "far.eqx"), ("orbax", "far.orbax")):
+        if name == "eqx":
+            ends = [address, skeleton, "-o", str(tmp_path / file), "--mapping", mapping]
+            assert run(["convert", *ends]) == 0
+        back = tmp_path / f"{name}.pt"
+        certificate = ["--certificate", str(tmp_path / f"{name}.json")]
+        assert run(["export", str(tmp_path / file), *sides, "-o", str(back), *certificate]) == 0
+        found, wanted = (torch.load(one, weights_only=True) for one in (back, pair.model))
+        assert list(found) == list(wanted)
+        assert all(torch.equal(found[key], tensor) for key, tensor in wanted.items())
+    state = s2p_tui.export(tmp_path / "far.orbax", mapping, address, skeleton=skeleton)
+    assert all(torch.equal(state[key], tensor) for key, tensor in wanted.items())
+    printed = capsys.readouterr()
+    assert SECRET not in printed.out + printed.err
+    written = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert [file for file in written if SECRET.encode() in file.read_bytes()] == []
+
+
+def test_what_no_leaf_holds_comes_from_the_address(tmp_path: Path, server: WebServer) -> None:
+    weights = {"w": torch.randn(30, 40), "unused": torch.randn(20_000), "steps": torch.tensor(7)}
+    torch.save(weights, tmp_path / "model.pt")
+    save_skeleton(tmp_path / "s.eqx", {"w": np.zeros((30, 40), np.float32)})
+    address, out = f"{server.url}/model.pt", str(tmp_path / "out.eqx")
+    options = [
+        "--save-mapping",
+        str(tmp_path / "m.json"),
+        "--allow-unused",
+        "unused",
+        "--trust-all",
+    ]
+    assert run(["convert", address, str(tmp_path / "s.eqx"), "-o", out, *options]) == 0
+    sides = ["--skeleton", str(tmp_path / "s.eqx"), "--mapping", str(tmp_path / "m.json")]
+    for name in ("back.pt", "back.safetensors"):
+        back = str(tmp_path / name)
+        assert run(["export", out, *sides, "--checkpoint", address, "-o", back]) == 0
+        load = torch.load if name.endswith("pt") else safetensors.torch.load_file
+        found = load(back)
+        assert {key: found[key].equal(tensor) for key, tensor in weights.items()} == (
+            dict.fromkeys(weights, True)
+        )
 
 
 def test_python_takes_an_address(server: WebServer, pair: Pair, tmp_path: Path) -> None:

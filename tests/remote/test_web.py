@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import gzip
 import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jax
 import pytest
 import torch
 
+from s2p_tui.alignment.task import Job, ended_by
 from s2p_tui.cli import run
-from s2p_tui.errors import InputError, MissingEntriesError, S2PError
+from s2p_tui.errors import CancelledError, InputError, MissingEntriesError, S2PError
 from s2p_tui.formats.base import Checkpoint
+from s2p_tui.formats.pytree.skeleton import save_skeleton
 from s2p_tui.formats.registry import open_checkpoint
-from s2p_tui.formats.remote.file import HEAD
+from s2p_tui.formats.remote.file import HEAD, RemoteFile, fetch_all
+from s2p_tui.session.session import Session
 from tests.helpers.files import (
     array_bytes,
     read,
@@ -23,7 +30,14 @@ from tests.helpers.files import (
     tensor_bytes,
 )
 from tests.helpers.remote_models import sharded
-from tests.helpers.web_server import Answer, Behaviour, Exchange, WebServer, serving
+from tests.helpers.web_server import (
+    CERTIFICATE,
+    Answer,
+    Behaviour,
+    Exchange,
+    WebServer,
+    serving,
+)
 
 SAVE = {"zip": save_zip, "legacy": save_legacy, "safetensors": save_safetensors}
 SECRET = "hunter2"
@@ -286,6 +300,113 @@ def test_redirects_are_followed_and_logins_stay_behind(tmp_path: Path, server: W
         holds(open_checkpoint(f"{address}/m"), tensors)
         assert [("authorization" in asked.headers) for asked in server.asked] == [True]
         assert not any("authorization" in asked.headers for asked in other.asked)
+
+
+def test_a_redirect_out_of_encryption_is_refused(
+    tmp_path: Path, server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_safetensors(model(1), tmp_path / "m")
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    with serving(tmp_path, certificate=CERTIFICATE) as sealed:
+        plain, hidden = f"{server.url}/m?signature={SECRET}", f"{sealed.url}/m"
+        sealed.behaviours["/m"] = lambda _: Answer(302, {"Location": plain}, b"")
+        address = sealed.url.replace("//", f"//me:{SECRET}@")
+        with pytest.raises(InputError, match=r"sends to 127\.0\.0\.1 without encryption") as caught:
+            open_checkpoint(f"{address}/m")
+        assert SECRET not in str(caught.value)
+        assert (len(sealed.asked), server.asked) == (1, [])
+        # The other way round, and from one encrypted server to the next, nothing is lost.
+        del sealed.behaviours["/m"]
+        server.behaviours["/m"] = lambda _: Answer(302, {"Location": hidden}, b"")
+        assert len(open_checkpoint(f"{server.url}/m").state_dict) == 2
+        # Nor on the way through a third.
+        sealed.behaviours["/n"] = lambda _: Answer(302, {"Location": "/m"}, b"")
+        assert len(open_checkpoint(f"{sealed.url}/n").state_dict) == 2
+        sealed.behaviours["/m"] = lambda _: Answer(302, {"Location": plain}, b"")
+        server.forget()
+        with pytest.raises(InputError, match="without encryption"):
+            open_checkpoint(f"{sealed.url}/n")
+        assert server.asked == []
+
+
+LONG = {"Retry-After": "29"}
+"""Longer than any test waits for a thread to end."""
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_waiting_to_try_again_ends_at_a_cancel(
+    tmp_path: Path, server: WebServer, parts: int
+) -> None:
+    save_safetensors(model(), tmp_path / "m")
+    checkpoint = open_checkpoint(f"{server.url}/m")
+    file = checkpoint.files[0]
+    assert isinstance(file, RemoteFile)
+    asked = threading.Event()
+
+    def busy(_: Exchange) -> Answer:
+        asked.set()
+        return Answer(503, LONG, b"busy")
+
+    server.behaviours[""] = busy
+    job, ends = Job(), [HEAD + 1000 * (number + 1) for number in range(parts)]
+    outcome: list[object] = []
+
+    def read() -> None:
+        try:
+            with ended_by(job.check):
+                fetch_all([(file, HEAD, end) for end in ends])
+        except CancelledError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    assert asked.wait(20)
+    assert thread.is_alive()
+    job.cancel()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert [type(one) for one in outcome] == [CancelledError]
+
+
+def test_a_conversion_that_waits_for_a_server_ends_at_a_cancel(
+    tmp_path: Path, server: WebServer
+) -> None:
+    tensors = {f"{i}.weight": torch.randn(100, 500) for i in range(8)}
+    save_safetensors(tensors, tmp_path / "m")
+    tree = [{"weight": jax.ShapeDtypeStruct((100, 500), "float32")} for _ in range(8)]
+    save_skeleton(tmp_path / "s.eqx", tree)
+    session = Session.open(f"{server.url}/m", tmp_path / "s.eqx")
+    session.trust(None)
+    asked = threading.Event()
+
+    def busy(_: Exchange) -> Answer:
+        asked.set()
+        return Answer(503, LONG, b"busy")
+
+    server.behaviours[""] = busy
+    with ThreadPoolExecutor(1) as pool:
+
+        def convert(job: Job) -> object:
+            pool.submit(lambda: (asked.wait(20), job.cancel()))
+            return session.convert(tmp_path / "out.eqx", job=job)
+
+        done = threading.Thread(target=lambda: outcome.append(raised(convert)), daemon=True)
+        outcome: list[object] = []
+        done.start()
+        done.join(15)
+    assert not done.is_alive()
+    assert [type(one) for one in outcome] == [CancelledError]
+    assert not (tmp_path / "out.eqx").exists()
+
+
+def raised(work: Callable[[Job], object]) -> object:
+    """What work raises; as a command runs it, but outside the main thread."""
+    job = Job()
+    try:
+        with ended_by(job.check):
+            return work(job)
+    except S2PError as error:
+        return error
 
 
 def test_an_expired_address_is_asked_for_again(tmp_path: Path, server: WebServer) -> None:

@@ -240,16 +240,19 @@ class Converting(Busy["Converted"]):
 
     async def run(self) -> Converted:
         """Convert, in a thread that the program waits for: no half-written file may stay."""
-        return await asyncio.to_thread(
-            self._session.convert,
-            self._order.output,
-            dtype=self._order.dtype,
-            allow_overflow=self._order.allow_overflow,
-            chunk_bytes=self._chunk_bytes,
-            mapping=self._mapping,
-            job=self.job,
-            jobs=self._jobs,
-        )
+        from s2p_tui.alignment.task import ended_by
+
+        with ended_by(self.job.check):
+            return await asyncio.to_thread(
+                self._session.convert,
+                self._order.output,
+                dtype=self._order.dtype,
+                allow_overflow=self._order.allow_overflow,
+                chunk_bytes=self._chunk_bytes,
+                mapping=self._mapping,
+                job=self.job,
+                jobs=self._jobs,
+            )
 
 
 class WaitingForClaude(Busy["Proposal"]):

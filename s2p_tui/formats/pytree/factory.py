@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ import equinox
 import jax
 
 from s2p_tui.errors import InputError, UsageError
+from s2p_tui.formats.models import Factory, recordable
+from s2p_tui.formats.pytree.flax_models import (
+    WithOwners,
+    is_linen,
+    is_nnx,
+    linen_layers,
+    traced_apart,
+)
 
 eqx: Any = equinox
 
@@ -33,8 +42,8 @@ def call_factory(
 ) -> Any:
     """Return the result of `pkg.module:factory` or `file.py:factory`. Runs the user's code.
 
-    A required argument named `key` that is not in `kwargs` gets `jax.random.PRNGKey(0)`. A name
-    that is not callable is taken as the object itself.
+    A required argument named `key` that is not in `kwargs` gets `jax.random.PRNGKey(0)`, one named
+    `rngs` gets `flax.nnx.Rngs(0)`. A name that is not callable is taken as the object itself.
 
     Args:
         spec: Where the factory is.
@@ -46,16 +55,61 @@ def call_factory(
         UsageError: There is no such module or name.
         InputError: The factory raised an exception.
     """
-    factory = import_object(spec)
+    return _called(spec, kwargs, abstract, is_object)[0]
+
+
+def model_of(
+    spec: str, kwargs: Mapping[str, Any] | None = None, *, abstract: bool = False
+) -> tuple[Any, Factory | None]:
+    """Return a factory's model, with the layers of Linen that it initialises; see `call_factory`.
+
+    The second is the factory for a skeleton's record; None for an object itself, and for modules of
+    NNX, which another code fills.
+
+    Raises:
+        UsageError: There is no such module or name.
+        InputError: The factory raised an exception.
+    """
+    with linen_layers() as owners:
+        tree, factory = _called(spec, kwargs, abstract, _is_model)
+    if owners:
+        return WithOwners(tree, owners), factory
+    return tree, None if is_nnx(tree) else factory
+
+
+def _is_model(value: Any) -> bool:
+    return is_pytree(value) or is_linen(value)
+
+
+def _called(
+    spec: str,
+    kwargs: Mapping[str, Any] | None,
+    abstract: bool,
+    is_object: Callable[[Any], bool],
+) -> tuple[Any, Factory | None]:
+    """Return what a factory makes, and the factory; the object itself if it is not one."""
+    where, name = _located(spec)
+    factory = _attribute(where, name)
     if not callable(factory) or is_object(factory):
-        return factory
-    arguments = dict(kwargs or {})
-    if "key" not in arguments and _needs_key(factory):
-        arguments["key"] = jax.random.PRNGKey(0)
+        return factory, None
+    takes_key, takes_rngs = (
+        name not in (kwargs or {}) and _needs(factory, name) for name in ("key", "rngs")
+    )
+
+    def make() -> Any:
+        arguments = dict(kwargs or {})
+        if takes_key:
+            arguments["key"] = jax.random.PRNGKey(0)
+        if takes_rngs:
+            arguments["rngs"] = importlib.import_module("flax.nnx").Rngs(0)
+        return factory(**arguments)
+
+    described = recordable(Factory(f"{where}:{name}", dict(kwargs or {}), takes_key))
     try:
         if abstract:
-            return eqx.filter_eval_shape(factory, **arguments)
-        return factory(**arguments)
+            traced, whole = traced_apart(make)
+            return whole(eqx.filter_eval_shape(traced)), described
+        return make(), described
     except Exception as error:
         raise InputError(
             f"{spec} raised {type(error).__name__}: {_first_line(error)}.",
@@ -68,12 +122,17 @@ def _first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else "it does not say why"
 
 
-def _needs_key(factory: Callable[..., Any]) -> bool:
-    try:
-        parameter = inspect.signature(factory).parameters.get("key")
-    except (TypeError, ValueError):
-        return False
-    return parameter is not None and parameter.default is parameter.empty
+def _needs(factory: Callable[..., Any], name: str) -> bool:
+    # The metaclass of NNX's modules shows nothing of what they are made from.
+    made = [factory, factory.__init__] if isinstance(factory, type) else [factory]
+    for one in made:
+        try:
+            parameter = inspect.signature(one).parameters.get(name)
+        except (TypeError, ValueError):
+            continue
+        if parameter is not None:
+            return parameter.default is parameter.empty
+    return False
 
 
 def import_object(spec: str) -> Any:
@@ -84,16 +143,35 @@ def import_object(spec: str) -> Any:
     Raises:
         UsageError: There is no such module or name.
     """
+    return _attribute(*_located(spec))
+
+
+def _located(spec: str) -> tuple[str, str]:
+    """Return the module or file, and the name in it."""
     where, _, name = spec.rpartition(":")
+    if not where.endswith(".py") and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    if where:
+        return where, name
+    with _importing(spec):
+        return _split(spec)
+
+
+def _attribute(where: str, name: str) -> Any:
+    with _importing(where):
+        is_file = where.endswith(".py")
+        found: Any = _import_file(Path(where)) if is_file else importlib.import_module(where)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise UsageError(f"{where} has no {name!r}.", "Check the name after the colon.")
+        found = getattr(found, part)
+    return found
+
+
+@contextlib.contextmanager
+def _importing(where: str) -> Generator[None]:
     try:
-        if where.endswith(".py"):
-            module = _import_file(Path(where))
-        else:
-            if os.getcwd() not in sys.path:
-                sys.path.insert(0, os.getcwd())
-            if not where:
-                where, name = _split(spec)
-            module = importlib.import_module(where)
+        yield
     except UsageError:
         raise
     except (Exception, SystemExit) as error:
@@ -101,12 +179,6 @@ def import_object(spec: str) -> Any:
             f"{where} cannot be imported: {type(error).__name__}: {_first_line(error)}.",
             "Give pkg.module:factory, importable from here, or file.py:factory.",
         ) from error
-    found: Any = module
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise UsageError(f"{where} has no {name!r}.", "Check the name after the colon.")
-        found = getattr(found, part)
-    return found
 
 
 def _split(dotted: str) -> tuple[str, str]:

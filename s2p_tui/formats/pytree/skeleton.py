@@ -8,11 +8,11 @@ from __future__ import annotations
 import errno
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 import equinox
 import jax
@@ -26,7 +26,9 @@ from s2p_tui.alignment.dtypes import BY_NAME, dtype_named
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.errors import InputError, UsageError
 from s2p_tui.formats.atomic import require_space, written_atomically
+from s2p_tui.formats.models import UNKNOWN, Models
 from s2p_tui.formats.npy import size_in_bytes
+from s2p_tui.formats.pytree.flax_models import NOBODY, NnxModel, Owner, WithOwners, is_linen, is_nnx
 from s2p_tui.formats.pytree.nodes import tree_as_json
 from s2p_tui.formats.skeleton_file import Target, head_line
 from s2p_tui.formats.tensors import ArrayTensors, FileTensors
@@ -66,30 +68,75 @@ def _is_state(node: Any) -> bool:
     return isinstance(node, eqx.nn.State)
 
 
-def saved_leaves(tree: Any) -> list[tuple[Leaf, Any]]:
-    """Every leaf Equinox saves, with its value, in flatten order."""
+class _Parts(NamedTuple):
+    """A pytree's leaves with their values, the key paths of its PRNG state, and its nodes."""
+
+    leaves: list[tuple[Leaf, Any]]
+    keys: tuple[str, ...]
+    nodes: bytes
+    is_split: bool = False
+    """True if the model was split into `(model, state)`."""
+
+
+def _parts_of(pytree: Any) -> _Parts:
+    """Every leaf Equinox saves, with its value, in flatten order.
+
+    Raises:
+        UsageError: A leaf cannot be saved to a file at all, or the pytree is a PyTorch module.
+    """
+    if is_nnx(pytree):
+        model = NnxModel(pytree)
+        keys = (
+            *model.random_names,
+            *(name for name, value, _ in _items_of(model) if is_key(value)),
+        )
+        nodes = tree_as_json(model.as_dict(), is_saved)
+        return _Parts(_leaves_of(_items_of(model)), keys, nodes)
+    given = pytree if isinstance(pytree, WithOwners) else WithOwners(pytree)
+    _refuse_models_without_leaves(given.tree)
+    tree = with_state_apart(given.tree)
+    leaves = _leaves_of(_items_in(tree, given))
+    is_split = tree is not given.tree
+    return _Parts(leaves, key_paths(tree), tree_as_json(tree, is_saved), is_split)
+
+
+_Item = tuple[str, Any, Owner]
+"""Key path, value and owner of a leaf."""
+
+
+def _items_of(model: NnxModel) -> Iterator[_Item]:
+    for held in model.kept:
+        yield from ((held.name + more, value, held.owner) for more, value in held.arrays())
+
+
+def _items_in(tree: Any, given: WithOwners) -> Iterator[_Item]:
     owners = _Owners(tree)
     places: dict[Any, list[_Path]] = {}
     for path, index in jtu.tree_flatten_with_path(tree, is_leaf=_is_index)[0]:
         if _is_index(index):
             places.setdefault(index.marker, []).append(path)
-    found: list[tuple[Leaf, Any]] = []
-    problems: list[str] = []
     for path, node in jtu.tree_flatten_with_path(tree, is_leaf=_is_state)[0]:
         if _is_state(node):
-            items = _state_items(node, path, places, owners)
+            for name, place, value in _state_items(node, path, places, owners):
+                yield name, value, owners.of(place)
         else:
-            items = [(jtu.keystr(path), path, node)]
-        for name, place, value in items:
-            if not is_saved(value):
-                continue
-            dtype = _dtype_name(value)
-            if dtype is None:
-                problems.append(f"{name} is {getattr(value, 'dtype', type(value).__name__)}")
-                continue
-            kind = "scalar" if _is_scalar(value) else "array"
-            owner, config = owners.of(place)
-            found.append((Leaf(name, np.shape(value), dtype, kind, owner, config), value))
+            is_known = given.owners is not None
+            owner = given.of(path, np.shape(node)) if is_known else owners.of(path)
+            yield jtu.keystr(path), node, owner
+
+
+def _leaves_of(items: Iterable[_Item]) -> list[tuple[Leaf, Any]]:
+    found: list[tuple[Leaf, Any]] = []
+    problems: list[str] = []
+    for name, value, owner in items:
+        if not is_saved(value):
+            continue
+        dtype = _dtype_name(value)
+        if dtype is None:
+            problems.append(f"{name} is {getattr(value, 'dtype', type(value).__name__)}")
+            continue
+        kind = "scalar" if _is_scalar(value) else "array"
+        found.append((Leaf(name, np.shape(value), dtype, kind, owner.name, owner.config), value))
     if problems:
         raise UsageError(
             f"Equinox cannot save these leaves: {'; '.join(problems[:5])}.",
@@ -156,9 +203,9 @@ class _Owners:
 
     def __init__(self, tree: Any) -> None:
         self._nodes: dict[_Path, Any] = {(): tree}
-        self._described: dict[int, tuple[str | None, Mapping[str, Any]]] = {}
+        self._described: dict[int, Owner] = {}
 
-    def of(self, path: _Path) -> tuple[str | None, Mapping[str, Any]]:
+    def of(self, path: _Path) -> Owner:
         """Class name and plain static fields of the innermost module above the path.
 
         A layer within a `WeightNorm` or `SpectralNorm` also has that as its "wrapper", with its
@@ -169,9 +216,10 @@ class _Owners:
             if is_dataclass(node) and not isinstance(node, type):
                 if id(node) not in self._described:
                     around = self._node(path[: length - 1]) if length else None
-                    self._described[id(node)] = _class_name(node.__class__), _config(node, around)
+                    name = _class_name(node.__class__)
+                    self._described[id(node)] = Owner(name, _config(node, around))
                 return self._described[id(node)]
-        return None, {}
+        return NOBODY
 
     def _node(self, path: _Path) -> Any:
         if path not in self._nodes:
@@ -255,17 +303,20 @@ _FEW = 64
 _BLOCK = 1 << 20
 
 
-def save_skeleton(path: str | Path, pytree: Any, *, values: bool = True) -> Skeleton:
+def save_skeleton(
+    path: str | Path, pytree: Any, *, values: bool = True, models: Models = UNKNOWN
+) -> Skeleton:
     """Write a skeleton file for a pytree.
 
     It holds the leaves' descriptions and, as Equinox writes them, their values.
 
     Args:
         path: The file; an existing one is replaced.
-        pytree: A module, `(model, state)`, any pytree, or an abstract one
+        pytree: A module, `(model, state)`, a module of `flax.nnx`, any pytree, or an abstract one
             (`equinox.filter_eval_shape`). A module that still holds the initial values of its
             `StateIndex`es is taken as `(model, state)`.
         values: Store the arrays, so that a gap can keep them. Python scalars are always stored.
+        models: The code that makes this pytree and its twin in PyTorch, to be recorded.
 
     Returns:
         The leaves, as described in the file.
@@ -274,14 +325,13 @@ def save_skeleton(path: str | Path, pytree: Any, *, values: bool = True) -> Skel
         UsageError: A leaf cannot be saved to a file at all, or the pytree is a PyTorch module.
         OutputError: The file cannot be written.
     """
-    _refuse_torch(pytree)
-    tree = with_state_apart(pytree)
-    leaves, keys = list(saved_leaves(tree)), key_paths(tree)
+    leaves, keys, nodes, is_split = _parts_of(pytree)
     described = tuple(_described(leaf, value, values) for leaf, value in leaves)
     held = (leaf for leaf in described if leaf.has_value)
     require_space(Path(path), sum(size_in_bytes(leaf.shape, leaf.dtype) for leaf in held))
     with written_atomically(Path(path)) as stream:
-        stream.write(head_line(described, keys, tree_as_json(tree, is_saved)))
+        made = models.holding_state(is_split)
+        stream.write(head_line(described, keys, nodes, made))
         for leaf, (_, value) in zip(described, leaves, strict=True):
             if leaf.has_value:
                 _serialise(stream, value)
@@ -302,27 +352,35 @@ def _serialise(stream: BinaryIO, value: Any) -> None:
         raise OSError(cause.errno or errno.ENOSPC, cause.strerror or str(cause)) from None
 
 
-def target_of(pytree: Any, label: str) -> Target:
+def target_of(pytree: Any, label: str, models: Models = UNKNOWN) -> Target:
     """The leaves of a pytree in memory, and their values where it has them.
+
+    Args:
+        pytree: As for `save_skeleton`.
+        label: What to call it.
+        models: The code that made it, if it is known.
 
     Raises:
         UsageError: A leaf cannot be saved to a file at all, or the pytree is a PyTorch module.
     """
-    _refuse_torch(pytree)
-    tree = with_state_apart(pytree)
-    leaves = list(saved_leaves(tree))
+    leaves, keys, nodes, is_split = _parts_of(pytree)
     described = tuple(_described(leaf, value, True) for leaf, value in leaves)
     arrays = {
         leaf.path: _array(value)
         for leaf, (_, value) in zip(described, leaves, strict=True)
         if leaf.has_value
     }
-    skeleton = Skeleton(described, key_paths(tree))
-    return Target(label, (), 0, skeleton, ArrayTensors(arrays), tree_as_json(tree, is_saved))
+    made = models.holding_state(is_split)
+    return Target(label, (), 0, Skeleton(described, keys), ArrayTensors(arrays), nodes, made)
 
 
-def _refuse_torch(pytree: Any) -> None:
-    """JAX takes a PyTorch module as one leaf, of which nothing would be saved."""
+def _refuse_models_without_leaves(pytree: Any) -> None:
+    """JAX takes modules of PyTorch and Linen as one leaf, of which nothing would be saved."""
+    if is_linen(pytree):
+        raise UsageError(
+            f"{type(pytree).__name__} is a flax.linen.Module, which holds no variables.",
+            "Give the variables, model.init(key, x), or a function that returns them.",
+        )
     if any(cls.__module__ == "torch.nn.modules.module" for cls in type(pytree).__mro__):
         name = type(pytree).__name__
         raise UsageError(
@@ -342,10 +400,15 @@ def with_values(pytree: Any, values: Iterable[NDArray[Any] | None]) -> Any:
     Returns:
         A new pytree; the old one is left alone.
     """
-    leaves, structure = jtu.tree_flatten(with_state_apart(pytree))
     new = iter(values)
-    filled = [_filled(leaf, next(new)) if is_saved(leaf) else leaf for leaf in leaves]
-    return jtu.tree_unflatten(structure, filled)
+
+    def fill(leaf: Any) -> Any:
+        return _filled(leaf, next(new)) if is_saved(leaf) else leaf
+
+    if is_nnx(pytree):
+        return NnxModel(pytree).filled(fill)
+    leaves, structure = jtu.tree_flatten(with_state_apart(pytree))
+    return jtu.tree_unflatten(structure, list(map(fill, leaves)))
 
 
 def _filled(leaf: Any, value: NDArray[Any] | None) -> Any:
@@ -367,8 +430,8 @@ def rename_leaves(target: Target, like: Any, label: str) -> Target:
     Raises:
         InputError: Number, shapes or dtypes of the leaves differ, or names that they have.
     """
-    tree = with_state_apart(like)
-    described = [leaf for leaf, _ in saved_leaves(tree)]
+    leaves, keys, nodes, _ = _parts_of(like)
+    described = [leaf for leaf, _ in leaves]
     is_plain = all(leaf.path == f"[{n}]" for n, leaf in enumerate(target.skeleton))
 
     def of(leaf: Leaf) -> tuple[object, ...]:
@@ -389,9 +452,8 @@ def rename_leaves(target: Target, like: Any, label: str) -> Target:
         if (extent := target.values.extent(old.path)) is not None
     }
     named = tuple(structs.replace(leaf, has_value=True) for leaf in described)
-    skeleton = Skeleton(named, key_paths(tree))
     values = FileTensors(extents.get, target.files)
-    return replace(target, skeleton=skeleton, values=values, tree=tree_as_json(tree, is_saved))
+    return replace(target, skeleton=Skeleton(named, keys), values=values, tree=nodes)
 
 
 def _array(value: Any) -> NDArray[np.generic]:

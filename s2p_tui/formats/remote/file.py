@@ -10,15 +10,20 @@ from __future__ import annotations
 import io
 import os
 import threading
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import cache, cached_property
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from contextvars import copy_context
+from functools import cache, cached_property, partial
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
-from s2p_tui.errors import InputError
+from s2p_tui.alignment.task import ended_by
+from s2p_tui.errors import CancelledError, InputError
 from s2p_tui.formats.remote.ranges import Span, joined
 
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+T = TypeVar("T")
 HEAD = TAIL = 1 << 16
 """Bytes of a file's two ends that are read at once; most headers and directories are shorter."""
 AT_ONCE = 8
@@ -286,10 +291,25 @@ def fetch_all(wanted: Sequence[tuple[RemoteFile, int, int]]) -> list[memoryview]
     if len(wanted) == 1:
         file, start, stop = wanted[0]
         return [file.fetch(start, stop)]
-    tasks = [_pool().submit(file.fetch, start, stop) for file, start, stop in wanted]
+    return list(_at_once([partial(file.fetch, start, stop) for file, start, stop in wanted]))
+
+
+def _at_once(work: Sequence[Callable[[], T]]) -> Iterator[T]:
+    """Do several things at once; where one fails, or the caller is stopped, the others end too."""
+    is_over = threading.Event()
+
+    def check() -> None:
+        if is_over.is_set():
+            raise CancelledError("Another part could not be had.")
+
+    with ended_by(check):
+        # Each in a context of its own: one context is entered by one thread at a time.
+        tasks = [_pool().submit(copy_context().run, one) for one in work]
     try:
-        return [task.result() for task in tasks]
+        for task in tasks:
+            yield task.result()
     finally:
+        is_over.set()
         for task in tasks:
             task.cancel()
 
@@ -303,12 +323,15 @@ def meet(files: Iterable[object]) -> None:
             file.stat()
 
     there = [file for file in files if isinstance(file, RemoteFile)]
-    for task in [_pool().submit(ask, file) for file in there] if len(there) > 1 else ():
-        task.result()
+    if len(there) > 1:
+        for _ in _at_once([partial(ask, file) for file in there]):
+            pass
 
 
 @cache
 def _pool() -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor
+
     return ThreadPoolExecutor(AT_ONCE, "remote")
 
 

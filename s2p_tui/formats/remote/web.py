@@ -9,12 +9,12 @@ import re
 import socket
 import ssl
 import threading
-import time
 import weakref
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+from s2p_tui.alignment.task import wait
 from s2p_tui.errors import InputError, one_line
 from s2p_tui.formats.remote.address import bare
 from s2p_tui.formats.remote.file import REPLACED, Answer
@@ -95,8 +95,9 @@ class WebStore:
         Raises:
             FileNotFoundError: There is no such file.
             InputError: It cannot be had; the reason in one line.
+            CancelledError: The work that needs it is to end.
         """
-        wait = FIRST_WAIT
+        pause = FIRST_WAIT
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 answer = self._fetch(key, start, stop)
@@ -108,8 +109,8 @@ class WebStore:
                         f"{self.shown(key)} cannot be read: {error.reason}, {attempt} times.",
                         "Try again later.",
                     ) from None
-                time.sleep(max(error.after, wait * (1 + random.random() / 4)))
-                wait *= 2
+                wait(max(error.after, pause * (1 + random.random() / 4)))
+                pause *= 2
                 continue
             self._has_answered = True
             return answer

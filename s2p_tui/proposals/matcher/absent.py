@@ -22,7 +22,17 @@ _ADDS_ITS_BIAS = frozenset(
         *("ConvTranspose", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"),
         *("LayerNorm", "GroupNorm", "RMSNorm", "BatchNorm", "LSTMCell", "GRUCell"),
     )
+) | frozenset(
+    f"flax.{package}.{name}"
+    for package in ("nnx", "linen")
+    for name in (
+        *("Linear", "LinearGeneral", "Dense", "DenseGeneral", "Conv", "ConvTranspose"),
+        *("LayerNorm", "GroupNorm", "InstanceNorm", "BatchNorm", "SimpleCell"),
+        *("LSTMCell", "OptimizedLSTMCell", "GRUCell", "MultiHeadAttention"),
+        *("MultiHeadDotProductAttention", "SelfAttention"),
+    )
 )
+_OF_INPUT_OR_STATE = ("bias_ih", "bias_hh")
 _NEUTRAL = proven_by(Answer.NO_EFFECT)
 # Elements: single numbers share a storage, or a size with a leaf, by accident.
 _MORE_THAN_CHANCE = 2
@@ -81,7 +91,8 @@ def _neutral(leaf: Leaf, steps: Steps) -> Suggestion | None:
     last = meanings(steps[-1:])[0][-1:]
     if last == ("weight",) and (leaf.owner or "").endswith("Norm") and leaf.fill == 1:
         return Suggestion(None, _NEUTRAL, "the layer this one comes from does not scale: stays 1")
-    if last != ("bias",) or leaf.owner not in _ADDS_ITS_BIAS:
+    is_bias = last == ("bias",) or steps[-1] in _OF_INPUT_OR_STATE
+    if not is_bias or leaf.owner not in _ADDS_ITS_BIAS:
         return None
     if leaf.fill == 0:
         return Suggestion(None, _NEUTRAL, "the layer this one comes from adds no bias: stays 0")

@@ -396,7 +396,9 @@ def _suggestion(
         return Suggestion(layouts[0][0], UNPROVEN, why) if layouts else None
     (member, *more) = piece.members
     if not more and rule_for(leaf) is not None:
-        turned = rule_applied(leaf, member, piece.shape)
+        # A gate is laid out already, and being square may fit the other way round as well.
+        is_laid_out = piece.composite is not None and piece.composite.kind == "recurrent weight"
+        turned = None if is_laid_out else rule_applied(leaf, member, piece.shape)
         final = piece.composite is not None and not isinstance(member, Take)
         by_rule = Proof(entry, Answer.LAYER, Answer.LAYER)
         if isinstance(member, Take):

@@ -11,6 +11,7 @@ from math import prod
 
 from s2p_tui.alignment.block_numbers import by_number
 from s2p_tui.alignment.composites import Composite, composed, composites
+from s2p_tui.alignment.flax_rules import FLAX_CELLS, gates_in
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Broadcast, Expr, Shape, Take, shape_of
@@ -18,8 +19,9 @@ from s2p_tui.proposals.matcher.pieces import Piece, parts_named
 from s2p_tui.proposals.matcher.words import meanings, steps_of_key, steps_of_path
 
 Steps = tuple[str, ...]
-_CELLS = ("equinox.nn.LSTMCell", "equinox.nn.GRUCell")
+_CELLS = frozenset(("equinox.nn.LSTMCell", "equinox.nn.GRUCell"))
 _RECURRENT = re.compile(r"((?:weight|bias)_[ih]h)_l(\d+)(_reverse)?")
+_OF_CELL = re.compile(r"(weight_[ih]h)")
 _CELL_LEAF = re.compile(r"(?:w|b|weight|bias)_[ih]h$")
 _DIRECTIONS = frozenset(("forward", "backward"))
 _WRAPPERS = {"weight norm": "equinox.nn.WeightNorm", "spectral norm": "equinox.nn.SpectralNorm"}
@@ -96,8 +98,23 @@ def _steps_of_leaf(leaf: Leaf, is_one_of_several: bool) -> Steps:
             return (*around, ("left", "right")[int(number)])
         case _, (*around, "layer", last) if "wrapper" in leaf.config:
             return (*around, last)
+        case _ if (role := _flax_role(leaf)) and len(steps) > len(role):
+            around = steps[:-2]
+            # What `flax.nnx.RNN` calls the cell that it runs.
+            return (*(around[:-1] if around[-1:] == ("cell",) else around), *role)
         case _:
             return steps
+
+
+def _flax_role(leaf: Leaf) -> Steps:
+    """Return the steps of a gate in a cell of Flax, as those of PyTorch's weights; of others none.
+
+    The gate comes before what it holds, as a layer's name does.
+    """
+    gates = gates_in(leaf)
+    if gates is None:
+        return ()
+    return (gates.name, gates.role) if gates.name else (gates.role,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +130,23 @@ class _Wanted:
 
 def _wanted(skeleton: Skeleton) -> _Wanted:
     norms: dict[tuple[object, ...], Leaf] = {}
-    cells: dict[tuple[str, str], Leaf] = {}
+    cells: dict[Steps, Leaf] = {}
     for leaf in skeleton:
         if leaf.owner == _WRAPPERS["weight norm"]:
             groups = leaf.config.get("layer_config", {}).get("groups")
             kind = (leaf.shape, leaf.config.get("axis"), leaf.config.get("layer"), groups)
             norms.setdefault(kind, leaf)
-        elif leaf.owner in _CELLS:
-            cells.setdefault((leaf.owner, leaf.path.rpartition(".")[2]), leaf)
+        elif leaf.owner in _CELLS or gates_in(leaf) is not None:
+            cells.setdefault((leaf.owner or "", *_role(leaf)), leaf)
     names = frozenset(steps_of_path(leaf.path)[-1] for leaf in skeleton)
     owners = frozenset(leaf.owner for leaf in skeleton)
     cells_by_role = tuple(cells.values())
     return _Wanted(owners, names, tuple(norms.values()), cells_by_role, _direction_first(skeleton))
+
+
+def _role(leaf: Leaf) -> Steps:
+    """Return the steps of a cell's leaf within the cell."""
+    return _flax_role(leaf) or (leaf.path.rpartition(".")[2],)
 
 
 def _direction_first(skeleton: Skeleton) -> bool:
@@ -138,7 +160,9 @@ def _direction_first(skeleton: Skeleton) -> bool:
 
 
 def _is_cell(leaf: Leaf) -> bool:
-    return leaf.owner in _CELLS or _CELL_LEAF.search(leaf.path) is not None
+    return (
+        leaf.owner in _CELLS or leaf.owner in FLAX_CELLS or _CELL_LEAF.search(leaf.path) is not None
+    )
 
 
 def made_of_parts(state_dict: StateDict, skeleton: Skeleton) -> tuple[list[Piece], set[str]]:
@@ -150,8 +174,10 @@ def made_of_parts(state_dict: StateDict, skeleton: Skeleton) -> tuple[list[Piece
         pieces = [piece for one in found for piece in _of_composite(one, state_dict, wanted)]
     covered = {key for piece in pieces if piece.composite for key in piece.composite.parts}
     if any(map(_is_cell, skeleton)):
-        pieces += _of_cells(state_dict, covered, direction_first=_direction_first(skeleton))
+        pieces += _of_cells(state_dict, covered, _wanted(skeleton))
     pieces += _slopes(state_dict, skeleton)
+    composites_used = (piece.composite for piece in pieces if piece.composite is not None)
+    covered |= {key for composite in composites_used for key in composite.parts}
     return pieces, covered | {
         member.key for piece in pieces for member in piece.members if isinstance(member, Take)
     }
@@ -197,23 +223,36 @@ def _piece(steps: Steps, expr: Expr, state_dict: StateDict, composite: Composite
 
 
 def _biases(composite: Composite, state_dict: StateDict, wanted: _Wanted) -> list[Piece]:
-    found: dict[str, Piece] = {}
+    found: dict[Steps, Piece] = {}
     for leaf in wanted.cells:
         if (made := composed(leaf, composite, state_dict)) is not None:
-            role = leaf.path.rpartition(".")[2]
-            steps = (*_cell(composite.parts[0], state_dict, wanted.direction_first), role)
+            role = _role(leaf)
+            steps = (*_cell(composite.parts[0], state_dict, wanted.direction_first), *role)
             found.setdefault(role, _piece(steps, made.expr, state_dict, composite))
     return list(found.values())
 
 
-def _of_cells(state_dict: StateDict, covered: set[str], *, direction_first: bool) -> list[Piece]:
-    """The entries of recurrent layers, by layer and direction."""
+def _of_cells(state_dict: StateDict, covered: set[str], wanted: _Wanted) -> list[Piece]:
+    """The entries of recurrent layers, by layer and direction; of weights the gates, for Flax."""
     pieces: list[Piece] = []
     for entry in state_dict:
-        match = _RECURRENT.fullmatch(steps_of_key(entry.key)[-1])
-        if match is not None and entry.key not in covered:
-            steps = (*_cell(entry.key, state_dict, direction_first), match[1])
-            pieces.append(Piece(steps, entry.shape, (Take(entry.key),), entry.shape))
+        last = steps_of_key(entry.key)[-1]
+        match = _RECURRENT.fullmatch(last) or _OF_CELL.fullmatch(last)
+        if match is None or entry.key in covered:
+            continue
+        cell = _cell(entry.key, state_dict, wanted.direction_first)
+        layer = entry.key.removesuffix(last)
+        whole = Composite(
+            "recurrent weight", layer, last[len(match[1]) :], (entry.key,), entry.shape
+        )
+        gates: dict[Steps, Piece] = {}
+        for leaf in wanted.cells:
+            if (made := composed(leaf, whole, state_dict)) is not None:
+                role = _role(leaf)
+                gates.setdefault(role, _piece((*cell, *role), made.expr, state_dict, whole))
+        pieces += gates.values()
+        if not gates and _RECURRENT.fullmatch(last):
+            pieces.append(Piece((*cell, match[1]), entry.shape, (Take(entry.key),), entry.shape))
     return pieces
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
 from s2p_tui.alignment.composites import Composite
+from s2p_tui.alignment.flax_rules import is_input_first
 from s2p_tui.alignment.layouts import Way, ways
 from s2p_tui.alignment.transform import (
     Concat,
@@ -39,9 +40,6 @@ _FUSED: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     (frozenset(("gate_up_proj", "gate_up")), ("gate_proj", "up_proj")),
     (frozenset(("up_gate_proj", "up_gate")), ("up_proj", "gate_proj")),
 )
-_INPUT_FIRST = frozenset(("c_attn", "c_proj", "c_fc", "q_attn", "kernel"))
-"""Modules and weights that are known to hold the input axis first: GPT-2's `Conv1D` and Flax.
-Layers of PyTorch's that are called so do not."""
 _WORD = re.compile(r"[./]")
 _MAY_ALTERNATE = frozenset(("wqkv", "query_key_value", "qkv_proj"))
 """Fused weights that some models keep head by head, so that a third is not one of the parts."""
@@ -100,15 +98,12 @@ class Piece:
     @property
     def is_input_first(self) -> bool:
         """True if its name is of those whose weights mostly hold the input axis first."""
-        return any(_INPUT_FIRST.intersection(found) for found in self._words())
+        return any(is_input_first(key) for expr in self.members for key in keys_of(expr))
 
     @property
     def may_be_input_first(self) -> bool:
         """True if it is called `w`, as Haiku's weights are, which hold the input axis first."""
-        return any(found[-1] == "w" for found in self._words())
-
-    def _words(self) -> Iterator[list[str]]:
-        return (_WORD.split(key) for expr in self.members for key in keys_of(expr))
+        return any(_WORD.split(key)[-1] == "w" for expr in self.members for key in keys_of(expr))
 
     def layouts(self, target: Shape) -> list[tuple[Expr, bool]]:
         """The expressions of the target's shape, the simplest first.
