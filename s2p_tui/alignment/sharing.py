@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -120,11 +120,18 @@ def takes_part(expr: Expr, key: str) -> bool:
             return all(takes_part(of, key) for of in operands(expr))
 
 
-def sharing(alignment: Alignment, changes: Sequence[tuple[int, Row]]) -> SetRows:
+def sharing(
+    alignment: Alignment, changes: Sequence[tuple[int, Row]], tied: Collection[int] = ()
+) -> SetRows:
     """The edit that gives rows new contents and lets others keep their parts of the same entries.
 
     Rows that take a part of an entry stay if what is new takes parts of it only; rows that an entry
     has to be taken from become empty, as with any `SetRows`.
+
+    Args:
+        alignment: The rows as they are.
+        changes: What rows get, by index.
+        tied: Rows that keep the whole entry which another one gets as well.
     """
     touched = {index for index, _ in changes}
     new = [(row.source, set(row.keys)) for _, row in changes if row.source is not None]
@@ -135,11 +142,14 @@ def sharing(alignment: Alignment, changes: Sequence[tuple[int, Row]]) -> SetRows
         if index in touched:
             continue
         row = alignment.rows[index]
-        if row.source is not None and all(
-            takes_part(source, key)
-            for key in taken.intersection(row.keys)
-            for source, keys in (*new, (row.source, set(row.keys)))
-            if key in keys
+        if index in tied or (
+            row.source is not None
+            and all(
+                takes_part(source, key)
+                for key in taken.intersection(row.keys)
+                for source, keys in (*new, (row.source, set(row.keys)))
+                if key in keys
+            )
         ):
             kept.append((index, row))
     return SetRows((*changes, *kept))

@@ -200,6 +200,22 @@ async def test_parts_of_an_entry_that_other_rows_take_stay(opened: Opened) -> No
         assert rows[3].keys == ("qkv",)
 
 
+async def test_an_output_layer_left_out_is_tied_to_the_embedding(opened: Opened) -> None:
+    entries = {"embed.weight": (5, 3), "fc.weight": (3, 3), "fc.bias": (3,)}
+    leaves = {f".{key}": shape for key, shape in entries.items()} | {".lm_head.weight": (5, 3)}
+    session = make_session(
+        (Entry(key, shape, "float32") for key, shape in entries.items()),
+        (Leaf(path, shape, "float32", owner="equinox.nn.Linear") for path, shape in leaves.items()),
+        arrange="order",
+    )
+    async with opened(session) as (pilot, workspace):
+        await pilot.press("G", "enter")
+        assert listed(pilot)[0].lstrip("▸ ").split()[1] == "embed.weight"
+        await pilot.press("enter")
+        assert keys(workspace) == [*entries, "embed.weight"]
+        assert workspace.session.is_complete
+
+
 async def test_a_benched_entry_chooses_its_leaf(opened: Opened) -> None:
     async with opened(reordered()) as (pilot, workspace):
         await pilot.press("3", "enter", "delete")

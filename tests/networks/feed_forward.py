@@ -30,7 +30,8 @@ D = 8
 )
 def glu(n: Network, names: tuple[str, str]) -> None:
     of, to = (each.split() for each in names)
-    n.unshown = of[0] in ("w", "linear", "fc1")
+    # Of one size, `w1 w2 w3` are in an order of which there are two.
+    n.unshown = of[0] in ("w", "linear", "fc1") or (n.square and (of[0] == "w1") != (to[0] == "w1"))
     wide = n.size(12)
     for i in blocks():
         key, path = f"layers.{i}.feed_forward", f"layers[{i}].mlp"
@@ -44,6 +45,7 @@ def glu(n: Network, names: tuple[str, str]) -> None:
 def glu_without_others(n: Network, bias: int) -> None:
     """Nothing but the gated layer, named `w1 w2 w3`."""
     wide = n.size(12)
+    n.unshown = n.square
     for name, leaf, out, inner in (
         ("w1", "gate", wide, D),
         ("w2", "down", D, wide),

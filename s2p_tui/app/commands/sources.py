@@ -217,7 +217,8 @@ class SourceOffer:
         session = self.session
         index, source = self._source(candidate)
         row = Row(source, by="user")
-        verdict = session.verdict_after(index, sharing(session.alignment, [(index, row)]))
+        tied = _tied(session, index, source)
+        verdict = session.verdict_after(index, sharing(session.alignment, [(index, row)], tied))
         return SourceOption(index, source, verdict, candidate.tier)
 
 
@@ -282,8 +283,18 @@ def take(session: Session, option: SourceOption, *, swap: bool, other: int | Non
         keys = old.keys
         back = as_fits_best(session, other, keys[0]) if len(keys) == 1 else old.source
         changes.append((other, Row(back, by="user")))
-    edit = sharing(alignment, changes)
+    edit = sharing(alignment, changes, () if swap else _tied(session, index, option.source))
     return Move(edit, index, None, _said(session, option, edit))
+
+
+def _tied(session: Session, index: int, source: Expr) -> set[int]:
+    """Return the rows that take an entry which names give both them and the row at an index."""
+    evidence, rows = session.evidence, session.alignment.rows
+    if evidence is None or evidence.suggestions[index].source != source:
+        return set()
+    taking = rows.taking(map(rows.numbering.entry, keys_of(source)))
+    given = ((other, evidence.suggestions[other].source) for other in taking if other != index)
+    return {other for other, one in given if one == source == rows[other].source}
 
 
 def take_alike(session: Session, option: SourceOption, indices: Sequence[int]) -> Move:

@@ -331,13 +331,17 @@ def _all_words_alike(targets: Sequence[Words], sources: Sequence[Words]) -> Matr
     matrix = np.zeros((len(targets), len(sources)))
     if len(targets) * len(sources) > _BY_HAND:
         return matrix
+    counted = [[Counter(words) for words in side] for side in (targets, sources)]
+    shared = np.array([[(mine & its).total() for its in counted[1]] for mine in counted[0]])
     for i, mine in enumerate(targets):
         for j, theirs in enumerate(sources):
             few, many = sorted((mine, theirs), key=len)
             rest = iter(many)
             matrix[i, j] = bool(few) and all(word in rest for word in few)
     alone = (matrix.sum(axis=0) == 1)[None, :] & (matrix.sum(axis=1) == 1)[:, None]
-    return matrix * alone
+    # Of `critic` and `target_critic` the second has more of `critic_target`.
+    most = (shared == shared.max(axis=0)[None, :]) & (shared == shared.max(axis=1)[:, None])
+    return matrix * alone * most
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,8 @@ _SILENT = FAINT | _ROLES | _WRAPPERS
 _ALONE = frozenset((role,) for role in _ROLES)
 _KINDS = frozenset(("mlp", "conv", "proj"))
 """Words that say little but which kind of layer a layer is."""
+_IN_WORDS = ("conv", "fc", "lin", "dense", "proj", "mlp")
+"""Parts of other words, as `pwconv`, that say it too."""
 _SHORTEST = 3
 """Letters of a word that is looked for in others."""
 _FEW = 3
@@ -356,7 +358,8 @@ def gated_by_number(
                 layers[side, steps[:level]][steps[level]].append(n)
     found: dict[int, str] = {}
     for members in layers.values():
-        sizes = {name: {shapes[n] for n in members[name]} for name in _GATED}
+        # Biases say nothing: one may be missing.
+        sizes = {name: {shapes[n] for n in members[name] if len(shapes[n]) > 1} for name in _GATED}
         if all(sizes.values()) and not sizes["w1"] == sizes["w3"] != sizes["w2"]:
             why = "w1, w2 and w3 are called otherwise here, and no size shows which is which"
             found.update((n, why) for numbers in members.values() for n in numbers)
@@ -444,6 +447,8 @@ def _stranger(
         source: Steps of the entry.
     """
     if told is None or any(map(is_meaning, told[1])):
+        return None
+    if any(kind in word for word in told[1] for kind in _IN_WORDS):
         return None
     kinds = [{*meanings(steps)[0]} & _KINDS for steps in (target, source)]
     if not any(kinds) or kinds[0] & kinds[1]:

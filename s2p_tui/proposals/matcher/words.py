@@ -31,7 +31,7 @@ _MEANINGS: dict[str, str] = {
     "qkv": "qkv wqkv",
     "kv": "kv wkv",
     "out": "o out output outputs",
-    "in": "in input inputs inner",
+    "in": "in input inputs inner start",
     "norm": "norm ln bn gn rmsnorm layernorm layrnorm batchnorm groupnorm normalization norms",
     "attn": "attn attention sa mha mhsa att",
     "mlp": "mlp ffn ff ffw feedforward fc dense linear lin intermediate relu",
