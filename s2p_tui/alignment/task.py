@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal
+from typing import Literal, TypeVar
 
 from s2p_tui.errors import CancelledError
 
+T = TypeVar("T")
 Phase = Literal["writing", "syncing", "verifying", "done"]
 _CHECKS: ContextVar[tuple[Callable[[], None], ...]] = ContextVar("checks", default=())
 _STEP = 0.05
@@ -42,6 +43,34 @@ def wait(seconds: float) -> None:
         if left <= 0:
             return
         time.sleep(min(_STEP, left))
+
+
+def unless_ended(call: Callable[[], T]) -> T:
+    """Return what a call returns that hears no cancel; do without it if the work is to end.
+
+    Raises:
+        CancelledError: It is, now or meanwhile; the call goes on, and nobody waits for it.
+    """
+    if not _CHECKS.get():
+        return call()
+    outcome: list[T] = []
+    failures: list[BaseException] = []
+    is_over = threading.Event()
+
+    def run() -> None:
+        try:
+            outcome.append(call())
+        except BaseException as error:
+            failures.append(error)
+        is_over.set()
+
+    threading.Thread(target=run, daemon=True, name="s2p-request").start()
+    while not is_over.wait(_STEP):
+        for check in _CHECKS.get():
+            check()
+    if failures:
+        raise failures[0]
+    return outcome[0]
 
 
 class Task:

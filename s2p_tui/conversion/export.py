@@ -282,7 +282,10 @@ def write_export(
         if is_folder:
             if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
                 raise OutputError(f"{path} is there already.", "Give the name of a new folder.")
-            folder = stack.enter_context(temporary_folder(path.parent, f".{path.name}-"))
+            # In it one that others may look into as the user's settings have it.
+            private = stack.enter_context(temporary_folder(path.parent, f".{path.name}-"))
+            folder = private / path.name
+            folder.mkdir()
         files = [stack.enter_context(AtomicFile(folder / one.shard.name)) for one in laid]
         losses = writing.write(laid, files)
         if not allow_overflow:

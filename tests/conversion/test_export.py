@@ -511,6 +511,7 @@ def test_shards_get_the_original_s_names_and_sizes(tmp_path: Path) -> None:
             assert json.loads(copy.read_text()) == index
         else:
             assert copy.read_bytes() == file.read_bytes()
+    assert (tmp_path / "back").stat().st_mode == original.stat().st_mode
     assert back(tmp_path, "back", checkpoint="original") == 5
     assert back(tmp_path, "one.safetensors", checkpoint="original") == 0
     assert_same(loaded(tmp_path / "one.safetensors"), entries)

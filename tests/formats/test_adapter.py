@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 
 from s2p_tui import convert, convert_tree
 from s2p_tui.cli import run
-from s2p_tui.errors import AlignmentError, InputError
+from s2p_tui.errors import AlignmentError, InputError, UsageError
 from s2p_tui.formats.adapter import with_adapter
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.memory import checkpoint_in_memory
 from s2p_tui.formats.pytree.skeleton import save_skeleton
 from s2p_tui.formats.registry import open_checkpoint
+from s2p_tui.session.session import Session
 
 Tensors = dict[str, torch.Tensor]
 CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": ["first"]}
@@ -348,6 +349,20 @@ def test_every_door_takes_it(pair: Path, capsys: pytest.CaptureFixture[str]) -> 
                      target_name="again.eqx")  # fmt: skip
     assert report.verified
     np.testing.assert_array_equal(np.load("again.eqx"), filled["w"])
+
+
+def test_the_app_opens_the_merged_checkpoint(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Checkpoint] = []
+
+    def run_app(open_session: Callable[[str | None], Session], **_: Any) -> None:
+        opened.append(open_session(None).checkpoint)
+        raise UsageError("Enough seen.")
+
+    monkeypatch.setattr("s2p_tui.app.start.run_app", run_app)
+    assert run(["model.safetensors", "skeleton.eqx", "--adapter", str(pair / "lora")]) == 2
+    (checkpoint,) = opened
+    assert not torch.equal(whole(checkpoint, "net.first.weight"), BASE["net.first.weight"])
+    assert any("merged with the adapter" in note for note in checkpoint.notes)
 
 
 def test_without_it_factors_in_the_checkpoint_block(pair: Path) -> None:

@@ -399,6 +399,35 @@ def test_a_conversion_that_waits_for_a_server_ends_at_a_cancel(
     assert not (tmp_path / "out.eqx").exists()
 
 
+def test_a_bucket_that_is_busy_ends_at_a_cancel(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library tries again by itself, and hears of no cancel."""
+    monkeypatch.setenv("GOOGLE_BASE_URL", server.url)
+    monkeypatch.setenv("GOOGLE_SKIP_SIGNATURE", "true")
+    asked = threading.Event()
+
+    def busy(_: Exchange) -> Answer:
+        asked.set()
+        return Answer(503, {}, b"busy")
+
+    server.behaviours[""] = busy
+    outcome: list[object] = []
+    job = Job()
+
+    def open_it(_: Job) -> object:
+        with ended_by(job.check):
+            return open_checkpoint("gs://models/m.safetensors")
+
+    thread = threading.Thread(target=lambda: outcome.append(raised(open_it)), daemon=True)
+    thread.start()
+    assert asked.wait(20)
+    job.cancel()
+    thread.join(15)
+    assert not thread.is_alive()
+    assert [type(one) for one in outcome] == [CancelledError]
+
+
 def raised(work: Callable[[Job], object]) -> object:
     """What work raises; as a command runs it, but outside the main thread."""
     job = Job()

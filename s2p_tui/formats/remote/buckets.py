@@ -12,7 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
-from s2p_tui.errors import InputError, UsageError, one_line
+from s2p_tui.alignment.task import unless_ended
+from s2p_tui.errors import CancelledError, InputError, UsageError, one_line
 from s2p_tui.formats.remote.file import Answer
 
 _WAYS_OUT = {
@@ -83,14 +84,17 @@ class BucketStore:
         Raises:
             FileNotFoundError: There is no such object.
             InputError: It cannot be had; the reason in one line.
+            CancelledError: The work that needs it is to end.
         """
-        options = {"range": (start, stop)}
+
+        def get() -> tuple[Any, tuple[int, int], memoryview]:
+            result = self._obstore.get(self._store, key, options={"range": (start, stop)})
+            return result.meta, result.range, memoryview(result.bytes())
+
         try:
-            result = self._obstore.get(self._store, key, options=options)
-            meta = result.meta
-            first, last = result.range
-            data = memoryview(result.bytes())
-        except FileNotFoundError:
+            # It tries again for half a minute, and hears of no cancel.
+            meta, (first, last), data = unless_ended(get)
+        except (FileNotFoundError, CancelledError):
             raise
         except Exception as error:
             if start == 0 and self._is_empty(key):
