@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, permutations
+from itertools import chain, islice, permutations
 from math import prod
 
 from s2p_tui.alignment.alignment import Row
@@ -76,23 +76,31 @@ def choices(leaf: Leaf, keys: Sequence[str], state_dict: StateDict) -> tuple[Cho
 
     Reads no tensor data. What could never be converted, as for its dtype, is left out.
     """
+    return tuple(islice(_choices(leaf, keys, state_dict), MOST))
+
+
+def best_choice(leaf: Leaf, key: str, state_dict: StateDict) -> Choice | None:
+    """The first of `choices` over one entry; None if nothing makes it fit."""
+    return next(_choices(leaf, (key,), state_dict), None)
+
+
+def _choices(leaf: Leaf, keys: Sequence[str], state_dict: StateDict) -> Iterator[Choice]:
     if not keys:
-        return ()
+        return
     offered = chain(
         _of_parts(leaf, keys, state_dict),
         _of_one(leaf, keys[0], state_dict) if len(keys) == 1 else _of_many(leaf, keys, state_dict),
     )
-    found: dict[Expr, Choice] = {}
+    found: set[Expr] = set()
     for expr, part in offered:
         verdict = judge(leaf, Row(expr, by="user"), state_dict)
         if verdict.fit is Fit.MISMATCHED:
             continue
         done = landing(expr, leaf, state_dict)
-        words = _in_words(expr, done, state_dict)
-        found.setdefault(done, Choice(expr, f"{part}{words}", verdict))
-        if len(found) == MOST:
-            break
-    return tuple(found.values())
+        if done not in found:
+            found.add(done)
+            words = _in_words(expr, done, state_dict)
+            yield Choice(expr, f"{part}{words}", verdict)
 
 
 def _in_words(expr: Expr, done: Expr, state_dict: StateDict) -> str:

@@ -166,6 +166,8 @@ class Numbering:
     def reading(self, entries: Iterable[int]) -> Numbers:
         """Return the numbers of all sources that read one of these entries."""
         wanted = np.fromiter(entries, np.int32)
+        if not self.expressions:
+            return wanted
         read, expressions = (np.array(column, np.int32) for column in self._read)
         return np.concatenate([wanted, np.unique(expressions[are_in(read, wanted)])])
 

@@ -266,21 +266,18 @@ class _Kinds:
         self.leaf_count = len(known)
         self.has_value = np.array([leaf.has_value for leaf in skeleton], np.bool_)
         self._known: dict[Hashable, int] = {"nothing": _NO_SOURCE, "part": _PART}
-        encoded = state_dict.encoded
-        self._parts = {
-            entry.key
-            for entry in state_dict
-            if composite_of(entry.key, state_dict) or entry.key in encoded
-        }
-        entries = [
-            _PART
-            if entry.key in self._parts
-            else self._known.setdefault(_entry_kind(entry), len(self._known))
-            for entry in state_dict
-        ]
+        self._parts = set(state_dict.encoded)
+        entries: list[int] = []
+        for entry in state_dict:
+            if entry.key in self._parts or composite_of(entry.key, state_dict):
+                self._parts.add(entry.key)
+                entries.append(_PART)
+            else:
+                entries.append(self._known.setdefault(_entry_kind(entry), len(self._known)))
         # Tables over all sources, expressions first and in reverse: see `sources`.
         self._sources = np.array([_NO_SOURCE, _NO_SOURCE, *entries], np.int64)
-        self._entries = np.array([_NO_ENTRY, _NO_ENTRY, *range(len(entries))], np.int64)
+        self._entries = np.arange(-2, len(entries))
+        self._entries[:2] = _NO_ENTRY
 
     @property
     def count(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from json import dumps
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,7 @@ from s2p_tui.cli.options import (
     command,
     json_object,
 )
+from s2p_tui.cli.progress import narrated
 from s2p_tui.errors import S2PError, UsageError
 
 
@@ -161,10 +163,20 @@ def check(
     first module whose output does: exit status 6.
     --report compares every pair of modules.
     """
+    shown = ExitStack()
+    say = shown.enter_context(narrated())
+
+    def narrate(step: str, done: int, total: int) -> None:
+        if progress:
+            step_as_json(step, done, total)
+        else:
+            say(f"{step}, {done:,} of {total:,}" if total else step)
+
+    narrate("importing PyTorch, JAX and Equinox", 0, 0)
     from s2p_tui.cli.check.inputs import random_examples, sample_examples
     from s2p_tui.cli.check.report import require_suffix, table_of, write_report
     from s2p_tui.cli.check.result import failed_as_json
-    from s2p_tui.cli.check.run import Request, silent
+    from s2p_tui.cli.check.run import Request
     from s2p_tui.cli.check.run import check as run_check
 
     try:
@@ -207,14 +219,16 @@ def check(
             settle=settle,
             save_mapping=save_mapping,
         )
-        result = run_check(request, examples, step_as_json if progress else silent)
+        result = run_check(request, examples, narrate)
         if report is not None:
             write_report(report, result)
     except S2PError as error:
+        shown.close()
         if not json:
             raise
         print(failed_as_json(error.put_into(WAYS_OUT)))
         return error.exit_code
+    shown.close()
     print(result.as_json() if json else result.as_text())
     if result.parity and not json:
         print(table_of(result.parity))

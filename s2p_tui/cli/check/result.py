@@ -156,7 +156,7 @@ class CheckResult:
 
 def failed_as_json(error: S2PError) -> str:
     """Return the object for a check that failed."""
-    return json.dumps({"status": "failed", "error": error.line})
+    return json.dumps({"status": "failed", "error": error.line, "message": error.message})
 
 
 def _inside(modules: Modules, tolerance: float) -> list[str]:
