@@ -172,7 +172,8 @@ class Rows(Sequence[Row]):
         if self.decided is self.sources:
             return decisions
         undecided = np.where(sources == NOTHING, BY_ORDER, MOVED)
-        return np.where(self.decided[index] == sources, decisions, undecided).astype(np.int32)
+        is_in_force = self.decided[index] == sources
+        return np.where(is_in_force, decisions, undecided).astype(np.int32, copy=False)
 
     def differ(self, other: Rows) -> Flags:
         """Return which rows differ from as many others of the same numbering."""

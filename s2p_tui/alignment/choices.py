@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, permutations
+from itertools import chain, islice, permutations
 from math import prod
 
 from s2p_tui.alignment.alignment import Row
@@ -18,10 +18,12 @@ from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.judge import judge, landing, same_but_ones
 from s2p_tui.alignment.layer_rules import rule_applied
 from s2p_tui.alignment.layouts import Way, ways
+from s2p_tui.alignment.rearrangements import offset, rearranged
 from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import (
     Concat,
+    Constant,
     Expr,
     Flip,
     Permute,
@@ -74,23 +76,31 @@ def choices(leaf: Leaf, keys: Sequence[str], state_dict: StateDict) -> tuple[Cho
 
     Reads no tensor data. What could never be converted, as for its dtype, is left out.
     """
+    return tuple(islice(_choices(leaf, keys, state_dict), MOST))
+
+
+def best_choice(leaf: Leaf, key: str, state_dict: StateDict) -> Choice | None:
+    """The first of `choices` over one entry; None if nothing makes it fit."""
+    return next(_choices(leaf, (key,), state_dict), None)
+
+
+def _choices(leaf: Leaf, keys: Sequence[str], state_dict: StateDict) -> Iterator[Choice]:
     if not keys:
-        return ()
+        return
     offered = chain(
         _of_parts(leaf, keys, state_dict),
         _of_one(leaf, keys[0], state_dict) if len(keys) == 1 else _of_many(leaf, keys, state_dict),
     )
-    found: dict[Expr, Choice] = {}
+    found: set[Expr] = set()
     for expr, part in offered:
         verdict = judge(leaf, Row(expr, by="user"), state_dict)
         if verdict.fit is Fit.MISMATCHED:
             continue
         done = landing(expr, leaf, state_dict)
-        words = _in_words(expr, done, state_dict)
-        found.setdefault(done, Choice(expr, f"{part}{words}", verdict))
-        if len(found) == MOST:
-            break
-    return tuple(found.values())
+        if done not in found:
+            found.add(done)
+            words = _in_words(expr, done, state_dict)
+            yield Choice(expr, f"{part}{words}", verdict)
 
 
 def _in_words(expr: Expr, done: Expr, state_dict: StateDict) -> str:
@@ -179,9 +189,13 @@ def _of_one(leaf: Leaf, key: str, state_dict: StateDict) -> Iterator[_Offer]:
         for expr, words in _regrouped(whole, shape, state_dict):
             yield from ((way.of(expr, shape), words) for way in found)
         yield whole, ""
+        for expr, words in rearranged(whole, shape):
+            yield from ((way.of(expr, shape), words) for way in found)
+        yield from ((expr, "") for expr in offset(whole, shape))
     else:
         yield from _parts(leaf, whole, shape)
         yield from _of_heads(leaf, whole, shape)
+        yield from _resized(leaf, whole, shape)
 
 
 def _regrouped(whole: Expr, shape: Shape, state_dict: StateDict) -> Iterator[_Offer]:
@@ -215,6 +229,18 @@ def _regrouped(whole: Expr, shape: Shape, state_dict: StateDict) -> Iterator[_Of
             split = (heads, count, size // count // heads, *shape[1:])
             made = Permute(Reshape(whole, split), (1, 0, *range(2, len(split))))
             yield Reshape(made, shape), f"its {count} parts of each of {heads} heads together: "
+
+
+def _resized(leaf: Leaf, whole: Expr, shape: Shape) -> Iterator[_Offer]:
+    """A table with its last rows left out, or with rows of zeros behind, as of a vocabulary."""
+    if len(shape) != _MATRIX or len(leaf.shape) != _MATRIX or shape[1] != leaf.shape[1]:
+        return
+    here, wanted = shape[0], leaf.shape[0]
+    if wanted < here:
+        yield Split(whole, 0, 0, wanted), f"the last {here - wanted} rows left out: "
+    else:
+        zeros = Constant(0.0, (wanted - here, shape[1]))
+        yield Concat((whole, zeros), 0), f"{wanted - here} rows of zeros behind: "
 
 
 def _divisors(size: int) -> Iterator[int]:

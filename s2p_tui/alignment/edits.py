@@ -82,7 +82,7 @@ class _Change:
         """Note a decision about what a row takes."""
         self._chosen.add(index)
         if self.numbering.decisions[int(self._decisions[index])].by in (
-            "user", "claude", "recipe",
+            "user", "claude", "recipe", "forward",
         ):  # fmt: skip
             # What a proposer found can be asked for again; of all rows it would take much memory.
             self._keep(index)
@@ -190,7 +190,7 @@ class _Change:
         """Return those of some keys whose entries a row takes."""
         entries = np.fromiter(map(self.numbering.entry, keys), np.int32)
         taking = are_in(self.sources, self.numbering.reading(entries))
-        used = self.numbering.read_by(np.unique(self.sources[taking]))
+        used = self.numbering.read_by(self.sources[taking])
         names: list[str] = [self.numbering.keys[number] for number in used.tolist()]
         return keys.intersection(names)
 
@@ -206,8 +206,11 @@ class _Change:
         columns = self.sources, self._decided, self._decisions
         rows = Rows(self.numbering, *columns, self._earlier)
         changed = [int(moved[0]), int(moved[-1])] if len(moved) else []
-        if self._redecided:
-            redecided = np.array([index % len(self) for index in self._redecided])
+        # Only the ends count.
+        first, last = (changed[0], changed[-1]) if changed else (len(self), -1)
+        apart = [index for index in self._redecided if not first <= index % len(self) <= last]
+        if apart:
+            redecided = np.array(apart) % len(self)
             differ = rows.in_force(redecided) != before.rows.in_force(redecided)
             changed += redecided[differ].tolist()
         accepted = self._still_accepted()

@@ -225,6 +225,8 @@ def proof_of(index: int, row: Row, evidence: Evidence | None, *, replayed: bool 
         return proven_by(Answer.LAYER)
     if row.trusted:
         return proven_by(Answer.TRUSTED)
+    if row.by == "forward":
+        return proven_by(Answer.FORWARD)
     if replayed:
         return proven_by(Answer.REPLAYED) if row.gap or row.source is not None else UNPROVEN
     suggestion = None if evidence is None else evidence.suggestions[index]
@@ -259,6 +261,9 @@ def weigh(
     """
     leaf = skeleton[index]
     verdict = judge(leaf, row, state_dict)
+    if row.by == "forward" and not row.fixed:
+        is_doubt = verdict.fit is Fit.DOUBTFUL
+        return Verdict(Fit.TRANSFORMED, f"{row.why}; {verdict.why}") if is_doubt else verdict
     if evidence is None or row.fixed or verdict.fit is Fit.MISMATCHED:
         return verdict
     doubt = _doubt(index, row, state_dict, skeleton, evidence)

@@ -17,6 +17,7 @@ from s2p_tui.alignment.transform import (
     Constant,
     Expr,
     Norm,
+    Permute,
     Reshape,
     Scale,
     Shape,
@@ -80,6 +81,8 @@ def judge(leaf: Leaf, row: Row, state_dict: StateDict) -> Verdict:
         notes.append(words)
     if parts:
         doubts.append(parts)
+    if _is_padded(source):
+        doubts.append("its last rows are made up")
     constant = constant_for(leaf) if rule is not None else None
     if constant is not None and not row.keys and source != constant[0]:
         doubts.append(f"this layer holds {describe(constant[0])}: {constant[1]}")
@@ -124,6 +127,14 @@ def _is_meant(leaf: Leaf, entry: Entry, encoded: Mapping[str, Encoded]) -> bool:
     if encoded[entry.key].narrow:
         return leaf.dtype == entry.dtype
     return leaf.path.rpartition(".")[2] == entry.key.rpartition(".")[2]
+
+
+def _is_padded(source: Expr) -> bool:
+    """Return True for entries with a constant behind them, as a table with too few rows."""
+    while isinstance(source, Permute | Reshape):
+        source = source.of
+    constants = [isinstance(one, Constant) for one in source.operands]
+    return isinstance(source, Concat) and any(constants) and not all(constants)
 
 
 _COMPUTED = {Sum, Scale, Norm, WeightNorm, SpectralNorm}

@@ -289,8 +289,10 @@ def _compared(unit: str, mapping: SavedAlignment, end: StateDict | Skeleton) -> 
 
 def _kept(path: str, row: Row, changed: frozenset[str]) -> Row:
     """The row as it was saved, but for trust in what is of another kind now."""
-    is_other = row.trusted and changed and not changed.isdisjoint((path, *row.keys))
-    return replace(row, trusted=False) if is_other else row
+    is_other = changed and not changed.isdisjoint((path, *row.keys))
+    if is_other and row.by == "forward":
+        return replace(row, by="moved", why="")
+    return replace(row, trusted=False) if is_other and row.trusted else row
 
 
 def _without_rule(leaf: Leaf, row: Row, state_dict: StateDict) -> Row:

@@ -23,10 +23,13 @@ NOTHING, GAP, _FIRST_EXPRESSION = -1, -2, -3
 
 Numbers = NDArray[np.int32]
 Flags = NDArray[np.bool_]
-Author = Literal["order", "user", "matcher", "claude", "rule", "moved", "recipe", "pattern"]
+Author = Literal[
+    "order", "user", "matcher", "claude", "rule", "moved", "recipe", "pattern", "forward"
+]
 """The author of a decision. `user` chose it for this leaf; `moved` came here by moves of the
 user's, maybe of other rows; a `recipe` settles it as a hand did where the recipe was made; by a
-`pattern` of one it is only proposed, `why` being the doubt."""
+`pattern` of one it is only proposed, `why` being the doubt. By the `forward` both models were run,
+and agreed with nothing else."""
 
 
 class Decision(NamedTuple):
@@ -44,6 +47,7 @@ FACTS: dict[str, Callable[[Decision], bool]] = {
     "user": lambda decision: decision.by == "user",
     "claude": lambda decision: decision.by == "claude",
     "recipe": lambda decision: decision.by == "recipe",
+    "forward": lambda decision: decision.by == "forward",
     "ruled": lambda decision: decision.by == "rule" and bool(decision.why),
 }
 _FIXED, _TRUSTED = 0, 1
@@ -162,6 +166,8 @@ class Numbering:
     def reading(self, entries: Iterable[int]) -> Numbers:
         """Return the numbers of all sources that read one of these entries."""
         wanted = np.fromiter(entries, np.int32)
+        if not self.expressions:
+            return wanted
         read, expressions = (np.array(column, np.int32) for column in self._read)
         return np.concatenate([wanted, np.unique(expressions[are_in(read, wanted)])])
 

@@ -43,8 +43,10 @@ class Answer(StrEnum):
     REPLAYED = "as the mapping says"
     RECIPE = "as the recipe says, which fits these files"
     LAYER = "its layer says so"
+    FORWARD = "both models were run: they agree with this, and with nothing else that was tried"
 
     SAME_NAME = "it has the same name"
+    SAME_INSIDE = "it has the same name inside modules that go together"
     NAMES = "its name agrees, and no other one's nearly as well"
     PLACE = "it has the same place in its list, and its name does not disagree"
     STRUCTURE = "it is the only part of this structure, and its name does not disagree"

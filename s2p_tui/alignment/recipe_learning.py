@@ -162,6 +162,9 @@ class _Reader:
     def read(self, index: int, path: str, row: Row) -> _Sample:
         leaf = self._skeleton[self._skeleton.index(path)]
         self._leaf = leaf.shape
+        if row.by == "forward":
+            # Other models were not run: there it is what a hand has settled here.
+            row = replace(row, by="user", why="")
         sources: list[tuple[tuple[str, ...], Numbers]] = []
         tree = None
         if row.source is not None:

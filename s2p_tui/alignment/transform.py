@@ -296,6 +296,14 @@ class Sum(_Join):
     def _joined(self, shapes: Sequence[Shape]) -> Shape:
         return self._same_shape(shapes)
 
+    def describe(self) -> str:
+        match self.of:
+            case (of, Constant(value)) if not isinstance(of, Constant):
+                step = f"add {value:g}" if value >= 0 else f"subtract {-value:g}"
+                return f"{inner}, {step}" if (inner := of.describe()) else step
+            case _:
+                return _Join.describe(self)
+
     def _step(self) -> str:
         return f"add {len(self.of)}"
 

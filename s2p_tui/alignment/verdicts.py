@@ -266,21 +266,18 @@ class _Kinds:
         self.leaf_count = len(known)
         self.has_value = np.array([leaf.has_value for leaf in skeleton], np.bool_)
         self._known: dict[Hashable, int] = {"nothing": _NO_SOURCE, "part": _PART}
-        encoded = state_dict.encoded
-        self._parts = {
-            entry.key
-            for entry in state_dict
-            if composite_of(entry.key, state_dict) or entry.key in encoded
-        }
-        entries = [
-            _PART
-            if entry.key in self._parts
-            else self._known.setdefault(_entry_kind(entry), len(self._known))
-            for entry in state_dict
-        ]
+        self._parts = set(state_dict.encoded)
+        entries: list[int] = []
+        for entry in state_dict:
+            if entry.key in self._parts or composite_of(entry.key, state_dict):
+                self._parts.add(entry.key)
+                entries.append(_PART)
+            else:
+                entries.append(self._known.setdefault(_entry_kind(entry), len(self._known)))
         # Tables over all sources, expressions first and in reverse: see `sources`.
         self._sources = np.array([_NO_SOURCE, _NO_SOURCE, *entries], np.int64)
-        self._entries = np.array([_NO_ENTRY, _NO_ENTRY, *range(len(entries))], np.int64)
+        self._entries = np.arange(-2, len(entries))
+        self._entries[:2] = _NO_ENTRY
 
     @property
     def count(self) -> int:
@@ -486,7 +483,9 @@ class Verdicts:
         if verdict.fit is Fit.MISMATCHED or row.fixed:
             return verdict
         suggestion = evidence.suggestions[index] if evidence is not None else None
-        is_named = suggestion is not None and suggestion.certain and suggestion.source == row.source
+        is_named = row.by == "forward" or (
+            suggestion is not None and suggestion.certain and suggestion.source == row.source
+        )
         doubt = self.company.why(index, rows, is_named=is_named)
         if not doubt:
             return verdict
@@ -503,6 +502,7 @@ class Verdicts:
         sources = rows.sources[there]
         facts = _Facts(rows, there)
         codes, apart = self._fits(span, sources, facts)
+        apart |= facts.forward & ~facts.fixed & (codes != _MISMATCHED)
         doubted = self._mixed[there]
         if self._evidence is not None:
             known = self._evidence.columns(self._state_dict)
@@ -599,5 +599,5 @@ class _Facts:
         facts = {name: found & (1 << number) != 0 for number, name in enumerate(FACTS)}
         self.fixed, self.trusted = facts["fixed"], facts["trusted"]
         self.user, self.claude = facts["user"], facts["claude"]
-        self.recipe = facts["recipe"]
+        self.recipe, self.forward = facts["recipe"], facts["forward"]
         self.ruled = facts["ruled"]

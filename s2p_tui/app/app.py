@@ -24,7 +24,7 @@ from s2p_tui.app.background import in_thread
 from s2p_tui.app.failures import unexpected
 from s2p_tui.app.keys import Keymap
 from s2p_tui.app.resume import Journalled, Resume
-from s2p_tui.app.screens.busy import Converting
+from s2p_tui.app.screens.busy import Busy, Converting
 from s2p_tui.app.screens.help import Palette
 from s2p_tui.app.screens.questions import ConfirmQuit, QuitAnswer, Reading, WhichStateDict
 from s2p_tui.app.terminal.exit import Ending
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from s2p_tui.alignment.task import Job
     from s2p_tui.app.screens.main import Workspace
     from s2p_tui.conversion.output import Converted
+    from s2p_tui.formats.models import Models
     from s2p_tui.session.session import Session
 
     ConvertedApp = KeyQueue[Converted | None]
@@ -68,6 +69,11 @@ class AppOptions(TypedDict, total=False):
         theme: Name of one of Textual's themes; None for what suits the terminal.
         ending: Ends the program by a signal.
         tour: Makes it a guided run.
+        checkpoint: The checkpoint's file or folder, for running both models; None where there is
+            none on this machine.
+        allow_missing: Entries that its index names and no shard holds are left out.
+        models: The factories of both models, before those that the skeleton records.
+        inputs: What both models are run on, as one types it.
     """
 
     model_label: Required[str]
@@ -84,6 +90,10 @@ class AppOptions(TypedDict, total=False):
     theme: str | None
     ending: Ending | None
     tour: Tour | None
+    checkpoint: Path | None
+    allow_missing: bool
+    models: Models
+    inputs: str
 
 
 class S2PApp(ConvertedApp):
@@ -248,6 +258,8 @@ class S2PApp(ConvertedApp):
     def _clear_up(self) -> None:
         """Leave nothing unfinished behind where the end cannot be waited for."""
         for screen in self.screen_stack:
+            if isinstance(screen, Busy):
+                screen.stop()
             if isinstance(screen, Converting):
                 remove_unfinished(Path(os.path.realpath(screen.output)).parent)
 

@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from s2p_tui.alignment.fit import Fit
 from s2p_tui.alignment.mapping_file import SavedAlignment
 from s2p_tui.alignment.recipe import Recipe
 from s2p_tui.alignment.task import Task
 from s2p_tui.app import background
+from s2p_tui.app.agreement import Agreement
 from s2p_tui.app.background import app_of, in_thread
 from s2p_tui.app.commands import sources, transforms
 from s2p_tui.app.commands.arrange import ImpossibleError
@@ -23,6 +25,7 @@ from s2p_tui.app.kinds import Kind, Kinds
 from s2p_tui.app.review import Reviewing
 from s2p_tui.app.screens.ask_claude import AskClaude
 from s2p_tui.app.screens.busy import Converting, WaitingForClaude, Working
+from s2p_tui.app.screens.check import CheckForm, Checking
 from s2p_tui.app.screens.choose_source import ChooseSource
 from s2p_tui.app.screens.choose_transform import ChooseTransform
 from s2p_tui.app.screens.convert import ConvertForm, Result
@@ -440,6 +443,42 @@ async def _compare(workspace: Workspace, tour: Tour) -> str:
         workspace.is_comparing = False
     workspace.say(printable(found), "lines--good")
     return found
+
+
+async def check(workspace: Workspace) -> None:
+    """Ask for both models' code and an input, run them, and mark the rows whose modules agree."""
+    session, symbols, options = workspace.session, workspace.symbols, workspace.options
+    checkpoint = options.get("checkpoint")
+    if checkpoint is None:
+        workspace.say(
+            "Both models are run on a checkpoint in a file of this machine.", "lines--bad"
+        )
+        return
+    if session.counts[Fit.MISMATCHED]:
+        first = session.next_blocking(-1, 1)
+        if first is not None:
+            workspace.go_to(first, reveal=True)
+        words = "Both models can be run once no row is mismatched; doubtful rows may be."
+        workspace.say(words, "lines--bad")
+        return
+    typed = await _result_of(workspace, CheckForm(workspace.typed, symbols))
+    if typed is None:
+        workspace.say()
+        return
+    workspace.typed = typed
+    allow = options.get("allow_missing", False)
+    found = await _result_of(
+        workspace, Checking(session, typed, checkpoint, symbols, allow_missing=allow)
+    )
+    if found is None or isinstance(found, S2PError):
+        _failed(workspace, found)
+        return
+    agreement = Agreement(session, found)
+    workspace.view.show_agreement(agreement)
+    if agreement.first_row is not None:
+        workspace.go_to(agreement.first_row, reveal=True)
+    good = found.status == "agree" and agreement.first is None
+    workspace.say(symbols.plain(agreement.summary), "lines--good" if good else "lines--bad")
 
 
 async def load_mapping(workspace: Workspace) -> None:

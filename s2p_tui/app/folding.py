@@ -11,8 +11,12 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    from s2p_tui.session.session import Session
 
 _NUMBER = re.compile(r"\[(?:\d+|'\d+')\]|\.\d+(?=[.\[]|$)")
 _FEWEST_ROWS = 3
@@ -334,3 +338,17 @@ def _all(folds: Sequence[Fold]) -> Iterator[Fold]:
     for fold in folds:
         yield fold
         yield from _all(fold.inner)
+
+
+_FOLDED_FROM = 300
+"""Rows and benched entries from which on the list opens folded."""
+
+
+def folding_of(session: Session) -> Folding:
+    """Return the folds of a session's rows and bench, as they are when it is opened."""
+    paths = [leaf.path for leaf in session.target.skeleton]
+    folding = Folding(find_folds(paths), len(paths))
+    folding.set_bench(len(session.alignment.bench))
+    if len(session) > _FOLDED_FROM:
+        folding.fold_all()
+    return folding

@@ -141,6 +141,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key("ctrl+y,ctrl+r", "redo", "ctrl+y  ctrl+r", "redo"),
     ),
     "Finish": (
+        Key("V", "check", "V", "run both models, compare them module by module"),
         Key("c", "convert", "c", "convert"),
         Key("ctrl+s", "save", "ctrl+s", "save the mapping; again: as a recipe", "save_mapping"),
         Key("ctrl+o", "load_mapping", "ctrl+o", "load a mapping or recipe"),
@@ -173,6 +174,7 @@ _HINTS: dict[Mode, tuple[tuple[str, str], ...]] = {
         ("Del", "bench"),
         ("i", "look"),
         ("L", "lift"),
+        ("V", "run both"),
         ("d", "details"),
     ),
     "picked": (

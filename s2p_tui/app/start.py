@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -174,6 +175,8 @@ def start_conversion_from_paths(
         resume,
         ascii_only,
         "s2p_tui.convert(from_path=True, …)",
+        checkpoint=Path(state_dict_path) if os.path.exists(state_dict_path) else None,
+        allow_missing=allow_missing,
     )
 
 
@@ -187,6 +190,9 @@ def _start(
     resume: Resume,
     ascii_only: bool | None,
     way_out: str,
+    *,
+    checkpoint: Path | None = None,
+    allow_missing: bool = False,
 ) -> Report | None:
     require_foreground(way_out)
     opened: list[Session] = []
@@ -214,6 +220,8 @@ def _start(
             has_mapping=has_mapping,
             ascii_only=ascii_only,
             resume=resume,
+            checkpoint=checkpoint,
+            allow_missing=allow_missing,
         )
     except S2PError as error:
         from s2p_tui.converter.ways_out import WAYS_OUT

@@ -16,6 +16,7 @@ class Symbols:
     Attributes:
         fits: A sign for each fit.
         trusted: A doubtful row that the user trusts.
+        agreement: A row whose module agreed when both models were run, and one whose differed.
         cursor: The row the cursor is on.
         picked: The entry that is being moved.
         marked: A marked row.
@@ -32,6 +33,7 @@ class Symbols:
 
     fits: Mapping[Fit, str]
     trusted: str
+    agreement: Mapping[bool, str]
     cursor: str
     picked: str
     marked: str
@@ -65,6 +67,7 @@ class Symbols:
 UNICODE = Symbols(
     {Fit.EXACT: "✓", Fit.TRANSFORMED: "≈", Fit.DOUBTFUL: "?", Fit.MISMATCHED: "✗", Fit.GAP: "·"},
     trusted="✓*",
+    agreement={True: "=", False: "≠"},
     cursor="▸",
     picked="↕",
     marked="●",
@@ -81,6 +84,7 @@ UNICODE = Symbols(
 ASCII = Symbols(
     {Fit.EXACT: "=", Fit.TRANSFORMED: "~", Fit.DOUBTFUL: "?", Fit.MISMATCHED: "x", Fit.GAP: "."},
     trusted="=*",
+    agreement={True: ":", False: "#"},
     cursor=">",
     picked="^",
     marked="*",

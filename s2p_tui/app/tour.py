@@ -18,7 +18,7 @@ _MOVED = (
     "Demo: n goes to the next row that does not line up, and why is in the details. "
     "a has the matcher propose the rest: look through it, Enter takes it."
 )
-_FITS = "Demo: every row lines up now. u would take it back; c converts."
+_FITS = "Demo: every row lines up now. u would take it back; V runs both models; c converts."
 _COMPARING = "Demo: written and read back. Now both models run on the same images."
 _DONE = "Demo: done. q quits; or undo with u and line them up by hand: m, Enter, s and t. ? helps."
 

@@ -19,6 +19,7 @@ from s2p_tui.session import find
 
 if TYPE_CHECKING:
     from s2p_tui.alignment.alignment import Alignment, Author
+    from s2p_tui.app.agreement import Agreement
     from s2p_tui.app.cursor import Cursor
     from s2p_tui.session.session import Session
 
@@ -82,6 +83,7 @@ AUTHORS: dict[Author, str] = {
     "moved": "moved by you",
     "recipe": "by a recipe",
     "pattern": "by a recipe, unsettled",
+    "forward": "by the forward",
 }
 
 
@@ -137,10 +139,19 @@ def _signs_in(session: Session, span: range, symbols: Symbols) -> list[tuple[str
     return [(f"{sign}{count:,}", fit.value) for sign, count, fit in signs if count]
 
 
-def signs_of(session: Session, fold: Fold, symbols: Symbols) -> list[tuple[str, str]]:
+def signs_of(
+    session: Session, fold: Fold, symbols: Symbols, agreement: Agreement | None = None
+) -> list[tuple[str, str]]:
     """Return signs and counts of what is folded, worst first, with the names of their styles."""
     if fold.blocks:
-        return _signs_in(session, range(fold.start, fold.stop), symbols)
+        span = range(fold.start, fold.stop)
+        signs = _signs_in(session, span, symbols)
+        if agreement is None:
+            return signs
+        differing, agreeing = agreement.counts(span)
+        first = [(f"{symbols.agreement[False]}{differing:,}", Fit.MISMATCHED.value)]
+        last = [(f"{symbols.agreement[True]}{agreeing:,}", "muted")]
+        return [*(first if differing else ()), *signs, *(last if agreeing else ())]
     blocking = len(session.unused.blocking)
     unused = (f"{symbols.fits[Fit.DOUBTFUL]}{blocking:,}", Fit.DOUBTFUL.value)
     return [unused] if blocking else []
@@ -252,8 +263,14 @@ def deciding(session: Session, index: int, verdict: Verdict) -> str:
     return verdict.why.partition("; ")[0]
 
 
-def details(session: Session, index: int, symbols: Symbols, width: int = 0) -> list[str]:
-    """Lines about an index: the entries, the leaf, the fit, and who decided it.
+def details(
+    session: Session,
+    index: int,
+    symbols: Symbols,
+    width: int = 0,
+    agreement: Agreement | None = None,
+) -> list[str]:
+    """Lines about an index: the entries, the leaf, the fit, who decided it and what a run found.
 
     Four, and a few more where several entries, or what is done to them, do not fit into `width`.
     """
@@ -280,6 +297,8 @@ def details(session: Session, index: int, symbols: Symbols, width: int = 0) -> l
     decided = AUTHORS[row.by] + (", trusted" if row.trusted else "")
     decided += f": {printable(row.why)}" if row.why and row.why not in verdict.why else ""
     fit = f"{symbols.sign(verdict)} {verdict.fit}{why}"
+    if agreement is not None and (found := agreement.words(index)):
+        decided = f"{found}; {decided}"
     return [
         *(entries or [symbols.nothing]),
         f"{symbols.arrow} {printable(leaf.path)}  {shape}{kind}{owner}",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import ExitStack
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +22,14 @@ from s2p_tui.cli.options import (
     command,
     json_object,
 )
+from s2p_tui.cli.progress import narrated
 from s2p_tui.errors import S2PError, UsageError
+
+
+def step_as_json(step: str, done: int, total: int) -> None:
+    """Print a step on stderr as one JSON object."""
+    counted = {"done": done, "total": total} if total else {}
+    print(dumps({"step": step, **counted}), file=sys.stderr, flush=True)
 
 
 @command(
@@ -31,6 +41,10 @@ from s2p_tui.errors import S2PError, UsageError
     # on an example of your own, with a tighter tolerance
     s2p-tui check --torch net.py:TorchNet --jax net.py:Net --checkpoint model.pt \\
         --sample-input net.py:example --tolerance 1e-5
+
+    # every pair of modules, with the rows under it
+    s2p-tui check --torch net.py:TorchNet --jax net.py:Net --checkpoint model.pt \\
+        --shape 3x8x8 --report parity.html
 
     # token ids below 30000, for a model with two arguments
     s2p-tui check --torch bert.py:Torch --jax bert.py:Bert --checkpoint bert.pt \\
@@ -108,6 +122,36 @@ def check(
             validator=validators.Number(gt=0),
         ),
     ] = 1e-4,
+    report: Annotated[
+        Path | None,
+        Parameter(
+            help="Write how far each pair of modules is apart, and the rows under it: a .md, .html "
+            "or .json file. The table is printed, too."
+        ),
+    ] = None,
+    modules: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Compare every pair of modules even where the outputs agree, and print the table.",
+        ),
+    ] = False,
+    settle: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Let the forward decide doubtful rows, and look for what makes modules that "
+            "differ agree.",
+        ),
+    ] = False,
+    save_mapping: Annotated[
+        Path | None,
+        Parameter(help="With --settle, save the mapping there if both models agree then."),
+    ] = None,
+    progress: Annotated[
+        bool,
+        Parameter(negative="", help="Print each step on stderr as one JSON object a line."),
+    ] = False,
     json: AsJson = False,
 ) -> int:
     """Run both models on the same input and compare their outputs.
@@ -116,13 +160,31 @@ def check(
     file or by names and structure, loads them with Equinox, and runs both forwards in inference
     mode, torch on a batch and Equinox on one example at a time. If the outputs differ, it names the
     first module whose output does: exit status 6.
+    --report compares every pair of modules.
     """
+    shown = ExitStack()
+    say = shown.enter_context(narrated())
+
+    def narrate(step: str, done: int, total: int) -> None:
+        if progress:
+            step_as_json(step, done, total)
+        else:
+            say(f"{step}, {done:,} of {total:,}" if total else step)
+
+    narrate("importing PyTorch, JAX and Equinox", 0, 0)
     from s2p_tui.cli.check.inputs import random_examples, sample_examples
+    from s2p_tui.cli.check.report import require_suffix, table_of, write_report
     from s2p_tui.cli.check.result import failed_as_json
     from s2p_tui.cli.check.run import Request
     from s2p_tui.cli.check.run import check as run_check
 
     try:
+        if report is not None:
+            require_suffix(report)
+        if save_mapping is not None and not settle:
+            raise UsageError(
+                "--save-mapping goes with --settle alone.", "Add --settle, or leave it out."
+            )
         if bool(shape) == (sample_input is not None):
             both = "--shape and --sample-input both say"
             neither = "Neither --shape nor --sample-input says"
@@ -152,12 +214,21 @@ def check(
             allow_unused=allow_unused,
             tolerance=tolerance,
             seed=seed,
+            inside=modules or report is not None,
+            settle=settle,
+            save_mapping=save_mapping,
         )
-        result = run_check(request, examples)
+        result = run_check(request, examples, narrate)
+        if report is not None:
+            write_report(report, result)
     except S2PError as error:
+        shown.close()
         if not json:
             raise
         print(failed_as_json(error.put_into(WAYS_OUT)))
         return error.exit_code
+    shown.close()
     print(result.as_json() if json else result.as_text())
+    if result.parity and not json:
+        print(table_of(result.parity))
     return result.exit_code

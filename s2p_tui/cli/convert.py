@@ -172,7 +172,6 @@ def convert(
     from s2p_tui.cli.progress import matching_shown, run_with_progress
     from s2p_tui.conversion.output_names import default_output, in_format
     from s2p_tui.conversion.report import result_as_json
-    from s2p_tui.session.orbax import orbax_conversion
     from s2p_tui.session.session import Session
 
     wanted = chosen_format(output, file_format, ask=not json)
@@ -225,6 +224,8 @@ def convert(
         session.trust(None if trust_all else trust)
         session.allow_unused(allow_unused)
         if part is not None or dry_run:
+            from s2p_tui.session.orbax import orbax_conversion
+
             conversion = orbax_conversion(
                 session,
                 path,

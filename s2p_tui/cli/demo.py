@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from s2p_tui.errors import OutputError, S2PError
+from s2p_tui.formats.models import Factory, Models
 from s2p_tui.formats.pytree.skeleton import save_skeleton
 from s2p_tui.session.session import Session
 
@@ -170,7 +171,9 @@ def make_pair(folder: Path) -> Pair:
         raise OutputError(
             f"{folder} cannot be written to: {error}.", "Give another --directory."
         ) from None
-    save_skeleton(pair.skeleton, make_model(key=jax.random.PRNGKey(0)))
+    here = __name__
+    models = Models(Factory(f"{here}:make_model", takes_key=True), Factory(f"{here}:TorchNet"))
+    save_skeleton(pair.skeleton, make_model(key=jax.random.PRNGKey(0)), models=models)
     return pair
 
 

@@ -18,6 +18,8 @@ from s2p_tui.cli.options import (
     json_object,
     place,
 )
+from s2p_tui.cli.progress import narrated
+from s2p_tui.errors import printable
 
 
 @command(
@@ -28,6 +30,9 @@ from s2p_tui.cli.options import (
     # with arguments, and without its initial values
     s2p-tui skeleton net.py:make --kwargs '{"width": 64}' --no-values \\
         -o wide_skeleton.eqx
+
+    # with the PyTorch model beside it, for V in the app
+    s2p-tui skeleton net.py:Net --torch net.py:TorchNet
     """
 )
 def skeleton(
@@ -49,18 +54,33 @@ def skeleton(
         bool,
         Parameter(help="Store the model's own values, for leaves that the checkpoint cannot fill."),
     ] = True,
+    torch: Annotated[
+        str | None,
+        Parameter(
+            help="Factory of the same model in PyTorch, for the record: pkg.module:factory or "
+            "file.py:factory, with its arguments as a JSON object behind it if it has any."
+        ),
+    ] = None,
 ) -> int:
     """Write a skeleton file of a model that your own code creates.
 
-    It holds key paths, shapes, dtypes and layer classes, all that a conversion needs of the model.
-    Imports and calls the factory; other commands run your code only if they are given a factory
-    too.
+    It holds key paths, shapes, dtypes and layer classes, all that a conversion needs of the model,
+    and the names of both factories, which the app proposes when it is asked to run both models.
+    Imports and calls FACTORY, not the one of the PyTorch model; other commands run your code only
+    if they are given a factory too.
     """
-    from s2p_tui.formats.pytree.factory import model_of
-    from s2p_tui.formats.pytree.skeleton import save_skeleton
+    from s2p_tui.formats.models import Models, factory_in
 
-    pytree = model_of(factory, json_object("--kwargs", kwargs), abstract=not values)
-    saved = save_skeleton(output, pytree, values=values)
+    twin = None if torch is None else factory_in(torch)
+    arguments = json_object("--kwargs", kwargs)
+    with narrated() as say:
+        say("importing JAX and Equinox")
+        from s2p_tui.formats.pytree.factory import model_and_factory
+        from s2p_tui.formats.pytree.skeleton import save_skeleton
+
+        say(f"making the model of {printable(factory)}")
+        pytree, made = model_and_factory(factory, arguments, abstract=not values)
+        saved = save_skeleton(output, pytree, values=values, models=Models(made, twin))
     print(f"{output}: {len(saved)} leaves, {output.stat().st_size:,} bytes")
     return 0
 

@@ -66,6 +66,23 @@ def open_app(
             "Default: config.toml, else on."
         ),
     ] = None,
+    torch: Annotated[
+        str | None,
+        Parameter(
+            help="Factory of the PyTorch model, for V: pkg.module:factory or file.py:factory, with "
+            "its arguments as a JSON object behind it. Default: the one that the skeleton records."
+        ),
+    ] = None,
+    jax: Annotated[
+        str | None, Parameter(help="Factory of the JAX model, for V. Default: the recorded one.")
+    ] = None,
+    input: Annotated[  # noqa: A002
+        str | None,
+        Parameter(
+            help="What V runs both models on: '3x32x32', '128 int32 --below 30000' or "
+            "file.py:function. Default: V asks."
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         Parameter(negative="", help="Resume an earlier session without asking."),
@@ -82,6 +99,11 @@ def open_app(
     if resume and fresh:
         raise UsageError("--resume and --fresh contradict each other.", "Give one of them.")
     _require_folder(mapping)
+    from s2p_tui.formats.models import Models, factory_in
+
+    models = Models(
+        None if jax is None else factory_in(jax), None if torch is None else factory_in(torch)
+    )
     from s2p_tui.app.start import run_app
     from s2p_tui.app.terminal.exit import Ending
     from s2p_tui.conversion.output_names import default_output
@@ -122,6 +144,10 @@ def open_app(
         mouse=mouse,
         resume="go on" if resume else "afresh" if fresh else "ask",
         ending=ending,
+        checkpoint=None if isinstance(checkpoint, str) else checkpoint,
+        allow_missing=allow_missing,
+        models=models,
+        inputs=input or "",
     )
     # After a hang-up nobody reads it.
     if sys.stdout.isatty():
@@ -214,6 +240,8 @@ def demo(
         resume="afresh",
         ending=ending,
         tour=Tour(compare),
+        checkpoint=folder / "model.pt",
+        inputs="3x16x16",
     )
     if sys.stdout.isatty():
         print(f"The demo's files are in {folder}." if converted is None else converted.written.path)

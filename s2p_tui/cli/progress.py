@@ -51,6 +51,28 @@ def run_with_progress(work: Callable[[Job], T]) -> T:
 
 
 @contextmanager
+def narrated() -> Generator[Callable[[str], None]]:
+    """Return what shows a step at once, in a line of stderr that goes at the end.
+
+    Imports of PyTorch, JAX and Equinox take seconds, in which a terminal would stay empty. Where
+    stderr is none, nothing is shown.
+    """
+    is_shown = sys.stderr.isatty()
+
+    def say(step: str) -> None:
+        if is_shown:
+            sys.stderr.write(f"\r\x1b[K{step} …")
+            sys.stderr.flush()
+
+    try:
+        yield say
+    finally:
+        if is_shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+@contextmanager
 def matching_shown() -> Generator[Task]:
     """A task for the matcher, shown on stderr once it has been at work for a second.
 

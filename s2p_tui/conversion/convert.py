@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,8 @@ from s2p_tui.conversion.contents import (
     refuse_overflow,
 )
 from s2p_tui.conversion.plan import Plan
-from s2p_tui.conversion.units import Sums, share, usual_jobs
-from s2p_tui.conversion.verify import Readback, verify_records
+from s2p_tui.conversion.units import Sums, call, share, usual_jobs
+from s2p_tui.conversion.verify import Readback, begin_comparing, verify_records
 from s2p_tui.conversion.write import write_records
 from s2p_tui.errors import Code, Hint, OutputError
 from s2p_tui.formats.atomic import AtomicFile, require_space
@@ -108,19 +108,26 @@ def write_file(
     contents = Contents(checkpoint, target, max(chunk_bytes, SMALLEST_CHUNK), jobs)
     with AtomicFile(path) as file:
         job.check()
-        losses = write_records(table, contents, file.descriptor, file.target, job, jobs, sums)
+        begun = None
+        # A readback takes the bytes down in their order, after all are written.
+        if verify and readback is None and jobs > 1:
+            begun = begin_comparing(table, contents, file.descriptor, file.temporary, job, sums)
+        following = begun.following if begun is not None else None
+        about = table, contents, file.descriptor, file.target, job, jobs, sums
+        losses = write_records(*about, following)
         if not allow_overflow:
             refuse_overflow(losses)
 
         def read_back() -> None:
             if verify:
-                verify_records(plan, table, contents, file.temporary, job, readback, jobs, sums)
+                of = plan, table, contents, file.temporary, job
+                verify_records(*of, readback, jobs, sums, begun=begun)
             job.phase = "syncing"
 
         try:
             # What is read back is the same before and after the disk has it, and 1 GB takes 0.3 s
             # to read back and as long to be synced.
-            share((file.sync, read_back), _call, 2)
+            share((file.sync, read_back), call, 2)
         finally:
             # A source that changed is the better explanation for what verification found.
             checkpoint.tensors.check_unchanged()
@@ -177,10 +184,6 @@ def refuse_to_replace(path: Path, protected: Iterable[Locator]) -> None:
                 f"{path} would overwrite a file that this conversion reads or writes{known_as}.",
                 "Choose another name.",
             )
-
-
-def _call(do: Callable[[], None]) -> None:
-    do()
 
 
 def _is_same_file(path: Path, source: Path) -> bool:

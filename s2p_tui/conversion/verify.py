@@ -9,7 +9,7 @@ import hashlib
 import os
 import threading
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -25,17 +25,20 @@ from s2p_tui.conversion.evaluate import flat_runs
 from s2p_tui.conversion.plan import Instruction, Plan
 from s2p_tui.conversion.units import (
     Batch,
+    Following,
     Head,
+    Lot,
     Stretch,
     Sums,
     Tile,
     Unit,
+    call,
     digest_of,
     fetched,
     key_of,
+    lots,
     put_together,
     share,
-    units,
 )
 from s2p_tui.errors import OutputError, some
 from s2p_tui.formats.npy import Record, iter_records
@@ -179,6 +182,43 @@ _COMPARE = 1 << 18
 _STRETCH = 1 << 24
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A comparison under way.
+
+    Attributes:
+        following: What is left of it.
+        problems: Ends it; gives the leaves that differ, in the file's order.
+    """
+
+    following: Following
+    problems: Callable[[], list[str]]
+
+
+def begin_comparing(
+    table: RecordTable,
+    contents: Contents,
+    descriptor: int,
+    file: Path,
+    job: Job,
+    sums: Sums | None = None,
+) -> Begun:
+    """Begin to compare a file that is still being written; see `verify_records`."""
+    comparing = _Comparing(contents, descriptor, file, job, None, sums)
+    return _begun([table.records], comparing, contents)
+
+
+def _begun(
+    runs: Sequence[Sequence[OutputRecord]], comparing: _Comparing, contents: Contents
+) -> Begun:
+    stretch = min(contents.share, _STRETCH)
+    work = chain.from_iterable(lots(run, contents, stretch) for run in runs)
+    return Begun(
+        Following(work, comparing.do),
+        lambda: comparing.problems(chain.from_iterable(runs)),
+    )
+
+
 def verify_records(
     plan: Plan,
     table: RecordTable,
@@ -189,6 +229,7 @@ def verify_records(
     jobs: int = 1,
     sums: Sums | None = None,
     proven: Container[str] = frozenset(),
+    begun: Begun | None = None,
 ) -> None:
     """Compare a file with its plan, leaf by leaf.
 
@@ -206,6 +247,7 @@ def verify_records(
         jobs: Threads that read and compare.
         sums: Digests of what was made of the source, to compare with in its place.
         proven: Leaves known to be right, which are compared for the readback alone.
+        begun: The comparison that was begun while the file was written; without a readback.
 
     Raises:
         OutputError: It differs; the leaves are named.
@@ -224,17 +266,15 @@ def verify_records(
         elif plan.format == "safetensors":
             problems += _header_problems(table, file)
         if not problems:
-            comparing = _Comparing(contents, descriptor, file, job, readback, sums)
             if readback is not None:
                 readback.start(descriptor, file, len(table.head))
                 jobs = 1
                 proven = frozenset[str]()
-            runs = _runs_of(table.records, proven)
-            stretch = min(contents.share, _STRETCH)
-            work = chain.from_iterable(units(run, contents, stretch) for run in runs)
-            share(work, comparing.do, jobs)
-            comparing.finish()
-            problems += comparing.problems(chain.from_iterable(runs))
+            if begun is None:
+                comparing = _Comparing(contents, descriptor, file, job, readback, sums)
+                begun = _begun(_runs_of(table.records, proven), comparing, contents)
+            share(begun.following.rest(), call, jobs)
+            problems += begun.problems()
     if problems:
         raise OutputError(
             f"{file.name} does not match the alignment: {some(problems, '; ', 10)}.",
@@ -299,7 +339,7 @@ def _header_problems(table: RecordTable, file: Path) -> list[str]:
 
 
 class _Comparing:
-    """Compares units, called by any thread; with a readback by one thread, in the file's order.
+    """Compares lots, called by any thread; with a readback by one thread, in the file's order.
 
     Attributes:
         differing: The leaves found to differ.
@@ -327,6 +367,7 @@ class _Comparing:
 
     def problems(self, records: Iterable[OutputRecord]) -> list[str]:
         """The leaves that differ, in the file's order; those not wholly compared among them."""
+        self.finish()
         paths = [(record.instruction.leaf.path, record.nbytes) for record in records]
         return [
             f"{path} differs from its source"
@@ -340,8 +381,13 @@ class _Comparing:
             self._leaf.finish(self._job)
             self._leaf = None
 
-    def do(self, unit: Unit) -> None:
-        self._job.check()
+    def do(self, lot: Lot) -> None:
+        """Compare a lot."""
+        for unit in lot.units:
+            self._job.check()
+            self._unit(unit)
+
+    def _unit(self, unit: Unit) -> None:
         match unit:
             case Batch():
                 self._batch(unit)

@@ -6,6 +6,9 @@ import contextlib
 import errno
 import os
 import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -18,17 +21,20 @@ from s2p_tui.conversion.contents import CastLoss, Contents, OutputRecord, Record
 from s2p_tui.conversion.evaluate import flat_runs
 from s2p_tui.conversion.units import (
     Batch,
+    Following,
     Head,
+    Lot,
     Stretch,
     Sums,
     Tile,
     Unit,
+    call,
     digest_of,
     fetched,
     key_of,
+    lots,
     put_together,
     share,
-    units,
 )
 from s2p_tui.errors import InputError
 from s2p_tui.formats.atomic import output_error
@@ -49,6 +55,7 @@ def write_records(
     job: Job,
     jobs: int = 1,
     sums: Sums | None = None,
+    following: Following | None = None,
 ) -> dict[str, CastLoss]:
     """Write every leaf to an open file.
 
@@ -60,6 +67,7 @@ def write_records(
         job: Progress and cancellation.
         jobs: Threads that read and compute; one at a time writes.
         sums: Takes down digests of what is written, if given.
+        following: Compares some of what is written, by threads that would wait for their turn.
 
     Returns:
         The leaves whose numbers did not all survive a cast, by key path.
@@ -73,8 +81,8 @@ def write_records(
     writing = _Writing(contents, descriptor, job, write_back, sums)
     try:
         writing.head(table)
-        work = units(table.records, contents, min(contents.share, _WRITE_BACK))
-        share(work, writing.do, jobs)
+        work = lots(table.records, contents, min(contents.share, _WRITE_BACK))
+        share(writing.turns(work, following), call, jobs)
     except OSError as error:
         raise output_error(error, target) from None
     finally:
@@ -101,7 +109,7 @@ class _Writing:
         self._job = job
         self._write_back = write_back
         self._sums = sums
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._losses: dict[str, CastLoss] = {}
 
     def head(self, table: RecordTable) -> None:
@@ -112,9 +120,30 @@ class _Writing:
         paths = (record.instruction.leaf.path for record in table.records)
         return {path: self._losses[path] for path in paths if path in self._losses}
 
-    def do(self, unit: Unit) -> None:
-        self._job.check()
-        self._write_back.begin(unit.start)
+    def turns(
+        self, work: Iterable[Lot], following: Following | None
+    ) -> Iterator[Callable[[], None]]:
+        """Yield what is to be done next: a lot written, or compared while another is written."""
+        for lot in chain(work, (None,)):
+            while following is not None:
+                position = self._write_back.first_in_hand
+                do = None if position is None else following.before(position)
+                if do is None:
+                    break
+                yield do
+            if lot is not None:
+                self._write_back.begin(lot)
+                yield partial(self._lot, lot)
+
+    def _lot(self, lot: Lot) -> None:
+        with self._lock if lot.is_copied else contextlib.nullcontext():
+            for unit in lot.units:
+                self._job.check()
+                self._unit(unit)
+        with self._lock:
+            self._write_back.end(lot)
+
+    def _unit(self, unit: Unit) -> None:
         match unit:
             case Batch():
                 self._batch(unit)
@@ -129,8 +158,6 @@ class _Writing:
                     self._stretch(unit)
             case Tile():
                 self._tile(unit)
-        with self._lock:
-            self._write_back.end(unit.start)
 
     def _batch(self, batch: Batch) -> None:
         losses: list[tuple[OutputRecord, CastLoss]] = []
@@ -176,7 +203,7 @@ class _Writing:
                 all_losses, largest = self._sums.of(tile.record)
                 all_losses.add(loss)
                 largest.largest = max(largest.largest, rounding.largest)
-            _write_region(self._descriptor, tile.record.data, tile.made.shape, tile.region, array)
+            _write_region(self._descriptor, tile.record, tile.made.shape, tile.region, array)
             self._job.written += array.nbytes
             self._note(tile.record, loss)
 
@@ -221,18 +248,27 @@ class _WriteBack:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._started = 0
-        self._in_hand: list[int] = []
+        self._in_hand: dict[int, Lot] = {}
+        self._lock = threading.Lock()
         self._finished: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
         self._is_over = False
         self._thread: threading.Thread | None = None
 
-    def begin(self, start: int) -> None:
-        self._in_hand.append(start)
+    @property
+    def first_in_hand(self) -> int | None:
+        """Byte before which those in hand, and all behind them, write nothing; None without any."""
+        with self._lock:
+            return min((lot.span[0] for lot in self._in_hand.values()), default=None)
 
-    def end(self, start: int) -> None:
-        self._in_hand.remove(start)
-        # Units come in the output's order: all before the earliest one in progress is written.
-        position = min(self._in_hand, default=start)
+    def begin(self, lot: Lot) -> None:
+        with self._lock:
+            self._in_hand[id(lot)] = lot
+
+    def end(self, lot: Lot) -> None:
+        with self._lock:
+            del self._in_hand[id(lot)]
+            # Lots come in the output's order: all before the earliest one in progress is written.
+            position = min((one.start for one in self._in_hand.values()), default=lot.start)
         size = position - self._started
         if size >= _WRITE_BACK:
             if self._started == 0:
@@ -268,14 +304,18 @@ def _pwrite(descriptor: int, buffer: memoryview, position: int) -> None:
 
 
 def _write_region(
-    descriptor: int, start: int, shape: Shape, region: Region, array: NDArray[Any]
+    descriptor: int, record: OutputRecord, shape: Shape, region: Region, array: NDArray[Any]
 ) -> None:
     itemsize = array.itemsize
     buffer = array.reshape(-1).view(np.uint8).data
     done = 0
     for low, high in flat_runs(shape, region):
         length = (high - low) * itemsize
-        _pwrite(descriptor, buffer[done : done + length], start + low * itemsize)
+        position = record.data + low * itemsize
+        # Leaves before this one may have been compared already.
+        if position < record.data or position + length > record.stop:
+            raise IndexError(f"{record.instruction.leaf.path} would be written beside its place")
+        _pwrite(descriptor, buffer[done : done + length], position)
         done += length
 
 

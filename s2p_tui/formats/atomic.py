@@ -7,7 +7,6 @@ import errno
 import fcntl
 import os
 import re
-import secrets
 import shutil
 import socket
 import stat
@@ -112,7 +111,7 @@ def _locked_temporary(target: Path) -> tuple[Path, int]:
     kept = os.fsencode(target.name)[:_NAME_KEPT].decode(errors="ignore") or "_"
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     while True:
-        owner = f"{_this_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+        owner = f"{_this_machine()}-{os.getpid()}-{os.urandom(4).hex()}"
         path = target.with_name(f".{kept}.{owner}{_SUFFIX}")
         descriptor = os.open(path, flags, 0o666)
         # Where the file system has no locks, nothing is ever taken as left over.
@@ -246,7 +245,7 @@ def temporary_folder(parent: Path, prefix: str) -> Generator[Path]:
     Raises:
         OutputError: It cannot be made.
     """
-    folder = parent / f"{prefix}{os.getpid()}-{secrets.token_hex(4)}"
+    folder = parent / f"{prefix}{os.getpid()}-{os.urandom(4).hex()}"
     try:
         # A signal's exception may interrupt the first removal; it is raised once only.
         try:

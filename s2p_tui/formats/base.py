@@ -203,7 +203,8 @@ class Checkpoint:
 
 def without_extra_state(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint without what modules save beside their tensors by `get_extra_state`."""
-    extra = [e.key for e in checkpoint.state_dict if e.key.rpartition(".")[2] == _EXTRA_STATE]
+    ending = [e.key for e in checkpoint.state_dict if e.key.endswith(_EXTRA_STATE)]
+    extra = [key for key in ending if key.rpartition(".")[2] == _EXTRA_STATE]
     if not extra:
         return checkpoint
     kept = (e for e in checkpoint.state_dict if e.key.rpartition(".")[2] != _EXTRA_STATE)

@@ -529,15 +529,18 @@ def copies_within(tensors: Mapping[str, Any]) -> list[tuple[str, str]]:
     Returns:
         Original and copy of each; none is within another.
     """
-    marked: set[str] = set()
+    parts: set[str] = set()
     seen: set[str] = set()
     for name in tensors:
-        for part in name.split(".")[:-1]:
-            if part not in seen:
-                seen.add(part)
-                # Numbers, of which a long list has as many, mark nothing.
-                if not part.isdigit() and is_marked(part):
-                    marked.add(part)
+        place = name.rpartition(".")[0]
+        # What is above a place that was seen was seen with it.
+        while place and place not in seen:
+            seen.add(place)
+            place, _, part = place.rpartition(".")
+            # Numbers, of which a long list has as many, mark nothing.
+            if not part.isdigit():
+                parts.add(part)
+    marked = set(filter(is_marked, parts))
     if not marked:
         return []
     copies = dict.fromkeys(

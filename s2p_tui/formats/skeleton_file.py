@@ -1,16 +1,17 @@
 """Skeleton files and plain `.eqx` files: the target's leaves, read without importing JAX.
 
 A skeleton file is one line of JSON (`{"format": "s2p-skeleton", "version": 2, "leaves": […],
-"tree": […]}`) and then the leaves that have a value, as Equinox writes them. `tree` is described in
-`tree_nodes.py`; files of version 1, which lack it, are read as well. As in `safetensors.py`,
-msgspec reads the line, and colons are counted to find repeated names.
+"tree": […], "models": {…}}`) and then the leaves that have a value, as Equinox writes them. `tree`
+is described in `tree_nodes.py`, and `models`, which may be absent, in `models.py`; files of version
+1, which lack both, are read as well. As in `safetensors.py`, msgspec reads the line, and colons are
+counted to find repeated names.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from sys import intern
@@ -33,6 +34,7 @@ from s2p_tui.alignment.untrusted import (
 )
 from s2p_tui.errors import InputError
 from s2p_tui.formats.base import Extent, Tensors, strides_of
+from s2p_tui.formats.models import UNKNOWN, Models, models_as_json, models_from_json
 from s2p_tui.formats.npy import Record, iter_records
 from s2p_tui.formats.sniff import KIND_NAMES, READABLE, sniff
 from s2p_tui.formats.tensors import FileTensors
@@ -61,6 +63,7 @@ class Target:
         skeleton: Its leaves.
         values: The values it holds, by key path.
         tree: Its pytree's nodes as JSON, see `tree_nodes.py`; empty where they are not known.
+        models: The code that makes the pytree and its twin in PyTorch, where it is known.
     """
 
     label: str
@@ -69,6 +72,7 @@ class Target:
     skeleton: Skeleton
     values: Tensors
     tree: bytes = b""
+    models: Models = UNKNOWN
 
 
 def open_target(path: str | Path) -> Target:
@@ -92,21 +96,29 @@ def open_target(path: str | Path) -> Target:
     )
 
 
-def head_line(leaves: Iterable[Leaf], keys: Sequence[str] = (), tree: bytes = b"") -> bytes:
+def head_line(
+    leaves: Iterable[Leaf],
+    keys: Sequence[str] = (),
+    tree: bytes = b"",
+    models: Models = UNKNOWN,
+) -> bytes:
     """The first line of a skeleton file, newline included.
 
     Args:
         leaves: The leaves.
         keys: Key paths of PRNG state, see `Skeleton`.
         tree: The pytree's nodes as JSON, if they are known.
+        models: The code of both models, if it is known.
     """
     head: dict[str, Any] = {"format": FORMAT, "version": VERSION}
     if keys:
         head["keys"] = keys
     head["leaves"] = [leaf_to_json(leaf) for leaf in leaves]
     line = json.dumps(head, separators=(",", ":")).encode()
+    more = {b"tree": tree, b"models": b"" if models == UNKNOWN else models_as_json(models)}
     # Behind the leaves, so that looking for the keys in front of them need not go through it.
-    return (line[:-1] + b',"tree":' + tree + b"}" if tree else line) + b"\n"
+    behind = b"".join(b',"%b":%b' % item for item in more.items() if item[1])
+    return line[:-1] + behind + b"}\n"
 
 
 def leaf_to_json(leaf: Leaf) -> dict[str, Any]:
@@ -126,7 +138,7 @@ def leaf_to_json(leaf: Leaf) -> dict[str, Any]:
 def _open_skeleton(path: Path) -> Target:
     with path.open("rb") as stream:
         line = _first_line(path, stream)
-        leaves, tree = _leaves_in(path, line)
+        leaves, tree, models = _leaves_in(path, line)
         held = [leaf for leaf in leaves if leaf.has_value]
         likely = ((leaf.shape, leaf.dtype) for leaf in held)
         records = list(iter_records(stream.fileno(), len(line), path, likely))
@@ -139,7 +151,8 @@ def _open_skeleton(path: Path) -> Target:
     ]
     if problems:
         raise InputError(f"{path} contradicts itself: {'; '.join(problems[:5])}.", _AGAIN)
-    return _target(path, leaves, held, records, _keys(path, line), tree)
+    target = _target(path, leaves, held, records, _keys(path, line), tree)
+    return replace(target, models=models)
 
 
 def _first_line(path: Path, stream: BinaryIO) -> bytes:
@@ -222,7 +235,7 @@ def _keys(path: Path, line: bytes) -> tuple[str, ...]:
         ) from None
 
 
-def _leaves_in(path: Path, line: bytes) -> tuple[tuple[Leaf, ...], bytes]:
+def _leaves_in(path: Path, line: bytes) -> tuple[tuple[Leaf, ...], bytes, Models]:
     try:
         refuse_brackets(line)
         head = head_of(line)
@@ -234,11 +247,10 @@ def _leaves_in(path: Path, line: bytes) -> tuple[tuple[Leaf, ...], bytes]:
             f"{path} is a skeleton of version {head}, this reads {VERSION}.",
             "Write it again with s2p-tui skeleton of this version.",
         )
-    leaves, tree = head
-    twice = repeated([leaf.path for leaf in leaves])
+    twice = repeated([leaf.path for leaf in head[0]])
     if twice is not None:
         raise InputError(f"{path} is a damaged skeleton file: it names {twice} twice.", _AGAIN)
-    return leaves, tree
+    return head
 
 
 if TYPE_CHECKING:
@@ -264,6 +276,7 @@ class _Head(Struct):
     version: int
     leaves: list[_LeafNode] | UnsetType = UNSET
     tree: Raw | UnsetType = UNSET
+    models: Raw | UnsetType = UNSET
 
 
 class _Keys(Struct):
@@ -286,8 +299,8 @@ def leaves_of(line: bytes) -> tuple[Leaf, ...] | int:
     return head if isinstance(head, int) else head[0]
 
 
-def head_of(line: bytes) -> tuple[tuple[Leaf, ...], bytes] | int:
-    """Return the leaves and the tree in a skeleton file's first line, or an unknown version.
+def head_of(line: bytes) -> tuple[tuple[Leaf, ...], bytes, Models] | int:
+    """Return leaves, tree and models in a skeleton file's first line, or an unknown version.
 
     Raises:
         MalformedError: It repeats a name, or a leaf is not described as the format asks.
@@ -309,10 +322,12 @@ def head_of(line: bytes) -> tuple[tuple[Leaf, ...], bytes] | int:
         raise MalformedError("'leaves' is missing")
     leaves, colons = _leaves(head.leaves)
     tree = b"" if head.tree is UNSET else bytes(head.tree)
-    # Besides those of the leaves there are three in the head, and that of the tree.
-    if line.count(b":") != colons + 3 + tree.count(b":") + bool(tree):
+    models = b"" if head.models is UNSET else bytes(head.models)
+    # Besides those of the leaves there are three in the head, and those of tree and models.
+    more = sum(text.count(b":") + 1 for text in (tree, models) if text)
+    if line.count(b":") != colons + 3 + more:
         parse_json(line)
-    return leaves, tree
+    return leaves, tree, models_from_json(models) if models else UNKNOWN
 
 
 def keys_of(line: bytes) -> tuple[str, ...]:

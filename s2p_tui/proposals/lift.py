@@ -341,7 +341,7 @@ def _applied(
                 return {}, f"{name} would be taken twice"
             names[key] = name
         source = pattern.row.source and rename(pattern.row.source, names)
-        chosen = pattern.row.by == "user" or pattern.row.trusted
+        chosen = pattern.row.by in ("user", "forward") or pattern.row.trusted
         by = "user" if chosen else "moved"
         row = Row(source, pattern.row.gap, by=by, why=why, trusted=pattern.row.trusted)
         if misfit := _misfit(state_dict, skeleton, pattern, index, row, names):

@@ -40,7 +40,7 @@ def propose(recipe: Recipe, situation: Situation) -> Proposal:
         confidence[index] = Confidence.CERTAIN if is_settled else Confidence.LIKELY
         if index in misfits:
             confidence[index] = Confidence.UNSURE
-        is_decided = not agrees and (old.by == "user" or old.trusted)
+        is_decided = not agrees and (old.by in ("user", "forward") or old.trusted)
         (undone if is_decided else wanted).append((index, row))
     unused = tuple(key for key in applied.accepted if key not in alignment.accepted)
     notes: list[str] = []

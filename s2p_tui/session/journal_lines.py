@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from s2p_tui.alignment.alignment import EMPTY, Alignment, Author, Row, Rows
 from s2p_tui.alignment.edits import (
     AcceptUnused,
@@ -84,25 +86,31 @@ def rows_from_json(node: Any) -> tuple[Row, ...]:
     """
     whole = object_of(node)
     why = [string_of(reason) for reason in list_of(whole.get("why"))]
-    return tuple(_row(list_of(row), why) for row in list_of(whole.get("rows")))
+    # Few rows begin in a way of their own.
+    begun: dict[tuple[int, int, int], Row] = {}
+    rows: list[Row] = []
+    for one in list_of(whole.get("rows")):
+        if len(list_of(one)) != 4:
+            raise MalformedError(f"a row has {len(one)} values")
+        by, reason, bits = map(size_of, one[:3])
+        without = begun.get((by, reason, bits))
+        if without is None:
+            without = begun[by, reason, bits] = _without_source(by, reason, bits, why)
+        if one[3] is None:
+            rows.append(without)
+            continue
+        if without.gap:
+            raise MalformedError("a row is a gap and has a source")
+        source = _source_from_json(one[3])
+        rows.append(Row(source, False, without.by, without.why, without.trusted, without.fixed))
+    return tuple(rows)
 
 
-def _row(node: list[Any], why: Sequence[str]) -> Row:
-    if len(node) != 4:
-        raise MalformedError(f"a row has {len(node)} values")
-    by, reason, bits = (size_of(number) for number in node[:3])
+def _without_source(by: int, reason: int, bits: int, why: Sequence[str]) -> Row:
     if by >= len(_AUTHORS) or reason >= len(why) or bits > _GAP | _TRUSTED | _FIXED:
-        raise MalformedError(f"{node[:3]!r} does not begin a row")
-    row = Row(
-        _source_from_json(node[3]),
-        bool(bits & _GAP),
-        _AUTHORS[by],
-        why[reason],
-        bool(bits & _TRUSTED),
-        bool(bits & _FIXED),
-    )
-    if row.gap and row.source is not None:
-        raise MalformedError("a row is a gap and has a source")
+        raise MalformedError(f"{[by, reason, bits]!r} does not begin a row")
+    is_gap, trusted, fixed = (bool(bits & bit) for bit in (_GAP, _TRUSTED, _FIXED))
+    row = Row(None, is_gap, _AUTHORS[by], why[reason], trusted, fixed)
     return EMPTY if row == EMPTY else row
 
 
@@ -438,13 +446,15 @@ def _made_again(
 
 def _require_whole(alignment: Alignment, state_dict: StateDict, skeleton: Skeleton) -> None:
     """Make sure that every leaf has its row, and every entry is used or benched."""
-    used = set(alignment.rows.keys)
-    benched = set(alignment.bench)
+    rows, bench = alignment.rows, set(alignment.bench)
+    names: list[str] = rows.numbering.keys
+    used: list[int] = rows.numbering.read_by(np.unique(rows.sources)).tolist()
     whole = (
-        len(alignment.rows) == len(skeleton)
-        and len(benched) == len(alignment.bench)
-        and not used & benched
-        and used | benched == {entry.key for entry in state_dict}
+        len(rows) == len(skeleton)
+        and len(bench) == len(alignment.bench)
+        and len(used) + len(bench) == len(state_dict)
+        and all(key in state_dict for key in bench)
+        and bench.isdisjoint(names[number] for number in used)
     )
     if not whole:
         raise MalformedError(_OTHER_ROWS)

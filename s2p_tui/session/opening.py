@@ -17,6 +17,7 @@ from s2p_tui.alignment.transform import show
 from s2p_tui.errors import Code, Hint, InputError, OtherFilesError, UsageError
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.memory import checkpoint_in_memory, is_torch_module
+from s2p_tui.formats.models import Models
 from s2p_tui.formats.registry import kind_of, open_checkpoint, open_target
 from s2p_tui.formats.remote.address import is_address, shown
 from s2p_tui.formats.skeleton_file import Target
@@ -75,10 +76,11 @@ def open_any_target(skeleton: str | Path, like: str | None = None) -> Target:
             f"{skeleton} is a factory, whose model names its own leaves: {like} cannot name them.",
             Hint(Code.NO_NAMES_FOR_LEAVES),
         )
-    from s2p_tui.formats.pytree.factory import model_of
+    from s2p_tui.formats.pytree.factory import model_and_factory
     from s2p_tui.formats.pytree.skeleton import target_of
 
-    return target_of(model_of(str(skeleton)), str(skeleton))
+    pytree, factory = model_and_factory(str(skeleton))
+    return target_of(pytree, str(skeleton), Models(factory))
 
 
 def _named_like(target: Target, like: str) -> Target:

@@ -7,6 +7,8 @@ from textual.pilot import Pilot
 from textual.widgets import Label
 
 from s2p_tui.alignment.fit import Fit
+from s2p_tui.alignment.skeleton import Leaf
+from s2p_tui.alignment.state_dict import Entry
 from s2p_tui.alignment.transform import Permute, Split, Take
 from s2p_tui.app.screens.choose_source import ChooseSource
 from s2p_tui.app.screens.main import Workspace
@@ -15,7 +17,7 @@ from s2p_tui.session.session import Session
 from tests.app.pairs import BY_NAME, BY_ORDER, fused, hostile, session_of
 from tests.app.reading import bench, keys, status
 from tests.helpers.running_app import Opened
-from tests.helpers.sessions import linears, reordered
+from tests.helpers.sessions import linears, make_session, reordered
 
 
 def listed(pilot: Pilot[object]) -> list[str]:
@@ -24,6 +26,10 @@ def listed(pilot: Pilot[object]) -> list[str]:
     view = screen.query_one(LineList)
     lines = (view.render_line(y).text.rstrip() for y in range(view.size.height))
     return [line for line in lines if line]
+
+
+def filter_line(pilot: Pilot[object]) -> str:
+    return pilot.app.screen.query_one("#filter").render_line(0).text
 
 
 def why(pilot: Pilot[object]) -> str:
@@ -76,7 +82,7 @@ async def test_ctrl_x_swaps(opened: Opened) -> None:
 
 async def test_nothing_to_swap_is_said(opened: Opened) -> None:
     async with opened(linears()) as (pilot, workspace):
-        await pilot.press("g", "enter", *"left", "ctrl+x")
+        await pilot.press("g", "enter", "ctrl+a", *"left", "ctrl+x")
         assert "No other row takes this entry" in status(workspace)
         assert not len(workspace.session.history)
 
@@ -84,6 +90,8 @@ async def test_nothing_to_swap_is_said(opened: Opened) -> None:
 async def test_typing_filters_and_escape_leaves(opened: Opened) -> None:
     async with opened(reordered("order")) as (pilot, workspace):
         await pilot.press("g", "enter", *"lin2")
+        assert [line.lstrip("▸ ").split()[1] for line in listed(pilot)] == ["lin2.weight"]
+        await pilot.press("ctrl+a")
         assert [line.lstrip("▸ ").split()[1] for line in listed(pilot)] == [
             "lin2.weight",
             "lin2.bias",
@@ -114,6 +122,70 @@ async def test_a_candidate_is_laid_out_as_it_fits_best(opened: Opened) -> None:
         assert "permute axes to (1, 0)" in why(pilot)
         await pilot.press("enter")
         assert session.alignment.rows[1].source == Permute(Take("w"), (1, 0))
+
+
+async def test_what_can_never_be_converted_is_hidden(opened: Opened) -> None:
+    session = make_session(
+        [
+            Entry("w", (3, 5), "float32"),
+            Entry("wide", (6, 5), "float32"),
+            Entry("phases", (3, 5), "complex64"),
+            Entry("x", (2,), "float32"),
+        ],
+        [Leaf(".kernel", (3, 5), "float32"), Leaf(".x", (2,), "float32")],
+    )
+    async with opened(session) as (pilot, _):
+        await pilot.press("g", "enter")
+        # Half of the wide one would do; what a cast cannot make and other sizes would not.
+        assert [line.lstrip("▸ ").split()[1] for line in listed(pilot)] == ["w", "wide"]
+        assert "ctrl+a: 2 more, which cannot be converted" in filter_line(pilot)
+        await pilot.press("ctrl+a")
+        assert {line.lstrip("▸ ").split()[1] for line in listed(pilot)} == {
+            "w",
+            "wide",
+            "phases",
+            "x",
+        }
+        assert "ctrl+a" not in filter_line(pilot)
+        await pilot.press("ctrl+a", *"phas")
+        assert listed(pilot) == []
+        assert why(pilot) == "Nothing that fits: ctrl+a shows 1 that cannot be converted."
+
+
+async def test_names_that_are_cut_do_not_read_alike(opened: Opened) -> None:
+    session = make_session(
+        (Entry(f"module.h.{n}.ln_{k}.weight", (4,), "float32") for n in (9, 10) for k in (1, 2)),
+        (Leaf(f".h[{n}].norm_{k}", (4,), "float32") for n in (9, 10) for k in "ab"),
+    )
+    async with opened(session, size=(40, 14)) as (pilot, _):
+        await pilot.press("g", "enter")
+        names = [line.lstrip("▸ ").split()[1] for line in listed(pilot)]
+        assert len(set(names)) == 4
+
+
+async def test_the_empty_leaf_beside_its_sibling_comes_first(opened: Opened) -> None:
+    names = ("gamma", "beta")
+    session = make_session(
+        (Entry(f"n{n}.{name}", (4,), "float32") for n in range(3) for name in names),
+        (
+            Leaf(f".norms[{n}].{name}", (4,), "float32", owner="equinox.nn.LayerNorm")
+            for n in range(3)
+            for name in ("weight", "bias")
+        ),
+        arrange="order",
+    )
+    async with opened(session) as (pilot, workspace):
+        # Two biases are free: that beside the entry's own scale is the one.
+        await pilot.press("4", "enter", "delete", "6", "enter", "delete")
+        assert bench(workspace) == ("n1.beta", "n2.beta")
+        await pilot.press("G", "enter")
+        assert listed(pilot)[0].split()[2] == ".norms[2].bias"
+        await pilot.press("escape", "k", "enter")
+        assert listed(pilot)[0].split()[2] == ".norms[1].bias"
+        await pilot.press("escape", "6", "enter", "enter")
+        assert listed(pilot)[0].split()[2] == "n2.beta"
+        await pilot.press("enter")
+        assert keys(workspace)[5] == "n2.beta"
 
 
 @pytest.mark.slow("drives the app through many screens")

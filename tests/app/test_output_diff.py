@@ -14,6 +14,16 @@ _TOKEN = re.compile(r"\x1b\[(\d+);(\d+)H|\x1b\[(\d+)C|\x1b\[([\d;]*)m|(.)", re.D
 _CODE = re.compile(r"[34]8;2;\d+;\d+;\d+|[34]8;5;\d+|\d+")
 _WIDTH, _HEIGHT = 24, 4
 _SEEN_ON_BLANKS = ("4", "7", "9")
+_ENDED_BY = {
+    "22": ("1", "2"),
+    "23": ("3",),
+    "24": ("4", "21"),
+    "25": ("5", "6"),
+    "27": ("7",),
+    "28": ("8",),
+    "29": ("9",),
+    "55": ("53",),
+}
 _RED, _BLUE = "38;2;200;0;0", "48;2;0;0;90"
 
 
@@ -58,6 +68,9 @@ class _Terminal:
                 self.style = {}
             elif number in ("39", "49"):
                 self.style.pop("fore" if number == "39" else "back", None)
+            elif number in _ENDED_BY:
+                for attribute in _ENDED_BY[number]:
+                    self.style.pop(attribute, None)
             elif int(number) < 30:
                 self.style[code] = code
             else:
@@ -65,7 +78,10 @@ class _Terminal:
 
 
 _styles = st.sampled_from(
-    ["", "1", "4", "7", "1;4", "31", "92", "44", _RED, _BLUE, f"1;{_RED};{_BLUE}", "38;5;9;48;5;3"]
+    [
+        *("", "1", "4", "7", "1;4", "1;2", "2;3;9", "31", "92", "44", _RED, _BLUE),
+        *(f"1;{_RED};{_BLUE}", f"{_RED};{_BLUE}", f"2;4;{_RED};{_BLUE}", "38;5;9;48;5;3"),
+    ]
 )
 _texts = st.text(st.sampled_from("  aab─✓"), min_size=1, max_size=8)
 _wide = st.text(st.sampled_from("a 漢"), min_size=1, max_size=4)
@@ -100,12 +116,26 @@ def test_the_terminal_shows_the_same(
         assert (with_cell_diff.row, with_cell_diff.column, with_cell_diff.style) == (1, 1, {})
 
 
+def test_what_ends_alone_is_sent_alone() -> None:
+    shown = Shown()
+    sent = shown.update(f"\x1b[3;2H\x1b[1;{_RED};{_BLUE}ma\x1b[0m\x1b[{_RED};{_BLUE}mb\x1b[0m")
+    assert sent == f"\x1b[1;{_RED};{_BLUE}m\x1b[3;2Ha\x1b[22mb\x1b[0m"
+
+
 def test_a_cell_that_differs_is_sent_alone() -> None:
     shown = Shown()
     style = f"\x1b[1;{_RED};{_BLUE}m"
     shown.update(f"\x1b[3;2H{style}conv1.weight  64×3\x1b[0m")
     sent = shown.update(f"\x1b[3;2H{style}conv2.weight  64×3\x1b[0m")
-    assert sent == f"\x1b[3;6H{style}2\x1b[0m"
+    assert sent == f"{style}\x1b[3;6H2\x1b[0m"
+
+
+def test_cells_of_one_style_are_sent_together() -> None:
+    shown = Shown()
+    one, other = f"\x1b[{_RED}m", f"\x1b[{_BLUE}m"
+    rows = [f"\x1b[{row};1H{one}a\x1b[0m  {other}b\x1b[0m {one}c\x1b[0m" for row in (1, 2, 3)]
+    sent = shown.update("\n".join(rows))
+    assert sent.count(_RED) == sent.count(_BLUE) == 1
 
 
 def test_nothing_is_sent_for_what_is_there() -> None:

@@ -14,6 +14,7 @@ from textual.screen import ModalScreen
 
 from s2p_tui.alignment.history import History
 from s2p_tui.alignment.mapping_file import End
+from s2p_tui.app.agreement import Agreement, Found, ModulePair
 from s2p_tui.app.keys import Keymap
 from s2p_tui.app.screens.busy import Converting
 from s2p_tui.app.screens.convert import Order, Result
@@ -23,6 +24,7 @@ from s2p_tui.app.start import S2PApp
 from s2p_tui.app.theme import UNICODE
 from s2p_tui.conversion.convert import Written
 from s2p_tui.conversion.output import Converted
+from s2p_tui.formats.models import Factory, Models
 from s2p_tui.session.journal_lines import Header, Replayed
 from s2p_tui.session.saved_mapping import Offered
 from s2p_tui.session.session import Session
@@ -115,6 +117,36 @@ def test_few_colours(snap_compare, monkeypatch, scene: str, colours: str) -> Non
 def test_bound_keys_are_shown(snap_compare) -> None:
     app = make_app(linears(), keymap=Keymap({"move_down": ("ctrl+n",), "help": ("f1",)}))
     assert snap_compare(app, terminal_size=(80, 24), run_before=_press("f1"))
+
+
+@pytest.mark.parametrize("looks", ["", "ascii", "none"])
+def test_agreement(snap_compare, monkeypatch, looks: str) -> None:
+    if looks == "none":
+        monkeypatch.setenv("NO_COLOR", "1")
+    session = layers(4)
+    pairs = (
+        ModulePair(f"h.{n}", f".layers[{n}]", n < 2, 10.0 ** (n - 8), None, tuple(rows))
+        for n in range(4)
+        for rows in ([leaf.path for leaf in session.target.skeleton if f"[{n}]" in leaf.path],)
+    )
+    found = Found("differ", 1e-4, 0.1, tuple(pairs))
+
+    async def show(pilot: Pilot[object]) -> None:
+        await _press()(pilot)
+        workspace = pilot.app.screen
+        assert isinstance(workspace, Workspace)
+        workspace.view.show_agreement(Agreement(session, found))
+        await _press("5", "enter", "tab", "3", "enter", "delete", "g")(pilot)
+
+    app = make_app(session, ascii_only=looks == "ascii")
+    assert snap_compare(app, terminal_size=(80, 24), run_before=show)
+
+
+@pytest.mark.parametrize("size", ["80x24", "40x10"])
+def test_run_both(snap_compare, size: str) -> None:
+    models = Models(Factory("net.py:Net", {"width": 64}))
+    app = make_app(fitting(), checkpoint=Path("model.pt"), models=models, inputs="3x8x8")
+    assert snap_compare(app, terminal_size=SIZES[size], run_before=_press("V", "enter"))
 
 
 SHOWN: dict[str, Callable[[], ModalScreen[Any]]] = {

@@ -9,7 +9,7 @@ import pytest
 from s2p_tui.alignment.task import Job
 from s2p_tui.app.cursor import Cursor
 from s2p_tui.app.screens.busy import Pace, duration
-from s2p_tui.app.screens.convert import library_of, obstacle, remark, snippet
+from s2p_tui.app.screens.convert import obstacle, remark
 from s2p_tui.app.text import many, size_in_words
 from s2p_tui.app.theme import UNICODE
 from s2p_tui.app.wording import details, tally
@@ -48,56 +48,6 @@ def test_pace_is_that_of_the_phase() -> None:
     assert pace.read(job, 4.0).figures == "0 bytes of 4.0 MB"
     job.verified = 2_000_000
     assert pace.read(job, 5.0).figures == "2.0 MB of 4.0 MB · 2.0 MB/s · 1 s left"
-
-
-@pytest.mark.parametrize(
-    ("path", "leaves", "last"),
-    [
-        ("m.eqx", [".lin.weight"], 'model = eqx.tree_deserialise_leaves("m.eqx", like)'),
-        (
-            "m.eqx",
-            ["[0].lin.weight", "[1].bn.batch_counter"],
-            'model, state = eqx.tree_deserialise_leaves("m.eqx", like)',
-        ),
-        ("m.eqx", ["[0]", "[1]"], 'model = eqx.tree_deserialise_leaves("m.eqx", like)'),
-        ("m.safetensors", [".a"], 'leaves = load_file("m.safetensors")'),
-        ('a"b.eqx', [".a"], "model = eqx.tree_deserialise_leaves('a\"b.eqx', like)"),
-    ],
-)
-def test_snippet(path: str, leaves: list[str], last: str) -> None:
-    code = snippet(Path(path), leaves)
-    compile(code, "snippet", "exec")
-    assert code.splitlines()[-1] == last
-
-
-@pytest.mark.parametrize(
-    ("path", "last"),
-    [
-        ("m.eqx", 'nnx.update(model, eqx.tree_deserialise_leaves("m.eqx", state))'),
-        (
-            "m.safetensors",
-            "nnx.update(model, nnx.map_state(lambda p, v: v.replace(leaves[name(p)]), state))",
-        ),
-        ("m.orbax", "nnx.update(model, state)"),
-    ],
-)
-def test_snippet_of_a_model_of_nnx(path: str, last: str) -> None:
-    library = library_of([None, "flax.nnx.Linear", "net.Block"])
-    code = snippet(Path(path), [".lin.kernel"], "bfloat16", has_keys=True, library=library)
-    compile(code, "snippet", "exec")
-    assert code.splitlines()[-1] == last
-    assert "  # with bfloat16 leaves, as in the file" in code
-
-
-def test_snippet_of_variables_of_linen() -> None:
-    code = snippet(Path("m.eqx"), ["['params']['w']"], library=library_of(["flax.linen.Dense"]))
-    assert code.splitlines()[-1] == 'variables = eqx.tree_deserialise_leaves("m.eqx", like)'
-    assert library_of(["equinox.nn.Linear", None]) == "equinox"
-
-
-def test_snippet_of_a_stateful_model_makes_one() -> None:
-    code = snippet(Path("m.eqx"), ["[0].w", "[1].s"])
-    assert "like = eqx.nn.make_with_state(Model)(...)" in code
 
 
 def test_name_is_remarked_on(tmp_path: Path) -> None:

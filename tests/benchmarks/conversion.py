@@ -7,6 +7,8 @@ import importlib.metadata
 import importlib.util
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,8 @@ def _many(folder: Path, runs: int, report: Report) -> None:
             times = 1 if count == _MANY else runs
             _against_copy(pair, times, what, (budgets[0], budgets[1]), report)
             if suffix == ".safetensors":
+                if total == GIB:
+                    _from_the_start(pair, times, what, report)
                 report(_against_script(pair, what))
                 if count <= _MOST_FOR_ANCESTOR:
                     report(_ancestor(pair, what))
@@ -116,6 +120,25 @@ def _against_copy(
                 lambda: copied(pair.model, output),
             )
         )
+
+
+def _from_the_start(pair: Pair, runs: int, what: str, report: Report) -> None:
+    """The whole command: start-up, matching, writing and verification."""
+    output = pair.skeleton.with_name("output.eqx")
+    command = [sys.executable, "-m", "s2p_tui", "convert", str(pair.model), str(pair.skeleton)]
+
+    def converted() -> dict[str, Any]:
+        output.unlink(missing_ok=True)
+        started = time.perf_counter()
+        subprocess.run(
+            [*command, "-o", str(output), "--trust-all"], check=True, stdout=subprocess.DEVNULL
+        )
+        seconds = time.perf_counter() - started
+        output.unlink()
+        return {"seconds": seconds, "process": seconds}
+
+    result = Result(f"{what}, whole command", "≤ 1.5", compared="cp + fsync")
+    report(in_turns(runs, result, converted, lambda: copied(pair.model, output)))
 
 
 def _against_dump(pair: Pair, runs: int, what: str, budget: str, report: Report) -> None:

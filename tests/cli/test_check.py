@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -194,6 +195,62 @@ def test_the_first_module_that_differs_is_named(
     assert (found["agreed_before"]["torch"], found["agreed_before"]["jax"]) == before
     assert found["agreed_before"]["relative_difference"] < 1e-5
     assert _check(name, *arguments, "--tolerance", "1e9") == 0
+
+
+def _report(suffix: str, folder: Path, *arguments: str | Path) -> tuple[int, str]:
+    """Check the pair of blocks with two rows swapped; the exit status and the report."""
+    _, mapping = _files("blocks", folder)
+    _swap(mapping, "layers.1.fc2.weight", "layers.2.fc2.weight")
+    report = folder / f"parity{suffix}"
+    code = _check("blocks", "--mapping", mapping, "--shape", "4", "--report", report, *arguments)
+    return code, report.read_text()
+
+
+@pytest.mark.slow("compiles and runs models in both frameworks")
+def test_the_report_names_every_pair_and_its_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, text = _report(".json", tmp_path, "--json", "--progress")
+    out, err = capsys.readouterr()
+    assert (code, json.loads(text)) == (6, json.loads(out))
+    assert [set(json.loads(line)) for line in err.splitlines()] == [{"step"}] * 5
+    modules = {module["torch"]: module for module in json.loads(text)["modules"]}
+    assert list(modules)[:2] == ["layers.0.norm", "layers.0.fc1"]
+    wrong = modules["layers.1.fc2"]
+    assert (wrong["jax"], wrong["agrees"]) == (".blocks[1].down", False)
+    assert wrong["rows"] == [".blocks[1].down.weight", ".blocks[1].down.bias"]
+    assert wrong["relative_difference"] > 1e-4 > 1 - modules["layers.0.fc2"]["cosine"]
+    assert wrong["inputs"]["relative_difference"] < 1e-5
+    assert wrong["dtypes"] == {"torch": "float32", "jax": "float32"}
+    assert modules["layers.1"]["rows"] == []
+    assert modules["layers.0"]["agrees"]
+
+
+@pytest.mark.slow("compiles and runs models in both frameworks")
+@pytest.mark.parametrize("suffix", [".md", ".html"])
+def test_reports_for_people_begin_with_the_first_that_differs(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, text = _report(suffix, tmp_path)
+    out = capsys.readouterr().out
+    assert code == 6
+    places = [text.index(f">{name}<" if suffix == ".html" else f"`{name}`") for name in (
+        "layers.1.fc2", "layers.2.fc2", "layers.0.fc1"
+    )]  # fmt: skip
+    assert places == sorted(places)
+    assert ".blocks[1].down.bias" in text
+    table = out[out.index("forward  ") :].splitlines()
+    assert re.fullmatch("forward  [▁▂]{4,}█+", table[0])
+    assert table[2].startswith("✗  layers.1.fc2")
+
+
+def test_a_report_of_another_format_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "parity.pdf"
+    assert _check("linear", "--shape", "4", "--report", report) == 2
+    assert "has no known suffix: expected .md, .html, .json." in capsys.readouterr().err
+    assert not report.exists()
 
 
 def test_json_of_agreement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

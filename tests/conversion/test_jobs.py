@@ -107,6 +107,71 @@ def test_cancelling_stops_every_thread(
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
 
 
+@pytest.mark.parametrize("jobs", [2, MANY])
+def test_what_was_read_back_is_not_written_again(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    out = tmp_path / "out.eqx"
+    session.convert(out)
+    last = out.stat().st_size - 1
+    out.unlink()
+    lock, read = threading.Lock(), threading.Event()
+    was_read = np.zeros(last + 1, bool)
+    writes, copies, reads = os.pwrite, os.copy_file_range, os.preadv
+
+    def begun(position: int, count: int) -> None:
+        with lock:
+            assert not was_read[position : position + count].any()
+        if position + count > last:
+            assert read.wait(60), "nothing is read back before all is written"
+
+    def pwrite(descriptor: int, data: memoryview, position: int) -> int:
+        begun(position, len(data))
+        return writes(descriptor, data, position)
+
+    def copied(source: int, descriptor: int, count: int, start: int, position: int) -> int:
+        begun(position, count)
+        return copies(source, descriptor, count, start, position)
+
+    def preadv(descriptor: int, buffers: list[memoryview], position: int) -> int:
+        count = reads(descriptor, buffers, position)
+        if out.name in os.readlink(f"/proc/self/fd/{descriptor}"):
+            with lock:
+                was_read[position : position + count] = True
+            read.set()
+        return count
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(os, "copy_file_range", copied)
+    monkeypatch.setattr(os, "preadv", preadv)
+    session.convert(out, jobs=jobs, chunk_bytes=1 << 15)
+    assert was_read.all()
+
+
+@pytest.mark.parametrize("jobs", [1, 2, MANY])
+@pytest.mark.parametrize("call", ["pwrite", "copy_file_range"])
+def test_a_write_that_goes_wrong_is_found_by_any_number_of_threads(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, jobs: int
+) -> None:
+    real, write = getattr(os, call), os.pwrite
+    is_done = threading.Event()
+
+    def wrong(*arguments: Any) -> int:
+        count = real(*arguments)
+        descriptor, position = arguments[-3 if call == "pwrite" else 1], arguments[-1]
+        if count > 4000 and not is_done.is_set():
+            is_done.set()
+            there = os.pread(descriptor, 1, position + count - 1)
+            write(descriptor, bytes([there[0] ^ 1]), position + count - 1)
+        return count
+
+    monkeypatch.setattr(os, call, wrong)
+    with pytest.raises(OutputError, match="differs from its source"):
+        session.convert(tmp_path / "out.eqx", jobs=jobs, chunk_bytes=1 << 15)
+    assert is_done.is_set()
+    assert [file.name for file in tmp_path.iterdir()] == ["in"]
+
+
 def test_a_failure_in_any_thread_is_the_same_error(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,9 +12,12 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.errors import InputError
+from s2p_tui.formats.models import Factory, Models
 from s2p_tui.formats.pytree.skeleton import save_skeleton
 from s2p_tui.formats.skeleton_file import Target, head_line, open_target
 from tests.helpers.files import array_bytes
@@ -50,6 +53,35 @@ def test_a_skeleton_file_brings_leaves_and_values_back(tmp_path: Path) -> None:
     for key, leaf in TREE.items():
         assert array_bytes(value(target, f"[{key!r}]")) == array_bytes(np.asarray(leaf))
     target.values.close()
+
+
+@given(
+    models=st.builds(Models, *[st.none() | st.builds(
+        Factory,
+        st.sampled_from(["net.py:Net", "pkg.mod:Outer.make", "my folder/ñet.py:Net"]),
+        st.dictionaries(
+            st.sampled_from(["width", "keys", "leaves", "größe"]),
+            st.recursive(
+                st.none() | st.booleans() | st.integers() | st.text(),
+                lambda inner: st.lists(inner, max_size=3)
+                | st.dictionaries(st.text(), inner, max_size=3),
+                max_leaves=5,
+            ),
+        ),
+        st.booleans(),
+        st.booleans(),
+    )] * 2),
+    keys=st.sampled_from([(), (".key",)]),
+)  # fmt: skip
+def test_a_skeleton_file_records_the_factories(
+    tmp_path_factory: pytest.TempPathFactory, models: Models, keys: tuple[str, ...]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "factories.eqx"
+    path.write_bytes(head_line([Leaf(".a", (2,), "float32", has_value=False)], keys, b"[]", models))
+    target = open_target(path)
+    assert target.models == models
+    assert target.skeleton.keys == keys
+    assert target.tree == b"[]"
 
 
 def test_a_plain_eqx_has_numbers_for_names(tmp_path: Path) -> None:
@@ -113,6 +145,14 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "owner": (head(node(owner=3)), "damaged skeleton"),
     "config": (head(node(config=[])), "damaged skeleton"),
     "twice": (head(node(), node()), "names .a twice"),
+    "models no object": (head(node(), models=[]), "damaged skeleton"),
+    "factory no name": (head(node(), models={"jax": {"name": "import os"}}), "is no factory"),
+    "factory of two lines": (head(node(), models={"torch": {"name": "a:b\nc"}}), "is no factory"),
+    "argument no name": (
+        head(node(), models={"jax": {"name": "a:b", "kwargs": {"x)": 1}}}),
+        "is no factory",
+    ),
+    "factory twice": (head(node())[:-2] + b',"models":{"jax":null,"jax":null}}\n', "damaged"),
     "value missing": (head(node(value=True)), "describes 1 values and holds 0"),
     "deep": (b'{"format": "s2p-skeleton", "version": 1, "leaves": ' + b"[" * 99_999, "damaged"),
 }

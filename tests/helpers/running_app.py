@@ -26,9 +26,9 @@ def make_app(session: Session, output: Path = Path("model.eqx"), **options: obje
     )
 
 
-async def until(pilot: Pilot[object], is_so: Callable[[], bool]) -> None:
+async def until(pilot: Pilot[object], is_so: Callable[[], bool], seconds: float = 60) -> None:
     """Let the app go on until something is the case."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline, "it never came to be"
         await pilot.pause()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING
 
 from s2p_tui.alignment.alignment import Alignment, Row
 from s2p_tui.alignment.candidates import Candidate, Pool, Tier
-from s2p_tui.alignment.choices import choices
+from s2p_tui.alignment.choices import best_choice
 from s2p_tui.alignment.edits import SetRows, apply
 from s2p_tui.alignment.fit import Fit, Verdict
+from s2p_tui.alignment.judge import judge
 from s2p_tui.alignment.sharing import sharing
 from s2p_tui.alignment.transform import Expr, Take, describe, keys_of
 from s2p_tui.app.commands.arrange import ImpossibleError, Move
@@ -74,14 +76,18 @@ class SourceOffer:
         pool: What is listed.
         index: The leaf that is to be filled, or the benched entry that is to fill one.
         key: The benched entry; None if a leaf is to be filled.
+        shows_all: List candidates that can never be converted too.
         listed: What is listed now.
+        hidden: How many candidates that can never be converted are left out.
     """
 
     session: Session
     pool: Pool
     index: int
     key: str | None
+    shows_all: bool = False
     listed: list[Candidate] = field(default_factory=list[Candidate])
+    hidden: int = 0
     _options: dict[int, SourceOption] = field(default_factory=dict[int, SourceOption])
     _holders: dict[str, int] = field(default_factory=dict[str, int])
 
@@ -93,22 +99,88 @@ class SourceOffer:
         """List what a query is for, best first."""
         session = self.session
         if self.key is not None:
-            entries = session.checkpoint.state_dict
-            claimed = session.evidence.claimed(self.key, entries) if session.evidence else None
-            first = [] if claimed is None else [claimed]
-            name, shape = self.key, entries.shape(self.key)
+            name, shape = self.key, session.checkpoint.state_dict.shape(self.key)
         else:
             leaf = session.target.skeleton[self.index]
-            name, shape, first = leaf.path, leaf.shape, self._suggested()
-        found = self.pool.ranked(name, shape, query, first)
+            name, shape = leaf.path, leaf.shape
+        found = self.pool.ranked(name, shape, query, self._first())
         rows = session.alignment.rows
-        self.listed = [
+        found = [
             candidate for candidate in found if self.key is None or not rows[candidate.index].fixed
         ]
+        possible = [candidate for candidate in found if self._is_possible(candidate)]
+        self.hidden = 0 if self.shows_all else len(found) - len(possible)
+        self.listed = found if self.shows_all else possible
+
+    def _is_possible(self, candidate: Candidate) -> bool:
+        if candidate.tier is Tier.OTHER:
+            return False
+        # By itself: judged as an edit of all rows, 200 would take 0.3 s of 100,000 rows.
+        index, source = self._source(candidate)
+        leaf, state_dict = self.session.target.skeleton[index], self.session.checkpoint.state_dict
+        return judge(leaf, Row(source, by="user"), state_dict).fit is not Fit.MISMATCHED
+
+    def _first(self) -> list[int]:
+        """Return what comes first: what the matcher has for it, and what is free beside siblings.
+
+        A leaf that is filled already is less likely than the empty one of the entry's own module.
+        """
+        session = self.session
+        if self.key is None:
+            return list(dict.fromkeys((*self._suggested(), *self._entries_of_module())))
+        entries, rows = session.checkpoint.state_dict, session.alignment.rows
+        claimed = session.evidence.claimed(self.key, entries) if session.evidence else None
+        wanted = [] if claimed is None else [claimed]
+        taken = [index for index in wanted if rows[index].source is not None]
+        empty = [index for index in wanted if index not in taken]
+        return list(dict.fromkeys((*empty, *self._leaves_of_module(self.key), *taken)))
+
+    def _leaves_of_module(self, key: str) -> list[int]:
+        """Return empty leaves of the entry's size in layers that take others of its module."""
+        session = self.session
+        entries, rows, skeleton = (
+            session.checkpoint.state_dict,
+            session.alignment.rows,
+            session.target.skeleton,
+        )
+        module, size = _module(key), prod(entries.shape(key))
+        holders = {self._holders[one] for one in self._holders if _module(one) == module}
+        beside = (
+            other for row in sorted(holders) for other in session.verdicts.company.siblings(row)
+        )
+        return [
+            index
+            for index in dict.fromkeys(beside)
+            if rows[index].source is None
+            and not rows[index].gap
+            and prod(skeleton[index].shape) == size
+        ]
+
+    def _entries_of_module(self) -> list[int]:
+        """Return benched entries of the leaf's size, of modules that fill the rest of its layer."""
+        session = self.session
+        entries, rows = session.checkpoint.state_dict, session.alignment.rows
+        siblings = session.verdicts.company.siblings(self.index)
+        modules = {_module(key) for other in siblings for key in rows[other].keys}
+        size = prod(session.target.skeleton[self.index].shape)
+        return [
+            entries.index(key)
+            for key in session.alignment.bench
+            if _module(key) in modules and prod(entries.shape(key)) == size
+        ]
+
+    def names(self) -> list[str]:
+        """Return the key or key path of each listed candidate."""
+        entries, skeleton = self.session.checkpoint.state_dict.entries, self.session.target.skeleton
+        if self.key is not None:
+            return [skeleton[one.index].path for one in self.listed]
+        return [entries[one.index].key for one in self.listed]
 
     def option(self, number: int) -> SourceOption:
         """The listed candidate of that number, judged."""
-        candidate = self.listed[number]
+        return self._option(self.listed[number])
+
+    def _option(self, candidate: Candidate) -> SourceOption:
         if candidate.index not in self._options:
             self._options[candidate.index] = self._judged(candidate)
         return self._options[candidate.index]
@@ -129,7 +201,8 @@ class SourceOffer:
         evidence = self.session.evidence
         return evidence.suggestions[self.index].source if evidence is not None else None
 
-    def _judged(self, candidate: Candidate) -> SourceOption:
+    def _source(self, candidate: Candidate) -> tuple[int, Expr]:
+        """Return the row that a candidate is about, and what it would take."""
         session, state_dict = self.session, self.session.checkpoint.state_dict
         if self.key is None:
             index, key = self.index, state_dict.entries[candidate.index].key
@@ -138,9 +211,19 @@ class SourceOffer:
         source, evidence = as_fits_best(session, index, key), session.evidence
         if candidate.tier is Tier.SUGGESTED and evidence is not None:
             source = evidence.suggestions[index].source or source
+        return index, source
+
+    def _judged(self, candidate: Candidate) -> SourceOption:
+        session = self.session
+        index, source = self._source(candidate)
         row = Row(source, by="user")
         verdict = session.verdict_after(index, sharing(session.alignment, [(index, row)]))
         return SourceOption(index, source, verdict, candidate.tier)
+
+
+def _module(key: str) -> str:
+    """Return the module that an entry belongs to."""
+    return key.rpartition(".")[0]
 
 
 def as_fits_best(session: Session, index: int, key: str) -> Expr:
@@ -148,8 +231,8 @@ def as_fits_best(session: Session, index: int, key: str) -> Expr:
     leaf, state_dict = session.target.skeleton[index], session.checkpoint.state_dict
     if state_dict.shape(key) == leaf.shape:
         return Take(key)
-    ways = choices(leaf, (key,), state_dict)
-    return ways[0].expr if ways else Take(key)
+    best = best_choice(leaf, key, state_dict)
+    return Take(key) if best is None else best.expr
 
 
 def offer(session: Session, index: int, pools: Pools) -> SourceOffer:

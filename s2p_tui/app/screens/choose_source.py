@@ -5,6 +5,7 @@ from __future__ import annotations
 from string import ascii_letters, digits
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from rich.cells import cell_len
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -14,7 +15,7 @@ from textual.widgets import Label
 
 from s2p_tui.alignment.transform import describe, keys_of, show
 from s2p_tui.app.commands.sources import SourceOffer, SourceOption
-from s2p_tui.app.text import clip, fit
+from s2p_tui.app.text import clip, fit, shorten_among
 from s2p_tui.app.theme import BY_LINES, Symbols
 from s2p_tui.app.widgets.frame import Box
 from s2p_tui.app.widgets.line_list import LineList, ListKeys
@@ -56,7 +57,7 @@ class Chosen(NamedTuple):
 
 
 class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
-    """Typing filters, Enter takes, ctrl+x swaps, Esc leaves."""
+    """Typing filters, Enter takes, ctrl+x swaps, ctrl+a shows all, Esc leaves."""
 
     AUTO_FOCUS = ""
     VERTICAL_BREAKPOINTS = BY_LINES
@@ -64,6 +65,7 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
         Binding("escape,ctrl+c", "dismiss(None)", show=False),
         Binding("enter", "take(False)", show=False),
         Binding("ctrl+x", "take(True)", show=False),
+        Binding("ctrl+a", "show_all", show=False),
         Binding("ctrl+n", "go(1)", show=False),
         Binding("ctrl+p", "go(-1)", show=False),
         *ListKeys.bindings(typing=True),
@@ -86,7 +88,7 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
     def compose(self) -> ComposeResult:
         """Compose the target, the filter, the list, and the details of the current line."""
         title = "Source" if self._offer.key is None else "Leaf"
-        keys = "Enter takes  ctrl+x swaps  type to filter  Esc leaves"
+        keys = "Enter takes  ctrl+x swaps  ctrl+a all  type to filter  Esc leaves"
         with Box(self._symbols, title, keys):
             yield Label(Content(self._symbols.plain(self._heading())), id="what")
             yield Lines(id="filter")
@@ -112,6 +114,11 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
 
     def action_clear(self) -> None:
         self._search("")
+
+    def action_show_all(self) -> None:
+        """List what can never be converted too, or leave it out again."""
+        self._offer.shows_all = not self._offer.shows_all
+        self._search(self._query)
 
     def action_take(self, swap: bool) -> None:
         if self._offer.listed:
@@ -158,7 +165,13 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
         shown = self._symbols.plain(printable(self._query))
         hint = ("part of a name", "lines--muted")
         prompt = self.query_one("#filter", Lines)
-        prompt.set_line(0, ("/ ", "lines--muted"), (shown, "lines--strong") if shown else hint)
+        hidden = f"  ctrl+a: {self._offer.hidden} more, which cannot be converted"
+        prompt.set_line(
+            0,
+            ("/ ", "lines--muted"),
+            (shown, "lines--strong") if shown else hint,
+            (hidden if self._offer.hidden else "", "lines--muted"),
+        )
         self.line_list.show(len(self._offer.listed), self._at)
         self._explain()
 
@@ -172,7 +185,7 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
         parts: list[Part] = [
             (f"{here} ", ""),
             (f"{symbols.fits[option.verdict.fit]} ", option.verdict.fit.value),
-            (fit(name, max(1, room), ellipsis=symbols.ellipsis), ""),
+            (fit(self._shortened(number, name, room), max(1, room), ellipsis=symbols.ellipsis), ""),
             (fit(f" {shape}", _SHAPE, ellipsis=symbols.ellipsis), "muted"),
         ]
         if wide:
@@ -181,6 +194,14 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
             used = clip(used, beside, ellipsis=symbols.ellipsis)
             parts.append((f" {fit(used, beside, ellipsis=symbols.ellipsis)}", "muted"))
         return parts
+
+    def _shortened(self, number: int, name: str, room: int) -> str:
+        """Return a name in so many cells, unlike those of other lines."""
+        if cell_len(name) <= room:
+            return name
+        names = (self._symbols.plain(printable(one)) for one in self._offer.names())
+        others = [other for at, other in enumerate(names) if at != number]
+        return shorten_among(name, others, max(1, room), ellipsis=self._symbols.ellipsis)
 
     def _named(self, option: SourceOption) -> tuple[str, str, str]:
         """Name, shape and dtype of what is listed."""
@@ -213,7 +234,11 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
     def _explain(self) -> None:
         """Say how good the row would be and why, and where the entry is now."""
         if not self._offer.listed:
-            self.query_one("#why", Label).update("No name is like this.")
+            hidden = self._offer.hidden
+            none = "No name is like this."
+            if hidden:
+                none = f"Nothing that fits: ctrl+a shows {hidden} that cannot be converted."
+            self.query_one("#why", Label).update(none)
             return
         option = self._offer.option(self._at)
         words = describe(option.source)

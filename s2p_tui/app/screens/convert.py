@@ -32,6 +32,7 @@ from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
     from s2p_tui.conversion.output import Converted
+    from s2p_tui.formats.models import Factory
     from s2p_tui.session.session import Session
 
 _DTYPES = (None, "float32", "bfloat16", "float16")
@@ -215,6 +216,7 @@ def snippet(
     dtype: str | None = None,
     *,
     has_keys: bool = False,
+    factory: Factory | None = None,
     library: str = "equinox",
 ) -> str:
     """Python code that loads the file.
@@ -224,24 +226,28 @@ def snippet(
         leaf_paths: Key paths of the skeleton; `[0]…` and `[1]…` mean `(model, state)`.
         dtype: The dtype floating-point leaves were written in, if not the skeleton's.
         has_keys: The model holds typed PRNG keys, which are in no file.
+        factory: The function that makes the model, if it is known.
         library: `equinox`, `nnx` or `linen`, as `library_of` tells.
     """
     name = _quoted(str(path))
     if library == "nnx":
         return _nnx_snippet(path, dtype)
+    is_pair = _is_model_and_state(leaf_paths)
+    made = "model, state" if is_pair else "model"
+    imports, like = _like(factory, is_pair=is_pair, is_abstract=not has_keys)
     if format_of(path) == "orbax":
-        return _orbax_snippet(_quoted(_absolute(path)), leaf_paths, dtype, has_keys=has_keys)
+        return _orbax_snippet(
+            _quoted(_absolute(path)), made, imports, like, dtype, has_keys=has_keys
+        )
     if path.suffix == ".safetensors":
         return f"from safetensors.flax import load_file\n\nleaves = load_file({name})"
     if library == "linen":
         made, like = "variables", "model.init(key, x)"
-    elif _is_model_and_state(leaf_paths):
-        made, like = "model, state", "eqx.nn.make_with_state(Model)(...)"
-    else:
-        made, like = "model", "Model(...)"
+    modules = ["import jax"] if has_keys or "jax." in like else []
+    head = "\n".join(["import equinox as eqx", *modules, *imports])
     spec = ", filter_spec=spec" if has_keys else ""
     return (
-        f"import equinox as eqx\n{_EXCEPT_KEYS if has_keys else ''}\n"
+        f"{head}\n{_EXCEPT_KEYS if has_keys else ''}\n"
         f"like = {like}{f'  # with {dtype} leaves, as in the file' if dtype else ''}\n"
         f"{made} = eqx.tree_deserialise_leaves({name}, like{spec})"
     )
@@ -281,25 +287,45 @@ def _nnx_snippet(path: Path, dtype: str | None) -> str:
     )
 
 
+def _like(factory: Factory | None, *, is_pair: bool, is_abstract: bool) -> tuple[list[str], str]:
+    """Return imports, and the expression of a model like the one in the file."""
+    imports: list[str] = []
+    maker, arguments = "Model", ["..."]
+    is_split = is_pair
+    if factory is not None and factory.module:
+        maker, is_split = factory.attribute, factory.holds_state
+        imports.append(f"from {factory.module} import {maker.partition('.')[0]}")
+        arguments = [f"{name}={value!r}" for name, value in factory.kwargs.items()]
+        arguments += ["key=jax.random.PRNGKey(0)"] * factory.takes_key
+    if is_split:
+        maker = f"eqx.nn.make_with_state({maker})"
+    if is_abstract:
+        return imports, f"eqx.filter_eval_shape({', '.join([maker, *arguments])})"
+    # Keys that the file does not hold are those of this model.
+    return imports, f"{maker}({', '.join(arguments)})"
+
+
 def _absolute(path: Path) -> str:
     """The path as Orbax takes it."""
     return location(path) if is_bucket(path) else str(path.absolute())
 
 
 def _orbax_snippet(
-    name: str, leaf_paths: Sequence[str], dtype: str | None, *, has_keys: bool
+    name: str,
+    made: str,
+    imports: Sequence[str],
+    like: str,
+    dtype: str | None,
+    *,
+    has_keys: bool,
 ) -> str:
-    is_pair = _is_model_and_state(leaf_paths)
-    made, make = (
-        ("model, state", "eqx.nn.make_with_state(Model)") if is_pair else ("model", "Model")
-    )
     is_array = "isinstance(x, jax.ShapeDtypeStruct)"
     if has_keys:
         is_array += " and not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)"
     written = f"  # with {dtype} leaves, as in the checkpoint" if dtype else ""
+    head = "\n".join(["import equinox as eqx, jax, orbax.checkpoint as ocp", *imports])
     return (
-        "import equinox as eqx, jax, orbax.checkpoint as ocp\n\n"
-        f"like = eqx.filter_eval_shape({make}, ...){written}\n"
+        f"{head}\n\nlike = {like}{written}\n"
         f"arrays, static = eqx.partition(like, lambda x: {is_array})\n"
         "wanted = jax.tree.map(\n"
         "    lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=...), arrays\n)\n"
@@ -308,8 +334,7 @@ def _orbax_snippet(
     )
 
 
-_EXCEPT_KEYS = """import jax
-
+_EXCEPT_KEYS = """
 def spec(file, leaf):
     is_jax = isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct))
     if is_jax and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -379,13 +404,13 @@ class Result(ModalScreen[None]):
         super().__init__()
         self._lines = [*report(session, converted), *([found] if found else [])]
         paths = [leaf.path for leaf in session.target.skeleton]
-        skeleton = session.target.skeleton
         self._snippet = snippet(
             converted.written.path,
             paths,
             dtype,
-            has_keys=bool(skeleton.keys),
-            library=library_of(leaf.owner for leaf in skeleton),
+            has_keys=bool(session.target.skeleton.keys),
+            factory=session.target.models.jax,
+            library=library_of(leaf.owner for leaf in session.target.skeleton),
         )
         self._symbols = symbols
 

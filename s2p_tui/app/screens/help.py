@@ -29,6 +29,8 @@ _SIGNS = (
     ("trusted", "doubtful, and trusted by you"),
     ("mismatched", "cannot fit, or has no entry yet"),
     ("gap", "keeps the skeleton's value"),
+    ("agrees", "at the left: its module agreed when both models were run"),
+    ("differs", "at the left: its module differed"),
 )
 
 
@@ -51,7 +53,8 @@ def help_text(symbols: Symbols, keymap: Keymap | None = None, width: int = 80) -
         ):
             add(shown, does)
     lines.append(("Signs\n", "bold"))
-    signs = {**symbols.fits, "trusted": symbols.trusted}
+    agreement = {"agrees": symbols.agreement[True], "differs": symbols.agreement[False]}
+    signs = {**symbols.fits, "trusted": symbols.trusted, **agreement}
     for name, does in _SIGNS:
         add(signs[name] if brief else f"{signs[name]} {name}", does)
     return Content.assemble(*lines)

@@ -16,11 +16,12 @@ from textual.screen import Screen
 from s2p_tui.alignment.fit import Fit
 from s2p_tui.app import background, flows, search, wording
 from s2p_tui.app.background import app_of
+from s2p_tui.app.checks import typed_of
 from s2p_tui.app.commands import arrange
 from s2p_tui.app.commands.arrange import ImpossibleError, Move, Step, typed_row
 from s2p_tui.app.commands.sources import Pools
 from s2p_tui.app.cursor import Cursor
-from s2p_tui.app.folding import Folding, find_folds
+from s2p_tui.app.folding import folding_of
 from s2p_tui.app.keys import actions
 from s2p_tui.app.resume import Journalled
 from s2p_tui.app.screens.convert import Order
@@ -54,9 +55,6 @@ if TYPE_CHECKING:
     from s2p_tui.conversion.output import Converted
     from s2p_tui.session.session import Session
 
-_FOLDED_FROM = 300
-"""Rows and benched entries from which on the list opens folded."""
-
 
 class Workspace(Screen[None]):
     """The main screen, where the alignment is made.
@@ -74,6 +72,7 @@ class Workspace(Screen[None]):
         converted: The last successful conversion.
         saved: The alignment as it was last saved, converted or opened.
         saved_as_mapping: The alignment as it was last saved in a mapping file.
+        typed: What both models were run on last, or are to be.
         is_busy: True while Claude is asked or a conversion runs: nothing may be changed then.
         is_comparing: True while a guided run compares both models.
     """
@@ -98,7 +97,7 @@ class Workspace(Screen[None]):
     ) -> None:
         super().__init__()
         self.session = session
-        self.cursor = Cursor(folding=_folding(session))
+        self.cursor = Cursor(folding=folding_of(session))
         self.pools = Pools(session)
         self.fitting = Fitting(session)
         self.symbols = symbols
@@ -109,6 +108,7 @@ class Workspace(Screen[None]):
         self.saved = saved
         self.saved_as_mapping: Alignment | None = None
         self.converted: Converted | None = None
+        self.typed = typed_of(session, options.get("models"), options.get("inputs", ""))
         self.is_busy = False
         self.is_comparing = False
         self.matching: Task | None = None
@@ -474,7 +474,7 @@ class Workspace(Screen[None]):
         self.cursor.forget_beyond(len(self.session))
         if self.cursor.query:
             search.search_again(self.session, self.cursor, changed)
-        if had_marks or self.cursor.marks or self.cursor.query:
+        if had_marks or self.cursor.marks or self.cursor.query or self.view.agreement:
             self.view.redraw()
         self.view.go(index)
 
@@ -534,6 +534,10 @@ class Workspace(Screen[None]):
             self.is_busy = True
             await self._start(flows.convert)
 
+    async def action_check(self) -> None:
+        if not (self.is_busy or self._must_wait()):
+            await self._start(flows.check)
+
     def action_save(self) -> None:
         """Save the mapping; again, without an edit between, a recipe of it."""
         if self.session.alignment is self.saved_as_mapping and not self.is_busy:
@@ -579,18 +583,9 @@ class Workspace(Screen[None]):
             symbols, *(["details"] if self.query_one("#details").display else [])
         )
         for details in self.query(Details):
-            details.show(session, cursor, symbols)
+            details.show(session, cursor, symbols, self.view.agreement)
         self.query_one(Status).show(session, cursor, symbols, self._message)
         location = "" if self.view.columns.number else wording.location(session, cursor.index)
         for tip in self.query(Tip):
             tip.show(self._tip, symbols)
         self.query_one(Hints).show(cursor, symbols, location)
-
-
-def _folding(session: Session) -> Folding:
-    paths = [leaf.path for leaf in session.target.skeleton]
-    folding = Folding(find_folds(paths), len(paths))
-    folding.set_bench(len(session.alignment.bench))
-    if len(session) > _FOLDED_FROM:
-        folding.fold_all()
-    return folding

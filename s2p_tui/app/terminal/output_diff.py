@@ -17,7 +17,20 @@ from rich.segment import Segment
 from textual.driver import Driver
 from textual.strip import Strip
 
-_ATTRIBUTES = frozenset(("1", "2", "3", "4", "5", "6", "7", "8", "9", "21", "53"))
+_ENDS = {
+    "1": "22",
+    "2": "22",
+    "3": "23",
+    "4": "24",
+    "21": "24",
+    "5": "25",
+    "6": "25",
+    "7": "27",
+    "8": "28",
+    "9": "29",
+    "53": "55",
+}
+"""Attributes and the codes that end them, some of them two."""
 _SHOWN_ON_BLANKS = frozenset(("4", "5", "6", "7", "9", "21", "53"))
 _PARTS = {"2": 4, "5": 2}
 """Numbers that follow `38` or `48`: how a colour is given, and the colour."""
@@ -65,7 +78,7 @@ def parse(codes: str) -> CellStyle:
         number = int(first) if first.isdecimal() else -1
         if number == 0:
             attributes, fore, back = set[str](), "39", "49"
-        elif first in _ATTRIBUTES:
+        elif first in _ENDS:
             attributes.add(first)
         elif 30 <= number <= 39 or 90 <= number <= 97:
             fore = code
@@ -98,10 +111,16 @@ def transition(now: CellStyle, then: CellStyle) -> tuple[str, CellStyle]:
     Nothing is sent for what makes no difference.
     """
     superfluous = now.attributes - then.attributes
-    if superfluous if then.fore is not None else superfluous & _SHOWN_ON_BLANKS:
-        codes, now = ["0"], PLAIN
-    else:
-        codes = []
+    if then.fore is None:
+        superfluous &= _SHOWN_ON_BLANKS
+    ended = {_ENDS[attribute] for attribute in superfluous}
+    left = frozenset(one for one in now.attributes if _ENDS[one] not in ended)
+    kept = _sent_after(sorted(ended), CellStyle(left, now.fore, now.back), then)
+    # To end a few attributes is shorter than a reset where colours stay.
+    return min(kept, _sent_after(["0"], PLAIN, then), key=lambda sent: len(sent[0]))
+
+
+def _sent_after(codes: list[str], now: CellStyle, then: CellStyle) -> tuple[str, CellStyle]:
     codes += sorted(then.attributes - now.attributes)
     fore = now.fore if then.fore is None else then.fore
     if fore is not None and fore != now.fore:
@@ -165,6 +184,7 @@ class Shown:
         for run in runs:
             by_row.setdefault(run.row, []).append(run)
         style = PLAIN
+        by_style: dict[CellStyle, list[_Run]] = {}
         for row, of_row in by_row.items():
             if not all(_is_simple(run.text) for run in of_row):
                 # How wide a terminal draws such characters is its own affair.
@@ -181,29 +201,37 @@ class Shown:
             differing = [column for column, cell in wanted.items() if known.get(column) != cell]
             differing.sort()
             known.update(wanted)
-            sent, style = _sent(row, differing, known, style)
-            yield sent
+            for run in _differing(row, differing, known):
+                by_style.setdefault(run.style, []).append(run)
+        # A colour takes three times the bytes that a step to another row takes.
+        at = 0, 0
+        for wanted_style, of_style in by_style.items():
+            codes, style = transition(style, wanted_style)
+            yield codes
+            for row, column, text, _ in of_style:
+                if at[0] == row and column > at[1]:
+                    yield f"\x1b[{column - at[1]}C"
+                elif at != (row, column):
+                    yield f"\x1b[{row};{column}H"
+                yield text
+                at = row, column + len(text)
         yield transition(style, PLAIN)[0] + last
 
 
-def _sent(
-    row: int, columns: list[int], cells: dict[int, Cell], style: CellStyle
-) -> tuple[str, CellStyle]:
-    """The output that brings columns of a row up to date, and the style it ends with."""
-    parts: list[str] = []
-    at = -1
+def _differing(row: int, columns: list[int], cells: dict[int, Cell]) -> Iterator[_Run]:
+    """Yield what brings columns of a row up to date, each run as long as its style allows."""
+    start, text, style = 0, "", PLAIN
     for column in columns:
-        between = [cells.get(index) for index in range(at, column)] if at >= 0 else []
-        if at < 0 or len(between) > _BRIDGED or not all(_goes_on(c, style) for c in between):
-            step = column - at
-            parts.append(f"\x1b[{row};{column}H" if at < 0 else f"\x1b[{step}C")
-        else:
-            parts += [cell[0] for cell in between if cell]
-        char, wanted = cells[column]
-        codes, style = transition(style, wanted)
-        parts.append(codes + char)
-        at = column + 1
-    return "".join(parts), style
+        between = [cells.get(index) for index in range(start + len(text), column)] if text else []
+        joins = text and len(between) <= _BRIDGED
+        if joins and all(_goes_on(cell, style) for cell in (*between, cells[column])):
+            text += "".join(cell[0] for cell in between if cell) + cells[column][0]
+            continue
+        if text:
+            yield _Run(row, start, text, style)
+        start, (text, style) = column, cells[column]
+    if text:
+        yield _Run(row, start, text, style)
 
 
 def _goes_on(cell: Cell | None, style: CellStyle) -> bool:

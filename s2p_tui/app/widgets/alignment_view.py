@@ -19,6 +19,7 @@ from s2p_tui.app.widgets.frame import draw_plainly
 from s2p_tui.app.widgets.list_line import Columns, ListLine
 
 if TYPE_CHECKING:
+    from s2p_tui.app.agreement import Agreement
     from s2p_tui.session.session import Session
 
 
@@ -70,6 +71,17 @@ class AlignmentView(ScrollView, can_focus=False):
         self._ready: dict[int, Strip] = {}
         self._line = ListLine(session, cursor, symbols, self._style)
         session.subscribe(self._rows_changed)
+
+    @property
+    def agreement(self) -> Agreement | None:
+        """The rows whose modules agreed when both models were run, if they were."""
+        return self._line.agreement
+
+    def show_agreement(self, agreement: Agreement) -> None:
+        """Draw all lines with what was found."""
+        self._line.agreement = agreement
+        self._ready.clear()
+        self.refresh()
 
     @property
     def columns(self) -> Columns:

@@ -26,6 +26,7 @@ from s2p_tui.errors import printable
 
 if TYPE_CHECKING:
     from s2p_tui.alignment.alignment import Row
+    from s2p_tui.app.agreement import Agreement
     from s2p_tui.app.folding import Fold
     from s2p_tui.session.session import Session
 
@@ -91,13 +92,15 @@ class Columns:
         return self.flags + self.number + self.entry.width
 
 
-def lay_out_columns(width: int, rows: int, entry: Needs, leaf: Needs) -> Columns:
+def lay_out_columns(
+    width: int, rows: int, entry: Needs, leaf: Needs, flags: int = _FLAGS
+) -> Columns:
     """Divide a line: names first, then shapes, then dtypes, each as wide as it needs to be.
 
     Where names need more than there is, the side that needs less gets what it needs.
     """
     number = len(str(rows)) + 1 if width >= _NUMBERS_FROM else 0
-    room = max(2, width - _FLAGS - number - _SYMBOL)
+    room = max(2, width - flags - number - _SYMBOL)
     names, shapes, dtypes = room, (0, 0), (0, 0)
     wanted = min(entry.shape, _MAX_SHAPE) + 1, min(leaf.shape, _MAX_SHAPE) + 1
     if _have_room(names - sum(wanted), entry, leaf, _NAME_WITH_SHAPE):
@@ -108,7 +111,7 @@ def lay_out_columns(width: int, rows: int, entry: Needs, leaf: Needs) -> Columns
     left, right = _shared(names, entry.name, leaf.name)
     left += min(_PART, names - left - right)
     sides = Side(left, dtypes[0], shapes[0]), Side(right, dtypes[1], shapes[1])
-    return Columns(_FLAGS, number, sides[0], _SYMBOL, sides[1], names - left - right)
+    return Columns(flags, number, sides[0], _SYMBOL, sides[1], names - left - right)
 
 
 def _have_room(room: int, entry: Needs, leaf: Needs, least: int) -> bool:
@@ -149,13 +152,18 @@ class _Cells(NamedTuple):
 
 
 class ListLine:
-    """Draws lines of a session where the cursor is."""
+    """Draws lines of a session where the cursor is.
+
+    Attributes:
+        agreement: The rows whose modules agreed when both models were run, if they were.
+    """
 
     def __init__(
         self, session: Session, cursor: Cursor, symbols: Symbols, style: Callable[..., Style]
     ) -> None:
         self.session = session
         self.cursor = cursor
+        self.agreement: Agreement | None = None
         self._symbols = symbols
         self._style = style
         entries, leaves = session.checkpoint.state_dict.entries, session.target.skeleton
@@ -168,7 +176,8 @@ class ListLine:
 
     def columns(self, width: int) -> Columns:
         """The layout of a line of so many cells."""
-        return lay_out_columns(width, len(self.session.alignment.rows), *self._needs)
+        flags = _FLAGS if self.agreement is None else _FLAGS + 1
+        return lay_out_columns(width, len(self.session.alignment.rows), *self._needs, flags)
 
     @cached_property
     def _needs(self) -> tuple[Needs, Needs]:
@@ -223,7 +232,7 @@ class ListLine:
     ) -> list[Segment]:
         """Return how many rows of a folded block are how good, and its name."""
         right, dots = columns.leaf, self._symbols.ellipsis
-        signs = wording.signs_of(self.session, fold, self._symbols)
+        signs = wording.signs_of(self.session, fold, self._symbols, self.agreement)
         counts: list[Segment] = []
         used, room = 0, max(right.shape + right.dtype - 1, right.width // 3)
         for text, name in signs:
@@ -378,6 +387,9 @@ class ListLine:
         symbols, cursor = self._symbols, self.cursor
         here = symbols.cursor if cursor.index in span else " "
         sign = symbols.folded if is_folded else " "
+        if self.agreement is not None:
+            said = None if is_folded else self.agreement.of(span.start)
+            sign = f"{sign if said is None else symbols.agreement[said]} "
         if cursor.picked is not None and (cursor.picked in span or cursor.index in span):
             return f"{here}{symbols.picked}{sign}"
         if cursor.marks_in(span):

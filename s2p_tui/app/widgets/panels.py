@@ -25,6 +25,7 @@ from s2p_tui.app.widgets.frame import keys_line, rule, top_line
 from s2p_tui.app.widgets.lines import Lines, Part
 
 if TYPE_CHECKING:
+    from s2p_tui.app.agreement import Agreement
     from s2p_tui.session.session import Session
 
 
@@ -58,14 +59,21 @@ class Details(Lines):
     def __init__(self, name: str) -> None:
         super().__init__(_DETAILS, id=name)
 
-    def show(self, session: Session, cursor: Cursor, symbols: Symbols) -> None:
+    def show(
+        self,
+        session: Session,
+        cursor: Cursor,
+        symbols: Symbols,
+        agreement: Agreement | None = None,
+    ) -> None:
         if not self.display:
             return
         fold = cursor.folding and cursor.folding.shut_at(cursor.index)
         if fold:
             lines = wording.folded_details(session, fold, symbols)
         else:
-            lines = wording.details(session, cursor.index, symbols, self.size.width - 2)
+            room = self.size.width - 2
+            lines = wording.details(session, cursor.index, symbols, room, agreement)
         if self.id == "aside":
             lines = [
                 part for line in lines for part in wrap(line, self.size.width - 2, _MOST_ASIDE)

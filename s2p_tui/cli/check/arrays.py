@@ -35,36 +35,43 @@ class Difference:
         absolute: The largest difference; infinite where numbers that are not finite differ, and
             where one is NaN.
         relative: That, divided by the reference's largest finite number.
+        cosine: The cosine between both, all elements as one vector; None where it is not defined.
     """
 
     absolute: float
     relative: float
+    cosine: float | None = None
 
 
 def arrays_in(value: Any) -> list[NDArray[Any]]:
-    """List every array in a value, in order: of tuples and lists as they come, of mappings by the
-    names of their keys, of dataclasses by field. Text, None, `State` and PRNG keys are left out.
+    """List every array in a value as NumPy's, widened; see `values_in`.
 
     Raises:
         UnreadableError: One is being traced by JAX.
     """
+    return [_as_numpy(array) for array in values_in(value)]
+
+
+def values_in(value: Any) -> list[Any]:
+    """List every array, tensor and number in a value, in order: of tuples and lists as they come,
+    of mappings by the names of their keys, of dataclasses by field. Text, None, `State` and PRNG
+    keys are left out.
+    """
     match value:
         case None | str() | bytes():
             return []
-        case torch.Tensor():
-            return [_of_torch(value)]
         case jax.Array():
             is_key = jax_.dtypes.issubdtype(value.dtype, jax_.dtypes.prng_key)
-            return [] if is_key else [_wide(np.asarray(_concrete(value)[0]))]
-        case np.ndarray():
-            return [_wide(cast("NDArray[Any]", value))]
+            return [] if is_key else [value]
+        case torch.Tensor() | np.ndarray():
+            return [value]
         case Mapping():
             items = cast("Mapping[Any, Any]", value)
             return _all(items[key] for key in sorted(items, key=str))
         case list() | tuple():
             return _all(cast("Sequence[Any]", value))
         case _ if isinstance(value, _SCALARS):
-            return [_wide(np.asarray(value))]
+            return [value]
         case _ if isinstance(value, eqx.nn.State):
             return []
         case _ if dataclasses.is_dataclass(value):
@@ -74,17 +81,33 @@ def arrays_in(value: Any) -> list[NDArray[Any]]:
             return _all(leaf for leaf in leaves if leaf is not value)
 
 
-def _all(values: Iterable[Any]) -> list[NDArray[Any]]:
-    return [array for value in values for array in arrays_in(value)]
+def _as_numpy(value: Any) -> NDArray[Any]:
+    match value:
+        case torch.Tensor():
+            return _of_torch(value)
+        case jax.Array():
+            return _wide(np.asarray(concrete(value)[0]))
+        case _:
+            return _wide(np.asarray(value))
 
 
-def _concrete(value: Any) -> tuple[Any, int]:
+def dtype_in(value: Any) -> str:
+    """Return the dtype of the first array or tensor in a value; empty if it holds none."""
+    found = values_in(value)
+    return str(getattr(found[0], "dtype", "")).removeprefix("torch.") if found else ""
+
+
+def _all(values: Iterable[Any]) -> list[Any]:
+    return [array for value in values for array in values_in(value)]
+
+
+def concrete(value: Any) -> tuple[Any, int]:
     """Return the numbers behind a value under `jax.vmap`, mapped axes first, and their count."""
     if not isinstance(value, jax_.core.Tracer):
         return value, 0
     if not hasattr(value, "batch_dim") or not hasattr(value, "val"):
         raise UnreadableError
-    inner, mapped = _concrete(value.val)
+    inner, mapped = concrete(value.val)
     if not isinstance(value.batch_dim, int):
         return inner, mapped
     return np.moveaxis(np.asarray(inner), mapped + value.batch_dim, mapped), mapped + 1
@@ -119,8 +142,16 @@ def comparable(found: Sequence[NDArray[Any]], reference: Sequence[NDArray[Any]])
 def difference(found: Sequence[NDArray[Any]], reference: Sequence[NDArray[Any]]) -> Difference:
     """Return the largest difference between comparable arrays, each relative to its own size."""
     parts = [_apart(a.reshape(b.shape), b) for a, b in zip(found, reference, strict=True)]
-    absolute = max((part.absolute for part in parts), default=0.0)
-    return Difference(absolute, max((part.relative for part in parts), default=0.0))
+    return worst(parts)
+
+
+def worst(parts: Sequence[Difference]) -> Difference:
+    """Return the largest of several differences, and the smallest cosine."""
+    return Difference(
+        max((part.absolute for part in parts), default=0.0),
+        max((part.relative for part in parts), default=0.0),
+        min((part.cosine for part in parts if part.cosine is not None), default=None),
+    )
 
 
 def _apart(found: NDArray[Any], reference: NDArray[Any]) -> Difference:
@@ -131,9 +162,17 @@ def _apart(found: NDArray[Any], reference: NDArray[Any]) -> Difference:
     absolute = float(np.where(np.isnan(apart), np.inf, apart).max())
     sizes = np.abs(reference)
     largest = float(sizes[np.isfinite(sizes)].max(initial=0.0))
+    cosine = _cosine(found, reference)
     if absolute == 0.0:
-        return Difference(0.0, 0.0)
-    return Difference(absolute, absolute / largest if largest else float("inf"))
+        return Difference(0.0, 0.0, cosine)
+    return Difference(absolute, absolute / largest if largest else float("inf"), cosine)
+
+
+def _cosine(found: NDArray[Any], reference: NDArray[Any]) -> float | None:
+    with np.errstate(all="ignore"):
+        sizes = float(np.linalg.norm(found.ravel()) * np.linalg.norm(reference.ravel()))
+        product = float(np.vdot(found.ravel(), reference.ravel()).real)
+    return min(1.0, product / sizes) if 0.0 < sizes < float("inf") else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +182,12 @@ class Call:
     Attributes:
         inputs: The arrays in its positional arguments.
         outputs: The arrays in what it returned.
+        dtype: The dtype of the first of these, before they were widened; empty if unknown.
     """
 
     inputs: Sequence[NDArray[Any]]
     outputs: Sequence[NDArray[Any]]
+    dtype: str = ""
 
 
 def stacked(calls: Sequence[Call]) -> Call | None:
@@ -156,7 +197,7 @@ def stacked(calls: Sequence[Call]) -> Call | None:
     """
     inputs = _stacked([call.inputs for call in calls])
     outputs = _stacked([call.outputs for call in calls])
-    return None if inputs is None or outputs is None else Call(inputs, outputs)
+    return None if inputs is None or outputs is None else Call(inputs, outputs, calls[0].dtype)
 
 
 def _stacked(lots: Sequence[Sequence[NDArray[Any]]]) -> list[NDArray[Any]] | None:

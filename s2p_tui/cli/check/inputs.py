@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _LONGEST = 300
+# Enough to tell the inputs of one run from those of another.
+_DIGITS = 16
 
 
 @contextlib.contextmanager
@@ -112,6 +115,35 @@ def sample_examples(spec: str, *, batched: bool) -> Examples:
             "Return an array, or a tuple of arrays.",
         )
     return Examples(tuple(array[None] for array in arrays), batched)
+
+
+def digest_of(examples: Examples) -> str:
+    """Return the beginning of the SHA-256 over all arguments."""
+    digest = hashlib.sha256()
+    for array in examples.arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:_DIGITS]
+
+
+def other_examples(examples: Examples, seed: int) -> Examples | None:
+    """Return as many examples like these with other numbers; None if all stay the same.
+
+    Floating-point numbers are mixed with noise of their own size; whole ones change places.
+    """
+    rng = np.random.default_rng(seed)
+    arrays = tuple(_other(array, rng) for array in examples.arrays)
+    if all(np.array_equal(a, b) for a, b in zip(arrays, examples.arrays, strict=True)):
+        return None
+    return Examples(arrays, examples.batched)
+
+
+def _other(array: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    if dtype_named(str(array.dtype)).kind != "float":
+        return rng.permuted(array, axis=-1) if array.ndim > 1 else array
+    wide = array.astype(np.float64)
+    noise = rng.normal(size=array.shape) * (wide.std() or 1.0)
+    return (0.7 * wide + 0.7 * noise).astype(array.dtype)
 
 
 def _as_array(value: Any) -> NDArray[Any]:

@@ -8,7 +8,7 @@ import inspect
 from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import equinox
 import jax
@@ -16,7 +16,14 @@ import jax.numpy as jnp
 import jax.tree_util
 import numpy as np
 
-from s2p_tui.cli.check.arrays import Call, UnreadableError, arrays_in, shapes_of, stacked
+from s2p_tui.cli.check.arrays import (
+    Call,
+    UnreadableError,
+    arrays_in,
+    dtype_in,
+    shapes_of,
+    stacked,
+)
 from s2p_tui.cli.check.inputs import Examples, code_of
 from s2p_tui.errors import InputError, S2PError
 from s2p_tui.formats.pytree.factory import call_factory
@@ -153,10 +160,16 @@ def jax_calls(tree: Any, examples: Examples) -> dict[str, list[Call]]:
     modules = modules_in(model_and_state(tree)[0])
     each: list[Mapping[str, Sequence[Call]]] = []
     for number in range(examples.count):
-        recorder = _Recorder(modules)
-        with jax.disable_jit(), recorder.listening():
+        calls: defaultdict[str, list[Call]] = defaultdict(list)
+
+        def record(path: str, call: Any, to: Any = calls) -> None:
+            to[path].append(
+                Call(arrays_in(call.arguments), arrays_in(call.output), dtype_in(call.output))
+            )
+
+        with jax.disable_jit(), listening(modules, record):
             call_once(tree, examples, number)
-        each.append(recorder.calls)
+        each.append(calls)
     found: dict[str, list[Call]] = {}
     for path in modules:
         lots = [calls.get(path, ()) for calls in each]
@@ -168,14 +181,31 @@ def jax_calls(tree: Any, examples: Examples) -> dict[str, list[Call]]:
     return found
 
 
+class MadeCall(NamedTuple):
+    """A call of a module, as it was made: its arrays may be traced by `jax.vmap`."""
+
+    arguments: tuple[Any, ...]
+    options: Mapping[str, Any]
+    output: Any
+
+
+@contextlib.contextmanager
+def listening(
+    modules: Mapping[str, Any], record: Callable[[str, MadeCall], None]
+) -> Generator[None]:
+    """Record every call of known modules by key path, when it returns."""
+    with _Recorder(modules, record).listening():
+        yield
+
+
 class _Recorder:
     """Takes down the calls of known modules while `listening`.
 
     A module is known again after JAX took it apart and put it together, by its class and arrays.
     """
 
-    def __init__(self, modules: Mapping[str, Any]) -> None:
-        self.calls: defaultdict[str, list[Call]] = defaultdict(list)
+    def __init__(self, modules: Mapping[str, Any], record: Callable[[str, MadeCall], None]) -> None:
+        self._record = record
         self._modules = modules
         self._by_id = {id(module): path for path, module in reversed(list(modules.items()))}
         self._by_arrays = {
@@ -214,7 +244,7 @@ class _Recorder:
             finally:
                 self._inside.pop()
             with contextlib.suppress(UnreadableError):
-                self.calls[path].append(Call(arrays_in(arguments), arrays_in(output)))
+                self._record(path, MadeCall(arguments, options, output))
             return output
 
         return tell

@@ -101,23 +101,20 @@ def _above(path: str, separators: str) -> Iterator[str]:
             yield path[:place]
 
 
-def find_first(
+def compared(
     torch_calls: Sequence[tuple[str, Call]],
     jax_calls: Mapping[str, Sequence[Call]],
     pairs: Mapping[str, str],
-    tolerance: float,
-) -> Modules:
-    """Compare what paired modules returned, call by call, up to the first difference.
+) -> Iterator[Pair]:
+    """Compare what paired modules returned, call by call.
 
     Args:
         torch_calls: Path and call, in the order in which the calls returned.
         jax_calls: Calls by key path.
         pairs: Key path of the Equinox module by path of the torch module.
-        tolerance: Largest relative difference that counts as agreement.
     """
     total = Counter(path for path, _ in torch_calls)
     seen: Counter[str] = Counter()
-    agreed: list[Pair] = []
     for path, call in torch_calls:
         number = seen[path]
         seen[path] += 1
@@ -128,8 +125,20 @@ def find_first(
         outputs = _apart(others[number].outputs, call.outputs)
         if outputs is None:
             continue
-        pair = Pair(path, twin, outputs, _apart(others[number].inputs, call.inputs))
-        if not outputs.relative <= tolerance:
+        inputs = _apart(others[number].inputs, call.inputs)
+        yield Pair(path, twin, outputs, inputs, (call.dtype, others[number].dtype))
+
+
+def find_first(calls: Iterable[Pair], tolerance: float) -> Modules:
+    """Find the first of compared calls that differs.
+
+    Args:
+        calls: In the order in which they returned.
+        tolerance: Largest relative difference that counts as agreement.
+    """
+    agreed: list[Pair] = []
+    for pair in calls:
+        if not pair.outputs.relative <= tolerance:
             return Modules(first=pair, before=agreed[-1] if agreed else None, agreed=len(agreed))
         agreed.append(pair)
     return Modules(first=None, before=agreed[-1] if agreed else None, agreed=len(agreed))

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from s2p_tui.alignment.transform import Shape
 from s2p_tui.cli.check.arrays import Difference
 from s2p_tui.errors import S2PError, printable
+
+if TYPE_CHECKING:
+    from s2p_tui.cli.check.parity import ModuleParity
+    from s2p_tui.cli.check.settle import Decisions
 
 DIFFER = 6
 """Exit status: both models ran, and their outputs differ."""
@@ -24,12 +28,14 @@ class Pair:
         jax: Key path of the Equinox module.
         outputs: How far what they returned is apart.
         inputs: How far what they were called with is apart; None if it cannot be compared.
+        dtypes: Of what torch's module and Equinox's returned.
     """
 
     torch: str
     jax: str
     outputs: Difference
     inputs: Difference | None
+    dtypes: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,9 @@ class CheckResult:
         outputs: Shape and difference of each array they both return.
         returned: How many arrays torch and Equinox return; the first of both are compared.
         modules: What was found inside, or why nothing could be; None if the outputs agree.
+        parity: Every pair of modules, where they were compared, in the order of the forward.
+        decisions: What the forward decided, where it was asked to.
+        mapping: The mapping file that was saved then.
     """
 
     torch: str
@@ -68,11 +77,15 @@ class CheckResult:
     outputs: tuple[tuple[Shape, Difference], ...]
     returned: tuple[int, int]
     modules: Modules | S2PError | None = None
+    parity: tuple[ModuleParity, ...] = ()
+    decisions: Decisions | None = None
+    mapping: str | None = None
 
     @property
     def agrees(self) -> bool:
         """True if every output is within the tolerance."""
-        return all(apart.relative <= self.tolerance for _, apart in self.outputs)
+        settled = self.decisions is None or self.decisions.agrees
+        return settled and all(apart.relative <= self.tolerance for _, apart in self.outputs)
 
     @property
     def exit_code(self) -> int:
@@ -107,6 +120,10 @@ class CheckResult:
                 lines.append(f"the modules inside were not compared: {self.modules}")
             case None:
                 pass
+        if self.decisions is not None:
+            lines += self.decisions.as_lines()
+        if self.mapping is not None:
+            lines.append(f"mapping: {self.mapping}")
         return "\n".join(map(printable, lines))
 
     def as_json(self) -> str:
@@ -114,22 +131,26 @@ class CheckResult:
         inside = self.modules if isinstance(self.modules, Modules) else None
         report = {
             "status": "agree" if self.agrees else "differ",
-            **_numbers(self.worst),
+            **numbers(self.worst),
             "tolerance": self.tolerance,
             "examples": self.examples,
-            "outputs": [{"shape": list(shape), **_numbers(apart)} for shape, apart in self.outputs],
+            "outputs": [{"shape": list(shape), **numbers(apart)} for shape, apart in self.outputs],
             "returned": {"torch": self.returned[0], "jax": self.returned[1]},
             "first_difference": _pair(inside.first) if inside is not None else None,
             "agreed_before": _pair(inside.before) if inside is not None else None,
             "modules_agreed": inside.agreed if inside is not None else None,
             "error": str(self.modules) if isinstance(self.modules, S2PError) else None,
         }
+        if self.decisions is not None:
+            report |= self.decisions.as_json() | {"mapping": self.mapping}
+        if self.parity:
+            report["modules"] = [module.as_json() for module in self.parity]
         return json.dumps(report)
 
 
 def failed_as_json(error: S2PError) -> str:
     """Return the object for a check that failed."""
-    return json.dumps({"status": "failed", "error": error.line})
+    return json.dumps({"status": "failed", "error": error.line, "message": error.message})
 
 
 def _inside(modules: Modules, tolerance: float) -> list[str]:
@@ -163,7 +184,8 @@ def _words(apart: Difference) -> str:
     return f"max |Δ| {apart.absolute:.2g}, relative {apart.relative:.2g}"
 
 
-def _numbers(apart: Difference) -> dict[str, float | None]:
+def numbers(apart: Difference) -> dict[str, float | None]:
+    """Return a difference as JSON values; numbers that are not finite are null."""
     return {
         "max_abs_difference": apart.absolute if math.isfinite(apart.absolute) else None,
         "relative_difference": apart.relative if math.isfinite(apart.relative) else None,
@@ -173,5 +195,5 @@ def _numbers(apart: Difference) -> dict[str, float | None]:
 def _pair(pair: Pair | None) -> dict[str, Any] | None:
     if pair is None:
         return None
-    inputs = None if pair.inputs is None else _numbers(pair.inputs)
-    return {"torch": pair.torch, "jax": pair.jax, **_numbers(pair.outputs), "inputs": inputs}
+    inputs = None if pair.inputs is None else numbers(pair.inputs)
+    return {"torch": pair.torch, "jax": pair.jax, **numbers(pair.outputs), "inputs": inputs}

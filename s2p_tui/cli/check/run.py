@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from s2p_tui.alignment.transform import show
+from s2p_tui.alignment.transform import Expr, keys_of, show
 from s2p_tui.cli.check.arrays import comparable, difference, shapes_of
 from s2p_tui.cli.check.inputs import Examples, code_of
 from s2p_tui.cli.check.jax_side import (
@@ -22,8 +22,10 @@ from s2p_tui.cli.check.jax_side import (
     model_and_state,
     modules_in,
 )
-from s2p_tui.cli.check.pairs import find_first, pair_modules
-from s2p_tui.cli.check.result import CheckResult, Modules
+from s2p_tui.cli.check.pairs import compared, find_first, pair_modules
+from s2p_tui.cli.check.parity import parity_of
+from s2p_tui.cli.check.result import CheckResult, Pair
+from s2p_tui.cli.check.settle import settle
 from s2p_tui.cli.check.torch_side import (
     load_weights,
     make_torch,
@@ -59,6 +61,9 @@ class Request:
         allow_unused: Keys of entries that no leaf takes, or patterns of them, to accept.
         tolerance: Largest difference relative to the largest output that counts as agreement.
         seed: Of torch's random numbers.
+        inside: Compare the modules inside even where the outputs agree.
+        settle: Let the forward decide doubtful rows, and rows of modules that differ.
+        save_mapping: Where to save the mapping then, if both models agree.
     """
 
     torch: str
@@ -73,9 +78,20 @@ class Request:
     allow_unused: tuple[str, ...] = ()
     tolerance: float = 1e-4
     seed: int = 0
+    inside: bool = False
+    settle: bool = False
+    save_mapping: Path | None = None
 
 
-def check(request: Request, examples: Examples) -> CheckResult:
+Narrator = Callable[[str, int, int], None]
+"""Told of each step when it begins, how much of it is done, and how much there is; 0 if unknown."""
+
+
+def silent(_step: str, _done: int, _total: int) -> None:
+    """Tell nobody."""
+
+
+def check(request: Request, examples: Examples, narrate: Narrator = silent) -> CheckResult:
     """Convert the torch module's weights and compare both forwards on the same input.
 
     Runs the user's code on both sides. Leaves nothing on the disk.
@@ -86,17 +102,32 @@ def check(request: Request, examples: Examples) -> CheckResult:
             return arrays of other shapes.
         UsageError: There is no such factory, or a row to trust is not doubtful.
     """
+    narrate("making both models", 0, 0)
     module = make_torch(request.torch, request.torch_kwargs, request.seed)
     tree = make_jax(request.jax, request.jax_kwargs)
+    decisions = mapping = None
     with tempfile.TemporaryDirectory(prefix="s2p-tui-check-") as folder:
+        narrate("converting", 0, 0)
         checkpoint, prefix = _checkpoint(request, module, Path(folder))
         session = _session(request, checkpoint, target_of(tree, request.jax))
         try:
-            session.convert(Path(folder) / "model.eqx")
+            if request.settle:
+                converted, decisions = settle(
+                    session, module, tree, examples, prefix=prefix, tolerance=request.tolerance,
+                    seed=request.seed, pair=pairing(session, module, tree, prefix),
+                    narrate=narrate,
+                )  # fmt: skip
+                if decisions.agrees and request.save_mapping is not None:
+                    session.save_mapping(request.save_mapping)
+                    mapping = str(request.save_mapping)
+            else:
+                session.convert(Path(folder) / "model.eqx")
+                converted = load_converted(Path(folder) / "model.eqx", tree)
         finally:
             session.close()
-        converted = load_converted(Path(folder) / "model.eqx", tree)
+    narrate("running torch's model", 0, 0)
     reference = torch_forward(module, examples)
+    narrate("running Equinox's model", 0, 0)
     found = jax_forward(converted, examples)
     returned = len(reference), len(found)
     shared = min(returned)
@@ -108,10 +139,19 @@ def check(request: Request, examples: Examples) -> CheckResult:
             "Check --shape and --batch; a factory may wrap its model in one that returns less.",
         )
     apart = [difference([a], [b]) for a, b in zip(found, reference, strict=True)]
-    modules = None
-    if not all(part.relative <= request.tolerance for part in apart):
-        pairs = _pairs(session, module, converted, prefix)
-        modules = _look_inside(module, converted, examples, pairs, request.tolerance)
+    modules, parity = None, ()
+    agrees = all(part.relative <= request.tolerance for part in apart)
+    if request.inside or not agrees:
+        narrate("comparing the modules inside", 0, 0)
+        sources = [row.source for row in session.alignment.rows]
+        pairs = pairing(session, module, converted, prefix)(sources)
+        calls = _look_inside(module, converted, examples, pairs)
+        if isinstance(calls, S2PError):
+            modules = calls
+        else:
+            modules = None if agrees else find_first(calls, request.tolerance)
+            leaves = [leaf.path for leaf in session.target.skeleton]
+            parity = parity_of(calls, leaves, skipped_letters(converted), request.tolerance)
     return CheckResult(
         torch=request.torch,
         jax=request.jax,
@@ -120,6 +160,9 @@ def check(request: Request, examples: Examples) -> CheckResult:
         outputs=tuple(zip(shapes_of(reference), apart, strict=True)),
         returned=returned,
         modules=modules,
+        parity=parity,
+        decisions=decisions,
+        mapping=mapping,
     )
 
 
@@ -147,25 +190,35 @@ def _session(request: Request, checkpoint: Checkpoint, target: Target) -> Sessio
     return session
 
 
-def _pairs(session: Session, module: nn.Module, tree: Any, prefix: str) -> dict[str, str]:
-    model, state = model_and_state(tree)
+def pairing(
+    session: Session, module: nn.Module, tree: Any, prefix: str
+) -> Callable[[Sequence[Expr | None]], Mapping[str, str]]:
+    """Return a function of what fills each leaf that pairs the modules."""
+    skipped, inside = skipped_letters(tree), list(modules_in(model_and_state(tree)[0]))
+
+    def pair(sources: Sequence[Expr | None]) -> Mapping[str, str]:
+        feeds = {
+            leaf.path[skipped:]: [key.removeprefix(prefix) for key in keys_of(source)]
+            for leaf, source in zip(session.target.skeleton, sources, strict=True)
+            if source is not None
+        }
+        return pair_modules(feeds, torch_paths(module), inside)
+
+    return pair
+
+
+def skipped_letters(tree: Any) -> int:
+    """Return how many letters of a leaf's key path come before its path within the model."""
     # Paths of the model's leaves start with [0], those of its state with [1].
-    skipped = 0 if state is None else len("[0]")
-    feeds = {
-        leaf.path[skipped:]: [key.removeprefix(prefix) for key in row.keys]
-        for leaf, row in zip(session.target.skeleton, session.alignment.rows, strict=True)
-    }
-    return pair_modules(feeds, torch_paths(module), modules_in(model))
+    return 0 if model_and_state(tree)[1] is None else len("[0]")
 
 
 def _look_inside(
-    module: nn.Module, tree: Any, examples: Examples, pairs: Mapping[str, str], tolerance: float
-) -> Modules | S2PError:
+    module: nn.Module, tree: Any, examples: Examples, pairs: Mapping[str, str]
+) -> list[Pair] | S2PError:
     try:
         with code_of("Looking for the first difference", "Compare the modules' outputs yourself."):
-            return find_first(
-                torch_calls(module, examples), jax_calls(tree, examples), pairs, tolerance
-            )
+            return list(compared(torch_calls(module, examples), jax_calls(tree, examples), pairs))
     except InputError as error:
         return error
 

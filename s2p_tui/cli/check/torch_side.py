@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from s2p_tui.alignment.state_dict import Entry
-from s2p_tui.cli.check.arrays import Call, arrays_in
+from s2p_tui.cli.check.arrays import Call, arrays_in, dtype_in
 from s2p_tui.cli.check.inputs import Examples, code_of
 from s2p_tui.errors import InputError, S2PError
 from s2p_tui.formats.base import Checkpoint
@@ -153,10 +153,11 @@ def torch_calls(module: nn.Module, examples: Examples) -> list[tuple[str, Call]]
 
     def hook(path: str) -> Callable[..., None]:
         def record(_module: nn.Module, inputs: Any, output: Any) -> None:
-            lots = (arrays_in(inputs), arrays_in(output))
+            given, returned = arrays_in(inputs), arrays_in(output)
             if not examples.batched:
-                lots = tuple([array[None] for array in lot] for lot in lots)
-            calls.append((path, Call(*lots)))
+                given = [array[None] for array in given]
+                returned = [array[None] for array in returned]
+            calls.append((path, Call(given, returned, dtype_in(output))))
 
         return record
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import equinox
 import jax
 
 from s2p_tui.errors import InputError, UsageError
+from s2p_tui.formats.models import Factory, recordable
 from s2p_tui.formats.pytree.flax_models import (
     WithOwners,
     is_linen,
+    is_nnx,
     linen_layers,
     traced_apart,
 )
@@ -62,10 +65,27 @@ def model_of(spec: str, kwargs: Mapping[str, Any] | None = None, *, abstract: bo
         UsageError: There is no such module or name.
         InputError: The factory raised an exception.
     """
-    factory = import_object(spec)
+    return model_and_factory(spec, kwargs, abstract=abstract)[0]
+
+
+def model_and_factory(
+    spec: str, kwargs: Mapping[str, Any] | None = None, *, abstract: bool = False
+) -> tuple[Any, Factory | None]:
+    """As `model_of`, with the factory for a skeleton's record.
+
+    That is None for an object itself, and for models of Flax, whose twins no forward is run beside.
+    """
+    where, name = _located(spec)
+    factory = _attribute(where, name)
     with linen_layers() as owners:
         tree = _result(factory, spec, kwargs, abstract, _is_model)
-    return WithOwners(tree, owners) if owners and isinstance(tree, Mapping) else tree
+    if owners and isinstance(tree, Mapping):
+        return WithOwners(tree, owners), None
+    if owners or tree is factory or is_nnx(tree):
+        return tree, None
+    given = dict(kwargs or {})
+    takes_key = "key" not in given and _needs(factory, "key")
+    return tree, recordable(Factory(f"{where}:{name}", given, takes_key))
 
 
 def _is_model(value: Any) -> bool:
@@ -128,16 +148,35 @@ def import_object(spec: str) -> Any:
     Raises:
         UsageError: There is no such module or name.
     """
+    return _attribute(*_located(spec))
+
+
+def _located(spec: str) -> tuple[str, str]:
+    """Return the module or file, and the name in it."""
     where, _, name = spec.rpartition(":")
+    if not where.endswith(".py") and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    if where:
+        return where, name
+    with _importing(spec):
+        return _split(spec)
+
+
+def _attribute(where: str, name: str) -> Any:
+    with _importing(where):
+        is_file = where.endswith(".py")
+        found: Any = _import_file(Path(where)) if is_file else importlib.import_module(where)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise UsageError(f"{where} has no {name!r}.", "Check the name after the colon.")
+        found = getattr(found, part)
+    return found
+
+
+@contextlib.contextmanager
+def _importing(where: str) -> Generator[None]:
     try:
-        if where.endswith(".py"):
-            module = _import_file(Path(where))
-        else:
-            if os.getcwd() not in sys.path:
-                sys.path.insert(0, os.getcwd())
-            if not where:
-                where, name = _split(spec)
-            module = importlib.import_module(where)
+        yield
     except UsageError:
         raise
     except (Exception, SystemExit) as error:
@@ -145,12 +184,6 @@ def import_object(spec: str) -> Any:
             f"{where} cannot be imported: {type(error).__name__}: {_first_line(error)}.",
             "Give pkg.module:factory, importable from here, or file.py:factory.",
         ) from error
-    found: Any = module
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise UsageError(f"{where} has no {name!r}.", "Check the name after the colon.")
-        found = getattr(found, part)
-    return found
 
 
 def _split(dotted: str) -> tuple[str, str]:

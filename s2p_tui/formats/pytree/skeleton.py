@@ -26,6 +26,7 @@ from s2p_tui.alignment.dtypes import BY_NAME, dtype_named
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.errors import InputError, UsageError
 from s2p_tui.formats.atomic import require_space, written_atomically
+from s2p_tui.formats.models import UNKNOWN, Models
 from s2p_tui.formats.npy import size_in_bytes
 from s2p_tui.formats.pytree.flax_models import NOBODY, NnxModel, Owner, WithOwners, is_linen, is_nnx
 from s2p_tui.formats.pytree.nodes import tree_as_json
@@ -68,11 +69,16 @@ def _is_state(node: Any) -> bool:
 
 
 class _Parts(NamedTuple):
-    """A pytree's leaves with their values, the key paths of its PRNG state, and its nodes."""
+    """A pytree's leaves with their values, the key paths of its PRNG state, and its nodes.
+
+    Attributes:
+        is_split: True if it was a module that was split into `(model, state)`.
+    """
 
     leaves: list[tuple[Leaf, Any]]
     keys: tuple[str, ...]
     nodes: bytes
+    is_split: bool
 
 
 def _parts_of(pytree: Any) -> _Parts:
@@ -88,13 +94,12 @@ def _parts_of(pytree: Any) -> _Parts:
             *(name for name, value, _ in _items_of(model) if is_key(value)),
         )
         nodes = tree_as_json(model.as_dict(), is_saved)
-        return _Parts(_leaves_of(_items_of(model)), keys, nodes)
+        return _Parts(_leaves_of(_items_of(model)), keys, nodes, is_split=False)
     given = pytree if isinstance(pytree, WithOwners) else WithOwners(pytree)
-    tree = given.tree
-    _refuse_models_without_leaves(tree)
-    tree = with_state_apart(tree)
-    leaves = _leaves_of(_items_in(tree, given))
-    return _Parts(leaves, key_paths(tree), tree_as_json(tree, is_saved))
+    _refuse_models_without_leaves(given.tree)
+    tree = with_state_apart(given.tree)
+    leaves, nodes = _leaves_of(_items_in(tree, given)), tree_as_json(tree, is_saved)
+    return _Parts(leaves, key_paths(tree), nodes, is_split=tree is not given.tree)
 
 
 _Item = tuple[str, Any, Owner]
@@ -300,7 +305,9 @@ _FEW = 64
 _BLOCK = 1 << 20
 
 
-def save_skeleton(path: str | Path, pytree: Any, *, values: bool = True) -> Skeleton:
+def save_skeleton(
+    path: str | Path, pytree: Any, *, values: bool = True, models: Models = UNKNOWN
+) -> Skeleton:
     """Write a skeleton file for a pytree.
 
     It holds the leaves' descriptions and, as Equinox writes them, their values.
@@ -311,6 +318,7 @@ def save_skeleton(path: str | Path, pytree: Any, *, values: bool = True) -> Skel
             (`equinox.filter_eval_shape`). A module that still holds the initial values of its
             `StateIndex`es is taken as `(model, state)`.
         values: Store the arrays, so that a gap can keep them. Python scalars are always stored.
+        models: The code that makes this pytree and its twin in PyTorch, to be recorded.
 
     Returns:
         The leaves, as described in the file.
@@ -319,12 +327,12 @@ def save_skeleton(path: str | Path, pytree: Any, *, values: bool = True) -> Skel
         UsageError: A leaf cannot be saved to a file at all, or the pytree is a PyTorch module.
         OutputError: The file cannot be written.
     """
-    leaves, keys, nodes = _parts_of(pytree)
+    leaves, keys, nodes, is_split = _parts_of(pytree)
     described = tuple(_described(leaf, value, values) for leaf, value in leaves)
     held = (leaf for leaf in described if leaf.has_value)
     require_space(Path(path), sum(size_in_bytes(leaf.shape, leaf.dtype) for leaf in held))
     with written_atomically(Path(path)) as stream:
-        stream.write(head_line(described, keys, nodes))
+        stream.write(head_line(described, keys, nodes, models.holding_state(is_split)))
         for leaf, (_, value) in zip(described, leaves, strict=True):
             if leaf.has_value:
                 _serialise(stream, value)
@@ -345,20 +353,26 @@ def _serialise(stream: BinaryIO, value: Any) -> None:
         raise OSError(cause.errno or errno.ENOSPC, cause.strerror or str(cause)) from None
 
 
-def target_of(pytree: Any, label: str) -> Target:
+def target_of(pytree: Any, label: str, models: Models = UNKNOWN) -> Target:
     """The leaves of a pytree in memory, and their values where it has them.
+
+    Args:
+        pytree: As for `save_skeleton`.
+        label: What to call it.
+        models: The code that made it, if it is known.
 
     Raises:
         UsageError: A leaf cannot be saved to a file at all, or the pytree is a PyTorch module.
     """
-    leaves, keys, nodes = _parts_of(pytree)
+    leaves, keys, nodes, is_split = _parts_of(pytree)
     described = tuple(_described(leaf, value, True) for leaf, value in leaves)
     arrays = {
         leaf.path: _array(value)
         for leaf, (_, value) in zip(described, leaves, strict=True)
         if leaf.has_value
     }
-    return Target(label, (), 0, Skeleton(described, keys), ArrayTensors(arrays), nodes)
+    made = models.holding_state(is_split)
+    return Target(label, (), 0, Skeleton(described, keys), ArrayTensors(arrays), nodes, made)
 
 
 def _refuse_models_without_leaves(pytree: Any) -> None:
@@ -417,7 +431,7 @@ def rename_leaves(target: Target, like: Any, label: str) -> Target:
     Raises:
         InputError: Number, shapes or dtypes of the leaves differ, or names that they have.
     """
-    leaves, keys, nodes = _parts_of(like)
+    leaves, keys, nodes, _ = _parts_of(like)
     described = [leaf for leaf, _ in leaves]
     is_plain = all(leaf.path == f"[{n}]" for n, leaf in enumerate(target.skeleton))
 

@@ -11,15 +11,17 @@ import io
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from functools import cache, cached_property, partial
-from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 from s2p_tui.alignment.task import ended_by
 from s2p_tui.errors import CancelledError, InputError
 from s2p_tui.formats.remote.ranges import Span, joined
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 T = TypeVar("T")
 HEAD = TAIL = 1 << 16
@@ -328,6 +330,8 @@ def meet(files: Iterable[object]) -> None:
 
 @cache
 def _pool() -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor
+
     return ThreadPoolExecutor(AT_ONCE, "remote")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from math import prod
 
 from s2p_tui.alignment.evidence import Suggestion
+from s2p_tui.alignment.left_over import explained
 from s2p_tui.alignment.proof import UNPROVEN, Answer, proven_by
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
@@ -60,7 +61,8 @@ def without_partner(
             modules[path[:-1]].append(suggestions[index])
             if suggestions[index].source is not None:
                 filled |= {_in_any_block(path), (*path[:-1], *meanings(path[-1:])[0][-1:])}
-    sizes = {prod(state_dict.shape(key)) for key in left_over}
+    might_be = (key for key in left_over if not explained(state_dict[key], state_dict))
+    sizes = {prod(state_dict.shape(key)) for key in might_be}
     tables = _tables(suggestions, state_dict)
     found: dict[int, Suggestion] = {}
     for index, path in steps.items():
@@ -115,7 +117,8 @@ def _shared(steps: Steps, leaf: Leaf, tables: Mapping[Shape, list[Take]]) -> Sug
     found = tables.get(leaf.shape, ())
     if not _TABLES.intersection(meanings(steps)[0]) or len(leaf.shape) != 2 or len(found) != 1:
         return None
-    return Suggestion(found[0], UNPROVEN, "the checkpoint may keep one table for both ends")
+    why = f"the checkpoint has no entry of its own for it: it may be tied to {found[0].key}"
+    return Suggestion(found[0], UNPROVEN, why)
 
 
 def tied_again(state_dict: StateDict, wanted: Mapping[int, int]) -> dict[str, str]:

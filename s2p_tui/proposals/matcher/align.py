@@ -86,6 +86,10 @@ class Fits(Protocol):
         """Return 0 for a source of the very shape a layer keeps, 1 for it transposed, or else 2."""
         ...
 
+    def bars(self, target: Node, source: Node) -> bool:
+        """Return True if a source never is what a target holds, whatever its shape."""
+        ...
+
     def kind_of_target(self, target: Node) -> Hashable:
         """Equal for targets that the same sources fit."""
         ...
@@ -433,6 +437,8 @@ class _Scope:
         return target.item < 0 or not self._misfit(source, target)
 
     def _misfit(self, source: Node, target: Node) -> float:
+        if self.aligner.fits.bars(target, source):
+            return 5.0
         if (ruled := self.aligner.fits(target, source)) is not None:
             return 0.0 if ruled else 0.5
         return 0.0 if ways(source.shape, target.shape) else 5.0
@@ -480,9 +486,10 @@ def say_nothing(steps: Sequence[tuple[str, ...]], targets: Sequence[tuple[str, .
     if {*steps} == {*targets}:
         return False
     if len(steps) > 2 and len({_NUMBER.sub("#", ".".join(path)) for path in steps}) == 1:
-        # `w1`, `w2` and `w3` of a gated layer are words that end in numbers.
+        # `w1`, `w2` and `w3` of a gated layer are words that end in numbers, in a list too.
         numbered = {step for path in steps for step in path if _NUMBER.search(step)}
-        return not all(map(is_phrase, numbered))
+        numbered = {step for step in numbered if not step.isdigit()}
+        return not numbered or not all(map(is_phrase, numbered))
     known = {word for path in targets for word in meanings(path)[0]}
     return not any(
         is_known(step) or bool(known.intersection(name_of(step).words) and len(step) > 1)

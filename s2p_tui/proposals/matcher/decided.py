@@ -27,6 +27,8 @@ from s2p_tui.proposals.lift import counterparts
 from s2p_tui.proposals.matcher.parts import steps_of_leaves
 from s2p_tui.proposals.matcher.words import meanings, steps_of_key
 
+_SETTLED_BY = ("user", "recipe", "forward")
+
 
 def given_rows(rows: Rows, state_dict: StateDict, skeleton: Skeleton) -> dict[int, Row]:
     """Return the rows that the user decided or trusted.
@@ -35,7 +37,7 @@ def given_rows(rows: Rows, state_dict: StateDict, skeleton: Skeleton) -> dict[in
     """
     numbering = rows.numbering
     # The shortest way to the few that were decided: rows are made of these alone.
-    decided = (made.by in ("user", "recipe") or made.trusted for made in numbering.decisions)
+    decided = (made.by in _SETTLED_BY or made.trusted for made in numbering.decisions)
     flags = np.fromiter(decided, np.bool_)
     chosen = np.flatnonzero(flags[rows.in_force()] & (rows.sources != NOTHING)).tolist()
     found = {index: rows[index] for index in chosen}

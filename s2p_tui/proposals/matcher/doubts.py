@@ -39,6 +39,7 @@ _OPPOSITE = tuple(
 )
 _DENSE = frozenset(("mlp", "conv", "proj", "query", "key", "value", "qkv"))
 _OF_A_VARIANCE = frozenset(("log", "std", "sqrt", "rsqrt", "inv"))
+_AFTER = frozenset(("post", "out", "mlp"))
 _LAYER = frozenset(("weight", "bias", "mean", "var"))
 
 
@@ -80,6 +81,9 @@ def _opposite(sides: tuple[Steps, Steps]) -> str:
         if "var" in one and not one & _OF_A_VARIANCE and other & _OF_A_VARIANCE:
             return f"one is a variance, the other its {min(other & _OF_A_VARIANCE)}"
     for one, other in (layers, layers[::-1]):
+        is_of_attention = {"norm", "attn"} <= one and not one & _AFTER
+        if is_of_attention and {"norm", "mlp"} <= other and "attn" not in other:
+            return "one is of the attention, the other of what follows it"
         if "norm" in one and "norm" not in other and other & _DENSE:
             return "one is of a normalisation, the other is not"
     return ""

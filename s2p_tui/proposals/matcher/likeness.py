@@ -27,6 +27,8 @@ def agreement(targets: Read, sources: Read) -> Matrix:
     """
     first, second = _with_first(targets), _with_first(sources)
     if {len(n) for n in first} != {len(n) for n in second}:
+        if (in_turn := _in_turn(targets, sources)) is not None:
+            return in_turn
         first, second = _varying(first), _varying(second)
     rows, columns = _by_length(first), _by_length(second)
     if {*rows, *columns} == {0}:
@@ -58,6 +60,40 @@ def series(paths: Sequence[tuple[str, ...]]) -> set[tuple[str, ...]]:
     return {*next(varying, ())}
 
 
+def _entrance(targets: Read, sources: Read) -> Matrix | None:
+    """The agreement of two that are called in and out with two that are numbered in turn.
+
+    None for all others.
+    """
+    if len(targets) != 2 or len(sources) != 2:
+        return None
+    named, turn = _is_entrance(targets), _in_two(sources)
+    if named is None or turn is None:
+        named, turn = _in_two(targets), _is_entrance(sources)
+    if named is None or turn is None:
+        return None
+    return np.array(named)[:, None] == np.array(turn)[None, :]
+
+
+def _is_entrance(side: Read) -> list[bool] | None:
+    """Which one of two is the entrance, if one of them is and the other is the exit."""
+    (first, numbers), (second, others) = side
+    apart = Counter(first) - Counter(second), Counter(second) - Counter(first)
+    words: list[Words] = [tuple(each.elements()) for each in apart]
+    if numbers != others or {*words} != {("in",), ("out",)}:
+        return None
+    return [each == ("in",) for each in words]
+
+
+def _in_two(side: Read) -> list[bool] | None:
+    """Which one of two is the first, if they differ in a last number alone, counted from 0 or 1."""
+    (first, numbers), (second, others) = side
+    if first != second or not numbers or not others or numbers[:-1] != others[:-1]:
+        return None
+    one, other = numbers[-1], others[-1]
+    return [one < other, other < one] if abs(one - other) == 1 and min(one, other) <= 1 else None
+
+
 @remembered
 def _counted(path: tuple[str, ...]) -> tuple[tuple[tuple[str, ...], int], ...]:
     """The numbers of a path, each with the words before it."""
@@ -65,6 +101,39 @@ def _counted(path: tuple[str, ...]) -> tuple[tuple[tuple[str, ...], int], ...]:
         (tuple(word.rstrip("0123456789") for word in meanings(path[:level])[0]), number)
         for level, step in enumerate(path, 1)
         for number in name_of(step).numbers
+    )
+
+
+def _in_turn(targets: Read, sources: Read) -> Matrix | None:
+    """The agreement of members that one side counts through and the other in lists of lists.
+
+    None unless each side has members of one name only, as many as the other, counted without gaps,
+    and the names have a word in common: `conv1_1`, `conv1_2`, `conv2_1` and `convs.0` to `convs.2`.
+    """
+    numbers: list[list[tuple[int, ...]]] = []
+    for side in (targets, sources):
+        members = [each for _, each in side]
+        is_list = len({words for words, _ in side}) == 1 and len({*map(len, members)}) == 1
+        if not is_list or not _without_gaps(members):
+            return None
+        numbers.append(members)
+    are_alike = {*targets[0][0]} & {*sources[0][0]}
+    if len(numbers[0]) != len(numbers[1]) or not are_alike:
+        return None
+    return _near(*map(ranks, numbers))
+
+
+def _without_gaps(numbers: Sequence[tuple[int, ...]]) -> bool:
+    """Return True for members that count from 0 or 1, in lists of lists too."""
+    if not numbers[0] or len({*numbers}) < len(numbers):
+        return False
+    around: dict[tuple[int, ...], set[int]] = defaultdict(set)
+    for each in numbers:
+        for level, number in enumerate(each):
+            around[each[:level]].add(number)
+    return all(
+        min(members) <= 1 and max(members) - min(members) < len(members)
+        for members in around.values()
     )
 
 
@@ -128,7 +197,17 @@ Learned = Mapping[Words, Mapping[Words, float]]
 # (`python -m tests.benchmarks.alignment`); `python -m tests.networks` counts what they decide.
 NUMBERS, ORDER = 0.6, 0.12
 _RANK, _LEARNED = 0.35, 0.5
+# Where all norms of a block say what they are around: `attention_norm` shares two words with
+# `post_attention_layernorm`, the second one of its block, and one with `input_layernorm`.
+_SLOT = 1.0
 _ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
+_TELLING = frozenset(("query", "key", "value"))
+"""Words that no other layer of a block has."""
+_ROLE_ALONE = frozenset(((), *((role,) for role in _ROLES)))
+# `skip` and `residual` mean the same; beside the other one each is a name of its own.
+_OWN_NAME = 0.3
+# `image_proj` has all words of `img_proj`, and of `img_mlp` all but one that says little.
+_ALL_WORDS = 0.3
 # A weight is no bias and an encoder no decoder, even where all their words agree and more speaks
 # for it (1 + NUMBERS + ORDER).
 _CONFLICT, _SAME_END = -2.0, 0.15
@@ -157,7 +236,12 @@ def words_alike(first: str, second: str) -> float:
 
 
 def role_of(words: Sequence[str]) -> str:
-    """Return a tensor's role by its last word: weight, bias, mean …; empty if unknown."""
+    """Return a tensor's role by its last word: weight, bias, mean …; empty if unknown.
+
+    The weight of a table of biases may be called by either.
+    """
+    if (*words[-2:],) == ("bias", "weight"):
+        return ""
     return words[-1] if words and words[-1] in _ROLES else ""
 
 
@@ -185,16 +269,24 @@ def likeness(
     read = [[meanings(path) for path in side] for side in steps]
     words = [[pair[0] for pair in side] for side in read]
     alike = likeness_of_words(words[0], words[1], are_tensors=targets[0].size == 1)
-    matrix = alike.scores[np.ix_(alike.rows, alike.columns)]
+    kinds = (list(dict.fromkeys(side)) for side in words)
+    scores = alike.scores + _ALL_WORDS * _all_words_alike(*kinds)
+    matrix = scores[np.ix_(alike.rows, alike.columns)]
     matrix -= otherwise_wide([n.ones for n in targets], [n.ones for n in sources])
     if _is_comparable(*map(series, steps)):
         matrix += NUMBERS * agreement(*read)
+    if (entrance := _entrance(*read)) is not None:
+        matrix += NUMBERS * entrance
     slots = [
         [_slot(*pair) if "norm" in pair[0] else None for pair in side_read] for side_read in read
     ]
     if len(targets) == len(sources) > 1 and all(slot for side in slots for slot in side):
         places = [ranks(side) for side in slots]
-        matrix += _RANK * (places[0][:, None] == places[1][None, :])
+        rank = _RANK if any(map(_is_vague, slots)) or _is_shifted(slots, places) else _SLOT
+        matrix += rank * (places[0][:, None] == places[1][None, :])
+    for i, j in _same_own_name(*steps):
+        few, many = sorted((words[0][i], words[1][j]), key=len)
+        matrix[i, j] += _OWN_NAME * ({*few} <= {*many})
     if learned:
         columns = _distinct(steps[1])
         for i, path in enumerate(steps[0]):
@@ -202,6 +294,50 @@ def likeness(
                 for j in columns.get(other, ()):
                     matrix[i, j] += _LEARNED * bonus
     return matrix
+
+
+def _same_own_name(
+    targets: Sequence[tuple[str, ...]], sources: Sequence[tuple[str, ...]]
+) -> Iterator[tuple[int, int]]:
+    """The pairs whose own names are the same to the letter, and those of no others of a side."""
+    named: list[dict[str, list[int]]] = []
+    for paths in (targets, sources):
+        own: dict[str, list[int]] = defaultdict(list)
+        for n, path in enumerate(paths):
+            own[_own_name(path)].append(n)
+        named.append(own)
+    for name, mine in named[0].items():
+        theirs = named[1].get(name, [])
+        if name and len(mine) == len(theirs) == 1:
+            yield mine[0], theirs[0]
+
+
+@remembered
+def _own_name(path: tuple[str, ...]) -> str:
+    """The last step that says more than a tensor's role or its number; empty if none does."""
+    telling = (
+        step
+        for step in reversed(path)
+        if not step.isdigit() and meanings((step,))[0] not in _ROLE_ALONE
+    )
+    return next(telling, "")
+
+
+def _all_words_alike(targets: Sequence[Words], sources: Sequence[Words]) -> Matrix:
+    """Return 1 for names of which one has all words of the other in order, and no other name has.
+
+    `img_proj` and `image_proj`, `A_to_B` and `G_A_to_B`, but neither with `G_B_to_A`.
+    """
+    matrix = np.zeros((len(targets), len(sources)))
+    if len(targets) * len(sources) > _BY_HAND:
+        return matrix
+    for i, mine in enumerate(targets):
+        for j, theirs in enumerate(sources):
+            few, many = sorted((mine, theirs), key=len)
+            rest = iter(many)
+            matrix[i, j] = bool(few) and all(word in rest for word in few)
+    alone = (matrix.sum(axis=0) == 1)[None, :] & (matrix.sum(axis=1) == 1)[:, None]
+    return matrix * alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +388,8 @@ def _weights(first: Sequence[Words], second: Sequence[Words]) -> dict[str, float
     for word in {*common[0], *common[1]}:
         share = min(common[0][word] / len(first), common[1][word] / len(second))
         share *= 1 - 1 / few
-        weight[word] = (0.3 if word in FAINT else 1.0) * (1.08 - share)
+        own = 0.3 if word in FAINT else 1.5 if word in _TELLING else 1.0
+        weight[word] = own * (1.08 - share)
     return weight
 
 
@@ -395,6 +532,22 @@ _SLOT_WORDS = frozenset(
 )
 
 
+_BETWEEN = 0.3
+"""The place of norms that are only numbered: after attention's, before that of what follows."""
+
+
+def _is_vague(slots: Sequence[Any]) -> bool:
+    """Return True if a norm's name does not say what it is around, or two say the same."""
+    return len({*slots}) < len(slots) or any(major == _BETWEEN for major, _, _ in slots)
+
+
+def _is_shifted(slots: Sequence[Sequence[Any]], places: Sequence[np.ndarray]) -> bool:
+    """Return True if norms around the same have other places in their blocks."""
+    known = dict(zip(slots[0], places[0].tolist(), strict=True))
+    both = zip(slots[1], places[1].tolist(), strict=True)
+    return any(known.get(slot, place) != place for slot, place in both)
+
+
 def _slot(names: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[float, float, int] | None:
     """Return a normalisation's place in its block by its name: around attention, or last.
 
@@ -402,7 +555,7 @@ def _slot(names: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[float, floa
     """
     if not _SLOT_WORDS.issuperset(names):
         return None
-    major = 0.3
+    major = _BETWEEN
     if "final" in names:
         major = 3
     elif "mlp" in names:

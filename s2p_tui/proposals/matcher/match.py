@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -46,9 +47,10 @@ from s2p_tui.proposals.matcher.doubts import (
     turned,
     unequal,
 )
+from s2p_tui.proposals.matcher.fits import Fits, is_part, is_whole
 from s2p_tui.proposals.matcher.likeness import Learned
 from s2p_tui.proposals.matcher.modules import with_modules
-from s2p_tui.proposals.matcher.orientation import Orientation
+from s2p_tui.proposals.matcher.orientation import Orientation, attentions
 from s2p_tui.proposals.matcher.parts import as_leaf_takes, made_of_parts, steps_of_leaves
 from s2p_tui.proposals.matcher.pieces import (
     Piece,
@@ -58,14 +60,15 @@ from s2p_tui.proposals.matcher.pieces import (
     with_views,
 )
 from s2p_tui.proposals.matcher.support import (
+    gated_by_number,
     misnumbered,
     namesakes,
     reordered,
     stacked_by_name,
     unsupported,
 )
-from s2p_tui.proposals.matcher.tree import Node, let_go, tree_of
-from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, steps_of_key
+from s2p_tui.proposals.matcher.tree import let_go, tree_of
+from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, steps_of_key, steps_of_path
 from s2p_tui.proposals.proposal import Confidence, Proposal, proposed, same_source
 
 Steps = tuple[str, ...]
@@ -77,9 +80,11 @@ _CERTAIN = 0.3
 _ROUNDS = 4
 _MATRIX = 2
 _BY_LAYER = proven_by(Answer.LAYER)
-_SCALAR = Proof(Answer.SAME_NAME, Answer.ONE_AXIS, Answer.WHOLE)
+_SCALAR = Proof(None, Answer.ONE_AXIS, Answer.WHOLE)
+_SAME_INSIDE = "the same name inside modules that go together"
 _ENTRY_ANSWERS = {
     SAME_NAME: Answer.SAME_NAME,
+    _SAME_INSIDE: Answer.SAME_INSIDE,
     NAMES_AGREE: Answer.NAMES,
     ONLY_PART: Answer.STRUCTURE,
     ONLY_SIZE: Answer.SIZE,
@@ -87,10 +92,9 @@ _ENTRY_ANSWERS = {
     LEFT_BY_OTHERS: Answer.NAMES,
 }
 """The answer that a pair's `how` gives where its margin is large; nothing else gives one."""
-_PARTS = ("weight_g", "weight_v", "weight_u", "weight_orig", "bias_ih", "bias_hh", "in_proj_")
-_OWN_PARTS = frozenset(("b_ih", "b_hh"))
 _CONVOLUTIONS = frozenset(f"equinox.nn.{name}" for name in ("Conv", "Conv1d", "Conv2d", "Conv3d"))
 _STATISTICS = frozenset(("mean", "var"))
+_WRAPPER = re.compile(r"(?:module|_orig_mod|model)\.")
 
 
 @gc_paused()
@@ -117,7 +121,9 @@ def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -
             suggestions[index] = Suggestion(constant[0], _BY_LAYER, constant[1])
         elif index in scalars:
             reason = "the one element of the scalar's own name"
-            suggestions[index] = Suggestion(Take(scalars[index]), _SCALAR, reason)
+            is_same = steps_of_path(leaf.path) == steps_of_key(scalars[index])
+            proof = _SCALAR.answered(entry=Answer.SAME_NAME if is_same else Answer.NAMES)
+            suggestions[index] = Suggestion(Take(scalars[index]), proof, reason)
         elif leaf.kind == "scalar":
             reason = "a Python scalar, and no entry of one element has its name"
             suggestions[index] = Suggestion(None, _BY_LAYER, reason)
@@ -194,7 +200,10 @@ def _fill(
     source = tree_of((n, piece.steps, piece.shape) for n, piece in enumerate(pieces))
     targets = [leaf.item for leaf in target.leaves()]
     sources = [leaf.item for leaf in source.leaves()]
-    orientation = Orientation()
+    useless = {steps_of_key(entry.key) for entry in state_dict if explained(entry, state_dict)}
+    keys = [entry.key for entry in state_dict]
+    attention = attentions(steps.values())
+    orientation = Orientation(attention)
 
     def told(pairs: Sequence[Pair]) -> list[tuple[int, Piece, Pair]]:
         return [(targets[pair.target], pieces[sources[pair.source]], pair) for pair in pairs]
@@ -217,8 +226,8 @@ def _fill(
             for index, piece, pair in told(in_sequence(target, source, task.check))
         ]
     else:
-        order = _orderly(pieces) and not _sorted_by_name(skeleton)
-        fits = _Fits(skeleton, pieces)
+        order = _orderly(pieces) and not _sorted_by_name(skeleton) and keys != sorted(keys)
+        fits = Fits(skeleton, pieces, steps, useless)
         # Nothing is learned from guesses.
         first = Aligner(fits, task, order=order, guesses=False)
         found = told(first.align(target, source))
@@ -231,7 +240,7 @@ def _fill(
                 fits, task, learned=known, order=order, out_last=out_last, by_name=by_name
             )
             found = told(second.align(target, source))
-            orientation = Orientation()
+            orientation = Orientation(attention)
     learn(orientation, found)
     task.done = 3 * len(skeleton)
     for tree in (target, source):
@@ -241,8 +250,7 @@ def _fill(
     shapes = {p: (skeleton[p].shape, piece.shape) for p, piece, _ in found}
     layers = {p: (skeleton[p], piece) for p, piece, _ in found}
     sides = {} if nameless else {p: (steps[p], piece.steps) for p, piece, _ in found}
-    whole = {p: sides[p] for p, piece, _ in found if p in sides and _is_whole(piece)}
-    useless = {steps_of_key(entry.key) for entry in state_dict if explained(entry, state_dict)}
+    whole = {p: sides[p] for p, piece, _ in found if p in sides and is_whole(piece)}
     task.check()
     # The last one is the reason that is given.
     doubts = _Doubts()
@@ -255,19 +263,24 @@ def _fill(
     doubts.add(Question.MODULE, torn)
     of_leaves = {p: skeleton[p].shape for p in whole}
     doubts.add(Question.ENTRY, unsupported(whole, useless) | misnumbered(whole, of_leaves))
-    named = {piece.steps: prod(piece.shape) for piece in pieces if _is_whole(piece)}
+    named = {piece.steps: prod(piece.shape) for piece in pieces if is_whole(piece)}
     sizes = {p: prod(shape) for p, shape in of_leaves.items()}
-    doubts.add(Question.ENTRY, namesakes(whole, named, sizes))
+    doubts.add(Question.ENTRY, namesakes(whole, named, sizes, steps.values()))
+    taken = {p: piece.shape for p, piece, _ in found if p in whole}
+    doubts.add(Question.ENTRY, gated_by_number(whole, taken))
     doubts.add(Question.GROUPING, reordered(whole))
     doubts.add(Question.GROUPING, stacked_by_name({p: piece for p, piece, _ in found}))
     task.check()
-    kernels = Kernels(state_dict)
+    kernels, own_names = Kernels(state_dict), _own_names(keys)
     for index, piece, pair in found:
         task.check()
         task.done += 1
         leaf = skeleton[index]
         taken = as_leaf_takes(leaf, _in_named_order(piece, steps[index]), state_dict)
-        suggestion = taken and _suggestion(leaf, steps[index], taken, pair, orientation, kernels)
+        own_name = own_names.get(leaf.path)
+        suggestion = taken and _suggestion(
+            leaf, steps[index], taken, pair, orientation, kernels, own_name
+        )
         if suggestion is not None:
             is_numbered = index in by_number
             proof, reason = suggestion.proof, suggestion.reason
@@ -278,6 +291,19 @@ def _fill(
                 suggestion.source, proof, reason, is_placed, is_numbered
             )
     return torn
+
+
+def _own_names(keys: Sequence[str]) -> dict[str, str]:
+    """The keys by the paths that a plain dict has for them, without what all of them begin with.
+
+    That is no name: wrappers around models put it before every key.
+    """
+    outer = ""
+    while wrapper := _WRAPPER.match(keys[0], len(outer)):
+        if not all(key.startswith(wrapper[0], len(outer)) for key in keys):
+            break
+        outer += wrapper[0]
+    return {f"[{key.removeprefix(outer)!r}]": key for key in keys}
 
 
 class _Doubts:
@@ -329,25 +355,6 @@ def _own_words(member: Expr) -> set[str]:
     return {word for step in steps for word in name_of(step).words} - FAINT
 
 
-def _is_whole(piece: Piece) -> bool:
-    """Return True if a piece is an entry as it is, under its own name."""
-    member = piece.members[0]
-    is_entry = len(piece.members) == 1 and isinstance(member, Take)
-    return is_entry and piece.composite is None and not _is_part(piece.steps)
-
-
-def _is_weight_of_layer(piece: Piece) -> bool:
-    """Return True for a matrix that a layer of PyTorch's may have, which is (out, in)."""
-    is_named = piece.steps[-1:] == ("weight",) and len(piece.shape) == _MATRIX
-    return is_named and _is_whole(piece) and not piece.is_input_first
-
-
-def _is_part(steps: Steps) -> bool:
-    """Return True if a tensor is one of several that a layer makes its weight from."""
-    last = steps[-1]
-    return "parametrizations" in steps or last.startswith(_PARTS) or last in _OWN_PARTS
-
-
 def _fused(steps: Steps) -> Steps:
     """Return the parts of a fused tensor of these steps; empty for others."""
     return next((parts for step in steps if (parts := parts_named(step))), ())
@@ -364,12 +371,26 @@ def _suggestion(
     pair: Pair,
     orientation: Orientation,
     kernels: Kernels,
+    kept: str | None,
 ) -> Suggestion | None:
+    """Return what a leaf takes of a piece, and the answers that prove it.
+
+    Args:
+        leaf: The leaf.
+        steps: Its steps.
+        piece: What it takes.
+        pair: What spoke for it.
+        orientation: How others are laid out.
+        kernels: The kernels of the checkpoint.
+        kept: The key of the entry that a plain dict would keep under the leaf's name.
+    """
+    if pair.how == SAME_NAME and steps != piece.steps:
+        pair = replace(pair, how=_SAME_INSIDE)
     entry = _entry_answer(pair)
     sure = entry is not None
     if not sure and pair.how == NAMES_AGREE:
         pair = replace(pair, how=f"{NAMES_AGREE}, but others nearly as well")
-    if _is_part(piece.steps) and not _is_part(steps) and not _are_fused_alike(steps, piece.steps):
+    if is_part(piece.steps) and not is_part(steps) and not _are_fused_alike(steps, piece.steps):
         layouts = piece.layouts(leaf.shape)
         why = "only a part of a weight"
         return Suggestion(layouts[0][0], UNPROVEN, why) if layouts else None
@@ -387,7 +408,7 @@ def _suggestion(
             return Suggestion(member, proof, pair.how)
         if turned is not None or (final and piece.shape == leaf.shape):
             return Suggestion(turned or member, by_rule, pair.how)
-    own_name = isinstance(member, Take) and not more and leaf.path == f"[{member.key!r}]"
+    own_name = isinstance(member, Take) and not more and member.key == kept
     own_name = own_name and leaf.owner is None
     chosen = orientation.choose(steps, leaf.shape, piece, leaf.owner, own_name=own_name)
     if chosen is None:
@@ -432,55 +453,6 @@ def _is_turned_kernel(expr: Expr, piece: Piece) -> bool:
     nodes = [*nodes_of(expr)]
     moves = any(isinstance(node, Permute) for node in nodes)
     return moves and len(piece.member) > _MATRIX and not any(isinstance(n, Flip) for n in nodes)
-
-
-class _Fits:
-    """Tells if pieces can fill leaves whose layers have rules of their own."""
-
-    def __init__(self, skeleton: Skeleton, pieces: Sequence[Piece]) -> None:
-        self._skeleton, self._pieces = skeleton, pieces
-
-    def __call__(self, target: Node, source: Node) -> bool | None:
-        leaf, piece = self._skeleton[target.item], self._pieces[source.item]
-        member = piece.members[0]
-        if rule_for(leaf) is None or len(piece.members) > 1:
-            return None
-        if piece.composite is not None and not isinstance(member, Take):
-            return piece.shape == leaf.shape or None
-        return rule_applied(leaf, member, piece.shape) is not None
-
-    def turn(self, target: Node, source: Node) -> float:
-        """Return 0 for a source of the very shape a layer keeps, 1 for it transposed, or else 2."""
-        leaf, piece = self._skeleton[target.item], self._pieces[source.item]
-        if leaf.owner != "equinox.nn.Linear" or not _is_weight_of_layer(piece):
-            return 2
-        if piece.shape == leaf.shape:
-            return 0
-        return 1 if piece.shape == leaf.shape[::-1] else 2
-
-    def kind_of_target(self, target: Node) -> Hashable:
-        """Its shape and class; with a layer that has a rule of its own it is a kind of its own."""
-        leaf = self._skeleton[target.item]
-        is_linear = leaf.owner == "equinox.nn.Linear"
-        rule = rule_for(leaf)
-        if rule is None:
-            return leaf.shape, is_linear
-        # Those of Equinox's cells take composites, of which each leaf has another part.
-        is_flax = (leaf.owner or "").startswith("flax.")
-        return (leaf.shape, leaf.owner, rule.role, id(leaf.config)) if is_flax else target.item
-
-    def kind_of_source(self, source: Node) -> Hashable:
-        """The facts its layouts depend on."""
-        piece = self._pieces[source.item]
-        if piece.composite is not None:
-            return source.item
-        kept = _is_weight_of_layer(piece), piece.is_input_first
-        return piece.shape, piece.member, len(piece.members), piece.otherwise is None, *kept
-
-    def turns(self, target: Node, source: Node) -> frozenset[bool]:
-        """Return True if the output axis can come last in a leaf that takes the piece."""
-        leaf, piece = self._skeleton[target.item], self._pieces[source.item]
-        return piece.turns(leaf.shape)
 
 
 def _learned(aligner: Aligner) -> Learned:

@@ -11,7 +11,7 @@ from s2p_tui.alignment.proof import Answer, Proof, Question
 from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.transform import keys_of
 
-_BY_NAME = (Answer.SAME_NAME, Answer.NAMES)
+_BY_NAME = (Answer.SAME_NAME, Answer.SAME_INSIDE, Answer.NAMES)
 _SEVERAL = "its layer takes from several modules, and nothing shows which"
 Modules = frozenset[str]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -31,9 +31,11 @@ _NO_TABLE = frozenset(("kernel", "w"))
 _WEIGHTS = frozenset(("w", "g", "alpha", "scale", "gamma"))
 _HEADS = ("query", "key", "value", "attn")
 _INWARD = frozenset(("query", "key", "value", "qkv", "kv"))
+_APART = ("query", "key", "value")
 _KERNELS = frozenset(("kernel", "w"))
 _MATRIX = 2
 _SPLIT = "an axis is split into several, and nothing shows in which order"
+_UNSHOWN = "square, and nothing shows whether it is transposed"
 _NO_VOTES = (0, 0)
 
 
@@ -88,10 +90,28 @@ def _classes(
     )
 
 
-class Orientation:
-    """Learns from weights that go in one way only how the others of their kind go in."""
+def attentions(paths: Iterable[Steps]) -> frozenset[Steps]:
+    """Return the modules that have queries, keys and values in them, each in a module of its own.
 
-    def __init__(self) -> None:
+    Args:
+        paths: Steps of all leaves.
+    """
+    found: dict[Steps, set[str]] = defaultdict(set)
+    for path in paths:
+        if len(path) > 1:
+            found[path[:-2]] |= {*meanings(path[-2:-1])[0]}.intersection(_APART)
+    return frozenset(module for module, words in found.items() if len(words) == len(_APART))
+
+
+class Orientation:
+    """Learns from weights that go in one way only how the others of their kind go in.
+
+    Args:
+        attentions: Modules that have queries, keys and values in them.
+    """
+
+    def __init__(self, attentions: Collection[Steps] = ()) -> None:
+        self._attentions = attentions
         self._votes: dict[tuple[object, ...], list[int]] = defaultdict(lambda: [0, 0])
         self._stacked: set[int] = set()
         self._orders: dict[tuple[object, ...], set[tuple[int, ...]]] = defaultdict(set)
@@ -150,7 +170,8 @@ class Orientation:
         if not layouts:
             return None
         known_layer = (owner or "").startswith("equinox.nn.")
-        if by_heads := _by_heads(layouts, steps, piece):
+        is_attention = steps[:-2] in self._attentions
+        if by_heads := _by_heads(layouts, steps, piece, is_attention=is_attention):
             return by_heads
         if len({out_last for _, out_last in layouts}) == 1:
             layouts, order = self._in_order(layouts, steps, piece, owner)
@@ -189,13 +210,12 @@ class Orientation:
         if name_of(last).words[-1:] != ("weight",):
             same = last in (piece.steps[-1] if piece.steps else "",)
             axes = Answer.OWN_NAME if same else None
-            why = "kept as it is under the same name"
+            why = "kept as it is under the same name" if same else _UNSHOWN
             return Layout(_first(layouts, out_last=False), axes, grouping, why)
         if last == (piece.steps[-1] if piece.steps else "") and not _is_weight(last):
             why = "kept as it is under its own name"
             return Layout(_first(layouts, out_last=False), Answer.OWN_NAME, grouping, why)
-        why = "square, and nothing shows whether it is transposed"
-        return Layout(_first(layouts, out_last=last == "kernel"), None, grouping, why)
+        return Layout(_first(layouts, out_last=last == "kernel"), None, grouping, _UNSHOWN)
 
     def _in_order(
         self,
@@ -258,7 +278,9 @@ def _shown(piece: Piece) -> bool | None:
     return part.axis == 1 if isinstance(part, Split) and isinstance(part.of, Take) else None
 
 
-def _by_heads(layouts: Sequence[tuple[Expr, bool]], steps: Steps, piece: Piece) -> Layout | None:
+def _by_heads(
+    layouts: Sequence[tuple[Expr, bool]], steps: Steps, piece: Piece, *, is_attention: bool
+) -> Layout | None:
     """The layout that splits heads out of the axis they are on, where another one does not.
 
     Queries, keys and values have them on the output axis, what attention gives out takes them in.
@@ -268,7 +290,7 @@ def _by_heads(layouts: Sequence[tuple[Expr, bool]], steps: Steps, piece: Piece) 
     split = [(expr, _axis_split(expr, piece.member)) for expr, _ in layouts]
     if all(axis is None for _, axis in split):
         return None
-    axis = _axis_of_heads(steps, piece.steps)
+    axis = _axis_of_heads(steps, piece.steps, is_attention=is_attention)
     found = [expr for expr, other in split if other == axis]
     if axis is None or len(found) != 1:
         return None
@@ -278,10 +300,11 @@ def _by_heads(layouts: Sequence[tuple[Expr, bool]], steps: Steps, piece: Piece) 
     return Layout(found[0], Answer.HEADS, Answer.ONE_WAY, why)
 
 
-def _axis_of_heads(*names: Steps) -> int | None:
+def _axis_of_heads(*names: Steps, is_attention: bool) -> int | None:
     words = [set(meanings(steps)[0]) for steps in names]
     inward = any(_INWARD & found for found in words)
     outward = any({"attn", "out"} <= found for found in words)
+    outward |= is_attention and "out" in meanings(names[0][-2:-1])[0]
     return None if inward == outward else 0 if inward else 1
 
 

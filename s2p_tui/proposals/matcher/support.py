@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, pairwise
 
 from s2p_tui.alignment.transform import keys_of
 from s2p_tui.proposals.matcher.likeness import words_alike
 from s2p_tui.proposals.matcher.pieces import Piece, parts_named
-from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, remembered, steps_of_key
+from s2p_tui.proposals.matcher.words import (
+    FAINT,
+    is_meaning,
+    meanings,
+    name_of,
+    remembered,
+    steps_of_key,
+)
 
 Steps = tuple[str, ...]
 Shape = tuple[int, ...]
@@ -30,10 +37,12 @@ _MASK = "mask"
 _ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
 _ENDS = frozenset(("head", "out", "final", "generator"))
 """Words for the last layer of a model, which mean the same."""
-_WRAPPERS = frozenset(("orig", "mod", "pytree", "shared"))
+_WRAPPERS = frozenset(("orig", "mod", "model", "pytree", "shared"))
 """Names of wrappers around models and of tied layers."""
 _SILENT = FAINT | _ROLES | _WRAPPERS
 _ALONE = frozenset((role,) for role in _ROLES)
+_KINDS = frozenset(("mlp", "conv", "proj"))
+"""Words that say little but which kind of layer a layer is."""
 _SHORTEST = 3
 """Letters of a word that is looked for in others."""
 _FEW = 3
@@ -53,6 +62,7 @@ _FUSED = frozenset(
     )
 )
 """Parts of which a layer has several in one, in an order that only its name tells."""
+_GATED = ("w1", "w2", "w3")
 _DIGITS = re.compile(r"\d+")
 _WORD_NUMBERS = (0, 1)
 """First numbers of words that count the members of a list."""
@@ -140,18 +150,24 @@ def _strangers(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
 
 
 def namesakes(
-    pairs: Mapping[int, tuple[Steps, Steps]], entries: Mapping[Steps, int], sizes: Mapping[int, int]
+    pairs: Mapping[int, tuple[Steps, Steps]],
+    entries: Mapping[Steps, int],
+    sizes: Mapping[int, int],
+    leaves: Iterable[Steps],
 ) -> dict[int, str]:
     """Pairs apart from the entry of the leaf's very name, or from the leaf of the entry's.
+
+    Of lists that count from 0 on one side and from 1 on the other, such names say nothing.
 
     Args:
         pairs: Steps of leaves and of the entries they take, by place.
         entries: The number of elements of each entry that leaves could take, by its steps.
         sizes: The number of elements of the leaves.
+        leaves: Steps of all leaves that entries could fill.
     """
     # Wrappers such as `module.` are no part of a name.
     outer = _wrapper([target for target, _ in pairs.values()]), _wrapper(entries)
-    leaves = {target[outer[0] :]: n for n, (target, _) in pairs.items()}
+    filled = {target[outer[0] :]: n for n, (target, _) in pairs.items()}
     named = {steps[outer[1] :]: (steps, size) for steps, size in entries.items()}
     found: dict[int, str] = {}
     for n, (target, source) in pairs.items():
@@ -160,10 +176,90 @@ def namesakes(
         steps, size = named.get(target[outer[0] :], ((), -1))
         if size == sizes[n]:
             found[n] = f"{_text(steps)} has the very name of this leaf"
-        other = leaves.get(source[outer[1] :])
+        other = filled.get(source[outer[1] :])
         if other is not None and sizes[other] == sizes[n]:
             found[n] = f"another leaf has the very name of {_text(source)}"
+    if found:
+        shifted = _Shifted(pairs, leaves, entries)
+        for n, (target, source) in pairs.items():
+            names = _unnumbered(target[outer[0] :]), _unnumbered(source[outer[1] :])
+            if n in found and names[0] == names[1] and shifted.explains(target, source):
+                del found[n]
     return found
+
+
+class _Shifted:
+    """Tells lists that count from 0 on one side and from 1 on the other, whole ones of one length.
+
+    Under the very names one leaf of such a list would have no entry, and one entry no leaf.
+
+    Args:
+        pairs: Steps of leaves and of the entries they take, by place.
+        leaves: Steps of all leaves that entries could fill.
+        entries: Steps of all entries that leaves could take.
+    """
+
+    def __init__(
+        self,
+        pairs: Mapping[int, tuple[Steps, Steps]],
+        leaves: Iterable[Steps],
+        entries: Iterable[Steps],
+    ) -> None:
+        self._members = _members(leaves), _members(entries)
+        self._together: dict[tuple[Steps, Steps], set[tuple[int, int]]] = defaultdict(set)
+        for sides in pairs.values():
+            for both, numbers in _numbered_alike(*sides):
+                self._together[both].add(numbers)
+
+    def explains(self, target: Steps, source: Steps) -> bool:
+        """Return True if a leaf and an entry differ in numbers only because lists are shifted."""
+        levels = _numbered_alike(target, source)
+        shifted = [both for both, (mine, its) in levels if mine != its]
+        return bool(shifted) and all(map(self._is_shifted, shifted))
+
+    def _is_shifted(self, lists: tuple[Steps, Steps]) -> bool:
+        both = sorted(self._together[lists])
+        held = [self._members[side][name] for side, name in enumerate(lists)]
+        first, second = zip(*both, strict=True)
+        return (
+            {first[0], second[0]} == {*_WORD_NUMBERS}
+            and len(held[0]) == len(held[1]) == len(both)
+            and all(map(_is_even, (first, second)))
+        )
+
+
+def _is_even(numbers: Sequence[int]) -> bool:
+    """Return True for numbers that are equally far apart, in rising order."""
+    apart = {after - before for before, after in pairwise(numbers)}
+    return len(apart) <= 1 and min(apart, default=1) > 0
+
+
+def _unnumbered(steps: Steps) -> Steps:
+    return tuple(step for step in steps if not step.isdigit())
+
+
+def _members(paths: Iterable[Steps]) -> Mapping[Steps, set[str]]:
+    """The members of lists, by the steps that lead to each list."""
+    found: dict[Steps, set[str]] = defaultdict(set)
+    for path in paths:
+        for level, step in enumerate(path):
+            if step.isdigit():
+                found[path[:level]].add(step)
+    return found
+
+
+def _numbered_alike(
+    target: Steps, source: Steps
+) -> Iterator[tuple[tuple[Steps, Steps], tuple[int, int]]]:
+    """The lists that both names lead through, outermost first, and the members they lead to."""
+    columns = _levels(target), _levels(source)
+    if len(columns[0]) == len(columns[1]):
+        for mine, its in zip(*columns, strict=True):
+            yield (target[:mine], source[:its]), (int(target[mine]), int(source[its]))
+
+
+def _levels(steps: Steps) -> list[int]:
+    return [level for level, step in enumerate(steps) if step.isdigit()]
 
 
 def _wrapper(paths: Iterable[Steps]) -> int:
@@ -240,6 +336,33 @@ def stacked_by_name(pieces: Mapping[int, Piece]) -> dict[int, str]:
     return found
 
 
+def gated_by_number(
+    pairs: Mapping[int, tuple[Steps, Steps]], shapes: Mapping[int, Shape]
+) -> dict[int, str]:
+    """Pairs of `w1`, `w2` or `w3` and another name whose sizes do not show which is which.
+
+    Some models call the second one the layer that leads back, others the third; where that is the
+    second, the first one is the gate.
+
+    Args:
+        pairs: Steps of leaves and of the entries they take, by place.
+        shapes: The shapes of what the leaves take.
+    """
+    layers: dict[tuple[int, Steps], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for n, sides in pairs.items():
+        for side, steps in enumerate(sides):
+            level = next((at for at, step in enumerate(steps) if step in _GATED), None)
+            if level is not None and steps[level] not in sides[1 - side]:
+                layers[side, steps[:level]][steps[level]].append(n)
+    found: dict[int, str] = {}
+    for members in layers.values():
+        sizes = {name: {shapes[n] for n in members[name]} for name in _GATED}
+        if all(sizes.values()) and not sizes["w1"] == sizes["w3"] != sizes["w2"]:
+            why = "w1, w2 and w3 are called otherwise here, and no size shows which is which"
+            found.update((n, why) for numbers in members.values() for n in numbers)
+    return found
+
+
 def _is_role(steps: Steps) -> bool:
     return meanings(steps[-1:])[0] in _ALONE
 
@@ -291,7 +414,9 @@ def _within(few: Collection[str], many: Collection[str]) -> bool:
 def _unlike_modules(target: Steps, source: Steps) -> tuple[str, str] | None:
     """The steps that name the two modules, if these have nothing to do with each other."""
     mine, theirs = _telling(target), _telling(source)
-    if mine is None or theirs is None or mine[0] == theirs[0]:
+    if mine is None or theirs is None:
+        return _stranger(mine or theirs, target, source)
+    if mine[0] == theirs[0]:
         return None
     words = [_all_words(steps) for steps in (target, source)]
     if _ENDS & mine[1] and _ENDS & theirs[1]:
@@ -306,6 +431,25 @@ def _unlike_modules(target: Steps, source: Steps) -> tuple[str, str] | None:
     if any(_related(one, other) for one in theirs[1] for other in words[0]):
         return None
     return mine[0], theirs[0]
+
+
+def _stranger(
+    told: tuple[str, frozenset[str]] | None, target: Steps, source: Steps
+) -> tuple[str, str] | None:
+    """The two modules' names if one is of words that mean nothing here, and the other says a kind.
+
+    Args:
+        told: What the name that says more says.
+        target: Steps of the leaf.
+        source: Steps of the entry.
+    """
+    if told is None or any(map(is_meaning, told[1])):
+        return None
+    kinds = [{*meanings(steps)[0]} & _KINDS for steps in (target, source)]
+    if not any(kinds) or kinds[0] & kinds[1]:
+        return None
+    names = [_text(_named(steps[:-1]) or steps) for steps in (target, source)]
+    return names[0], names[1]
 
 
 @remembered

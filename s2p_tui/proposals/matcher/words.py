@@ -22,7 +22,7 @@ _PIECES = re.compile(r"[a-z]+\d+[a-z]+\d*[a-z]*|\d+[a-z]+|[a-z]+|\d+")
 _MEANINGS: dict[str, str] = {
     "weight": "weight weights kernel scale gamma embedding w g alpha table",
     "bias": "bias biases beta b offset",
-    "mean": "mean running_mean moving_mean",
+    "mean": "mean mu running_mean moving_mean",
     "var": "var variance running_var moving_variance moving_var",
     "count": "num_batches_tracked counter",
     "query": "q query queries wq",
@@ -85,8 +85,11 @@ _WHOLE: dict[str, tuple[str, ...]] = {
     "wq": ("query", "proj"),
     "wk": ("key", "proj"),
     "wv": ("value", "proj"),
+    "wo": ("out", "proj"),
     "wte": ("token", "embed"),
     "wpe": ("pos", "embed"),
+    "logvar": ("log", "var"),
+    "logstd": ("log", "std"),
     "wi": ("mlp", "in"),
     "wi_0": ("mlp", "gate"),
     "wi_1": ("mlp", "up", "in"),
@@ -130,8 +133,9 @@ _WHOLE: dict[str, tuple[str, ...]] = {
     "w2": ("mlp", "down", "out"),
     "w3": ("mlp", "up", "in"),
 }
+_MEANT = frozenset((*_MEANINGS, *(word for words in _WHOLE.values() for word in words)))
 _PHRASES = [(whole, words) for whole, words in _WHOLE.items() if len(whole) > 4 and "_" in whole]
-_NO_WORD = frozenset(("params", "batch_stats", "state", "self"))
+_NO_WORD = frozenset(("params", "batch_stats", "state", "self", "model", "_orig_mod"))
 _TABLE = frozenset(("embedding", "table"))
 """Words for a weight that as a module's name say which layer it is."""
 _ORDINALS = ("first", "second", "third", "fourth")
@@ -203,6 +207,11 @@ def name_of(text: str) -> Name:
 def is_phrase(text: str) -> bool:
     """Return True if a step as a whole has a meaning of its own, such as `w1`."""
     return text.lower() in _WHOLE
+
+
+def is_meaning(word: str) -> bool:
+    """Return True if a word is one of those that names are taken apart into, not one as it is."""
+    return word in _MEANT
 
 
 def is_known(text: str) -> bool:

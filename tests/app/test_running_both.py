@@ -1,0 +1,340 @@
+"""`V`: both models run in a process of their own; keys in, signs of agreement out."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from textual.pilot import Pilot
+from textual.widgets import Input, Label
+
+from s2p_tui.alignment.edits import Swap
+from s2p_tui.alignment.transform import Permute, Take
+from s2p_tui.app.checks import Typed
+from s2p_tui.app.screens.check import CheckForm, Checking
+from s2p_tui.app.screens.main import Workspace
+from s2p_tui.app.theme import ASCII, UNICODE
+from s2p_tui.cli import run as run_command
+from s2p_tui.formats.models import Factory, Models
+from s2p_tui.formats.pytree.factory import import_object
+from s2p_tui.session.session import Session
+from tests.app.pairs import session_of
+from tests.app.reading import screen_text, status
+from tests.helpers.running_app import Opened, until
+from tests.helpers.sessions import linears
+
+Answer = Callable[..., None]
+MODELS = Models(Factory("net.py:Net", {"width": 3}), Factory("net.py:TorchNet"))
+
+
+@pytest.fixture
+def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Answer:
+    """Let what is run instead of Python print steps and a result; its arguments go to a file."""
+    program = tmp_path / "python"
+    monkeypatch.setattr(sys, "executable", str(program))
+
+    def answers(
+        *lines: object, status: int = 0, steps: tuple[str, ...] = (), then: str = ""
+    ) -> None:
+        said = "".join(
+            f"cat <<'END' >&2\n{json.dumps({'step': step}) if step[0] != '!' else step[1:]}\nEND\n"
+            for step in steps
+        )
+        printed = "".join(
+            f"cat <<'END'\n{line if isinstance(line, str) else json.dumps(line)}\nEND\n"
+            for line in lines
+        )
+        mapping = f'while [ "$1" != --mapping ]; do shift; done; cp "$2" {tmp_path}/mapping.json\n'
+        program.write_text(
+            f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\necho "$TMPDIR" > '
+            f"{tmp_path}/folder\n{mapping}{said}{then}\n{printed}exit {status}\n"
+        )
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+
+    return answers
+
+
+def pair() -> Session:
+    names = ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"]
+    sizes = [(4, 4), (4,), (4, 4), (4,)]
+    return session_of(
+        dict(zip(names, sizes, strict=True)),
+        dict(zip((f".{name}" for name in names), sizes, strict=True)),
+    )
+
+
+def found(*agree: bool, status: str = "differ") -> dict[str, Any]:
+    return {
+        "status": status,
+        "tolerance": 1e-4,
+        "relative_difference": 0.25,
+        "something_new": [1],
+        "modules": [
+            {
+                "torch": f"fc{n}",
+                "jax": f".fc{n}",
+                "agrees": agrees,
+                "relative_difference": 1e-7 if agrees else None,
+                "inputs": {"relative_difference": 1e-7},
+                "rows": [f".fc{n}.weight", f".fc{n}.bias"],
+            }
+            for n, agrees in enumerate(agree, 1)
+        ],
+    }
+
+
+def signs(workspace: Workspace) -> list[str]:
+    """The cells of the list where agreement is shown."""
+    rows = len(workspace.session.alignment.rows)
+    return [workspace.view.render_line(y).text[2] for y in range(rows)]
+
+
+def remark(pilot: Pilot[object]) -> str:
+    return str(pilot.app.screen.query_one("#remark", Label).content)
+
+
+async def run(pilot: Pilot[object], workspace: Workspace) -> None:
+    await pilot.press("V", "enter")
+    await until(pilot, lambda: pilot.app.screen is workspace)
+
+
+async def test_rows_show_if_their_module_agrees(
+    opened: Opened, answer: Answer, tmp_path: Path
+) -> None:
+    answer("the factory prints", found(True, False), status=6)
+    options: dict[str, Any] = {"checkpoint": tmp_path / "m.pt", "models": MODELS, "inputs": "4"}
+    async with opened(pair(), **options) as (pilot, workspace):
+        await run(pilot, workspace)
+        assert signs(workspace) == ["=", "=", "≠", "≠"]
+        assert workspace.cursor.index == 2
+        assert "fc2 and .fc2 differ first, infinitely apart, called with equal" in status(workspace)
+        assert "its module differed, infinitely apart, called with equal inputs; by" in screen_text(
+            pilot
+        )
+        arguments = (tmp_path / "arguments").read_text().split("\n")
+        assert arguments[:3] == ["-m", "s2p_tui", "check"]
+        at = arguments.index("--torch")
+        assert arguments[at : at + 8] == [
+            *("--torch", "net.py:TorchNet", "--torch-kwargs", "{}"),
+            *("--jax", "net.py:Net", "--jax-kwargs", '{"width": 3}'),
+        ]
+        assert arguments[at + 8 : at + 10] == ["--shape", "4"]
+        # What the process wrote, and the mapping it read, are gone.
+        assert not Path((tmp_path / "folder").read_text().strip()).exists()
+
+
+async def test_signs_go_with_what_is_touched_and_come_back(
+    opened: Opened, answer: Answer, tmp_path: Path
+) -> None:
+    answer(found(True, True, status="agree"))
+    options: dict[str, Any] = {"checkpoint": tmp_path / "m.pt", "models": MODELS, "inputs": "4"}
+    async with opened(pair(), **options) as (pilot, workspace):
+        await run(pilot, workspace)
+        assert signs(workspace) == ["="] * 4
+        assert "Both models agree, 2.5e-01 apart: 2 pairs of modules" in status(workspace)
+        await pilot.press("4", "enter", "delete")
+        # The other row of that module says no more what it did either.
+        assert signs(workspace) == ["=", "=", " ", " "]
+        await pilot.press("u")
+        assert signs(workspace) == ["="] * 4
+        workspace.session.edit(Swap(1, 3))
+        await pilot.press("g")
+        assert signs(workspace) == [" "] * 4
+
+
+async def test_the_alignment_is_run_as_it_is_now(
+    opened: Opened, answer: Answer, tmp_path: Path
+) -> None:
+    answer(found(True, True, status="agree"))
+    options: dict[str, Any] = {"checkpoint": tmp_path / "m.pt", "models": MODELS, "inputs": "4"}
+    async with opened(pair(), **options) as (pilot, workspace):
+        await pilot.press("g", "m", "3", "x")
+        taken = [row.keys for row in workspace.session.alignment.rows]
+        await run(pilot, workspace)
+        rows = json.loads((tmp_path / "mapping.json").read_text())
+        assert "fc2.weight" in str(rows)
+        assert taken[0] == ("fc2.weight",)
+
+
+@pytest.mark.parametrize(
+    ("lines", "status_code", "steps", "said"),
+    [
+        (
+            [{"status": "failed", "error": "No. Give --shape.", "message": "No shape fits."}],
+            2,
+            (),
+            "Both models could not be run: No shape fits.",
+        ),
+        ([{"status": "failed", "error": "old"}], 4, (), "Both models could not be run: old"),
+        (["nonsense"], 1, ("!Traceback", "!NameError: x"), "without a result: NameError: x"),
+        ([], 0, (), "The check ended without a result"),
+        (["[1, 2]"], 0, (), "without a result"),
+        ([{"status": "agree"}], 0, (), "could not be run"),
+    ],
+)
+async def test_failures_are_one_line(
+    opened: Opened,
+    answer: Answer,
+    tmp_path: Path,
+    lines: list[Any],
+    status_code: int,
+    steps: tuple[str, ...],
+    said: str,
+) -> None:
+    answer(*lines, status=status_code, steps=steps)
+    options: dict[str, Any] = {"checkpoint": tmp_path / "m.pt", "models": MODELS, "inputs": "4"}
+    async with opened(pair(), **options) as (pilot, workspace):
+        await run(pilot, workspace)
+        assert said in status(workspace)
+        assert workspace.view.agreement is None
+        await pilot.press("J")
+        assert len(workspace.session.history) == 1
+
+
+async def test_a_process_that_is_killed_is_one_line(
+    opened: Opened, answer: Answer, tmp_path: Path
+) -> None:
+    answer(then="kill -9 $$")
+    options: dict[str, Any] = {"checkpoint": tmp_path / "m.pt", "models": MODELS, "inputs": "4"}
+    async with opened(pair(), **options) as (pilot, workspace):
+        await run(pilot, workspace)
+        assert "ended by SIGKILL. The machine may have too little memory" in status(workspace)
+
+
+async def test_steps_are_shown_and_escape_ends_the_process(
+    opened: Opened, answer: Answer, tmp_path: Path
+) -> None:
+    answer(steps=("running torch's model",), then=f"echo $$ > {tmp_path}/pid; sleep 600")
+    options: dict[str, Any] = {"checkpoint": tmp_path / "m.pt", "models": MODELS, "inputs": "4"}
+    async with opened(pair(), **options) as (pilot, workspace):
+        await pilot.press("V", "enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Checking))
+        await until(pilot, lambda: "running torch's model" in screen_text(pilot))
+        await until(pilot, lambda: bool((tmp_path / "pid").exists()))
+        pid = int((tmp_path / "pid").read_text())
+        await pilot.press("escape")
+        await until(pilot, lambda: pilot.app.screen is workspace)
+        assert "Cancelled: nothing was changed." in status(workspace)
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+        assert not Path((tmp_path / "folder").read_text().strip()).exists()
+
+
+async def test_the_form_names_what_is_missing(opened: Opened, tmp_path: Path) -> None:
+    async with opened(pair(), checkpoint=tmp_path / "m.pt") as (pilot, workspace):
+        await pilot.press("V")
+        form = pilot.app.screen
+        assert isinstance(form, CheckForm)
+        await pilot.press("enter")
+        assert "factory of the PyTorch model is missing" in remark(pilot)
+        await pilot.press(*"nothing", "enter")
+        assert "nothing names no factory." in remark(pilot)
+        form.query_one("#torch", Input).value = 'a.b:C {"x": 1'
+        await pilot.press("enter")
+        assert "The arguments of a.b:C are no JSON object" in remark(pilot)
+        form.query_one("#torch", Input).value = "a.b:C"
+        form.query_one("#jax", Input).value = "net.py:Net"
+        await pilot.press("enter")
+        assert "There is no input" in remark(pilot)
+        await pilot.press(*"32 flat64", "enter")
+        assert "flat64 is neither a shape nor a dtype" in remark(pilot)
+        await pilot.press("escape")
+        assert pilot.app.screen is workspace
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("3x8x8", ["--shape", "3x8x8"]),
+        ("128 128 int32", ["--shape", "128", "--shape", "128", "--dtype", "int32"]),
+        ("()", ["--shape", "()"]),
+        ("net.py:example", ["--sample-input", "net.py:example"]),
+        (
+            "128 int32 --below 30000",
+            ["--shape", "128", "--dtype", "int32", "--below", "30000"],
+        ),
+    ],
+)
+def test_inputs_become_options(text: str, wanted: list[str]) -> None:
+    assert Typed("a:b", "c:d", text).arguments()[8:] == wanted
+
+
+async def test_what_cannot_be_run_is_said(opened: Opened, tmp_path: Path) -> None:
+    async with opened(pair()) as (pilot, workspace):
+        await pilot.press("V")
+        assert "in a file of this machine" in status(workspace)
+    async with opened(linears(), checkpoint=tmp_path / "m.pt") as (pilot, workspace):
+        await pilot.press("G", "V")
+        assert "once no row is mismatched" in status(workspace)
+        assert workspace.cursor.index == 0
+
+
+def test_every_sign_of_agreement_is_told_from_the_others() -> None:
+    for symbols in (UNICODE, ASCII):
+        signs = {*symbols.fits.values(), *symbols.agreement.values()}
+        assert len(set(symbols.agreement.values())) == 2
+        assert len(signs) == len(symbols.fits) + 2
+    assert all(sign.isascii() for sign in ASCII.agreement.values())
+
+
+NET = """
+import equinox as eqx
+import jax
+import torch
+
+class TorchNet(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(6, 6)
+        self.second = torch.nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x)))
+
+class Net(eqx.Module):
+    first: eqx.nn.Linear
+    second: eqx.nn.Linear
+
+    def __init__(self, *, key):
+        self.first = eqx.nn.Linear(6, 6, key=key)
+        self.second = eqx.nn.Linear(6, 3, key=key)
+
+    def __call__(self, x):
+        return self.second(jax.nn.relu(self.first(x)))
+"""
+
+
+@pytest.mark.slow("runs models in both frameworks, in processes of their own")
+async def test_models_are_run_and_the_wrong_module_is_found(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Recorded from the folder of the code, opened from another one.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "twins.py").write_text(NET)
+    run_command(["skeleton", "twins.py:Net", "--torch", "twins.py:TorchNet"])
+    torch.save(import_object("twins.py:TorchNet")().state_dict(), "m.pt")
+    monkeypatch.chdir(tmp_path.parent)
+    session = Session.open(tmp_path / "m.pt", tmp_path / "model_skeleton.eqx")
+    async with opened(session, checkpoint=tmp_path / "m.pt") as (pilot, workspace):
+        await pilot.press("V", *"6", "enter")
+        await until(pilot, lambda: pilot.app.screen is workspace, 600)
+        assert "Both models agree" in status(workspace)
+        assert signs(workspace) == ["="] * 4
+        # A square weight that is transposed still has its shape.
+        await pilot.press("g", "t", "2", "enter")
+        assert workspace.session.alignment.rows[0].source == Permute(Take("first.weight"), (1, 0))
+        assert signs(workspace) == [" ", " ", "=", "="]
+        await pilot.press("G", "V", "enter")
+        await until(pilot, lambda: pilot.app.screen is workspace, 600)
+        assert signs(workspace) == ["≠", "≠", "≠", "≠"]
+        assert workspace.cursor.index == 0
+        assert status(workspace).startswith("first and .first differ first")
+        assert "called with equal inputs." in status(workspace)
+    session.close()

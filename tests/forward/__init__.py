@@ -1,0 +1,1 @@
+"""Faults put into right alignments, and what the forward makes of them."""
