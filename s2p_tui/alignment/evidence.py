@@ -16,7 +16,7 @@ from s2p_tui.alignment.alignment import Alignment, Row, Rows
 from s2p_tui.alignment.block_numbers import other_number
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.judge import is_padded, judge, landing
-from s2p_tui.alignment.layer_rules import constant_for, rule_for
+from s2p_tui.alignment.layer_rules import constant_for, other_layouts, rule_for
 from s2p_tui.alignment.layouts import ways
 from s2p_tui.alignment.numbering import GAP, NOTHING, Decision, Flags, Numbers
 from s2p_tui.alignment.proof import UNPROVEN, Answer, Proof, proven_by
@@ -373,6 +373,9 @@ def _turned_doubt(row: Row, leaf: Leaf, state_dict: StateDict) -> str:
 def _layout_doubt(row: Row, leaf: Leaf, state_dict: StateDict) -> str:
     """Return why shapes do not settle the layout of a row's entries; empty if they do."""
     if rule_for(leaf) is not None:
+        for key in row.keys:
+            if other_layouts(leaf, Take(key), state_dict.shape(key)):
+                return f"nothing shows whether {key} is transposed here"
         return ""
     if (leaf.owner or "").startswith("equinox.nn."):
         return _turned_doubt(row, leaf, state_dict)

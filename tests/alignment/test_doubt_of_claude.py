@@ -89,3 +89,17 @@ def test_shapes_that_leave_no_choice_are_not_doubted() -> None:
     assert verdict(Take("vector"), shape=(4,)).fit is Fit.EXACT
     assert verdict(Permute(Take("a"), (1, 0)), shape=(5, 3)).fit is Fit.TRANSFORMED
     assert verdict(Reshape(Take("a"), (3, 5, 1)), shape=(3, 5, 1)).fit is Fit.TRANSFORMED
+
+
+@pytest.mark.parametrize(("key", "is_open"), [("c_proj.weight", True), ("proj.weight", False)])
+def test_a_layer_of_flax_settles_a_square_unless_its_name_says_the_opposite(
+    key: str, is_open: bool
+) -> None:
+    leaf = Leaf(".proj.kernel", (4, 4), "float32", owner="flax.nnx.Linear")
+    state_dict = StateDict((Entry(key, (4, 4), "float32"),))
+    for source in (Take(key), Permute(Take(key), (1, 0))):
+        evidence = Evidence(Suggestions([Suggestion(source, UNPROVEN, "so")]), {})
+        row = Row(source, by="claude")
+        found = weigh(0, row, state_dict, Skeleton((leaf,)), evidence)
+        assert (found.fit is Fit.DOUBTFUL) == is_open
+        assert found.blocks == is_open

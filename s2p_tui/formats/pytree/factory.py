@@ -81,7 +81,7 @@ def model_and_factory(
         tree = _result(factory, spec, kwargs, abstract, _is_model)
     if owners and isinstance(tree, Mapping):
         return WithOwners(tree, owners), None
-    if tree is factory or is_nnx(tree):
+    if owners or tree is factory or is_nnx(tree):
         return tree, None
     given = dict(kwargs or {})
     takes_key = "key" not in given and _needs(factory, "key")
