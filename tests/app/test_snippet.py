@@ -42,31 +42,6 @@ def test_snippet_of_a_stateful_model_makes_one() -> None:
     assert "like = eqx.filter_eval_shape(eqx.nn.make_with_state(Model), ...)" in code
 
 
-@pytest.mark.parametrize(
-    ("path", "last"),
-    [
-        ("m.eqx", 'nnx.update(model, eqx.tree_deserialise_leaves("m.eqx", state))'),
-        (
-            "m.safetensors",
-            "nnx.update(model, nnx.map_state(lambda p, v: v.replace(leaves[name(p)]), state))",
-        ),
-        ("m.orbax", "nnx.update(model, state)"),
-    ],
-)
-def test_snippet_of_a_model_of_nnx(path: str, last: str) -> None:
-    library = library_of([None, "flax.nnx.Linear", "net.Block"])
-    code = snippet(Path(path), [".lin.kernel"], "bfloat16", has_keys=True, library=library)
-    compile(code, "snippet", "exec")
-    assert code.splitlines()[-1] == last
-    assert "  # with bfloat16 leaves, as in the file" in code
-
-
-def test_snippet_of_variables_of_linen() -> None:
-    code = snippet(Path("m.eqx"), ["['params']['w']"], library=library_of(["flax.linen.Dense"]))
-    assert code.splitlines()[-1] == 'variables = eqx.tree_deserialise_leaves("m.eqx", like)'
-    assert library_of(["equinox.nn.Linear", None]) == "equinox"
-
-
 FACTORIES = """
 import equinox as eqx
 import jax
