@@ -16,13 +16,14 @@ from s2p_tui.cli import run
 from s2p_tui.formats.pytree.factory import call_factory
 from tests.helpers.terminal import CLEAN, Terminal
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 _BLOCK = re.compile(r"(?:<!-- (?P<note>[^>]*) -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
 
 
-def section(title: str) -> str:
+def section(title: str, text: str = README) -> str:
     """The text under a heading."""
-    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
 @pytest.mark.slow("runs every command of the README")
@@ -48,6 +49,9 @@ def test_the_walk_of_five_minutes(
             program = ["bash", "-euo", "pipefail"] if block["kind"] == "bash" else [sys.executable]
             subprocess.run([*program, "-c", text], cwd=tmp_path, env=environment, check=True)
     assert ran == 6
+    for block in _BLOCK.finditer((ROOT / "s2p_tui/cli/check/README.md").read_text()):
+        program = ["bash", "-euo", "pipefail", "-c", block["text"]]
+        subprocess.run(program, cwd=tmp_path, env=environment, check=True)
     like = call_factory(f"{tmp_path / 'net.py'}:Net", abstract=True)
     first, second = (
         eqx.tree_deserialise_leaves(tmp_path / name, like) for name in ("model.eqx", "again.eqx")
@@ -74,7 +78,8 @@ def test_flax_models_are_filled_as_it_says(tmp_path: Path, environment: dict[str
 
     in_folder("python", MODEL_OF_FLAX)
     ran = 0
-    for block in _BLOCK.finditer(section("Flax models")):
+    text = (ROOT / "s2p_tui/formats/README.md").read_text()
+    for block in _BLOCK.finditer(section("Flax models", text)):
         if (block["note"] or "").endswith(".py"):
             (tmp_path / block["note"]).write_text(block["text"])
             continue
