@@ -37,7 +37,7 @@ _MEANINGS: dict[str, str] = {
     "mlp": "mlp ffn ff ffw feedforward fc dense linear lin intermediate relu",
     "embed": "emb embed embeds embeddings embedder wte",
     "pos": "pos position positions positional wpe",
-    "conv": "conv convolution cnn",
+    "conv": "conv convs convolution cnn",
     "down": "down downsample downsamplers downsampler",
     "up": "up upsample upsamplers upsampler",
     "gate": "gate gating",
