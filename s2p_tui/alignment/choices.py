@@ -7,6 +7,7 @@ in another order, parts of a larger entry; of several entries, stacked, joined o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, permutations
@@ -49,6 +50,15 @@ _SMALLEST_IMAGE = 4
 # Nobody fuses layers with fewer outputs, and each part adds a dozen choices.
 _SMALLEST_PART = 4
 _MOST_HEADS = 128
+# What rearranges heads is offered where a name speaks of attention, and one more or less where it
+# speaks of a norm: elsewhere a list of a hundred would hide the few that are meant.
+_OF_ATTENTION = frozenset(
+    (
+        *("attn", "attention", "mha", "heads", "qkv", "wqkv", "q", "k", "v", "wq", "wk", "wv"),
+        *("query", "key", "value", "queries", "keys", "values"),
+    )
+)
+_OF_NORMS = ("norm", "ln", "bn", "gn", "scale", "gamma")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,13 +199,20 @@ def _of_one(leaf: Leaf, key: str, state_dict: StateDict) -> Iterator[_Offer]:
         for expr, words in _regrouped(whole, shape, state_dict):
             yield from ((way.of(expr, shape), words) for way in found)
         yield whole, ""
-        for expr, words in rearranged(whole, shape):
-            yield from ((way.of(expr, shape), words) for way in found)
-        yield from ((expr, "") for expr in offset(whole, shape))
+        named = _words_of(leaf, key)
+        if named & _OF_ATTENTION:
+            for expr, words in rearranged(whole, shape):
+                yield from ((way.of(expr, shape), words) for way in found)
+        if "Norm" in (leaf.owner or "") or any(word.endswith(_OF_NORMS) for word in named):
+            yield from ((expr, "") for expr in offset(whole, shape))
     else:
         yield from _parts(leaf, whole, shape)
         yield from _of_heads(leaf, whole, shape)
         yield from _resized(leaf, whole, shape)
+
+
+def _words_of(leaf: Leaf, key: str) -> set[str]:
+    return set(re.split(r"[^a-z]+", f"{leaf.path} {key}".lower()))
 
 
 def _regrouped(whole: Expr, shape: Shape, state_dict: StateDict) -> Iterator[_Offer]:

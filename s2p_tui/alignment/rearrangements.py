@@ -42,11 +42,12 @@ def rearranged(whole: Expr, shape: Shape) -> Iterator[Rearranged]:
         for heads in heads_of(size):
             rows = size // heads
             if rows % 2 == 0 and rows > 2:
+                each = f" of each of {heads} heads" if heads > 1 else ""
                 halves = (heads, 2, rows // 2)
-                words = f"halves of each of {heads} heads to pairs on axis {axis}: "
+                words = f"halves{each} to pairs on axis {axis}: "
                 yield regrouped(whole, shape, axis, halves, (0, 2, 1)), words
                 pairs = (heads, rows // 2, 2)
-                words = f"pairs of each of {heads} heads to halves on axis {axis}: "
+                words = f"pairs{each} to halves on axis {axis}: "
                 yield regrouped(whole, shape, axis, pairs, (0, 2, 1)), words
         for heads in heads_of(size)[1:]:
             words = f"{heads} heads from outside to inside on axis {axis}: "

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Numbers(Struct, frozen=True):
-    """How far arrays are apart; None for numbers that are not finite."""
+    """The difference of arrays; None for numbers that are not finite."""
 
     relative_difference: float | None = None
 
@@ -64,7 +64,7 @@ _UNKNOWN, _AGREES, _DIFFERS = 0, 1, 2
 
 
 class Agreement:
-    """Which rows' modules agreed when both models were last run.
+    """The rows whose modules agreed when both models were last run.
 
     A row says nothing any more once it, or another of its module, takes another source; taken back,
     the edit leaves what was found.
@@ -94,7 +94,7 @@ class Agreement:
 
     @property
     def _now(self) -> NDArray[np.int8]:
-        """What is known of each row, without modules that take something else by now."""
+        """Return the agreement of each row, without modules that take something else by now."""
         rows = self._session.alignment.rows
         if rows is not self._rows:
             self._rows = rows

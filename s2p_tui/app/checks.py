@@ -38,7 +38,7 @@ _LINES_KEPT = 20
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """What both models are made by and run on, as somebody typed it.
+    """The factories of both models and their inputs, as somebody typed it.
 
     Attributes:
         torch: The factory of PyTorch's model.

@@ -299,7 +299,7 @@ def convert(
         )
         if adapter is not None:
             checkpoint = with_adapter(checkpoint, adapter)
-        how = _How(mapping, recipe, arrange, trust, allow_unused)
+        how = _LiningUp(mapping, recipe, arrange, trust, allow_unused)
         session = how.aligned(checkpoint, target)
         stack.callback(session.close)
         if arrange_with_anthropic:
@@ -381,7 +381,7 @@ def convert_tree(
     if adapter is not None:
         checkpoint = with_adapter(checkpoint, adapter)
     target = target_in_memory(pytree)
-    how = _How(mapping, recipe, arrange, trust, allow_unused)
+    how = _LiningUp(mapping, recipe, arrange, trust, allow_unused)
     with contextlib.closing(how.aligned(checkpoint, target)) as session:
         # The other format: dtypes that .eqx files cannot hold do not matter in memory.
         plan = session.plan(dtype, "safetensors")
@@ -402,8 +402,8 @@ def convert_tree(
 
 
 @dataclass(frozen=True)
-class _How:
-    """How the two sides are lined up, as the arguments of that name say."""
+class _LiningUp:
+    """The way the two sides are lined up, as the arguments of that name say."""
 
     mapping: str | Path | SavedAlignment | None
     recipe: str | Path | Recipe | None

@@ -234,11 +234,14 @@ def test_a_table_with_rows_left_out_or_made_up_is_offered_and_doubtful() -> None
 def test_scales_stored_less_one_and_rotary_pairs_are_offered() -> None:
     state_dict = entries((8,), (16, 6))
     vector, matrix = (entry.key for entry in state_dict)
-    assert {"add 1", "subtract 1"} <= {
-        one.words for one in choices(Leaf(".x", (8,), "float32"), [vector], state_dict)
-    }
-    words = " ".join(
-        one.words for one in choices(Leaf(".x", (16, 6), "float32"), [matrix], state_dict)
-    )
-    assert "halves of each of 2 heads to pairs on axis 0" in words
-    assert "2 heads from outside to inside on axis 1" in words
+
+    def words(path: str, shape: tuple[int, ...], key: str) -> list[str]:
+        return [one.words for one in choices(Leaf(path, shape, "float32"), [key], state_dict)]
+
+    assert {"add 1", "subtract 1"} <= {*words(".final_norm.weight", (8,), vector)}
+    of_heads = " ".join(words(".attn.q.weight", (16, 6), matrix))
+    assert "halves of each of 2 heads to pairs on axis 0" in of_heads
+    assert "2 heads from outside to inside on axis 1" in of_heads
+    # No name speaks of such a thing.
+    assert "add 1" not in words(".x", (8,), vector)
+    assert "2 heads from" not in " ".join(words(".x", (16, 6), matrix))

@@ -75,7 +75,7 @@ async def test_one_kind_of_rows(opened: Opened) -> None:
     session = layers()
     async with opened(session) as (pilot, _):
         await pilot.press("F", "g", "t")
-        await pilot.press(line_of(offered(pilot), ".k:", _SWAPPED, "4 rows"), "enter")
+        await pilot.press(*line_of(offered(pilot), ".k:", _SWAPPED, "4 rows"), "enter")
         assert sources(session, "k") == [Permute(Take(f"h.{n}.k"), (1, 0)) for n in range(4)]
         assert sources(session, "q") == [Take(f"h.{n}.q") for n in range(4)]
         # What is so already is left alone, and turned back with the others.

@@ -213,7 +213,9 @@ def test_the_report_names_every_pair_and_its_rows(
     code, text = _report(".json", tmp_path, "--json", "--progress")
     out, err = capsys.readouterr()
     assert (code, json.loads(text)) == (6, json.loads(out))
-    assert [set(json.loads(line)) for line in err.splitlines()] == [{"step"}] * 5
+    steps = [json.loads(line) for line in err.splitlines()]
+    assert len(steps) > 4
+    assert {frozenset(step) for step in steps} == {frozenset(["step"])}
     modules = {module["torch"]: module for module in json.loads(text)["modules"]}
     assert list(modules)[:2] == ["layers.0.norm", "layers.0.fc1"]
     wrong = modules["layers.1.fc2"]

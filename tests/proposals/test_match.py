@@ -180,3 +180,21 @@ def test_what_is_left_over_says_why() -> None:
     assert all(evidence.left_over.values())
     assert evidence.suggestions[1].source is None
     assert evidence.suggestions[1].reason
+
+
+@pytest.mark.parametrize("name", ["aux", "probe", "memory", "last"])
+def test_the_last_of_a_list_does_not_fill_another_layer_for_its_size(name: str) -> None:
+    sizes = {"0.linear": (8, 2), "1.linear": (8, 8), "2.linear": (8, 8), "3": (3, 8)}
+    paths = {".layers[0]": (8, 2), ".layers[1]": (8, 8), ".layers[2]": (8, 8), f".{name}": (3, 8)}
+    entries: Tensors = [
+        (f"net.{key}.{role}", size)
+        for key, shape in sizes.items()
+        for role, size in (("weight", shape), ("bias", shape[:1]))
+    ]
+    leaves: Tensors = [
+        (f"{path}.{role}", size)
+        for path, shape in paths.items()
+        for role, size in (("weight", shape), ("bias", shape[:1]))
+    ]
+    found = matched(entries, leaves, {path: "equinox.nn.Linear" for path, _ in leaves})
+    assert certain(found)[-2:] == [False, False]

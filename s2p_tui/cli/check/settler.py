@@ -101,7 +101,7 @@ class Settler:
 
     @property
     def sources(self) -> Sequence[Expr | None]:
-        """What fills each leaf now."""
+        """The source of each leaf now."""
         return self._bench.model.sources
 
     @property

@@ -33,7 +33,7 @@ _SETTINGS = frozenset(
         *("epsilon", "momentum"),
     )
 )
-"""What a layer computes; not modes such as `deterministic`, nor what a later Flax may add."""
+"""Settings that numbers depend on; not modes such as `deterministic`, nor what Flax may add."""
 _LAYERS = ("flax.nnx.nn.", "flax.linen.")
 # Base classes of layers, and Linen's own base class: no layers themselves.
 _BASES = frozenset(("Module", "RNNCellBase", "RNNBase"))
@@ -121,7 +121,7 @@ def is_linen(tree: Any) -> bool:
 
 @dataclass(frozen=True)
 class Value:
-    """What an NNX module holds at one place: a variable, or an array of its own.
+    """The content of one place of an NNX module: a variable, or an array of its own.
 
     Attributes:
         path: Names of attributes, and indices of lists.
@@ -195,7 +195,7 @@ class NnxModel:
 
     @property
     def kept(self) -> Iterator[Value]:
-        """What is saved: all but the state of PRNGs."""
+        """The variables that are saved: all but the state of PRNGs."""
         return (value for value in self.values if not value.is_random)
 
     @property
@@ -205,7 +205,7 @@ class NnxModel:
         return tuple(value.name + more for value in random for more, _ in value.arrays())
 
     def as_dict(self) -> dict[Any, Any]:
-        """What is saved, as `nnx.to_pure_dict` has it: nested dictionaries of arrays."""
+        """The saved variables, as `nnx.to_pure_dict` has it: nested dictionaries of arrays."""
         tree: dict[Any, Any] = {}
         for value in self.kept:
             node = tree

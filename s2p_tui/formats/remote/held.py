@@ -17,7 +17,7 @@ a request takes about as long as one or two MiB of an answer."""
 
 
 class _Blocks:
-    """What one thread holds of one file, in the order of the file."""
+    """The bytes that one thread holds of one file, in the order of the file."""
 
     def __init__(self, spans: list[Span], data: list[memoryview]) -> None:
         self._spans, self._data = spans, data
@@ -32,7 +32,7 @@ class _Blocks:
 
 
 class Held(threading.local):
-    """What each thread holds of some files."""
+    """The bytes that each thread holds of some files."""
 
     def __init__(self) -> None:
         self._blocks: dict[RemoteFile, _Blocks] = {}

@@ -263,7 +263,7 @@ class WebStore:
             return self._client
 
     def _failure(self, key: str, error: httpx2.HTTPError) -> Exception:
-        """What a failed request is told as. Its own text may hold the address."""
+        """Return the error to report of a failed request, whose own text may hold the address."""
         import httpx2
 
         causes = list(_causes(error))

@@ -76,7 +76,7 @@ def _entrance(targets: Read, sources: Read) -> Matrix | None:
 
 
 def _is_entrance(side: Read) -> list[bool] | None:
-    """Which one of two is the entrance, if one of them is and the other is the exit."""
+    """Return the one of two that is the entrance, if one of them is and the other is the exit."""
     (first, numbers), (second, others) = side
     apart = Counter(first) - Counter(second), Counter(second) - Counter(first)
     words: list[Words] = [tuple(each.elements()) for each in apart]
@@ -86,7 +86,7 @@ def _is_entrance(side: Read) -> list[bool] | None:
 
 
 def _in_two(side: Read) -> list[bool] | None:
-    """Which one of two is the first, if they differ in a last number alone, counted from 0 or 1."""
+    """Return the first of two, if they differ in a last number alone, counted from 0 or 1."""
     (first, numbers), (second, others) = side
     if first != second or not numbers or not others or numbers[:-1] != others[:-1]:
         return None

@@ -93,8 +93,14 @@ def unsupported(
         for n, (target, source) in named.items()
         if n not in roles and (unlike := _unlike_modules(target, source)) is not None
     }
+    # Counted apart: where most names say nothing, these must not make the others a convention.
+    unknown = {
+        n: unlike
+        for n, (target, source) in named.items()
+        if n not in roles and (unlike := _unknown_module(target, source)) is not None
+    }
     found: dict[int, str] = {}
-    for odd in (roles, modules):
+    for odd in (roles, modules, unknown):
         if 2 * len(odd) > len(pairs):
             odd = {
                 n: names
@@ -417,9 +423,7 @@ def _within(few: Collection[str], many: Collection[str]) -> bool:
 def _unlike_modules(target: Steps, source: Steps) -> tuple[str, str] | None:
     """The steps that name the two modules, if these have nothing to do with each other."""
     mine, theirs = _telling(target), _telling(source)
-    if mine is None or theirs is None:
-        return _stranger(mine or theirs, target, source)
-    if mine[0] == theirs[0]:
+    if mine is None or theirs is None or mine[0] == theirs[0]:
         return None
     words = [_all_words(steps) for steps in (target, source)]
     if _ENDS & mine[1] and _ENDS & theirs[1]:
@@ -436,16 +440,12 @@ def _unlike_modules(target: Steps, source: Steps) -> tuple[str, str] | None:
     return mine[0], theirs[0]
 
 
-def _stranger(
-    told: tuple[str, frozenset[str]] | None, target: Steps, source: Steps
-) -> tuple[str, str] | None:
-    """The two modules' names if one is of words that mean nothing here, and the other says a kind.
-
-    Args:
-        told: What the name that says more says.
-        target: Steps of the leaf.
-        source: Steps of the entry.
-    """
+def _unknown_module(target: Steps, source: Steps) -> tuple[str, str] | None:
+    """The names of two modules, one of words that mean nothing here and one that says a kind."""
+    mine, theirs = _telling(target), _telling(source)
+    if mine is not None and theirs is not None:
+        return None
+    told = mine or theirs
     if told is None or any(map(is_meaning, told[1])):
         return None
     if any(kind in word for word in told[1] for kind in _IN_WORDS):
