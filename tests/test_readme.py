@@ -78,7 +78,7 @@ def test_flax_models_are_filled_as_it_says(tmp_path: Path, environment: dict[str
 
     in_folder("python", MODEL_OF_FLAX)
     ran = 0
-    text = (ROOT / "s2p_tui/formats/README.md").read_text()
+    text = (ROOT / "s2p_tui/cli/FILES.md").read_text()
     for block in _BLOCK.finditer(section("Flax models", text)):
         if (block["note"] or "").endswith(".py"):
             (tmp_path / block["note"]).write_text(block["text"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import equinox
@@ -26,6 +27,7 @@ jtu: Any = jax.tree_util
 
 Changes = Mapping[int, Expr]
 """Other sources, by the index of the leaf they fill."""
+UNCHANGED: Changes = MappingProxyType({})
 
 
 class FilledModel:
@@ -105,12 +107,12 @@ class FilledModel:
             leaves[self._places[index]] = self.leaf(index, source)
         return leaves
 
-    def tree(self, changes: Changes = {}) -> Any:  # noqa: B006
+    def tree(self, changes: Changes = UNCHANGED) -> Any:
         """Return the whole pytree, some leaves filled otherwise."""
         made = jtu.tree_unflatten(self._structure, self._with(changes))
         return eqx.nn.inference_mode(made)
 
-    def module(self, path: str, changes: Changes = {}) -> tuple[Any, Any]:  # noqa: B006
+    def module(self, path: str, changes: Changes = UNCHANGED) -> tuple[Any, Any]:
         """Return a module and the state, some leaves filled otherwise."""
         structure, inside = self._modules[path]
         leaves = self._with(changes)

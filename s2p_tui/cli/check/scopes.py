@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from s2p_tui.cli.check.arrays import Call, comparable, difference
-from s2p_tui.cli.check.filled import Changes, FilledModel
+from s2p_tui.cli.check.filled import UNCHANGED, Changes, FilledModel
 from s2p_tui.cli.check.inputs import Examples
 from s2p_tui.cli.check.jax_side import call_once
 from s2p_tui.cli.check.replay import KeptCall, kept_calls
@@ -116,7 +116,7 @@ class Bench:
                     scope.inputs_agree = False
                     scope.given[number, example] = wanted
 
-    def error(self, scope: Scope, changes: Changes = {}) -> float | None:  # noqa: B006
+    def error(self, scope: Scope, changes: Changes = UNCHANGED) -> float | None:
         """Return how far a scope's outputs are from torch's, some leaves filled otherwise.
 
         None if they cannot be compared.
