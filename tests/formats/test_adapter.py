@@ -372,5 +372,5 @@ def test_without_it_factors_in_the_checkpoint_block(
     torch.save(BASE | FIRST, "all.pt")
     assert run(["convert", "all.pt", "skeleton.eqx", "-o", "out.eqx", "--trust-all"]) == 3
     assert "give the base model's CHECKPOINT and --adapter" in capsys.readouterr().err
-    with pytest.raises(AlignmentError, match="(?s)2 unused entries.*adapter="):
+    with pytest.raises(AlignmentError, match=r"(?s)2 unused entries.*adapter="):
         convert_tree(FIRST | {"w": numbers(5, 4)}, {"w": jnp.zeros((5, 4))}, trust=True)
