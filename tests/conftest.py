@@ -54,6 +54,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 raise pytest.UsageError(f"{item.nodeid}: slow needs a reason")
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Share what XLA compiles among the tests, where any of them needs JAX."""
+    if "jax" in sys.modules and not session.config.option.collectonly:
+        from tests.helpers.compiled import keep_compiled
+
+        own = session.config._tmp_path_factory.getbasetemp()
+        is_worker = hasattr(session.config, "workerinput")
+        keep_compiled((own.parent if is_worker else own) / "compiled")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def default_signals() -> Iterator[None]:
     """Signals as a terminal's programs have them, whatever the parent ignores (`nohup`, a shell's
