@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import types
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -491,47 +492,63 @@ def test_an_error_after_chunking_leaves_no_temporary_folder(
 SIGNALLED = """
 import os, signal, sys, tempfile
 sys.path.insert(0, os.getcwd())
-from s2p_tui.session.session import Session
+import equinox, jax, torch
 from s2p_tui.converter import convert
+from s2p_tui.formats import atomic
+from s2p_tui.session.session import Session
+number = 0
+for name, moment in zip(sys.argv[1::2], sys.argv[2::2]):
+    # A child for each: what takes seconds to import is there already.
+    if not os.fork():
+        number, os.environ["SIGNAL"] = getattr(signal, name), name
+        break
+    print("ended by", -os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+    print("left", os.listdir(tempfile.gettempdir()), flush=True)
+if not number:
+    sys.exit()
 before = Session.convert
 def convert_and_signal(self, *args, job, **kwargs):
     assert len(os.listdir(tempfile.gettempdir())) == 1
     print("chunked", flush=True)
-    if {moment!r} == "between":
-        os.kill(os.getpid(), signal.{name})
+    if moment == "between":
+        os.kill(os.getpid(), number)
     return before(self, *args, job=job, **kwargs)
 Session.convert = convert_and_signal
-if {moment!r} == "writing":
-    from s2p_tui.formats import atomic
+if moment == "writing":
     sync = atomic.AtomicFile.sync
     def signal_then_sync(self):
         assert self.temporary.exists()
-        os.kill(os.getpid(), signal.{name})
+        os.kill(os.getpid(), number)
         sync(self)
     atomic.AtomicFile.sync = signal_then_sync
+made = "signalled" if moment == "making" else "model"
 try:
     convert(from_path=True, path_to_state_dict_object="objects_of_test.weights",
-            path_to_pytree_object="objects_of_test:" + {object!r}, chunkify=True)
+            path_to_pytree_object="objects_of_test:" + made, chunkify=True)
 except Exception as error:
     print("swallowed", error)
 print("went on")
+os._exit(0)
 """
+MOMENTS = ("making", "between", "writing")
 
 
-@pytest.mark.parametrize("moment", ["making", "between", "writing"])
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 @pytest.mark.usefixtures("objects")
-@pytest.mark.slow("starts programs that import torch and JAX")
-def test_signals_clean_up_before_they_end_the_program(inside: Path, name: str, moment: str) -> None:
-    made = "signalled" if moment == "making" else "model"
+@pytest.mark.slow("starts a program that imports torch and JAX")
+def test_signals_clean_up_before_they_end_the_program(inside: Path) -> None:
+    cases = [(name, moment) for name in ("SIGTERM", "SIGHUP", "SIGINT") for moment in MOMENTS]
     done = subprocess.run(
-        [sys.executable, "-c", SIGNALLED.format(name=name, moment=moment, object=made)],
-        env={**os.environ, "TMPDIR": str(inside.parent / "temporary"), "SIGNAL": name},
+        [sys.executable, "-c", SIGNALLED, *chain(*cases)],
+        env={**os.environ, "TMPDIR": str(inside.parent / "temporary")},
         capture_output=True,
         text=True,
     )
-    assert done.stdout == ("" if moment == "making" else "chunked\n"), done.stderr
-    assert done.returncode == -getattr(signal, name)
+    expected = [
+        "chunked\n" * (moment != "making") + f"ended by {getattr(signal, name)}\nleft []\n"
+        for name, moment in cases
+    ]
+    assert done.stdout == "".join(expected), done.stderr
+    assert done.returncode == 0
     assert not list((inside.parent / "temporary").iterdir())
     assert sorted(p.name for p in inside.iterdir() if p.suffix != ".py") in ([], ["__pycache__"])
 
