@@ -79,25 +79,21 @@ def test_every_array_is_that_of_the_eqx(outputs: tuple[Path, Path]) -> None:
 LARGE_CHUNKS = orbax_net.LAYERS * orbax_net.WIDTH * 2 * orbax_net.WIDTH * 4 // SMALL
 
 
-MESHES = [(1, 1, "none"), (1, 4, "both"), (2, 2, "rows"), (3, 1, "columns"), (3, 2, "both")]
+LAYOUTS = {1: ("1:none", "4:both"), 2: ("2:rows",), 3: ("1:columns", "2:both")}
+"""By the number of processes: devices of each, and how arrays lie on them."""
 
 
 @pytest.mark.slow("starts JAX in up to three processes")
-@pytest.mark.parametrize(("processes", "devices", "rules"), MESHES)
-def test_orbax_restores_it_strictly(
-    outputs: tuple[Path, Path], processes: int, devices: int, rules: str
-) -> None:
+@pytest.mark.parametrize("processes", LAYOUTS)
+def test_orbax_restores_it_strictly(outputs: tuple[Path, Path], processes: int) -> None:
     """With v0 and v1, in several processes; functions, scalars and empty nodes from the model."""
     file, checkpoint = outputs
-    for found in restored(checkpoint, file, processes=processes, devices=devices, rules=rules):
+    for found in restored(checkpoint, file, *LAYOUTS[processes], processes=processes):
         assert found["differing"] == []
 
 
 @pytest.mark.slow("starts JAX")
-@pytest.mark.parametrize(
-    ("devices", "rules"), [(1, "none"), (4, "rows"), (4, "columns"), (8, "both")]
-)
-def test_loading_reads_little_more_than_is_held(tmp_path: Path, devices: int, rules: str) -> None:
+def test_loading_reads_little_more_than_is_held(tmp_path: Path) -> None:
     """Inner chunks can be read alone, so no sharding is asked for at conversion."""
     width = 512
     env = f"import os; os.environ['S2P_TEST_WIDTH'] = '{width}'"
@@ -110,10 +106,11 @@ def test_loading_reads_little_more_than_is_held(tmp_path: Path, devices: int, ru
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
     checkpoint, file = tmp_path / "model.orbax", tmp_path / "model.eqx"
-    (found,) = restored(checkpoint, file, processes=1, devices=devices, rules=rules, width=width)
-    assert found["differing"] == []
-    assert found["held"] > 15 << 20
-    assert found["read"] <= 1.05 * found["held"]
+    layouts = "1:none", "4:rows", "4:columns", "8:both"
+    for found in restored(checkpoint, file, *layouts, processes=1, width=width):
+        assert found["differing"] == []
+        assert found["held"] > 15 << 20
+        assert found["read"] <= 1.05 * found["held"]
 
 
 def rubbed(metadata: dict[str, Any]) -> dict[str, Any]:

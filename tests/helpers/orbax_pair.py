@@ -120,9 +120,9 @@ def _array(name: str, held: dict[str, bytes]) -> np.ndarray:
 
 
 def restored(
-    checkpoint: Path, eqx_file: Path, *, processes: int, devices: int, rules: str, width: int = 64
+    checkpoint: Path, eqx_file: Path, *layouts: str, processes: int, width: int = 64
 ) -> list[dict[str, Any]]:
-    """What `orbax_restore.py` says in each of its processes."""
+    """What `orbax_restore.py` says of each layout in each of its processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -130,7 +130,7 @@ def restored(
     started = [
         subprocess.Popen(
             [sys.executable, str(ROOT / "tests/helpers/orbax_restore.py"), str(checkpoint),
-             str(eqx_file), str(processes), str(rank), str(port), str(devices), rules],
+             str(eqx_file), str(processes), str(rank), str(port), *layouts],
             env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for rank in range(processes)
@@ -138,4 +138,8 @@ def restored(
     outcomes = [process.communicate() for process in started]
     for process, (_, errors) in zip(started, outcomes, strict=True):
         assert process.returncode == 0, errors
-    return [json.loads(out.splitlines()[-1]) for out, _ in outcomes]
+    # Gloo talks too.
+    lines = [line for out, _ in outcomes for line in out.splitlines() if line.startswith("{")]
+    found = [json.loads(line) for line in lines]
+    assert len(found) == processes * len(layouts)
+    return found
