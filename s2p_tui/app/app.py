@@ -50,8 +50,8 @@ else:
     ConvertedApp = KeyQueue
 
 _AFTER_THE_FIRST_FRAME = ("s2p_tui.app.resume", "s2p_tui.app.screens.main")
-# Parameters of glibc's `mallopt`. As shipped it raises both limits up to 64 MiB as it goes, and what
-# matching 100,000 rows took and gave back stayed: 430 bytes a row. The arrays of an edit at that
+# Parameters of `mallopt` of glibc, which otherwise raises both limits up to 64 MiB, so that what
+# matching 100,000 rows takes and gives back stays: 430 bytes a row. The arrays of an edit at that
 # size, 400 kB each, are below the limits, so that their pages are used again.
 _MALLOC_LIMITS = {-1: 2 << 20, -3: 1 << 20}  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from textual.dom import DOMNode
 
     from s2p_tui.alignment.task import Task
-    from s2p_tui.session.beginning import Findings
     from s2p_tui.session.journal import Beginning, Journal
+    from s2p_tui.session.opening import Findings
     from s2p_tui.session.session import Session
 
 T = TypeVar("T")
