@@ -12,8 +12,10 @@ import jax
 import torch
 from torch import nn
 
+from s2p_tui.alignment.judge import landing
 from s2p_tui.alignment.transform import Expr, keys_of, show
 from s2p_tui.cli.check.arrays import comparable, difference, shapes_of
+from s2p_tui.cli.check.gradients import gradient_parity
 from s2p_tui.cli.check.inputs import Examples, code_of
 from s2p_tui.cli.check.jax_side import (
     jax_calls,
@@ -24,7 +26,7 @@ from s2p_tui.cli.check.jax_side import (
     modules_in,
 )
 from s2p_tui.cli.check.pairs import compared, find_first, pair_modules
-from s2p_tui.cli.check.parity import parity_of
+from s2p_tui.cli.check.parity import parity_of, with_gradients
 from s2p_tui.cli.check.result import CheckResult, Pair
 from s2p_tui.cli.check.settle import settle
 from s2p_tui.cli.check.torch_side import (
@@ -35,6 +37,7 @@ from s2p_tui.cli.check.torch_side import (
     torch_paths,
 )
 from s2p_tui.errors import InputError, S2PError
+from s2p_tui.formats.adapter import with_adapter
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.pytree.skeleton import target_of
 from s2p_tui.formats.registry import open_checkpoint
@@ -65,7 +68,9 @@ class Request:
         jax: `pkg.module:factory` of the Equinox module or `(model, state)`.
         torch_kwargs: Arguments of the one.
         jax_kwargs: Arguments of the other.
-        checkpoint: Checkpoint to load into the torch module; None for the factory's weights.
+        checkpoint: Checkpoint to load into the torch module, or its address; None for the factory's
+            weights.
+        adapter: A LoRA adapter to merge into the checkpoint.
         key: Dotted place of the state dict in a nested checkpoint.
         allow_missing: Leave out entries that an index promises and no shard holds.
         mapping: The mapping file; None for the session's own arrangement.
@@ -77,13 +82,15 @@ class Request:
         inside: Compare the modules inside even where the outputs agree.
         settle: Let the forward decide doubtful rows, and rows of modules that differ.
         save_mapping: Where to save the mapping then, if both models agree.
+        gradients: Compare the gradients of all parameters, too.
     """
 
     torch: str
     jax: str
     torch_kwargs: Mapping[str, Any]
     jax_kwargs: Mapping[str, Any]
-    checkpoint: Path | None = None
+    checkpoint: Path | str | None = None
+    adapter: Path | str | None = None
     key: str | None = None
     allow_missing: bool = False
     mapping: Path | None = None
@@ -94,6 +101,7 @@ class Request:
     inside: bool = False
     settle: bool = False
     save_mapping: Path | None = None
+    gradients: bool = False
 
 
 Narrator = Callable[[str, int, int], None]
@@ -157,9 +165,17 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
     agrees = all(part.relative <= tolerance for part in apart)
     if not agrees and _agrees_precisely(converted, examples, reference, tolerance):
         note = _PRECISION
+    sources = [row.source for row in session.alignment.rows]
+    gradients = None
+    if request.gradients:
+        narrate("comparing gradients", 0, 0)
+        gradients = gradient_parity(
+            module, converted, examples, _filling(session, skipped_letters(converted)),
+            session.checkpoint.state_dict.shape, prefix=prefix, reference=reference,
+            tolerance=tolerance, seed=request.seed,
+        )  # fmt: skip
     if request.inside or not agrees:
         narrate("comparing the modules inside", 0, 0)
-        sources = [row.source for row in session.alignment.rows]
         pairs = pairing(session, module, converted, prefix)(sources)
         calls = _look_inside(module, converted, examples, pairs)
         if isinstance(calls, S2PError):
@@ -168,6 +184,8 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
             modules = None if agrees else find_first(calls, tolerance)
             leaves = [leaf.path for leaf in session.target.skeleton]
             parity = parity_of(calls, leaves, skipped_letters(converted), tolerance)
+            head = leaves[0][: skipped_letters(converted)]
+            parity = with_gradients(parity, gradients or (), head)
     return CheckResult(
         torch=request.torch,
         jax=request.jax,
@@ -180,7 +198,19 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
         decisions=decisions,
         mapping=mapping,
         note=note,
+        gradients=gradients,
     )
+
+
+def _filling(session: Session, skipped: int) -> dict[str, Expr]:
+    """Return all that is done to entries on their way into the leaves of the model itself."""
+    state_dict = session.checkpoint.state_dict
+    pairs = zip(session.target.skeleton, session.alignment.rows, strict=True)
+    return {
+        leaf.path[skipped:]: landing(row.source, leaf, state_dict)
+        for leaf, row in pairs
+        if row.source is not None and leaf.path.startswith("[0]"[:skipped])
+    }
 
 
 def _tolerance_for(module: nn.Module) -> float:
@@ -204,6 +234,10 @@ def _checkpoint(request: Request, module: nn.Module, folder: Path) -> tuple[Chec
         checkpoint = open_checkpoint(
             request.checkpoint, request.key, allow_missing=request.allow_missing
         )
+        if request.adapter is not None:
+            # Torch's own readers would know nothing of the adapter.
+            checkpoint = with_adapter(checkpoint, request.adapter)
+            return checkpoint, load_weights(module, checkpoint, read_by_torch=False)
         return checkpoint, load_weights(module, checkpoint)
     file = folder / "model.pt"
     with code_of("Saving the torch model's state_dict", "Give a --checkpoint."):
