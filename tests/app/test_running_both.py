@@ -393,6 +393,13 @@ async def test_what_the_forward_decides_is_reviewed_and_kept(
         await pilot.press("u")
         assert session.alignment.rows[0].keys == ("fc2.weight",)
         assert signs(workspace) == [" "] * 4
+        await pilot.press("ctrl+y")
+    # So it is in the journal.
+    async with opened(pair(), **options, resume="go on") as (_, workspace):
+        rows = workspace.session.alignment.rows
+        assert [row.by for row in rows] == ["forward", "order", "forward", "order"]
+        assert rows[0].why == PROOF
+        assert rows[0].keys == ("fc1.weight",)
 
 
 async def test_a_part_of_what_the_forward_decides_may_be_taken(
@@ -489,7 +496,15 @@ async def test_models_are_run_and_the_wrong_module_is_found(
         assert signs(workspace) == ["≠", "≠", "≠", "≠"]
         assert workspace.cursor.index == 0
         assert status(workspace).startswith("first and .first differ first")
-        assert "called with equal inputs." in status(workspace)
+        assert "called with equal inputs. S looks for what settles it." in status(workspace)
+        await pilot.press("S", "enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Review), 600)
+        assert "forward: agrees within" in screen_text(pilot)
+        await pilot.press("enter")
+        row = session.alignment.rows[0]
+        assert (row.source, row.by) == (Take("first.weight"), "forward")
+        assert signs(workspace) == ["="] * 4
+        assert session.is_complete
     session.close()
 
 

@@ -25,7 +25,7 @@ from s2p_tui.cli.check.jax_side import (
     model_and_state,
     modules_in,
 )
-from s2p_tui.cli.check.pairs import compared, find_first, pair_modules
+from s2p_tui.cli.check.pairs import compared, corresponding, find_first, pair_modules
 from s2p_tui.cli.check.parity import parity_of, with_gradients
 from s2p_tui.cli.check.result import CheckResult, Pair
 from s2p_tui.cli.check.settle import settle
@@ -181,6 +181,8 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
         if isinstance(calls, S2PError):
             modules = calls
         else:
+            feeds = feeds_of(session, converted, prefix, sources)
+            calls = corresponding(calls, feeds, tolerance, outputs_agree=agrees)
             modules = None if agrees else find_first(calls, tolerance)
             leaves = [leaf.path for leaf in session.target.skeleton]
             parity = parity_of(calls, leaves, skipped_letters(converted), tolerance)
@@ -260,17 +262,25 @@ def pairing(
     session: Session, module: nn.Module, tree: Any, prefix: str
 ) -> Callable[[Sequence[Expr | None]], Mapping[str, str]]:
     """Return a function of what fills each leaf that pairs the modules."""
-    skipped, inside = skipped_letters(tree), list(modules_in(model_and_state(tree)[0]))
+    inside = list(modules_in(model_and_state(tree)[0]))
 
     def pair(sources: Sequence[Expr | None]) -> Mapping[str, str]:
-        feeds = {
-            leaf.path[skipped:]: [key.removeprefix(prefix) for key in keys_of(source)]
-            for leaf, source in zip(session.target.skeleton, sources, strict=True)
-            if source is not None
-        }
+        feeds = feeds_of(session, tree, prefix, sources)
         return pair_modules(feeds, torch_paths(module), inside)
 
     return pair
+
+
+def feeds_of(
+    session: Session, tree: Any, prefix: str, sources: Sequence[Expr | None]
+) -> dict[str, list[str]]:
+    """Return the keys that feed each leaf, both as the models themselves name them."""
+    skipped = skipped_letters(tree)
+    return {
+        leaf.path[skipped:]: [key.removeprefix(prefix) for key in keys_of(source)]
+        for leaf, source in zip(session.target.skeleton, sources, strict=True)
+        if source is not None
+    }
 
 
 def skipped_letters(tree: Any) -> int:
