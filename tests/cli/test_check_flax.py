@@ -127,9 +127,12 @@ def test_channels_are_where_flax_wants_them(
     jax_side: list[str], batch: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In and out, and inference is switched on; every size of the input is the same."""
-    options = ["--shape", "3x3x3", "--batch", batch, "--modules", "--json"]
+    options = ["--shape", "3x3x3", "--batch", batch, "--modules", "--gradients", "--json"]
     assert check(f"{HERE}:Plain", *jax_side, *options) == 0
     found = json.loads(capsys.readouterr().out)
+    assert {one["key"] for one in found["gradients"]} == {
+        f"{layer}.{end}" for layer in ("first", "norm", "last") for end in ("weight", "bias")
+    }
     assert found["relative_difference"] < 1e-5
     assert {one["torch"] for one in found["modules"]} == {"first", "norm", "last"}
     assert all(module["agrees"] for module in found["modules"])

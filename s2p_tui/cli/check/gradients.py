@@ -43,7 +43,7 @@ from s2p_tui.alignment.transform import (
 )
 from s2p_tui.cli.check.arrays import Difference, arrays_in, difference, values_in
 from s2p_tui.cli.check.inputs import Examples, code_of
-from s2p_tui.cli.check.jax_side import called_once, model_and_state
+from s2p_tui.cli.check.jax_side import called_once, leaf_names, library_of, model_and_state
 from s2p_tui.cli.check.result import numbers
 from s2p_tui.cli.check.torch_side import torch_arguments
 from s2p_tui.errors import InputError
@@ -112,7 +112,7 @@ def gradient_parity(
 
     Args:
         module: The torch model.
-        tree: The Equinox model, filled, or `(model, state)`.
+        tree: The JAX model, filled, or `(model, state)`.
         examples: What both are run on.
         sources: What fills each leaf, by its key path within the model.
         entry_shape: Gives the shape of an entry.
@@ -217,6 +217,7 @@ def jax_gradients(tree: Any, examples: Examples, weights: Sequence[NDArray[Any]]
     """
     model, state = model_and_state(tree)
     parameters, rest = eqx.partition(model, eqx.is_inexact_array)
+    names = leaf_names(model)
 
     def scalar(parameters: Any, number: int) -> Any:
         whole = eqx.combine(parameters, rest)
@@ -230,12 +231,12 @@ def jax_gradients(tree: Any, examples: Examples, weights: Sequence[NDArray[Any]]
         )
 
     total: Gradients = {}
-    with code_of("The Equinox model's backward", _HINT):
+    with code_of(f"The {library_of(model)} model's backward", _HINT):
         for number in range(examples.count):
             found = jtu.tree_flatten_with_path(jax_.grad(scalar)(parameters, number))[0]
             for path, leaf in found:
                 (array,) = arrays_in(leaf)
-                name = jtu.keystr(path)
+                name = names[jtu.keystr(path)]
                 total[name] = total[name] + array if name in total else array
     return total
 
