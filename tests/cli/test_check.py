@@ -503,7 +503,9 @@ def test_what_only_one_side_returns_is_told_and_not_compared(
 ) -> None:
     sides = ["--torch", f"{TORCH}:lstm", "--jax", f"{JAX}:lstm", "--shape", "5x3"]
     assert run(["check", *sides]) == 0
-    assert "torch returns 3 arrays and Equinox 1: the first 1 of both" in capsys.readouterr().out
+    assert (
+        "torch returns 3 arrays and the JAX model 1: the first 1 of both" in capsys.readouterr().out
+    )
     assert run(["check", *sides, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["returned"] == {"torch": 3, "jax": 1}
 
