@@ -230,7 +230,7 @@ class Foldings(RuleBasedStateMachine):
             assert fold is None or _rows(fold) == span
 
 
-TestFoldings = Foldings.TestCase
+TestFoldings = pytest.mark.slow("folds and edits at random")(Foldings.TestCase)
 TestFoldings.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
 
 

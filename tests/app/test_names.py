@@ -81,6 +81,7 @@ def test_chunks_stay_in_their_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x" * 1_000_000, "\x1b" * 1_000_000, "[" * 100_000])
+@pytest.mark.slow("prints names of a million characters")
 def test_names_without_end(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     model = save_zip({name: torch.zeros(3), "w": torch.zeros(3)}, tmp_path / "model.pt")
     assert run(["inspect", str(model)]) == 0

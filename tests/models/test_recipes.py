@@ -36,6 +36,7 @@ def in_memory(twin: Twin) -> Session:
 
 
 @pytest.mark.parametrize("twin", TOLD, ids=lambda twin: twin.name)
+@pytest.mark.slow("makes every twin in both frameworks")
 def test_a_recipe_gives_its_own_mapping_back(twin: Twin) -> None:
     session = in_memory(twin)
     by_matcher = mapping_of(session.checkpoint, session.target, session.alignment)
