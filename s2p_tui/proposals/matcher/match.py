@@ -51,12 +51,13 @@ from s2p_tui.proposals.matcher.doubts import (
 from s2p_tui.proposals.matcher.fits import Fits, is_part, is_whole
 from s2p_tui.proposals.matcher.likeness import Learned
 from s2p_tui.proposals.matcher.modules import with_modules
-from s2p_tui.proposals.matcher.offsets import unexplained_offsets
+from s2p_tui.proposals.matcher.offsets import falling, other_nesting, unexplained_offsets
 from s2p_tui.proposals.matcher.orientation import Orientation, attentions
 from s2p_tui.proposals.matcher.parts import as_leaf_takes, made_of_parts, steps_of_leaves
 from s2p_tui.proposals.matcher.pieces import (
     Piece,
     entry_piece,
+    is_fused_by_heads,
     may_alternate,
     parts_named,
     with_views,
@@ -66,6 +67,7 @@ from s2p_tui.proposals.matcher.support import (
     namesakes,
     reordered,
     stacked_by_name,
+    unlike_parameters,
     unsupported,
 )
 from s2p_tui.proposals.matcher.tree import let_go, tree_of
@@ -263,6 +265,9 @@ def _fill(
     torn = torn_apart(sides)
     doubts.add(Question.MODULE, torn)
     of_leaves = {p: skeleton[p].shape for p in whole}
+    if nameless:
+        bare = {p: (steps[p], piece.steps) for p, piece, _ in found if is_whole(piece)}
+        doubts.add(Question.ENTRY, unlike_parameters(bare))
     doubts.add(Question.ENTRY, unsupported(whole, useless) | misnumbered(whole, of_leaves))
     named = {piece.steps: prod(piece.shape) for piece in pieces if is_whole(piece)}
     sizes = {p: prod(shape) for p, shape in of_leaves.items()}
@@ -271,6 +276,7 @@ def _fill(
     doubts.add(Question.ENTRY, gated_by_number(whole, taken))
     known = {p: (skeleton[p].owner or "").startswith("equinox.nn.") for p in whole}
     doubts.add(Question.ENTRY, up_by_name(whole, shapes, known))
+    doubts.add(Question.ENTRY, other_nesting(whole) | falling(whole, named))
     doubts.add(Question.ENTRY, unexplained_offsets(whole, of_leaves, named))
     doubts.add(Question.GROUPING, reordered(whole))
     doubts.add(Question.GROUPING, stacked_by_name({p: piece for p, piece, _ in found}))
@@ -431,7 +437,7 @@ def _suggestion(
     ):
         why = odd
         proof = proof.without(Question.AXES)
-    elif may_alternate(expr, kernels.keys):
+    elif may_alternate(expr, kernels.shapes) or is_fused_by_heads(steps, piece.steps):
         why = "heads may alternate in it: nothing shows it"
         proof = proof.without(Question.GROUPING)
     return Suggestion(expr, proof, why, sure)
