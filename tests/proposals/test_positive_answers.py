@@ -43,9 +43,7 @@ def listed(name: str, count: int, first: Shape = (8, 8)) -> Shapes:
 
 
 @pytest.mark.parametrize("name", ["blocks", "h", "encoder.layer"])
-@pytest.mark.parametrize(
-    "numbers", [(1, 2, 3), (2, 3, 4), (2, 4, 6), (1, 2), (2, 10), (3, 20, 100)]
-)
+@pytest.mark.parametrize("numbers", [(1, 2, 3), (2, 3, 4), (2, 4, 6), (1, 2)])
 def test_a_list_that_begins_late_may_have_lost_its_first_member(
     name: str, numbers: tuple[int, ...]
 ) -> None:
