@@ -1,4 +1,4 @@
-"""Make the pictures of the README: `python -m screenshots.make`, and with `--check` compare them.
+"""Make the pages' pictures: `python -m screenshots.make`, and with `--check` compare them.
 
 Each is what the app itself draws after some keys, on real files. The SVG is that screen, cell by
 cell; the PNG is drawn from it, names the SVG's digest, and needs DejaVu Sans Mono to be made.
@@ -23,13 +23,14 @@ from textual.screen import Screen
 from s2p_tui.app.screens.ask_claude import AskClaude
 from s2p_tui.app.screens.choose_source import ChooseSource
 from s2p_tui.app.screens.convert import Result
+from s2p_tui.app.screens.kinds import KindsView
 from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.screens.review import Review
 from s2p_tui.app.start import S2PApp
 from s2p_tui.conversion.output import Converted
 from s2p_tui.session.session import Session
 from screenshots.drawing import is_made_from, svg_of, write_png
-from screenshots.models import minilm, mixture_of_experts
+from screenshots.models import minilm, mixture_of_experts, own_attention
 
 HERE = Path(__file__).parent
 SIZE = (120, 36)
@@ -61,6 +62,7 @@ class Scene:
 
 SCENES = {
     "rows": Scene(lambda: minilm("auto"), "1 8 enter"),
+    "kinds": Scene(own_attention, "o n", KindsView),
     "choose": Scene(lambda: minilm("order"), "2 enter enter", ChooseSource),
     "review": Scene(lambda: minilm("order"), "a j j h j j j", Review),
     "claude": Scene(lambda: minilm("order"), "p", AskClaude),
@@ -164,11 +166,12 @@ def stale(pictures: dict[str, str]) -> list[str]:
     known = {f"{name}.{suffix}" for name in pictures for suffix in ("svg", "png")}
     others = {path.name for path in HERE.glob("*.[ps][nv]g")} - known
     found += [f"{name} is none of the script's pictures" for name in sorted(others)]
-    readme = (HERE.parent / "README.md").read_text(encoding="utf-8")
+    pages = [HERE.parent / "README.md", *(HERE.parent / "s2p_tui").rglob("*.md")]
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
     for name in pictures:
         png = HERE / f"{name}.png"
-        if f"](screenshots/{png.name})" not in readme:
-            found.append(f"{png.name} is not in the README")
+        if f"screenshots/{png.name})" not in text:
+            found.append(f"{png.name} is on no page")
         if png.exists() and png.stat().st_size > _MOST_BYTES:
             found.append(f"{png.name} is larger than {_MOST_BYTES:,} bytes")
     return found

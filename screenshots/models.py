@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import equinox as eqx
+import msgspec
 
 from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.formats.models import Factory, Models
-from s2p_tui.formats.pytree.skeleton import save_skeleton
+from s2p_tui.formats.pytree.skeleton import save_skeleton, target_of
 from s2p_tui.formats.skeleton_file import head_line
 from s2p_tui.session.session import Arrangement, Session
 from tests.benchmarks.alignment_scale import mixture
@@ -32,6 +33,27 @@ def minilm(arrange: Arrangement) -> Session:
     models = Models(Factory(f"{make_minilm.__module__}:{make_minilm.__name__}"))
     save_skeleton(skeleton, eqx.filter_eval_shape(make_minilm), models=models)
     return Session.open(minilm_folder() / "model.safetensors", skeleton, arrange=arrange)
+
+
+def own_attention() -> Session:
+    """The same, but the attention's layers are of a class of the model's own.
+
+    Nothing shows whether that class keeps its square weights transposed. Writes the skeleton into
+    the current folder.
+    """
+    skeleton = Path("minilm_skeleton.eqx")
+    leaves = target_of(eqx.filter_eval_shape(make_minilm), "minilm").skeleton.leaves
+    skeleton.write_bytes(
+        head_line(
+            msgspec.structs.replace(
+                leaf,
+                owner="bert.Dense" if ".attention." in leaf.path else leaf.owner,
+                has_value=False,
+            )
+            for leaf in leaves
+        )
+    )
+    return Session.open(minilm_folder() / "model.safetensors", skeleton)
 
 
 def mixture_of_experts() -> Session:

@@ -1,4 +1,4 @@
-"""Every example of the README's section for those who come from statedict2pytree runs."""
+"""Every example runs that is shown to those who come from statedict2pytree."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ import pytest
 from s2p_tui import app, converter
 from s2p_tui.cli import run
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 
 
 def section() -> str:
-    found = re.search(r"^## Coming from statedict2pytree$(.*?)^## ", README.read_text(),
-                      re.MULTILINE | re.DOTALL)  # fmt: skip
+    text = (ROOT / "README.md").read_text()
+    found = re.search(r"^## Coming from statedict2pytree$(.*?)^## ", text, re.MULTILINE | re.DOTALL)
     assert found is not None
     return found[1]
 
 
 def blocks() -> list[tuple[str, str]]:
-    return re.findall(r"^```(\w+)\n(.*?)^```$", section(), re.MULTILINE | re.DOTALL)
+    text = section() + (ROOT / "s2p_tui/converter/README.md").read_text()
+    return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.slow("runs every example")
@@ -31,11 +32,11 @@ def test_every_example_runs_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert [language for language, _ in blocks()] == ["python"] * 2 + ["bash", "python"]
+    assert [language for language, _ in blocks()] == ["python"] * 3 + ["bash", "python"]
     names: dict[str, object] = {}
     for language, text in blocks():
         if language == "python":
-            exec(text, names)  # The README's own text.
+            exec(text, names)  # The pages' own text.
         else:
             for line in text.splitlines():
                 program, *arguments = shlex.split(line)

@@ -48,7 +48,7 @@ def test_the_walk_of_five_minutes(
         else:
             program = ["bash", "-euo", "pipefail"] if block["kind"] == "bash" else [sys.executable]
             subprocess.run([*program, "-c", text], cwd=tmp_path, env=environment, check=True)
-    assert ran == 6
+    assert ran == 5
     for block in _BLOCK.finditer((ROOT / "s2p_tui/cli/check/README.md").read_text()):
         program = ["bash", "-euo", "pipefail", "-c", block["text"]]
         subprocess.run(program, cwd=tmp_path, env=environment, check=True)
