@@ -316,7 +316,7 @@ class _Kinds:
 
 
 def _leaf_kind(leaf: Leaf) -> Hashable:
-    rule = rule_for(leaf)
+    rule = rule_for(leaf) if leaf.owner else None
     ruled = None if rule is None else (leaf.owner, rule.role, id(leaf.config))
     return leaf.shape, leaf.dtype, leaf.has_value, ruled
 
