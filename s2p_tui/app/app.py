@@ -74,8 +74,9 @@ class AppOptions(TypedDict, total=False):
         theme: Name of one of Textual's themes; None for what suits the terminal.
         ending: Ends the program by a signal.
         tour: Makes it a guided run.
-        checkpoint: The checkpoint's file or folder, for running both models; None where there is
-            none on this machine.
+        checkpoint: The checkpoint's file, folder or address, for running both models; None for a
+            state dict in memory.
+        adapter: The LoRA adapter that was merged into it.
         allow_missing: Entries that its index names and no shard holds are left out.
         models: The factories of both models, before those that the skeleton records.
         inputs: What both models are run on, as one types it.
@@ -95,7 +96,8 @@ class AppOptions(TypedDict, total=False):
     theme: str | None
     ending: Ending | None
     tour: Tour | None
-    checkpoint: Path | None
+    checkpoint: Path | str | None
+    adapter: Path | str | None
     allow_missing: bool
     models: Models
     inputs: str
