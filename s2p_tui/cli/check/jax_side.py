@@ -106,6 +106,11 @@ def jax_forward(tree: Any, examples: Examples) -> list[NDArray[Any]]:
 
 def call_once(tree: Any, examples: Examples, number: int) -> list[NDArray[Any]]:
     """Run the model on one example; its state is passed, and left out of the result."""
+    return arrays_in(called_once(tree, examples, number))
+
+
+def called_once(tree: Any, examples: Examples, number: int) -> Any:
+    """Return what the model returns for one example, as it is."""
     model, state = model_and_state(tree)
     arguments: list[Any] = [jnp_.asarray(array[number]) for array in examples.arrays]
     parameters = _parameters(model)
@@ -117,7 +122,7 @@ def call_once(tree: Any, examples: Examples, number: int) -> list[NDArray[Any]]:
     key = parameters.get("key")
     if key is not None and key.default is key.empty and key.kind is key.KEYWORD_ONLY:
         options["key"] = jax.random.PRNGKey(0)
-    return arrays_in(model(*arguments, **options))
+    return model(*arguments, **options)
 
 
 def model_and_state(tree: Any) -> tuple[Any, Any]:

@@ -134,6 +134,49 @@ def compared(
         yield Pair(path, twin, outputs, inputs, (call.dtype, others[number].dtype))
 
 
+def corresponding(
+    calls: Sequence[Pair],
+    feeds: Mapping[str, Sequence[str]],
+    tolerance: float,
+    *,
+    outputs_agree: bool,
+) -> list[Pair]:
+    """Leave out pairs that differ because the two models are cut into modules otherwise.
+
+    Such a pair does not hold the same: one has a layer within that the other one has beside it. It
+    is left out where a pair around it agrees, or all of its leaves are in smaller pairs that do:
+    what differs then is named by the pair around it.
+
+    Args:
+        calls: In the order in which they returned.
+        feeds: Leaf key path to the keys that feed it, as for `pair_modules`.
+        tolerance: Largest relative difference that counts as agreement.
+        outputs_agree: True if the outputs of the whole models agree.
+    """
+    names = dict.fromkeys((call.torch, call.jax) for call in calls)
+    differing = {(call.torch, call.jax) for call in calls if not call.outputs.relative <= tolerance}
+    agreeing = [name for name in names if name not in differing]
+
+    def is_cut_otherwise(torch: str, jax: str) -> bool:
+        held = {leaf for leaf, keys in feeds.items() if keys and _is_in(leaf, jax, ".[")}
+        fed = {leaf for leaf, keys in feeds.items() if any(_is_in(key, torch, ".") for key in keys)}
+        if held == fed:
+            return False
+        if outputs_agree or any(
+            _is_in(torch, outer, ".") and _is_in(jax, twin, ".[") for outer, twin in agreeing
+        ):
+            return True
+        inner = [twin for _, twin in agreeing if _is_in(twin, jax, ".[")]
+        return all(any(_is_in(leaf, twin, ".[") for twin in inner) for leaf in held)
+
+    left_out = {name for name in differing if is_cut_otherwise(*name)}
+    return [call for call in calls if (call.torch, call.jax) not in left_out]
+
+
+def _is_in(path: str, outer: str, separators: str) -> bool:
+    return path.startswith(outer) and path[len(outer) : len(outer) + 1] in tuple(separators)
+
+
 def find_first(calls: Iterable[Pair], tolerance: float) -> Modules:
     """Find the first of compared calls that differs.
 
