@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -312,6 +313,8 @@ async def test_a_state_dict_in_memory_is_written_down_for_the_other_process(
         assert read[key].dtype == tensor.dtype
         assert torch.equal(read[key], tensor)
     assert read["a.weight"].data_ptr() == read["b.weight"].data_ptr()
+    with zipfile.ZipFile(tmp_path / "seen.pt") as archive:
+        assert archive.testzip() is None
     rows = json.loads((tmp_path / "mapping.json").read_text())
     assert rows["source"]["digest"] == open_checkpoint(tmp_path / "seen.pt").state_dict.digest
 
