@@ -499,7 +499,7 @@ async def test_models_are_run_and_the_wrong_module_is_found(
         assert signs(workspace) == ["≠", "≠", "≠", "≠"]
         assert workspace.cursor.index == 0
         assert status(workspace).startswith("first and .first differ first")
-        assert "called with equal inputs. S looks for what settles it." in status(workspace)
+        assert "called with equal inputs. S tries to settle it." in status(workspace)
         await pilot.press("S", "enter")
         await until(pilot, lambda: isinstance(pilot.app.screen, Review), 600)
         assert "forward: agrees within" in screen_text(pilot)
