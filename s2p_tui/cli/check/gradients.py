@@ -47,6 +47,7 @@ from s2p_tui.cli.check.jax_side import called_once, model_and_state
 from s2p_tui.cli.check.result import numbers
 from s2p_tui.cli.check.torch_side import torch_arguments
 from s2p_tui.errors import InputError
+from s2p_tui.formats.pytree.skeleton import is_saved
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -95,7 +96,7 @@ def gradient_parity(
     module: nn.Module,
     tree: Any,
     examples: Examples,
-    sources: Mapping[str, Expr],
+    sources: Mapping[str, Expr | None],
     entry_shape: EntryShape,
     *,
     prefix: str,
@@ -112,7 +113,7 @@ def gradient_parity(
         module: The torch model.
         tree: The Equinox model, filled, or `(model, state)`.
         examples: What both are run on.
-        sources: What fills each leaf, by its key path within the model.
+        sources: What fills each leaf, by its key path, in the order of the leaves.
         entry_shape: Gives the shape of an entry.
         prefix: What the checkpoint's keys have before the torch module's own.
         reference: The outputs that both return, the first axis counting the examples.
@@ -125,13 +126,15 @@ def gradient_parity(
     rng = np.random.default_rng(seed)
     weights = [rng.normal(size=array.shape) for array in reference]
     wanted = torch_gradients(module, examples, weights)
-    found = jax_gradients(tree, examples, weights)
+    found = jax_gradients(tree, examples, weights, list(sources))
     back: Gradients = {}
     seen: Gradients = {}
     leaves: defaultdict[str, list[str]] = defaultdict(list)
     lost: set[str] = set()
     whole: set[str] = set()
     for path, source in sources.items():
+        if source is None:
+            continue
         keys = [key.removeprefix(prefix) for key in keys_of(source)]
         for key in keys:
             leaves[key].append(path)
@@ -213,8 +216,16 @@ def _as(output: Any, weight: NDArray[Any], examples: Examples) -> NDArray[Any]:
     return (weight if examples.batched else weight[0]).reshape(tuple(output.shape))
 
 
-def jax_gradients(tree: Any, examples: Examples, weights: Sequence[NDArray[Any]]) -> Gradients:
+def jax_gradients(
+    tree: Any, examples: Examples, weights: Sequence[NDArray[Any]], leaves: Sequence[str]
+) -> Gradients:
     """Return the gradient of every floating-point leaf of the model by its key path.
+
+    Args:
+        tree: The model, or `(model, state)`.
+        examples: What it is run on.
+        weights: What each output counts, the first axis being that of the examples.
+        leaves: Key paths of all leaves as a skeleton names them, in their order.
 
     Raises:
         InputError: The forward or backward raised an exception.
@@ -233,13 +244,16 @@ def jax_gradients(tree: Any, examples: Examples, weights: Sequence[NDArray[Any]]
             if jnp_.issubdtype(output.dtype, jnp_.floating)
         )
 
+    saved = [jtu.keystr(p) for p, leaf in jtu.tree_flatten_with_path(tree)[0] if is_saved(leaf)]
+    names = dict(zip(saved, leaves, strict=True))
+    head = "" if state is None else "[0]"
     total: Gradients = {}
     with code_of("The Equinox model's backward", _HINT):
         for number in range(examples.count):
             found = jtu.tree_flatten_with_path(jax_.grad(scalar)(parameters, number))[0]
             for path, leaf in found:
                 (array,) = arrays_in(leaf)
-                name = jtu.keystr(path)
+                name = names[head + jtu.keystr(path)]
                 total[name] = total[name] + array if name in total else array
     return total
 
