@@ -61,8 +61,8 @@ def check(
     jax: Annotated[
         str,
         Parameter(
-            help="pkg.module:factory or file.py:factory of the Equinox module, or of (model, "
-            "state)."
+            help="pkg.module:factory or file.py:factory of the Equinox module, of (model, state), "
+            "of an NNX module, or of (module, variables) of Linen."
         ),
     ],
     mapping: MappingFile = None,
@@ -171,7 +171,7 @@ def check(
 
     Creates both models with your own factories, converts the torch model's weights by the mapping
     file or by names and structure, loads them with Equinox, and runs both forwards in inference
-    mode, torch on a batch and Equinox on one example at a time. If the outputs differ, it names the
+    mode, torch on a batch and JAX on one example at a time. If the outputs differ, it names the
     first module whose output does: exit status 6.
     --report compares every pair of modules.
     """

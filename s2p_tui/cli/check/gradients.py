@@ -43,7 +43,7 @@ from s2p_tui.alignment.transform import (
 )
 from s2p_tui.cli.check.arrays import Difference, arrays_in, difference, values_in
 from s2p_tui.cli.check.inputs import Examples, code_of
-from s2p_tui.cli.check.jax_side import called_once, model_and_state
+from s2p_tui.cli.check.jax_side import called_once, library_of, model_and_state
 from s2p_tui.cli.check.result import numbers
 from s2p_tui.cli.check.torch_side import torch_arguments
 from s2p_tui.errors import InputError
@@ -111,7 +111,7 @@ def gradient_parity(
 
     Args:
         module: The torch model.
-        tree: The Equinox model, filled, or `(model, state)`.
+        tree: The JAX model, filled, or `(model, state)`.
         examples: What both are run on.
         sources: What fills each leaf, by its key path, in the order of the leaves.
         entry_shape: Gives the shape of an entry.
@@ -248,7 +248,7 @@ def jax_gradients(
     names = dict(zip(saved, leaves, strict=True))
     head = "" if state is None else "[0]"
     total: Gradients = {}
-    with code_of("The Equinox model's backward", _HINT):
+    with code_of(f"The {library_of(tree)} model's backward", _HINT):
         for number in range(examples.count):
             found = jtu.tree_flatten_with_path(jax_.grad(scalar)(parameters, number))[0]
             for path, leaf in found:

@@ -1,4 +1,4 @@
-"""Pairs of torch and Equinox modules, by the leaves that the alignment feeds."""
+"""Pairs of torch and JAX modules, by the leaves that the alignment feeds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from s2p_tui.cli.check.arrays import Call, Difference, comparable, difference
+from s2p_tui.cli.check.flax_side import channels_first
 from s2p_tui.cli.check.result import Modules, Pair
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ def compared(
     torch_calls: Sequence[tuple[str, Call]],
     jax_calls: Mapping[str, Sequence[Call]],
     pairs: Mapping[str, str],
+    *,
+    channels_last: bool = False,
 ) -> Iterator[Pair]:
     """Compare what paired modules returned, call by call.
 
@@ -112,6 +115,7 @@ def compared(
         torch_calls: Path and call, in the order in which the calls returned.
         jax_calls: Calls by key path.
         pairs: Key path of the Equinox module by path of the torch module.
+        channels_last: Arrays may have their channels last where torch's have them first.
     """
     total = Counter(path for path, _ in torch_calls)
     seen: Counter[str] = Counter()
@@ -122,10 +126,11 @@ def compared(
         others = jax_calls.get(twin, ()) if twin is not None else ()
         if twin is None or len(others) != total[path]:
             continue
-        outputs = _apart(others[number].outputs, call.outputs)
+        apart = _apart_in_either_order if channels_last else _apart
+        outputs = apart(others[number].outputs, call.outputs)
         if outputs is None:
             continue
-        inputs = _apart(others[number].inputs, call.inputs)
+        inputs = apart(others[number].inputs, call.inputs)
         yield Pair(path, twin, outputs, inputs, (call.dtype, others[number].dtype))
 
 
@@ -197,3 +202,12 @@ def _apart(found: Sequence[NDArray[Any]], reference: Sequence[NDArray[Any]]) -> 
     if not found or not reference or not comparable(found, reference):
         return None
     return difference(found, reference)
+
+
+def _apart_in_either_order(
+    found: Sequence[NDArray[Any]], reference: Sequence[NDArray[Any]]
+) -> Difference | None:
+    """Compare arrays as they are and with their last axis first; return what is nearer."""
+    both = _apart(found, reference), _apart(channels_first(found), reference)
+    known = [one for one in both if one is not None]
+    return min(known, key=lambda one: one.relative, default=None)

@@ -27,10 +27,10 @@ class Pair:
 
     Attributes:
         torch: Path of the torch module.
-        jax: Key path of the Equinox module.
+        jax: Key path of the JAX module.
         outputs: How far what they returned is apart.
         inputs: How far what they were called with is apart; None if it cannot be compared.
-        dtypes: Of what torch's module and Equinox's returned.
+        dtypes: Of what torch's module and its twin returned.
     """
 
     torch: str
@@ -65,7 +65,7 @@ class CheckResult:
         examples: How many inputs both were run on.
         tolerance: Largest relative difference that counts as agreement.
         outputs: Shape and difference of each array they both return.
-        returned: How many arrays torch and Equinox return; the first of both are compared.
+        returned: How many arrays torch's model and the JAX one return; the first ones are compared.
         modules: What was found inside, or why nothing could be; None if the outputs agree.
         parity: Every pair of modules, where they were compared, in the order of the forward.
         decisions: What the forward decided, where it was asked to.
@@ -117,7 +117,7 @@ class CheckResult:
         ]
         if self.returned[0] != self.returned[1]:
             lines.append(
-                f"torch returns {self.returned[0]} arrays and Equinox {self.returned[1]}: "
+                f"torch returns {self.returned[0]} arrays and the JAX model {self.returned[1]}: "
                 f"the first {min(self.returned)} of both compared"
             )
         if self.note:

@@ -15,15 +15,18 @@ from torch import nn
 from s2p_tui.alignment.judge import landing
 from s2p_tui.alignment.transform import Expr, keys_of, show
 from s2p_tui.cli.check.arrays import comparable, difference, shapes_of
+from s2p_tui.cli.check.flax_side import FlaxModel, laid_out
 from s2p_tui.cli.check.gradients import gradient_parity
 from s2p_tui.cli.check.inputs import Examples, code_of
 from s2p_tui.cli.check.jax_side import (
     jax_calls,
     jax_forward,
+    library_of,
     load_converted,
     make_jax,
     model_and_state,
-    modules_in,
+    module_paths,
+    target_of_model,
 )
 from s2p_tui.cli.check.pairs import compared, corresponding, find_first, pair_modules
 from s2p_tui.cli.check.parity import parity_of, with_gradients
@@ -39,7 +42,6 @@ from s2p_tui.cli.check.torch_side import (
 from s2p_tui.errors import InputError, S2PError
 from s2p_tui.formats.adapter import with_adapter
 from s2p_tui.formats.base import Checkpoint
-from s2p_tui.formats.pytree.skeleton import target_of
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.session.opening import load_mapping
@@ -65,7 +67,8 @@ class Request:
 
     Attributes:
         torch: `pkg.module:factory` of the torch module.
-        jax: `pkg.module:factory` of the Equinox module or `(model, state)`.
+        jax: `pkg.module:factory` of the Equinox module or `(model, state)`, of a module of NNX, or
+            of a module of Linen bound to its variables, or with them as a pair.
         torch_kwargs: Arguments of the one.
         jax_kwargs: Arguments of the other.
         checkpoint: Checkpoint to load into the torch module, or its address; None for the factory's
@@ -131,9 +134,10 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
     with tempfile.TemporaryDirectory(prefix="s2p-tui-check-") as folder:
         narrate("converting", 0, 0)
         checkpoint, prefix = _checkpoint(request, module, Path(folder))
-        session = _session(request, checkpoint, target_of(tree, request.jax))
+        session = _session(request, checkpoint, target_of_model(tree, request.jax))
         try:
             if request.settle:
+                tree = _laid_out(tree, module, examples)
                 converted, decisions = settle(
                     session, module, tree, examples, prefix=prefix, tolerance=tolerance,
                     seed=request.seed, pair=pairing(session, module, tree, prefix),
@@ -145,11 +149,13 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
             else:
                 session.convert(Path(folder) / "model.eqx")
                 converted = load_converted(Path(folder) / "model.eqx", tree)
+                converted = _laid_out(converted, module, examples)
         finally:
             session.close()
+    library = library_of(tree)
     narrate("running torch's model", 0, 0)
     reference = torch_forward(module, examples)
-    narrate("running Equinox's model", 0, 0)
+    narrate(f"running {library}'s model", 0, 0)
     found = jax_forward(converted, examples)
     returned = len(reference), len(found)
     shared = min(returned)
@@ -157,7 +163,7 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
     if not shared or not comparable(found, reference):
         raise InputError(
             f"The two models return other shapes: torch {_shown(shapes_of(reference))}, "
-            f"Equinox {_shown(shapes_of(found))}, the examples counted by the first axis.",
+            f"{library} {_shown(shapes_of(found))}, the examples counted by the first axis.",
             "Check --shape and --batch; a factory may wrap its model in one that returns less.",
         )
     apart = [difference([a], [b]) for a, b in zip(found, reference, strict=True)]
@@ -201,6 +207,21 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
         note=note,
         gradients=gradients,
     )
+
+
+def _laid_out(tree: Any, module: nn.Module, examples: Examples) -> Any:
+    """Return a model of Flax with the axes with which it is nearest to torch's."""
+    if not isinstance(tree, FlaxModel):
+        return tree
+    reference = torch_forward(module, examples)
+
+    def apart(found: Sequence[NDArray[Any]]) -> float | None:
+        pairs = list(zip(found, reference, strict=False))
+        if not pairs or not all(comparable([one], [other]) for one, other in pairs):
+            return None
+        return max(difference([one], [other]).relative for one, other in pairs)
+
+    return laid_out(tree, examples.batched, lambda one: jax_forward(one, examples), apart)
 
 
 def _filling(session: Session) -> dict[str, Expr | None]:
@@ -260,7 +281,7 @@ def pairing(
     session: Session, module: nn.Module, tree: Any, prefix: str
 ) -> Callable[[Sequence[Expr | None]], Mapping[str, str]]:
     """Return a function of what fills each leaf that pairs the modules."""
-    inside = list(modules_in(model_and_state(tree)[0]))
+    inside = module_paths(tree)
 
     def pair(sources: Sequence[Expr | None]) -> Mapping[str, str]:
         feeds = feeds_of(session, tree, prefix, sources)
@@ -292,7 +313,8 @@ def _look_inside(
 ) -> list[Pair] | S2PError:
     try:
         with code_of("Looking for the first difference", "Compare the modules' outputs yourself."):
-            return list(compared(torch_calls(module, examples), jax_calls(tree, examples), pairs))
+            calls = torch_calls(module, examples), jax_calls(tree, examples)
+            return list(compared(*calls, pairs, channels_last=isinstance(tree, FlaxModel)))
     except InputError as error:
         return error
 
