@@ -29,7 +29,7 @@ from s2p_tui.cli import run
 from s2p_tui.cli.check.gradients import bring_back
 from s2p_tui.conversion.evaluate import Evaluator
 from s2p_tui.formats.tensors import ArrayTensors
-from tests.cli.test_check import JAX, TORCH, _files
+from tests.cli.twin_files import JAX, TORCH, twin_files
 
 A, B = Take("m.a"), Take("m.b")
 SHAPES = {"m.a": (2, 6), "m.b": (3, 4), "m.c": (6,)}
@@ -171,7 +171,7 @@ TWINS = [
 def test_gradients_of_twins_agree(
     name: str, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, mapping = _files(name, tmp_path)
+    model, mapping = twin_files(name, tmp_path)
     sides = ["--torch", f"{TORCH}:{name}", "--jax", f"{JAX}:{name}", "--checkpoint", str(model)]
     report = tmp_path / "parity.html"
     options = ["--mapping", str(mapping), "--gradients", "--report", str(report)]

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
 from s2p_tui.cli import run
-from tests.formats.test_adapter import adapter
 from tests.helpers.web_server import WebServer
 
 MODELS = """
@@ -35,9 +35,13 @@ def test_an_address_and_an_adapter_are_read(
     models = tmp_path / "models_of_the_far.py"
     models.write_text(MODELS)
     torch.save(nn.Sequential(nn.Linear(4, 3)).state_dict(), tmp_path / "far.pt")
-    factors = {"0.lora_A.weight": torch.ones(2, 4), "0.lora_B.weight": torch.ones(3, 2)}
-    named = {f"base_model.model.{key}": value for key, value in factors.items()}
-    lora = adapter(tmp_path / "lora", named)
+    lora = tmp_path / "lora"
+    lora.mkdir()
+    name = "base_model.model.0.lora_"
+    factors = {f"{name}A.weight": torch.ones(2, 4), f"{name}B.weight": torch.ones(3, 2)}
+    safetensors.torch.save_file(factors, lora / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 6}
+    (lora / "adapter_config.json").write_text(json.dumps(config))
     sides = ["check", "--torch", f"{models}:make_torch", "--jax", f"{models}:Jax", "--shape", "4"]
     sides += ["--checkpoint", f"{server.url}/far.pt", "--json", "--trust-all"]
     assert run(sides) == 0
