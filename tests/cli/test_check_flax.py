@@ -127,9 +127,12 @@ def test_channels_are_where_flax_wants_them(
     jax_side: list[str], batch: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In and out, and inference is switched on; every size of the input is the same."""
-    options = ["--shape", "3x3x3", "--batch", batch, "--modules", "--json"]
+    options = ["--shape", "3x3x3", "--batch", batch, "--modules", "--gradients", "--json"]
     assert check(f"{HERE}:Plain", *jax_side, *options) == 0
     found = json.loads(capsys.readouterr().out)
+    assert {one["key"] for one in found["gradients"]} == {
+        f"{layer}.{end}" for layer in ("first", "norm", "last") for end in ("weight", "bias")
+    }
     assert found["relative_difference"] < 1e-5
     assert {one["torch"] for one in found["modules"]} == {"first", "norm", "last"}
     assert all(module["agrees"] for module in found["modules"])
@@ -176,16 +179,6 @@ def test_a_wrong_row_is_found_and_settled(
     assert check(*wrong, "--settle", "--save-mapping", "fixed.json") == 0
     assert len(json.loads(capsys.readouterr().out)["settled"]) == 2
     assert run(["convert", "model.pt", "s.eqx", "-o", "f.eqx", "--mapping", "fixed.json"]) == 0
-
-
-@pytest.mark.parametrize(("kind", "name"), [("nnx", "Images"), ("pair", "Tokens")])
-@pytest.mark.slow("compiles and runs models in both frameworks")
-def test_gradients_agree(kind: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    options = [*FACTORIES[kind](name), *INPUTS[name], "--gradients", "--json"]
-    assert check(f"{THERE}:{name}", *options) == 0
-    found = json.loads(capsys.readouterr().out)["gradients"]
-    assert len(found) > 3
-    assert all(one["agrees"] for one in found)
 
 
 REFUSED = {
