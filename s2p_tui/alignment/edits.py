@@ -219,15 +219,13 @@ class _Change:
             return Alignment(rows, self.bench, before.layers, accepted), span
         if self.bench == before.bench and accepted == before.accepted:
             return before, range(0)
-        end = range(len(self), len(self))
-        return replace(before, bench=self.bench, accepted=accepted), end
+        return replace(before, bench=self.bench, accepted=accepted), range(len(self), len(self))
 
     def _still_accepted(self) -> frozenset[str]:
         """Return the entries accepted as unused, except those that a row takes now."""
         if not self.accepted or self.bench is self._before.bench:
             return self.accepted
-        kept = self.accepted.intersection(self.bench)
-        return self.accepted if len(kept) == len(self.accepted) else kept
+        return self.accepted.intersection(self.bench)
 
     def _lapse(self, moved: _Indexes) -> None:
         """Take back the trust in rows of whose layer another row takes something else now."""
@@ -236,8 +234,6 @@ class _Change:
             return
         touched = layers[moved]
         touched = touched[touched != ALONE]
-        if not len(touched):
-            return
         trusted = self.numbering.trusted(self._decisions).nonzero()[0]
         mine = layers[trusted]
         # The one number more counts what is alone: nothing.
@@ -561,12 +557,7 @@ def apply(alignment: Alignment, edit: Edit) -> Alignment:
 
 
 def applied(alignment: Alignment, edit: Edit) -> tuple[Alignment, range]:
-    """`apply`, and the rows from the first to the last that differ.
-
-    Raises:
-        IndexError: As `apply`.
-        KeyError: As `apply`.
-    """
+    """`apply`, and the rows from the first to the last that differ."""
     change = _Change(alignment)
     _make(change, edit)
     return change.done()
@@ -600,16 +591,10 @@ def _make(change: _Change, edit: Edit) -> None:
 
 def _several(change: _Change, edits: Sequence[Edit]) -> None:
     """One after the other; gaps from top to bottom in one pass, as that is the same."""
-    opened = [edit.row for edit in edits if isinstance(edit, OpenGap)]
-    closed = [edit.row for edit in edits if isinstance(edit, CloseGap)]
-    if len(opened) == len(edits) > 1 and _ascend(opened):
-        open_gaps(change, opened)
-    elif len(closed) == len(edits) > 1 and _ascend(closed):
-        close_gaps(change, closed)
-    else:
-        for part in edits:
-            _make(change, part)
-
-
-def _ascend(indexes: Sequence[int]) -> bool:
-    return indexes[0] >= 0 and all(one < other for one, other in pairwise(indexes))
+    for kind, make in ((OpenGap, open_gaps), (CloseGap, close_gaps)):
+        rows = [edit.row for edit in edits if isinstance(edit, kind)]
+        if len(rows) == len(edits) > 1 and rows[0] >= 0 and all(a < b for a, b in pairwise(rows)):
+            make(change, rows)
+            return
+    for part in edits:
+        _make(change, part)

@@ -316,7 +316,7 @@ class _Kinds:
 
 
 def _leaf_kind(leaf: Leaf) -> Hashable:
-    rule = rule_for(leaf)
+    rule = rule_for(leaf) if leaf.owner else None
     ruled = None if rule is None else (leaf.owner, rule.role, id(leaf.config))
     return leaf.shape, leaf.dtype, leaf.has_value, ruled
 
@@ -395,7 +395,7 @@ class Verdicts:
         if verdict is None:
             if len(self._kept) >= _MOST_KEPT:
                 self._kept.clear()
-            verdict = self._kept[index] = self._weigh(index)
+            verdict = self._kept[index] = self.of(index, self._rows)
         return verdict
 
     def fit(self, index: int) -> Fit:
@@ -473,9 +473,6 @@ class Verdicts:
         find = self._codes.find if step > 0 else self._codes.rfind
         return find(_BYTES[code], span.start, span.stop)
 
-    def _weigh(self, index: int) -> Verdict:
-        return self.of(index, self._rows)
-
     def of(self, index: int, rows: Rows) -> Verdict:
         """Return the verdict on one of other rows, as if they were the session's."""
         row, evidence = rows[index], self._evidence
@@ -514,7 +511,7 @@ class Verdicts:
         codes[doubted & ~facts.fixed & (codes != _MISMATCHED)] = _DOUBTFUL
         codes[(codes == _DOUBTFUL) & facts.trusted] = _TRUSTED
         for number in np.flatnonzero(apart).tolist():
-            codes[number] = _code(self._weigh(span.start + number))
+            codes[number] = _code(self.of(span.start + number, rows))
         return codes
 
     def _fits(self, span: range, sources: Numbers, facts: _Facts) -> tuple[_Codes, Any]:

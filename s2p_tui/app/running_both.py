@@ -31,7 +31,9 @@ async def check(workspace: Workspace) -> None:
     if agreement.first_row is not None:
         workspace.go_to(agreement.first_row, reveal=True)
     good = found.status == "agree" and agreement.first is None
-    more = "" if good and not workspace.session.blocking else " S looks for what settles it."
+    more = " S tries to settle it."
+    if good:
+        more = " S settles doubtful rows." if workspace.session.blocking else ""
     said = workspace.symbols.plain(agreement.summary) + more
     workspace.say(said, "lines--good" if good else "lines--bad")
 

@@ -23,12 +23,12 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from s2p_tui import __version__
 from s2p_tui.alignment.alignment import Alignment, Row
 from s2p_tui.alignment.judge import judge
 from s2p_tui.alignment.mapping_file import end_to_json
@@ -102,7 +102,7 @@ class Certifier:
                 "sha256": self.readback.sha256,
             },
             "versions": {
-                "s2p-tui": version("s2p-tui"),
+                "s2p-tui": __version__,
                 "numpy": np.__version__,
                 "python": platform.python_version(),
             },

@@ -237,6 +237,14 @@ class Evaluator:
         """
         return Evaluator(self._state_dict, tensors or self._tensors, reduced=self._reduced)
 
+    def with_norms_of(self, tensors: Tensors) -> Evaluator:
+        """One that reads norms, too, from these tensors; none found so far are known to it.
+
+        No cycle refers to the tensors: they are forgotten with it.
+        """
+        inner = self.again(tensors)
+        return Evaluator(self._state_dict, tensors, reduced=Reduced(inner, NORM_LIMIT))
+
     def take_overflowed(self) -> int:
         """Return how often finite numbers gave a sum or product that is not finite.
 

@@ -21,12 +21,12 @@ import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from s2p_tui import __version__
 from s2p_tui.alignment.transform import Take, describe, keys_of, to_json
 from s2p_tui.conversion.contents import CastLoss
 from s2p_tui.conversion.export import Exported
@@ -244,7 +244,7 @@ def write_export_certificate(
             for file in files
         ],
         "versions": {
-            "s2p-tui": version("s2p-tui"),
+            "s2p-tui": __version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
         },

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from s2p_tui.conversion.contents import (
     Contents,
     Made,
     OutputRecord,
+    Rounding,
     refuse_overflow,
 )
 from s2p_tui.conversion.evaluate import Evaluator
@@ -44,7 +45,7 @@ from s2p_tui.conversion.plan import Instruction, Plan
 from s2p_tui.conversion.units import share, usual_jobs
 from s2p_tui.errors import AlignmentError, Code, Hint, OutputError, some
 from s2p_tui.formats.atomic import require_space
-from s2p_tui.formats.base import Checkpoint
+from s2p_tui.formats.base import Checkpoint, Tensors
 from s2p_tui.formats.skeleton_file import Target
 
 if TYPE_CHECKING:
@@ -154,6 +155,22 @@ def _require_own_scalars(
         )
 
 
+class Computed(NamedTuple):
+    """A chunk that was computed.
+
+    Attributes:
+        chunk: The chunk.
+        elements: Its elements, not to be changed.
+        loss: Losses of its cast.
+        rounding: How far the cast moved its numbers.
+    """
+
+    chunk: Chunk
+    elements: NDArray[Any]
+    loss: CastLoss
+    rounding: Rounding
+
+
 class Elements:
     """Gives the elements of chunks; reads their sources once. Any thread may ask."""
 
@@ -163,8 +180,15 @@ class Elements:
         self._evaluators: dict[int, tuple[Evaluator, Needs]] = {}
         self._lock = threading.Lock()
 
-    def of(self, group: Group) -> Iterator[Made]:
-        """Yield what gives the elements of each chunk of a group, one after the other."""
+    def of(self, group: Group, *, measured: bool = False) -> Iterator[Computed]:
+        """Yield the elements of each chunk of a group; see `Made.elements` for what it raises.
+
+        The sources are forgotten before the last one is given.
+
+        Args:
+            group: The chunks.
+            measured: Measure how far casts move numbers.
+        """
         records = [OutputRecord(one.array.instruction, b"", 0, one.nbytes) for one in group]
         # Only rows share their sources, never kept values.
         _, _, entries, tensors = self._contents.source_of(records[0])
@@ -177,22 +201,35 @@ class Elements:
         read = gathered(wanted)
         sizes = (prod(b - a for a, b in n.region) * dtype_named(entries[n.key].dtype).itemsize
                  for n in read)  # fmt: skip
+        used: Evaluator | None
+        source: Tensors | None
         if tensors.in_memory:
             used, source = evaluator, tensors
         elif sum(sizes) > self._most:
             if len(group) > 1:
                 for chunk in group:
-                    yield from self.of((chunk,))
+                    yield from self.of((chunk,), measured=measured)
                 return
             used, source = evaluator, tensors
         else:
             source = Fetched(tensors, read)
-            is_all = not normed_elsewhere(wanted, read)
+            has_norms = any(need.for_norm for need in wanted)
             # Norms of what is in memory anyway are made of that.
-            used = Evaluator(entries, source) if is_all else evaluator
-        for record in records:
+            is_own = has_norms and not normed_elsewhere(wanted, read)
+            used = evaluator.with_norms_of(source) if is_own else evaluator
+        for number, (chunk, record) in enumerate(zip(group, records, strict=True)):
             expr, shape, _, _ = self._contents.source_of(record)
-            yield Made(record, expr, shape, used.again(source), source, self._contents.share)
+            assert used is not None
+            assert source is not None
+            made = Made(record, expr, shape, used.again(source), source, self._contents.share)
+            loss, rounding = CastLoss(), Rounding()
+            elements = made.elements(chunk.region, loss, rounding if measured else None)
+            del made
+            if number == len(group) - 1:
+                # Not to be held while the last chunk is written or compared.
+                used = source = None
+            yield Computed(chunk, elements, loss, rounding)
+            del elements
 
 
 def write_part(
@@ -284,16 +321,15 @@ class _Writing:
         self._claim.check()
         made: list[tuple[Chunk, NDArray[Any]]] = []
         for group in batch:
-            for chunk, one in zip(group, self._elements.of(group), strict=True):
+            for chunk, elements, loss, _ in self._elements.of(group):
                 self._job.check()
-                loss = CastLoss()
-                elements = one.elements(chunk.region, loss)
                 path = chunk.array.instruction.leaf.path
                 if loss:
                     with self._lock:
                         self.losses.setdefault(path, CastLoss()).add(loss)
                 if not loss.is_overflow or self._allow_overflow:
                     made.append((chunk, elements))
+                del elements
                 if sum(elements.nbytes for _, elements in made) > _LARGEST_BATCH:
                     self._write(made)
                     made = []

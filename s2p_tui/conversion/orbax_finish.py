@@ -19,7 +19,7 @@ import numpy as np
 
 from s2p_tui.alignment.dtypes import dtype_named
 from s2p_tui.alignment.task import Job
-from s2p_tui.conversion.contents import CastLoss, Made, Rounding
+from s2p_tui.conversion.contents import CastLoss, Rounding
 from s2p_tui.conversion.orbax import Elements, OrbaxConversion, under_way
 from s2p_tui.conversion.orbax_grid import Chunk, Grid, Group
 from s2p_tui.conversion.orbax_metadata import (
@@ -151,15 +151,17 @@ class _Verifying:
         self._lock = threading.Lock()
 
     def do(self, group: Group) -> None:
-        for chunk, made in zip(group, self._elements.of(group), strict=True):
-            self._compare(chunk, made)
-
-    def _compare(self, chunk: Chunk, made: Made) -> None:
         self._job.check()
+        for computed in self._elements.of(group, measured=True):
+            self._compare(*computed)
+            del computed
+            self._job.check()
+
+    def _compare(
+        self, chunk: Chunk, wanted: NDArray[Any], loss: CastLoss, rounding: Rounding
+    ) -> None:
         self._job.leaf = chunk.array.instruction.leaf.path
         there = self._store.read_chunk(chunk)
-        loss, rounding = CastLoss(), Rounding()
-        wanted = made.elements(chunk.region, loss, rounding)
         is_equal = (
             there is not None
             and there.shape == wanted.shape

@@ -190,14 +190,10 @@ def _at(groups: Mapping[str, _Group], key: str, label: str, nameless: list[_Name
 def _taken(place: str, groups: Mapping[str, _Group], notes: Sequence[str] = ()) -> Found:
     """A group with what lies in groups under it, unless its own tensors are most."""
     group = groups[place]
+    inside = {at: o for at, o in groups.items() if not place or at.startswith(f"{place}.")}
     below = _distinct(
-        {
-            at: other
-            for at, other in groups.items()
-            if (not place or at.startswith(f"{place}.")) and at != place and other.is_likely
-        }
+        {at: o for at, o in inside.items() if o.is_likely and o.items is not group.items}
     )
-    below = {at: other for at, other in below.items() if other.items is not group.items}
     if sum(len(other.tensors) for other in below.values()) > len(group.tensors):
         return _together(place, len(place), {place: group, **below}, notes)
     return Found(place, group.tensors, group.others(), tuple(notes))
@@ -343,16 +339,14 @@ def _question(
     choices = [*choices[:_SHOWN], *whole, *choices[_SHOWN:]]
     meanings |= {key: "everything together" for key, _ in whole}
     shown = choices[: _SHOWN + len(whole)]
-    words = [f"{key} ({count} items{_behind(meanings[key])})" for key, count in shown]
+    words = [
+        f"{key} ({': '.join(filter(None, (f'{n} items', meanings[key])))})" for key, n in shown
+    ]
     return AmbiguousStateDictError(
         f"{label} holds several state dicts: {', '.join(words)}.",
         choices,
         meanings=meanings,
     )
-
-
-def _behind(meaning: str) -> str:
-    return f": {meaning}" if meaning else ""
 
 
 def _distinct(groups: Mapping[str, _Group]) -> dict[str, _Group]:

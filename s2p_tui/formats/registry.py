@@ -29,7 +29,6 @@ from s2p_tui.formats.chunks import (
     open_pytree_chunks,
     open_state_dict_chunks,
 )
-from s2p_tui.formats.dcp import find_list, open_dcp
 from s2p_tui.formats.folders import find_files, find_index
 from s2p_tui.formats.nested import find_state_dict
 from s2p_tui.formats.parts import (
@@ -105,6 +104,8 @@ def _open_file(path: Locator, key: str | None, allow_missing: bool) -> Checkpoin
         if isinstance(path, RemoteFile):
             raise InputError(f"{path} is {KIND_NAMES[kind]}, which is read here only.", _HERE_ONLY)
         if kind == "dcp":
+            from s2p_tui.formats.dcp import open_dcp
+
             checkpoint = open_dcp(path, key, allow_missing=allow_missing)
         else:
             checkpoint = open_state_dict_chunks(path, key)
@@ -144,6 +145,8 @@ def _open_remote_folder(folder: RemoteFolder, key: str | None, allow_missing: bo
 
 
 def _open_folder(folder: Path, key: str | None, allow_missing: bool) -> Checkpoint:
+    from s2p_tui.formats.dcp import find_list
+
     manifest = find_manifest(folder, STATE_DICT)
     if manifest is None and (find_manifest(folder, PYTREE) or _is_of_ancestor(folder)):
         manifest = _manifest(folder, STATE_DICT)

@@ -23,13 +23,27 @@ from s2p_tui.formats.remote.file import meet
 from s2p_tui.formats.safetensors import open_safetensors
 from s2p_tui.formats.sniff import read_whole, sniff
 from s2p_tui.formats.tensors import FileTensors
-from s2p_tui.formats.torch_files import open_torch_legacy, open_torch_zip
 
 _MOST = 1 << 27
 """Bytes of an index; those of the largest models have a few million."""
+
+
+def _open_torch_zip(path: Locator, key: str | None) -> Checkpoint:
+    # With the readers of pickles and zips it takes 12 ms to import.
+    from s2p_tui.formats.torch_files import open_torch_zip
+
+    return open_torch_zip(path, key)
+
+
+def _open_torch_legacy(path: Locator, key: str | None) -> Checkpoint:
+    from s2p_tui.formats.torch_files import open_torch_legacy
+
+    return open_torch_legacy(path, key)
+
+
 READERS: Mapping[FileKind, Callable[[Locator, str | None], Checkpoint]] = {
-    "torch": open_torch_zip,
-    "torch-legacy": open_torch_legacy,
+    "torch": _open_torch_zip,
+    "torch-legacy": _open_torch_legacy,
     "safetensors": open_safetensors,
 }
 """Of the kinds that a part of a checkpoint can be."""

@@ -14,11 +14,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from platformdirs import user_state_path
 
+from s2p_tui import __version__
 from s2p_tui.alignment.alignment import Alignment
 from s2p_tui.conversion.output import source_end, target_end
 from s2p_tui.errors import Code, Hint, InputError, S2PError
@@ -276,7 +276,7 @@ class Journal:
         )
         source, end = source_end(checkpoint), target_end(target)
         pair = pair_digest(source, end, target.skeleton)
-        program = version("s2p-tui")
+        program = __version__
         header = Header(source, end, pair, files, program)
         path = folder / f"{pair[:32]}.jsonl"
         journal = cls(path, Lock(path.with_suffix(".lock")), header, now)

@@ -197,26 +197,20 @@ class Session:
         """
         self.checkpoint = found.checkpoint
         self._unused = UnusedEntries(found.checkpoint.state_dict, self.alignment)
-        self._judge_by(found.evidence)
         is_touched = len(self.history) or self.history.undone
         is_taken = self._is_guess and not is_touched and not keep_rows
         if is_taken:
             self.alignment = found.suggested
-        self._tell_all()
+        self._judge_by(found.evidence)
         return is_taken
 
     def do_without_evidence(self) -> None:
         """Resume although the matcher was stopped, or failed: rows nobody chose are doubtful."""
-        self._judge_by(no_evidence(len(self.target.skeleton)))
-        self.lacks_evidence = True
-        self._tell_all()
+        self._judge_by(no_evidence(len(self.target.skeleton)), is_lacking=True)
 
-    def _judge_by(self, evidence: Evidence) -> None:
-        self.evidence, self.awaits_evidence, self.lacks_evidence = evidence, False, False
-
-    def _tell_all(self) -> None:
-        assert self.evidence is not None
-        self.verdicts.judge_all(self.alignment.rows, self.evidence)
+    def _judge_by(self, evidence: Evidence, *, is_lacking: bool = False) -> None:
+        self.evidence, self.awaits_evidence, self.lacks_evidence = evidence, False, is_lacking
+        self.verdicts.judge_all(self.alignment.rows, evidence)
         everything = range(len(self.verdicts))
         for listener in self._listeners:
             listener(everything)

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -312,6 +313,8 @@ async def test_a_state_dict_in_memory_is_written_down_for_the_other_process(
         assert read[key].dtype == tensor.dtype
         assert torch.equal(read[key], tensor)
     assert read["a.weight"].data_ptr() == read["b.weight"].data_ptr()
+    with zipfile.ZipFile(tmp_path / "seen.pt") as archive:
+        assert archive.testzip() is None
     rows = json.loads((tmp_path / "mapping.json").read_text())
     assert rows["source"]["digest"] == open_checkpoint(tmp_path / "seen.pt").state_dict.digest
 
@@ -496,7 +499,7 @@ async def test_models_are_run_and_the_wrong_module_is_found(
         assert signs(workspace) == ["≠", "≠", "≠", "≠"]
         assert workspace.cursor.index == 0
         assert status(workspace).startswith("first and .first differ first")
-        assert "called with equal inputs. S looks for what settles it." in status(workspace)
+        assert "called with equal inputs. S tries to settle it." in status(workspace)
         await pilot.press("S", "enter")
         await until(pilot, lambda: isinstance(pilot.app.screen, Review), 600)
         assert "forward: agrees within" in screen_text(pilot)

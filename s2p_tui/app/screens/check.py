@@ -50,8 +50,7 @@ class CheckForm(ModalScreen[Typed | None]):
         title = "Settle by both models" if self._settles else "Run both models"
         with Box(self._symbols, title, "Tab next  Enter runs them  Esc cancel"):
             if self._settles:
-                yield Label("Other sources are tried for doubtful rows, and where modules differ;")
-                yield Label("you review what is found.")
+                yield Label("Other sources are tried; you review what they settle.")
             yield Label("The code of both is run, in a process of its own.")
             yield Label("PyTorch model")
             yield Input(printable(typed.torch), "net.py:TorchNet", id="torch", compact=True)

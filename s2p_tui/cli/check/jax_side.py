@@ -64,15 +64,6 @@ def target_of_model(tree: Any, label: str) -> Target:
     return target_of(tree.pytree if isinstance(tree, FlaxModel) else tree, label)
 
 
-def leaf_names(model: Any) -> dict[str, str]:
-    """Return the key path that a skeleton has for each leaf, by its key path in a model to call."""
-    paths = [jtu.keystr(path) for path, _ in jtu.tree_flatten_with_path(model)[0]]
-    if not isinstance(model, FlaxModel):
-        return dict(zip(paths, paths, strict=True))
-    names = [leaf.path for leaf in target_of_model(model, "").skeleton]
-    return dict(zip(paths, names, strict=True))
-
-
 def library_of(tree: Any) -> str:
     """Return the name of the library that a model is of."""
     return "Flax" if isinstance(tree, FlaxModel) else "Equinox"

@@ -104,19 +104,13 @@ def _rows(modules: set[str], leaves: Sequence[str], skipped: int) -> defaultdict
 
 
 def with_gradients(
-    modules: Sequence[ModuleParity], gradients: Iterable[GradientParity], head: str
+    modules: Sequence[ModuleParity], gradients: Iterable[GradientParity]
 ) -> tuple[ModuleParity, ...]:
-    """Return the modules with the gradients of the leaves that are in no smaller pair.
-
-    Args:
-        modules: The modules.
-        gradients: Of the parameters.
-        head: What leaves' key paths have before their paths within the model.
-    """
+    """Return the modules with the gradients of the leaves that are in no smaller pair."""
     by_leaf: defaultdict[str, list[Difference]] = defaultdict(list)
     for one in gradients:
         for path in one.leaves:
-            by_leaf[head + path].append(one.apart)
+            by_leaf[path].append(one.apart)
     found: list[ModuleParity] = []
     for module in modules:
         apart = [one for row in module.rows for one in by_leaf.get(row, ())]

@@ -176,7 +176,7 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
     if request.gradients:
         narrate("comparing gradients", 0, 0)
         gradients = gradient_parity(
-            module, converted, examples, _filling(session, skipped_letters(converted)),
+            module, converted, examples, _filling(session),
             session.checkpoint.state_dict.shape, prefix=prefix, reference=reference,
             tolerance=tolerance, seed=request.seed,
         )  # fmt: skip
@@ -192,8 +192,7 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
             modules = None if agrees else find_first(calls, tolerance)
             leaves = [leaf.path for leaf in session.target.skeleton]
             parity = parity_of(calls, leaves, skipped_letters(converted), tolerance)
-            head = leaves[0][: skipped_letters(converted)]
-            parity = with_gradients(parity, gradients or (), head)
+            parity = with_gradients(parity, gradients or ())
     return CheckResult(
         torch=request.torch,
         jax=request.jax,
@@ -225,14 +224,13 @@ def _laid_out(tree: Any, module: nn.Module, examples: Examples) -> Any:
     return laid_out(tree, examples.batched, lambda one: jax_forward(one, examples), apart)
 
 
-def _filling(session: Session, skipped: int) -> dict[str, Expr]:
-    """Return all that is done to entries on their way into the leaves of the model itself."""
+def _filling(session: Session) -> dict[str, Expr | None]:
+    """Return all that is done to entries on their way into each leaf; None where nothing goes."""
     state_dict = session.checkpoint.state_dict
     pairs = zip(session.target.skeleton, session.alignment.rows, strict=True)
     return {
-        leaf.path[skipped:]: landing(row.source, leaf, state_dict)
+        leaf.path: None if row.source is None else landing(row.source, leaf, state_dict)
         for leaf, row in pairs
-        if row.source is not None and leaf.path.startswith("[0]"[:skipped])
     }
 
 

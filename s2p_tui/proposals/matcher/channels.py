@@ -8,7 +8,7 @@ another order, of which its shape says nothing.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from math import prod
 
 from s2p_tui.alignment.skeleton import Leaf
@@ -148,11 +148,11 @@ class Kernels:
         state_dict: The entries.
 
     Attributes:
-        keys: Their keys.
+        shapes: Their shapes, by key.
     """
 
     def __init__(self, state_dict: StateDict) -> None:
-        self.keys: Container[str] = state_dict
+        self.shapes: Mapping[str, Shape] = {entry.key: entry.shape for entry in state_dict}
         self._biases: dict[str, Shape] = {
             entry.key.rpartition(".")[0]: entry.shape
             for entry in state_dict

@@ -37,6 +37,7 @@ from s2p_tui.proposals.matcher.align import (
 )
 from s2p_tui.proposals.matcher.buckets import NAMES_AGREE, SAME_NAME
 from s2p_tui.proposals.matcher.channels import Kernels, flattened
+from s2p_tui.proposals.matcher.conventions import gated_by_number, up_by_name
 from s2p_tui.proposals.matcher.doubts import (
     crossed,
     inconsistent,
@@ -47,24 +48,26 @@ from s2p_tui.proposals.matcher.doubts import (
     unequal,
 )
 from s2p_tui.proposals.matcher.likeness import Learned
+from s2p_tui.proposals.matcher.offsets import falling, other_nesting, unexplained_offsets
 from s2p_tui.proposals.matcher.orientation import Orientation, attentions
 from s2p_tui.proposals.matcher.parts import as_leaf_takes, made_of_parts, steps_of_leaves
 from s2p_tui.proposals.matcher.pieces import (
     Fits,
     Piece,
     entry_piece,
+    is_fused_by_heads,
     is_part,
     is_whole,
     may_alternate,
     parts_named,
     with_views,
 )
+from s2p_tui.proposals.matcher.stacks import stacked_by_name
 from s2p_tui.proposals.matcher.support import (
-    gated_by_number,
     misnumbered,
     namesakes,
     reordered,
-    stacked_by_name,
+    unlike_parameters,
     unsupported,
 )
 from s2p_tui.proposals.matcher.tree import let_go, tree_of
@@ -263,14 +266,21 @@ def _fill(
     torn = torn_apart(sides)
     doubts.add(Question.MODULE, torn)
     of_leaves = {p: skeleton[p].shape for p in whole}
+    if nameless:
+        bare = {p: (steps[p], piece.steps) for p, piece, _ in found if is_whole(piece)}
+        doubts.add(Question.ENTRY, unlike_parameters(bare))
     doubts.add(Question.ENTRY, unsupported(whole, useless) | misnumbered(whole, of_leaves))
     named = {piece.steps: prod(piece.shape) for piece in pieces if is_whole(piece)}
     sizes = {p: prod(shape) for p, shape in of_leaves.items()}
     doubts.add(Question.ENTRY, namesakes(whole, named, sizes, steps.values()))
     taken = {p: piece.shape for p, piece, _ in found if p in whole}
     doubts.add(Question.ENTRY, gated_by_number(whole, taken))
+    known = {p: (skeleton[p].owner or "").startswith("equinox.nn.") for p in whole}
+    doubts.add(Question.ENTRY, up_by_name(whole, shapes, known))
+    doubts.add(Question.ENTRY, other_nesting(whole) | falling(whole, named))
+    doubts.add(Question.ENTRY, unexplained_offsets(whole, of_leaves, named))
     doubts.add(Question.GROUPING, reordered(whole))
-    doubts.add(Question.GROUPING, stacked_by_name({p: piece for p, piece, _ in found}))
+    doubts.add(Question.GROUPING, stacked_by_name({p: (steps[p], piece) for p, piece, _ in found}))
     task.check()
     kernels, own_names = Kernels(state_dict), _own_names(keys)
     for index, piece, pair in found:
@@ -405,8 +415,9 @@ def _suggestion(
         final = piece.composite is not None and not isinstance(member, Take)
         by_rule = Proof(entry, Answer.LAYER, Answer.LAYER)
         if isinstance(member, Take):
-            proof = by_rule if turned is not None else by_rule.without(Question.AXES)
-            return Suggestion(member, proof, pair.how)
+            if turned is None or _may_be_input_first(piece):
+                by_rule = by_rule.without(Question.AXES)
+            return Suggestion(member, by_rule, pair.how)
         if turned is not None or (final and piece.shape == leaf.shape):
             return Suggestion(turned or member, by_rule, pair.how)
     own_name = isinstance(member, Take) and not more and member.key == kept
@@ -428,7 +439,9 @@ def _suggestion(
     ):
         why = odd
         proof = proof.without(Question.AXES)
-    elif may_alternate(expr, kernels.keys):
+    elif (
+        may_alternate(expr, kernels.shapes) and not _are_fused_alike(steps, piece.steps)
+    ) or is_fused_by_heads(steps, piece.steps):
         why = "heads may alternate in it: nothing shows it"
         proof = proof.without(Question.GROUPING)
     return Suggestion(expr, proof, why, sure)
@@ -441,6 +454,12 @@ def _entry_answer(pair: Pair) -> Answer | None:
     if pair.how.startswith(SAME_PLACE):
         return Answer.PLACE
     return _ENTRY_ANSWERS.get(pair.how)
+
+
+def _may_be_input_first(piece: Piece) -> bool:
+    """Return True for a square matrix that is no layer's weight by its name."""
+    is_square = len(piece.member) == _MATRIX and len({*piece.member}) == 1
+    return is_square and piece.member[0] > 1 and piece.is_bare and not piece.is_input_first
 
 
 def _may_be_transposed_convolution(expr: Expr, shape: Shape) -> bool:

@@ -34,6 +34,7 @@ _INWARD = frozenset(("query", "key", "value", "qkv", "kv"))
 _APART = ("query", "key", "value")
 _KERNELS = frozenset(("kernel", "w"))
 _MATRIX = 2
+_LINEAR = "equinox.nn.Linear"
 _SPLIT = "an axis is split into several, and nothing shows in which order"
 _UNSHOWN = "square, and nothing shows whether it is transposed"
 _NO_VOTES = (0, 0)
@@ -76,9 +77,10 @@ def _classes(
     """Return the classes a leaf shares with ever more leaves of its owner's class, nearest first.
 
     Weights whose names say that they hold the input axis first are of another kind than others:
-    a model may have layers of both. A class of layers says nothing of another class.
+    a model may have layers of both; and a user's own parameters are of another kind than the
+    weights of PyTorch's layers. A class of layers says nothing of another class.
     """
-    template, last = _template(steps), (steps[-1], piece.is_input_first)
+    template, last = _template(steps), (steps[-1], piece.is_input_first, piece.is_bare)
     rank = len(shape)
     return (
         ("same leaf", owner, template),
@@ -88,6 +90,11 @@ def _classes(
         ("same rank", owner, last, rank),
         ("same name", owner, last),
     )
+
+
+def _own(steps: Steps, owner: str | None) -> tuple[object, ...]:
+    """The class of what a user keeps in one class of modules, or one dict, under any names."""
+    return ("owner", owner, _template(steps)[:-1] if owner is None else ())
 
 
 def attentions(paths: Iterable[Steps]) -> frozenset[Steps]:
@@ -131,7 +138,8 @@ class Orientation:
             ways = piece.turns(shape)
             if len(ways) == 1:
                 (out_last,) = ways
-                for group in _classes(steps, shape, piece, owner):
+                own = _own(steps, owner), ("any", owner)
+                for group in (*_classes(steps, shape, piece, owner), *own):
                     self._votes[group][out_last] += 1
 
     @property
@@ -176,6 +184,7 @@ class Orientation:
         if len({out_last for _, out_last in layouts}) == 1:
             layouts, order = self._in_order(layouts, steps, piece, owner)
             only = _only(layouts[0][0], layouts, steps, piece, known_layer=known_layer)
+            order = order or self._may_be_turned(steps, piece, owner)
             return only if order is None else replace(only, axes=None, why=order)
         grouping = _grouping(layouts)
         if keeps_rows(steps, owner):
@@ -191,10 +200,17 @@ class Orientation:
                 why = f"laid out as {_ALIKE[group[0]]}, whose sizes leave no choice"
                 turned = [(expr, last) for expr, last in layouts if last == verdict]
                 turned, order = self._in_order(turned, steps, piece, owner)
+                if order is None and not known_layer and _has_equal_windows(turned, piece):
+                    order = "more than one order of its axes has this shape"
                 axes = Answer.SAME_CLASS if order is None else None
                 return Layout(turned[0][0], axes, grouping, order or why)
         last = steps[-1]
         turned = self._votes.get(groups[-1], _NO_VOTES)[True]
+        around = ("any", owner) if own_name else _own(steps, owner)
+        beside = self._votes.get(around, _NO_VOTES)[True]
+        if beside and not known_layer:
+            why = "other weights beside it are transposed, and nothing shows whether this one is"
+            return Layout(_first(layouts, out_last=True), None, grouping, why)
         if own_name and not turned:
             why = "a dict that keeps entries under their own names keeps PyTorch's layout"
             return Layout(_first(layouts, out_last=False), Answer.OWN_NAME, grouping, why)
@@ -205,7 +221,9 @@ class Orientation:
                 return Layout(_first(layouts, out_last=first), None, grouping, why)
             why = "some weights of this name are transposed, and nothing shows whether this one is"
             why = why if turned else "the layer keeps PyTorch's layout"
-            axes = None if turned else Answer.KEPT
+            if piece.is_bare and not turned:
+                why = "it is no layer's weight by its name, and may hold the input axis first"
+            axes = None if turned or piece.is_bare else Answer.KEPT
             return Layout(_first(layouts, out_last=False), axes, grouping, why)
         if name_of(last).words[-1:] != ("weight",):
             same = last in (piece.steps[-1] if piece.steps else "",)
@@ -216,6 +234,18 @@ class Orientation:
             why = "kept as it is under its own name"
             return Layout(_first(layouts, out_last=False), Answer.OWN_NAME, grouping, why)
         return Layout(_first(layouts, out_last=last == "kernel"), None, grouping, _UNSHOWN)
+
+    def _may_be_turned(self, steps: Steps, piece: Piece, owner: str | None) -> str | None:
+        """Return why a weight of more axes may have equal ones exchanged; None if it has not."""
+        *_, first, last = (0, 0, *(size for size in piece.member if size > 1))
+        if len(piece.members) > 1 or len(piece.member) <= _MATRIX or first != last:
+            return None
+        if owner == _LINEAR:
+            return "several weights in one may hold the input axis first, and are square"
+        turned = (owner or "").startswith("equinox.nn.") or self._votes.get(_own(steps, owner))
+        if turned is True or not turned or not turned[True] or piece.member[0] != last:
+            return None
+        return "other weights beside it are transposed, and nothing shows whether this one is"
 
     def _in_order(
         self,
@@ -257,6 +287,18 @@ def _orders(
         if window == sorted(window):
             found.setdefault(axes, layout)
     return found
+
+
+def _has_equal_windows(layouts: Sequence[tuple[Expr, bool]], piece: Piece) -> bool:
+    """Return True for a kernel without a 1-sized axis it had, whose other axes are alike."""
+    wide = [size for size in piece.member if size > 1]
+    is_reshaped = any(isinstance(_made(expr), Reshape) for expr, _ in layouts)
+    return is_reshaped and len(layouts) > 1 and _MATRIX < len(wide) > len({*wide})
+
+
+def _made(expr: Expr) -> Expr:
+    inner = _inner(expr)
+    return inner.of if isinstance(inner, Permute) else inner
 
 
 def _is_weight(name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Container, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -48,7 +48,9 @@ _FUSED: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     (frozenset(("up_gate_proj", "up_gate")), ("up_proj", "gate_proj")),
 )
 _WORD = re.compile(r"[./]")
-_MAY_ALTERNATE = frozenset(("wqkv", "query_key_value", "qkv_proj"))
+_MAY_ALTERNATE = frozenset(
+    ("wqkv", "query_key_value", "qkv_proj", "linear_qkv", "linear_kv", "qkv_linear")
+)
 """Fused weights that some models keep head by head, so that a third is not one of the parts."""
 # Those of GPT-OSS, whose experts have biases and hold gates in turns with the other halves.
 _IN_TURNS = (".gate_up_proj", ".gate_up_proj_bias")
@@ -60,25 +62,44 @@ _TOGETHER: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
+def is_fused_by_heads(target: tuple[str, ...], source: tuple[str, ...]) -> bool:
+    """Return True for a leaf that may hold its parts head by head, and an entry that does not say.
+
+    Args:
+        target: The leaf's steps.
+        source: The steps of what it takes.
+    """
+    named = _MAY_ALTERNATE.intersection(step.lower() for step in target)
+    return bool(named) and named.isdisjoint(step.lower() for step in source)
+
+
 @remembered
 def parts_named(step: str) -> tuple[str, ...]:
     """Return the parts of a module or tensor by its name: query, key and value of `qkv`."""
     return next((parts for names, parts in _FUSED if step.lower() in names), ())
 
 
-def may_alternate(expr: Expr, keys: Container[str]) -> bool:
+def may_alternate(expr: Expr, shapes: Mapping[str, Shape]) -> bool:
     """Return True for a part of a fused weight whose layout nothing shows.
 
     Args:
         expr: What a leaf takes.
-        keys: All keys of the checkpoint.
+        shapes: The shapes of all entries of the checkpoint.
     """
     fused = {key for node in nodes_of(expr) if isinstance(node, Split) for key in keys_of(node)}
     return any(
         _MAY_ALTERNATE.intersection(key.split("."))
-        or (key.endswith(_IN_TURNS) and f"{key.removesuffix('_bias')}_bias" in keys)
+        or (key.endswith(_IN_TURNS) and f"{key.removesuffix('_bias')}_bias" in shapes)
+        or _is_convolution(key, shapes)
         for key in fused
     )
+
+
+def _is_convolution(key: str, shapes: Mapping[str, Shape]) -> bool:
+    """Return True for queries, keys and values of a convolution: both layouts are usual."""
+    module = key.rpartition(".")[0]
+    weight = shapes.get(f"{module}.weight", ())
+    return len(weight) > _MATRIX and module.rpartition(".")[2] in ("qkv", "to_qkv", "kv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +132,12 @@ class Piece:
     def may_be_input_first(self) -> bool:
         """True if it is called `w`, as Haiku's weights are, which hold the input axis first."""
         return any(_WORD.split(key)[-1] == "w" for expr in self.members for key in keys_of(expr))
+
+    @property
+    def is_bare(self) -> bool:
+        """True if it is called as no layer of PyTorch's calls a weight: a user's own parameter."""
+        keys = (key for expr in self.members for key in keys_of(expr))
+        return self.composite is None and any("weight" not in _WORD.split(k)[-1] for k in keys)
 
     def layouts(self, target: Shape) -> list[tuple[Expr, bool]]:
         """The expressions of the target's shape, the simplest first.

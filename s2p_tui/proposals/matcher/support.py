@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, pairwise
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
 
-from s2p_tui.alignment.transform import keys_of
 from s2p_tui.proposals.matcher.likeness import words_alike
-from s2p_tui.proposals.matcher.pieces import Piece, parts_named
+from s2p_tui.proposals.matcher.offsets import Shifted
+from s2p_tui.proposals.matcher.pieces import parts_named
 from s2p_tui.proposals.matcher.words import (
     FAINT,
     is_meaning,
     meanings,
     name_of,
     remembered,
-    steps_of_key,
 )
 
 Steps = tuple[str, ...]
@@ -37,18 +36,39 @@ _MASK = "mask"
 _ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
 _ENDS = frozenset(("head", "out", "final", "generator"))
 """Words for the last layer of a model, which mean the same."""
+_GENERAL = frozenset(
+    ("head", "embed", "token", "norm", "pos", "final", "out", "in", "table", "attn", "dec", "enc")
+)
+"""What modules of many kinds are called: in common, it shows nothing beside words that differ."""
+_GENERAL_WORDS = _GENERAL | frozenset(
+    (
+        *("ln", "layernorm", "layer", "emb", "embedding", "embeddings", "proj", "fc", "linear"),
+        *("conv", "mlp", "block", "blocks", "layers", "net", "dense", "tokens", "module", "model"),
+        *("projection", "decoder", "encoder", "bias", "weight", "scale", "table"),
+    )
+)
 _WRAPPERS = frozenset(("orig", "mod", "model", "pytree", "shared"))
 """Names of wrappers around models and of tied layers."""
 _SILENT = FAINT | _ROLES | _WRAPPERS
 _ALONE = frozenset((role,) for role in _ROLES)
+_OF_LAYERS = frozenset((("weight",), ("bias",)))
+_SILENT_PARTS = _SILENT | frozenset(
+    (
+        *("embed", "pos", "token", "class", "attn", "relative", "vision", "text", "patch", "self"),
+        *("register", "learned", "learnable", "param", "params", "parameter", "parameters", "vec"),
+        *("vector", "matrix", "tensor", "time", "layers", "abs", "absolute", "running", "moving"),
+        *("score", "scores", "e"),
+    )
+)
+"""Words that a name of the same parameter may have more."""
 _KINDS = frozenset(("mlp", "conv", "proj"))
 """Words that say little but which kind of layer a layer is."""
 _IN_WORDS = ("conv", "fc", "lin", "dense", "proj", "mlp")
 """Parts of other words, as `pwconv`, that say it too."""
+_NEARLY = 0.74
+"""What `predictor` and `projector` are below, and `normalise` and `normalize` above."""
 _SHORTEST = 3
 """Letters of a word that is looked for in others."""
-_FEW = 3
-"""Members from which on numbers may be unevenly apart."""
 _OFTEN = 2
 """Modules in which two names go together before that is a convention and no accident."""
 _WORD = re.compile(r"[a-z]+[0-9]*|[0-9]+")
@@ -64,7 +84,6 @@ _FUSED = frozenset(
     )
 )
 """Parts of which a layer has several in one, in an order that only its name tells."""
-_GATED = ("w1", "w2", "w3")
 _DIGITS = re.compile(r"\d+")
 _WORD_NUMBERS = (0, 1)
 """First numbers of words that count the members of a list."""
@@ -113,24 +132,65 @@ def unsupported(
             often[names].add((target[:-1], source[:-1]))
         for n, names in odd.items():
             target, source = named[n]
-            functions = _FUNCTIONS & (_words(target[-1]) ^ _words(source[-1]))
+            functions = _functions(target[-1], source[-1])
             is_often = len(often[names]) >= _OFTEN
             if is_often and odd is roles and _is_role(target):
                 is_often = _modules_agree(target, source)
             if not is_often or source in useless or functions:
                 found[n] = f"{names[1]} and {names[0]} have nothing in common but their size"
-                if functions and _words(target[-1]) & _words(source[-1]):
+                if functions and odd is roles:
                     found[n] = f"{source[-1]} may be a function of {target[-1]}, or that of it"
     return found | _strangers(pairs)
 
 
 def _says_otherwise(target: Steps, source: Steps) -> bool:
-    """Return True if one name is a function of the other, or names of one module's roles differ."""
-    mine, theirs = _words(target[-1]), _words(source[-1])
-    if _FUNCTIONS & (mine ^ theirs) and mine & theirs:
+    """Return True if last names differ that no convention makes the same.
+
+    Those are names of a user's own parameters, of statistics, and of one module's roles.
+    """
+    if _roles_agree(target, source):
+        return False
+    if _functions(target[-1], source[-1]) or (len(target) > 1 and target[:-1] == source[:-1]):
         return True
-    same_module = len(target) > 1 and target[:-1] == source[:-1]
-    return same_module and not _roles_agree(target, source)
+    mine, theirs = (meanings(steps[-1:])[0] for steps in (target, source))
+    return not (mine in _OF_LAYERS) ^ (theirs in _OF_LAYERS)
+
+
+def unlike_parameters(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+    """Pairs of names that mean nothing here, of which the last ones are words of different things.
+
+    Args:
+        pairs: Steps of leaves and of the entries they take, by place.
+    """
+    found: dict[int, str] = {}
+    for n, (target, source) in pairs.items():
+        ends = _named(target)[-1], _named(source)[-1]
+        if all(len(end.strip("0123456789")) > 1 for end in ends) and _says_otherwise(
+            _named(target), _named(source)
+        ):
+            found[n] = f"{ends[1]} and {ends[0]} have nothing in common but their size"
+    return found
+
+
+def _functions(target: str, source: str) -> frozenset[str]:
+    """Words of one of two last names that may make it a function of the other."""
+    mine, theirs = _words(target), _words(source)
+    apart = mine ^ theirs
+    told = _FUNCTIONS & apart
+    if mine < theirs or theirs < mine:
+        told |= {word for word in apart if not _SILENT_PARTS & {word, *name_of(word).words}}
+    # Also written as one word with it, as in `logdt` and `sigma2`.
+    for one, other in ((mine, theirs), (theirs, mine)):
+        for word in one - other:
+            told |= {word for rest in other - one if _is_grown(word, rest)}
+    return told
+
+
+def _is_grown(word: str, rest: str) -> bool:
+    """Return True if a word is another one with something before it, or a number after it."""
+    if word.startswith(rest):
+        return word.removeprefix(rest).isdigit()
+    return len(rest) > 1 and word.endswith(rest)
 
 
 def _strangers(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
@@ -188,7 +248,7 @@ def namesakes(
         if other is not None and sizes[other] == sizes[n]:
             found[n] = f"another leaf has the very name of {_text(source)}"
     if found:
-        shifted = _Shifted(pairs, leaves, entries)
+        shifted = Shifted(pairs, leaves, entries)
         for n, (target, source) in pairs.items():
             names = _unnumbered(target[outer[0] :]), _unnumbered(source[outer[1] :])
             if n in found and names[0] == names[1] and shifted.explains(target, source):
@@ -196,78 +256,8 @@ def namesakes(
     return found
 
 
-class _Shifted:
-    """Tells lists that count from 0 on one side and from 1 on the other, whole ones of one length.
-
-    Under the very names one leaf of such a list would have no entry, and one entry no leaf.
-
-    Args:
-        pairs: Steps of leaves and of the entries they take, by place.
-        leaves: Steps of all leaves that entries could fill.
-        entries: Steps of all entries that leaves could take.
-    """
-
-    def __init__(
-        self,
-        pairs: Mapping[int, tuple[Steps, Steps]],
-        leaves: Iterable[Steps],
-        entries: Iterable[Steps],
-    ) -> None:
-        self._members = _members(leaves), _members(entries)
-        self._together: dict[tuple[Steps, Steps], set[tuple[int, int]]] = defaultdict(set)
-        for sides in pairs.values():
-            for both, numbers in _numbered_alike(*sides):
-                self._together[both].add(numbers)
-
-    def explains(self, target: Steps, source: Steps) -> bool:
-        """Return True if a leaf and an entry differ in numbers only because lists are shifted."""
-        levels = _numbered_alike(target, source)
-        shifted = [both for both, (mine, its) in levels if mine != its]
-        return bool(shifted) and all(map(self._is_shifted, shifted))
-
-    def _is_shifted(self, lists: tuple[Steps, Steps]) -> bool:
-        both = sorted(self._together[lists])
-        held = [self._members[side][name] for side, name in enumerate(lists)]
-        first, second = zip(*both, strict=True)
-        return (
-            {first[0], second[0]} == {*_WORD_NUMBERS}
-            and len(held[0]) == len(held[1]) == len(both)
-            and all(map(_is_even, (first, second)))
-        )
-
-
-def _is_even(numbers: Sequence[int]) -> bool:
-    """Return True for numbers that are equally far apart, in rising order."""
-    apart = {after - before for before, after in pairwise(numbers)}
-    return len(apart) <= 1 and min(apart, default=1) > 0
-
-
 def _unnumbered(steps: Steps) -> Steps:
     return tuple(step for step in steps if not step.isdigit())
-
-
-def _members(paths: Iterable[Steps]) -> Mapping[Steps, set[str]]:
-    """The members of lists, by the steps that lead to each list."""
-    found: dict[Steps, set[str]] = defaultdict(set)
-    for path in paths:
-        for level, step in enumerate(path):
-            if step.isdigit():
-                found[path[:level]].add(step)
-    return found
-
-
-def _numbered_alike(
-    target: Steps, source: Steps
-) -> Iterator[tuple[tuple[Steps, Steps], tuple[int, int]]]:
-    """The lists that both names lead through, outermost first, and the members they lead to."""
-    columns = _levels(target), _levels(source)
-    if len(columns[0]) == len(columns[1]):
-        for mine, its in zip(*columns, strict=True):
-            yield (target[:mine], source[:its]), (int(target[mine]), int(source[its]))
-
-
-def _levels(steps: Steps) -> list[int]:
-    return [level for level, step in enumerate(steps) if step.isdigit()]
 
 
 def _wrapper(paths: Iterable[Steps]) -> int:
@@ -325,53 +315,6 @@ def _parts(step: str) -> Steps:
     return tuple(found)
 
 
-def stacked_by_name(pieces: Mapping[int, Piece]) -> dict[int, str]:
-    """Pieces of several members whose numbers are no indices, so that nothing shows their order.
-
-    Args:
-        pieces: What leaves take, by place.
-    """
-    found: dict[int, str] = {}
-    for n, piece in pieces.items():
-        paths = [steps_of_key(next(iter(keys_of(member)), "")) for member in piece.members]
-        if len(paths) < _FEW or len({len(path) for path in paths}) > 1:
-            continue
-        for column in zip(*paths, strict=True):
-            numbers = [int(step) for step in column if step.isdigit()]
-            apart = {after - before for before, after in pairwise(numbers)}
-            if len(numbers) == len(paths) and len({*numbers}) == len(numbers) and len(apart) > 1:
-                found[n] = f"{', '.join(map(str, numbers))} need not be indices"
-    return found
-
-
-def gated_by_number(
-    pairs: Mapping[int, tuple[Steps, Steps]], shapes: Mapping[int, Shape]
-) -> dict[int, str]:
-    """Pairs of `w1`, `w2` or `w3` and another name whose sizes do not show which is which.
-
-    Some models call the second one the layer that leads back, others the third; where that is the
-    second, the first one is the gate.
-
-    Args:
-        pairs: Steps of leaves and of the entries they take, by place.
-        shapes: The shapes of what the leaves take.
-    """
-    layers: dict[tuple[int, Steps], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for n, sides in pairs.items():
-        for side, steps in enumerate(sides):
-            level = next((at for at, step in enumerate(steps) if step in _GATED), None)
-            if level is not None and steps[level] not in sides[1 - side]:
-                layers[side, steps[:level]][steps[level]].append(n)
-    found: dict[int, str] = {}
-    for members in layers.values():
-        # Biases say nothing: one may be missing.
-        sizes = {name: {shapes[n] for n in members[name] if len(shapes[n]) > 1} for name in _GATED}
-        if all(sizes.values()) and not sizes["w1"] == sizes["w3"] != sizes["w2"]:
-            why = "w1, w2 and w3 are called otherwise here, and no size shows which is which"
-            found.update((n, why) for numbers in members.values() for n in numbers)
-    return found
-
-
 def _is_role(steps: Steps) -> bool:
     return meanings(steps[-1:])[0] in _ALONE
 
@@ -400,7 +343,12 @@ def _roles_agree(target: Steps, source: Steps) -> bool:
         return True
     mine, theirs = (meanings(steps[-1:])[0] for steps in (target, source))
     apart = _words(target[-1]) ^ _words(source[-1])
-    if _MASK in apart or (apart & _FUNCTIONS and mine != theirs):
+    if _MASK in apart:
+        return False
+    around = _all_words((*target[:-1], *source[:-1]))
+    functions = _functions(target[-1], source[-1]) - around
+    # `weight` and `scale` mean the same, and so do `var` and `running_var`.
+    if functions and not (mine == theirs and functions <= _FUNCTIONS and mine in _ALONE):
         return False
     few, many = sorted((_words(target[-1]), _words(source[-1])), key=len)
     if few <= many and not few <= _ROLES:
@@ -426,18 +374,20 @@ def _unlike_modules(target: Steps, source: Steps) -> tuple[str, str] | None:
     if mine is None or theirs is None or mine[0] == theirs[0]:
         return None
     words = [_all_words(steps) for steps in (target, source)]
-    if _ENDS & mine[1] and _ENDS & theirs[1]:
-        return None
     few, many = sorted((_words(mine[0]), _words(theirs[0])), key=len)
     if few <= many:
         return None
-    if mine[1] & words[1] or theirs[1] & words[0]:
+    if any(
+        one not in _GENERAL and _related(one, other) for one in mine[1] for other in theirs[1]
+    ) or (_words(mine[0]) & _words(theirs[0]) - _GENERAL_WORDS):
         return None
-    if any(_related(one, other) for one in mine[1] for other in words[1]):
-        return None
-    if any(_related(one, other) for one in theirs[1] for other in words[0]):
-        return None
-    return mine[0], theirs[0]
+    if _ENDS & mine[1] and _ENDS & theirs[1]:
+        words = [each | _ENDS for each in words]
+    alone = [
+        {word for word in own[1] if not any(_related(word, other) for other in others)}
+        for own, others in ((mine, words[1]), (theirs, words[0]))
+    ]
+    return (mine[0], theirs[0]) if all(alone) else None
 
 
 def _unknown_module(target: Steps, source: Steps) -> tuple[str, str] | None:
@@ -461,7 +411,7 @@ def _unknown_module(target: Steps, source: Steps) -> tuple[str, str] | None:
 def _related(first: str, second: str) -> bool:
     """Return True if words are much alike, or one is in the other, as `tags` in `hidden2tag`."""
     short, long = sorted((first.removesuffix("s"), second), key=len)
-    return words_alike(first, second) > 0 or (len(short) >= _SHORTEST and short in long)
+    return words_alike(first, second) > _NEARLY or (len(short) >= _SHORTEST and short in long)
 
 
 def _telling(steps: Steps) -> tuple[str, frozenset[str]] | None:
@@ -523,6 +473,9 @@ def misnumbered(
     found: dict[int, str] = {}
     for lists, both in numbers.items():
         sides = [[pair[side] for pair in both] for side in (0, 1)]
+        if len(both) == 1 and all(in_words[lists]) and len({*sides[0], *sides[1]}) > 1:
+            why = f"{_text(pairs[members[lists][0]][1])} has another number than the leaf"
+            found.update(dict.fromkeys(members[lists], why))
         is_one_to_one = len(both) > 1 and all(len({*side}) == len(both) for side in sides)
         if not is_one_to_one or sides[0] == sides[1] or _is_mixed(lists, partners):
             continue
