@@ -54,14 +54,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 raise pytest.UsageError(f"{item.nodeid}: slow needs a reason")
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Share what XLA compiles among the tests, where any of them needs JAX."""
-    if "jax" in sys.modules and not session.config.option.collectonly:
-        from tests.helpers.compiled import keep_compiled
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what XLA compiles for the tests that come later: a network is run by several."""
+    if "jax" not in sys.modules:
+        return
+    import jax
 
-        own = session.config._tmp_path_factory.getbasetemp()
-        is_worker = hasattr(session.config, "workerinput")
-        keep_compiled((own.parent if is_worker else own) / "compiled")
+    # Otherwise only what took a second to compile is kept.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
 
 
 @pytest.fixture(scope="session", autouse=True)
