@@ -37,7 +37,12 @@ from s2p_tui.proposals.matcher.align import (
 )
 from s2p_tui.proposals.matcher.buckets import NAMES_AGREE, SAME_NAME
 from s2p_tui.proposals.matcher.channels import Kernels, flattened
-from s2p_tui.proposals.matcher.conventions import gated_by_number, up_by_name
+from s2p_tui.proposals.matcher.conventions import (
+    gated_by_number,
+    is_fused_by_heads,
+    may_alternate,
+    up_by_name,
+)
 from s2p_tui.proposals.matcher.doubts import (
     crossed,
     inconsistent,
@@ -55,10 +60,8 @@ from s2p_tui.proposals.matcher.pieces import (
     Fits,
     Piece,
     entry_piece,
-    is_fused_by_heads,
     is_part,
     is_whole,
-    may_alternate,
     parts_named,
     with_views,
 )
@@ -277,7 +280,7 @@ def _fill(
     doubts.add(Question.ENTRY, gated_by_number(whole, taken))
     known = {p: (skeleton[p].owner or "").startswith("equinox.nn.") for p in whole}
     doubts.add(Question.ENTRY, up_by_name(whole, shapes, known))
-    doubts.add(Question.ENTRY, other_nesting(whole) | falling(whole, named))
+    doubts.add(Question.ENTRY, other_nesting(whole) | falling(whole, of_leaves, named))
     doubts.add(Question.ENTRY, unexplained_offsets(whole, of_leaves, named))
     doubts.add(Question.GROUPING, reordered(whole))
     doubts.add(Question.GROUPING, stacked_by_name({p: (steps[p], piece) for p, piece, _ in found}))

@@ -23,7 +23,6 @@ from s2p_tui.alignment.transform import (
     Stack,
     Take,
     keys_of,
-    nodes_of,
 )
 from s2p_tui.proposals.matcher.tree import Node
 from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, remembered
@@ -48,12 +47,6 @@ _FUSED: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     (frozenset(("up_gate_proj", "up_gate")), ("up_proj", "gate_proj")),
 )
 _WORD = re.compile(r"[./]")
-_MAY_ALTERNATE = frozenset(
-    ("wqkv", "query_key_value", "qkv_proj", "linear_qkv", "linear_kv", "qkv_linear")
-)
-"""Fused weights that some models keep head by head, so that a third is not one of the parts."""
-# Those of GPT-OSS, whose experts have biases and hold gates in turns with the other halves.
-_IN_TURNS = (".gate_up_proj", ".gate_up_proj_bias")
 _TOGETHER: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("qkv", ("query", "key", "value")),
     ("kv", ("key", "value")),
@@ -62,44 +55,10 @@ _TOGETHER: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
-def is_fused_by_heads(target: tuple[str, ...], source: tuple[str, ...]) -> bool:
-    """Return True for a leaf that may hold its parts head by head, and an entry that does not say.
-
-    Args:
-        target: The leaf's steps.
-        source: The steps of what it takes.
-    """
-    named = _MAY_ALTERNATE.intersection(step.lower() for step in target)
-    return bool(named) and named.isdisjoint(step.lower() for step in source)
-
-
 @remembered
 def parts_named(step: str) -> tuple[str, ...]:
     """Return the parts of a module or tensor by its name: query, key and value of `qkv`."""
     return next((parts for names, parts in _FUSED if step.lower() in names), ())
-
-
-def may_alternate(expr: Expr, shapes: Mapping[str, Shape]) -> bool:
-    """Return True for a part of a fused weight whose layout nothing shows.
-
-    Args:
-        expr: What a leaf takes.
-        shapes: The shapes of all entries of the checkpoint.
-    """
-    fused = {key for node in nodes_of(expr) if isinstance(node, Split) for key in keys_of(node)}
-    return any(
-        _MAY_ALTERNATE.intersection(key.split("."))
-        or (key.endswith(_IN_TURNS) and f"{key.removesuffix('_bias')}_bias" in shapes)
-        or _is_convolution(key, shapes)
-        for key in fused
-    )
-
-
-def _is_convolution(key: str, shapes: Mapping[str, Shape]) -> bool:
-    """Return True for queries, keys and values of a convolution: both layouts are usual."""
-    module = key.rpartition(".")[0]
-    weight = shapes.get(f"{module}.weight", ())
-    return len(weight) > _MATRIX and module.rpartition(".")[2] in ("qkv", "to_qkv", "kv")
 
 
 @dataclass(frozen=True, slots=True)
