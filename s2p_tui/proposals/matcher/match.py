@@ -48,8 +48,10 @@ from s2p_tui.proposals.matcher.doubts import (
     unequal,
 )
 from s2p_tui.proposals.matcher.fits import Fits, is_part, is_whole
+from s2p_tui.proposals.matcher.indices import misnumbered
 from s2p_tui.proposals.matcher.likeness import Learned
 from s2p_tui.proposals.matcher.modules import with_modules
+from s2p_tui.proposals.matcher.nesting import as_nested, crosswise
 from s2p_tui.proposals.matcher.orientation import Orientation, attentions
 from s2p_tui.proposals.matcher.parts import as_leaf_takes, made_of_parts, steps_of_leaves
 from s2p_tui.proposals.matcher.pieces import (
@@ -61,7 +63,6 @@ from s2p_tui.proposals.matcher.pieces import (
 )
 from s2p_tui.proposals.matcher.support import (
     gated_by_number,
-    misnumbered,
     namesakes,
     reordered,
     stacked_by_name,
@@ -132,7 +133,8 @@ def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -
             suggestions[index] = Suggestion(None, _BY_LAYER, reason)
         else:
             wanted.append(index)
-    steps = steps_of_leaves(skeleton, wanted)
+    entries = (steps_of_key(entry.key) for entry in state_dict)
+    steps = as_nested(steps_of_leaves(skeleton, wanted), entries)
     task.check()
     pieces, left_over = _pieces(state_dict, skeleton, steps, frozenset(scalars.values()))
     task.done = len(skeleton)
@@ -262,14 +264,18 @@ def _fill(
     torn = torn_apart(sides)
     doubts.add(Question.MODULE, torn)
     of_leaves = {p: skeleton[p].shape for p in whole}
-    doubts.add(Question.ENTRY, unsupported(whole, useless) | misnumbered(whole, of_leaves))
+    doubts.add(Question.ENTRY, unsupported(whole, useless))
+    paths = [steps_of_key(key) for key in keys]
+    doubts.add(Question.ENTRY, misnumbered(whole, of_leaves, steps.values(), paths))
     named = {piece.steps: prod(piece.shape) for piece in pieces if is_whole(piece)}
     sizes = {p: prod(shape) for p, shape in of_leaves.items()}
     doubts.add(Question.ENTRY, namesakes(whole, named, sizes, steps.values()))
     taken = {p: piece.shape for p, piece, _ in found if p in whole}
     doubts.add(Question.ENTRY, gated_by_number(whole, taken))
+    taking = {p: piece for p, piece, _ in found}
+    doubts.add(Question.ENTRY, crosswise(taking, steps, paths))
     doubts.add(Question.GROUPING, reordered(whole))
-    doubts.add(Question.GROUPING, stacked_by_name({p: piece for p, piece, _ in found}))
+    doubts.add(Question.GROUPING, stacked_by_name(taking))
     task.check()
     kernels, own_names = Kernels(state_dict), _own_names(keys)
     for index, piece, pair in found:
