@@ -8,7 +8,7 @@ another order, of which its shape says nothing.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from math import prod
 
 from s2p_tui.alignment.skeleton import Leaf
@@ -145,17 +145,14 @@ class Kernels:
     """Tells kernels of convolutions from those of transposed ones, whose windows are flipped.
 
     Args:
-        state_dict: The entries.
-
-    Attributes:
-        keys: Their keys.
+        entries: The entries.
     """
 
-    def __init__(self, state_dict: StateDict) -> None:
-        self.keys: Container[str] = state_dict
+    def __init__(self, entries: StateDict) -> None:
+        self.entries = entries
         self._biases: dict[str, Shape] = {
             entry.key.rpartition(".")[0]: entry.shape
-            for entry in state_dict
+            for entry in entries
             if entry.key.rpartition(".")[2] == "bias"
         }
 

@@ -433,7 +433,7 @@ def _suggestion(
     ):
         why = odd
         proof = proof.without(Question.AXES)
-    elif may_alternate(expr, kernels.keys):
+    elif may_alternate(expr, steps, kernels.entries):
         why = "heads may alternate in it: nothing shows it"
         proof = proof.without(Question.GROUPING)
     return Suggestion(expr, proof, why, sure)

@@ -7,7 +7,9 @@ number belongs to the list that its name says, not to the list at its depth.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import groupby, pairwise, permutations
+from operator import itemgetter
 
 from s2p_tui.alignment.transform import keys_of
 from s2p_tui.proposals.matcher.pieces import Piece
@@ -179,20 +181,31 @@ def crosswise(
         kept = [place for place, column in enumerate(columns) if len({*column}) == 1]
         if len(kept) != len(mine):
             continue
-        theirs = tuple(name for name, _ in sources[0])
-        held, counts = sizes[0].get(tuple(name for name, _ in mine)), sizes[1].get(theirs)
-        for level, (name, _) in enumerate(mine):
-            others = [_weakly_alike(name, other) for other in theirs]
-            other = max(range(len(others)), key=others.__getitem__)
-            if others[other] <= others[kept[level]]:
-                continue
-            if held is not None and counts is not None:
-                # Where sizes leave no other list, names say nothing against it.
-                if held[level] == counts[kept[level]] != counts[other]:
-                    continue
-            taken = theirs[kept[level]]
-            found[n] = (
-                f"the number of {name} is taken from {taken}, and by its name may be that of "
-                f"{theirs[other]}"
-            )
+        lists = tuple(name for name, _ in mine), tuple(name for name, _ in sources[0])
+        other = _other_lists(*lists, tuple(kept)) if all(lists[1]) else None
+        if other is None:
+            continue
+        held, counts = sizes[0].get(lists[0]), sizes[1].get(lists[1])
+        level = next(level for level, place in enumerate(other) if place != kept[level])
+        # Where sizes leave no other list, names say nothing against it.
+        if held and counts and held[level] == counts[kept[level]] != counts[other[level]]:
+            continue
+        found[n] = (
+            f"the number of {lists[0][level]} is taken from {lists[1][kept[level]]}, "
+            f"and by its name may be that of {lists[1][other[level]]}"
+        )
     return found
+
+
+@lru_cache(maxsize=1 << 12)
+def _other_lists(mine: Names, theirs: Names, kept: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the lists whose names agree better with a leaf's than those it takes; None if none."""
+    if len(theirs) > _DEEPEST:
+        return None
+    orders = permutations(range(len(theirs)), len(mine))
+    best, order = max(((_agreement(mine, theirs, o), o) for o in orders), key=itemgetter(0))
+    return order if best > _agreement(mine, theirs, kept) else None
+
+
+def _agreement(mine: Names, theirs: Names, order: Sequence[int]) -> float:
+    return sum(_weakly_alike(name, theirs[n]) for name, n in zip(mine, order, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -12,6 +12,7 @@ from math import prod
 from s2p_tui.alignment.composites import Composite
 from s2p_tui.alignment.flax_rules import is_input_first
 from s2p_tui.alignment.layouts import Way, ways
+from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import (
     Concat,
     Expr,
@@ -43,6 +44,11 @@ _FUSED: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
 _WORD = re.compile(r"[./]")
 _MAY_ALTERNATE = frozenset(("wqkv", "query_key_value", "qkv_proj"))
 """Fused weights that some models keep head by head, so that a third is not one of the parts."""
+_CONVOLVED = re.compile(r"(?<![^.])(?:qkv|kv)(?=\.)")
+"""Fused weights that are so only where they are convolutions, as those of guided diffusion."""
+_BIASES_OF_HEADS = "attention_biases"
+"""What attention has beside a `qkv` of heads, as in LeViT and TinyViT."""
+_MATRIX = 2
 # Those of GPT-OSS, whose experts have biases and hold gates in turns with the other halves.
 _IN_TURNS = (".gate_up_proj", ".gate_up_proj_bias")
 _TOGETHER: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -59,19 +65,33 @@ def parts_named(step: str) -> tuple[str, ...]:
     return next((parts for names, parts in _FUSED if step.lower() in names), ())
 
 
-def may_alternate(expr: Expr, keys: Container[str]) -> bool:
-    """Return True for a part of a fused weight whose layout nothing shows.
+def may_alternate(expr: Expr, steps: tuple[str, ...], entries: StateDict) -> bool:
+    """Return True for fused weights, or parts of them, whose layout nothing shows.
 
     Args:
         expr: What a leaf takes.
-        keys: All keys of the checkpoint.
+        steps: The leaf's steps: under the entry's own name it holds what that holds.
+        entries: The checkpoint.
     """
     fused = {key for node in nodes_of(expr) if isinstance(node, Split) for key in keys_of(node)}
-    return any(
-        _MAY_ALTERNATE.intersection(key.split("."))
-        or (key.endswith(_IN_TURNS) and f"{key.removesuffix('_bias')}_bias" in keys)
-        for key in fused
-    )
+    mine = set(filter(parts_named, steps))
+    if not fused and mine:
+        fused = {key for key in keys_of(expr) if mine.isdisjoint(key.split("."))}
+    return any(_alternates(key, entries) for key in fused)
+
+
+def _alternates(key: str, entries: StateDict) -> bool:
+    """Return True if a fused weight may be kept head by head, or in turns."""
+    if _MAY_ALTERNATE.intersection(key.split(".")):
+        return True
+    if key.endswith(_IN_TURNS):
+        return f"{key.removesuffix('_bias')}_bias" in entries
+    match = _CONVOLVED.search(key)
+    if match is None:
+        return False
+    weight = f"{key.rpartition('.')[0]}.weight"
+    is_kernel = len(entries.shape(weight if weight in entries else key)) > _MATRIX
+    return is_kernel or f"{key[: match.start()]}{_BIASES_OF_HEADS}" in entries
 
 
 @dataclass(frozen=True, slots=True)
