@@ -12,7 +12,7 @@ from rapidfuzz.distance import JaroWinkler
 
 from s2p_tui.proposals.matcher.assignment import Matrix
 from s2p_tui.proposals.matcher.tree import Node
-from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, remembered
+from s2p_tui.proposals.matcher.words import FAINT, is_meaning, meanings, name_of, remembered
 
 _NO_NUMBER, _UNEQUAL = 0.3, 0.2
 Read = Sequence[tuple[tuple[str, ...], tuple[int, ...]]]
@@ -231,8 +231,11 @@ def words_alike(first: str, second: str) -> float:
     short, long = sorted((first, second), key=len)
     if len(short) >= 3 and long.startswith(short):
         return 0.8
+    # What a letter stands for is spelt as nobody wrote it: `w` is read as `weight`, not as `height`.
+    if len(short) <= 3 or is_meaning(first) or is_meaning(second):
+        return 0.0
     likeness = JaroWinkler.similarity(first, second)
-    return likeness * 0.8 if likeness > _NEARLY and len(short) > 3 else 0.0
+    return likeness * 0.8 if likeness > _NEARLY else 0.0
 
 
 def role_of(words: Sequence[str]) -> str:
@@ -494,7 +497,7 @@ def _all_alike(first: Sequence[str], second: Sequence[str]) -> Matrix:
     scores = cdist(
         first, second, scorer=JaroWinkler.similarity, score_cutoff=_NEARLY, dtype=np.float64
     )
-    lengths = [np.array([len(word) for word in side]) for side in (first, second)]
+    lengths = [[0 if is_meaning(word) else len(word) for word in side] for side in (first, second)]
     short = np.minimum.outer(*lengths)
     alike = np.where((scores > _NEARLY) & (short > 3), scores * 0.8, 0.0)
     places = [{word: n for n, word in enumerate(side)} for side in (first, second)]

@@ -37,6 +37,7 @@ from s2p_tui.proposals.matcher.align import (
 )
 from s2p_tui.proposals.matcher.buckets import NAMES_AGREE, SAME_NAME
 from s2p_tui.proposals.matcher.channels import Kernels, flattened
+from s2p_tui.proposals.matcher.conventions import gated_by_number, up_by_name
 from s2p_tui.proposals.matcher.decided import following, given_rows, taken_keys
 from s2p_tui.proposals.matcher.doubts import (
     crossed,
@@ -52,6 +53,7 @@ from s2p_tui.proposals.matcher.indices import misnumbered
 from s2p_tui.proposals.matcher.likeness import Learned
 from s2p_tui.proposals.matcher.modules import with_modules
 from s2p_tui.proposals.matcher.nesting import as_nested, crosswise
+from s2p_tui.proposals.matcher.offsets import unexplained_offsets
 from s2p_tui.proposals.matcher.orientation import Orientation, attentions
 from s2p_tui.proposals.matcher.parts import as_leaf_takes, made_of_parts, steps_of_leaves
 from s2p_tui.proposals.matcher.pieces import (
@@ -62,7 +64,6 @@ from s2p_tui.proposals.matcher.pieces import (
     with_views,
 )
 from s2p_tui.proposals.matcher.support import (
-    gated_by_number,
     namesakes,
     reordered,
     stacked_by_name,
@@ -274,6 +275,9 @@ def _fill(
     doubts.add(Question.ENTRY, gated_by_number(whole, taken))
     taking = {p: piece for p, piece, _ in found}
     doubts.add(Question.ENTRY, crosswise(taking, steps, paths))
+    known = {p: (skeleton[p].owner or "").startswith("equinox.nn.") for p in whole}
+    doubts.add(Question.ENTRY, up_by_name(whole, shapes, known))
+    doubts.add(Question.ENTRY, unexplained_offsets(whole, of_leaves, named))
     doubts.add(Question.GROUPING, reordered(whole))
     doubts.add(Question.GROUPING, stacked_by_name(taking))
     task.check()

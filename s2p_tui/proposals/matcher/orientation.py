@@ -76,9 +76,10 @@ def _classes(
     """Return the classes a leaf shares with ever more leaves of its owner's class, nearest first.
 
     Weights whose names say that they hold the input axis first are of another kind than others:
-    a model may have layers of both. A class of layers says nothing of another class.
+    a model may have layers of both; and a user's own parameters are of another kind than the
+    weights of PyTorch's layers. A class of layers says nothing of another class.
     """
-    template, last = _template(steps), (steps[-1], piece.is_input_first)
+    template, last = _template(steps), (steps[-1], piece.is_input_first, piece.is_bare)
     rank = len(shape)
     return (
         ("same leaf", owner, template),
@@ -88,6 +89,11 @@ def _classes(
         ("same rank", owner, last, rank),
         ("same name", owner, last),
     )
+
+
+def _own(steps: Steps, owner: str | None) -> tuple[object, ...]:
+    """The class of what a user keeps in one class of modules, or one dict, under any names."""
+    return ("owner", owner, _template(steps)[:-1] if owner is None else ())
 
 
 def attentions(paths: Iterable[Steps]) -> frozenset[Steps]:
@@ -131,7 +137,8 @@ class Orientation:
             ways = piece.turns(shape)
             if len(ways) == 1:
                 (out_last,) = ways
-                for group in _classes(steps, shape, piece, owner):
+                own = _own(steps, owner), ("any", owner)
+                for group in (*_classes(steps, shape, piece, owner), *own):
                     self._votes[group][out_last] += 1
 
     @property
@@ -195,6 +202,11 @@ class Orientation:
                 return Layout(turned[0][0], axes, grouping, order or why)
         last = steps[-1]
         turned = self._votes.get(groups[-1], _NO_VOTES)[True]
+        around = ("any", owner) if own_name else _own(steps, owner)
+        beside = self._votes.get(around, _NO_VOTES)[True]
+        if beside and not known_layer:
+            why = "other weights beside it are transposed, and nothing shows whether this one is"
+            return Layout(_first(layouts, out_last=True), None, grouping, why)
         if own_name and not turned:
             why = "a dict that keeps entries under their own names keeps PyTorch's layout"
             return Layout(_first(layouts, out_last=False), Answer.OWN_NAME, grouping, why)
@@ -205,7 +217,9 @@ class Orientation:
                 return Layout(_first(layouts, out_last=first), None, grouping, why)
             why = "some weights of this name are transposed, and nothing shows whether this one is"
             why = why if turned else "the layer keeps PyTorch's layout"
-            axes = None if turned else Answer.KEPT
+            if piece.is_bare and not turned:
+                why = "it is no layer's weight by its name, and may hold the input axis first"
+            axes = None if turned or piece.is_bare else Answer.KEPT
             return Layout(_first(layouts, out_last=False), axes, grouping, why)
         if name_of(last).words[-1:] != ("weight",):
             same = last in (piece.steps[-1] if piece.steps else "",)

@@ -125,6 +125,12 @@ class Piece:
         """True if it is called `w`, as Haiku's weights are, which hold the input axis first."""
         return any(_WORD.split(key)[-1] == "w" for expr in self.members for key in keys_of(expr))
 
+    @property
+    def is_bare(self) -> bool:
+        """True if it is called as no layer of PyTorch's calls a weight: a user's own parameter."""
+        keys = (key for expr in self.members for key in keys_of(expr))
+        return self.composite is None and any("weight" not in _WORD.split(k)[-1] for k in keys)
+
     def layouts(self, target: Shape) -> list[tuple[Expr, bool]]:
         """The expressions of the target's shape, the simplest first.
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from s2p_tui.alignment.transform import keys_of
 from s2p_tui.proposals.matcher.likeness import words_alike
+from s2p_tui.proposals.matcher.offsets import Shifted
 from s2p_tui.proposals.matcher.pieces import Piece, parts_named
 from s2p_tui.proposals.matcher.words import (
     FAINT,
@@ -64,10 +65,7 @@ _FUSED = frozenset(
     )
 )
 """Parts of which a layer has several in one, in an order that only its name tells."""
-_GATED = ("w1", "w2", "w3")
 _DIGITS = re.compile(r"\d+")
-_WORD_NUMBERS = (0, 1)
-"""First numbers of words that count the members of a list."""
 
 
 def unsupported(
@@ -188,7 +186,7 @@ def namesakes(
         if other is not None and sizes[other] == sizes[n]:
             found[n] = f"another leaf has the very name of {_text(source)}"
     if found:
-        shifted = _Shifted(pairs, leaves, entries)
+        shifted = Shifted(pairs, leaves, entries)
         for n, (target, source) in pairs.items():
             names = _unnumbered(target[outer[0] :]), _unnumbered(source[outer[1] :])
             if n in found and names[0] == names[1] and shifted.explains(target, source):
@@ -196,78 +194,8 @@ def namesakes(
     return found
 
 
-class _Shifted:
-    """Tells lists that count from 0 on one side and from 1 on the other, whole ones of one length.
-
-    Under the very names one leaf of such a list would have no entry, and one entry no leaf.
-
-    Args:
-        pairs: Steps of leaves and of the entries they take, by place.
-        leaves: Steps of all leaves that entries could fill.
-        entries: Steps of all entries that leaves could take.
-    """
-
-    def __init__(
-        self,
-        pairs: Mapping[int, tuple[Steps, Steps]],
-        leaves: Iterable[Steps],
-        entries: Iterable[Steps],
-    ) -> None:
-        self._members = _members(leaves), _members(entries)
-        self._together: dict[tuple[Steps, Steps], set[tuple[int, int]]] = defaultdict(set)
-        for sides in pairs.values():
-            for both, numbers in _numbered_alike(*sides):
-                self._together[both].add(numbers)
-
-    def explains(self, target: Steps, source: Steps) -> bool:
-        """Return True if a leaf and an entry differ in numbers only because lists are shifted."""
-        levels = _numbered_alike(target, source)
-        shifted = [both for both, (mine, its) in levels if mine != its]
-        return bool(shifted) and all(map(self._is_shifted, shifted))
-
-    def _is_shifted(self, lists: tuple[Steps, Steps]) -> bool:
-        both = sorted(self._together[lists])
-        held = [self._members[side][name] for side, name in enumerate(lists)]
-        first, second = zip(*both, strict=True)
-        return (
-            {first[0], second[0]} == {*_WORD_NUMBERS}
-            and len(held[0]) == len(held[1]) == len(both)
-            and all(map(_is_even, (first, second)))
-        )
-
-
-def _is_even(numbers: Sequence[int]) -> bool:
-    """Return True for numbers that are equally far apart, in rising order."""
-    apart = {after - before for before, after in pairwise(numbers)}
-    return len(apart) <= 1 and min(apart, default=1) > 0
-
-
 def _unnumbered(steps: Steps) -> Steps:
     return tuple(step for step in steps if not step.isdigit())
-
-
-def _members(paths: Iterable[Steps]) -> Mapping[Steps, set[str]]:
-    """The members of lists, by the steps that lead to each list."""
-    found: dict[Steps, set[str]] = defaultdict(set)
-    for path in paths:
-        for level, step in enumerate(path):
-            if step.isdigit():
-                found[path[:level]].add(step)
-    return found
-
-
-def _numbered_alike(
-    target: Steps, source: Steps
-) -> Iterator[tuple[tuple[Steps, Steps], tuple[int, int]]]:
-    """The lists that both names lead through, outermost first, and the members they lead to."""
-    columns = _levels(target), _levels(source)
-    if len(columns[0]) == len(columns[1]):
-        for mine, its in zip(*columns, strict=True):
-            yield (target[:mine], source[:its]), (int(target[mine]), int(source[its]))
-
-
-def _levels(steps: Steps) -> list[int]:
-    return [level for level, step in enumerate(steps) if step.isdigit()]
 
 
 def _wrapper(paths: Iterable[Steps]) -> int:
@@ -341,34 +269,6 @@ def stacked_by_name(pieces: Mapping[int, Piece]) -> dict[int, str]:
             apart = {after - before for before, after in pairwise(numbers)}
             if len(numbers) == len(paths) and len({*numbers}) == len(numbers) and len(apart) > 1:
                 found[n] = f"{', '.join(map(str, numbers))} need not be indices"
-    return found
-
-
-def gated_by_number(
-    pairs: Mapping[int, tuple[Steps, Steps]], shapes: Mapping[int, Shape]
-) -> dict[int, str]:
-    """Pairs of `w1`, `w2` or `w3` and another name whose sizes do not show which is which.
-
-    Some models call the second one the layer that leads back, others the third; where that is the
-    second, the first one is the gate.
-
-    Args:
-        pairs: Steps of leaves and of the entries they take, by place.
-        shapes: The shapes of what the leaves take.
-    """
-    layers: dict[tuple[int, Steps], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for n, sides in pairs.items():
-        for side, steps in enumerate(sides):
-            level = next((at for at, step in enumerate(steps) if step in _GATED), None)
-            if level is not None and steps[level] not in sides[1 - side]:
-                layers[side, steps[:level]][steps[level]].append(n)
-    found: dict[int, str] = {}
-    for members in layers.values():
-        # Biases say nothing: one may be missing.
-        sizes = {name: {shapes[n] for n in members[name] if len(shapes[n]) > 1} for name in _GATED}
-        if all(sizes.values()) and not sizes["w1"] == sizes["w3"] != sizes["w2"]:
-            why = "w1, w2 and w3 are called otherwise here, and no size shows which is which"
-            found.update((n, why) for numbers in members.values() for n in numbers)
     return found
 
 

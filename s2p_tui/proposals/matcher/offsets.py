@@ -1,0 +1,145 @@
+"""Offsets between the numbers of two lists: which ones are shown, and which may be a lost member.
+
+PyTorch counts from 0. Where a list of the checkpoint begins later, its first members have no
+parameters, or the whole checkpoint counts from 1, or members are lost; the number of members does
+not tell, as others may have been added at the end.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+
+from s2p_tui.proposals.matcher.words import remembered
+
+Steps = tuple[str, ...]
+Shape = tuple[int, ...]
+Lists = tuple[Steps, Steps]
+"""The steps that lead to a list of leaves and to one of entries."""
+_FIRST_NUMBERS = (0, 1)
+_CONVENTION = 2
+"""Lists that count from 1, alike and without a gap, before that is how the checkpoint counts."""
+
+
+class Shifted:
+    """Tells lists that count from 0 on one side and from 1 on the other, whole ones of one length.
+
+    Under the very names one leaf of such a list would have no entry, and one entry no leaf.
+
+    Args:
+        pairs: Steps of leaves and of the entries they take, by place.
+        leaves: Steps of all leaves that entries could fill.
+        entries: Steps of all entries that leaves could take.
+    """
+
+    def __init__(
+        self,
+        pairs: Mapping[int, Lists],
+        leaves: Iterable[Steps],
+        entries: Iterable[Steps],
+    ) -> None:
+        self._members = members(leaves), members(entries)
+        self._together: dict[Lists, set[tuple[int, int]]] = defaultdict(set)
+        for sides in pairs.values():
+            for both, numbers in _numbered_alike(*sides):
+                self._together[both].add(numbers)
+
+    def explains(self, target: Steps, source: Steps) -> bool:
+        """Return True if a leaf and an entry differ in numbers only because lists are shifted."""
+        levels = _numbered_alike(target, source)
+        shifted = [both for both, (mine, its) in levels if mine != its]
+        return bool(shifted) and all(map(self._is_shifted, shifted))
+
+    def _is_shifted(self, lists: Lists) -> bool:
+        both = sorted(self._together[lists])
+        held = [self._members[side][name] for side, name in enumerate(lists)]
+        first, second = zip(*both, strict=True)
+        return (
+            {first[0], second[0]} == {*_FIRST_NUMBERS}
+            and len(held[0]) == len(held[1]) == len(both)
+            and all(map(_is_even, (first, second)))
+        )
+
+
+def unexplained_offsets(
+    pairs: Mapping[int, Lists], shapes: Mapping[int, Shape], entries: Iterable[Steps]
+) -> dict[int, str]:
+    """Pairs of lists of which the checkpoint's begins later than it has to, and why that is odd.
+
+    It has to where no member would fit in before the first one, or those before it are there, used
+    by something else. Where members differ in size, only one of them fits each place. And where
+    more lists of the checkpoint than one count from 1, and none counts from 0, that is its way.
+
+    Args:
+        pairs: Steps of leaves and of the entries they take, by place.
+        shapes: The shapes of the leaves.
+        entries: Steps of all entries that leaves could take.
+    """
+    numbers: dict[Lists, set[tuple[int, int]]] = defaultdict(set)
+    concerned: dict[Lists, list[int]] = defaultdict(list)
+    forms: dict[Steps, dict[int, set[tuple[Steps, Shape]]]] = {}
+    for n, sides in pairs.items():
+        for both, (mine, its) in _numbered_alike(*sides):
+            numbers[both].add((mine, its))
+            concerned[both].append(n)
+            rest = sides[0][len(both[0]) + 1 :], shapes[n]
+            forms.setdefault(both[0], defaultdict(set))[mine].add(rest)
+    if all(mine == its for both in numbers.values() for mine, its in both):
+        return {}
+    held = members(entries)
+    found: dict[int, str] = {}
+    for both, pair in numbers.items():
+        if (
+            all(mine == its for mine, its in pair)
+            or len({*map(frozenset, forms[both[0]].values())}) > 1
+        ):
+            continue
+        its = sorted({its for _, its in pair})
+        before = its[0] - min((after - one for one, after in pairwise(its)), default=1)
+        if before < 0 or str(before) in held[both[1]] or _counts_from_one(held):
+            continue
+        name = ".".join(both[1])
+        why = f"nothing shows that {name} begins with {its[0]}, and has not lost {name}.{before}"
+        found.update(dict.fromkeys(concerned[both], why))
+    return found
+
+
+def _counts_from_one(held: Mapping[Steps, set[str]]) -> bool:
+    """Return True if several lists count from 1 without a gap, and none from 0."""
+    counted: set[Steps] = set()
+    for name, numbers in held.items():
+        inside = sorted(map(int, numbers))
+        if inside[0] == 0:
+            return False
+        if inside == [*range(1, len(inside) + 1)] and len(inside) > 1:
+            counted.add(tuple("#" if step.isdigit() else step for step in name))
+    return len(counted) >= _CONVENTION
+
+
+def members(paths: Iterable[Steps]) -> Mapping[Steps, set[str]]:
+    """The members of lists, by the steps that lead to each list."""
+    found: dict[Steps, set[str]] = defaultdict(set)
+    for path in paths:
+        for level in _levels(path):
+            found[path[:level]].add(path[level])
+    return found
+
+
+def _is_even(numbers: Sequence[int]) -> bool:
+    """Return True for numbers that are equally far apart, in rising order."""
+    apart = {after - before for before, after in pairwise(numbers)}
+    return len(apart) <= 1 and min(apart, default=1) > 0
+
+
+def _numbered_alike(target: Steps, source: Steps) -> Iterator[tuple[Lists, tuple[int, int]]]:
+    """The lists that both names lead through, outermost first, and the members they lead to."""
+    columns = _levels(target), _levels(source)
+    if len(columns[0]) == len(columns[1]):
+        for mine, its in zip(*columns, strict=True):
+            yield (target[:mine], source[:its]), (int(target[mine]), int(source[its]))
+
+
+@remembered
+def _levels(steps: Steps) -> tuple[int, ...]:
+    return tuple(level for level, step in enumerate(steps) if step.isdigit())
