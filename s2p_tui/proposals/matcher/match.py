@@ -67,6 +67,7 @@ from s2p_tui.proposals.matcher.support import (
     namesakes,
     reordered,
     stacked_by_name,
+    unlike,
     unsupported,
 )
 from s2p_tui.proposals.matcher.tree import let_go, tree_of
@@ -252,7 +253,8 @@ def _fill(
     left = (piece.shape for piece in pieces if id(piece) not in used)
     shapes = {p: (skeleton[p].shape, piece.shape) for p, piece, _ in found}
     layers = {p: (skeleton[p], piece) for p, piece, _ in found}
-    sides = {} if nameless else {p: (steps[p], piece.steps) for p, piece, _ in found}
+    named_by = {p: (steps[p], piece.steps) for p, piece, _ in found}
+    sides = {} if nameless else named_by
     whole = {p: sides[p] for p, piece, _ in found if p in sides and is_whole(piece)}
     task.check()
     # The last one is the reason that is given.
@@ -265,7 +267,7 @@ def _fill(
     torn = torn_apart(sides)
     doubts.add(Question.MODULE, torn)
     of_leaves = {p: skeleton[p].shape for p in whole}
-    doubts.add(Question.ENTRY, unsupported(whole, useless))
+    doubts.add(Question.ENTRY, unlike(named_by) if nameless else unsupported(whole, useless))
     paths = [steps_of_key(key) for key in keys]
     doubts.add(Question.ENTRY, misnumbered(whole, of_leaves, steps.values(), paths))
     named = {piece.steps: prod(piece.shape) for piece in pieces if is_whole(piece)}

@@ -73,6 +73,8 @@ def may_alternate(expr: Expr, steps: tuple[str, ...], entries: StateDict) -> boo
         steps: The leaf's steps: under the entry's own name it holds what that holds.
         entries: The checkpoint.
     """
+    if any(_MAY_ALTERNATE.intersection(steps) - {*key.split(".")} for key in keys_of(expr)):
+        return True
     fused = {key for node in nodes_of(expr) if isinstance(node, Split) for key in keys_of(node)}
     mine = set(filter(parts_named, steps))
     if not fused and mine:

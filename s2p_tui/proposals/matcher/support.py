@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from itertools import pairwise
 
 from s2p_tui.alignment.transform import keys_of
@@ -103,7 +103,9 @@ def unsupported(
             odd = {
                 n: names
                 for n, names in odd.items()
-                if pairs[n][1] in useless or _says_otherwise(*named[n])
+                if pairs[n][1] in useless
+                or _says_otherwise(*named[n])
+                or (odd is roles and _are_words(*named[n]))
             }
         often: dict[tuple[str, str], set[tuple[Steps, Steps]]] = defaultdict(set)
         for n, names in odd.items():
@@ -120,6 +122,24 @@ def unsupported(
                 if functions and _words(target[-1]) & _words(source[-1]):
                     found[n] = f"{source[-1]} may be a function of {target[-1]}, or that of it"
     return found | _strangers(pairs)
+
+
+def unlike(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+    """Pairs of words that mean nothing here, and are not the same: their size alone proves nothing.
+
+    Args:
+        pairs: Steps of leaves and of the entries they take, by place.
+    """
+    return {
+        n: f"{source[-1]} and {target[-1]} have nothing in common but their size"
+        for n, (target, source) in ((n, tuple(map(_named, sides))) for n, sides in pairs.items())
+        if _are_words(target, source) and not _roles_agree(target, source)
+    }
+
+
+def _are_words(target: Steps, source: Steps) -> bool:
+    """Return True if both names have words in them, and not only letters and numbers."""
+    return all(any(len(_DIGITS.sub("", w)) > 1 for w in _words(s[-1])) for s in (target, source))
 
 
 def _says_otherwise(target: Steps, source: Steps) -> bool:
