@@ -63,6 +63,7 @@ from s2p_tui.proposals.matcher.pieces import (
     parts_named,
     with_views,
 )
+from s2p_tui.proposals.matcher.rotary import in_pairs
 from s2p_tui.proposals.matcher.support import (
     namesakes,
     reordered,
@@ -281,6 +282,7 @@ def _fill(
     doubts.add(Question.ENTRY, up_by_name(whole, shapes, known))
     doubts.add(Question.ENTRY, unexplained_offsets(whole, of_leaves, named))
     doubts.add(Question.GROUPING, reordered(whole))
+    doubts.add(Question.GROUPING, in_pairs(layers, steps, state_dict))
     doubts.add(Question.GROUPING, stacked_by_name(taking))
     task.check()
     kernels, own_names = Kernels(state_dict), _own_names(keys)
