@@ -53,6 +53,7 @@ from s2p_tui.proposals.matcher.indices import misnumbered
 from s2p_tui.proposals.matcher.likeness import Learned
 from s2p_tui.proposals.matcher.modules import with_modules
 from s2p_tui.proposals.matcher.nesting import as_nested, crosswise
+from s2p_tui.proposals.matcher.norms import other_order
 from s2p_tui.proposals.matcher.offsets import unexplained_offsets
 from s2p_tui.proposals.matcher.orientation import Orientation, attentions
 from s2p_tui.proposals.matcher.parts import as_leaf_takes, made_of_parts, steps_of_leaves
@@ -281,6 +282,8 @@ def _fill(
     known = {p: (skeleton[p].owner or "").startswith("equinox.nn.") for p in whole}
     doubts.add(Question.ENTRY, up_by_name(whole, shapes, known))
     doubts.add(Question.ENTRY, unexplained_offsets(whole, of_leaves, named))
+    in_order = not _sorted_by_name(skeleton)
+    doubts.add(Question.ENTRY, other_order(whole, paths, leaves_in_order=in_order))
     doubts.add(Question.GROUPING, reordered(whole))
     doubts.add(Question.GROUPING, in_pairs(layers, steps, state_dict))
     doubts.add(Question.GROUPING, stacked_by_name(taking))
