@@ -42,12 +42,14 @@ _FUSED: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     (frozenset(("up_gate_proj", "up_gate")), ("up_proj", "gate_proj")),
 )
 _WORD = re.compile(r"[./]")
-_MAY_ALTERNATE = frozenset(("wqkv", "query_key_value", "qkv_proj"))
+_MAY_ALTERNATE = frozenset(("wqkv", "query_key_value", "qkv_proj", "kv_proj"))
 """Fused weights that some models keep head by head, so that a third is not one of the parts."""
-_CONVOLVED = re.compile(r"(?<![^.])(?:qkv|kv)(?=\.)")
-"""Fused weights that are so only where they are convolutions, as those of guided diffusion."""
+_PLAIN = re.compile(r"(?<![^.])(?:qkv|kv)(?=\.)")
+"""Fused weights of many models. Those that call what follows `proj`, as timm's transformers and
+most models of images do, have the parts one after the other, but for convolutions (guided
+diffusion, EfficientViT) and for LeViT and TinyViT, which have `attention_biases` beside them.
+"""
 _BIASES_OF_HEADS = "attention_biases"
-"""What attention has beside a `qkv` of heads, as in LeViT and TinyViT."""
 _MATRIX = 2
 # Those of GPT-OSS, whose experts have biases and hold gates in turns with the other halves.
 _IN_TURNS = (".gate_up_proj", ".gate_up_proj_bias")
@@ -88,12 +90,14 @@ def _alternates(key: str, entries: StateDict) -> bool:
         return True
     if key.endswith(_IN_TURNS):
         return f"{key.removesuffix('_bias')}_bias" in entries
-    match = _CONVOLVED.search(key)
+    match = _PLAIN.search(key)
     if match is None:
         return False
     weight = f"{key.rpartition('.')[0]}.weight"
     is_kernel = len(entries.shape(weight if weight in entries else key)) > _MATRIX
-    return is_kernel or f"{key[: match.start()]}{_BIASES_OF_HEADS}" in entries
+    around = key[: match.start()]
+    is_timm = f"{around}proj.weight" in entries and f"{around}{_BIASES_OF_HEADS}" not in entries
+    return is_kernel or not is_timm
 
 
 @dataclass(frozen=True, slots=True)
