@@ -6,6 +6,7 @@ number belongs to the list that its name says, not to the list at its depth.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby, pairwise, permutations
@@ -169,7 +170,9 @@ def crosswise(
         steps: Steps of the leaves, by place.
         entries: Steps of the entries.
     """
-    sizes = sizes_of(steps.values()), sizes_of(entries)
+    paths = [*entries]
+    sizes = sizes_of(steps.values()), sizes_of(paths)
+    members = _members(paths)
     found: dict[int, str] = {}
     for n, piece in pieces.items():
         mine = _numbers(steps[n])
@@ -177,11 +180,16 @@ def crosswise(
         sources = [_numbers(path) for path in keys] if mine else []
         if len({len(source) for source in sources}) != 1 or len(sources[0]) < 2:
             continue
-        columns = list(zip(*sources, strict=True))
-        kept = [place for place, column in enumerate(columns) if len({*column}) == 1]
+        columns = list(zip(*sources, strict=True)) if len(sources) > 1 else sources[0]
+        kept = [n for n, column in enumerate(columns) if len(sources) == 1 or len({*column}) == 1]
         if len(kept) != len(mine):
             continue
         lists = tuple(name for name, _ in mine), tuple(name for name, _ in sources[0])
+        if len(kept) < len(columns):
+            for (name, _), place in zip(mine, kept, strict=True):
+                is_as_long = len(members[lists[1], place]) == len(piece.members)
+                if is_as_long and not _likeness(name, lists[1][place]):
+                    found[n] = "another list has as many members, and no name says which is stacked"
         other = _other_lists(*lists, tuple(kept)) if all(lists[1]) else None
         if other is None:
             continue
@@ -194,6 +202,17 @@ def crosswise(
             f"the number of {lists[0][level]} is taken from {lists[1][kept[level]]}, "
             f"and by its name may be that of {lists[1][other[level]]}"
         )
+    return found
+
+
+def _members(paths: Iterable[Steps]) -> Mapping[tuple[Names, int], set[int]]:
+    """The numbers of each list's members, by the names of the lists on the way and its place."""
+    found: dict[tuple[Names, int], set[int]] = defaultdict(set)
+    for path in paths:
+        numbers = _numbers(path)
+        names = tuple(name for name, _ in numbers)
+        for place, (_, number) in enumerate(numbers):
+            found[names, place].add(number)
     return found
 
 
