@@ -91,6 +91,10 @@ class Code(StrEnum):
         "plain .eqx can be named by the model that was saved."
     )
     ACCEPT_UNUSED = "Accept entries that the model does not need as unused: {unused}."
+    MERGE_ADAPTER = (
+        "Some are a LoRA adapter's, which has to be merged: give the base model's checkpoint with "
+        "the adapter beside it, or merge them with PEFT (merge_and_unload) first."
+    )
     ALLOW_OVERFLOW = "Write a dtype with room for them, or allow overflow."
     LOADABLE_DTYPE = "Write bfloat16, or a .safetensors file."
     VERIFY_OR_NO_CERTIFICATE = "Verify the file, or leave the certificate out."

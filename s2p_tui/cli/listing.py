@@ -212,6 +212,16 @@ def _pattern_in_words(node: Any) -> str:
         operands = cast("list[Any]", of)
     steps = [_pattern_in_words(one) for one in operands]
     before: dict[str, None] = {words: None for words in steps if words}
-    facts = [f"{name} {value}" for name, value in step.items() if name not in ("op", "of", "each")]
+    facts = [
+        f"{name} {_fact_in_words(value)}"
+        for name, value in step.items()
+        if name not in ("op", "of", "each")
+    ]
     own = " ".join([str(step.get("op")), *facts])
     return ", then ".join([*before, own])
+
+
+def _fact_in_words(value: Any) -> str:
+    if isinstance(value, list):
+        return f"({', '.join(map(_fact_in_words, cast('list[Any]', value)))})"
+    return str(value)

@@ -242,6 +242,10 @@ WAYS_OUT = {
     ),
     # Without a full stop, which would be pasted with the last pattern.
     Code.ACCEPT_UNUSED: "Accept entries that the model does not need: {unused:--allow-unused }",
+    Code.MERGE_ADAPTER: (
+        "Some are a LoRA adapter's, which has to be merged: give the base model's CHECKPOINT and "
+        "--adapter, or merge them with PEFT (merge_and_unload) first."
+    ),
     Code.ALLOW_OVERFLOW: "Write --dtype bfloat16 or float32, or allow it with --allow-overflow.",
     Code.LOADABLE_DTYPE: "Write bfloat16 with --dtype bfloat16, or write a .safetensors file.",
     Code.VERIFY_OR_NO_CERTIFICATE: "Leave out --certificate or --no-verify.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +21,9 @@ from s2p_tui.errors import AlignmentError, Code, Hint, Patterns, UsageError
 
 FileFormat = Literal["eqx", "safetensors", "torch", "orbax"]
 """Of outputs; `torch` holds state dicts alone, and `orbax` is a folder."""
+
+_OF_AN_ADAPTER = re.compile(r"lora_?(a|b|down|up)(?![a-z])", re.IGNORECASE)
+"""Names of factors that PEFT, torchtune, litgpt and kohya save."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,8 @@ def _refusal(
         count = sum(len(group.members) for group in unused)
         said.append(f"{count:,} unused {'entry' if count == 1 else 'entries'}")
         hint = Hint(Code.ACCEPT_UNUSED, {"unused": Patterns(globs)})
+        if any(_OF_AN_ADAPTER.search(left.key) for group in unused for left in group.members):
+            hint = Hint(Code.MERGE_ADAPTER, more=hint)
     if problems:
         verb = "does" if len(problems) == 1 else "do"
         said.insert(0, f"{len(problems)} of {rows} rows {verb} not line up")

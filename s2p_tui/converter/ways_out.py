@@ -33,6 +33,10 @@ WAYS_OUT = {
         f'{_LINE_UP} The leaves of a plain .eqx can be named with like="pkg.module:factory".'
     ),
     Code.ACCEPT_UNUSED: "Accept entries that the model does not need: allow_unused=[{unused}].",
+    Code.MERGE_ADAPTER: (
+        "Some are a LoRA adapter's, which has to be merged: give the base model's checkpoint and "
+        "adapter=, or merge them with PEFT (merge_and_unload) first."
+    ),
     Code.ALLOW_OVERFLOW: (
         'Write dtype="bfloat16" or "float32", or allow it with allow_overflow=True.'
     ),

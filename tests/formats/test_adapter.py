@@ -365,9 +365,12 @@ def test_the_app_opens_the_merged_checkpoint(pair: Path, monkeypatch: pytest.Mon
     assert any("merged with the adapter" in note for note in checkpoint.notes)
 
 
-def test_without_it_factors_in_the_checkpoint_block(pair: Path) -> None:
+def test_without_it_factors_in_the_checkpoint_block(
+    pair: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     del pair
     torch.save(BASE | FIRST, "all.pt")
     assert run(["convert", "all.pt", "skeleton.eqx", "-o", "out.eqx", "--trust-all"]) == 3
-    with pytest.raises(AlignmentError, match="2 unused entries"):
+    assert "give the base model's CHECKPOINT and --adapter" in capsys.readouterr().err
+    with pytest.raises(AlignmentError, match=r"(?s)2 unused entries.*adapter="):
         convert_tree(FIRST | {"w": numbers(5, 4)}, {"w": jnp.zeros((5, 4))}, trust=True)

@@ -91,7 +91,8 @@ def _in_checkpoint(session: Session, key: str) -> str:
 def _place(tensors: Tensors, name: str, label: str) -> str:
     extent = tensors.extent(name)
     if extent is None:
-        return f"{printable(label)}, {'in memory' if tensors.in_memory else 'in several chunks'}"
+        where = "in memory" if tensors.in_memory else "made of several pieces"
+        return f"{printable(label)}, {where}"
     strides = "" if extent.is_contiguous else f", strides {extent.strides}"
     return f"{printable(extent.file.name)}, from byte {extent.offset:,}{strides}"
 
