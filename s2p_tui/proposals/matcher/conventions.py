@@ -83,12 +83,11 @@ def up_by_name(
         known: Whether the class of a leaf's layer shows how its axes are laid out, by place.
     """
     groups: dict[tuple[Steps, Steps], list[int]] = defaultdict(list)
-    gated: set[tuple[Steps, Steps]] = set()
+    called: dict[tuple[Steps, Steps], set[str]] = defaultdict(set)
     for n, (target, source) in pairs.items():
         around = target[:-2], source[:-2]
-        words = [_words(steps[-2]) if len(steps) > 1 else frozenset() for steps in (target, source)]
-        if any("gate" in each for each in words):
-            gated.add(around)
+        words = [_words(steps[-2] if len(steps) > 1 else "") for steps in (target, source)]
+        called[around].update(*words)
         up = [bool(_UP_AND_DOWN & each) for each in words]
         if up[0] != up[1]:
             other = (target, source)[up[0]][-2:-1]
@@ -97,7 +96,10 @@ def up_by_name(
     found: dict[int, str] = {}
     for around, members in groups.items():
         steps = (step for side in around for step in side)
-        if around in gated or any(_WIDENING & _words(step) for step in steps):
+        # Without the other one they are levels.
+        if "gate" in called[around] or not called[around] >= _UP_AND_DOWN:
+            continue
+        if any(_WIDENING & _words(step) for step in steps):
             continue
         if _is_settled([(*shapes[n], known[n]) for n in members]):
             continue

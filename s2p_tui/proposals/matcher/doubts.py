@@ -37,6 +37,20 @@ _OPPOSITE = tuple(
         ("pos", "token"),
     )
 )
+_ROLES = frozenset(("weight", "bias"))
+_WORD = re.compile(r"[a-z]+")
+_ENDS = (
+    (
+        frozenset(("in", "input", "pre", "before", "first", "start", "embed", "embedding")),
+        frozenset(("out", "output", "post", "after", "last", "final", "end", "f")),
+    ),
+    (frozenset(("scale",)), frozenset(("shift",))),
+    (
+        frozenset(("left", "top", "low", "min", "row")),
+        frozenset(("right", "bottom", "high", "max")),
+    ),
+)
+"""Words for one of two ends, and for the other one."""
 _DENSE = frozenset(("mlp", "conv", "proj", "query", "key", "value", "qkv"))
 _OF_A_VARIANCE = frozenset(("log", "std", "sqrt", "rsqrt", "inv"))
 _AFTER = frozenset(("post", "out", "mlp"))
@@ -65,14 +79,25 @@ def _opposites(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
         why = known.get(names)
         if why is None:
             why = known[names] = _opposite(names)
-        if why:
+        if why or (why := _other_end(*sides) or _other_end(*sides[::-1])):
             found[n] = why
     return found
+
+
+def _other_end(named: Steps, numbered: Steps) -> str:
+    """Return that the first of a list is called the last, or the other way round."""
+    number = next((step for step in reversed(numbered) if step not in _ROLES), "")
+    words = _own_words(named) if number.isdigit() else frozenset[str]()
+    if ("last" if number == "0" else "first") in words:
+        return f"one is called {' '.join(sorted(words))}, and the other is number {number}"
+    return ""
 
 
 def _opposite(sides: tuple[Steps, Steps]) -> str:
     words = [{*meanings(steps)[0]} for steps in sides]
     layers = [{*meanings(steps[-2:-1])[0]} for steps in sides]
+    if why := _opposite_ends(*sides):
+        return why
     for several in _OPPOSITE:
         mine, theirs = (several & found for found in words)
         if mine and theirs and not mine & theirs:
@@ -87,6 +112,27 @@ def _opposite(sides: tuple[Steps, Steps]) -> str:
         if "norm" in one and "norm" not in other and other & _DENSE:
             return "one is of a normalisation, the other is not"
     return ""
+
+
+def _opposite_ends(target: Steps, source: Steps) -> str:
+    """Return that names differ in words for a beginning and an end alone, or in two opposites."""
+    mine, theirs = map(_own_words, (target, source))
+    apart = mine - theirs, theirs - mine
+    if not all(apart):
+        return ""
+    is_opposite = any(
+        apart[side] <= first and apart[1 - side] <= last for first, last in _ENDS for side in (0, 1)
+    )
+    if not is_opposite:
+        return ""
+    return f"one is {' '.join(sorted(apart[1]))}, the other {' '.join(sorted(apart[0]))}"
+
+
+@remembered
+def _own_words(steps: Steps) -> frozenset[str]:
+    """The words, as they are written, of the last step that is no number and no role."""
+    own = next((s for s in reversed(steps) if not s.isdigit() and s not in _ROLES), "")
+    return frozenset(_WORD.findall(own.lower()))
 
 
 def _without_numbers(steps: Steps) -> Steps:

@@ -88,6 +88,9 @@ def misnumbered(
     for names, both in numbers.items():
         written = in_words[names]
         sides = [[pair[side] for pair in both] for side in (0, 1)]
+        if len(both) == 1 and all(written) and sides[0] != sides[1]:
+            why = f"{_text(pairs[members[names][0]][1])} has another number than the leaf"
+            found.update(dict.fromkeys(members[names], why))
         is_one_to_one = len(both) > 1 and all(len({*side}) == len(both) for side in sides)
         if not is_one_to_one or sides[0] == sides[1]:
             continue

@@ -231,7 +231,7 @@ def words_alike(first: str, second: str) -> float:
     short, long = sorted((first, second), key=len)
     if len(short) >= 3 and long.startswith(short):
         return 0.8
-    # What a letter stands for is spelt as nobody wrote it: `w` is read as `weight`, not `height`.
+    # Nobody wrote what a letter stands for: `w` is read as `weight`, but not spelt like `height`.
     if len(short) <= 3 or is_meaning(first) or is_meaning(second):
         return 0.0
     likeness = JaroWinkler.similarity(first, second)

@@ -54,7 +54,7 @@ from s2p_tui.proposals.matcher.likeness import Learned
 from s2p_tui.proposals.matcher.modules import with_modules
 from s2p_tui.proposals.matcher.nesting import as_nested, crosswise
 from s2p_tui.proposals.matcher.norms import other_order
-from s2p_tui.proposals.matcher.offsets import unexplained_offsets
+from s2p_tui.proposals.matcher.offsets import falling, unexplained_offsets
 from s2p_tui.proposals.matcher.orientation import Orientation, attentions
 from s2p_tui.proposals.matcher.parts import as_leaf_takes, made_of_parts, steps_of_leaves
 from s2p_tui.proposals.matcher.pieces import (
@@ -69,7 +69,7 @@ from s2p_tui.proposals.matcher.support import (
     namesakes,
     reordered,
     stacked_by_name,
-    unlike,
+    unlike_parameters,
     unsupported,
 )
 from s2p_tui.proposals.matcher.tree import let_go, tree_of
@@ -255,8 +255,7 @@ def _fill(
     left = (piece.shape for piece in pieces if id(piece) not in used)
     shapes = {p: (skeleton[p].shape, piece.shape) for p, piece, _ in found}
     layers = {p: (skeleton[p], piece) for p, piece, _ in found}
-    named_by = {p: (steps[p], piece.steps) for p, piece, _ in found}
-    sides = {} if nameless else named_by
+    sides = {} if nameless else {p: (steps[p], piece.steps) for p, piece, _ in found}
     whole = {p: sides[p] for p, piece, _ in found if p in sides and is_whole(piece)}
     task.check()
     # The last one is the reason that is given.
@@ -269,8 +268,11 @@ def _fill(
     torn = torn_apart(sides)
     doubts.add(Question.MODULE, torn)
     of_leaves = {p: skeleton[p].shape for p in whole}
-    doubts.add(Question.ENTRY, unlike(named_by) if nameless else unsupported(whole, useless))
     paths = [steps_of_key(key) for key in keys]
+    if nameless:
+        bare = {p: (steps[p], piece.steps) for p, piece, _ in found if is_whole(piece)}
+        doubts.add(Question.ENTRY, unlike_parameters(bare))
+    doubts.add(Question.ENTRY, unsupported(whole, useless))
     doubts.add(Question.ENTRY, misnumbered(whole, of_leaves, steps.values(), paths))
     named = {piece.steps: prod(piece.shape) for piece in pieces if is_whole(piece)}
     sizes = {p: prod(shape) for p, shape in of_leaves.items()}
@@ -281,6 +283,7 @@ def _fill(
     doubts.add(Question.ENTRY, crosswise(taking, steps, paths))
     known = {p: (skeleton[p].owner or "").startswith("equinox.nn.") for p in whole}
     doubts.add(Question.ENTRY, up_by_name(whole, shapes, known))
+    doubts.add(Question.ENTRY, falling(whole, named))
     doubts.add(Question.ENTRY, unexplained_offsets(whole, of_leaves, named))
     in_order = not _sorted_by_name(skeleton)
     doubts.add(Question.ENTRY, other_order(whole, paths, leaves_in_order=in_order))

@@ -11,12 +11,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
-from s2p_tui.proposals.matcher.words import remembered
+from s2p_tui.proposals.matcher.words import name_of, remembered
 
 Steps = tuple[str, ...]
 Shape = tuple[int, ...]
 Lists = tuple[Steps, Steps]
 """The steps that lead to a list of leaves and to one of entries."""
+_LAYER = 2
+"""Steps from a list to a parameter of a layer in it: its number and the parameter's name."""
 _FIRST_NUMBERS = (0, 1)
 _CONVENTION = 2
 """Lists that count from 1, alike and without a gap, before that is how the checkpoint counts."""
@@ -79,10 +81,13 @@ def unexplained_offsets(
     numbers: dict[Lists, set[tuple[int, int]]] = defaultdict(set)
     concerned: dict[Lists, list[int]] = defaultdict(list)
     forms: dict[Steps, dict[int, set[tuple[Steps, Shape]]]] = {}
+    of_blocks: set[Steps] = set()
     for n, sides in pairs.items():
         for both, (mine, its) in _numbered_alike(*sides):
             numbers[both].add((mine, its))
             concerned[both].append(n)
+            if len(sides[1]) - len(both[1]) > _LAYER:
+                of_blocks.add(both[1])
             rest = sides[0][len(both[0]) + 1 :], shapes[n]
             forms.setdefault(both[0], defaultdict(set))[mine].add(rest)
     if all(mine == its for both in numbers.values() for mine, its in both):
@@ -96,12 +101,55 @@ def unexplained_offsets(
         ):
             continue
         its = sorted({its for _, its in pair})
-        before = its[0] - min((after - one for one, after in pairwise(its)), default=1)
+        apart = [after - one for one, after in pairwise(its)]
+        # Between layers of a `Sequential` are others without parameters; blocks have no gaps.
+        before = its[0] - (min if both[1] in of_blocks else max)(apart, default=1)
+        name = ".".join(both[1])
         if before < 0 or str(before) in held[both[1]] or _counts_from_one(held):
             continue
-        name = ".".join(both[1])
-        why = f"nothing shows that {name} begins with {its[0]}, and has not lost {name}.{before}"
+        why = f"nothing shows that {name} begins with {its[0]}, and has not lost {before}"
         found.update(dict.fromkeys(concerned[both], why))
+    return found
+
+
+def falling(pairs: Mapping[int, Lists], entries: Iterable[Steps]) -> dict[int, str]:
+    """Pairs of a list and of names whose numbers fall in the checkpoint's own order, and why.
+
+    Such numbers are levels or resolutions, as in `up4` to `up1`, and the list may be in either
+    order. A checkpoint in another order than PyTorch's, which has weights before biases, says
+    nothing.
+
+    Args:
+        pairs: Steps of leaves and of the entries they take, by place.
+        entries: Steps of all entries that leaves could take, in the checkpoint's order.
+    """
+    order = {steps: place for place, steps in enumerate(entries)}
+    pairs_of_roles = [
+        order[*steps[:-1], "bias"] - place
+        for steps, place in order.items()
+        if steps[-1] == "weight" and (*steps[:-1], "bias") in order
+    ]
+    if not all(apart > 0 for apart in pairs_of_roles) or not pairs_of_roles:
+        return {}
+    lists: dict[tuple[Steps, Steps], dict[int, tuple[int, list[int]]]] = defaultdict(dict)
+    for n, (target, source) in pairs.items():
+        level = next(
+            (at for at, step in enumerate(source) if len(name_of(step).numbers) == 1), None
+        )
+        if level is None or source not in order or not _levels(target):
+            continue
+        name = name_of(source[level])
+        place, members_of = lists[source[:level], name.words].get(
+            name.numbers[0], (order[source], [])
+        )
+        members_of.append(n)
+        lists[source[:level], name.words][name.numbers[0]] = min(place, order[source]), members_of
+    found: dict[int, str] = {}
+    for found_in in lists.values():
+        numbers = sorted(found_in, key=lambda number: found_in[number][0])
+        if len(numbers) > 1 and numbers == sorted(numbers, reverse=True):
+            why = f"numbers fall in the checkpoint, from {numbers[0]} to {numbers[-1]}"
+            found.update((n, why) for _, members_of in found_in.values() for n in members_of)
     return found
 
 

@@ -34,6 +34,7 @@ _INWARD = frozenset(("query", "key", "value", "qkv", "kv"))
 _APART = ("query", "key", "value")
 _KERNELS = frozenset(("kernel", "w"))
 _MATRIX = 2
+_LINEAR = "equinox.nn.Linear"
 _SPLIT = "an axis is split into several, and nothing shows in which order"
 _UNSHOWN = "square, and nothing shows whether it is transposed"
 _NO_VOTES = (0, 0)
@@ -183,6 +184,7 @@ class Orientation:
         if len({out_last for _, out_last in layouts}) == 1:
             layouts, order = self._in_order(layouts, steps, piece, owner)
             only = _only(layouts[0][0], layouts, steps, piece, known_layer=known_layer)
+            order = order or self._may_be_turned(steps, piece, owner)
             return only if order is None else replace(only, axes=None, why=order)
         grouping = _grouping(layouts)
         if keeps_rows(steps, owner):
@@ -230,6 +232,18 @@ class Orientation:
             why = "kept as it is under its own name"
             return Layout(_first(layouts, out_last=False), Answer.OWN_NAME, grouping, why)
         return Layout(_first(layouts, out_last=last == "kernel"), None, grouping, _UNSHOWN)
+
+    def _may_be_turned(self, steps: Steps, piece: Piece, owner: str | None) -> str | None:
+        """Return why a weight of more axes may have equal ones exchanged; None if it has not."""
+        *_, first, last = (0, 0, *(size for size in piece.member if size > 1))
+        if len(piece.members) > 1 or len(piece.member) <= _MATRIX or first != last:
+            return None
+        if owner == _LINEAR:
+            return "several weights in one may hold the input axis first, and are square"
+        turned = (owner or "").startswith("equinox.nn.") or self._votes.get(_own(steps, owner))
+        if turned is True or not turned or not turned[True] or piece.member[0] != last:
+            return None
+        return "other weights beside it are transposed, and nothing shows whether this one is"
 
     def _in_order(
         self,

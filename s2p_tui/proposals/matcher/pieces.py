@@ -42,7 +42,12 @@ _FUSED: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     (frozenset(("up_gate_proj", "up_gate")), ("up_proj", "gate_proj")),
 )
 _WORD = re.compile(r"[./]")
-_MAY_ALTERNATE = frozenset(("wqkv", "query_key_value", "qkv_proj", "kv_proj"))
+_MAY_ALTERNATE = frozenset(
+    (
+        *("wqkv", "query_key_value", "qkv_proj", "kv_proj"),
+        *("linear_qkv", "linear_kv", "qkv_linear"),
+    )
+)
 """Fused weights that some models keep head by head, so that a third is not one of the parts."""
 _PLAIN = re.compile(r"(?<![^.])(?:qkv|kv)(?=\.)")
 """Fused weights of many models. Those that call what follows `proj`, as timm's transformers and

@@ -38,14 +38,37 @@ _MASK = "mask"
 _ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
 _ENDS = frozenset(("head", "out", "final", "generator"))
 """Words for the last layer of a model, which mean the same."""
+_GENERAL = frozenset(
+    ("head", "embed", "token", "norm", "pos", "final", "out", "in", "table", "attn", "dec", "enc")
+)
+"""What modules of many kinds are called: in common, it shows nothing beside words that differ."""
+_GENERAL_WORDS = _GENERAL | frozenset(
+    (
+        *("ln", "layernorm", "layer", "emb", "embedding", "embeddings", "proj", "fc", "linear"),
+        *("conv", "mlp", "block", "blocks", "layers", "net", "dense", "tokens", "module", "model"),
+        *("projection", "decoder", "encoder", "bias", "weight", "scale", "table"),
+    )
+)
 _WRAPPERS = frozenset(("orig", "mod", "model", "pytree", "shared"))
 """Names of wrappers around models and of tied layers."""
 _SILENT = FAINT | _ROLES | _WRAPPERS
 _ALONE = frozenset((role,) for role in _ROLES)
+_OF_LAYERS = frozenset((("weight",), ("bias",)))
+_SILENT_PARTS = _SILENT | frozenset(
+    (
+        *("embed", "pos", "token", "class", "attn", "relative", "vision", "text", "patch", "self"),
+        *("register", "learned", "learnable", "param", "params", "parameter", "parameters", "vec"),
+        *("vector", "matrix", "tensor", "time", "layers", "abs", "absolute", "running", "moving"),
+        *("score", "scores", "e"),
+    )
+)
+"""Words that a name of the same parameter may have more."""
 _KINDS = frozenset(("mlp", "conv", "proj"))
 """Words that say little but which kind of layer a layer is."""
 _IN_WORDS = ("conv", "fc", "lin", "dense", "proj", "mlp")
 """Parts of other words, as `pwconv`, that say it too."""
+_NEARLY = 0.74
+"""What `predictor` and `projector` are below, and `normalise` and `normalize` above."""
 _SHORTEST = 3
 """Letters of a word that is looked for in others."""
 _FEW = 3
@@ -103,9 +126,7 @@ def unsupported(
             odd = {
                 n: names
                 for n, names in odd.items()
-                if pairs[n][1] in useless
-                or _says_otherwise(*named[n])
-                or (odd is roles and _are_words(*named[n]))
+                if pairs[n][1] in useless or _says_otherwise(*named[n])
             }
         often: dict[tuple[str, str], set[tuple[Steps, Steps]]] = defaultdict(set)
         for n, names in odd.items():
@@ -113,42 +134,65 @@ def unsupported(
             often[names].add((target[:-1], source[:-1]))
         for n, names in odd.items():
             target, source = named[n]
-            functions = _FUNCTIONS & (_words(target[-1]) ^ _words(source[-1]))
+            functions = _functions(target[-1], source[-1])
             is_often = len(often[names]) >= _OFTEN
             if is_often and odd is roles and _is_role(target):
                 is_often = _modules_agree(target, source)
             if not is_often or source in useless or functions:
                 found[n] = f"{names[1]} and {names[0]} have nothing in common but their size"
-                if functions and _words(target[-1]) & _words(source[-1]):
+                if functions and odd is roles:
                     found[n] = f"{source[-1]} may be a function of {target[-1]}, or that of it"
     return found | _strangers(pairs)
 
 
-def unlike(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
-    """Pairs of words that mean nothing here, and are not the same: their size alone proves nothing.
+def _says_otherwise(target: Steps, source: Steps) -> bool:
+    """Return True if last names differ that no convention makes the same.
+
+    Those are names of a user's own parameters, of statistics, and of one module's roles.
+    """
+    if _roles_agree(target, source):
+        return False
+    if _functions(target[-1], source[-1]) or (len(target) > 1 and target[:-1] == source[:-1]):
+        return True
+    mine, theirs = (meanings(steps[-1:])[0] for steps in (target, source))
+    return not (mine in _OF_LAYERS) ^ (theirs in _OF_LAYERS)
+
+
+def unlike_parameters(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+    """Pairs of names that mean nothing here, of which the last ones are words of different things.
 
     Args:
         pairs: Steps of leaves and of the entries they take, by place.
     """
-    return {
-        n: f"{source[-1]} and {target[-1]} have nothing in common but their size"
-        for n, (target, source) in ((n, tuple(map(_named, sides))) for n, sides in pairs.items())
-        if _are_words(target, source) and not _roles_agree(target, source)
-    }
+    found: dict[int, str] = {}
+    for n, (target, source) in pairs.items():
+        ends = _named(target)[-1], _named(source)[-1]
+        if all(len(end.strip("0123456789")) > 1 for end in ends) and _says_otherwise(
+            _named(target), _named(source)
+        ):
+            found[n] = f"{ends[1]} and {ends[0]} have nothing in common but their size"
+    return found
 
 
-def _are_words(target: Steps, source: Steps) -> bool:
-    """Return True if both names have words in them, and not only letters and numbers."""
-    return all(any(len(_DIGITS.sub("", w)) > 1 for w in _words(s[-1])) for s in (target, source))
+def _functions(target: str, source: str) -> frozenset[str]:
+    """Words of one of two last names that may make it a function of the other."""
+    mine, theirs = _words(target), _words(source)
+    apart = mine ^ theirs
+    told = _FUNCTIONS & apart
+    if mine < theirs or theirs < mine:
+        told |= {word for word in apart if not _SILENT_PARTS & {word, *name_of(word).words}}
+    # Also written as one word with it, as in `logdt` and `sigma2`.
+    for one, other in ((mine, theirs), (theirs, mine)):
+        for word in one - other:
+            told |= {word for rest in other - one if _is_grown(word, rest)}
+    return told
 
 
-def _says_otherwise(target: Steps, source: Steps) -> bool:
-    """Return True if one name is a function of the other, or names of one module's roles differ."""
-    mine, theirs = _words(target[-1]), _words(source[-1])
-    if _FUNCTIONS & (mine ^ theirs) and mine & theirs:
-        return True
-    same_module = len(target) > 1 and target[:-1] == source[:-1]
-    return same_module and not _roles_agree(target, source)
+def _is_grown(word: str, rest: str) -> bool:
+    """Return True if a word is another one with something before it, or a number after it."""
+    if word.startswith(rest):
+        return word.removeprefix(rest).isdigit()
+    return len(rest) > 1 and word.endswith(rest)
 
 
 def _strangers(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
@@ -320,7 +364,12 @@ def _roles_agree(target: Steps, source: Steps) -> bool:
         return True
     mine, theirs = (meanings(steps[-1:])[0] for steps in (target, source))
     apart = _words(target[-1]) ^ _words(source[-1])
-    if _MASK in apart or (apart & _FUNCTIONS and mine != theirs):
+    if _MASK in apart:
+        return False
+    around = _all_words((*target[:-1], *source[:-1]))
+    functions = _functions(target[-1], source[-1]) - around
+    # `weight` and `scale` mean the same, and so do `var` and `running_var`.
+    if functions and not (mine == theirs and functions <= _FUNCTIONS and mine in _ALONE):
         return False
     few, many = sorted((_words(target[-1]), _words(source[-1])), key=len)
     if few <= many and not few <= _ROLES:
@@ -346,18 +395,20 @@ def _unlike_modules(target: Steps, source: Steps) -> tuple[str, str] | None:
     if mine is None or theirs is None or mine[0] == theirs[0]:
         return None
     words = [_all_words(steps) for steps in (target, source)]
-    if _ENDS & mine[1] and _ENDS & theirs[1]:
-        return None
     few, many = sorted((_words(mine[0]), _words(theirs[0])), key=len)
     if few <= many:
         return None
-    if mine[1] & words[1] or theirs[1] & words[0]:
+    if any(
+        one not in _GENERAL and _related(one, other) for one in mine[1] for other in theirs[1]
+    ) or (_words(mine[0]) & _words(theirs[0]) - _GENERAL_WORDS):
         return None
-    if any(_related(one, other) for one in mine[1] for other in words[1]):
-        return None
-    if any(_related(one, other) for one in theirs[1] for other in words[0]):
-        return None
-    return mine[0], theirs[0]
+    if _ENDS & mine[1] and _ENDS & theirs[1]:
+        words = [each | _ENDS for each in words]
+    alone = [
+        {word for word in own[1] if not any(_related(word, other) for other in others)}
+        for own, others in ((mine, words[1]), (theirs, words[0]))
+    ]
+    return (mine[0], theirs[0]) if all(alone) else None
 
 
 def _unknown_module(target: Steps, source: Steps) -> tuple[str, str] | None:
@@ -381,7 +432,7 @@ def _unknown_module(target: Steps, source: Steps) -> tuple[str, str] | None:
 def _related(first: str, second: str) -> bool:
     """Return True if words are much alike, or one is in the other, as `tags` in `hidden2tag`."""
     short, long = sorted((first.removesuffix("s"), second), key=len)
-    return words_alike(first, second) > 0 or (len(short) >= _SHORTEST and short in long)
+    return words_alike(first, second) > _NEARLY or (len(short) >= _SHORTEST and short in long)
 
 
 def _telling(steps: Steps) -> tuple[str, frozenset[str]] | None:
