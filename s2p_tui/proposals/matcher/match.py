@@ -65,10 +65,10 @@ from s2p_tui.proposals.matcher.pieces import (
     with_views,
 )
 from s2p_tui.proposals.matcher.rotary import in_pairs
+from s2p_tui.proposals.matcher.stacks import stacked_by_name
 from s2p_tui.proposals.matcher.support import (
     namesakes,
     reordered,
-    stacked_by_name,
     unlike_parameters,
     unsupported,
 )
@@ -289,7 +289,7 @@ def _fill(
     doubts.add(Question.ENTRY, other_order(whole, paths, leaves_in_order=in_order))
     doubts.add(Question.GROUPING, reordered(whole))
     doubts.add(Question.GROUPING, in_pairs(layers, steps, state_dict))
-    doubts.add(Question.GROUPING, stacked_by_name(taking))
+    doubts.add(Question.GROUPING, stacked_by_name({p: (steps[p], piece) for p, piece, _ in found}))
     task.check()
     kernels, own_names = Kernels(state_dict), _own_names(keys)
     for index, piece, pair in found:
@@ -424,8 +424,9 @@ def _suggestion(
         final = piece.composite is not None and not isinstance(member, Take)
         by_rule = Proof(entry, Answer.LAYER, Answer.LAYER)
         if isinstance(member, Take):
-            proof = by_rule if turned is not None else by_rule.without(Question.AXES)
-            return Suggestion(member, proof, pair.how)
+            if turned is None or _may_be_input_first(piece):
+                by_rule = by_rule.without(Question.AXES)
+            return Suggestion(member, by_rule, pair.how)
         if turned is not None or (final and piece.shape == leaf.shape):
             return Suggestion(turned or member, by_rule, pair.how)
     own_name = isinstance(member, Take) and not more and member.key == kept
@@ -460,6 +461,12 @@ def _entry_answer(pair: Pair) -> Answer | None:
     if pair.how.startswith(SAME_PLACE):
         return Answer.PLACE
     return _ENTRY_ANSWERS.get(pair.how)
+
+
+def _may_be_input_first(piece: Piece) -> bool:
+    """Return True for a square matrix that is no layer's weight by its name."""
+    is_square = len(piece.member) == _MATRIX and len({*piece.member}) == 1
+    return is_square and piece.member[0] > 1 and piece.is_bare and not piece.is_input_first
 
 
 def _may_be_transposed_convolution(expr: Expr, shape: Shape) -> bool:

@@ -6,7 +6,6 @@ number belongs to the list that its name says, not to the list at its depth.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby, pairwise, permutations
@@ -170,9 +169,7 @@ def crosswise(
         steps: Steps of the leaves, by place.
         entries: Steps of the entries.
     """
-    paths = [*entries]
-    sizes = sizes_of(steps.values()), sizes_of(paths)
-    members = _members(paths)
+    sizes = sizes_of(steps.values()), sizes_of(entries)
     found: dict[int, str] = {}
     for n, piece in pieces.items():
         mine = _numbers(steps[n])
@@ -185,11 +182,6 @@ def crosswise(
         if len(kept) != len(mine):
             continue
         lists = tuple(name for name, _ in mine), tuple(name for name, _ in sources[0])
-        if len(kept) < len(columns):
-            for (name, _), place in zip(mine, kept, strict=True):
-                is_as_long = len(members[lists[1], place]) == len(piece.members)
-                if is_as_long and not _likeness(name, lists[1][place]):
-                    found[n] = "another list has as many members, and no name says which is stacked"
         other = _other_lists(*lists, tuple(kept)) if all(lists[1]) else None
         if other is None:
             continue
@@ -202,17 +194,6 @@ def crosswise(
             f"the number of {lists[0][level]} is taken from {lists[1][kept[level]]}, "
             f"and by its name may be that of {lists[1][other[level]]}"
         )
-    return found
-
-
-def _members(paths: Iterable[Steps]) -> Mapping[tuple[Names, int], set[int]]:
-    """The numbers of each list's members, by the names of the lists on the way and its place."""
-    found: dict[tuple[Names, int], set[int]] = defaultdict(set)
-    for path in paths:
-        numbers = _numbers(path)
-        names = tuple(name for name, _ in numbers)
-        for place, (_, number) in enumerate(numbers):
-            found[names, place].add(number)
     return found
 
 

@@ -82,10 +82,10 @@ def may_alternate(expr: Expr, steps: tuple[str, ...], entries: StateDict) -> boo
     """
     if any(_MAY_ALTERNATE.intersection(steps) - {*key.split(".")} for key in keys_of(expr)):
         return True
-    fused = {key for node in nodes_of(expr) if isinstance(node, Split) for key in keys_of(node)}
     mine = set(filter(parts_named, steps))
-    if not fused and mine:
-        fused = {key for key in keys_of(expr) if mine.isdisjoint(key.split("."))}
+    split = [node for node in nodes_of(expr) if isinstance(node, Split)]
+    fused = {key for node in (split or [expr] if mine else split) for key in keys_of(node)}
+    fused = {key for key in fused if mine.isdisjoint(key.split("."))}
     return any(_alternates(key, entries) for key in fused)
 
 

@@ -9,19 +9,16 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from itertools import pairwise
 
-from s2p_tui.alignment.transform import keys_of
 from s2p_tui.proposals.matcher.likeness import words_alike
 from s2p_tui.proposals.matcher.offsets import Shifted
-from s2p_tui.proposals.matcher.pieces import Piece, parts_named
+from s2p_tui.proposals.matcher.pieces import parts_named
 from s2p_tui.proposals.matcher.words import (
     FAINT,
     is_meaning,
     meanings,
     name_of,
     remembered,
-    steps_of_key,
 )
 
 Steps = tuple[str, ...]
@@ -71,8 +68,6 @@ _NEARLY = 0.74
 """What `predictor` and `projector` are below, and `normalise` and `normalize` above."""
 _SHORTEST = 3
 """Letters of a word that is looked for in others."""
-_FEW = 3
-"""Members from which on numbers may be unevenly apart."""
 _OFTEN = 2
 """Modules in which two names go together before that is a convention and no accident."""
 _WORD = re.compile(r"[a-z]+[0-9]*|[0-9]+")
@@ -315,25 +310,6 @@ def _parts(step: str) -> Steps:
         else:
             found += [one for one in (word, *name_of(word).words) if one in _FUSED][:1]
     return tuple(found)
-
-
-def stacked_by_name(pieces: Mapping[int, Piece]) -> dict[int, str]:
-    """Pieces of several members whose numbers are no indices, so that nothing shows their order.
-
-    Args:
-        pieces: What leaves take, by place.
-    """
-    found: dict[int, str] = {}
-    for n, piece in pieces.items():
-        paths = [steps_of_key(next(iter(keys_of(member)), "")) for member in piece.members]
-        if len(paths) < _FEW or len({len(path) for path in paths}) > 1:
-            continue
-        for column in zip(*paths, strict=True):
-            numbers = [int(step) for step in column if step.isdigit()]
-            apart = {after - before for before, after in pairwise(numbers)}
-            if len(numbers) == len(paths) and len({*numbers}) == len(numbers) and len(apart) > 1:
-                found[n] = f"{', '.join(map(str, numbers))} need not be indices"
-    return found
 
 
 def _is_role(steps: Steps) -> bool:
