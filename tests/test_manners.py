@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from s2p_tui.cli.demo import make_pair
+from tests.helpers.watched import CANARY, watched
 
 pytestmark = pytest.mark.slow("runs every command in a program of its own")
-CANARY = "sk-ant-canary-6f1d0a"
 FACTORIES = """
 from s2p_tui.cli.demo import EqxNet, TorchNet
 def torch_net():
@@ -22,20 +18,6 @@ def torch_net():
 def eqx_net(key):
     return EqxNet(key=key)
 """
-
-
-def watched(folder: Path, commands: list[list[str]]) -> tuple[dict[str, Any], str]:
-    """What the commands did in a process of their own, and all they printed."""
-    asked = folder / "commands.json"
-    asked.write_text(json.dumps(commands))
-    env = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
-    env |= {"ANTHROPIC_API_KEY": CANARY, "XDG_STATE_HOME": str(folder / "state")}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.helpers.watched", str(asked)],
-        capture_output=True, text=True, env=env, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout), done.stdout + done.stderr
 
 
 def every_command(folder: Path) -> list[list[str]]:

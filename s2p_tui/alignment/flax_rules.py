@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
+from s2p_tui.alignment.layouts import is_input_first
 from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.transform import (
     Concat,
@@ -26,10 +27,6 @@ from s2p_tui.alignment.transform import (
     Take,
 )
 
-_WORD = re.compile(r"[./]")
-_INPUT_FIRST = frozenset(("c_attn", "c_proj", "c_fc", "q_attn", "kernel"))
-"""Modules and weights that are known to hold the input axis first: GPT-2's `Conv1D` and Flax.
-Layers of PyTorch's that are called so do not."""
 _MATRIX = 2
 
 
@@ -53,13 +50,6 @@ class Rule:
     why: str
     rank: int | None = None
     others: Callable[[Leaf, str, Shape], tuple[Expr, ...]] | None = None
-
-
-def is_input_first(key: str) -> bool:
-    """Return True if an entry's name is of those whose weights hold the input axis first."""
-    # Asked of every entry of a checkpoint, of which few have any of these, which all words hold.
-    may_be = "c_" in key or "q_attn" in key or "kernel" in key
-    return may_be and not _INPUT_FIRST.isdisjoint(_WORD.split(key))
 
 
 def _turned(leaf: Leaf, key: str, shape: Shape) -> Expr | None:

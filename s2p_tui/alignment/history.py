@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from s2p_tui.alignment.alignment import Alignment, Rows
 from s2p_tui.alignment.edits import Edit, MoveBlock, Several, applied
@@ -26,12 +26,12 @@ class Change:
     accepted_after: frozenset[str]
 
 
+@dataclass(slots=True, eq=False)
 class History:
     """The edits made so far and those undone. Memory grows with rows touched, not with rows."""
 
-    def __init__(self) -> None:
-        self._done: list[Change] = []
-        self._undone: list[Change] = []
+    _done: list[Change] = field(default_factory=list[Change], init=False)
+    _undone: list[Change] = field(default_factory=list[Change], init=False)
 
     def __len__(self) -> int:
         return len(self._done)

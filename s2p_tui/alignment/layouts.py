@@ -8,6 +8,7 @@ weight; a reshape that would run elements of two axes together in another way is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +18,10 @@ from math import prod
 from s2p_tui.alignment.transform import Expr, Permute, Reshape, Shape
 
 _MOST_AXES = 8
+_WORD = re.compile(r"[./]")
+_INPUT_FIRST = frozenset(("c_attn", "c_proj", "c_fc", "q_attn", "kernel"))
+"""Modules and weights that are known to hold the input axis first: GPT-2's `Conv1D` and Flax.
+Layers of PyTorch's that are called so do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,3 +163,10 @@ def _inversions(way: Way) -> tuple[int, int, tuple[int, ...]]:
     pairs = [(a, b) for n, a in enumerate(axes) for b in axes[n + 1 :]]
     crossed = 1 if kernel and pairs else sum(a > b for a, b in pairs)
     return (len(way.parts) + len(way.shape), crossed, way.axes)
+
+
+def is_input_first(key: str) -> bool:
+    """Return True if an entry's name is of those whose weights hold the input axis first."""
+    # Asked of every entry of a checkpoint, of which few have any of these, which all words hold.
+    may_be = "c_" in key or "q_attn" in key or "kernel" in key
+    return may_be and not _INPUT_FIRST.isdisjoint(_WORD.split(key))

@@ -21,10 +21,10 @@ from s2p_tui.alignment.alignment import Row, Rows
 from s2p_tui.alignment.composites import composite_of
 from s2p_tui.alignment.evidence import Columns, Evidence, weigh
 from s2p_tui.alignment.fit import Fit, Verdict
-from s2p_tui.alignment.flax_rules import is_input_first
 from s2p_tui.alignment.judge import is_mask_of_bytes, judge
 from s2p_tui.alignment.layer_rules import rule_for
 from s2p_tui.alignment.layers import ALONE, module_of
+from s2p_tui.alignment.layouts import is_input_first
 from s2p_tui.alignment.numbering import FACTS, GAP, NOTHING, Flags, Numbers, are_in
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import Entry, StateDict

@@ -13,6 +13,7 @@ from s2p_tui.errors import printable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from s2p_tui.alignment.alignment import Rows
     from s2p_tui.session.session import Session
 
 
@@ -42,6 +43,13 @@ class ModulePair(Struct, frozen=True):
     rows: tuple[str, ...] = ()
 
 
+class DecidedRow(Struct, frozen=True):
+    """A row that the forward decided, or could not decide; why in words."""
+
+    path: str
+    why: str = ""
+
+
 class Found(Struct, frozen=True):
     """The result of running both models.
 
@@ -51,6 +59,9 @@ class Found(Struct, frozen=True):
         tolerance: Largest relative difference that counts as agreement.
         modules: Pairs of modules, in the order of PyTorch's forward.
         error: Why modules could not be compared.
+        note: What explains the difference; empty if nothing is known to.
+        settled: The rows that the forward decided, where it was asked to.
+        open: Those that it could not decide.
     """
 
     status: Literal["agree", "differ"]
@@ -58,6 +69,9 @@ class Found(Struct, frozen=True):
     relative_difference: float | None = None
     modules: tuple[ModulePair, ...] = ()
     error: str | None = None
+    note: str = ""
+    settled: tuple[DecidedRow, ...] = ()
+    open: tuple[DecidedRow, ...] = ()
 
 
 _UNKNOWN, _AGREES, _DIFFERS = 0, 1, 2
@@ -71,25 +85,26 @@ class Agreement:
 
     Args:
         session: The session.
-        found: The result for its alignment as it is now.
+        found: The result.
+        rows: The rows that were run; None for those of its alignment as it is now.
 
     Attributes:
         found: The result.
         first: The first pair that differs, in the order of PyTorch's forward.
     """
 
-    def __init__(self, session: Session, found: Found) -> None:
+    def __init__(self, session: Session, found: Found, rows: Rows | None = None) -> None:
         self.found = found
         self.first = next((pair for pair in found.modules if not pair.agrees), None)
         self._session = session
         self._index = {leaf.path: n for n, leaf in enumerate(session.target.skeleton)}
-        self._checked = self._rows = session.alignment.rows
+        self._checked = self._rows = rows or session.alignment.rows
         self._module = np.full(len(self._index), -1, np.int64)
         self._said = np.zeros(len(self._index), np.int8)
         for number, pair in enumerate(found.modules):
-            rows = [self._index[path] for path in pair.rows if path in self._index]
-            self._module[rows] = number
-            self._said[rows] = _AGREES if pair.agrees else _DIFFERS
+            held = [self._index[path] for path in pair.rows if path in self._index]
+            self._module[held] = number
+            self._said[held] = _AGREES if pair.agrees else _DIFFERS
         self._valid: NDArray[np.int8] = self._said
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import os
 from collections.abc import Callable
@@ -49,6 +50,10 @@ else:
     ConvertedApp = KeyQueue
 
 _AFTER_THE_FIRST_FRAME = ("s2p_tui.app.resume", "s2p_tui.app.screens.main")
+# Parameters of `mallopt` of glibc, which otherwise raises both limits up to 64 MiB, so that what
+# matching 100,000 rows takes and gives back stays: 430 bytes a row. The arrays of an edit at that
+# size, 400 kB each, are below the limits, so that their pages are used again.
+_MALLOC_LIMITS = {-1: 2 << 20, -3: 1 << 20}  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 
 
 class AppOptions(TypedDict, total=False):
@@ -69,8 +74,9 @@ class AppOptions(TypedDict, total=False):
         theme: Name of one of Textual's themes; None for what suits the terminal.
         ending: Ends the program by a signal.
         tour: Makes it a guided run.
-        checkpoint: The checkpoint's file or folder, for running both models; None where there is
-            none on this machine.
+        checkpoint: The checkpoint's file, folder or address, for running both models; None for a
+            state dict in memory.
+        adapter: The LoRA adapter that was merged into it.
         allow_missing: Entries that its index names and no shard holds are left out.
         models: The factories of both models, before those that the skeleton records.
         inputs: What both models are run on, as one types it.
@@ -90,7 +96,8 @@ class AppOptions(TypedDict, total=False):
     theme: str | None
     ending: Ending | None
     tour: Tour | None
-    checkpoint: Path | None
+    checkpoint: Path | str | None
+    adapter: Path | str | None
     allow_missing: bool
     models: Models
     inputs: str
@@ -294,6 +301,7 @@ class S2PApp(ConvertedApp):
         """The session, with what will show it imported: the first frame has not waited for it."""
         for module in _AFTER_THE_FIRST_FRAME:
             import_module(module)
+        _return_freed_memory()
         session = self._open_session(key)
         # The collector would go through a million objects in the middle of a key press.
         gc.freeze()
@@ -372,3 +380,12 @@ class S2PApp(ConvertedApp):
     def _fail(self, error: S2PError) -> None:
         self.fatal = error
         self.exit(None, return_code=error.exit_code)
+
+
+def _return_freed_memory() -> None:
+    """Have memory given back to the system soon after it is freed, where malloc can be told."""
+    # Other C libraries have no such function.
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in _MALLOC_LIMITS.items():
+            mallopt(parameter, value)

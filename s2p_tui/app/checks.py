@@ -25,8 +25,11 @@ from s2p_tui.app.agreement import Found
 from s2p_tui.conversion.output import mapping_of, write_mapping
 from s2p_tui.errors import CancelledError, InputError, S2PError, UsageError, printable
 from s2p_tui.formats.models import Factory, Models, factory_in
+from s2p_tui.formats.torch_archive import write_entries
+from s2p_tui.session.opening import load_mapping
 
 if TYPE_CHECKING:
+    from s2p_tui.alignment.mapping_file import SavedAlignment
     from s2p_tui.session.session import Session
 
 _SHAPE = re.compile(r"\(\)|\d+(?:[x×,]\d+)*")
@@ -72,6 +75,21 @@ class Typed:
             factory = factory_in(text)
             made += [f"--{side}", factory.name, f"--{side}-kwargs", json.dumps(factory.kwargs)]
         return [*made, *_input_arguments(self.inputs)]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the other process finds the session's checkpoint.
+
+    Attributes:
+        checkpoint: Its file, folder or address; None for a state dict in memory.
+        adapter: A LoRA adapter that is merged into it.
+        allow_missing: Leave out entries that an index promises and no shard holds.
+    """
+
+    checkpoint: Path | str | None = None
+    adapter: Path | str | None = None
+    allow_missing: bool = False
 
 
 _SIDES = {"torch": "PyTorch model", "jax": "JAX model"}
@@ -140,10 +158,13 @@ class CheckJob:
 
     Attributes:
         step: What it does now.
+        settled: The mapping with which both models agreed, if the forward was to decide and they
+            did.
     """
 
     def __init__(self) -> None:
         self.step = "starting Python"
+        self.settled: SavedAlignment | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: str | None = None
         self._is_cancelled = False
@@ -153,11 +174,17 @@ class CheckJob:
         self,
         session: Session,
         typed: Typed,
-        checkpoint: Path,
+        source: Source,
         *,
-        allow_missing: bool = False,
+        settles: bool = False,
     ) -> Found:
         """Run both models on the session's alignment; nothing else is left on the disk.
+
+        Args:
+            session: The session; nothing is changed there.
+            typed: Both models and their inputs.
+            source: Where the checkpoint is.
+            settles: Let the forward decide doubtful rows, and rows of modules that differ.
 
         Raises:
             S2PError: It was cancelled, or failed: the user's code, wrong shapes, no memory.
@@ -169,18 +196,39 @@ class CheckJob:
             mapping = Path(self._folder) / "now.mapping.json"
             content = mapping_of(session.checkpoint, session.target, session.alignment)
             write_mapping(mapping, content, keep_old=False)
-            arguments += ["--checkpoint", str(checkpoint), "--mapping", str(mapping)]
-            if session.checkpoint.key:
-                arguments += ["--key", session.checkpoint.key]
-            if allow_missing:
-                arguments.append("--allow-missing")
-            return self._result(arguments)
+            arguments += [*self._source_arguments(session, source), "--mapping", str(mapping)]
+            if not settles:
+                return self._result([*arguments, "--trust-all"])
+            settled = Path(self._folder) / "settled.mapping.json"
+            found = self._result([*arguments, "--settle", "--save-mapping", str(settled)])
+            if settled.exists():
+                self.settled = load_mapping(settled)
+            return found
         except OSError as error:
             raise InputError(
                 f"The check cannot be started: {error.strerror or error}.", "Try again."
             ) from None
         finally:
             self._clear_up()
+
+    def _source_arguments(self, session: Session, source: Source) -> list[str]:
+        """Return the options that name the checkpoint; one in memory is written down first."""
+        if source.checkpoint is None:
+            self.step = "writing the state dict"
+            file = Path(str(self._folder)) / "model.pt"
+            write_entries(session.checkpoint, file, self._check)
+            self.step = "starting Python"
+            return ["--checkpoint", str(file)]
+        named = ["--checkpoint", str(source.checkpoint)]
+        if session.checkpoint.key:
+            named += ["--key", session.checkpoint.key]
+        if source.adapter is not None:
+            named += ["--adapter", str(source.adapter)]
+        return [*named, *["--allow-missing"] * source.allow_missing]
+
+    def _check(self) -> None:
+        if self._is_cancelled:
+            raise _cancelled()
 
     def cancel(self) -> None:
         """End the process, if there is one, and remove what it wrote."""
@@ -203,13 +251,12 @@ class CheckJob:
 
     def _result(self, arguments: list[str]) -> Found:
         command = [sys.executable, "-m", "s2p_tui", "check", *arguments]
-        command += ["--modules", "--progress", "--json", "--trust-all", "--allow-unused", "*"]
+        command += ["--modules", "--progress", "--json", "--allow-unused", "*"]
         # What it writes lies in the folder that is removed, even if it is killed.
         environment = os.environ | {"TMPDIR": str(self._folder), "PYTHONUNBUFFERED": "1"}
         last: deque[str] = deque(maxlen=_LINES_KEPT)
         with self._lock:
-            if self._is_cancelled:
-                raise _cancelled()
+            self._check()
             process = self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -225,8 +272,7 @@ class CheckJob:
             lines = process.stdout.read().splitlines()
             status = process.wait()
             reader.join()
-        if self._is_cancelled:
-            raise _cancelled()
+        self._check()
         return _found(lines[-1] if lines else b"", status, last[-1] if last else "")
 
     def _read_steps(self, process: subprocess.Popen[bytes], last: deque[str]) -> None:

@@ -11,12 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from s2p_tui.alignment.fit import Fit
 from s2p_tui.alignment.mapping_file import SavedAlignment
 from s2p_tui.alignment.recipe import Recipe
 from s2p_tui.alignment.task import Task
 from s2p_tui.app import background
-from s2p_tui.app.agreement import Agreement
 from s2p_tui.app.background import app_of, in_thread
 from s2p_tui.app.commands import sources, transforms
 from s2p_tui.app.commands.arrange import ImpossibleError
@@ -25,7 +23,6 @@ from s2p_tui.app.kinds import Kind, Kinds
 from s2p_tui.app.review import Reviewing
 from s2p_tui.app.screens.ask_claude import AskClaude
 from s2p_tui.app.screens.busy import Converting, WaitingForClaude, Working
-from s2p_tui.app.screens.check import CheckForm, Checking
 from s2p_tui.app.screens.choose_source import ChooseSource
 from s2p_tui.app.screens.choose_transform import ChooseTransform
 from s2p_tui.app.screens.convert import ConvertForm, Result
@@ -59,7 +56,8 @@ _FRAME = 4
 """Cells of the status line that no words can take."""
 
 
-async def _result_of(workspace: Workspace, screen: Screen[T]) -> T | None:
+async def result_of(workspace: Workspace, screen: Screen[T]) -> T | None:
+    """Show a screen; return what it is dismissed with."""
     return await app_of(workspace).push_screen_wait(screen)
 
 
@@ -78,7 +76,7 @@ async def _computed(
         except Exception as error:
             return unexpected(error, words.rstrip(" …"))
     screen = Working(words, find, workspace.symbols)
-    found = await _result_of(workspace, screen)
+    found = await result_of(workspace, screen)
     app = app_of(workspace)
     if found is not None and isinstance(app, KeyQueue):
         # By then whoever called this has opened that screen.
@@ -86,7 +84,7 @@ async def _computed(
     return found
 
 
-def _failed(workspace: Workspace, found: object) -> bool:
+def has_failed(workspace: Workspace, found: object) -> bool:
     """Report a computation that was cancelled or failed."""
     if found is None:
         workspace.say("Cancelled: nothing was changed.")
@@ -115,7 +113,7 @@ async def review(
         return False
     screen = Review(workspace.session, reviewing, workspace.symbols, can_widen=can_widen)
     here = workspace.cursor.index
-    accepted = await _result_of(workspace, screen)
+    accepted = await result_of(workspace, screen)
     if screen.widened:
         return True
     if accepted is None:
@@ -149,7 +147,7 @@ async def match(workspace: Workspace) -> None:
     if isinstance(reviewing, Reviewing):
         await review(workspace, reviewing, "Everything is as the matcher would have it.")
     else:
-        _failed(workspace, reviewing)
+        has_failed(workspace, reviewing)
 
 
 async def match_in_background(workspace: Workspace) -> None:
@@ -203,7 +201,7 @@ async def apply_to_siblings(workspace: Workspace) -> None:
             lambda blocks=tried, said=said: _first_change(session, blocks, said),
         )
         if found is None or isinstance(found, S2PError):
-            _failed(workspace, found)
+            has_failed(workspace, found)
             return
         reviewing, blocks = found
         if reviewing is None:
@@ -247,7 +245,7 @@ async def choose_source(workspace: Workspace) -> None:
     except ImpossibleError as reason:
         workspace.say(str(reason), "lines--bad")
         return
-    choice = await _result_of(workspace, ChooseSource(offered, workspace.symbols))
+    choice = await result_of(workspace, ChooseSource(offered, workspace.symbols))
     if choice is None:
         workspace.say()
         return
@@ -264,7 +262,7 @@ async def choose_for_kind(workspace: Workspace, kind: Kind, done: Callable[[], N
         workspace.say(str(reason), "lines--bad")
         done()
         return
-    choice = await _result_of(workspace, ChooseSource(offered, workspace.symbols))
+    choice = await result_of(workspace, ChooseSource(offered, workspace.symbols))
     if choice is not None:
         workspace.make(lambda: sources.take_alike(workspace.session, choice.option, kind.indices))
     done()
@@ -292,11 +290,11 @@ async def kinds(workspace: Workspace) -> None:
         workspace, words, len(workspace.session), lambda: Kinds(workspace.session)
     )
     if isinstance(found, Kinds):
-        opened = await _result_of(workspace, KindsView(workspace, found, workspace.symbols))
+        opened = await result_of(workspace, KindsView(workspace, found, workspace.symbols))
         if opened is not None:
             workspace.show_only(opened)
     else:
-        _failed(workspace, found)
+        has_failed(workspace, found)
 
 
 async def choose_transform(workspace: Workspace) -> None:
@@ -323,11 +321,11 @@ async def _take_transform(
         workspace.say(str(offered), "lines--bad")
         return
     if offered is None or isinstance(offered, S2PError):
-        _failed(workspace, offered)
+        has_failed(workspace, offered)
         return
     workspace.cursor.typed = ""
     screen = ChooseTransform(session, offered, workspace.symbols)
-    option = await _result_of(workspace, screen)
+    option = await result_of(workspace, screen)
     if option is None:
         workspace.say()
     elif option.is_current:
@@ -371,12 +369,12 @@ async def _answer(workspace: Workspace) -> Proposal | None:
         find_key()
     name = account.last_choice()
     shown = AskClaude(question, lambda: _question(session, everything=True), name, symbols)
-    consent = await _result_of(workspace, shown)
+    consent = await result_of(workspace, shown)
     if consent is None:
         return None
     key = find_key()
     account.remember(consent.name)
-    outcome = await _result_of(workspace, WaitingForClaude(consent, key, symbols))
+    outcome = await result_of(workspace, WaitingForClaude(consent, key, symbols))
     if outcome is None:
         raise CancelledError("Asking Claude was cancelled; nothing was changed.")
     if isinstance(outcome, S2PError):
@@ -406,7 +404,7 @@ async def _convert(workspace: Workspace, refused: str = "") -> None:
     notes = tuple(remarks(session.alignment.rows, session.target.skeleton))
     here = [file for file in session.sources if isinstance(file, Path)]
     form = ConvertForm(workspace.order, symbols, notes, here, refused)
-    order = await _result_of(workspace, form)
+    order = await result_of(workspace, form)
     if order is None:
         return
     workspace.order = order
@@ -419,9 +417,9 @@ async def _convert(workspace: Workspace, refused: str = "") -> None:
         chunk_bytes=workspace.options.get("chunk_bytes", DEFAULT_CHUNK),
         jobs=workspace.options.get("jobs"),
     )
-    outcome = await _result_of(workspace, screen)
+    outcome = await result_of(workspace, screen)
     if outcome is None or isinstance(outcome, S2PError):
-        _failed(workspace, outcome)
+        has_failed(workspace, outcome)
         if isinstance(outcome, S2PError) and outcome.code is Code.ALLOW_OVERFLOW:
             await _convert(workspace, outcome.message)
         return
@@ -429,7 +427,7 @@ async def _convert(workspace: Workspace, refused: str = "") -> None:
     name = os.path.basename(outcome.written.path)
     workspace.say(printable(f"Converted: {name}"), "lines--good")
     found = "" if workspace.tour is None else await _compare(workspace, workspace.tour)
-    await _result_of(workspace, Result(session, outcome, symbols, order.dtype, found))
+    await result_of(workspace, Result(session, outcome, symbols, order.dtype, found))
 
 
 async def _compare(workspace: Workspace, tour: Tour) -> str:
@@ -445,46 +443,11 @@ async def _compare(workspace: Workspace, tour: Tour) -> str:
     return found
 
 
-async def check(workspace: Workspace) -> None:
-    """Ask for both models' code and an input, run them, and mark the rows whose modules agree."""
-    session, symbols, options = workspace.session, workspace.symbols, workspace.options
-    checkpoint = options.get("checkpoint")
-    if checkpoint is None:
-        workspace.say(
-            "Both models can be run on a checkpoint in files of this machine, without an adapter.",
-            "lines--bad",
-        )
-        return
-    if session.counts[Fit.MISMATCHED]:
-        workspace.go_to(session.find("mismatched")[0], reveal=True)
-        words = "Both models can be run once no row is mismatched; doubtful rows may be."
-        workspace.say(words, "lines--bad")
-        return
-    typed = await _result_of(workspace, CheckForm(workspace.typed, symbols))
-    if typed is None:
-        workspace.say()
-        return
-    workspace.typed = typed
-    allow = options.get("allow_missing", False)
-    found = await _result_of(
-        workspace, Checking(session, typed, checkpoint, symbols, allow_missing=allow)
-    )
-    if found is None or isinstance(found, S2PError):
-        _failed(workspace, found)
-        return
-    agreement = Agreement(session, found)
-    workspace.view.show_agreement(agreement)
-    if agreement.first_row is not None:
-        workspace.go_to(agreement.first_row, reveal=True)
-    good = found.status == "agree" and agreement.first is None
-    workspace.say(symbols.plain(agreement.summary), "lines--good" if good else "lines--bad")
-
-
 async def load_mapping(workspace: Workspace) -> None:
     """Take over the alignment of a mapping file, as one edit."""
     session = workspace.session
     screen = LoadMapping(session, workspace.mapping_path, workspace.symbols)
-    mapping = await _result_of(workspace, screen)
+    mapping = await result_of(workspace, screen)
     if isinstance(mapping, Recipe):
         await use_recipe(workspace, mapping)
     elif mapping is not None:
@@ -517,14 +480,14 @@ async def use_recipe(workspace: Workspace, recipe: Recipe) -> None:
     elif isinstance(found, Reviewing):
         await review(workspace, found, none)
     else:
-        _failed(workspace, found)
+        has_failed(workspace, found)
 
 
 async def save_recipe(workspace: Workspace) -> None:
     """Ask for a name, and save the alignment as a recipe under it."""
     session = workspace.session
     stem = workspace.mapping_path.name.removesuffix(".json").removesuffix(".mapping")
-    name = await _result_of(workspace, SaveRecipe(stem, workspace.symbols))
+    name = await result_of(workspace, SaveRecipe(stem, workspace.symbols))
     if name is None:
         workspace.say()
         return

@@ -142,6 +142,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
     ),
     "Finish": (
         Key("V", "check", "V", "run both models, compare them module by module"),
+        Key("S", "settle", "S", "let the forward settle doubtful rows, after review"),
         Key("c", "convert", "c", "convert"),
         Key("ctrl+s", "save", "ctrl+s", "save the mapping; again: as a recipe", "save_mapping"),
         Key("ctrl+o", "load_mapping", "ctrl+o", "load a mapping or recipe"),
@@ -175,6 +176,7 @@ _HINTS: dict[Mode, tuple[tuple[str, str], ...]] = {
         ("i", "look"),
         ("L", "lift"),
         ("V", "run both"),
+        ("S", "settle"),
         ("d", "details"),
     ),
     "picked": (

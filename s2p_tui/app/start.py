@@ -175,9 +175,18 @@ def start_conversion_from_paths(
         resume,
         ascii_only,
         "s2p_tui.convert(from_path=True, …)",
-        checkpoint=Path(state_dict_path) if os.path.exists(state_dict_path) else None,
+        checkpoint=_place_of(state_dict_path),
         allow_missing=allow_missing,
     )
+
+
+def _place_of(where: str | Path) -> Path | str | None:
+    """Return a file or an address; None for an import path."""
+    from s2p_tui.formats.remote.address import is_address
+
+    if is_address(where):
+        return where
+    return Path(where) if os.path.exists(where) else None
 
 
 def _start(
@@ -191,7 +200,7 @@ def _start(
     ascii_only: bool | None,
     way_out: str,
     *,
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
     allow_missing: bool = False,
 ) -> Report | None:
     require_foreground(way_out)

@@ -82,7 +82,7 @@ AUTHORS: dict[Author, str] = {
     "rule": "by a rule",
     "moved": "moved by you",
     "recipe": "by a recipe",
-    "pattern": "by a recipe, unsettled",
+    "pattern": "proposed, not settled",
     "forward": "by the forward",
 }
 

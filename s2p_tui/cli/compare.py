@@ -12,6 +12,7 @@ from cyclopts import Parameter, validators
 
 from s2p_tui.cli.options import (
     WAYS_OUT,
+    Adapter,
     AllowMissing,
     AllowUnused,
     AsJson,
@@ -21,6 +22,7 @@ from s2p_tui.cli.options import (
     TrustAll,
     command,
     json_object,
+    place,
 )
 from s2p_tui.cli.progress import narrated
 from s2p_tui.errors import S2PError, UsageError
@@ -59,21 +61,23 @@ def check(
     jax: Annotated[
         str,
         Parameter(
-            help="pkg.module:factory or file.py:factory of the Equinox module, or of (model, "
-            "state)."
+            help="pkg.module:factory or file.py:factory of the Equinox module, of (model, state), "
+            "of an NNX module, or of (module, variables) of Linen."
         ),
     ],
     mapping: MappingFile = None,
     checkpoint: Annotated[
-        Path | None,
+        Path | str | None,
         Parameter(
             name=["--checkpoint", "--model"],
-            help="Checkpoint to load into the torch model. Default: the weights the factory "
-            "creates.",
+            converter=place,
+            help="Checkpoint to load into the torch model, or its address. Default: the weights "
+            "the factory creates.",
         ),
     ] = None,
     key: Key = None,
     allow_missing: AllowMissing = False,
+    adapter: Adapter = None,
     torch_kwargs: Annotated[
         str, Parameter(help="The torch factory's arguments, as a JSON object.")
     ] = "{}",
@@ -137,6 +141,14 @@ def check(
             help="Compare every pair of modules even where the outputs agree, and print the table.",
         ),
     ] = False,
+    gradients: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Compare the gradients of all parameters, too: of the outputs' sum, each element "
+            "times a random number. In the table and the report.",
+        ),
+    ] = False,
     settle: Annotated[
         bool,
         Parameter(
@@ -159,7 +171,7 @@ def check(
 
     Creates both models with your own factories, converts the torch model's weights by the mapping
     file or by names and structure, loads them with Equinox, and runs both forwards in inference
-    mode, torch on a batch and Equinox on one example at a time. If the outputs differ, it names the
+    mode, torch on a batch and JAX on one example at a time. If the outputs differ, it names the
     first module whose output does: exit status 6.
     --report compares every pair of modules.
     """
@@ -198,6 +210,11 @@ def check(
                 f"--key {key} is a path in a checkpoint, and no checkpoint is given.",
                 "Give one with --checkpoint, or leave --key out.",
             )
+        if adapter is not None and checkpoint is None:
+            raise UsageError(
+                f"--adapter {adapter} is merged into a checkpoint, and none is given.",
+                "Give the one it was trained on with --checkpoint.",
+            )
         if sample_input is not None:
             examples = sample_examples(sample_input, batched=batch > 0)
         else:
@@ -208,6 +225,7 @@ def check(
             torch_kwargs=json_object("--torch-kwargs", torch_kwargs),
             jax_kwargs=json_object("--jax-kwargs", jax_kwargs),
             checkpoint=checkpoint,
+            adapter=adapter,
             key=key,
             allow_missing=allow_missing,
             mapping=mapping,
@@ -215,7 +233,8 @@ def check(
             allow_unused=allow_unused,
             tolerance=tolerance,
             seed=seed,
-            inside=modules or report is not None,
+            inside=modules or gradients or report is not None,
+            gradients=gradients,
             settle=settle,
             save_mapping=save_mapping,
         )

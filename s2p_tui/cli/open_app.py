@@ -69,18 +69,20 @@ def open_app(
     torch: Annotated[
         str | None,
         Parameter(
-            help="Factory of the PyTorch model, for V: pkg.module:factory or file.py:factory, with "
-            "its arguments as a JSON object behind it. Default: the one that the skeleton records."
+            help="Factory of the PyTorch model, for V and S: pkg.module:factory or "
+            "file.py:factory, with its arguments as a JSON object behind it. Default: the one that "
+            "the skeleton records."
         ),
     ] = None,
     jax: Annotated[
-        str | None, Parameter(help="Factory of the JAX model, for V. Default: the recorded one.")
+        str | None,
+        Parameter(help="Factory of the JAX model, for V and S. Default: the recorded one."),
     ] = None,
     input: Annotated[  # noqa: A002
         str | None,
         Parameter(
-            help="What V runs both models on: '3x32x32', '128 int32 --below 30000' or "
-            "file.py:function. Default: V asks."
+            help="What V and S run both models on: '3x32x32', '128 int32 --below 30000' or "
+            "file.py:function. Default: they ask."
         ),
     ] = None,
     resume: Annotated[
@@ -144,7 +146,8 @@ def open_app(
         mouse=mouse,
         resume="go on" if resume else "afresh" if fresh else "ask",
         ending=ending,
-        checkpoint=checkpoint if isinstance(checkpoint, Path) and adapter is None else None,
+        checkpoint=checkpoint,
+        adapter=adapter,
         allow_missing=allow_missing,
         models=models,
         inputs=input or "",

@@ -18,8 +18,18 @@ import numpy as np
 
 from s2p_tui.alignment.dtypes import dtype_named, numpy_dtype
 from s2p_tui.alignment.state_dict import Entry, StateDict
-from s2p_tui.alignment.transform import Expr, Permute, Shape, Take
-from s2p_tui.conversion.evaluate import Evaluator, runs_of, source_axes, tiles
+from s2p_tui.alignment.transform import (
+    Concat,
+    Expr,
+    Permute,
+    Reshape,
+    Shape,
+    Split,
+    Stack,
+    Take,
+    shape_of,
+)
+from s2p_tui.conversion.evaluate import EntryShape, Evaluator, source_axes, tiles
 from s2p_tui.conversion.evaluate import tiles as in_cache
 from s2p_tui.conversion.needs import Needs
 from s2p_tui.conversion.plan import Instruction, Plan
@@ -534,3 +544,45 @@ def _may_lose(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
         cast = probes.astype(target)
     became_nan = np.isnan(cast) & ~np.isnan(probes)
     return bool(np.any(np.isfinite(probes) != np.isfinite(cast)) or np.any(became_nan))
+
+
+def runs_of(expr: Expr, entry_shape: EntryShape) -> list[tuple[str, int, int]] | None:
+    """The result as row-major element ranges `(key, start, stop)` of entries laid end to end.
+
+    None if it is not that simple: if elements are reordered, computed or made up.
+    """
+    match expr:
+        case Take(key):
+            return [(key, 0, prod(entry_shape(key)))]
+        case Reshape(of):
+            return runs_of(of, entry_shape)
+        case Permute(of, axes):
+            shape = shape_of(of, entry_shape)
+            moved = [axis for axis in axes if shape[axis] != 1]
+            return runs_of(of, entry_shape) if moved == sorted(moved) else None
+        case Split(of, axis, start, stop):
+            shape = shape_of(of, entry_shape)
+            inner = runs_of(of, entry_shape)
+            if inner is None or prod(shape[:axis]) != 1:
+                return None
+            row = prod(shape[axis + 1 :])
+            return _cut(inner, start * row, stop * row)
+        case Stack(of, axis) | Concat(of, axis):
+            shape = shape_of(expr, entry_shape)
+            parts = [runs_of(operand, entry_shape) for operand in of]
+            if prod(shape[:axis]) != 1 or any(part is None for part in parts):
+                return None
+            return [run for part in parts if part is not None for run in part]
+        case _:
+            return None
+
+
+def _cut(runs: list[tuple[str, int, int]], start: int, stop: int) -> list[tuple[str, int, int]]:
+    found: list[tuple[str, int, int]] = []
+    position = 0
+    for key, low, high in runs:
+        begin, end = max(start - position, 0), min(stop - position, high - low)
+        if begin < end:
+            found.append((key, low + begin, low + end))
+        position += high - low
+    return found

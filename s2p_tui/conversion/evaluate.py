@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import reduce
-from itertools import product
+from itertools import accumulate, pairwise, product
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -123,48 +124,6 @@ def source_axes(expr: Expr, entry_shape: EntryShape) -> set[int]:
             moved = dict(zip(places, targets, strict=True))
             inner = source_axes(of, entry_shape)
             return {moved[axis] for axis in inner if axis in moved}
-
-
-def runs_of(expr: Expr, entry_shape: EntryShape) -> list[tuple[str, int, int]] | None:
-    """The result as row-major element ranges `(key, start, stop)` of entries laid end to end.
-
-    None if it is not that simple: if elements are reordered, computed or made up.
-    """
-    match expr:
-        case Take(key):
-            return [(key, 0, prod(entry_shape(key)))]
-        case Reshape(of):
-            return runs_of(of, entry_shape)
-        case Permute(of, axes):
-            shape = shape_of(of, entry_shape)
-            moved = [axis for axis in axes if shape[axis] != 1]
-            return runs_of(of, entry_shape) if moved == sorted(moved) else None
-        case Split(of, axis, start, stop):
-            shape = shape_of(of, entry_shape)
-            inner = runs_of(of, entry_shape)
-            if inner is None or prod(shape[:axis]) != 1:
-                return None
-            row = prod(shape[axis + 1 :])
-            return _cut(inner, start * row, stop * row)
-        case Stack(of, axis) | Concat(of, axis):
-            shape = shape_of(expr, entry_shape)
-            parts = [runs_of(operand, entry_shape) for operand in of]
-            if prod(shape[:axis]) != 1 or any(part is None for part in parts):
-                return None
-            return [run for part in parts if part is not None for run in part]
-        case _:
-            return None
-
-
-def _cut(runs: list[tuple[str, int, int]], start: int, stop: int) -> list[tuple[str, int, int]]:
-    found: list[tuple[str, int, int]] = []
-    position = 0
-    for key, low, high in runs:
-        begin, end = max(start - position, 0), min(stop - position, high - low)
-        if begin < end:
-            found.append((key, low + begin, low + end))
-        position += high - low
-    return found
 
 
 class Reduced:
@@ -404,13 +363,19 @@ class Evaluator:
             if prod(sizes) == 0:
                 return self._empty(region)
             return self.region(of, inner).reshape(sizes)
-        runs = [self._flat(of, before, start, stop) for start, stop in flat_runs(shape, region)]
-        return np.concatenate(_alike(runs)).reshape(sizes) if runs else self._empty(region)
-
-    def _flat(self, of: Expr, shape: Shape, start: int, stop: int) -> NDArray[Any]:
-        """The elements `start:stop` of an expression in row-major order."""
-        parts = [self.region(of, box).reshape(-1) for box in boxes(shape, start, stop)]
-        return np.concatenate(_alike(parts))
+        if prod(sizes) == 0:
+            return self._empty(region)
+        groups = regrouped(before, shape, region)
+        parts = _alike([self.region(of, box) for box in boxes_of(groups)])
+        flat = [group.count for group in groups]
+        if len(parts) == 1:
+            found = parts[0].reshape(flat)
+        else:
+            found = np.empty(flat, np.result_type(*parts))
+            for place, part in zip(product(*(one.places for one in groups)), parts, strict=True):
+                found[place] = part.reshape([one.stop - one.start for one in place])
+        whole = found.reshape([size for group in groups for size in group.sizes])
+        return whole[tuple(part for group in groups for part in group.wanted)]
 
 
 def _added(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
@@ -443,6 +408,76 @@ def _alike(arrays: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
     if all(array.dtype == arrays[0].dtype for array in arrays):
         return arrays
     return [_computable(array) for array in arrays]
+
+
+_FEW_RUNS, _TIMES_WANTED = 8, 4
+"""Where more runs than that are strewn over an axis, all of it is taken, if it is that little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Regrouped:
+    """A region of neighbouring axes of a reshape that hold the same elements on both sides.
+
+    Attributes:
+        boxes: The regions before it that are taken, in row-major order.
+        sizes: The sizes after it of what is taken.
+        wanted: What of these is wanted.
+    """
+
+    boxes: list[Region]
+    sizes: Shape
+    wanted: tuple[slice, ...]
+
+    @property
+    def count(self) -> int:
+        """The number of elements taken."""
+        return prod(self.sizes)
+
+    @property
+    def places(self) -> list[slice]:
+        """The places of the boxes among the elements taken."""
+        sizes = (prod(stop - start for start, stop in box) for box in self.boxes)
+        ends = list(accumulate(sizes, initial=0))
+        return [slice(*ends) for ends in pairwise(ends)]
+
+
+def boxes_of(groups: Sequence[Regrouped]) -> Iterator[Region]:
+    """The regions of all axes that are taken before a reshape; see `regrouped`."""
+    for parts in product(*(group.boxes for group in groups)):
+        yield tuple(bounds for part in parts for bounds in part)
+
+
+def regrouped(before: Shape, after: Shape, region: Region) -> list[Regrouped]:
+    """The regions that a region after a reshape is made of, for each group of axes.
+
+    Of an axis with many short runs all is taken, so that a part of a region never takes more than
+    the region does. No axis may be of size 0.
+    """
+    found: list[Regrouped] = []
+    i = j = 0
+    while i < len(before) or j < len(after):
+        first, start = i, j
+        i, j = min(i + 1, len(before)), min(j + 1, len(after))
+        while (ahead := prod(before[first:i]) - prod(after[start:j])) != 0:
+            i, j = i + (ahead < 0), j + (ahead > 0)
+        found.append(_regrouped(before[first:i], after[start:j], region[start:j]))
+    return found
+
+
+def _regrouped(before: Shape, after: Shape, region: Region) -> Regrouped:
+    taken: list[tuple[int, int]] = []
+    outer = 1
+    for (start, stop), size in zip(region, after, strict=True):
+        is_whole = outer > _FEW_RUNS and (stop - start) * _TIMES_WANTED >= size
+        taken.append((0, size) if is_whole else (start, stop))
+        outer *= stop - start
+    runs = flat_runs(after, tuple(taken))
+    found = [box for low, high in runs for box in boxes(before, low, high)]
+    wanted = (
+        slice(start - low, stop - low)
+        for (start, stop), (low, _) in zip(region, taken, strict=True)
+    )
+    return Regrouped(found, tuple(stop - start for start, stop in taken), tuple(wanted))
 
 
 def flat_runs(shape: Shape, region: Region) -> list[tuple[int, int]]:

@@ -36,7 +36,7 @@ from s2p_tui.alignment.transform import (
     WeightNorm,
     shape_of,
 )
-from s2p_tui.conversion.evaluate import boxes, flat_runs
+from s2p_tui.conversion.evaluate import boxes_of, flat_runs, regrouped
 from s2p_tui.formats.base import ByteRange, Extent, Region, Tensors
 from s2p_tui.formats.tensors import spans_of
 
@@ -70,6 +70,10 @@ class Needs:
         # By identity, as hashing an expression over hundreds of entries goes through all of them.
         self._shapes: dict[int, tuple[Expr, Shape]] = {}
         self._stops: dict[int, tuple[Expr, list[int]]] = {}
+
+    def entry_shape(self, key: str) -> Shape:
+        """The shape of the entry of a key."""
+        return self._entry_shape(key)
 
     def of(self, expr: Expr, region: Region) -> list[Need]:
         """The regions that evaluating a region of the expression reads; none that are empty."""
@@ -163,9 +167,8 @@ class Needs:
             kept = iter(part for part, size in zip(region, shape, strict=True) if size != 1)
             yield from self._needs(of, tuple((0, 1) if n == 1 else next(kept) for n in before))
             return
-        for low, high in flat_runs(shape, region):
-            for box in boxes(before, low, high):
-                yield from self._needs(of, box)
+        for box in boxes_of(regrouped(before, shape, region)):
+            yield from self._needs(of, box)
 
     def _norm(self, of: Expr, axes: tuple[int, ...], region: Region) -> Iterator[Need]:
         sizes = self._shape(of)
@@ -212,27 +215,68 @@ def reads_of(tensors: Tensors, key: str, region: Region, shape: Shape, dtype: st
 
 _BOXES = 8
 """Boxes of one entry that are looked through for each part of a region."""
-_WASTE = 2
-"""A box around many small ones may have that many times their elements."""
+_WASTE, _WASTE_OF_SMALL = 1.05, 2
+_SMALL = 1 << 11
+"""A box around many may have that many times their elements; more if these are so small that
+reading each takes longer."""
 
 
 def gathered(needs: Sequence[Need]) -> list[Need]:
-    """The regions that are read at once, each once; of an entry with very many, one around all."""
+    """The regions that are read at once, each once, neighbours as one; of an entry with very many
+    one around all, if that is little more. What only norms need is left out.
+    """
     by_key: dict[str, dict[Region, None]] = {}
     for need in needs:
         if not need.for_norm:
             by_key.setdefault(need.key, {})[need.region] = None
     found: list[Need] = []
-    for key, regions in by_key.items():
+    for key, several in by_key.items():
+        regions = _joined(list(several))
         if len(regions) > _BOXES:
             around = tuple(
                 (min(start for start, _ in bounds), max(stop for _, stop in bounds))
                 for bounds in zip(*regions, strict=True)
             )
-            if _size(around) <= _WASTE * sum(map(_size, regions)):
-                regions = {around: None}
+            wanted = sum(map(_size, regions))
+            waste = _WASTE_OF_SMALL if wanted < _SMALL * len(regions) else _WASTE
+            if _size(around) <= waste * wanted:
+                regions = [around]
         found += (Need(key, region) for region in regions)
     return found
+
+
+def normed_elsewhere(needs: Sequence[Need], read: Sequence[Need]) -> list[Need]:
+    """The regions that norms need beside those that are read at once."""
+    return [
+        need
+        for need in needs
+        if need.for_norm
+        and not any(one.key == need.key and _holds(one.region, need.region) for one in read)
+    ]
+
+
+def _holds(box: Region, region: Region) -> bool:
+    inside = zip(box, region, strict=True)
+    return all(low <= start and stop <= high for (low, high), (start, stop) in inside)
+
+
+def _joined(regions: list[Region]) -> list[Region]:
+    """Join boxes that touch or overlap along one axis and are the same along the others."""
+    axes = range(len(regions[0]) - 1, -1, -1)
+    for axis in axes if len(regions) > 1 else ():
+        lots: dict[Region, list[tuple[int, int]]] = {}
+        for region in regions:
+            lots.setdefault((*region[:axis], *region[axis + 1 :]), []).append(region[axis])
+        regions = []
+        for rest, lot in lots.items():
+            whole: list[tuple[int, int]] = []
+            for start, stop in sorted(lot):
+                if whole and start <= whole[-1][1]:
+                    whole[-1] = whole[-1][0], max(whole[-1][1], stop)
+                else:
+                    whole.append((start, stop))
+            regions += [(*rest[:axis], bounds, *rest[axis:]) for bounds in whole]
+    return regions
 
 
 def _size(region: Region) -> int:
@@ -259,8 +303,7 @@ class Fetched(Tensors):
 
     def read(self, name: str, region: Region) -> NDArray[np.generic]:
         for box, array in self._parts.get(name, ()):
-            inside = zip(box, region, strict=True)
-            if all(low <= start and stop <= high for (low, high), (start, stop) in inside):
+            if _holds(box, region):
                 places = zip(box, region, strict=True)
                 within = (slice(start - low, stop - low) for (low, _), (start, stop) in places)
                 return array[(..., *within)]

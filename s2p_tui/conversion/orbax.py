@@ -33,19 +33,18 @@ from s2p_tui.conversion.contents import (
     Contents,
     Made,
     OutputRecord,
-    Rounding,
     refuse_overflow,
 )
 from s2p_tui.conversion.evaluate import Evaluator
-from s2p_tui.conversion.needs import Fetched, Needs, gathered
-from s2p_tui.conversion.orbax_grid import Chunk, Grid
+from s2p_tui.conversion.needs import Fetched, Needs, gathered, normed_elsewhere
+from s2p_tui.conversion.orbax_grid import Chunk, Grid, Group
 from s2p_tui.conversion.orbax_metadata import CHECKPOINT, TREE
 from s2p_tui.conversion.orbax_store import PARTS, PLAN, VERIFIED, Claim, Store
 from s2p_tui.conversion.plan import Instruction, Plan
 from s2p_tui.conversion.units import share, usual_jobs
 from s2p_tui.errors import AlignmentError, Code, Hint, OutputError, some
 from s2p_tui.formats.atomic import require_space
-from s2p_tui.formats.base import Checkpoint, Tensors
+from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.skeleton_file import Target
 
 if TYPE_CHECKING:
@@ -164,32 +163,36 @@ class Elements:
         self._evaluators: dict[int, tuple[Evaluator, Needs]] = {}
         self._lock = threading.Lock()
 
-    def of(
-        self, chunk: Chunk, loss: CastLoss | None = None, rounding: Rounding | None = None
-    ) -> NDArray[Any]:
-        """The elements of a chunk; see `Made.elements` for what it raises."""
-        record = OutputRecord(chunk.array.instruction, b"", 0, chunk.nbytes)
-        expr, shape, entries, tensors = self._contents.source_of(record)
+    def of(self, group: Group) -> Iterator[Made]:
+        """Yield what gives the elements of each chunk of a group, one after the other."""
+        records = [OutputRecord(one.array.instruction, b"", 0, one.nbytes) for one in group]
+        # Only rows share their sources, never kept values.
+        _, _, entries, tensors = self._contents.source_of(records[0])
         with self._lock:
             if id(tensors) not in self._evaluators:
                 found = Evaluator(entries, tensors), Needs(entries.shape)
                 self._evaluators[id(tensors)] = found
             evaluator, needs = self._evaluators[id(tensors)]
-            wanted = gathered(needs.of(expr, chunk.region))
-        source: Tensors = tensors
+            wanted = [need for one in group for need in needs.of(one.array.expr, one.region)]
+        read = gathered(wanted)
         sizes = (prod(b - a for a, b in n.region) * dtype_named(entries[n.key].dtype).itemsize
-                 for n in wanted)  # fmt: skip
-        if not tensors.in_memory and sum(sizes) <= self._most:
-            source = Fetched(tensors, wanted)
-        made = Made(
-            record,
-            expr,
-            shape,
-            evaluator.again(source),
-            source,
-            self._contents.share,
-        )
-        return made.elements(chunk.region, loss, rounding)
+                 for n in read)  # fmt: skip
+        if tensors.in_memory:
+            used, source = evaluator, tensors
+        elif sum(sizes) > self._most:
+            if len(group) > 1:
+                for chunk in group:
+                    yield from self.of((chunk,))
+                return
+            used, source = evaluator, tensors
+        else:
+            source = Fetched(tensors, read)
+            is_all = not normed_elsewhere(wanted, read)
+            # Norms of what is in memory anyway are made of that.
+            used = Evaluator(entries, source) if is_all else evaluator
+        for record in records:
+            expr, shape, _, _ = self._contents.source_of(record)
+            yield Made(record, expr, shape, used.again(source), source, self._contents.share)
 
 
 def write_part(
@@ -219,9 +222,13 @@ def write_part(
     _refuse_finished(conversion.output)
     mine = conversion.grid.share(part, of)
     held = store.held() if store.exists else set[str]()
-    missing = [chunk for chunk in mine if not held.issuperset(chunk.keys)]
-    todo = sum(chunk.nbytes for chunk in missing)
-    job.total = sum(chunk.nbytes for chunk in mine)
+    missing = [
+        left
+        for group in mine
+        if (left := tuple(chunk for chunk in group if not held.issuperset(chunk.keys)))
+    ]
+    todo = sum(chunk.nbytes for group in missing for chunk in group)
+    job.total = sum(chunk.nbytes for group in mine for chunk in group)
     job.written = job.total - todo
     if not store.is_bucket:
         job.free = require_space(Path(conversion.output), todo)
@@ -229,7 +236,7 @@ def write_part(
     store.make()
     _agree(store, conversion, first=True)
     with store.claimed(part, of) as claim:
-        _forget_verified(store, {chunk.key for chunk in missing})
+        _forget_verified(store, {chunk.key for group in missing for chunk in group})
         writing = _Writing(conversion, store, store.new_database(part), claim, job)
         try:
             share(_batches(missing), writing.do, conversion.jobs)
@@ -242,16 +249,17 @@ def write_part(
     return writing.losses
 
 
-def _batches(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
+def _batches(groups: Iterable[Group]) -> Iterator[list[Group]]:
     """Put small neighbours together, to be written in one transaction."""
-    waiting: list[Chunk] = []
-    size = 0
-    for chunk in chunks:
-        if waiting and (size + chunk.nbytes > _LARGEST_BATCH or len(waiting) == _BATCH):
+    waiting: list[Group] = []
+    size = count = 0
+    for group in groups:
+        nbytes = sum(chunk.nbytes for chunk in group)
+        if waiting and (size + nbytes > _LARGEST_BATCH or count + len(group) > _BATCH):
             yield waiting
-            waiting, size = [], 0
-        waiting.append(chunk)
-        size += chunk.nbytes
+            waiting, size, count = [], 0, 0
+        waiting.append(group)
+        size, count = size + nbytes, count + len(group)
     if waiting:
         yield waiting
 
@@ -272,24 +280,32 @@ class _Writing:
         self._store, self._database, self._claim, self._job = store, database, claim, job
         self._lock = threading.Lock()
 
-    def do(self, batch: list[Chunk]) -> None:
+    def do(self, batch: list[Group]) -> None:
         self._claim.check()
         made: list[tuple[Chunk, NDArray[Any]]] = []
-        for chunk in batch:
-            self._job.check()
-            loss = CastLoss()
-            elements = self._elements.of(chunk, loss)
-            path = chunk.array.instruction.leaf.path
-            if loss:
-                with self._lock:
-                    self.losses.setdefault(path, CastLoss()).add(loss)
-            if not loss.is_overflow or self._allow_overflow:
-                made.append((chunk, elements))
+        for group in batch:
+            for chunk, one in zip(group, self._elements.of(group), strict=True):
+                self._job.check()
+                loss = CastLoss()
+                elements = one.elements(chunk.region, loss)
+                path = chunk.array.instruction.leaf.path
+                if loss:
+                    with self._lock:
+                        self.losses.setdefault(path, CastLoss()).add(loss)
+                if not loss.is_overflow or self._allow_overflow:
+                    made.append((chunk, elements))
+                if sum(elements.nbytes for _, elements in made) > _LARGEST_BATCH:
+                    self._write(made)
+                    made = []
+        self._write(made)
+
+    def _write(self, made: Sequence[tuple[Chunk, NDArray[Any]]]) -> None:
         self._job.check()
-        self._store.write_chunks(self._database, made)
-        with self._lock:
-            self._job.leaf = batch[-1].array.instruction.leaf.path
-            self._job.written += sum(chunk.nbytes for chunk in batch)
+        if made:
+            self._store.write_chunks(self._database, made)
+            with self._lock:
+                self._job.leaf = made[-1][0].array.instruction.leaf.path
+                self._job.written += sum(chunk.nbytes for chunk, _ in made)
 
 
 def merge(conversion: OrbaxConversion, job: Job | None = None) -> int:
@@ -328,7 +344,11 @@ def _parts_of(store: Store, grid: Grid, missing: Sequence[Chunk]) -> str:
         return ""
     keys = {chunk.key for chunk in missing}
     shares = enumerate(grid.shares(of))
-    parts = [f"{part}/{of}" for part, mine in shares if any(one.key in keys for one in mine)]
+    parts = [
+        f"{part}/{of}"
+        for part, mine in shares
+        if any(chunk.key in keys for group in mine for chunk in group)
+    ]
     return f", of part {some(parts)}"
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from s2p_tui.alignment.transform import Take
-from s2p_tui.conversion.needs import Needs, Reads, gathered, reads_of
+from s2p_tui.conversion.needs import Needs, Reads, gathered, normed_elsewhere, reads_of
 from s2p_tui.conversion.orbax import OrbaxConversion
-from s2p_tui.conversion.orbax_grid import Chunk
+from s2p_tui.conversion.orbax_grid import Group
 from s2p_tui.formats.base import Tensors
 
 
@@ -38,19 +37,20 @@ def estimate(conversion: OrbaxConversion, hosts: int) -> list[HostCost]:
     return [_cost(conversion, mine, counting) for mine in shares]
 
 
-def _cost(conversion: OrbaxConversion, chunks: Sequence[Chunk], counting: _Counting) -> HostCost:
-    written = read = requests = most = 0
-    for chunk in chunks:
-        cost = counting.of(chunk)
-        written += chunk.nbytes
+def _cost(conversion: OrbaxConversion, groups: Sequence[Group], counting: _Counting) -> HostCost:
+    chunks = written = read = requests = most = 0
+    for group in groups:
+        cost = counting.of(group)
+        chunks += len(group)
+        written += sum(chunk.nbytes for chunk in group)
         read += cost.nbytes
         requests += cost.requests
-        most = max(most, chunk.nbytes + cost.nbytes)
-    return HostCost(len(chunks), written, read, requests, conversion.memory_for(most))
+        most = max(most, max(chunk.nbytes for chunk in group) + cost.nbytes)
+    return HostCost(chunks, written, read, requests, conversion.memory_for(most))
 
 
 class _Counting:
-    """Counts the reads that chunks take."""
+    """Counts the reads that groups take."""
 
     def __init__(self, conversion: OrbaxConversion) -> None:
         checkpoint, target = conversion.checkpoint, conversion.target
@@ -59,14 +59,13 @@ class _Counting:
         self._taken = Needs(self._entries.shape), checkpoint.tensors
         self._kept = Needs(lambda path: self._leaves[path].shape), target.values
 
-    def of(self, chunk: Chunk) -> Reads:
-        instruction = chunk.array.instruction
-        is_kept = instruction.source is None
-        expr = instruction.source or Take(instruction.leaf.path)
+    def of(self, group: Group) -> Reads:
+        is_kept = group[0].array.instruction.source is None
         needs, tensors = self._kept if is_kept else self._taken
-        wanted = needs.of(expr, chunk.region)
+        wanted = [need for one in group for need in needs.of(one.array.expr, one.region)]
+        read = gathered(wanted)
         nbytes = requests = 0
-        for need in (*gathered(wanted), *(one for one in wanted if one.for_norm)):
+        for need in (*read, *normed_elsewhere(wanted, read)):
             reads = self._reads(tensors, need.key, need.region, is_kept=is_kept)
             nbytes, requests = nbytes + reads.nbytes, requests + reads.requests
         return Reads(nbytes, requests)

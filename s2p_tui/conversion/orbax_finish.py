@@ -19,9 +19,9 @@ import numpy as np
 
 from s2p_tui.alignment.dtypes import dtype_named
 from s2p_tui.alignment.task import Job
-from s2p_tui.conversion.contents import CastLoss, Rounding
+from s2p_tui.conversion.contents import CastLoss, Made, Rounding
 from s2p_tui.conversion.orbax import Elements, OrbaxConversion, under_way
-from s2p_tui.conversion.orbax_grid import Chunk, Grid
+from s2p_tui.conversion.orbax_grid import Chunk, Grid, Group
 from s2p_tui.conversion.orbax_metadata import (
     CHECKPOINT,
     TREE,
@@ -95,7 +95,8 @@ def verify_part(
     job = job or Job()
     store = Store(conversion.output, finished=True) if finished else under_way(conversion)
     mine = conversion.grid.share(part, of)
-    job.total, job.phase = sum(chunk.nbytes for chunk in mine), "verifying"
+    job.total = sum(chunk.nbytes for group in mine for chunk in group)
+    job.phase = "verifying"
     job.verified = 0
     if not finished and not store.is_merged:
         raise OutputError(
@@ -108,7 +109,8 @@ def verify_part(
         conversion.checkpoint.tensors.check_unchanged()
         conversion.target.values.check_unchanged()
     if verifying.differing:
-        differing = [chunk for chunk in mine if chunk.key in verifying.differing]
+        chunks = (chunk for group in mine for chunk in group)
+        differing = [chunk for chunk in chunks if chunk.key in verifying.differing]
         if not finished:
             store.drop(key for chunk in differing for key in chunk.keys)
         raise _different(conversion, differing, finished=finished)
@@ -148,12 +150,16 @@ class _Verifying:
         self._store, self._job = store, job
         self._lock = threading.Lock()
 
-    def do(self, chunk: Chunk) -> None:
+    def do(self, group: Group) -> None:
+        for chunk, made in zip(group, self._elements.of(group), strict=True):
+            self._compare(chunk, made)
+
+    def _compare(self, chunk: Chunk, made: Made) -> None:
         self._job.check()
         self._job.leaf = chunk.array.instruction.leaf.path
         there = self._store.read_chunk(chunk)
         loss, rounding = CastLoss(), Rounding()
-        wanted = self._elements.of(chunk, loss, rounding)
+        wanted = made.elements(chunk.region, loss, rounding)
         is_equal = (
             there is not None
             and there.shape == wanted.shape

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import ceil, prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from s2p_tui.alignment.dtypes import dtype_named, numpy_dtype
 from s2p_tui.alignment.transform import Expr, Shape, Take, keys_of, to_json
-from s2p_tui.conversion.evaluate import source_axes
+from s2p_tui.conversion.needs import Needs
+from s2p_tui.conversion.orbax_sources import Sources, Stretch, families, shared_keys, together
 from s2p_tui.conversion.plan import Instruction, Plan
 from s2p_tui.errors import UsageError, some
 from s2p_tui.formats.base import Checkpoint, Region
@@ -53,6 +55,11 @@ class StoredArray:
     instruction: Instruction
     chunk: Shape
     inner: Shape
+
+    @property
+    def expr(self) -> Expr:
+        """What it is made of, over entries, or over leaves if it keeps its value."""
+        return self.instruction.source or Take(self.instruction.leaf.path)
 
     @property
     def shape(self) -> Shape:
@@ -127,6 +134,10 @@ class Chunk:
         return (self.array.zarr_key, self.key) if self.is_first else (self.key,)
 
 
+Group = tuple[Chunk, ...]
+"""Chunks that are made together, as they share stretches of their sources; mostly one alone."""
+
+
 class Grid:
     """All chunks of a checkpoint, in the plan's order.
 
@@ -145,6 +156,7 @@ class Grid:
         arrays: The arrays among them.
         scalars: Instructions of Python scalars, which a loader takes from the model's own code.
         chunks: All chunks.
+        groups: The same, those together that share stretches of their sources.
         digest: SHA-256 over what all workers must agree about.
     """
 
@@ -153,37 +165,62 @@ class Grid:
     ) -> None:
         self.nodes = nodes_of(target)
         of_leaf = {one.leaf.path: one for one in plan.instructions}
-        arrays: list[StoredArray] = []
-        scalars: list[Instruction] = []
+        held = [(node, of_leaf[node.leaf.path]) for node in self.nodes if node.leaf is not None]
+        self.scalars = tuple(one for node, one in held if node.kind == "scalar")
+        lot = [_Uncut(node, one) for node, one in held if node.kind != "scalar"]
+        _refuse(self.nodes, [(one.node, one.instruction) for one in lot])
         kept = {leaf.path: leaf.shape for leaf in target.skeleton}
-        for node in self.nodes:
-            if node.leaf is None:
-                continue
-            instruction = of_leaf[node.leaf.path]
-            if node.kind == "scalar":
-                scalars.append(instruction)
-                continue
-            shapes = checkpoint.state_dict.shape if instruction.source is not None else kept.get
-            expr = instruction.source or Take(node.leaf.path)
-            arrays.append(_stored(node, instruction, expr, shapes, chunk_bytes))
-        self.arrays, self.scalars = tuple(arrays), tuple(scalars)
-        _refuse(self.nodes, self.arrays)
-        self.chunks = tuple(chunk for array in arrays for chunk in _chunks_of(array))
+        taken = Sources(checkpoint.tensors, Needs(checkpoint.state_dict.shape))
+        own = Sources(target.values, Needs(kept.__getitem__))
+        alike = _families(lot, taken)
+        limits = _limits(lot, alike, chunk_bytes)
+        self.arrays = tuple(
+            _stored(one, taken if one.instruction.source is not None else own, limit, chunk_bytes)
+            for one, limit in zip(lot, limits, strict=True)
+        )
+        self.chunks = tuple(chunk for array in self.arrays for chunk in _chunks_of(array))
+        self.groups = tuple(self._grouped(alike, taken, chunk_bytes))
         self.total = sum(chunk.nbytes for chunk in self.chunks)
         self.digest = self._digest(plan, checkpoint, target, chunk_bytes)
 
-    def share(self, part: int, of: int) -> Sequence[Chunk]:
-        """The chunks of one of so many workers: neighbours, about as many bytes as the others'."""
+    def _grouped(
+        self, alike: Sequence[Sequence[int]], taken: Sources, limit: int
+    ) -> Iterator[Group]:
+        """Yield the groups, by their first chunks in the plan's order."""
+        families = {self.arrays[n].name: number for number, lot in enumerate(alike) for n in lot}
+        members: defaultdict[int, list[int]] = defaultdict(list)
+        for number, chunk in enumerate(self.chunks):
+            if chunk.array.name in families:
+                members[families[chunk.array.name]].append(number)
+        groups: dict[int, Group] = {}
+        later: set[int] = set()
+        for lot in members.values():
+            placed = (
+                (n, self.chunks[n].nbytes, taken.stretches(self.chunks[n].array.expr, region))
+                for n in lot
+                for region in [self.chunks[n].region]
+            )
+            for numbers in together(placed, limit):
+                first, *others = sorted(numbers)
+                groups[first] = tuple(self.chunks[n] for n in (first, *others))
+                later.update(others)
+        for number, chunk in enumerate(self.chunks):
+            if number not in later:
+                yield groups.get(number, (chunk,))
+
+    def share(self, part: int, of: int) -> Sequence[Group]:
+        """The groups of one of so many workers: neighbours, about as many bytes as the others'."""
         return self.shares(of)[part]
 
-    def shares(self, of: int) -> list[list[Chunk]]:
-        """The chunks of each of so many workers."""
-        found: list[list[Chunk]] = [[] for _ in range(of)]
+    def shares(self, of: int) -> list[list[Group]]:
+        """The groups of each of so many workers."""
+        found: list[list[Group]] = [[] for _ in range(of)]
         position = 0
-        for chunk in self.chunks:
-            middle = position + chunk.nbytes // 2
-            found[min(of - 1, middle * of // max(1, self.total))].append(chunk)
-            position += chunk.nbytes
+        for group in self.groups:
+            nbytes = sum(chunk.nbytes for chunk in group)
+            middle = position + nbytes // 2
+            found[min(of - 1, middle * of // max(1, self.total))].append(group)
+            position += nbytes
         return found
 
     @cached_property
@@ -211,24 +248,63 @@ class Grid:
         return found.hexdigest()
 
 
-def _stored(
-    node: Node, instruction: Instruction, expr: Expr, shapes: Any, chunk_bytes: int
-) -> StoredArray:
+class _Uncut(NamedTuple):
+    """An array before it is cut."""
+
+    node: Node
+    instruction: Instruction
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.instruction.leaf.shape) * dtype_named(self.instruction.dtype).itemsize
+
+
+def _families(arrays: Sequence[_Uncut], sources: Sources) -> list[list[int]]:
+    """Return the arrays, by number, that share stretches of entries."""
+    exprs = [one.instruction.source for one in arrays]
+    shared = shared_keys(expr for expr in exprs if expr is not None)
+    whole: list[list[Stretch]] = []
+    for one, expr in zip(arrays, exprs, strict=True):
+        is_shared = expr is not None and not shared.isdisjoint(keys_of(expr))
+        region = tuple((0, size) for size in one.instruction.leaf.shape)
+        whole.append(sources.stretches(expr, region) if expr is not None and is_shared else [])
+    return families(whole)
+
+
+def _limits(
+    arrays: Sequence[_Uncut], alike: Sequence[Sequence[int]], chunk_bytes: int
+) -> list[int]:
+    """Return the most bytes of a chunk of each array.
+
+    A chunk of each of a family take no more than one of another array, each by its size: then they
+    are cut at the same places of their sources.
+    """
+    limits = [chunk_bytes] * len(arrays)
+    for lot in alike:
+        total = sum(arrays[number].nbytes for number in lot)
+        for number in lot if total > chunk_bytes else ():
+            limits[number] = chunk_bytes * arrays[number].nbytes // total
+    return limits
+
+
+def _stored(one: _Uncut, sources: Sources, limit: int, chunk_bytes: int) -> StoredArray:
+    node, instruction = one
     shape, itemsize = instruction.leaf.shape, dtype_named(instruction.dtype).itemsize
-    chunk = _outer(shape, source_axes(expr, shapes), max(1, chunk_bytes // itemsize))
+    expr = instruction.source or Take(instruction.leaf.path)
+    chunk = _outer(shape, sources.steps(expr, shape), max(1, limit // itemsize))
     inner = _inner(shape, chunk, itemsize, min(INNER_BYTES, chunk_bytes))
     whole = zip(chunk, inner, strict=True)
     return StoredArray(node.name, instruction, tuple(ceil(n / k) * k for n, k in whole), inner)
 
 
-def _outer(shape: Shape, fast: set[int], limit: int) -> Shape:
+def _outer(shape: Shape, steps: Sequence[float], limit: int) -> Shape:
     """Cut a shape until it is small enough.
 
-    The axes along which no source is contiguous are cut first: then each chunk is made of long
-    stretches of its sources.
+    The axes along which neighbours are farthest from each other in the sources are cut first: then
+    each chunk is made of long stretches of its sources.
     """
     size = [max(1, length) for length in shape]
-    for axis in sorted(range(len(size)), key=lambda at: (at in fast, at)):
+    for axis in sorted(range(len(size)), key=lambda at: (-steps[at], at)):
         if prod(size) <= limit:
             break
         length = size[axis]
@@ -273,23 +349,23 @@ def _chunks_of(array: StoredArray) -> Iterator[Chunk]:
         is_first = False
 
 
-def _refuse(nodes: Sequence[Node], arrays: Sequence[StoredArray]) -> None:
+def _refuse(nodes: Sequence[Node], arrays: Sequence[tuple[Node, Instruction]]) -> None:
     """Make sure that Orbax can hold, tell apart and restore every array.
 
     Raises:
         UsageError: It cannot; the leaves are named.
     """
-    empty = [one.instruction.leaf.path for one in arrays if not prod(one.shape)]
+    empty = [one.leaf.path for _, one in arrays if not prod(one.leaf.shape)]
     if empty:
         raise UsageError(
             f"Orbax stores no arrays without elements, as these leaves are: {some(empty)}.",
             "Leave them out of the model, or write another format.",
         )
-    odd = [one for one in arrays if one.instruction.dtype in UNWRITABLE]
+    odd = [one for _, one in arrays if one.dtype in UNWRITABLE]
     if odd:
-        names = ", ".join(dict.fromkeys(one.instruction.dtype for one in odd))
+        names = ", ".join(dict.fromkeys(one.dtype for one in odd))
         raise UsageError(
-            f"{len(odd)} leaves, {odd[0].instruction.leaf.path} the first, are {names}: "
+            f"{len(odd)} leaves, {odd[0].leaf.path} the first, are {names}: "
             "TensorStore, which writes Orbax checkpoints, has no such arrays.",
             "Give them another dtype in the skeleton, or write another format.",
         )

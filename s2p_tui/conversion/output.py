@@ -15,6 +15,7 @@ from s2p_tui.alignment.mapping_file import End, SavedAlignment, to_text
 from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.conversion.convert import Written, refuse_to_replace
+from s2p_tui.conversion.output_names import refuse_folder
 from s2p_tui.errors import OutputError
 from s2p_tui.formats.atomic import output_error, written_atomically
 from s2p_tui.formats.base import Checkpoint, Locator
@@ -47,18 +48,6 @@ def require_place(path: Path, protected: Iterable[Locator]) -> None:
     if not os.path.isdir(path.parent):
         raise OutputError(
             f"{path} cannot be written: its folder does not exist.", "Create the folder first."
-        )
-
-
-def refuse_folder(path: Path) -> None:
-    """Make sure that a file's name is not that of a folder.
-
-    Raises:
-        OutputError: It is.
-    """
-    if os.path.isdir(path):
-        raise OutputError(
-            f"{path} is a folder, a file was expected.", "Give the name of a file in it."
         )
 
 

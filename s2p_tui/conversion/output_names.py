@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s2p_tui.errors import UsageError
+from s2p_tui.errors import OutputError, UsageError
 from s2p_tui.formats.remote.address import is_address, name_of
 
 if TYPE_CHECKING:
@@ -51,6 +51,18 @@ def refuse_other_format(path: Path) -> None:
         raise UsageError(
             f"{path} ends in {path.suffix}, a format that is not written here.",
             "Give a name that ends in .eqx, .safetensors or .orbax.",
+        )
+
+
+def refuse_folder(path: Path) -> None:
+    """Make sure that a file's name is not that of a folder.
+
+    Raises:
+        OutputError: It is.
+    """
+    if os.path.isdir(path):
+        raise OutputError(
+            f"{path} is a folder, a file was expected.", "Give the name of a file in it."
         )
 
 

@@ -32,8 +32,8 @@ from s2p_tui.alignment.transform import (
     keys_of,
     nodes_of,
 )
-from s2p_tui.conversion.contents import Contents, Made, OutputRecord, Run
-from s2p_tui.conversion.evaluate import Evaluator, runs_of
+from s2p_tui.conversion.contents import Contents, Made, OutputRecord, Run, runs_of
+from s2p_tui.conversion.evaluate import Evaluator
 from s2p_tui.conversion.export_plan import NO_TARGET, ExportPlan, Forward, bits
 from s2p_tui.conversion.plan import Instruction
 from s2p_tui.conversion.units import share

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import NamedTuple
 
 from s2p_tui.alignment.dtypes import dtype_named
 from s2p_tui.errors import UsageError, some
-from s2p_tui.formats.base import row_major
+from s2p_tui.formats.base import Checkpoint, row_major
 
 _ROOT = "archive"
 """The folder in the archive; torch's own name where the file has none."""
@@ -142,6 +143,43 @@ def archive_for(tensors: Sequence[Tensor]) -> Archive:
         storages.append(_member(f"data/{number}", position, sizes[number]))
         position = storages[-1].stop
     return Archive(front, tuple(members), tuple(storages))
+
+
+def write_entries(
+    checkpoint: Checkpoint, path: Path, check: Callable[[], None] = lambda: None
+) -> None:
+    """Write all entries of a checkpoint to a file, one in memory at a time; not synced to the disk.
+
+    Args:
+        checkpoint: The checkpoint.
+        path: The file.
+        check: Called before each entry; what it raises ends the writing.
+
+    Raises:
+        UsageError: Torch has no such dtype.
+        OSError: The file cannot be written.
+    """
+    entries = checkpoint.state_dict
+    first: dict[Hashable, int] = {}
+    held: list[str] = []
+    tensors: list[Tensor] = []
+    for entry in entries:
+        tied = entry.key if entry.storage is None else (entry.storage, entry.shape, entry.dtype)
+        number = first.setdefault(tied, len(first))
+        held += [entry.key] * (number == len(held))
+        tensors.append(Tensor(entry.key, entry.shape, entry.dtype, number))
+    archive = archive_for(tensors)
+    checksums: list[int] = []
+    with path.open("wb") as stream:
+        stream.write(archive.front)
+        for key, member in zip(held, archive.storages, strict=True):
+            check()
+            whole = tuple((0, size) for size in entries.shape(key))
+            content = checkpoint.tensors.read(key, whole).tobytes()
+            checksums.append(zlib.crc32(content))
+            stream.write(member.head_with(checksums[-1]))
+            stream.write(content)
+        stream.write(archive.directory(checksums))
 
 
 def _is_known(dtype: str) -> bool:

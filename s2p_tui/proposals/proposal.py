@@ -1,6 +1,7 @@
 """Proposals: changed rows with reasons and confidence, to be accepted whole, in part or not at all.
 
-The offline matcher and Claude both end in one, and only an accepted part becomes an edit.
+The offline matcher, Claude, recipes and the forward all end in one, and only an accepted part
+becomes an edit.
 """
 
 from __future__ import annotations
@@ -189,7 +190,7 @@ def _changes(
 ) -> Iterator[Change]:
     for index, row in wanted:
         old = alignment.rows[index]
-        is_settled = row.by == "recipe" != old.by
+        is_settled = row.by in ("recipe", "forward") and row.by != old.by
         if not same_source(old, row) or (row.trusted and not old.trusted) or is_settled:
             yield Change(index, old, row, confidence.get(index, Confidence.UNSURE))
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.fit import Fit
-from s2p_tui.alignment.flax_rules import is_input_first
 from s2p_tui.alignment.judge import judge
 from s2p_tui.alignment.layer_rules import rule_for
+from s2p_tui.alignment.layouts import is_input_first
 from s2p_tui.alignment.numbering import Flags
 from s2p_tui.alignment.transform import Take
 

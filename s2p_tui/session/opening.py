@@ -1,21 +1,27 @@
-"""Opening the two ends of a conversion, and the mapping between them."""
+"""Opening of both ends of a conversion and of mappings, and the first alignment of a session."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from s2p_tui.alignment import mapping_file
-from s2p_tui.alignment.mapping_file import SavedAlignment
+from s2p_tui.alignment.alignment import Alignment, in_order
+from s2p_tui.alignment.evidence import Evidence, as_suggested
+from s2p_tui.alignment.left_over import UnusedEntries
+from s2p_tui.alignment.mapping_file import SavedAlignment, replayed
 from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.state_dict import Entry, StateDict
+from s2p_tui.alignment.task import Task
 from s2p_tui.alignment.transform import show
 from s2p_tui.errors import Code, Hint, InputError, OtherFilesError, UsageError
 from s2p_tui.formats.base import Checkpoint
+from s2p_tui.formats.copies import copies
 from s2p_tui.formats.memory import checkpoint_in_memory, is_torch_module
 from s2p_tui.formats.models import Models
 from s2p_tui.formats.registry import kind_of, open_checkpoint, open_target
@@ -54,6 +60,26 @@ def _makes_up(part: int, count: int, whole: int) -> bool:
 
 _MOST = 1 << 28
 """Bytes of a mapping file; 100,000 rows take some ten million."""
+
+
+def open_source(
+    model: str | Path,
+    key: str | None = None,
+    *,
+    allow_missing: bool = False,
+    adapter: str | Path | None = None,
+) -> Checkpoint:
+    """Open a checkpoint, with a LoRA adapter merged into it where one is given; see `Session.open`.
+
+    Raises:
+        S2PError: One of the two cannot be opened, or they do not fit together.
+    """
+    checkpoint = open_checkpoint(model, key, allow_missing=allow_missing)
+    if adapter is None:
+        return checkpoint
+    from s2p_tui.formats.adapter import with_adapter
+
+    return with_adapter(checkpoint, adapter)
 
 
 def open_any_target(skeleton: str | Path, like: str | None = None) -> Target:
@@ -291,3 +317,107 @@ def _is_state_dict(value: Any) -> bool:
 
 def _reads_like_a_file(where: str) -> bool:
     return os.sep in where or where.endswith(_FILES)
+
+
+Arrangement = Literal["auto", "order"]
+_MATCHED_AT_ONCE = 2000
+"""Leaves that the matcher is done with before anybody notices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """All that the matcher finds out about two ends.
+
+    Attributes:
+        evidence: What names and structure say.
+        suggested: The alignment they speak for.
+        checkpoint: The torch side, with entries left over by it known as used ones again.
+    """
+
+    evidence: Evidence
+    suggested: Alignment
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The parts of a new session.
+
+    Attributes:
+        checkpoint: The torch side, with entries left over known as used ones again.
+        alignment: The first alignment.
+        evidence: The matcher's; None where it was left for later.
+        told: Differences between this pair and the one a followed mapping was made for.
+    """
+
+    checkpoint: Checkpoint
+    alignment: Alignment
+    evidence: Evidence | None
+    told: tuple[str, ...] = ()
+
+
+def begin(
+    checkpoint: Checkpoint,
+    target: Target,
+    *,
+    mapping: SavedAlignment | None = None,
+    arrange: Arrangement = "auto",
+    soon: bool = False,
+    task: Task | None = None,
+    has_numbers: bool = True,
+) -> Start:
+    """Return the parts of a session on two open ends; see `Session.open`.
+
+    Raises:
+        OtherFilesError: The mapping was made for other files.
+    """
+    state_dict, leaves = checkpoint.state_dict, target.skeleton
+    evidence = None
+    try:
+        if not soon or len(leaves) <= _MATCHED_AT_ONCE:
+            evidence = evidence_of(state_dict, leaves, task)
+    except Exception:
+        # Where it may be left for later it fails again beside the rows, which says so and goes on.
+        if not soon:
+            raise
+    told: tuple[str, ...] = ()
+    if mapping is not None:
+        followed = replayed(mapping, state_dict, leaves)
+        alignment, told = followed.alignment, followed.told
+    elif arrange == "auto" and evidence is not None:
+        alignment = as_suggested(evidence, state_dict, leaves)
+    else:
+        alignment = in_order(state_dict, leaves)
+    if has_numbers and evidence is not None:
+        checkpoint = _with_copies(checkpoint, alignment)
+    return Start(checkpoint, alignment, evidence, told)
+
+
+def find_out(checkpoint: Checkpoint, target: Target, task: Task | None = None) -> Findings:
+    """Return all that the matcher finds out, and which entries left over are used ones again."""
+    evidence = evidence_of(checkpoint.state_dict, target.skeleton, task)
+    suggested = as_suggested(evidence, checkpoint.state_dict, target.skeleton)
+    return Findings(evidence, suggested, _with_copies(checkpoint, suggested))
+
+
+def evidence_of(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -> Evidence:
+    """Return the offline matcher's evidence. Reads no tensor data."""
+    # Its import takes longer than most matches.
+    from s2p_tui.proposals.matcher import forget_names, match
+
+    try:
+        return match(state_dict, skeleton, task)
+    finally:
+        forget_names()
+
+
+def _with_copies(checkpoint: Checkpoint, alignment: Alignment) -> Checkpoint:
+    """Return the checkpoint with what is left over, and is a used entry again, known as such."""
+    state_dict = checkpoint.state_dict
+    unused = [one.key for one in UnusedEntries(state_dict, alignment).blocking_entries()]
+    if not unused:
+        return checkpoint
+    benched = set(alignment.bench)
+    used = {entry.key for entry in state_dict if entry.key not in benched}
+    found = copies(checkpoint, unused, used)
+    return replace(checkpoint, state_dict=state_dict.with_copies(found)) if found else checkpoint

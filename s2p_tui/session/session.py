@@ -20,27 +20,32 @@ from s2p_tui.alignment.task import Job, Task
 from s2p_tui.alignment.verdicts import Verdicts
 from s2p_tui.conversion.certificate import Certifier
 from s2p_tui.conversion.convert import DEFAULT_CHUNK, refuse_to_replace, verify_file, write_file
-from s2p_tui.conversion.output import (
-    Converted,
-    mapping_of,
+from s2p_tui.conversion.output import Converted, mapping_of, require_place, write_mapping
+from s2p_tui.conversion.output_names import (
+    format_of,
+    output_path,
     refuse_folder,
-    require_place,
-    write_mapping,
+    refuse_other_format,
 )
-from s2p_tui.conversion.output_names import format_of, output_path, refuse_other_format
 from s2p_tui.conversion.plan import FileFormat, Plan, make_plan
 from s2p_tui.conversion.report import Report, report_of
 from s2p_tui.errors import Code, Hint, InputError, UsageError
-from s2p_tui.formats.adapter import with_adapter
 from s2p_tui.formats.base import Checkpoint
-from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.skeleton_file import Target
-from s2p_tui.proposals.matcher.match import propose
 from s2p_tui.proposals.proposal import Proposal, Situation
-from s2p_tui.session.beginning import Arrangement, Findings, begin, evidence_of, find_out
 from s2p_tui.session.find import find, next_blocking
 from s2p_tui.session.journal_lines import Step
-from s2p_tui.session.opening import load_mapping, open_any_target, require_kinship
+from s2p_tui.session.opening import (
+    Arrangement,
+    Findings,
+    begin,
+    evidence_of,
+    find_out,
+    load_mapping,
+    open_any_target,
+    open_source,
+    require_kinship,
+)
 
 Listener = Callable[[range], None]
 Recorder = Callable[[Step, Alignment, range], None]
@@ -126,9 +131,7 @@ class Session:
         Raises:
             S2PError: Anything wrong with one of them, in one line.
         """
-        checkpoint = open_checkpoint(model, key, allow_missing=allow_missing)
-        if adapter is not None:
-            checkpoint = with_adapter(checkpoint, adapter)
+        checkpoint = open_source(model, key, allow_missing=allow_missing, adapter=adapter)
         target = open_any_target(skeleton, like)
         wanted = load_mapping(mapping) if mapping is not None else None
         session = cls.between(
@@ -220,6 +223,9 @@ class Session:
 
     def match_proposal(self) -> Proposal:
         """Return the offline matcher's proposal. Reads no tensor data and changes nothing."""
+        # As in `evidence_of`: of many leaves the first rows are drawn before the matcher is needed.
+        from s2p_tui.proposals.matcher.decided import propose
+
         state_dict, skeleton = self.checkpoint.state_dict, self.target.skeleton
         if self.evidence is None:
             self.evidence = evidence_of(state_dict, skeleton)

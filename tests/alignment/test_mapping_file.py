@@ -10,12 +10,17 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from s2p_tui.alignment.alignment import Row
+from s2p_tui.alignment.edits import SetRows
+from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.mapping_file import End, SavedAlignment, from_text, replay, to_text
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.transform import Permute, Stack, Sum, Take
+from s2p_tui.conversion.output import mapping_of
 from s2p_tui.errors import Code, InputError, OtherFilesError
+from s2p_tui.session.session import Session
 from tests.helpers.exprs import cases
+from tests.helpers.sessions import make_session
 
 ENTRIES = StateDict(tuple(Entry(key, (2, 3), "float32") for key in ("a", "b", "c", "d")))
 LEAVES = Skeleton(
@@ -212,6 +217,36 @@ def test_leaves_named_twice_or_in_another_order_are_refused() -> None:
     assert set(differences(twice, ENTRIES, LEAVES)) == {"skeleton"}
     turned = replace(MAPPING, rows=MAPPING.rows[::-1])
     assert set(differences(turned, ENTRIES, LEAVES)) == {"skeleton"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "is_kept"),
+    [("float32", True), ("bfloat16", True), ("float8_e4m3fn", False), ("int16", False)],
+)
+def test_what_the_forward_settled_stays_so_until_its_entries_are_others(
+    dtype: str, is_kept: bool
+) -> None:
+    """Inputs' digest and error included; names and structure alone would leave it doubtful."""
+    leaves = [Leaf(".one", (3, 3), "float32"), Leaf(".two", (3, 3), "float32")]
+    why = "forward: agrees within 3e-07, next best 0.4, inputs 0123456789abcdef 0123456789abcdef"
+    names = "a.kernel", "b.kernel"
+    session = make_session((Entry(key, (3, 3), "float32") for key in names), leaves, arrange="auto")
+    assert session.blocking == 2
+    session.edit(SetRows(((0, Row(Take("b.kernel"), by="forward", why=why)),)))
+    assert (session.blocking, session.verdict(0)) == (1, Verdict(Fit.EXACT))
+    saved = from_text(
+        to_text(mapping_of(session.checkpoint, session.target, session.alignment)), ""
+    )
+    other = make_session(
+        (Entry(key, (3, 3), dtype if key == "b.kernel" else "float32") for key in names), leaves
+    )
+    again = Session.between(other.checkpoint, other.target, mapping=saved)
+    row = again.alignment.rows[0]
+    assert row.keys == ("b.kernel",)
+    assert (row.by, row.why) == (("forward", why) if is_kept else ("moved", ""))
+    verdict = again.verdict(0)
+    assert verdict is not None
+    assert verdict.blocks is not is_kept
 
 
 def test_the_order_of_a_sum_is_kept() -> None:

@@ -23,7 +23,7 @@ from tests.helpers.claude_server import KEY, Script, hangs, says
 from tests.helpers.running_app import Opened, until
 from tests.helpers.sessions import make_session, reordered
 from tests.helpers.unlike import ANSWER, RIGHT_KEYS, unlike
-from tests.proposals.claude.test_failures import LINES
+from tests.proposals.claude.failures import LINES
 
 
 def told(pilot: Pilot[object], where: str) -> str:

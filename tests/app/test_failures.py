@@ -19,7 +19,7 @@ from s2p_tui.app.screens.questions import LoadMapping
 from s2p_tui.app.start import S2PApp
 from s2p_tui.conversion import statistics
 from s2p_tui.proposals.claude.ask import Claude
-from s2p_tui.session import beginning
+from s2p_tui.session import opening
 from s2p_tui.session.session import Session
 from tests.app.pairs import BY_NAME, BY_ORDER, soon
 from tests.app.reading import keys, shows, status
@@ -47,9 +47,9 @@ def logged() -> str:
 async def test_a_matcher_that_fails(
     opened: Opened, monkeypatch: pytest.MonkeyPatch, fault: Exception, at_once: int
 ) -> None:
-    match = beginning.evidence_of
-    monkeypatch.setattr(beginning, "_MATCHED_AT_ONCE", at_once)
-    monkeypatch.setattr(beginning, "evidence_of", raising(fault))
+    match = opening.evidence_of
+    monkeypatch.setattr(opening, "_MATCHED_AT_ONCE", at_once)
+    monkeypatch.setattr(opening, "evidence_of", raising(fault))
     async with opened(soon(), size=_WIDE) as (pilot, workspace):
         await until(pilot, lambda: "failed" in status(workspace))
         assert status(workspace).startswith("Matching failed: ")
@@ -62,7 +62,7 @@ async def test_a_matcher_that_fails(
         assert keys(workspace) == BY_ORDER
         await pilot.press("J", "u")
         assert keys(workspace) == BY_ORDER
-        monkeypatch.setattr(beginning, "evidence_of", match)
+        monkeypatch.setattr(opening, "evidence_of", match)
         await pilot.press("a")
         await until(pilot, lambda: not workspace.session.awaits_evidence)
         await until(pilot, lambda: "Matched" in status(workspace) or "Lined" in status(workspace))
@@ -75,7 +75,7 @@ async def test_a_matcher_that_fails(
 async def test_rows_without_a_matcher_are_trusted_by_hand(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(beginning, "evidence_of", raising(RuntimeError("a rare fault")))
+    monkeypatch.setattr(opening, "evidence_of", raising(RuntimeError("a rare fault")))
     async with opened(soon(), size=_WIDE) as (pilot, workspace):
         await until(pilot, lambda: "failed" in status(workspace))
         blocking = workspace.session.blocking
@@ -85,7 +85,7 @@ async def test_rows_without_a_matcher_are_trusted_by_hand(
 
 def _matching_without_end(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Have the matcher begin again for ever; the event says that its thread has ended."""
-    match, ended = beginning.evidence_of, threading.Event()
+    match, ended = opening.evidence_of, threading.Event()
 
     def slow(state_dict, skeleton, task):
         try:
@@ -94,14 +94,14 @@ def _matching_without_end(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
         finally:
             ended.set()
 
-    monkeypatch.setattr(beginning, "_MATCHED_AT_ONCE", 0)
-    monkeypatch.setattr(beginning, "evidence_of", slow)
+    monkeypatch.setattr(opening, "_MATCHED_AT_ONCE", 0)
+    monkeypatch.setattr(opening, "evidence_of", slow)
     return ended
 
 
 @pytest.mark.slow("drives the app through many screens")
 async def test_escape_ends_the_matcher(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    match = beginning.evidence_of
+    match = opening.evidence_of
     ended = _matching_without_end(monkeypatch)
     async with opened(soon(), size=_WIDE) as (pilot, workspace):
         await pilot.press("c")
@@ -111,7 +111,7 @@ async def test_escape_ends_the_matcher(opened: Opened, monkeypatch: pytest.Monke
         assert ended.is_set()
         assert not failures.log_file().exists()
         assert workspace.session.counts[Fit.EXACT] == 0
-        monkeypatch.setattr(beginning, "evidence_of", match)
+        monkeypatch.setattr(opening, "evidence_of", match)
         await pilot.press("a")
         await until(pilot, lambda: "Lined up" in status(workspace))
         assert keys(workspace) == BY_NAME

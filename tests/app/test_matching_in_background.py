@@ -12,7 +12,7 @@ from s2p_tui.alignment.evidence import as_suggested
 from s2p_tui.alignment.fit import Fit
 from s2p_tui.app.screens.main import Workspace
 from s2p_tui.formats.memory import checkpoint_in_memory
-from s2p_tui.session import beginning
+from s2p_tui.session import opening
 from s2p_tui.session.session import Session
 from tests.app.pairs import BY_NAME, BY_ORDER, soon
 from tests.app.reading import keys, status
@@ -24,14 +24,14 @@ from tests.helpers.sessions import reordered
 def go(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Holds the matcher back until it is set; every list counts as long."""
     event = threading.Event()
-    match = beginning.evidence_of
+    match = opening.evidence_of
 
     def slow(*ends):
         assert event.wait(60)
         return match(*ends)
 
-    monkeypatch.setattr(beginning, "evidence_of", slow)
-    monkeypatch.setattr(beginning, "_MATCHED_AT_ONCE", 0)
+    monkeypatch.setattr(opening, "evidence_of", slow)
+    monkeypatch.setattr(opening, "_MATCHED_AT_ONCE", 0)
     yield event
     event.set()
 

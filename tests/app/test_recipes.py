@@ -15,9 +15,9 @@ from s2p_tui.app.screens.review import Review
 from s2p_tui.conversion.output import mapping_of
 from s2p_tui.session.recipes import SUFFIX, folder, load_recipe, save_recipe
 from tests.app.reading import said, status
+from tests.helpers.recipes import blocks, learned, pair, turned
 from tests.helpers.running_app import Opened, until
 from tests.helpers.sessions import fitting
-from tests.session.test_recipes import blocks, learned, turned
 
 
 @pytest.fixture(autouse=True)
@@ -97,8 +97,6 @@ async def test_a_recipe_of_this_very_pair_gives_its_mapping_back(
 async def test_differences_from_the_mappings_pair_are_told(opened: Opened, tmp_path: Path) -> None:
     session = blocks(2, 4)
     session.save_mapping(tmp_path / "m.json")
-    from tests.session.test_recipes import pair
-
     half = pair(
         {entry.key: entry.shape for entry in session.checkpoint.state_dict},
         {leaf.path: leaf.shape for leaf in session.target.skeleton},

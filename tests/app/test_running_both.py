@@ -15,15 +15,24 @@ import torch
 from textual.pilot import Pilot
 from textual.widgets import Input, Label
 
-from s2p_tui.alignment.edits import Swap
+from s2p_tui.alignment.alignment import Row
+from s2p_tui.alignment.edits import SetRows, Swap, apply
+from s2p_tui.alignment.mapping_file import to_text
+from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.transform import Permute, Take
 from s2p_tui.app.checks import Typed
 from s2p_tui.app.screens.check import CheckForm, Checking
 from s2p_tui.app.screens.main import Workspace
+from s2p_tui.app.screens.review import Review
 from s2p_tui.app.theme import ASCII, UNICODE
 from s2p_tui.cli import run as run_command
+from s2p_tui.conversion.output import mapping_of
+from s2p_tui.formats.memory import checkpoint_in_memory
 from s2p_tui.formats.models import Factory, Models
 from s2p_tui.formats.pytree.factory import import_object
+from s2p_tui.formats.registry import open_checkpoint
+from s2p_tui.formats.skeleton_file import Target
+from s2p_tui.formats.tensors import ArrayTensors
 from s2p_tui.session.session import Session
 from tests.app.pairs import session_of
 from tests.app.reading import screen_text, status
@@ -267,9 +276,6 @@ def test_inputs_become_options(text: str, wanted: list[str]) -> None:
 
 
 async def test_what_cannot_be_run_is_said(opened: Opened, tmp_path: Path) -> None:
-    async with opened(pair()) as (pilot, workspace):
-        await pilot.press("V")
-        assert "in files of this machine" in status(workspace)
     async with opened(linears(), checkpoint=tmp_path / "m.pt") as (pilot, workspace):
         await pilot.press("G", "V")
         assert "once no row is mismatched" in status(workspace)
@@ -282,6 +288,160 @@ def test_every_sign_of_agreement_is_told_from_the_others() -> None:
         assert len(set(symbols.agreement.values())) == 2
         assert len(signs) == len(symbols.fits) + 2
     assert all(sign.isascii() for sign in ASCII.agreement.values())
+
+
+async def test_a_state_dict_in_memory_is_written_down_for_the_other_process(
+    opened: Opened, answer: Answer, tmp_path: Path
+) -> None:
+    answer(found(True, True, status="agree"), then=f'cp "$TMPDIR/model.pt" {tmp_path}/seen.pt')
+    shared = torch.arange(12.0).reshape(3, 4)
+    state_dict = {
+        "b.weight": shared, "a.weight": shared, "a.bias": torch.ones(3, dtype=torch.bfloat16),
+        "steps": torch.tensor(7), "turned": torch.arange(6).reshape(2, 3).T,
+    }  # fmt: skip
+    checkpoint = checkpoint_in_memory(state_dict)
+    leaves = [Leaf(f".{e.key}", e.shape, e.dtype) for e in checkpoint.state_dict]
+    target = Target("tree", (), 0, Skeleton(tuple(leaves)), ArrayTensors({}))
+    session = Session(checkpoint, target)
+    async with opened(session, models=MODELS, inputs="4") as (pilot, workspace):
+        await run(pilot, workspace)
+        assert "Both models agree" in status(workspace)
+    read = torch.load(tmp_path / "seen.pt", weights_only=True)
+    assert list(read) == list(state_dict)
+    for key, tensor in state_dict.items():
+        assert read[key].dtype == tensor.dtype
+        assert torch.equal(read[key], tensor)
+    assert read["a.weight"].data_ptr() == read["b.weight"].data_ptr()
+    rows = json.loads((tmp_path / "mapping.json").read_text())
+    assert rows["source"]["digest"] == open_checkpoint(tmp_path / "seen.pt").state_dict.digest
+
+
+async def test_addresses_and_adapters_are_named_to_the_other_process(
+    opened: Opened, answer: Answer, tmp_path: Path
+) -> None:
+    answer(found(True, True, status="agree"))
+    options: dict[str, Any] = {"models": MODELS, "inputs": "4", "adapter": tmp_path / "lora"}
+    async with opened(pair(), checkpoint="https://host/m.pt", **options) as (pilot, workspace):
+        await run(pilot, workspace)
+    arguments = (tmp_path / "arguments").read_text().split("\n")
+    at = arguments.index("--checkpoint")
+    assert arguments[at : at + 4] == [
+        "--checkpoint", "https://host/m.pt", "--adapter", str(tmp_path / "lora"),
+    ]  # fmt: skip
+
+
+PROOF = "forward: agrees within 3e-07, next best 0.4, inputs 0123 4567"
+
+
+def settled(session: Session, rows: dict[int, Row], folder: Path) -> str:
+    """Write the mapping with which both models agree; a shell command that puts it in place."""
+    edit = SetRows(tuple(rows.items()))
+    whole = apply(session.alignment, edit)
+    mapping = mapping_of(session.checkpoint, session.target, whole)
+    (folder / "fixed.json").write_text(to_text(mapping))
+    return f'cp {folder}/fixed.json "$TMPDIR/settled.mapping.json"'
+
+
+async def settle(pilot: Pilot[object]) -> Review:
+    await pilot.press("S", "enter")
+    await until(pilot, lambda: isinstance(pilot.app.screen, Review))
+    assert isinstance(pilot.app.screen, Review)
+    return pilot.app.screen
+
+
+async def test_what_the_forward_decides_is_reviewed_and_kept(
+    opened: Opened, answer: Answer, tmp_path: Path
+) -> None:
+    session = pair()
+    session.edit(Swap(0, 2))
+    proven = {
+        0: Row(Take("fc1.weight"), by="forward", why=PROOF),
+        2: Row(Take("fc2.weight"), by="forward", why=PROOF),
+    }
+    said = found(True, True, status="agree") | {
+        "settled": [{"path": ".fc1.weight", "why": PROOF, "sources": []}],
+        "open": [{"path": ".fc2.bias", "why": "the numbers make no difference"}],
+    }
+    answer(said, then=settled(session, proven, tmp_path))
+    options: dict[str, Any] = {"checkpoint": tmp_path / "m.pt", "models": MODELS, "inputs": "4"}
+    options["output"] = tmp_path / "model.eqx"
+    async with opened(session, **options) as (pilot, workspace):
+        screen = await settle(pilot)
+        arguments = (tmp_path / "arguments").read_text().split("\n")
+        assert "--settle" in arguments
+        assert "--trust-all" not in arguments
+        text = screen_text(pilot)
+        assert "proposed by the forward" in text
+        assert "agrees within 3e-07, next best 0.4" in text
+        assert "Not settled: .fc2.bias: the numbers make no difference." in text
+        assert {change.index for change in screen.reviewing.proposal.changes} == {0, 2}
+        assert all(c.confidence == "certain" for c in screen.reviewing.proposal.changes)
+        # Nothing is changed before it is taken.
+        assert session.alignment.rows[0].keys == ("fc2.weight",)
+        await pilot.press("enter")
+        assert [row.keys for row in session.alignment.rows[:3:2]] == [
+            ("fc1.weight",), ("fc2.weight",),
+        ]  # fmt: skip
+        assert session.alignment.rows[0].why == PROOF
+        assert signs(workspace) == ["="] * 4
+        assert "2 rows changed; u takes it back." in status(workspace)
+        # The proof is in the mapping, and it is gone when it is undone.
+        await pilot.press("ctrl+s")
+        rows = json.loads(workspace.mapping_path.read_text())["rows"]
+        assert [row["by"] for row in rows] == ["forward", "order", "forward", "order"]
+        assert rows[0]["why"] == PROOF
+        await pilot.press("u")
+        assert session.alignment.rows[0].keys == ("fc2.weight",)
+        assert signs(workspace) == [" "] * 4
+        await pilot.press("ctrl+y")
+    # So it is in the journal.
+    async with opened(pair(), **options, resume="go on") as (_, workspace):
+        rows = workspace.session.alignment.rows
+        assert [row.by for row in rows] == ["forward", "order", "forward", "order"]
+        assert rows[0].why == PROOF
+        assert rows[0].keys == ("fc1.weight",)
+
+
+async def test_a_part_of_what_the_forward_decides_may_be_taken(
+    opened: Opened, answer: Answer, tmp_path: Path
+) -> None:
+    session = pair()
+    turned = Permute(Take("fc2.weight"), (1, 0))
+    proven = {
+        0: Row(Take("fc1.weight"), by="forward", why=PROOF),
+        2: Row(turned, by="pattern", why="the forward does not decide it: so do others"),
+    }
+    answer(found(True, True, status="agree"), then=settled(session, proven, tmp_path))
+    options: dict[str, Any] = {"checkpoint": tmp_path / "m.pt", "models": MODELS, "inputs": "4"}
+    async with opened(session, **options) as (pilot, workspace):
+        screen = await settle(pilot)
+        await pilot.press("j", "j")
+        assert "proposed, not settled: the forward does not decide it" in screen_text(pilot)
+        assert [str(c.confidence) for c in screen.reviewing.proposal.changes] == [
+            "certain", "unsure",
+        ]  # fmt: skip
+        await pilot.press("f", "f", "r", "enter")
+        assert session.alignment.rows[0].by == "forward"
+        assert session.alignment.rows[2].source == Take("fc2.weight")
+        # What was run had the other row otherwise: nothing is known of that module.
+        assert signs(workspace) == ["=", "=", " ", " "]
+
+
+async def test_nothing_is_proposed_where_no_change_makes_both_agree(
+    opened: Opened, answer: Answer, tmp_path: Path
+) -> None:
+    answer(found(True, False), status=6)
+    options: dict[str, Any] = {"checkpoint": tmp_path / "m.pt", "models": MODELS, "inputs": "4"}
+    async with opened(pair(), **options) as (pilot, workspace):
+        await pilot.press("S")
+        assert "Other sources are tried" in screen_text(pilot)
+        await pilot.press("enter")
+        await until(pilot, lambda: pilot.app.screen is workspace)
+        assert "Nothing was settled, as no small change makes both models agree." in status(
+            workspace
+        )
+        assert signs(workspace) == ["=", "=", "≠", "≠"]
+        assert not workspace.session.history
 
 
 NET = """
@@ -336,7 +496,15 @@ async def test_models_are_run_and_the_wrong_module_is_found(
         assert signs(workspace) == ["≠", "≠", "≠", "≠"]
         assert workspace.cursor.index == 0
         assert status(workspace).startswith("first and .first differ first")
-        assert "called with equal inputs." in status(workspace)
+        assert "called with equal inputs. S looks for what settles it." in status(workspace)
+        await pilot.press("S", "enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Review), 600)
+        assert "forward: agrees within" in screen_text(pilot)
+        await pilot.press("enter")
+        row = session.alignment.rows[0]
+        assert (row.source, row.by) == (Take("first.weight"), "forward")
+        assert signs(workspace) == ["="] * 4
+        assert session.is_complete
     session.close()
 
 

@@ -40,8 +40,9 @@ _BLOCK_KEYS = {
     "fold, unfold (tab)": b"\t",
     "down (j)": b"j",
     "move block down (J)": b"J",
-    "undo (u)": b"u",
     "block to bench (Del)": b"\x1b[3~",
+    # Of as many steps as the key before makes: moves on and on would be taken back at once.
+    "undo (u)": b"u",
     "next problem (n)": b"n",
 }
 _ONCE_A_ROW = (b"\x1b[3~", b"y")
@@ -172,6 +173,8 @@ def _keys(
             last, size = terminal.until_quiet()
             result.seconds.append(last - sent)
             sizes.append(size)
+        if not median(sizes):
+            raise RuntimeError(f"{what}, {where}: most presses changed nothing")
         result.note = f"{median(sizes):,.0f} bytes a key (≤ 1,024), {max(sizes):,} at most"
         report(result)
 

@@ -27,7 +27,7 @@ from s2p_tui.app.screens.main import Workspace
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.formats.tensors import ArrayTensors
-from s2p_tui.session import beginning
+from s2p_tui.session import opening
 from s2p_tui.session.session import Session
 from tests.benchmarks.alignment_names import NAMES, SHAPES
 from tests.benchmarks.measure import Report, Result
@@ -148,7 +148,7 @@ async def _survives(number: int, rows: int) -> bool:
     def fails(*_: object) -> None:
         raise MemoryError
 
-    match, beginning.evidence_of = beginning.evidence_of, fails
+    match, opening.evidence_of = opening.evidence_of, fails
     try:
         app = _app(_session(number, rows))
         async with app.run_test(size=_SIZE) as pilot:
@@ -161,7 +161,7 @@ async def _survives(number: int, rows: int) -> bool:
             await pilot.press("j")
             return workspace.cursor.index != before and app.is_running
     finally:
-        beginning.evidence_of = match
+        opening.evidence_of = match
 
 
 def _app(session: Session) -> S2PApp:

@@ -67,10 +67,12 @@ def _entered() -> Iterator[set[str]]:
 
 
 def _convert(pair: Pair, output: Path) -> set[str]:
-    with _entered() as seen:
-        session = Session.open(pair.model, pair.skeleton)
-        session.convert(output)
-        session.close()
+    # The first one imports what is imported when it is needed.
+    for _ in range(2):
+        with _entered() as seen:
+            session = Session.open(pair.model, pair.skeleton)
+            session.convert(output)
+            session.close()
     return seen
 
 

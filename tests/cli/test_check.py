@@ -14,27 +14,10 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from s2p_tui.cli import run
-from s2p_tui.formats.pytree.skeleton import save_skeleton
 from s2p_tui.formats.registry import open_checkpoint
-from s2p_tui.session.session import Session
+from tests.cli.twin_files import JAX, TORCH, swap_rows, twin_files
 from tests.helpers.files import save_legacy, save_safetensors, save_zip
-from tests.models.test_twins_by_truth import _arrange
 from tests.models.twins import BY_NAME
-
-TORCH, JAX = "tests.models.torch_sides", "tests.models.twins"
-
-
-def _files(name: str, folder: Path) -> tuple[Path, Path]:
-    """The twin's checkpoint and the right mapping file."""
-    twin = BY_NAME[name]
-    assert twin.truth is not None
-    torch.save(twin.checkpoint(twin.make_torch()), folder / "model.pt")
-    save_skeleton(folder / "skeleton.eqx", twin.make_eqx())
-    session = Session.open(folder / "model.pt", folder / "skeleton.eqx")
-    _arrange(session, twin.truth)
-    session.save_mapping(folder / "m.json")
-    session.close()
-    return folder / "model.pt", folder / "m.json"
 
 
 def _save_shards(value: dict[str, torch.Tensor], folder: Path) -> Path:
@@ -48,15 +31,6 @@ def _save_shards(value: dict[str, torch.Tensor], folder: Path) -> Path:
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return index
-
-
-def _swap(mapping: Path, first: str, second: str) -> None:
-    """Have two rows, each of one entry, take each other's."""
-    content = json.loads(mapping.read_text())
-    rows = {row["sources"][0]: row for row in content["rows"] if len(row["sources"]) == 1}
-    one, two = rows[first], rows[second]
-    one["sources"], two["sources"] = two["sources"], one["sources"]
-    mapping.write_text(json.dumps(content))
 
 
 def _check(name: str, *arguments: str | Path) -> int:
@@ -83,7 +57,7 @@ AGREEING = [
 def test_twins_agree(
     name: str, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, mapping = _files(name, tmp_path)
+    model, mapping = twin_files(name, tmp_path)
     assert _check(name, "--mapping", mapping, "--model", model, *arguments) == 0
     out, err = capsys.readouterr()
     assert out.startswith(f"{TORCH}:{name} and {JAX}:{name} agree: max |Δ| ")
@@ -128,7 +102,7 @@ def test_both_sides_get_the_weights_of_the_checkpoint(
     weights = BY_NAME["blocks"].make_torch().state_dict()
     doubled = {f"module.{key}": tensor * 2 for key, tensor in weights.items()}
     model = save(doubled, tmp_path / "doubled")
-    _, mapping = _files("blocks", tmp_path)
+    _, mapping = twin_files("blocks", tmp_path)
     content = json.loads(mapping.read_text())
     for row in content["rows"]:
         row["sources"] = [f"module.{key}" for key in row["sources"]]
@@ -137,7 +111,7 @@ def test_both_sides_get_the_weights_of_the_checkpoint(
     checkpoint.tensors.close()
     mapping.write_text(json.dumps(content))
     assert _check("blocks", "--model", model, "--mapping", mapping, "--shape", "4") == 0
-    _swap(mapping, "module.layers.1.fc2.weight", "module.layers.2.fc2.weight")
+    swap_rows(mapping, "module.layers.1.fc2.weight", "module.layers.2.fc2.weight")
     assert _check("blocks", "--model", model, "--mapping", mapping, "--shape", "4") == 6
     assert "first difference: layers.1.fc2 ↔ .blocks[1].down" in capsys.readouterr().out
 
@@ -179,8 +153,8 @@ def test_the_first_module_that_differs_is_named(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    _, mapping = _files(name, tmp_path)
-    _swap(mapping, *swap)
+    _, mapping = twin_files(name, tmp_path)
+    swap_rows(mapping, *swap)
     arguments = ["--mapping", mapping, "--shape", shape, "--dtype", dtype]
     assert _check(name, *arguments) == 6
     out = capsys.readouterr().out
@@ -199,8 +173,8 @@ def test_the_first_module_that_differs_is_named(
 
 def _report(suffix: str, folder: Path, *arguments: str | Path) -> tuple[int, str]:
     """Check the pair of blocks with two rows swapped; the exit status and the report."""
-    _, mapping = _files("blocks", folder)
-    _swap(mapping, "layers.1.fc2.weight", "layers.2.fc2.weight")
+    _, mapping = twin_files("blocks", folder)
+    swap_rows(mapping, "layers.1.fc2.weight", "layers.2.fc2.weight")
     report = folder / f"parity{suffix}"
     code = _check("blocks", "--mapping", mapping, "--shape", "4", "--report", report, *arguments)
     return code, report.read_text()
@@ -256,7 +230,7 @@ def test_a_report_of_another_format_is_refused(
 
 
 def test_json_of_agreement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, mapping = _files("linear", tmp_path)
+    _, mapping = twin_files("linear", tmp_path)
     assert _check("linear", "--mapping", mapping, "--shape", "4", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     (output,) = found.pop("outputs")
@@ -504,7 +478,7 @@ def test_a_side_that_is_no_model_is_named(
 def test_files_of_other_models_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, mapping = _files("blocks", tmp_path)
+    _, mapping = twin_files("blocks", tmp_path)
     shape = ["--shape", "4"]
     assert _check("linear", "--mapping", mapping, *shape) == 4
     assert "was made for other files" in capsys.readouterr().err
@@ -529,7 +503,9 @@ def test_what_only_one_side_returns_is_told_and_not_compared(
 ) -> None:
     sides = ["--torch", f"{TORCH}:lstm", "--jax", f"{JAX}:lstm", "--shape", "5x3"]
     assert run(["check", *sides]) == 0
-    assert "torch returns 3 arrays and Equinox 1: the first 1 of both" in capsys.readouterr().out
+    assert (
+        "torch returns 3 arrays and the JAX model 1: the first 1 of both" in capsys.readouterr().out
+    )
     assert run(["check", *sides, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["returned"] == {"torch": 3, "jax": 1}
 

@@ -29,7 +29,7 @@ from s2p_tui.cli.demo import Pair, compare
 from s2p_tui.cli.demo import make_pair as demo_pair
 from s2p_tui.errors import OutputError
 from s2p_tui.formats.pytree.skeleton import save_skeleton
-from s2p_tui.session import beginning
+from s2p_tui.session import opening
 from tests.models.linears import EqxNet, make_pair
 
 
@@ -93,7 +93,7 @@ def test_convert_follows_a_mapping_file(
 def test_convert_shows_a_match_that_takes_long(
     pair: Pair, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    match, shown = beginning.evidence_of, "matching by names and structure"
+    match, shown = opening.evidence_of, "matching by names and structure"
 
     def slow(state_dict: StateDict, skeleton: Skeleton, task: Task) -> Evidence:
         task.total = len(skeleton)
@@ -105,7 +105,7 @@ def test_convert_shows_a_match_that_takes_long(
     assert run(["convert", *arguments]) == 0
     assert shown not in capsys.readouterr().err
     monkeypatch.setattr(progress, "_QUIET_SECONDS", 0.0)
-    monkeypatch.setattr(beginning, "evidence_of", slow)
+    monkeypatch.setattr(opening, "evidence_of", slow)
     assert run(["convert", *arguments]) == 0
     out, err = capsys.readouterr()
     assert shown in err

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from s2p_tui.cli import run
-from tests.cli.test_check import JAX, TORCH, _files, _swap
+from tests.cli.twin_files import JAX, TORCH, swap_rows, twin_files
 
 MODELS = """
 import equinox as eqx
@@ -123,9 +123,9 @@ def test_models_that_differ_otherwise_settle_nothing(
 def test_a_mapping_that_was_put_right_needs_no_trust(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, mapping = _files("blocks", tmp_path)
+    model, mapping = twin_files("blocks", tmp_path)
     right = json.loads(mapping.read_text())["rows"]
-    _swap(mapping, "layers.1.fc2.weight", "layers.2.fc2.weight")
+    swap_rows(mapping, "layers.1.fc2.weight", "layers.2.fc2.weight")
     fixed = tmp_path / "fixed.json"
     sides = ["--torch", f"{TORCH}:blocks", "--jax", f"{JAX}:blocks", "--checkpoint", str(model)]
     arguments = ["--mapping", str(mapping), "--shape", "4", "--settle", "--progress"]

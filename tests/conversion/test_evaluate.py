@@ -20,7 +20,8 @@ from s2p_tui.alignment.transform import (
     Sum,
     Take,
 )
-from s2p_tui.conversion.evaluate import Evaluator, boxes, fast_axes, flat_runs, runs_of, tiles
+from s2p_tui.conversion.contents import runs_of
+from s2p_tui.conversion.evaluate import Evaluator, boxes, fast_axes, flat_runs, tiles
 from tests.helpers.exprs import Case, cases, regions, slices
 from tests.helpers.sessions import checkpoint_of
 

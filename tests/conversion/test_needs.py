@@ -117,19 +117,34 @@ def test_norms_need_more_than_the_region() -> None:
 
 
 def test_many_small_boxes_of_one_entry_become_one() -> None:
-    """A reshape that regroups columns asks for a run per row."""
+    """A reshape that regroups columns takes all of them, rather than a run per row."""
     arrays = {"w": np.arange(64 * 12, dtype=np.float32).reshape(64, 12)}
     expr = Reshape(Take("w"), (128, 6))
     region = ((0, 128), (1, 6))
     needs = needs_of(arrays, expr, region)
-    assert len(needs) == 128
-    assert gathered(needs) == [Need("w", ((0, 64), (1, 12)))]
+    assert gathered(needs) == [Need("w", ((0, 64), (0, 12)))]
     tensors = Watched(arrays)
     fetched = Fetched(tensors, gathered(needs))
     evaluator = Evaluator(checkpoint_of(arrays).state_dict, fetched)
     found = evaluator.region(expr, region)
     assert np.array_equal(found, arrays["w"].reshape(128, 6)[:, 1:])
     assert len(tensors.asked) == 1
+
+
+def test_columns_of_heads_are_a_box_a_head() -> None:
+    arrays = {"w": np.arange(64 * 480, dtype=np.float32).reshape(64, 480)}
+    heads = Split(Reshape(Take("w"), (64, 4, 6, 20)), 2, 1, 2)
+    needs = needs_of(arrays, Reshape(heads, (64, 80)), ((3, 60), (0, 80)))
+    assert [need.region for need in needs] == [
+        ((3, 60), (start, start + 20)) for start in range(20, 480, 120)
+    ]
+
+
+def test_neighbours_become_one() -> None:
+    parts = tuple(Split(Take("w"), 1, n, n + 2) for n in (4, 0, 2))
+    arrays = {"w": np.ones((8, 8), np.float32)}
+    needs = needs_of(arrays, Concat(parts, 1), ((1, 5), (0, 6)))
+    assert gathered(needs) == [Need("w", ((1, 5), (0, 6)))]
 
 
 def test_far_boxes_of_one_entry_stay_apart() -> None:

@@ -17,7 +17,7 @@ from s2p_tui.cli.listing import describe
 from s2p_tui.errors import AmbiguousStateDictError, InputError
 from s2p_tui.formats.registry import open_checkpoint, open_target
 from s2p_tui.session.opening import load_mapping
-from tests.formats.test_hostile import as_legacy, as_zip, members, zipped
+from tests.formats.hostile import as_legacy, as_zip, members, zipped
 from tests.fuzz.trial import limited_memory, limited_time
 from tests.helpers.files import read, save_safetensors, save_zip
 

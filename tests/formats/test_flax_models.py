@@ -397,12 +397,6 @@ def test_export_takes_a_module(net: Path) -> None:
     }
 
 
-def test_check_runs_no_model_of_flax(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sides = ["check", "--torch", "torch.nn:Identity", "--jax", f"{net}:Net"]
-    assert run([*sides, "--shape", "1,4"]) == 4
-    assert "made a Net of Flax, of which check runs none" in capsys.readouterr().err
-
-
 def test_the_listing_names_layers(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["inspect", f"{net}:variables", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from s2p_tui.cli import run
-from tests.formats.test_hostile import CANARY, PAYLOADS, SONG, Calls, as_legacy, as_zip, text, touch
+from tests.formats.hostile import CANARY, PAYLOADS, SONG, Calls, as_legacy, as_zip, text, touch
 
 PLANTED = "s2p_planted"
 """A module that leaves the canary when it is imported."""

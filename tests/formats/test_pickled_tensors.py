@@ -14,8 +14,8 @@ import torch
 
 from s2p_tui.errors import InputError
 from s2p_tui.formats.registry import open_checkpoint
-from tests.formats.test_hostile import CANARY, Calls, touch
-from tests.formats.test_training_checkpoints import Net
+from tests.formats.hostile import CANARY, Calls, touch
+from tests.formats.net import Net
 from tests.helpers.files import SAVE, array_bytes, assert_holds, random_tensor, read, tensor_bytes
 
 PROTOCOLS = (3, 4, 5)

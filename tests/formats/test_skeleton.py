@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,26 +98,36 @@ class Wider(eqx.nn.Linear):
     """A user's own subclass of a layer."""
 
 
-OWNERS: list[tuple[Any, str, str, dict[str, Any]]] = [
-    (eqx.nn.Conv2d(4, 6, 3, groups=2, key=KEY), ".weight", "Conv", {"groups": 2}),
+OWNERS: list[tuple[Callable[[], Any], str, str, dict[str, Any]]] = [
+    (lambda: eqx.nn.Conv2d(4, 6, 3, groups=2, key=KEY), ".weight", "Conv", {"groups": 2}),
     (
-        eqx.nn.ConvTranspose1d(4, 6, 3, stride=2, key=KEY),
+        lambda: eqx.nn.ConvTranspose1d(4, 6, 3, stride=2, key=KEY),
         ".bias",
         "ConvTranspose",
         {"stride": [2], "groups": 1},
     ),
-    (eqx.nn.MultiheadAttention(3, 6, key=KEY), ".query_proj.weight", "Linear", {"in_features": 6}),
-    (Wider(2, 3, key=KEY), ".weight", "Linear", {"out_features": 3}),
-    (net_with_state(("batch",)), "[0].norms[0].weight", "BatchNorm", {"mode": "batch"}),
-    ({"a": [eqx.nn.LayerNorm(3)]}, "['a'][0].weight", "LayerNorm", {"shape": [3], "eps": 1e-5}),
+    (
+        lambda: eqx.nn.MultiheadAttention(3, 6, key=KEY),
+        ".query_proj.weight",
+        "Linear",
+        {"in_features": 6},
+    ),
+    (lambda: Wider(2, 3, key=KEY), ".weight", "Linear", {"out_features": 3}),
+    (lambda: net_with_state(("batch",)), "[0].norms[0].weight", "BatchNorm", {"mode": "batch"}),
+    (
+        lambda: {"a": [eqx.nn.LayerNorm(3)]},
+        "['a'][0].weight",
+        "LayerNorm",
+        {"shape": [3], "eps": 1e-5},
+    ),
 ]
 
 
-@pytest.mark.parametrize(("tree", "path", "owner", "config"), OWNERS)
+@pytest.mark.parametrize(("make", "path", "owner", "config"), OWNERS)
 def test_owners_and_what_matters_of_them(
-    tmp_path: Path, tree: Any, path: str, owner: str, config: dict[str, Any]
+    tmp_path: Path, make: Callable[[], Any], path: str, owner: str, config: dict[str, Any]
 ) -> None:
-    save_skeleton(tmp_path / "s.eqx", tree)
+    save_skeleton(tmp_path / "s.eqx", make())
     skeleton = open_target(tmp_path / "s.eqx").skeleton
     leaf = skeleton[skeleton.index(path)]
     assert leaf.owner in (f"equinox.nn.{owner}", f"equinox.nn.{owner}2d", f"equinox.nn.{owner}1d")

@@ -22,25 +22,10 @@ import torch
 from s2p_tui.cli import run
 from s2p_tui.errors import AmbiguousStateDictError, InputError
 from s2p_tui.formats.registry import open_checkpoint
+from tests.formats.net import Net
 from tests.helpers.files import SAVE, array_bytes, assert_holds, read, save_safetensors, save_zip
 
 both = pytest.mark.parametrize("form", SAVE)
-
-
-class Net(torch.nn.Module):
-    """What is pickled whole here: parameters, buffers kept and not, parts in parts, a tied one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc1 = torch.nn.Linear(8, 12)
-        self.norm = torch.nn.BatchNorm1d(12)
-        self.blocks = torch.nn.ModuleList([torch.nn.Linear(4, 4, bias=False) for _ in range(2)])
-        self.tied = self.fc1
-        self.scales = torch.nn.ParameterList([torch.ones(3), torch.zeros(2)])
-        self.nothing: Any = None
-        self.register_buffer("kept", torch.arange(3))
-        self.register_buffer("scratch", torch.ones(2), persistent=False)
-        self.register_parameter("absent", None)
 
 
 def weights(seed: int = 0) -> dict[str, torch.Tensor]:

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import tempfile
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.forward.faults import KINDS
 from tests.forward.pairs import TWINS, pair
 from tests.forward.trial import Outcome, trial
 
-Draw = tuple[str, tuple[str, ...], int]
 
+def outcomes(
+    seed: int, names: Sequence[str], count: int, folder: Path, *, twos: float
+) -> Iterator[Outcome]:
+    """Try faults in pairs of models: all kinds as often, `twos` of them in twos.
 
-def drawn(seed: int, names: tuple[str, ...], count: int, *, twos: float) -> list[Draw]:
-    """Draw pairs of models and kinds of faults, all kinds as often, `twos` of them in twos."""
+    A kind that a pair has no place for is tried in another one.
+    """
     chance = random.Random(seed)
     kinds = list(KINDS)
-    found: list[Draw] = []
-    for number in range(count):
-        first = kinds[number % len(kinds)]
+    numbers = itertools.count()
+    while count:
+        first = kinds[next(numbers) % len(kinds)]
         both = (first, chance.choice(kinds)) if chance.random() < twos else (first,)
-        found.append((chance.choice(names), both, chance.randrange(1 << 30)))
-    return found
+        drawn = chance.randrange(1 << 30)
+        tried = (
+            trial(pair(name), both, drawn, folder) for name in chance.sample(names, len(names))
+        )
+        outcome = next((one for one in tried if one is not None), None)
+        if outcome is not None:
+            count -= 1
+            yield outcome
 
 
 def main() -> None:
@@ -38,23 +49,20 @@ def main() -> None:
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     false: list[Outcome] = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, kinds, seed in drawn(
-            options.seed, tuple(options.pairs), options.count, twos=options.twos
+        started = time.monotonic()
+        for outcome in outcomes(
+            options.seed, options.pairs, options.count, Path(folder), twos=options.twos
         ):
-            started = time.monotonic()
-            outcome = trial(pair(name), kinds, seed, Path(folder))
-            if outcome is None:
-                continue
+            name, kinds = outcome.pair, outcome.kinds
             result = "repaired" if outcome.repaired else "found" if outcome.seen else "no effect"
             result = "FALSE" if outcome.false else result
             for row in (name, *(kinds if len(kinds) == 1 else ()), f"in {len(kinds)}", "all"):
                 counts[row][result] += 1
                 counts[row]["settled"] += outcome.settled
             false += [outcome] if outcome.false else []
-            took = time.monotonic() - started
-            print(
-                f"{result:10} {took:6.1f} s  {name}: {' + '.join(kinds)} (seed {seed})", flush=True
-            )
+            took, started = time.monotonic() - started, time.monotonic()
+            said = f"{name}: {' + '.join(kinds)} (seed {outcome.seed})"
+            print(f"{result:10} {took:6.1f} s  {said}", flush=True)
             if result not in ("repaired",):
                 print(f"    {'; '.join(outcome.words)} {outcome.false or ''}", flush=True)
     print(f"\n{'':28} {'repaired':>9} {'settled':>9} {'found':>9} {'no effect':>9} {'FALSE':>9}")

@@ -30,6 +30,7 @@ class Outcome:
     Attributes:
         pair: Its name.
         kinds: The kinds of faults.
+        seed: The seed they were drawn with.
         seen: Whether the models differed with the faults.
         repaired: Whether all leaves hold the right numbers in the end, and both models agree.
         settled: Whether, beyond that, all rows that were made wrong are settled.
@@ -39,6 +40,7 @@ class Outcome:
 
     pair: str
     kinds: tuple[str, ...]
+    seed: int
     seen: bool
     repaired: bool
     settled: bool
@@ -123,6 +125,7 @@ def _tried(pair: Pair, session: Session, kinds: tuple[str, ...], seed: int) -> O
     return Outcome(
         pair.name,
         kinds,
+        seed,
         bool(found.repaired) or not found.agrees,
         repaired,
         repaired and set(faulty) <= set(by_forward),

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.fuzz.mutations import mutated
 from tests.fuzz.seeds import Seed, make_seeds
-from tests.fuzz.trial import Ground, TooSlowError
+from tests.fuzz.trial import Ground, TooSlowError, parse_once
 
 _SHOWN = 5
 _NEVER_LONGER = 120.0
@@ -47,6 +47,7 @@ def main() -> int:
 
 def _work(numbers: range | list[int], seed: int) -> int:
     wrong = 0
+    parse_once()
     with tempfile.TemporaryDirectory(prefix="s2p-fuzz-") as name:
         folder, state = Path(name) / "files", Path(name) / "state"
         folder.mkdir()

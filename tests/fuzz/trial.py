@@ -9,12 +9,14 @@ import os
 import re
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
+from cyclopts import App
 
 from s2p_tui.cli import run
 from s2p_tui.errors import S2PError
@@ -199,6 +201,23 @@ def _contents(folder: Path) -> dict[str, tuple[int, int]]:
 def _require_clean(error: S2PError) -> None:
     if not error.message or not error.message.isprintable() or len(error.message) > 4000:
         raise WrongError(f"no single clear line: {error.message[:500]!r}")
+
+
+def parse_once() -> None:
+    """Parse the same arguments once in this process.
+
+    Files change here, arguments do not: reading these again takes half of the processor's time.
+    """
+    parse = App.parse_args
+    known: dict[tuple[str, ...], Any] = {}
+
+    def parsed(app: App, tokens: Iterable[str], **options: Any) -> Any:
+        asked = tuple(tokens)
+        if asked not in known:
+            known[asked] = parse(app, asked, **options)
+        return known[asked]
+
+    App.parse_args = parsed
 
 
 def _command(*arguments: str) -> int:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,21 @@ from typing import Any
 _NETWORK = {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto",
             "socket.bind"}  # fmt: skip
 _DEVICE = re.compile(r"/dev/(nvidia|kfd|dri/|accel|vfio)|libcuda\.so|libamdhip|libtpu")
+CANARY = "sk-ant-canary-6f1d0a"
+
+
+def watched(folder: Path, commands: list[list[str]]) -> tuple[dict[str, Any], str]:
+    """What the commands did in a process of their own, and all they printed."""
+    asked = folder / "commands.json"
+    asked.write_text(json.dumps(commands))
+    env = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    env |= {"ANTHROPIC_API_KEY": CANARY, "XDG_STATE_HOME": str(folder / "state")}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.helpers.watched", str(asked)],
+        capture_output=True, text=True, env=env, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout), done.stdout + done.stderr
 
 
 class Watch:

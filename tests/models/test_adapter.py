@@ -9,7 +9,6 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-import peft
 import pytest
 import safetensors.torch
 import torch
@@ -49,6 +48,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def trained(config: dict[str, Any], folder: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Save an adapter with numbers of its own; return what PEFT merges it to."""
+    import peft  # Takes seconds, which every run of other tests would wait for.
+
     network = copy.deepcopy(reference_model()).to(dtype)
     wrapped = peft.get_peft_model(network, peft.LoraConfig(**config))
     generator = torch.Generator().manual_seed(0)

@@ -25,7 +25,7 @@ from s2p_tui.alignment.transform import Expr, keys_of, rename
 from s2p_tui.errors import TransformError
 from s2p_tui.formats.pytree.skeleton import save_skeleton
 from s2p_tui.session.session import Session
-from tests.models.test_silent_wrongs import SEEING, misleading
+from tests.models.misleading import SEEING, misleading
 from tests.models.twin import Truth, Twin
 
 _EDITS = 10

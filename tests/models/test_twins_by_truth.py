@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from s2p_tui.alignment.alignment import Row
-from s2p_tui.alignment.edits import SetRows
 from s2p_tui.formats.pytree.factory import call_factory
 from s2p_tui.formats.pytree.skeleton import save_skeleton, target_of
 from s2p_tui.session.session import Session
+from tests.models.arranging import arrange
 from tests.models.twin import Truth, Twin, relative_error, unused_by
 from tests.models.twins import BY_NAME, TWINS
 
@@ -37,18 +36,6 @@ def _opened(twin: Twin, tree: Any, folder: Path) -> Session:
     with twin.precision():
         save_skeleton(folder / "skeleton.eqx", tree)
     return Session.open(folder / "model.pt", folder / "skeleton.eqx")
-
-
-def _arrange(session: Session, truth: Truth) -> None:
-    skeleton = session.target.skeleton
-    assert set(truth) == {leaf.path for leaf in skeleton}
-    rows = [
-        Row(gap=True, by="user")
-        if (source := truth[leaf.path]) is None
-        else Row(source, by="user", trusted=True)
-        for leaf in skeleton
-    ]
-    session.edit(SetRows(tuple(enumerate(rows))))
 
 
 def _has_gaps(truth: Truth, shapes: Any) -> bool:
@@ -83,7 +70,7 @@ def test_the_converted_file_computes_what_torch_does(
     shapes = twin.eqx_shapes()
     tree = twin.make_eqx() if _has_gaps(truth, shapes) else shapes
     session = _opened(twin, tree, tmp_path)
-    _arrange(session, truth)
+    arrange(session, truth)
     assert list(session.problems()) == []
     first = truth is twin.truth
     bench = unused_by(truth, {entry.key: entry for entry in session.checkpoint.state_dict})

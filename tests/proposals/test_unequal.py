@@ -6,7 +6,7 @@ import pytest
 
 from s2p_tui.alignment.evidence import Evidence
 from s2p_tui.alignment.transform import Shape
-from tests.proposals.test_match import Tensors, certain, keys, matched
+from tests.proposals.matched import Tensors, certain, keys, matched
 
 PARTS: Tensors = [("norm.weight", (8,)), ("up.weight", (16, 8)), ("down.weight", (8, 16))]
 ENDS: tuple[Tensors, Tensors] = ([("embed.weight", (30, 8))], [(".embed.weight", (30, 8))])

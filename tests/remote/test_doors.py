@@ -25,8 +25,8 @@ from s2p_tui.formats.remote.address import is_address, name_of, shown
 from s2p_tui.session.session import Session
 from tests.helpers.orbax_pair import arrays_in
 from tests.helpers.running_app import until
+from tests.helpers.watched import watched
 from tests.helpers.web_server import WebServer
-from tests.test_manners import watched
 
 SECRET = "hunter2"
 

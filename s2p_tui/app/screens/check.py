@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
@@ -14,7 +13,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label
 
 from s2p_tui.app.agreement import Found
-from s2p_tui.app.checks import CheckJob, Typed
+from s2p_tui.app.checks import CheckJob, Source, Typed
 from s2p_tui.app.screens.busy import Busy
 from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import Box
@@ -25,7 +24,13 @@ if TYPE_CHECKING:
 
 
 class CheckForm(ModalScreen[Typed | None]):
-    """Asks for both factories and an input, and says that their code is run; Enter runs it."""
+    """Asks for both factories and an input, and says that their code is run; Enter runs it.
+
+    Args:
+        typed: What the fields hold at first.
+        symbols: The symbols.
+        settles: Whether the forward is to decide then.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", show=False),
@@ -33,15 +38,20 @@ class CheckForm(ModalScreen[Typed | None]):
         Binding("up", "app.focus_previous", show=False),
     ]
 
-    def __init__(self, typed: Typed, symbols: Symbols) -> None:
+    def __init__(self, typed: Typed, symbols: Symbols, *, settles: bool = False) -> None:
         super().__init__()
         self._typed = typed
         self._symbols = symbols
+        self._settles = settles
 
     def compose(self) -> ComposeResult:
         """Compose the fields, of which the first empty one has the cursor."""
         typed = self._typed
-        with Box(self._symbols, "Run both models", "Tab next  Enter runs them  Esc cancel"):
+        title = "Settle by both models" if self._settles else "Run both models"
+        with Box(self._symbols, title, "Tab next  Enter runs them  Esc cancel"):
+            if self._settles:
+                yield Label("Other sources are tried for doubtful rows, and where modules differ;")
+                yield Label("you review what is found.")
             yield Label("The code of both is run, in a process of its own.")
             yield Label("PyTorch model")
             yield Input(printable(typed.torch), "net.py:TorchNet", id="torch", compact=True)
@@ -92,17 +102,17 @@ class Checking(Busy[Found]):
         self,
         session: Session,
         typed: Typed,
-        checkpoint: Path,
+        source: Source,
         symbols: Symbols,
         *,
-        allow_missing: bool = False,
+        settles: bool = False,
     ) -> None:
-        super().__init__("Running both models", symbols)
+        super().__init__("Settling by both models" if settles else "Running both models", symbols)
         self.job = CheckJob()
         self._session = session
         self._typed = typed
-        self._checkpoint = checkpoint
-        self._allow_missing = allow_missing
+        self._source = source
+        self._settles = settles
 
     def compose_box(self) -> ComposeResult:
         yield from super().compose_box()
@@ -120,6 +130,6 @@ class Checking(Busy[Found]):
             self.job.run,
             self._session,
             self._typed,
-            self._checkpoint,
-            allow_missing=self._allow_missing,
+            self._source,
+            settles=self._settles,
         )

@@ -14,7 +14,7 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
 
 from s2p_tui.alignment.fit import Fit
-from s2p_tui.app import background, flows, search, wording
+from s2p_tui.app import background, flows, running_both, search, wording
 from s2p_tui.app.background import app_of
 from s2p_tui.app.checks import typed_of
 from s2p_tui.app.commands import arrange
@@ -536,7 +536,11 @@ class Workspace(Screen[None]):
 
     async def action_check(self) -> None:
         if not (self.is_busy or self._must_wait()):
-            await self._start(flows.check)
+            await self._start(running_both.check)
+
+    async def action_settle(self) -> None:
+        if not (self.is_busy or self._must_wait()):
+            await self._start(running_both.settle)
 
     def action_save(self) -> None:
         """Save the mapping; again, without an edit between, a recipe of it."""

@@ -1,4 +1,4 @@
-"""Pairs of torch and Equinox modules, by the leaves that the alignment feeds."""
+"""Pairs of torch and JAX modules, by the leaves that the alignment feeds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from s2p_tui.cli.check.arrays import Call, Difference, comparable, difference
+from s2p_tui.cli.check.flax_side import channels_first
 from s2p_tui.cli.check.result import Modules, Pair
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ def compared(
     torch_calls: Sequence[tuple[str, Call]],
     jax_calls: Mapping[str, Sequence[Call]],
     pairs: Mapping[str, str],
+    *,
+    channels_last: bool = False,
 ) -> Iterator[Pair]:
     """Compare what paired modules returned, call by call.
 
@@ -112,6 +115,7 @@ def compared(
         torch_calls: Path and call, in the order in which the calls returned.
         jax_calls: Calls by key path.
         pairs: Key path of the Equinox module by path of the torch module.
+        channels_last: Arrays may have their channels last where torch's have them first.
     """
     total = Counter(path for path, _ in torch_calls)
     seen: Counter[str] = Counter()
@@ -122,11 +126,55 @@ def compared(
         others = jax_calls.get(twin, ()) if twin is not None else ()
         if twin is None or len(others) != total[path]:
             continue
-        outputs = _apart(others[number].outputs, call.outputs)
+        apart = _apart_in_either_order if channels_last else _apart
+        outputs = apart(others[number].outputs, call.outputs)
         if outputs is None:
             continue
-        inputs = _apart(others[number].inputs, call.inputs)
+        inputs = apart(others[number].inputs, call.inputs)
         yield Pair(path, twin, outputs, inputs, (call.dtype, others[number].dtype))
+
+
+def corresponding(
+    calls: Sequence[Pair],
+    feeds: Mapping[str, Sequence[str]],
+    tolerance: float,
+    *,
+    outputs_agree: bool,
+) -> list[Pair]:
+    """Leave out pairs that differ because the two models are cut into modules otherwise.
+
+    Such a pair does not hold the same: one has a layer within that the other one has beside it. It
+    is left out where a pair around it agrees, or all of its leaves are in smaller pairs that do:
+    what differs then is named by the pair around it.
+
+    Args:
+        calls: In the order in which they returned.
+        feeds: Leaf key path to the keys that feed it, as for `pair_modules`.
+        tolerance: Largest relative difference that counts as agreement.
+        outputs_agree: True if the outputs of the whole models agree.
+    """
+    names = dict.fromkeys((call.torch, call.jax) for call in calls)
+    differing = {(call.torch, call.jax) for call in calls if not call.outputs.relative <= tolerance}
+    agreeing = [name for name in names if name not in differing]
+
+    def is_cut_otherwise(torch: str, jax: str) -> bool:
+        held = {leaf for leaf, keys in feeds.items() if keys and _is_in(leaf, jax, ".[")}
+        fed = {leaf for leaf, keys in feeds.items() if any(_is_in(key, torch, ".") for key in keys)}
+        if held == fed:
+            return False
+        if outputs_agree or any(
+            _is_in(torch, outer, ".") and _is_in(jax, twin, ".[") for outer, twin in agreeing
+        ):
+            return True
+        inner = [twin for _, twin in agreeing if _is_in(twin, jax, ".[")]
+        return all(any(_is_in(leaf, twin, ".[") for twin in inner) for leaf in held)
+
+    left_out = {name for name in differing if is_cut_otherwise(*name)}
+    return [call for call in calls if (call.torch, call.jax) not in left_out]
+
+
+def _is_in(path: str, outer: str, separators: str) -> bool:
+    return path.startswith(outer) and path[len(outer) : len(outer) + 1] in tuple(separators)
 
 
 def find_first(calls: Iterable[Pair], tolerance: float) -> Modules:
@@ -154,3 +202,12 @@ def _apart(found: Sequence[NDArray[Any]], reference: Sequence[NDArray[Any]]) -> 
     if not found or not reference or not comparable(found, reference):
         return None
     return difference(found, reference)
+
+
+def _apart_in_either_order(
+    found: Sequence[NDArray[Any]], reference: Sequence[NDArray[Any]]
+) -> Difference | None:
+    """Compare arrays as they are and with their last axis first; return what is nearer."""
+    both = _apart(found, reference), _apart(channels_first(found), reference)
+    known = [one for one in both if one is not None]
+    return min(known, key=lambda one: one.relative, default=None)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from s2p_tui.cli.check.arrays import Difference, worst
 from s2p_tui.cli.check.result import Pair, numbers
+
+if TYPE_CHECKING:
+    from s2p_tui.cli.check.gradients import GradientParity
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,7 @@ class ModuleParity:
         dtypes: Of what torch's module and Equinox's returned.
         rows: Key paths of the leaves in the Equinox module that are in no smaller pair.
         agrees: True if the outputs are within the tolerance.
+        gradients: How far the gradients of these leaves are apart; None where none were compared.
     """
 
     torch: str
@@ -34,6 +38,7 @@ class ModuleParity:
     dtypes: tuple[str, str]
     rows: tuple[str, ...]
     agrees: bool
+    gradients: Difference | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON values; numbers that are not finite are null."""
@@ -47,6 +52,7 @@ class ModuleParity:
             "dtypes": {"torch": self.dtypes[0], "jax": self.dtypes[1]},
             "calls": self.calls,
             "rows": list(self.rows),
+            **({} if self.gradients is None else {"gradients": numbers(self.gradients)}),
         }
 
 
@@ -95,6 +101,27 @@ def _rows(modules: set[str], leaves: Sequence[str], skipped: int) -> defaultdict
         if holder is not None:
             found[holder].append(leaf)
     return found
+
+
+def with_gradients(
+    modules: Sequence[ModuleParity], gradients: Iterable[GradientParity], head: str
+) -> tuple[ModuleParity, ...]:
+    """Return the modules with the gradients of the leaves that are in no smaller pair.
+
+    Args:
+        modules: The modules.
+        gradients: Of the parameters.
+        head: What leaves' key paths have before their paths within the model.
+    """
+    by_leaf: defaultdict[str, list[Difference]] = defaultdict(list)
+    for one in gradients:
+        for path in one.leaves:
+            by_leaf[head + path].append(one.apart)
+    found: list[ModuleParity] = []
+    for module in modules:
+        apart = [one for row in module.rows for one in by_leaf.get(row, ())]
+        found.append(replace(module, gradients=worst(apart) if apart else None))
+    return tuple(found)
 
 
 def worst_first(modules: Sequence[ModuleParity]) -> list[ModuleParity]:

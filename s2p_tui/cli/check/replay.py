@@ -14,13 +14,8 @@ import jax.tree_util
 
 from s2p_tui.cli.check.arrays import UnreadableError, arrays_in, concrete, values_in
 from s2p_tui.cli.check.inputs import Examples
-from s2p_tui.cli.check.jax_side import (
-    MadeCall,
-    call_once,
-    listening,
-    model_and_state,
-    modules_in,
-)
+from s2p_tui.cli.check.jax_side import call_once, model_and_state, modules_in
+from s2p_tui.cli.check.recorder import MadeCall, listening
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

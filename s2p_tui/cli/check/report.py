@@ -13,12 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from s2p_tui.cli.check.arrays import Difference
+from s2p_tui.cli.check.gradients import GradientParity
 from s2p_tui.cli.check.parity import ModuleParity, worst_first
 from s2p_tui.cli.check.result import CheckResult
 from s2p_tui.errors import UsageError, printable
 from s2p_tui.formats.atomic import written_atomically
 
 SUFFIXES = (".md", ".html", ".json")
+_GRADIENT = "gradient"
+_PARAMETER_HEADS = ("parameter", "leaves", "max |Δ|", "relative", "cosine")
 _HEADS = ("torch", "JAX", "max |Δ|", "relative", "cosine", "dtype", "rows")
 # A terminal's page; the file holds all.
 _MOST_LINES = 40
@@ -72,19 +75,23 @@ def table_of(modules: Sequence[ModuleParity]) -> str:
     In colours where stdout is a terminal.
     """
     console = Console(file=io.StringIO(), force_terminal=Console().is_terminal, width=_width())
+    has_gradients = any(module.gradients is not None for module in modules)
     strip = Text("forward  ")
     for module in modules:
         strip.append(heat(module), style="green" if module.agrees else "red")
     console.print(strip)
     table = Table(box=None, pad_edge=False)
-    for number, head in enumerate(("", *_HEADS)):
-        aligned = "right" if head in ("max |Δ|", "relative", "cosine") else "left"
+    for number, head in enumerate(("", *_HEADS, *[_GRADIENT] * has_gradients)):
+        aligned = "right" if head in ("max |Δ|", "relative", "cosine", _GRADIENT) else "left"
         table.add_column(head, justify=aligned, overflow="fold", ratio=None, no_wrap=number > 2)
     listed = worst_first(modules)
     for module in listed[:_MOST_LINES]:
         style = "" if module.agrees else "red"
         mark = " " if module.agrees else "✗"
-        cells = (mark, *(printable(cell) for cell in _cells(module)[:-1]), str(len(module.rows)))
+        cells = [mark, *(printable(cell) for cell in _cells(module)[:-1]), str(len(module.rows))]
+        if has_gradients:
+            apart = module.gradients
+            cells.append("" if apart is None else f"{apart.relative:.2g}")
         table.add_row(*(Text(cell, style=style) for cell in cells))
     console.print(table)
     if more := listed[_MOST_LINES:]:
@@ -118,20 +125,30 @@ def _numbers(apart: Difference) -> tuple[str, str, str]:
     return f"{apart.absolute:.2g}", f"{apart.relative:.2g}", cosine
 
 
-def _verdict(module: ModuleParity) -> str:
-    return "agrees" if module.agrees else "DIFFERS"
+def _verdict(one: ModuleParity | GradientParity) -> str:
+    return "agrees" if one.agrees else "DIFFERS"
 
 
 def _markdown(result: CheckResult) -> str:
-    heads = ("", "", *(head.replace("|", "\\|") for head in _HEADS))
     lines = ["# Parity of two models", "", *(f"{line}  " for line in result.as_text().splitlines())]
-    lines += ["", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    lines += _heading("", "", *_HEADS)
     for module in worst_first(result.parity):
         *cells, rows = _cells(module)
         shown = [_code(cell) if place < 2 else cell for place, cell in enumerate(cells)]
         named = "<br>".join(map(_code, module.rows)) if rows else ""
         lines.append(f"| {' | '.join((heat(module), _verdict(module), *shown, named))} |")
+    if result.gradients is not None:
+        lines += ["", "## Gradients", *_heading("", *_PARAMETER_HEADS)]
+        for one in sorted(result.gradients, key=lambda one: one.agrees):
+            leaves = "<br>".join(map(_code, one.leaves))
+            cells = (_verdict(one), _code(one.key), leaves, *_numbers(one.apart))
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join((*lines, ""))
+
+
+def _heading(*heads: str) -> list[str]:
+    safe = (head.replace("|", "\\|") for head in heads)
+    return ["", f"| {' | '.join(safe)} |", f"|{'---|' * len(heads)}"]
 
 
 def _code(text: str) -> str:
@@ -167,7 +184,17 @@ def _html(result: CheckResult) -> str:
         rows = "<br>".join(map(_safe, module.rows))
         count = f"<details><summary>{len(module.rows)}</summary>{rows}</details>" if rows else "0"
         lines.append(f'<tr class="{kinds[module.agrees]}">{shown}<td>{count}</td></tr>')
-    return "\n".join((*lines, "</table>", ""))
+    lines.append("</table>")
+    if result.gradients is not None:
+        heads = "".join(f"<th>{head}</th>" for head in ("", *_PARAMETER_HEADS))
+        lines.append(f"<h2>Gradients</h2><table><tr>{heads}</tr>")
+        for one in sorted(result.gradients, key=lambda one: one.agrees):
+            leaves = "<br>".join(map(_safe, one.leaves))
+            cells = (_safe(_verdict(one)), _safe(one.key), leaves, *_numbers(one.apart))
+            shown = "".join(f"<td>{cell}</td>" for cell in cells)
+            lines.append(f'<tr class="{kinds[one.agrees]}">{shown}</tr>')
+        lines.append("</table>")
+    return "\n".join((*lines, ""))
 
 
 def _safe(text: str) -> str:

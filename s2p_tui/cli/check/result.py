@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from s2p_tui.cli.check.arrays import Difference
 from s2p_tui.errors import S2PError, printable
 
 if TYPE_CHECKING:
+    from s2p_tui.cli.check.gradients import GradientParity
     from s2p_tui.cli.check.parity import ModuleParity
     from s2p_tui.cli.check.settle import Decisions
 
@@ -25,10 +27,10 @@ class Pair:
 
     Attributes:
         torch: Path of the torch module.
-        jax: Key path of the Equinox module.
+        jax: Key path of the JAX module.
         outputs: How far what they returned is apart.
         inputs: How far what they were called with is apart; None if it cannot be compared.
-        dtypes: Of what torch's module and Equinox's returned.
+        dtypes: Of what torch's module and its twin returned.
     """
 
     torch: str
@@ -63,12 +65,13 @@ class CheckResult:
         examples: How many inputs both were run on.
         tolerance: Largest relative difference that counts as agreement.
         outputs: Shape and difference of each array they both return.
-        returned: How many arrays torch and Equinox return; the first of both are compared.
+        returned: How many arrays torch's model and the JAX one return; the first ones are compared.
         modules: What was found inside, or why nothing could be; None if the outputs agree.
         parity: Every pair of modules, where they were compared, in the order of the forward.
         decisions: What the forward decided, where it was asked to.
         mapping: The mapping file that was saved then.
         note: What else explains the difference; empty if nothing is known to.
+        gradients: Every parameter's, where they were asked for, in torch's order.
     """
 
     torch: str
@@ -82,11 +85,13 @@ class CheckResult:
     decisions: Decisions | None = None
     mapping: str | None = None
     note: str = ""
+    gradients: tuple[GradientParity, ...] | None = None
 
     @property
     def agrees(self) -> bool:
-        """True if every output is within the tolerance."""
+        """True if every output is within the tolerance, and every gradient that was asked for."""
         settled = self.decisions is None or self.decisions.agrees
+        settled = settled and all(one.agrees for one in self.gradients or ())
         return settled and all(apart.relative <= self.tolerance for _, apart in self.outputs)
 
     @property
@@ -112,7 +117,7 @@ class CheckResult:
         ]
         if self.returned[0] != self.returned[1]:
             lines.append(
-                f"torch returns {self.returned[0]} arrays and Equinox {self.returned[1]}: "
+                f"torch returns {self.returned[0]} arrays and the JAX model {self.returned[1]}: "
                 f"the first {min(self.returned)} of both compared"
             )
         if self.note:
@@ -124,6 +129,8 @@ class CheckResult:
                 lines.append(f"the modules inside were not compared: {self.modules}")
             case None:
                 pass
+        if self.gradients is not None:
+            lines.append(_of_gradients(self.gradients))
         if self.decisions is not None:
             lines += self.decisions.as_lines()
         if self.mapping is not None:
@@ -151,6 +158,8 @@ class CheckResult:
             report |= self.decisions.as_json() | {"mapping": self.mapping}
         if self.parity:
             report["modules"] = [module.as_json() for module in self.parity]
+        if self.gradients is not None:
+            report["gradients"] = [one.as_json() for one in self.gradients]
         return json.dumps(report)
 
 
@@ -184,6 +193,17 @@ def _inside(modules: Modules, tolerance: float) -> list[str]:
         f"before it {before.torch} ↔ {before.jax} agreed to {before.outputs.relative:.1e} "
         f"({modules.agreed} calls agree)",
     ]
+
+
+def _of_gradients(found: Sequence[GradientParity]) -> str:
+    if not found:
+        return "no gradients could be compared: no parameter feeds a leaf as it is"
+    wrong = [one for one in found if not one.agrees]
+    worst = max(wrong or found, key=lambda one: one.apart.relative)
+    where = f"{worst.key} ↔ {', '.join(worst.leaves)} ({_words(worst.apart)})"
+    if wrong:
+        return f"gradients of {len(wrong)} of {len(found)} parameters DIFFER, most {where}"
+    return f"gradients of all {len(found)} parameters agree, least {where}"
 
 
 def _words(apart: Difference) -> str:

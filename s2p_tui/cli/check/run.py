@@ -12,19 +12,24 @@ import jax
 import torch
 from torch import nn
 
+from s2p_tui.alignment.judge import landing
 from s2p_tui.alignment.transform import Expr, keys_of, show
 from s2p_tui.cli.check.arrays import comparable, difference, shapes_of
+from s2p_tui.cli.check.flax_side import FlaxModel, laid_out
+from s2p_tui.cli.check.gradients import gradient_parity
 from s2p_tui.cli.check.inputs import Examples, code_of
 from s2p_tui.cli.check.jax_side import (
     jax_calls,
     jax_forward,
+    library_of,
     load_converted,
     make_jax,
     model_and_state,
-    modules_in,
+    module_paths,
+    target_of_model,
 )
-from s2p_tui.cli.check.pairs import compared, find_first, pair_modules
-from s2p_tui.cli.check.parity import parity_of
+from s2p_tui.cli.check.pairs import compared, corresponding, find_first, pair_modules
+from s2p_tui.cli.check.parity import parity_of, with_gradients
 from s2p_tui.cli.check.result import CheckResult, Pair
 from s2p_tui.cli.check.settle import settle
 from s2p_tui.cli.check.torch_side import (
@@ -35,8 +40,8 @@ from s2p_tui.cli.check.torch_side import (
     torch_paths,
 )
 from s2p_tui.errors import InputError, S2PError
+from s2p_tui.formats.adapter import with_adapter
 from s2p_tui.formats.base import Checkpoint
-from s2p_tui.formats.pytree.skeleton import target_of
 from s2p_tui.formats.registry import open_checkpoint
 from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.session.opening import load_mapping
@@ -62,10 +67,13 @@ class Request:
 
     Attributes:
         torch: `pkg.module:factory` of the torch module.
-        jax: `pkg.module:factory` of the Equinox module or `(model, state)`.
+        jax: `pkg.module:factory` of the Equinox module or `(model, state)`, of a module of NNX, or
+            of a module of Linen bound to its variables, or with them as a pair.
         torch_kwargs: Arguments of the one.
         jax_kwargs: Arguments of the other.
-        checkpoint: Checkpoint to load into the torch module; None for the factory's weights.
+        checkpoint: Checkpoint to load into the torch module, or its address; None for the factory's
+            weights.
+        adapter: A LoRA adapter to merge into the checkpoint.
         key: Dotted place of the state dict in a nested checkpoint.
         allow_missing: Leave out entries that an index promises and no shard holds.
         mapping: The mapping file; None for the session's own arrangement.
@@ -77,13 +85,15 @@ class Request:
         inside: Compare the modules inside even where the outputs agree.
         settle: Let the forward decide doubtful rows, and rows of modules that differ.
         save_mapping: Where to save the mapping then, if both models agree.
+        gradients: Compare the gradients of all parameters, too.
     """
 
     torch: str
     jax: str
     torch_kwargs: Mapping[str, Any]
     jax_kwargs: Mapping[str, Any]
-    checkpoint: Path | None = None
+    checkpoint: Path | str | None = None
+    adapter: Path | str | None = None
     key: str | None = None
     allow_missing: bool = False
     mapping: Path | None = None
@@ -94,6 +104,7 @@ class Request:
     inside: bool = False
     settle: bool = False
     save_mapping: Path | None = None
+    gradients: bool = False
 
 
 Narrator = Callable[[str, int, int], None]
@@ -123,9 +134,10 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
     with tempfile.TemporaryDirectory(prefix="s2p-tui-check-") as folder:
         narrate("converting", 0, 0)
         checkpoint, prefix = _checkpoint(request, module, Path(folder))
-        session = _session(request, checkpoint, target_of(tree, request.jax))
+        session = _session(request, checkpoint, target_of_model(tree, request.jax))
         try:
             if request.settle:
+                tree = _laid_out(tree, module, examples)
                 converted, decisions = settle(
                     session, module, tree, examples, prefix=prefix, tolerance=tolerance,
                     seed=request.seed, pair=pairing(session, module, tree, prefix),
@@ -137,11 +149,13 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
             else:
                 session.convert(Path(folder) / "model.eqx")
                 converted = load_converted(Path(folder) / "model.eqx", tree)
+                converted = _laid_out(converted, module, examples)
         finally:
             session.close()
+    library = library_of(tree)
     narrate("running torch's model", 0, 0)
     reference = torch_forward(module, examples)
-    narrate("running Equinox's model", 0, 0)
+    narrate(f"running {library}'s model", 0, 0)
     found = jax_forward(converted, examples)
     returned = len(reference), len(found)
     shared = min(returned)
@@ -149,7 +163,7 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
     if not shared or not comparable(found, reference):
         raise InputError(
             f"The two models return other shapes: torch {_shown(shapes_of(reference))}, "
-            f"Equinox {_shown(shapes_of(found))}, the examples counted by the first axis.",
+            f"{library} {_shown(shapes_of(found))}, the examples counted by the first axis.",
             "Check --shape and --batch; a factory may wrap its model in one that returns less.",
         )
     apart = [difference([a], [b]) for a, b in zip(found, reference, strict=True)]
@@ -157,17 +171,29 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
     agrees = all(part.relative <= tolerance for part in apart)
     if not agrees and _agrees_precisely(converted, examples, reference, tolerance):
         note = _PRECISION
+    sources = [row.source for row in session.alignment.rows]
+    gradients = None
+    if request.gradients:
+        narrate("comparing gradients", 0, 0)
+        gradients = gradient_parity(
+            module, converted, examples, _filling(session, skipped_letters(converted)),
+            session.checkpoint.state_dict.shape, prefix=prefix, reference=reference,
+            tolerance=tolerance, seed=request.seed,
+        )  # fmt: skip
     if request.inside or not agrees:
         narrate("comparing the modules inside", 0, 0)
-        sources = [row.source for row in session.alignment.rows]
         pairs = pairing(session, module, converted, prefix)(sources)
         calls = _look_inside(module, converted, examples, pairs)
         if isinstance(calls, S2PError):
             modules = calls
         else:
+            feeds = feeds_of(session, converted, prefix, sources)
+            calls = corresponding(calls, feeds, tolerance, outputs_agree=agrees)
             modules = None if agrees else find_first(calls, tolerance)
             leaves = [leaf.path for leaf in session.target.skeleton]
             parity = parity_of(calls, leaves, skipped_letters(converted), tolerance)
+            head = leaves[0][: skipped_letters(converted)]
+            parity = with_gradients(parity, gradients or (), head)
     return CheckResult(
         torch=request.torch,
         jax=request.jax,
@@ -180,7 +206,34 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
         decisions=decisions,
         mapping=mapping,
         note=note,
+        gradients=gradients,
     )
+
+
+def _laid_out(tree: Any, module: nn.Module, examples: Examples) -> Any:
+    """Return a model of Flax with the axes with which it is nearest to torch's."""
+    if not isinstance(tree, FlaxModel):
+        return tree
+    reference = torch_forward(module, examples)
+
+    def apart(found: Sequence[NDArray[Any]]) -> float | None:
+        pairs = list(zip(found, reference, strict=False))
+        if not pairs or not all(comparable([one], [other]) for one, other in pairs):
+            return None
+        return max(difference([one], [other]).relative for one, other in pairs)
+
+    return laid_out(tree, examples.batched, lambda one: jax_forward(one, examples), apart)
+
+
+def _filling(session: Session, skipped: int) -> dict[str, Expr]:
+    """Return all that is done to entries on their way into the leaves of the model itself."""
+    state_dict = session.checkpoint.state_dict
+    pairs = zip(session.target.skeleton, session.alignment.rows, strict=True)
+    return {
+        leaf.path[skipped:]: landing(row.source, leaf, state_dict)
+        for leaf, row in pairs
+        if row.source is not None and leaf.path.startswith("[0]"[:skipped])
+    }
 
 
 def _tolerance_for(module: nn.Module) -> float:
@@ -204,6 +257,10 @@ def _checkpoint(request: Request, module: nn.Module, folder: Path) -> tuple[Chec
         checkpoint = open_checkpoint(
             request.checkpoint, request.key, allow_missing=request.allow_missing
         )
+        if request.adapter is not None:
+            # Torch's own readers would know nothing of the adapter.
+            checkpoint = with_adapter(checkpoint, request.adapter)
+            return checkpoint, load_weights(module, checkpoint, read_by_torch=False)
         return checkpoint, load_weights(module, checkpoint)
     file = folder / "model.pt"
     with code_of("Saving the torch model's state_dict", "Give a --checkpoint."):
@@ -226,17 +283,25 @@ def pairing(
     session: Session, module: nn.Module, tree: Any, prefix: str
 ) -> Callable[[Sequence[Expr | None]], Mapping[str, str]]:
     """Return a function of what fills each leaf that pairs the modules."""
-    skipped, inside = skipped_letters(tree), list(modules_in(model_and_state(tree)[0]))
+    inside = module_paths(tree)
 
     def pair(sources: Sequence[Expr | None]) -> Mapping[str, str]:
-        feeds = {
-            leaf.path[skipped:]: [key.removeprefix(prefix) for key in keys_of(source)]
-            for leaf, source in zip(session.target.skeleton, sources, strict=True)
-            if source is not None
-        }
+        feeds = feeds_of(session, tree, prefix, sources)
         return pair_modules(feeds, torch_paths(module), inside)
 
     return pair
+
+
+def feeds_of(
+    session: Session, tree: Any, prefix: str, sources: Sequence[Expr | None]
+) -> dict[str, list[str]]:
+    """Return the keys that feed each leaf, both as the models themselves name them."""
+    skipped = skipped_letters(tree)
+    return {
+        leaf.path[skipped:]: [key.removeprefix(prefix) for key in keys_of(source)]
+        for leaf, source in zip(session.target.skeleton, sources, strict=True)
+        if source is not None
+    }
 
 
 def skipped_letters(tree: Any) -> int:
@@ -250,7 +315,8 @@ def _look_inside(
 ) -> list[Pair] | S2PError:
     try:
         with code_of("Looking for the first difference", "Compare the modules' outputs yourself."):
-            return list(compared(torch_calls(module, examples), jax_calls(tree, examples), pairs))
+            calls = torch_calls(module, examples), jax_calls(tree, examples)
+            return list(compared(*calls, pairs, channels_last=isinstance(tree, FlaxModel)))
     except InputError as error:
         return error
 

@@ -112,7 +112,7 @@ class Bench:
                     wanted, own = wanted[:1], own[:1]
                 if not own or not comparable(own, wanted):
                     scope.inputs_agree = False
-                elif not difference(own, wanted).relative <= self.tolerance:
+                elif not difference(own, wanted, cosine=False).relative <= self.tolerance:
                     scope.inputs_agree = False
                     scope.given[number, example] = wanted
 
@@ -175,4 +175,4 @@ def _apart(found: Sequence[NDArray[Any]], reference: Sequence[NDArray[Any]]) -> 
         found, reference = found[:1], reference[:1]
     if not found or not comparable(found, reference):
         return None
-    return difference(found, reference).relative
+    return difference(found, reference, cosine=False).relative

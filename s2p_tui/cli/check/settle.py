@@ -64,7 +64,8 @@ class Decisions:
     Attributes:
         settled: The rows that it decided.
         open: Those that stay doubtful.
-        repaired: What was done to rows, in words, in the order in which it was found.
+        repaired: What was done to rows, in words, in the order in which it was found; where the
+            models do not agree in the end, all of it was taken back.
         inputs: Digest of the inputs.
         trials: How many modules were called with other sources.
         agrees: True if both models agree in the end, on other inputs as well.
@@ -89,10 +90,11 @@ class Decisions:
 
     def as_lines(self) -> list[str]:
         """Return what was decided, a line each."""
-        lines = [f"repaired: {words}" for words in self.repaired]
+        done = "repaired" if self.agrees else "made modules agree, and was taken back"
+        lines = [f"{done}: {words}" for words in self.repaired]
         for row in self.settled:
-            done = f" ({row.words})" if row.words else ""
-            lines.append(f"settled {row.path} ← {', '.join(row.sources)}{done}: {row.why}")
+            words = f" ({row.words})" if row.words else ""
+            lines.append(f"settled {row.path} ← {', '.join(row.sources)}{words}: {row.why}")
         lines += [f"not settled {row.path}: {row.why}" for row in self.open]
         if not self.agrees:
             lines.append("nothing was settled: no small change makes both models agree")
@@ -127,7 +129,7 @@ def settle(
         narrate: Told of each step.
 
     Returns:
-        The Equinox model as it is filled in the end, and what was decided.
+        The Equinox model as the session's rows fill it in the end, and what was decided.
 
     Raises:
         AlignmentError: Rows do not fit, or entries are left over.
@@ -162,6 +164,10 @@ def settle(
             agrees = agrees and difference(found, wanted).relative <= tolerance
         rows = sorted({*doubtful, *settler.changed}) if agrees else []
         settlement = settler.prove(rows)
+        if not agrees:
+            # What is compared from now on is the alignment as it stays.
+            settler.take_back()
+            filled = model.tree()
     inputs = f"{digest_of(examples)} {digest_of(others)}"
     if agrees:
         session.edit(SetRows(tuple(_rows(session, settler, settlement, inputs))))

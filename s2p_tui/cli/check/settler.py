@@ -110,6 +110,11 @@ class Settler:
         pairs = zip(self._before, self.sources, strict=True)
         return [index for index, (old, new) in enumerate(pairs) if old != new]
 
+    def take_back(self) -> None:
+        """Fill all leaves as in the beginning."""
+        before = {index: self._before[index] for index in self.changed}
+        self._bench.model.take({i: source for i, source in before.items() if source is not None})
+
     def repair(self) -> bool:
         """Look for other sources until the whole model agrees; return True if it does."""
         bench = self._bench

@@ -48,8 +48,13 @@ def make_torch(spec: str, kwargs: Mapping[str, Any], seed: int) -> nn.Module:
     return module.eval()
 
 
-def load_weights(module: nn.Module, checkpoint: Checkpoint) -> str:
+def load_weights(module: nn.Module, checkpoint: Checkpoint, *, read_by_torch: bool = True) -> str:
     """Load a checkpoint into the module, strictly; read by torch itself where it does so safely.
+
+    Args:
+        module: The module.
+        checkpoint: The checkpoint.
+        read_by_torch: False where the entries are not those of its files.
 
     Returns:
         The prefix of the checkpoint's keys before the module's, such as `module.`.
@@ -57,7 +62,7 @@ def load_weights(module: nn.Module, checkpoint: Checkpoint) -> str:
     Raises:
         InputError: The keys or shapes are not the module's.
     """
-    weights = _by_torch(checkpoint)
+    weights = _by_torch(checkpoint) if read_by_torch else None
     if weights is None:
         weights = {entry.key: _read(checkpoint, entry) for entry in checkpoint.state_dict}
     expected = set(module.state_dict())
@@ -134,12 +139,16 @@ def torch_forward(module: nn.Module, examples: Examples) -> list[NDArray[Any]]:
         InputError: It raised an exception.
     """
     hint = "Check --shape, --dtype and --batch, or call it yourself to see the traceback."
+    with code_of("The torch model's forward", hint), torch.no_grad():
+        found = arrays_in(module(*torch_arguments(module, examples)))
+    return found if examples.batched else [array[None] for array in found]
+
+
+def torch_arguments(module: nn.Module, examples: Examples) -> list[torch.Tensor]:
+    """Return the arguments; floating-point ones in the parameters' dtype, if it is but one."""
     floats = {tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()}
     dtype = floats.pop() if len(floats) == 1 else None
-    arguments = [_tensor(array, examples.batched, dtype) for array in examples.arrays]
-    with code_of("The torch model's forward", hint), torch.no_grad():
-        found = arrays_in(module(*arguments))
-    return found if examples.batched else [array[None] for array in found]
+    return [_tensor(array, examples.batched, dtype) for array in examples.arrays]
 
 
 def torch_paths(module: nn.Module) -> list[str]:

@@ -18,6 +18,7 @@ import jax
 from s2p_tui.errors import InputError, UsageError
 from s2p_tui.formats.models import Factory, recordable
 from s2p_tui.formats.pytree.flax_models import (
+    LinenModel,
     WithOwners,
     is_linen,
     is_nnx,
@@ -73,12 +74,15 @@ def model_and_factory(
 ) -> tuple[Any, Factory | None]:
     """As `model_of`, with the factory for a skeleton's record.
 
-    That is None for an object itself, and for models of Flax, whose twins no forward is run beside.
+    That is None for an object itself, and for models of Flax, which load otherwise.
     """
     where, name = _located(spec)
     factory = _attribute(where, name)
     with linen_layers() as owners:
         tree = _result(factory, spec, kwargs, abstract, _is_model)
+    linen = LinenModel.of(tree)
+    if linen is not None:
+        return WithOwners(linen.variables, owners), None
     if owners and isinstance(tree, Mapping):
         return WithOwners(tree, owners), None
     if owners or tree is factory or is_nnx(tree):
@@ -86,6 +90,18 @@ def model_and_factory(
     given = dict(kwargs or {})
     takes_key = "key" not in given and _needs(factory, "key")
     return tree, recordable(Factory(f"{where}:{name}", given, takes_key))
+
+
+def callable_model(spec: str, kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return a factory's model to call, with the layers that Linen initialised; see `model_of`.
+
+    Raises:
+        UsageError: There is no such module or name.
+        InputError: The factory raised an exception.
+    """
+    with linen_layers() as owners:
+        tree = call_factory(spec, kwargs, is_object=_is_model)
+    return tree, owners
 
 
 def _is_model(value: Any) -> bool:

@@ -138,7 +138,7 @@ class Value:
     @property
     def name(self) -> str:
         """The path as one writes it."""
-        return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in self.path)
+        return _written(self.path)
 
     def arrays(self) -> list[tuple[str, Any]]:
         """The arrays in it, with what stands behind the path: nothing but for nested ones."""
@@ -146,6 +146,10 @@ class Value:
         levels = 1 if _is_variable(self.node) else 0
         found = jtu.tree_flatten_with_path(self.node)[0]
         return [(jtu.keystr(path[levels:]), value) for path, value in found]
+
+
+def _written(path: _Path) -> str:
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
 
 
 def _is_variable(node: Any) -> bool:
@@ -189,9 +193,15 @@ class NnxModel:
                 ) from error
         root = None if self._definition is None else tree
         self.values = tuple(
-            Value(path, node, isinstance(node, nnx.RngState), _owner(_modules(root, path)))
+            Value(
+                path,
+                node,
+                isinstance(node, nnx.RngState),
+                _owner([module for _, module in _modules(root, path)]),
+            )
             for path, node in nnx.to_flat_state(state)
         )
+        self._root = root
 
     @property
     def kept(self) -> Iterator[Value]:
@@ -203,6 +213,12 @@ class NnxModel:
         """The key paths of the state of PRNGs."""
         random = (value for value in self.values if value.is_random)
         return tuple(value.name + more for value in random for more, _ in value.arrays())
+
+    @property
+    def modules(self) -> dict[str, Any]:
+        """The modules that hold variables, by key path; `""` is the whole model."""
+        held = (_modules(self._root, value.path) for value in self.kept)
+        return {_written(path): module for lot in held for path, module in lot}
 
     def as_dict(self) -> dict[Any, Any]:
         """The saved variables, as `nnx.to_pure_dict` has it: nested dictionaries of arrays."""
@@ -231,20 +247,43 @@ class NnxModel:
         return state if self._definition is None else self._nnx.merge(self._definition, state)
 
 
-def _modules(root: Any, path: _Path) -> list[object]:
+def _modules(root: Any, path: _Path) -> list[tuple[_Path, object]]:
     """Return the modules on the way to a place, from the outside in; containers are none."""
     module: Any = sys.modules["flax.nnx"].Module
-    found: list[object] = []
+    found: list[tuple[_Path, object]] = []
     node: Any = root
-    for key in path:
+    for length, key in enumerate(path):
         if isinstance(node, module) and not type(node).__module__.startswith(_CONTAINERS):
-            found.append(node)
+            found.append((path[:length], node))
         try:
             is_name = isinstance(key, str) and hasattr(node, key)
             node = getattr(node, str(key)) if is_name else node[key]
         except (KeyError, IndexError, TypeError):
             break
     return found
+
+
+class LinenModel(NamedTuple):
+    """A module of Linen and its variables.
+
+    Attributes:
+        module: The module, bound to nothing.
+        variables: Its variables by collection.
+    """
+
+    module: Any
+    variables: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, tree: Any) -> LinenModel | None:
+        """Return a module bound to variables, or a pair of both, as such; None for others."""
+        if is_linen(tree) and tree.scope is not None:
+            return cls(*tree.unbind())
+        if isinstance(tree, tuple):
+            items = cast("tuple[Any, ...]", tree)
+            if len(items) == 2 and is_linen(items[0]) and isinstance(items[1], Mapping):
+                return cls(items[0], cast("Mapping[str, Any]", items[1]))
+        return None
 
 
 def traced_apart(
@@ -259,6 +298,8 @@ def traced_apart(
     def traced() -> Any:
         tree = make()
         parts.clear()
+        # A bound module would hide its variables from JAX.
+        tree = LinenModel.of(tree) or tree
         if not is_nnx(tree) or isinstance(tree, sys.modules["flax.nnx"].State):
             return tree
         definition, state = sys.modules["flax.nnx"].split(tree)

@@ -393,7 +393,8 @@ def _refuse_models_without_leaves(pytree: Any) -> None:
     if is_linen(pytree):
         raise UsageError(
             f"{type(pytree).__name__} is a flax.linen.Module, which holds no variables.",
-            "Give the variables, model.init(key, x), or a function that returns them.",
+            "Give the variables, model.init(key, x), with or without the module, or a function "
+            "that returns them.",
         )
     if any(cls.__module__ == "torch.nn.modules.module" for cls in type(pytree).__mro__):
         name = type(pytree).__name__

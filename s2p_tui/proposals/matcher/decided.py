@@ -1,4 +1,4 @@
-"""Evidence of the user's decisions: given rows, and what follows from them for other rows.
+"""The matcher's proposal beside the user's decisions, and what follows from them for other rows.
 
 A decision that names and structure did not lead to says more than they do where they settle
 nothing: for the rest of its layer, and for the same leaf of the sibling blocks.
@@ -15,7 +15,7 @@ from math import prod
 import numpy as np
 
 from s2p_tui.alignment.alignment import Alignment, Row, Rows
-from s2p_tui.alignment.evidence import Evidence
+from s2p_tui.alignment.evidence import Evidence, Suggestion, as_suggested
 from s2p_tui.alignment.fit import Fit
 from s2p_tui.alignment.judge import judge
 from s2p_tui.alignment.layers import ALONE, module_of
@@ -26,8 +26,52 @@ from s2p_tui.alignment.transform import Expr, Split, Take
 from s2p_tui.proposals.lift import counterparts
 from s2p_tui.proposals.matcher.parts import steps_of_leaves
 from s2p_tui.proposals.matcher.words import meanings, steps_of_key
+from s2p_tui.proposals.proposal import Confidence, Proposal, proposed, same_source
 
 _SETTLED_BY = ("user", "recipe", "forward")
+
+
+def propose(
+    evidence: Evidence, state_dict: StateDict, skeleton: Skeleton, alignment: Alignment
+) -> Proposal:
+    """Return the evidence's rows that differ from the alignment's. Reads no tensor data.
+
+    Rows that the user decided or trusted are given: they stay, what they take stays theirs, and
+    what follows from them is proposed too. To undo those that names speak against is a hunk of its
+    own, which is not ticked.
+    """
+    suggested = as_suggested(evidence, state_dict, skeleton).rows
+    given = given_rows(alignment.rows, state_dict, skeleton)
+    followed = following(given, alignment, evidence, state_dict, skeleton)
+    # An entry that both have for the same row may be taken by others too: it is tied, or shared.
+    own = {key for n, row in given.items() for key in row.keys if key not in suggested[n].keys}
+    taken = own | taken_keys(followed.values())
+    wanted: list[tuple[int, Row]] = []
+    undone = [
+        (index, suggested[index])
+        for index, row in given.items()
+        if evidence.suggestions[index].certain and not same_source(row, suggested[index])
+    ]
+    freed = taken_keys(given[index] for index, _ in undone)
+    for index, row in enumerate(suggested):
+        if index in given:
+            continue
+        row = followed.get(index, row)
+        if index in followed or taken.isdisjoint(row.keys):
+            wanted.append((index, row))
+        elif freed.issuperset(taken.intersection(row.keys)):
+            undone.append((index, row))
+    confidence = {
+        index: _confidence_of(suggestion) for index, suggestion in enumerate(evidence.suggestions)
+    } | dict.fromkeys(followed, Confidence.LIKELY)
+    return proposed("matcher", alignment, wanted, skeleton, confidence, undone=undone)
+
+
+def _confidence_of(suggestion: Suggestion) -> Confidence:
+    """Certain where the matcher vouches for the row, likely where only its layout is open."""
+    if suggestion.certain:
+        return Confidence.CERTAIN
+    return Confidence.LIKELY if suggestion.placed else Confidence.UNSURE
 
 
 def given_rows(rows: Rows, state_dict: StateDict, skeleton: Skeleton) -> dict[int, Row]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
-from s2p_tui.alignment.alignment import Alignment, Row
-from s2p_tui.alignment.evidence import Evidence, Suggestion, Suggestions, as_suggested
+from s2p_tui.alignment.evidence import Evidence, Suggestion, Suggestions
 from s2p_tui.alignment.layer_rules import constant_for, other_layouts, rule_applied, rule_for
+from s2p_tui.alignment.layers import ALONE, module_of
 from s2p_tui.alignment.left_over import explained
 from s2p_tui.alignment.proof import UNPROVEN, Answer, Proof, Question, proven_by
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
@@ -38,7 +38,6 @@ from s2p_tui.proposals.matcher.align import (
 from s2p_tui.proposals.matcher.buckets import NAMES_AGREE, SAME_NAME
 from s2p_tui.proposals.matcher.channels import Kernels, flattened
 from s2p_tui.proposals.matcher.conventions import gated_by_number, up_by_name
-from s2p_tui.proposals.matcher.decided import following, given_rows, taken_keys
 from s2p_tui.proposals.matcher.doubts import (
     crossed,
     inconsistent,
@@ -48,19 +47,20 @@ from s2p_tui.proposals.matcher.doubts import (
     turned,
     unequal,
 )
-from s2p_tui.proposals.matcher.fits import Fits, is_part, is_whole
+from s2p_tui.proposals.matcher.fused import may_alternate
 from s2p_tui.proposals.matcher.indices import misnumbered
 from s2p_tui.proposals.matcher.likeness import Learned
-from s2p_tui.proposals.matcher.modules import with_modules
 from s2p_tui.proposals.matcher.nesting import as_nested, crosswise
 from s2p_tui.proposals.matcher.norms import other_order
 from s2p_tui.proposals.matcher.offsets import falling, unexplained_offsets
 from s2p_tui.proposals.matcher.orientation import Orientation, attentions
 from s2p_tui.proposals.matcher.parts import as_leaf_takes, made_of_parts, steps_of_leaves
 from s2p_tui.proposals.matcher.pieces import (
+    Fits,
     Piece,
     entry_piece,
-    may_alternate,
+    is_part,
+    is_whole,
     parts_named,
     with_views,
 )
@@ -74,7 +74,6 @@ from s2p_tui.proposals.matcher.support import (
 )
 from s2p_tui.proposals.matcher.tree import let_go, tree_of
 from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, steps_of_key, steps_of_path
-from s2p_tui.proposals.proposal import Confidence, Proposal, proposed, same_source
 
 Steps = tuple[str, ...]
 # The margin from which a pair's names say which entry it is: less is sure of nearly equal names. Of
@@ -97,6 +96,8 @@ _ENTRY_ANSWERS = {
     LEFT_BY_OTHERS: Answer.NAMES,
 }
 """The answer that a pair's `how` gives where its margin is large; nothing else gives one."""
+_BY_NAME = (Answer.SAME_NAME, Answer.SAME_INSIDE, Answer.NAMES)
+_SEVERAL = "its layer takes from several modules, and nothing shows which"
 _CONVOLUTIONS = frozenset(f"equinox.nn.{name}" for name in ("Conv", "Conv1d", "Conv2d", "Conv3d"))
 _STATISTICS = frozenset(("mean", "var"))
 _WRAPPER = re.compile(r"(?:module|_orig_mod|model)\.")
@@ -152,7 +153,7 @@ def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -
     for entry in state_dict:
         if entry.key not in used:
             left_over.setdefault(entry.key, "no leaf corresponds to it")
-    suggestions |= with_modules(suggestions, skeleton, left_over, torn)
+    suggestions |= _with_modules(suggestions, skeleton, left_over, torn)
     suggestions |= without_partner(suggestions, skeleton, steps, state_dict, left_over)
     lost = lost_entries(state_dict, suggestions, left_over)
     told = unequal(suggestions, skeleton, steps, state_dict, lost)
@@ -515,44 +516,54 @@ def _sorted_by_name(skeleton: Skeleton) -> bool:
     return sum("['" in path for path in paths) > len(paths) / 2
 
 
-def propose(
-    evidence: Evidence, state_dict: StateDict, skeleton: Skeleton, alignment: Alignment
-) -> Proposal:
-    """Return the evidence's rows that differ from the alignment's. Reads no tensor data.
+def _with_modules(
+    suggestions: Mapping[int, Suggestion],
+    skeleton: Skeleton,
+    left_over: Iterable[str],
+    torn: Collection[int],
+) -> dict[int, Suggestion]:
+    """Return suggestions whose proofs say where their layers come from, and what is left there.
 
-    Rows that the user decided or trusted are given: they stay, what they take stays theirs, and
-    what follows from them is proposed too. To undo those that names speak against is a hunk of its
-    own, which is not ticked.
+    Args:
+        suggestions: By place; only those that take entries are looked at.
+        skeleton: The leaves.
+        left_over: The keys of all entries that no leaf takes.
+        torn: Places of leaves whose layers go with more than one.
     """
-    suggested = as_suggested(evidence, state_dict, skeleton).rows
-    given = given_rows(alignment.rows, state_dict, skeleton)
-    followed = following(given, alignment, evidence, state_dict, skeleton)
-    # An entry that both have for the same row may be taken by others too: it is tied, or shared.
-    own = {key for n, row in given.items() for key in row.keys if key not in suggested[n].keys}
-    taken = own | taken_keys(followed.values())
-    wanted: list[tuple[int, Row]] = []
-    undone = [
-        (index, suggested[index])
-        for index, row in given.items()
-        if evidence.suggestions[index].certain and not same_source(row, suggested[index])
-    ]
-    freed = taken_keys(given[index] for index, _ in undone)
-    for index, row in enumerate(suggested):
-        if index in given:
-            continue
-        row = followed.get(index, row)
-        if index in followed or taken.isdisjoint(row.keys):
-            wanted.append((index, row))
-        elif freed.issuperset(taken.intersection(row.keys)):
-            undone.append((index, row))
-    confidence = {
-        index: confidence_of(suggestion) for index, suggestion in enumerate(evidence.suggestions)
-    } | dict.fromkeys(followed, Confidence.LIKELY)
-    return proposed("matcher", alignment, wanted, skeleton, confidence, undone=undone)
+    taken = {
+        place: frozenset(map(module_of, keys))
+        for place, one in suggestions.items()
+        if one.source is not None and (keys := keys_of(one.source))
+    }
+    layers: dict[int, dict[int, frozenset[str]]] = defaultdict(dict)
+    for place, modules in taken.items():
+        if (layer := int(skeleton.layers[place])) != ALONE:
+            layers[layer][place] = modules
+    answers: dict[int, Answer | None] = dict.fromkeys(taken, Answer.ALONE)
+    for members in layers.values():
+        if len({*members.values()}) == 1:
+            answers |= dict.fromkeys(members, Answer.ONE_MODULE)
+        else:
+            answers |= {place: _leaf_by_leaf(suggestions[place].proof) for place in members}
+    answers |= dict.fromkeys(torn)
+    left = {module_of(key) for key in left_over}
+    found: dict[int, Suggestion] = {}
+    # Most of the proofs are a few, and a new one takes ten times as long to make as to find.
+    known: dict[tuple[Proof, Answer | None, bool], Proof] = {}
+    for place, modules in taken.items():
+        one, module, is_left = suggestions[place], answers[place], not left.isdisjoint(modules)
+        if (proof := known.get((one.proof, module, is_left))) is None:
+            accounted = Answer.ACCOUNTED if is_left else Answer.NOTHING
+            proof = one.proof.answered(module=module, left_over=accounted)
+            known[one.proof, module, is_left] = proof
+        is_open = module is None and proof.open == (Question.MODULE,) and place not in torn
+        reason = _SEVERAL if is_open else one.reason
+        found[place] = Suggestion(one.source, proof, reason, one.placed, one.numbered)
+    return found
 
 
-def confidence_of(suggestion: Suggestion) -> Confidence:
-    """Certain where the matcher vouches for the row, likely where only its layout is open."""
-    if suggestion.certain:
-        return Confidence.CERTAIN
-    return Confidence.LIKELY if suggestion.placed else Confidence.UNSURE
+def _leaf_by_leaf(proof: Proof) -> Answer | None:
+    """Return what proves a leaf whose layer takes from several modules."""
+    if proof.entry in _BY_NAME:
+        return Answer.LEAF_BY_LEAF
+    return Answer.SIZE if proof.entry is Answer.SIZE else None

@@ -111,7 +111,8 @@ def _flax_role(leaf: Leaf) -> Steps:
 
     The gate comes before what it holds, as a layer's name does.
     """
-    gates = gates_in(leaf)
+    # Asked of every leaf.
+    gates = gates_in(leaf) if leaf.owner in FLAX_CELLS else None
     if gates is None:
         return ()
     return (gates.name, gates.role) if gates.name else (gates.role,)
@@ -136,7 +137,7 @@ def _wanted(skeleton: Skeleton) -> _Wanted:
             groups = leaf.config.get("layer_config", {}).get("groups")
             kind = (leaf.shape, leaf.config.get("axis"), leaf.config.get("layer"), groups)
             norms.setdefault(kind, leaf)
-        elif leaf.owner in _CELLS or gates_in(leaf) is not None:
+        elif leaf.owner in _CELLS or (leaf.owner in FLAX_CELLS and gates_in(leaf) is not None):
             cells.setdefault((leaf.owner or "", *_role(leaf)), leaf)
     names = frozenset(steps_of_path(leaf.path)[-1] for leaf in skeleton)
     owners = frozenset(leaf.owner for leaf in skeleton)

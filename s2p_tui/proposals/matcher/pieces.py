@@ -1,18 +1,18 @@
-"""Pieces that can fill a leaf: an entry, several stacked, or a part of a fused one."""
+"""Pieces that can fill a leaf: an entry, several stacked, or a part of a fused one; and which."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
 from s2p_tui.alignment.composites import Composite
-from s2p_tui.alignment.flax_rules import is_input_first
-from s2p_tui.alignment.layouts import Way, ways
-from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.alignment.layer_rules import rule_applied, rule_for
+from s2p_tui.alignment.layouts import Way, is_input_first, ways
+from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.transform import (
     Concat,
     Expr,
@@ -23,10 +23,15 @@ from s2p_tui.alignment.transform import (
     Stack,
     Take,
     keys_of,
-    nodes_of,
 )
+from s2p_tui.proposals.matcher.tree import Node
 from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, remembered
 
+_MATRIX = 2
+_PARTS = ("weight_g", "weight_v", "weight_u", "weight_orig", "bias_ih", "bias_hh", "in_proj_")
+_OWN_PARTS = frozenset(("b_ih", "b_hh"))
+_PARAMETERS = (("weight",), ("bias",), ("mean",), ("var",))
+"""Meanings of the names of a layer's parameters and statistics."""
 _FUSED: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     (
         frozenset(
@@ -42,22 +47,6 @@ _FUSED: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     (frozenset(("up_gate_proj", "up_gate")), ("up_proj", "gate_proj")),
 )
 _WORD = re.compile(r"[./]")
-_MAY_ALTERNATE = frozenset(
-    (
-        *("wqkv", "query_key_value", "qkv_proj", "kv_proj"),
-        *("linear_qkv", "linear_kv", "qkv_linear"),
-    )
-)
-"""Fused weights that some models keep head by head, so that a third is not one of the parts."""
-_PLAIN = re.compile(r"(?<![^.])(?:qkv|kv)(?=\.)")
-"""Fused weights of many models. Those that call what follows `proj`, as timm's transformers and
-most models of images do, have the parts one after the other, but for convolutions (guided
-diffusion, EfficientViT) and for LeViT and TinyViT, which have `attention_biases` beside them.
-"""
-_BIASES_OF_HEADS = "attention_biases"
-_MATRIX = 2
-# Those of GPT-OSS, whose experts have biases and hold gates in turns with the other halves.
-_IN_TURNS = (".gate_up_proj", ".gate_up_proj_bias")
 _TOGETHER: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("qkv", ("query", "key", "value")),
     ("kv", ("key", "value")),
@@ -70,39 +59,6 @@ _TOGETHER: tuple[tuple[str, tuple[str, ...]], ...] = (
 def parts_named(step: str) -> tuple[str, ...]:
     """Return the parts of a module or tensor by its name: query, key and value of `qkv`."""
     return next((parts for names, parts in _FUSED if step.lower() in names), ())
-
-
-def may_alternate(expr: Expr, steps: tuple[str, ...], entries: StateDict) -> bool:
-    """Return True for fused weights, or parts of them, whose layout nothing shows.
-
-    Args:
-        expr: What a leaf takes.
-        steps: The leaf's steps: under the entry's own name it holds what that holds.
-        entries: The checkpoint.
-    """
-    if any(_MAY_ALTERNATE.intersection(steps) - {*key.split(".")} for key in keys_of(expr)):
-        return True
-    mine = set(filter(parts_named, steps))
-    split = [node for node in nodes_of(expr) if isinstance(node, Split)]
-    fused = {key for node in (split or [expr] if mine else split) for key in keys_of(node)}
-    fused = {key for key in fused if mine.isdisjoint(key.split("."))}
-    return any(_alternates(key, entries) for key in fused)
-
-
-def _alternates(key: str, entries: StateDict) -> bool:
-    """Return True if a fused weight may be kept head by head, or in turns."""
-    if _MAY_ALTERNATE.intersection(key.split(".")):
-        return True
-    if key.endswith(_IN_TURNS):
-        return f"{key.removesuffix('_bias')}_bias" in entries
-    match = _PLAIN.search(key)
-    if match is None:
-        return False
-    weight = f"{key.rpartition('.')[0]}.weight"
-    is_kernel = len(entries.shape(weight if weight in entries else key)) > _MATRIX
-    around = key[: match.start()]
-    is_timm = f"{around}proj.weight" in entries and f"{around}{_BIASES_OF_HEADS}" not in entries
-    return is_kernel or not is_timm
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +153,7 @@ def regrouped(
 
     Args:
         pieces: One per entry.
-        targets: Steps and shape of every leaf.
+        targets: tuple[str, ...] and shape of every leaf.
     """
     wanted = Counter(prod(shape) for _, shape in targets)
     result = _parted(list(pieces), wanted, targets)
@@ -386,7 +342,7 @@ def with_views(
 
     Args:
         pieces: One per entry.
-        targets: Steps and shape of every leaf.
+        targets: tuple[str, ...] and shape of every leaf.
     """
     wanted = Counter(prod(shape) for _, shape in targets)
     return _stacked(_unstacked(regrouped(pieces, targets), wanted), wanted)
@@ -534,3 +490,96 @@ def _wholes(families: Mapping[_Key, Sequence[Piece]], wanted: Counter[int]) -> d
 def _template(key: _Key) -> _Key:
     head, tail, first = key
     return tuple("#" if step.isdigit() else step for step in head), tail, first
+
+
+class Fits:
+    """Tells if pieces can fill leaves: by their layers' rules, and by what entries hold.
+
+    Args:
+        skeleton: The leaves.
+        pieces: The pieces.
+        steps: Steps of the leaves that entries may feed, by index.
+        useless: Steps of entries that hold no parameter.
+    """
+
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        pieces: Sequence[Piece],
+        steps: Mapping[int, tuple[str, ...]],
+        useless: Collection[tuple[str, ...]],
+    ) -> None:
+        self._skeleton, self._pieces, self._steps = skeleton, pieces, steps
+        self._useless = {n for n, piece in enumerate(pieces) if piece.steps in useless}
+
+    def __call__(self, target: Node, source: Node) -> bool | None:
+        """Return True if a source fills a target by its layer's rule; None without a rule."""
+        leaf, piece = self._skeleton[target.item], self._pieces[source.item]
+        member = piece.members[0]
+        if rule_for(leaf) is None or len(piece.members) > 1:
+            return None
+        if piece.composite is not None and not isinstance(member, Take):
+            return piece.shape == leaf.shape or None
+        return rule_applied(leaf, member, piece.shape) is not None
+
+    def turn(self, target: Node, source: Node) -> float:
+        """Return 0 for a source of the very shape a layer keeps, 1 for it transposed, or else 2."""
+        leaf, piece = self._skeleton[target.item], self._pieces[source.item]
+        if leaf.owner != "equinox.nn.Linear" or not _is_weight_of_layer(piece):
+            return 2
+        if piece.shape == leaf.shape:
+            return 0
+        return 1 if piece.shape == leaf.shape[::-1] else 2
+
+    def bars(self, target: Node, source: Node) -> bool:
+        """Return True if an entry without a parameter would be a parameter of a layer."""
+        if source.item not in self._useless:
+            return False
+        last = self._steps[target.item][-1]
+        is_role = meanings((last,))[0] in _PARAMETERS
+        return is_role and last != self._pieces[source.item].steps[-1]
+
+    def kind_of_target(self, target: Node) -> Hashable:
+        """Its shape and class; with a layer that has a rule of its own it is a kind of its own."""
+        leaf = self._skeleton[target.item]
+        is_linear = leaf.owner == "equinox.nn.Linear"
+        last = self._steps[target.item][-1] if self._useless else ""
+        rule = rule_for(leaf)
+        if rule is None:
+            return leaf.shape, is_linear, last
+        # Those of Equinox's cells take composites, of which each leaf has another part.
+        is_flax = (leaf.owner or "").startswith("flax.")
+        kind = leaf.shape, leaf.owner, rule.role, id(leaf.config), last
+        return kind if is_flax else target.item
+
+    def kind_of_source(self, source: Node) -> Hashable:
+        """The facts its layouts depend on."""
+        piece = self._pieces[source.item]
+        if piece.composite is not None or source.item in self._useless:
+            return source.item
+        kept = _is_weight_of_layer(piece), piece.is_input_first
+        return piece.shape, piece.member, len(piece.members), piece.otherwise is None, *kept
+
+    def turns(self, target: Node, source: Node) -> frozenset[bool]:
+        """Return True if the output axis can come last in a leaf that takes the piece."""
+        leaf, piece = self._skeleton[target.item], self._pieces[source.item]
+        return piece.turns(leaf.shape)
+
+
+def is_whole(piece: Piece) -> bool:
+    """Return True if a piece is an entry as it is, under its own name."""
+    member = piece.members[0]
+    is_entry = len(piece.members) == 1 and isinstance(member, Take)
+    return is_entry and piece.composite is None and not is_part(piece.steps)
+
+
+def _is_weight_of_layer(piece: Piece) -> bool:
+    """Return True for a matrix that a layer of PyTorch's may have, which is (out, in)."""
+    is_named = piece.steps[-1:] == ("weight",) and len(piece.shape) == _MATRIX
+    return is_named and is_whole(piece) and not piece.is_input_first
+
+
+def is_part(steps: tuple[str, ...]) -> bool:
+    """Return True if a tensor is one of several that a layer makes its weight from."""
+    last = steps[-1]
+    return "parametrizations" in steps or last.startswith(_PARTS) or last in _OWN_PARTS

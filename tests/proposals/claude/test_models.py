@@ -6,7 +6,6 @@ import typing
 from pathlib import Path
 
 import pytest
-from anthropic.types import Model as SdkModel
 
 from s2p_tui.errors import UsageError
 from s2p_tui.proposals.claude.account import (
@@ -21,6 +20,8 @@ from s2p_tui.proposals.claude.account import (
 
 @pytest.mark.parametrize("alias", ALIASES)
 def test_aliases_stand_for_models_the_sdk_knows_and_does_not_retire(alias: str) -> None:
+    from anthropic.types import Model as SdkModel  # Takes seconds.
+
     known = typing.get_args(typing.get_args(SdkModel)[0])
     assert model_named(alias).id in known
     assert retirement(model_named(alias).id) == ""
