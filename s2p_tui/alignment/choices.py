@@ -269,7 +269,7 @@ def _of_heads(leaf: Leaf, whole: Expr, shape: Shape) -> Iterator[_Offer]:
     """One of several parts that a fused entry holds head by head, not one after the other."""
     size = shape[0] if shape else 0
     count = prod(shape) // max(1, prod(leaf.shape))
-    if count not in _FUSED or size % count or len(shape) > _MATRIX:
+    if count not in _FUSED or size % count or prod(shape[_MATRIX:]) > 1:
         return
     part = (size // count, *shape[1:])
     for heads in (*_divisors(size // count), size // count):

@@ -24,6 +24,8 @@ LIBRARIES = ("equinox.nn.", "flax.nnx.", "flax.linen.")
 """The beginnings of the names of layers whose leaves are known."""
 _CLASS_DIGITS = 16
 """Digits of a class's digest: enough to tell changes that nobody made on purpose."""
+ROTARY, HALVES = "rotary", "halves"
+"""The setting of layers beside an `equinox.nn.RotaryPositionalEmbedding`, which holds no leaf."""
 NO_CONFIG: Mapping[str, Any] = MappingProxyType({})
 
 

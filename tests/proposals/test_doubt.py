@@ -8,6 +8,7 @@ from s2p_tui.alignment.alignment import Row, Rows
 from s2p_tui.alignment.edits import MoveBlock, OpenGap, Several, Swap, apply
 from s2p_tui.alignment.evidence import Evidence, as_suggested, weigh
 from s2p_tui.alignment.fit import Fit
+from s2p_tui.alignment.proof import Question
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.transform import Split, Take
@@ -28,13 +29,26 @@ def test_a_swap_against_the_names_is_doubted_though_the_layout_is_unsettled() ->
 
 
 @pytest.mark.parametrize(
-    ("fused", "contiguous"), [("qkv", True), ("query_key_value", False), ("wqkv", False)]
+    ("fused", "beside", "contiguous"),
+    [
+        ("qkv", ("proj.weight",), True),
+        ("qkv", ("out.weight",), False),
+        ("qkv", ("proj.weight", "attention_biases"), False),
+        ("to_qkv", ("to_out.weight",), True),
+        ("query_key_value", ("proj.weight",), False),
+        ("wqkv", ("wo.weight",), False),
+    ],
 )
 def test_a_third_of_a_fused_weight_is_doubted_where_heads_may_alternate(
-    fused: str, contiguous: bool
+    fused: str, beside: tuple[str, ...], contiguous: bool
 ) -> None:
+    keys = [f"h.{n}.attn.{fused}.weight" for n in range(3)]
+    others = [f"h.{n}.attn.{name}" for n in range(3) for name in beside]
     entries = StateDict(
-        tuple(Entry(f"h.{n}.attn.{fused}.weight", (96, 24), "float32") for n in range(3))
+        (
+            *(Entry(key, (96, 24), "float32") for key in keys),
+            *(Entry(key, (5, 7), "float32") for key in others),
+        )
     )
     leaves = Skeleton(
         tuple(
@@ -45,9 +59,9 @@ def test_a_third_of_a_fused_weight_is_doubted_where_heads_may_alternate(
     )
     found = match(entries, leaves).suggestions
     assert [suggestion.source for suggestion in found] == [
-        Split(Take(entry.key), 0, start, start + 32) for entry in entries for start in (0, 32, 64)
+        Split(Take(key), 0, start, start + 32) for key in keys for start in (0, 32, 64)
     ]
-    assert [suggestion.certain for suggestion in found] == [contiguous] * 9
+    assert [Question.GROUPING not in one.proof.open for one in found] == [contiguous] * 9
 
 
 def test_two_modules_that_only_order_tells_apart_are_both_doubtful() -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from msgspec import structs
 
 from s2p_tui.alignment.dtypes import BY_NAME, dtype_named
-from s2p_tui.alignment.skeleton import Leaf, Skeleton
+from s2p_tui.alignment.skeleton import HALVES, ROTARY, Leaf, Skeleton
 from s2p_tui.errors import InputError, UsageError
 from s2p_tui.formats.atomic import require_space, written_atomically
 from s2p_tui.formats.models import UNKNOWN, Models
@@ -219,14 +219,27 @@ class _Owners:
                 if id(node) not in self._described:
                     around = self._node(path[: length - 1]) if length else None
                     name = _class_name(node.__class__)
-                    self._described[id(node)] = Owner(name, _config(node, around))
+                    config = {**_config(node, around), **self._rotary(path[:length])}
+                    self._described[id(node)] = Owner(name, config)
                 return self._described[id(node)]
         return NOBODY
+
+    def _rotary(self, path: _Path) -> Mapping[str, Any]:
+        """The setting of a layer in a module that has a rotary embedding, which holds no leaf."""
+        above = (self._node(path[:length]) for length in range(len(path)))
+        return {ROTARY: HALVES} if any(map(_has_rotary, above)) else {}
 
     def _node(self, path: _Path) -> Any:
         if path not in self._nodes:
             self._nodes[path] = _child(self._node(path[:-1]), path[-1])
         return self._nodes[path]
+
+
+def _has_rotary(node: Any) -> bool:
+    return is_dataclass(node) and any(
+        isinstance(getattr(node, attribute.name, None), eqx.nn.RotaryPositionalEmbedding)
+        for attribute in fields(node)
+    )
 
 
 def _child(node: Any, key: Any) -> Any:

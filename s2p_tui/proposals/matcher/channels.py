@@ -145,17 +145,14 @@ class Kernels:
     """Tells kernels of convolutions from those of transposed ones, whose windows are flipped.
 
     Args:
-        state_dict: The entries.
-
-    Attributes:
-        shapes: Their shapes, by key.
+        entries: The entries.
     """
 
-    def __init__(self, state_dict: StateDict) -> None:
-        self.shapes: Mapping[str, Shape] = {entry.key: entry.shape for entry in state_dict}
+    def __init__(self, entries: StateDict) -> None:
+        self.entries = entries
         self._biases: dict[str, Shape] = {
             entry.key.rpartition(".")[0]: entry.shape
-            for entry in state_dict
+            for entry in entries
             if entry.key.rpartition(".")[2] == "bias"
         }
 

@@ -10,7 +10,6 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 
-from s2p_tui.alignment.transform import Expr, Split, keys_of, nodes_of
 from s2p_tui.proposals.matcher.words import meanings, name_of, remembered
 
 Steps = tuple[str, ...]
@@ -19,13 +18,6 @@ _GATED = {"w1": "gate", "w2": "down", "w3": "up"}
 """Llama's names of the layers of a gated one, and what they are there."""
 _WORD = re.compile(r"[a-z]+")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_MAY_ALTERNATE = frozenset(
-    ("wqkv", "query_key_value", "qkv_proj", "linear_qkv", "linear_kv", "qkv_linear")
-)
-"""Fused weights that some models keep head by head, so that a third is not one of the parts."""
-# Those of GPT-OSS, whose experts have biases and hold gates in turns with the other halves.
-_IN_TURNS = (".gate_up_proj", ".gate_up_proj_bias")
-_MATRIX = 2
 _UP_AND_DOWN = frozenset(("up", "down"))
 _IN_AND_OUT = frozenset(("in", "out"))
 _WIDENING = frozenset(("mlp", "ffn", "ff", "ffw", "feed", "feedforward", "expert", "experts"))
@@ -125,37 +117,3 @@ def _is_settled(layers: list[tuple[Shape, Shape, bool]]) -> bool:
 @remembered
 def _words(step: str) -> frozenset[str]:
     return frozenset(_WORD.findall(_CAMEL.sub("_", step).lower()))
-
-
-def is_fused_by_heads(target: tuple[str, ...], source: tuple[str, ...]) -> bool:
-    """Return True for a leaf that may hold its parts head by head, and an entry that does not say.
-
-    Args:
-        target: The leaf's steps.
-        source: The steps of what it takes.
-    """
-    named = _MAY_ALTERNATE.intersection(step.lower() for step in target)
-    return bool(named) and named.isdisjoint(step.lower() for step in source)
-
-
-def may_alternate(expr: Expr, shapes: Mapping[str, Shape]) -> bool:
-    """Return True for a part of a fused weight whose layout nothing shows.
-
-    Args:
-        expr: What a leaf takes.
-        shapes: The shapes of all entries of the checkpoint.
-    """
-    fused = {key for node in nodes_of(expr) if isinstance(node, Split) for key in keys_of(node)}
-    return any(
-        _MAY_ALTERNATE.intersection(key.split("."))
-        or (key.endswith(_IN_TURNS) and f"{key.removesuffix('_bias')}_bias" in shapes)
-        or _is_convolution(key, shapes)
-        for key in fused
-    )
-
-
-def _is_convolution(key: str, shapes: Mapping[str, Shape]) -> bool:
-    """Return True for queries, keys and values of a convolution: both layouts are usual."""
-    module = key.rpartition(".")[0]
-    weight = shapes.get(f"{module}.weight", ())
-    return len(weight) > _MATRIX and module.rpartition(".")[2] in ("qkv", "to_qkv", "kv")

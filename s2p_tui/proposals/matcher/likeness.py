@@ -281,7 +281,7 @@ def likeness(
     if (entrance := _entrance(*read)) is not None:
         matrix += NUMBERS * entrance
     slots = [
-        [_slot(*pair) if "norm" in pair[0] else None for pair in side_read] for side_read in read
+        [slot(*pair) if "norm" in pair[0] else None for pair in side_read] for side_read in read
     ]
     if len(targets) == len(sources) > 1 and all(slot for side in slots for slot in side):
         places = [ranks(side) for side in slots]
@@ -539,13 +539,13 @@ _SLOT_WORDS = frozenset(
 )
 
 
-_BETWEEN = 0.3
+BETWEEN = 0.3
 """The place of norms that are only numbered: after attention's, before that of what follows."""
 
 
 def _is_vague(slots: Sequence[Any]) -> bool:
     """Return True if a norm's name does not say what it is around, or two say the same."""
-    return len({*slots}) < len(slots) or any(major == _BETWEEN for major, _, _ in slots)
+    return len({*slots}) < len(slots) or any(major == BETWEEN for major, _, _ in slots)
 
 
 def _is_shifted(slots: Sequence[Sequence[Any]], places: Sequence[np.ndarray]) -> bool:
@@ -555,14 +555,14 @@ def _is_shifted(slots: Sequence[Sequence[Any]], places: Sequence[np.ndarray]) ->
     return any(known.get(slot, place) != place for slot, place in both)
 
 
-def _slot(names: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[float, float, int] | None:
+def slot(names: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[float, float, int] | None:
     """Return a normalisation's place in its block by its name: around attention, or last.
 
     None if there is more in the name than that.
     """
     if not _SLOT_WORDS.issuperset(names):
         return None
-    major = _BETWEEN
+    major = BETWEEN
     if "final" in names:
         major = 3
     elif "mlp" in names:

@@ -37,12 +37,7 @@ from s2p_tui.proposals.matcher.align import (
 )
 from s2p_tui.proposals.matcher.buckets import NAMES_AGREE, SAME_NAME
 from s2p_tui.proposals.matcher.channels import Kernels, flattened
-from s2p_tui.proposals.matcher.conventions import (
-    gated_by_number,
-    is_fused_by_heads,
-    may_alternate,
-    up_by_name,
-)
+from s2p_tui.proposals.matcher.conventions import gated_by_number, up_by_name
 from s2p_tui.proposals.matcher.doubts import (
     crossed,
     inconsistent,
@@ -52,8 +47,12 @@ from s2p_tui.proposals.matcher.doubts import (
     turned,
     unequal,
 )
+from s2p_tui.proposals.matcher.fused import may_alternate
+from s2p_tui.proposals.matcher.indices import misnumbered
 from s2p_tui.proposals.matcher.likeness import Learned
-from s2p_tui.proposals.matcher.offsets import falling, other_nesting, unexplained_offsets
+from s2p_tui.proposals.matcher.nesting import as_nested, crosswise
+from s2p_tui.proposals.matcher.norms import other_order
+from s2p_tui.proposals.matcher.offsets import falling, unexplained_offsets
 from s2p_tui.proposals.matcher.orientation import Orientation, attentions
 from s2p_tui.proposals.matcher.parts import as_leaf_takes, made_of_parts, steps_of_leaves
 from s2p_tui.proposals.matcher.pieces import (
@@ -65,9 +64,9 @@ from s2p_tui.proposals.matcher.pieces import (
     parts_named,
     with_views,
 )
+from s2p_tui.proposals.matcher.rotary import in_pairs
 from s2p_tui.proposals.matcher.stacks import stacked_by_name
 from s2p_tui.proposals.matcher.support import (
-    misnumbered,
     namesakes,
     reordered,
     unlike_parameters,
@@ -139,7 +138,8 @@ def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -
             suggestions[index] = Suggestion(None, _BY_LAYER, reason)
         else:
             wanted.append(index)
-    steps = steps_of_leaves(skeleton, wanted)
+    entries = (steps_of_key(entry.key) for entry in state_dict)
+    steps = as_nested(steps_of_leaves(skeleton, wanted), entries)
     task.check()
     pieces, left_over = _pieces(state_dict, skeleton, steps, frozenset(scalars.values()))
     task.done = len(skeleton)
@@ -269,20 +269,27 @@ def _fill(
     torn = torn_apart(sides)
     doubts.add(Question.MODULE, torn)
     of_leaves = {p: skeleton[p].shape for p in whole}
+    paths = [steps_of_key(key) for key in keys]
     if nameless:
         bare = {p: (steps[p], piece.steps) for p, piece, _ in found if is_whole(piece)}
         doubts.add(Question.ENTRY, unlike_parameters(bare))
-    doubts.add(Question.ENTRY, unsupported(whole, useless) | misnumbered(whole, of_leaves))
+    doubts.add(Question.ENTRY, unsupported(whole, useless))
+    doubts.add(Question.ENTRY, misnumbered(whole, of_leaves, steps.values(), paths))
     named = {piece.steps: prod(piece.shape) for piece in pieces if is_whole(piece)}
     sizes = {p: prod(shape) for p, shape in of_leaves.items()}
     doubts.add(Question.ENTRY, namesakes(whole, named, sizes, steps.values()))
     taken = {p: piece.shape for p, piece, _ in found if p in whole}
     doubts.add(Question.ENTRY, gated_by_number(whole, taken))
+    taking = {p: piece for p, piece, _ in found}
+    doubts.add(Question.ENTRY, crosswise(taking, steps, paths))
     known = {p: (skeleton[p].owner or "").startswith("equinox.nn.") for p in whole}
     doubts.add(Question.ENTRY, up_by_name(whole, shapes, known))
-    doubts.add(Question.ENTRY, other_nesting(whole) | falling(whole, of_leaves, named))
+    doubts.add(Question.ENTRY, falling(whole, of_leaves, named))
     doubts.add(Question.ENTRY, unexplained_offsets(whole, of_leaves, named))
+    in_order = not _sorted_by_name(skeleton)
+    doubts.add(Question.ENTRY, other_order(whole, paths, leaves_in_order=in_order))
     doubts.add(Question.GROUPING, reordered(whole))
+    doubts.add(Question.GROUPING, in_pairs(layers, steps, state_dict))
     doubts.add(Question.GROUPING, stacked_by_name({p: (steps[p], piece) for p, piece, _ in found}))
     task.check()
     kernels, own_names = Kernels(state_dict), _own_names(keys)
@@ -442,9 +449,7 @@ def _suggestion(
     ):
         why = odd
         proof = proof.without(Question.AXES)
-    elif (
-        may_alternate(expr, kernels.shapes) and not _are_fused_alike(steps, piece.steps)
-    ) or is_fused_by_heads(steps, piece.steps):
+    elif may_alternate(expr, steps, kernels.entries):
         why = "heads may alternate in it: nothing shows it"
         proof = proof.without(Question.GROUPING)
     return Suggestion(expr, proof, why, sure)

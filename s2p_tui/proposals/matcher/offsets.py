@@ -17,7 +17,6 @@ Steps = tuple[str, ...]
 Shape = tuple[int, ...]
 Lists = tuple[Steps, Steps]
 """The steps that lead to a list of leaves and to one of entries."""
-_NESTED = 2
 _LAYER = 2
 """Steps from a list to a parameter of a layer in it: its number and the parameter's name."""
 _FIRST_NUMBERS = (0, 1)
@@ -110,26 +109,6 @@ def unexplained_offsets(
             continue
         why = f"nothing shows that {name} begins with {its[0]}, and has not lost {before}"
         found.update(dict.fromkeys(concerned[both], why))
-    return found
-
-
-def other_nesting(pairs: Mapping[int, Lists]) -> dict[int, str]:
-    """Pairs of lists in lists whose names say that the two sides nest them in another order.
-
-    Args:
-        pairs: Steps of leaves and of the entries they take, by place.
-    """
-    found: dict[int, str] = {}
-    for n, sides in pairs.items():
-        levels = [_levels(steps) for steps in sides]
-        if len(levels[0]) < _NESTED or len(levels[0]) != len(levels[1]):
-            continue
-        names = [
-            [name_of(steps[level - 1]).words if level else () for level in side]
-            for steps, side in zip(sides, levels, strict=True)
-        ]
-        if names[0] != names[1] and sorted(names[0]) == sorted(names[1]) and all(names[0]):
-            found[n] = f"{'.'.join(sides[1])} is in the same lists, but in another order of them"
     return found
 
 

@@ -200,8 +200,6 @@ class Orientation:
                 why = f"laid out as {_ALIKE[group[0]]}, whose sizes leave no choice"
                 turned = [(expr, last) for expr, last in layouts if last == verdict]
                 turned, order = self._in_order(turned, steps, piece, owner)
-                if order is None and not known_layer and _has_equal_windows(turned, piece):
-                    order = "more than one order of its axes has this shape"
                 axes = Answer.SAME_CLASS if order is None else None
                 return Layout(turned[0][0], axes, grouping, order or why)
         last = steps[-1]
@@ -259,12 +257,19 @@ class Orientation:
         Flax's and Haiku's kernels of images have one order, whatever their sizes.
         """
         orders = _orders(layouts, piece.member) if len(piece.member) > _MATRIX else {}
-        if len(orders) < _MATRIX or (owner or "").startswith("equinox.nn."):
+        if (owner or "").startswith("equinox.nn."):
             return layouts, None
-        as_it_is = tuple(range(len(piece.member)))
+        if len(orders) == 1 and _permutation(_inner(layouts[0][0]), piece.member):
+            # Others have the axes of a window in another order.
+            return [*orders.values()], None
+        if len(orders) < _MATRIX:
+            return layouts, None
+        as_it_is = tuple(axis for axis, size in enumerate(piece.member) if size > 1)
         if as_it_is in orders and piece.member.count(piece.member[0]) == 1:
             return [orders[as_it_is]], None
-        known = self._orders.get((owner, steps[-1], len(piece.member)), set())
+        every = self._orders.get((owner, steps[-1], len(piece.member)), set())
+        known = {tuple(axis for axis in order if axis in as_it_is) for order in every}
+        known = {order for order in known if len(order) == len(as_it_is)}
         shown = [orders[order] for order in known if order in orders]
         if len(known) == len(shown) == 1:
             return shown, None
@@ -276,29 +281,31 @@ class Orientation:
 def _orders(
     layouts: Sequence[tuple[Expr, bool]], member: Shape
 ) -> dict[tuple[int, ...], tuple[Expr, bool]]:
-    """The layouts that only permute axes, those of a window in their order, by the permutation."""
+    """The layouts that only permute axes, those of a window in their order, by the permutation.
+
+    It is that of the axes wider than 1.
+    """
     found: dict[tuple[int, ...], tuple[Expr, bool]] = {}
     for layout in layouts:
-        made = _inner(layout[0])
-        axes = made.axes if isinstance(made, Permute) else tuple(range(len(member)))
-        if len(axes) != len(member) or (isinstance(made, Permute) and isinstance(made.of, Reshape)):
-            continue
-        window = [axis for axis in axes if axis >= _MATRIX and member[axis] > 1]
-        if window == sorted(window):
+        axes = _permutation(_inner(layout[0]), member)
+        window = [axis for axis in axes if axis >= _MATRIX]
+        if axes and window == sorted(window):
             found.setdefault(axes, layout)
     return found
 
 
-def _has_equal_windows(layouts: Sequence[tuple[Expr, bool]], piece: Piece) -> bool:
-    """Return True for a kernel without a 1-sized axis it had, whose other axes are alike."""
-    wide = [size for size in piece.member if size > 1]
-    is_reshaped = any(isinstance(_made(expr), Reshape) for expr, _ in layouts)
-    return is_reshaped and len(layouts) > 1 and _MATRIX < len(wide) > len({*wide})
-
-
-def _made(expr: Expr) -> Expr:
-    inner = _inner(expr)
-    return inner.of if isinstance(inner, Permute) else inner
+def _permutation(made: Expr, member: Shape) -> tuple[int, ...]:
+    """The axes of an entry that are wider than 1 as a layout has them; none if it mixes some."""
+    wide = [axis for axis, size in enumerate(member) if size > 1]
+    node = made.of if isinstance(made, Reshape) and isinstance(made.of, Permute) else made
+    inner = node.of if isinstance(node, Permute) else node
+    parts = inner.shape if isinstance(inner, Reshape) else member
+    if [size for size in parts if size > 1] != [member[axis] for axis in wide]:
+        return ()
+    order = node.axes if isinstance(node, Permute) else range(len(parts))
+    places = iter(wide)
+    axis_of = {place: next(places) for place, size in enumerate(parts) if size > 1}
+    return tuple(axis_of[place] for place in order if place in axis_of)
 
 
 def _is_weight(name: str) -> bool:

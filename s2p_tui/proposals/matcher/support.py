@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Collection, Iterable, Mapping
 
 from s2p_tui.proposals.matcher.likeness import words_alike
 from s2p_tui.proposals.matcher.offsets import Shifted
@@ -85,8 +84,6 @@ _FUSED = frozenset(
 )
 """Parts of which a layer has several in one, in an order that only its name tells."""
 _DIGITS = re.compile(r"\d+")
-_WORD_NUMBERS = (0, 1)
-"""First numbers of words that count the members of a list."""
 
 
 def unsupported(
@@ -431,123 +428,10 @@ def _all_words(steps: Steps) -> frozenset[str]:
     return frozenset(meanings(steps)[0]) - _SILENT
 
 
-@remembered
-def _has_number_in_word(step: str) -> bool:
-    return not step.isdigit() and any(map(str.isdigit, step))
-
-
-_Column = tuple[tuple[Steps, int], int, bool]
-"""The list that a number counts members of, the number, and whether it is written into a word."""
-
-
-def misnumbered(
-    pairs: Mapping[int, tuple[Steps, Steps]], shapes: Mapping[int, Shape]
-) -> dict[int, str]:
-    """Pairs whose numbers in words are no indices, such as `p5` or `block_64`, and why.
-
-    They are indices where they count from 0 or 1, or are the same on both sides, and not needed
-    where all members differ in size. Members of a list that has `fc` beside `fc1` have no order
-    either.
-
-    Args:
-        pairs: Steps of leaves and of the entries they take, by place.
-        shapes: The shapes of the leaves.
-    """
-    numbers: dict[tuple[object, object], set[tuple[int, int]]] = defaultdict(set)
-    members: dict[tuple[object, object], list[int]] = defaultdict(list)
-    in_words: dict[tuple[object, object], tuple[bool, bool]] = {}
-    partners: dict[object, set[object]] = defaultdict(set)
-    for n, sides in pairs.items():
-        if not any(map(_has_number_in_word, chain(*sides))):
-            continue
-        columns = [_columns(steps) for steps in sides]
-        if len(columns[0]) != len(columns[1]):
-            continue
-        for (mine, number, in_word), (theirs, other, in_other) in zip(*columns, strict=True):
-            if in_word or in_other:
-                numbers[mine, theirs].add((number, other))
-                members[mine, theirs].append(n)
-                in_words[mine, theirs] = in_word, in_other
-                partners[0, mine].add(theirs)
-                partners[1, theirs].add(mine)
-    found: dict[int, str] = {}
-    for lists, both in numbers.items():
-        sides = [[pair[side] for pair in both] for side in (0, 1)]
-        if len(both) == 1 and all(in_words[lists]) and len({*sides[0], *sides[1]}) > 1:
-            why = f"{_text(pairs[members[lists][0]][1])} has another number than the leaf"
-            found.update(dict.fromkeys(members[lists], why))
-        is_one_to_one = len(both) > 1 and all(len({*side}) == len(both) for side in sides)
-        if not is_one_to_one or sides[0] == sides[1] or _is_mixed(lists, partners):
-            continue
-        if _differ_in_size([(pairs[n][0], shapes[n]) for n in members[lists]]):
-            continue
-        written = zip(sides, in_words[lists], strict=True)
-        if not all(_counts(side) for side, in_word in written if in_word):
-            place = members[lists][0]
-            name = _text(pairs[place][int(in_words[lists][1])])
-            why = f"the number in {name} need not be an index"
-            found.update(dict.fromkeys(members[lists], why))
-    return found | _without_number(pairs)
-
-
-def _is_mixed(lists: tuple[object, object], partners: Mapping[object, set[object]]) -> bool:
-    """Return True if a list holds what the other side keeps under several names."""
-    return any(len(partners[side, name]) > 1 for side, name in enumerate(lists))
-
-
-def _differ_in_size(leaves: Sequence[tuple[Steps, Shape]]) -> bool:
-    """Return True if some role has another shape in each member of a list."""
-    roles: dict[Steps, list[Shape]] = defaultdict(list)
-    for steps, shape in leaves:
-        roles[tuple(map(_open, steps))].append(shape)
-    return any(len({*found}) == len(found) for found in roles.values())
-
-
-def _counts(numbers: Sequence[int]) -> bool:
-    """Return True if numbers are those of members counted from 0 or 1."""
-    first = min(numbers)
-    return first in _WORD_NUMBERS and max(numbers) == first + len(numbers) - 1
-
-
 def _text(steps: Steps) -> str:
     return ".".join(steps)
 
 
 @remembered
-def _columns(steps: Steps) -> tuple[_Column, ...]:
-    """The numbers in steps, outermost first."""
-    found: list[_Column] = []
-    for level, step in enumerate(steps):
-        if not any(map(str.isdigit, step)):
-            continue
-        around = tuple(_open(each) for each in steps[: level + 1])
-        numbers = name_of(step).numbers
-        found += [((around, n), number, not step.isdigit()) for n, number in enumerate(numbers)]
-    return tuple(found)
-
-
-@remembered
 def _open(step: str) -> str:
     return _DIGITS.sub("#", step)
-
-
-def _without_number(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
-    """Members of lists that take what is numbered, and what is called so without a number."""
-    lists: dict[tuple[Steps, Steps, Steps], dict[bool, list[int]]] = defaultdict(dict)
-    for n, sides in pairs.items():
-        target, source = (_module(steps) for steps in sides)
-        if len(target) > 1 and target[-1].isdigit() and source and not source[-1].isdigit():
-            name = name_of(source[-1])
-            key = target[:-1], source[:-1], name.words
-            lists[key].setdefault(bool(name.numbers), []).append(n)
-    return {
-        n: f"nothing shows whether {_text(_module(pairs[members[False][0]][1]))} is the first"
-        for members in lists.values()
-        if len(members) > 1
-        for numbers in members.values()
-        for n in numbers
-    }
-
-
-def _module(steps: Steps) -> Steps:
-    return steps[:-1] if _is_role(steps) else steps

@@ -9,6 +9,7 @@ from heapq import heappop, heappush
 from math import ceil, prod
 
 from s2p_tui.alignment.transform import Shape
+from s2p_tui.proposals.matcher.indices import may_be_indices
 from s2p_tui.proposals.matcher.words import Name, name_of
 
 # Share of equal shapes from which two parts may be the same part; with more, parts that lack some
@@ -460,7 +461,9 @@ def _listed(parent: Node, name: Name) -> _List | None:
 
 
 def _in_order(nodes: Sequence[Node]) -> _List:
-    members = sorted(nodes, key=lambda node: name_of(node.step).numbers)
+    # Strides and years are names: their members come in the order in which they are held.
+    is_list = all(map(may_be_indices, zip(*(name_of(n.step).numbers for n in nodes), strict=True)))
+    members = sorted(nodes, key=lambda n: name_of(n.step).numbers if is_list else (n.place,))
     places = {node: place for place, node in enumerate(members)}
     return _List(members, places, min(node.size for node in members))
 

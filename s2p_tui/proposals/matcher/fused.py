@@ -1,0 +1,60 @@
+"""Fused weights that models keep in several orders: one part after the other, or head by head."""
+
+from __future__ import annotations
+
+import re
+
+from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.alignment.transform import Expr, Split, keys_of, nodes_of
+from s2p_tui.proposals.matcher.pieces import parts_named
+
+_MAY_ALTERNATE = frozenset(
+    (
+        *("wqkv", "query_key_value", "qkv_proj", "kv_proj"),
+        *("linear_qkv", "linear_kv", "qkv_linear"),
+    )
+)
+"""Fused weights that some models keep head by head, so that a third is not one of the parts."""
+_PLAIN = re.compile(r"(?<![^.])(?:qkv|kv)(?=\.)")
+"""Fused weights of many models. Those that call what follows `proj`, as timm's transformers and
+most models of images do, have the parts one after the other, but for convolutions (guided
+diffusion, EfficientViT) and for LeViT and TinyViT, which have `attention_biases` beside them.
+"""
+_BIASES_OF_HEADS = "attention_biases"
+_MATRIX = 2
+# Those of GPT-OSS, whose experts have biases and hold gates in turns with the other halves.
+_IN_TURNS = (".gate_up_proj", ".gate_up_proj_bias")
+
+
+def may_alternate(expr: Expr, steps: tuple[str, ...], entries: StateDict) -> bool:
+    """Return True for fused weights, or parts of them, whose layout nothing shows.
+
+    Args:
+        expr: What a leaf takes.
+        steps: The leaf's steps: under the entry's own name it holds what that holds.
+        entries: The checkpoint.
+    """
+    named = _MAY_ALTERNATE.intersection(step.lower() for step in steps)
+    if any(named.difference(key.lower().split(".")) for key in keys_of(expr)):
+        return True
+    mine = set(filter(parts_named, steps))
+    split = [node for node in nodes_of(expr) if isinstance(node, Split)]
+    fused = {key for node in (split or [expr] if mine else split) for key in keys_of(node)}
+    fused = {key for key in fused if mine.isdisjoint(key.split("."))}
+    return any(_alternates(key, entries) for key in fused)
+
+
+def _alternates(key: str, entries: StateDict) -> bool:
+    """Return True if a fused weight may be kept head by head, or in turns."""
+    if _MAY_ALTERNATE.intersection(key.lower().split(".")):
+        return True
+    if key.endswith(_IN_TURNS):
+        return f"{key.removesuffix('_bias')}_bias" in entries
+    match = _PLAIN.search(key)
+    if match is None:
+        return False
+    weight = f"{key.rpartition('.')[0]}.weight"
+    is_kernel = len(entries.shape(weight if weight in entries else key)) > _MATRIX
+    around = key[: match.start()]
+    is_timm = f"{around}proj.weight" in entries and f"{around}{_BIASES_OF_HEADS}" not in entries
+    return is_kernel or not is_timm

@@ -1,0 +1,210 @@
+"""Numbers in names: indices of a list's members, or names that are written in digits.
+
+Strides, resolutions and years are keys of an `nn.ModuleDict`, whose order their size need not be.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from s2p_tui.alignment.transform import Shape
+from s2p_tui.proposals.matcher.words import meanings, name_of, remembered
+
+Steps = tuple[str, ...]
+_DIGITS = re.compile(r"\d+")
+_WORD_NUMBERS = (0, 1)
+"""First numbers of words that count the members of a list."""
+# Places in an `nn.Sequential` that parameters may be missing at: activation, dropout, pooling and
+# flattening stand before the first layer (AlexNet's classifier: 1, 4, 6) and between two (VGG: 3).
+_LAST_START = 3
+_WIDEST_GAP = 4
+_ROLES = frozenset((role,) for role in ("weight", "bias", "mean", "var", "count"))
+
+
+def may_be_indices(numbers: Iterable[int]) -> bool:
+    """Return True for numbers of layers of an `nn.Sequential`, some of which hold no parameter."""
+    ordered = sorted({*numbers})
+    apart = (after - before for before, after in pairwise(ordered))
+    return ordered[0] <= _LAST_START and max(apart, default=0) <= _WIDEST_GAP
+
+
+@dataclass(slots=True)
+class _List:
+    """The numbers of a list's members, and whether they rise in the order of the entries."""
+
+    numbers: set[int] = field(default_factory=set)
+    rises: bool = True
+
+    @property
+    def counts(self) -> bool:
+        """True if the numbers show that they are indices."""
+        is_whole = min(self.numbers) == 0 and max(self.numbers) == len(self.numbers) - 1
+        return is_whole or (self.rises and may_be_indices(self.numbers))
+
+
+_Name = tuple[Steps, int]
+"""The steps to a number, those around it left open; and which number of its step it is."""
+_Column = tuple[_Name, int, bool]
+"""The list that a number counts members of, the number, and whether it is written into a word."""
+_Lists = Mapping[_Name, _List]
+
+
+def misnumbered(
+    pairs: Mapping[int, tuple[Steps, Steps]],
+    shapes: Mapping[int, Shape],
+    leaves: Iterable[Steps],
+    entries: Sequence[Steps],
+) -> dict[int, str]:
+    """Pairs whose numbers are no indices, such as `p5`, `block_64` or the strides 32, 16, 8.
+
+    They are indices where they count from 0 or 1, or are the same on both sides, and not needed
+    where all members differ in size. Members of a list that has `fc` beside `fc1` have no order
+    either.
+
+    Args:
+        pairs: Steps of leaves and of the entries they take, by place.
+        shapes: The shapes of the leaves.
+        leaves: Steps of all leaves.
+        entries: Steps of all entries, in the checkpoint's order.
+    """
+    lists = _lists(leaves), _lists(entries)
+    numbers: dict[tuple[_Name, _Name], set[tuple[int, int]]] = defaultdict(set)
+    members: dict[tuple[_Name, _Name], list[int]] = defaultdict(list)
+    in_words: dict[tuple[_Name, _Name], tuple[bool, bool]] = {}
+    partners: dict[tuple[int, _Name], set[_Name]] = defaultdict(set)
+    for n, sides in pairs.items():
+        columns = _aligned(sides, lists)
+        for (mine, number, in_word), (theirs, other, in_other) in columns:
+            numbers[mine, theirs].add((number, other))
+            members[mine, theirs].append(n)
+            in_words[mine, theirs] = in_word, in_other
+            partners[0, mine].add(theirs)
+            partners[1, theirs].add(mine)
+    found: dict[int, str] = {}
+    for names, both in numbers.items():
+        written = in_words[names]
+        sides = [[pair[side] for pair in both] for side in (0, 1)]
+        if len(both) == 1 and all(written) and sides[0] != sides[1]:
+            why = f"{_text(pairs[members[names][0]][1])} has another number than the leaf"
+            found.update(dict.fromkeys(members[names], why))
+        is_one_to_one = len(both) > 1 and all(len({*side}) == len(both) for side in sides)
+        if not is_one_to_one or sides[0] == sides[1]:
+            continue
+        if any(written) and _is_mixed(names, partners):
+            continue
+        if _differ_in_size([(pairs[n][0], shapes[n]) for n in members[names]]):
+            continue
+        if any(written):
+            if not all(
+                map(_counts, (side for side, word in zip(sides, written, strict=True) if word))
+            ):
+                place = members[names][0]
+                name = _text(pairs[place][int(written[1])])
+                why = f"the number in {name} need not be an index"
+                found.update(dict.fromkeys(members[names], why))
+            continue
+        for side, name in enumerate(names):
+            if not (one := lists[side][name]).counts:
+                listed = ", ".join(map(str, sorted(one.numbers)[:4]))
+                why = f"the numbers {listed} need not be indices"
+                found.update(dict.fromkeys(members[names], why))
+    return found | _without_number(pairs)
+
+
+def _lists(paths: Iterable[Steps]) -> _Lists:
+    """The lists of a side, all that differ by the numbers around them as one."""
+    found: dict[_Name, _List] = defaultdict(_List)
+    last: dict[tuple[Steps, _Name], int] = {}
+    ordered = [*paths]
+    is_sorted = ordered == sorted(ordered)
+    for path in ordered:
+        levels = (level for level, step in enumerate(path) for _ in name_of(step).numbers)
+        for level, (name, number, _) in zip(levels, _columns(path), strict=False):
+            one = found[name]
+            one.numbers.add(number)
+            # Sorted as words `10` comes before `2`, and no order says anything.
+            one.rises &= is_sorted or last.get((path[:level], name), number) <= number
+            last[path[:level], name] = number
+    return found
+
+
+def _aligned(
+    sides: tuple[Steps, Steps], lists: tuple[_Lists, _Lists]
+) -> list[tuple[_Column, _Column]]:
+    """The numbers of two names that go together; none where one has more of them that differ."""
+    columns = [_columns(steps) for steps in sides]
+    if len(columns[0]) != len(columns[1]):
+        columns = [
+            tuple(one for one in column if len(lists[side][one[0]].numbers) > 1)
+            for side, column in enumerate(columns)
+        ]
+    if len(columns[0]) != len(columns[1]):
+        return []
+    return list(zip(*columns, strict=True))
+
+
+def _is_mixed(names: tuple[_Name, _Name], partners: Mapping[tuple[int, _Name], set[_Name]]) -> bool:
+    """Return True if a list holds what the other side keeps under several names."""
+    return any(len(partners[side, name]) > 1 for side, name in enumerate(names))
+
+
+def _differ_in_size(leaves: Sequence[tuple[Steps, Shape]]) -> bool:
+    """Return True if some role has another shape in each member of a list."""
+    roles: dict[Steps, list[Shape]] = defaultdict(list)
+    for steps, shape in leaves:
+        roles[tuple(map(_open, steps))].append(shape)
+    return any(len({*found}) == len(found) for found in roles.values())
+
+
+def _counts(numbers: Sequence[int]) -> bool:
+    """Return True if numbers are those of members counted from 0 or 1."""
+    first = min(numbers)
+    return first in _WORD_NUMBERS and max(numbers) == first + len(numbers) - 1
+
+
+@remembered
+def _columns(steps: Steps) -> tuple[_Column, ...]:
+    """The numbers in steps, outermost first."""
+    found: list[_Column] = []
+    for level, step in enumerate(steps):
+        if not any(map(str.isdigit, step)):
+            continue
+        around = tuple(_open(each) for each in steps[: level + 1])
+        numbers = name_of(step).numbers
+        found += [((around, n), number, not step.isdigit()) for n, number in enumerate(numbers)]
+    return tuple(found)
+
+
+def _without_number(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+    """Members of lists that take what is numbered, and what is called so without a number."""
+    lists: dict[tuple[Steps, Steps, Steps], dict[bool, list[int]]] = defaultdict(dict)
+    for n, sides in pairs.items():
+        target, source = (_module(steps) for steps in sides)
+        if len(target) > 1 and target[-1].isdigit() and source and not source[-1].isdigit():
+            name = name_of(source[-1])
+            key = target[:-1], source[:-1], name.words
+            lists[key].setdefault(bool(name.numbers), []).append(n)
+    return {
+        n: f"nothing shows whether {_text(_module(pairs[members[False][0]][1]))} is the first"
+        for members in lists.values()
+        if len(members) > 1
+        for numbers in members.values()
+        for n in numbers
+    }
+
+
+def _module(steps: Steps) -> Steps:
+    return steps[:-1] if meanings(steps[-1:])[0] in _ROLES else steps
+
+
+def _text(steps: Steps) -> str:
+    return ".".join(steps)
+
+
+@remembered
+def _open(step: str) -> str:
+    return _DIGITS.sub("#", step)

@@ -1,0 +1,211 @@
+"""Lists within lists that the other side nests the other way round.
+
+The `j`-th head of the `i`-th layer is `layers.i.heads.j` here and `heads[j].layers[i]` there: each
+number belongs to the list that its name says, not to the list at its depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import groupby, pairwise, permutations
+from operator import itemgetter
+
+from s2p_tui.alignment.transform import keys_of
+from s2p_tui.proposals.matcher.pieces import Piece
+from s2p_tui.proposals.matcher.words import name_of, remembered, steps_of_key
+
+Steps = tuple[str, ...]
+Names = tuple[str, ...]
+Sizes = Mapping[Names, Sequence[int]]
+# Lists of more levels have more orders than anybody compares, and no model has them.
+_DEEPEST = 4
+_SAME, _ALIKE, _RELATED = 2.0, 1.0, 0.5
+"""The likeness of two names of lists: the same, of the same words, with a word in common."""
+_ANY_LIST = ("block",)
+"""What `layers`, `blocks` and `stages` mean alike: one of them as well as another."""
+
+
+def as_nested(steps: Mapping[int, Steps], entries: Iterable[Steps]) -> dict[int, Steps]:
+    """Return the steps of leaves with lists nested as the entries have them.
+
+    Args:
+        steps: Steps of leaves, by index.
+        entries: Steps of the entries.
+    """
+    theirs = sizes_of(entries)
+    orders = {
+        names: order
+        for names, sizes in (sizes_of(steps.values()).items() if theirs else ())
+        if (order := _order(names, sizes, theirs)) is not None
+    }
+    if not orders:
+        return dict(steps)
+    return {
+        index: path if (order := orders.get(_names(path))) is None else _reordered(path, order)
+        for index, path in steps.items()
+    }
+
+
+def sizes_of(paths: Iterable[Steps]) -> Sizes:
+    """Return how many members lists within lists have at the most, by their names from outside."""
+    held: dict[Names, list[set[int]]] = {}
+    for path in paths:
+        names = _names(path)
+        if 1 < len(names) <= _DEEPEST:
+            columns = held.setdefault(names, [set() for _ in names])
+            for column, (_, number) in zip(columns, _numbers(path), strict=True):
+                column.add(number)
+    return {names: tuple(map(len, columns)) for names, columns in held.items()}
+
+
+def _order(names: Names, sizes: Sequence[int], others: Sizes) -> tuple[int, ...] | None:
+    """Return the order in which the other side nests lists of these names; None if as here."""
+    kept = tuple(range(len(names)))
+    best: tuple[float, tuple[int, ...]] = (0.0, kept)
+    for theirs, counts in others.items():
+        if len(theirs) != len(names):
+            continue
+        for order in permutations(kept):
+            likes = [_likeness(names[n], other) for n, other in zip(order, theirs, strict=True)]
+            moved = [place for place in kept if order[place] != place]
+            if moved and [sizes[n] for n in order] != list(counts):
+                continue
+            if moved and not _is_telling([(names[order[n]], theirs[n]) for n in moved]):
+                continue
+            if sum(likes) > best[0] or (sum(likes) == best[0] and order == kept):
+                best = sum(likes), order
+    return None if best[1] == kept else best[1]
+
+
+def _is_telling(names: Sequence[tuple[str, str]]) -> bool:
+    """Return True if pairs of lists are named alike, and not all of them as any list may be."""
+    likes = [_likeness(*pair) for pair in names]
+    told = any(name_of(name).words != _ANY_LIST for name, _ in names)
+    return min(likes) >= (_ALIKE if told else _SAME)
+
+
+@remembered
+def _likeness(first: str, second: str) -> float:
+    if first.lower().removesuffix("s") == second.lower().removesuffix("s"):
+        return _SAME
+    mine, theirs = name_of(first).words, name_of(second).words
+    if mine == theirs:
+        return _ALIKE
+    return _RELATED if {*mine} & {*theirs} else 0.0
+
+
+def _weakly_alike(first: str, second: str) -> float:
+    """Return the likeness of two lists of which each may have any name for lists."""
+    return min(_likeness(first, second), _ALIKE if name_of(first).words == _ANY_LIST else _SAME)
+
+
+@remembered
+def _levels(path: Steps) -> tuple[tuple[int, int], ...]:
+    """The lists that a path leads through: where the steps of each begin and end."""
+    found: list[tuple[int, int]] = []
+    for level, step in enumerate(path):
+        if step.isdigit():
+            is_named = level > 0 and not name_of(path[level - 1]).numbers
+            found.append((level - is_named, level + 1))
+        elif name_of(step).numbers and level + 1 < len(path):
+            found.append((level, level + 1))
+    return tuple(found)
+
+
+def _names(path: Steps) -> Names:
+    """The names of the lists that a path leads through; empty where one has none."""
+    names = tuple(name for name, _ in _numbers(path))
+    is_plain = len(names) == len(_levels(path))
+    return names if is_plain and all(names) and len({*names}) == len(names) else ()
+
+
+@remembered
+def _numbers(path: Steps) -> tuple[tuple[str, int], ...]:
+    """The numbers in a path, outermost first, each with the name of what it counts.
+
+    Those of `layer0_head1`, and of a list of lists called `layers_heads`, have a part of it each.
+    """
+    found: list[tuple[str, int]] = []
+    levels = _levels(path)
+    for start, stop in levels:
+        numbers = name_of(path[stop - 1]).numbers
+        text = path[start].strip("0123456789")
+        parts = [part for part in _apart(text) if part] if len(numbers) > 1 else [text]
+        if len(parts) != len(numbers):
+            parts = [text] * len(numbers)
+        found += [(part.strip("_"), number) for part, number in zip(parts, numbers, strict=True)]
+    runs = [list(run) for _, run in groupby(range(len(found)), key=lambda n: found[n][0] == "")]
+    for before, run in pairwise(runs):
+        words = found[before[-1]][0].split("_")
+        if not found[run[0]][0] and len(words) == len(run) + 1:
+            for n, word in zip((before[-1], *run), words, strict=True):
+                found[n] = word, found[n][1]
+    return tuple(found)
+
+
+def _apart(text: str) -> list[str]:
+    return "".join(" " if each.isdigit() else each for each in text).split(" ")
+
+
+def _reordered(path: Steps, order: Sequence[int]) -> Steps:
+    """Return a path with its lists in another order, what is between them in its place."""
+    levels = _levels(path)
+    lists = [path[start:stop] for start, stop in levels]
+    ends = [0, *(stop for _, stop in levels)]
+    found: list[str] = []
+    for n, other in enumerate(order):
+        found += [*path[ends[n] : levels[n][0]], *lists[other]]
+    return (*found, *path[ends[-1] :])
+
+
+def crosswise(
+    pieces: Mapping[int, Piece], steps: Mapping[int, Steps], entries: Iterable[Steps]
+) -> dict[int, str]:
+    """Leaves of lists within lists that take what another list's number counts, and why.
+
+    Args:
+        pieces: What leaves take, by place.
+        steps: Steps of the leaves, by place.
+        entries: Steps of the entries.
+    """
+    sizes = sizes_of(steps.values()), sizes_of(entries)
+    found: dict[int, str] = {}
+    for n, piece in pieces.items():
+        mine = _numbers(steps[n])
+        keys = (steps_of_key(key) for member in piece.members for key in keys_of(member))
+        sources = [_numbers(path) for path in keys] if mine else []
+        if len({len(source) for source in sources}) != 1 or len(sources[0]) < 2:
+            continue
+        columns = list(zip(*sources, strict=True)) if len(sources) > 1 else sources[0]
+        kept = [n for n, column in enumerate(columns) if len(sources) == 1 or len({*column}) == 1]
+        if len(kept) != len(mine):
+            continue
+        lists = tuple(name for name, _ in mine), tuple(name for name, _ in sources[0])
+        other = _other_lists(*lists, tuple(kept)) if all(lists[1]) else None
+        if other is None:
+            continue
+        held, counts = sizes[0].get(lists[0]), sizes[1].get(lists[1])
+        level = next(level for level, place in enumerate(other) if place != kept[level])
+        # Where sizes leave no other list, names say nothing against it.
+        if held and counts and held[level] == counts[kept[level]] != counts[other[level]]:
+            continue
+        found[n] = (
+            f"the number of {lists[0][level]} is taken from {lists[1][kept[level]]}, "
+            f"and by its name may be that of {lists[1][other[level]]}"
+        )
+    return found
+
+
+@lru_cache(maxsize=1 << 12)
+def _other_lists(mine: Names, theirs: Names, kept: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the lists whose names agree better with a leaf's than those it takes; None if none."""
+    if len(theirs) > _DEEPEST:
+        return None
+    orders = permutations(range(len(theirs)), len(mine))
+    best, order = max(((_agreement(mine, theirs, o), o) for o in orders), key=itemgetter(0))
+    return order if best > _agreement(mine, theirs, kept) else None
+
+
+def _agreement(mine: Names, theirs: Names, order: Sequence[int]) -> float:
+    return sum(_weakly_alike(name, theirs[n]) for name, n in zip(mine, order, strict=True))

@@ -1,0 +1,57 @@
+"""Numbered norms of a block beside norms that are named for what they are around."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from s2p_tui.proposals.matcher.likeness import BETWEEN, slot
+from s2p_tui.proposals.matcher.words import meanings
+
+Steps = tuple[str, ...]
+
+
+def other_order(
+    pairs: Mapping[int, tuple[Steps, Steps]], entries: Sequence[Steps], *, leaves_in_order: bool
+) -> dict[int, str]:
+    """Pairs of numbered norms and named ones of blocks whose parts are declared in another order.
+
+    `norm1`, `norm2` and `norm3` are numbered as a block runs: attention first and the MLP last in
+    most, and not in all.
+
+    Args:
+        pairs: Steps of leaves and of the entries they take, by place.
+        entries: Steps of all entries, in the checkpoint's order.
+        leaves_in_order: Whether the order of the leaves says something.
+    """
+    blocks: dict[tuple[Steps, Steps], list[int]] = defaultdict(list)
+    for n, (target, source) in pairs.items():
+        is_norm = all("norm" in meanings(steps[-2:-1])[0] for steps in (target, source))
+        if is_norm and target[-1:] in (("weight",), ("scale",)):
+            blocks[target[:-2], source[:-2]].append(n)
+    if not any(len(members) > 1 for members in blocks.values()):
+        return {}
+    is_ordered = leaves_in_order, [*entries] != sorted(entries)
+    places = {steps: place for place, steps in enumerate(entries)}
+    found: dict[Steps, str] = {}
+    for members in blocks.values():
+        for named in (0, 1):
+            around = [_major(pairs[n][named]) for n in members]
+            numbered = [_major(pairs[n][1 - named]) for n in members]
+            if {*numbered} != {BETWEEN} or BETWEEN in around or None in around:
+                continue
+            order = sorted(members, key=lambda n: (n, places.get(pairs[n][1], n))[named])
+            declared = [_major(pairs[n][named]) or 0.0 for n in order]
+            if is_ordered[named] and declared != sorted(declared):
+                for n in members:
+                    name = pairs[n][1 - named][-2]
+                    why = f"the parts of its block are in another order: {name} may be another one"
+                    found[pairs[n][0][:-1]] = why
+    return {n: found[target[:-1]] for n, (target, _) in pairs.items() if target[:-1] in found}
+
+
+def _major(steps: Steps) -> float | None:
+    """Return what a norm is around, in the order in which most blocks have it; None if unknown."""
+    words, numbers = meanings(steps[-2:-1])
+    known = slot(words, numbers)
+    return None if known is None else 0.0 if known[0] == BETWEEN and "self" in words else known[0]

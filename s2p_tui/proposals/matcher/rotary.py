@@ -1,0 +1,53 @@
+"""Rows of queries and keys that rotary embeddings turn in pairs, where Equinox turns halves.
+
+`equinox.nn.RotaryPositionalEmbedding` turns element `i` of a head with element `i + size / 2`, as
+Hugging Face's models do. Meta's Llama and others turn `2i` with `2i + 1`: for Equinox the rows of
+each head have to be put into another order, of which no shape says anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from s2p_tui.alignment.skeleton import ROTARY, Leaf
+from s2p_tui.alignment.state_dict import StateDict
+from s2p_tui.alignment.transform import keys_of
+from s2p_tui.proposals.matcher.pieces import Piece
+from s2p_tui.proposals.matcher.words import meanings, steps_of_key
+
+Steps = tuple[str, ...]
+_OF_PAIRS = frozenset(("freqs", "freqs_cis", "freqs_cos", "freqs_sin", "tok_embeddings"))
+"""Names in checkpoints of models that turn pairs: Meta's, Mistral's, torchtune's, lucidrains'."""
+_META = frozenset(("wq", "wk", "wqkv"))
+"""What Meta calls the weights, which others may call so too."""
+_TURNED = frozenset(("query", "key", "qkv"))
+
+
+def in_pairs(
+    found: Mapping[int, tuple[Leaf, Piece]], steps: Mapping[int, Steps], state_dict: StateDict
+) -> dict[int, str]:
+    """Queries and keys of which nothing shows that the checkpoint's model turns halves, and why.
+
+    Args:
+        found: Leaves and what they take, by index.
+        steps: Steps of the leaves.
+        state_dict: The entries.
+    """
+    beside = {index: pair for index, pair in found.items() if ROTARY in pair[0].config}
+    if not beside:
+        return {}
+    is_shown = any(_OF_PAIRS.intersection(steps_of_key(entry.key)) for entry in state_dict)
+    doubted: dict[int, str] = {}
+    for index, (_, piece) in beside.items():
+        its = {step for member in piece.members for key in keys_of(member) for step in _steps(key)}
+        words = {*meanings(steps[index])[0], *meanings(piece.steps)[0]}
+        if words & _TURNED and (is_shown or its & _META - {*steps[index]}):
+            doubted[index] = (
+                "the checkpoint's rotary embedding may turn pairs of each head, Equinox's turns "
+                "halves: its rows may need another order"
+            )
+    return doubted
+
+
+def _steps(key: str) -> Steps:
+    return tuple(step.lower() for step in steps_of_key(key))
