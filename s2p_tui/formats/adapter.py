@@ -162,6 +162,10 @@ def _config_of(path: Locator) -> dict[str, Any]:
     start = config.get("init_lora_weights")
     if start not in _PLAIN_STARTS:
         odd.append(f"init_lora_weights is {start!r:.60}, which changes the base weights too")
+    saved = config.get("modules_to_save") or []
+    config["modules_to_save"] = [saved] if isinstance(saved, str) else saved
+    if not isinstance(saved, str | list):
+        odd.append(f"modules_to_save is {saved!r:.60}")
     if odd:
         raise InputError(f"{path} asks for more than is understood: {some(odd, '; ')}.", _FROM_PEFT)
     return config
@@ -209,7 +213,10 @@ class _Merge:
         entries = tuple(
             entry
             if entry.storage is None or entry.key not in touched
-            else structs.replace(entry, storage=("adapted", entry.storage))
+            else structs.replace(
+                entry,
+                storage=None if self._is_copied(entry.key) else ("adapted", entry.storage),
+            )
             for entry in self._base.state_dict
         )
         notes = [f"merged with the adapter {self._label}: {self._words(len(changes))}"]
@@ -385,10 +392,13 @@ class _Merge:
         return found
 
     def _spread(self, changes: dict[str, _Change], replaced: dict[str, str]) -> None:
-        """Have tied entries changed together: PyTorch adds to the one tensor they are."""
+        """Have tied entries changed together: PyTorch adds to the one tensor they are.
+
+        What PEFT trained in a copy of a module is tied no longer.
+        """
         groups: dict[Any, list[str]] = defaultdict(list)
         for entry in self._base.state_dict:
-            if entry.storage is not None:
+            if entry.storage is not None and not self._is_copied(entry.key):
                 groups[entry.storage].append(entry.key)
         for keys in groups.values():
             changed = [key for key in keys if key in changes or key in replaced]
@@ -400,6 +410,10 @@ class _Merge:
                     changes[key] = changes[own]
                 if own in replaced:
                     replaced[key] = replaced[own]
+
+    def _is_copied(self, key: str) -> bool:
+        """Return True for an entry of a module that was trained in full, in a copy of it."""
+        return any(f".{name}." in f".{key}" for name in self._config["modules_to_save"])
 
 
 def _fits(base: Shape, first: Shape, second: Shape, is_turned: bool) -> bool:

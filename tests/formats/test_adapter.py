@@ -199,6 +199,23 @@ def test_tied_entries_change_together(tmp_path: Path) -> None:
         with_adapter(open_checkpoint(tmp_path / "model.pt"), adapter(tmp_path, both))
 
 
+@pytest.mark.parametrize("saved", [["head"], ["first"], ["first", "head"]])
+def test_modules_that_were_trained_in_a_copy_are_tied_no_longer(
+    tmp_path: Path, saved: list[str]
+) -> None:
+    """PEFT copies each module of `modules_to_save`."""
+    torch.save(BASE | {"net.head.weight": BASE["net.first.weight"]}, tmp_path / "model.pt")
+    own = {f"net.{name}.weight": numbers(5, 4, seed=n) for n, name in enumerate(saved, 7)}
+    more = {f"base_model.model.{key}": tensor for key, tensor in own.items()}
+    found = with_adapter(
+        open_checkpoint(tmp_path / "model.pt"), adapter(tmp_path, more, modules_to_save=saved)
+    )
+    for key in ("net.first.weight", "net.head.weight"):
+        assert torch.equal(whole(found, key), own.get(key, BASE["net.first.weight"]))
+    storages = [found.state_dict[f"net.{name}.weight"].storage for name in ("first", "head")]
+    assert storages[0] is None or storages[0] != storages[1]
+
+
 def test_what_was_trained_in_full_replaces_the_checkpoints(tmp_path: Path) -> None:
     bias, second = numbers(5, seed=4), numbers(4, 5, seed=4)
     more = {
