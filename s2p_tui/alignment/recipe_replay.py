@@ -68,6 +68,8 @@ class Applied:
         by_hand: Leaves whose rows were chosen by hand where the recipe was made.
         accepted: Keys accepted as unused.
         open: Array leaves that no pattern covers.
+        lacking: Those of them that were filled by hand where the recipe was made, from a list that
+            is shorter here, and the key that is missing.
     """
 
     rows: Mapping[int, Row]
@@ -75,6 +77,7 @@ class Applied:
     by_hand: frozenset[int]
     accepted: tuple[str, ...]
     open: tuple[int, ...]
+    lacking: Mapping[int, str]
 
 
 class Replay:
@@ -98,6 +101,7 @@ class Replay:
         }
         self._places = {pattern.path: fixed_places(pattern) for pattern in recipe.patterns}
         self._lists: Mapping[str, int] | None = None
+        self._texts = {split_name(entry.key)[0] for entry in state_dict}
 
     @property
     def is_its_own(self) -> bool:
@@ -120,6 +124,26 @@ class Replay:
             if found is not None:
                 return found
         return None
+
+    def lacking(self, index: int) -> str:
+        """Return the key that a hand had put on a leaf, missing in a list that is here; or ""."""
+        leaf = self._skeleton[index]
+        texts, numbers = split_name(leaf.path)
+        for pattern in self._by_texts.get(texts, ()):
+            captured = pattern.path.captured(numbers)
+            if captured is None or pattern.by not in _SETTLED_BY or not pattern.sources:
+                continue
+            builder = _Builder(pattern, leaf.shape, self._state_dict, dict(captured), [])
+            tree = 0 if pattern.transform is None else pattern.transform
+            try:
+                builder.built(tree)
+            except _MissingError as error:
+                key = str(error)
+                if split_name(key)[0] in self._texts:
+                    return key
+            except (TransformError, MalformedError):
+                continue
+        return ""
 
     def _made(
         self, index: int, leaf: Leaf, pattern: Pattern, captured: Mapping[str, int]
@@ -163,7 +187,8 @@ class Replay:
         }
         accepted = () if misfits else tuple(self.accepted_of(rows.values()))
         by_hand = frozenset(one.index for one in placed if one.row.by in _SETTLED_BY)
-        return Applied(rows, misfits, by_hand, accepted, tuple(open_leaves))
+        lacking = {index: key for index in open_leaves if (key := self.lacking(index))}
+        return Applied(rows, misfits, by_hand, accepted, tuple(open_leaves), lacking)
 
     @property
     def covers(self) -> bool:

@@ -162,7 +162,7 @@ def _config_of(path: Locator) -> dict[str, Any]:
     start = config.get("init_lora_weights")
     if start not in _PLAIN_STARTS:
         odd.append(f"init_lora_weights is {start!r:.60}, which changes the base weights too")
-    saved = config.get("modules_to_save") or []
+    saved: Any = config.get("modules_to_save") or []
     config["modules_to_save"] = [saved] if isinstance(saved, str) else saved
     if not isinstance(saved, str | list):
         odd.append(f"modules_to_save is {saved!r:.60}")

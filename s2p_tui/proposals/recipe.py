@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.recipe import Recipe
 from s2p_tui.alignment.recipe_replay import Replay
@@ -13,6 +15,8 @@ _SHOWN = 3
 
 def propose(recipe: Recipe, situation: Situation) -> Proposal:
     """Return the changes that a recipe makes; leaves it does not cover stay as they are.
+
+    Where a hand had chosen a member of a list that is shorter here, the leaf is left empty.
 
     Rows that names and structure are certain of stay too, unless a hand chose the recipe's, or that
     does not fit: it is shown, as the recipe may be of another model.
@@ -42,11 +46,19 @@ def propose(recipe: Recipe, situation: Situation) -> Proposal:
             confidence[index] = Confidence.UNSURE
         is_decided = not agrees and (old.by in ("user", "forward") or old.trusted)
         (undone if is_decided else wanted).append((index, row))
+    for index, key in applied.lacking.items():
+        # What names and structure put there is what the hand did not want.
+        why = f"recipe {recipe.name} takes {key}, which is not in this checkpoint"
+        wanted.append((index, Row(by="pattern", why=why)))
     unused = tuple(key for key in applied.accepted if key not in alignment.accepted)
     notes: list[str] = []
     if misfits:
         names = some([skeleton[index].path for index in sorted(misfits)], most=_SHOWN)
         notes.append(f"The recipe may be of another model: it does not fit {names}.")
+    for index, key in islice(applied.lacking.items(), _SHOWN):
+        notes.append(
+            f"The recipe takes {key} for {skeleton[index].path}: the list is shorter here."
+        )
     if applied.open:
         names = some([skeleton[index].path for index in applied.open], most=_SHOWN)
         notes.append(f"The recipe says nothing of {names}.")

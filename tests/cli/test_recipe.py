@@ -161,7 +161,7 @@ def test_inspect_lists_the_patterns(capsys: pytest.CaptureFixture[str]) -> None:
     assert title == "r.json: recipe r, 2 patterns"
     turned, plain = sorted(rows)
     assert turned.split(maxsplit=2)[:2] == ["['layers'][{i}]['attention']", "h.{i}.mix.w"]
-    assert "permute axes [1, 0]" in turned
+    assert "permute axes (1, 0)" in turned
     assert plain.split() == ["['layers'][{i}]['widen']", "h.{i}.up.w", "user"]
     assert made_from == "made from small.pt and small.eqx"
     assert run(["inspect", "r.json", "--json"]) == 0

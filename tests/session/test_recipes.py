@@ -245,3 +245,21 @@ def test_recipes_of_the_users_folder_are_known_and_offered(config: Path) -> None
 def test_a_recipe_that_is_not_there_is_told() -> None:
     with pytest.raises(InputError, match="no recipe file and no recipe's name"):
         load_recipe("nothing")
+
+
+def test_a_list_put_in_reverse_by_hand_is_not_put_straight_where_it_is_shorter() -> None:
+    def chain(length: int) -> Session:
+        leaves = {f".blocks[{n}].w": (3, 3) for n in range(length)}
+        return pair({f"layers.{n}.w": (3, 3) for n in range(length)}, leaves)
+
+    deep = chain(6)
+    recipe = learned(deep, {f".blocks[{n}].w": Take(f"layers.{5 - n}.w") for n in range(6)})
+    for length in (2, 3, 4):
+        session = chain(length)
+        session.trust(["*"])
+        follow(session, recipe)
+        empty = session.alignment.rows[0]
+        assert empty.source is None
+        assert empty.why == "recipe net takes layers.5.w, which is not in this checkpoint"
+        assert session.blocking
+        assert any("the list is shorter here" in note for note in session.told)
