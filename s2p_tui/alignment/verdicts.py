@@ -203,7 +203,9 @@ def covered_keys(sources: Iterable[Expr], state_dict: StateDict) -> set[str]:
             continue
         taken = parts[node.of, node.axis]
         taken.append((node.start, node.stop))
-        if _unite(taken) >= shape_of(node.of, state_dict.shape)[node.axis]:
+        shape = shape_of(node.of, state_dict.shape)
+        # A mapping written by hand may name an axis that is not there.
+        if node.axis in range(len(shape)) and _unite(taken) >= shape[node.axis]:
             waiting.append(node.of)
     return {node.key for node in covered if isinstance(node, Take)}
 

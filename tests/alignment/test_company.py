@@ -83,6 +83,7 @@ def test_what_slices_use_up() -> None:
     assert covered_keys(half, ENTRIES) == {"a.bias"}
     assert covered_keys(half[:1], ENTRIES) == set()
     assert covered_keys([Split(half[0], 0, 0, 1), half[1]], ENTRIES) == set()
+    assert covered_keys([Split(half[0].of, axis, 0, 9) for axis in (1, 9, -1)], ENTRIES) == set()
     assert covered_keys([Sum((half[0], half[1]))], ENTRIES) == {"a.bias"}
     assert covered_keys([Split(turned, 0, 0, 3)], ENTRIES) == set()
     parts = (Split(turned, 0, 0, 3), Split(turned, 0, 3, 4), Take("b.bias"))

@@ -21,7 +21,8 @@ D = 8
 
 @family(gaps=(1, 21, 22), hundreds=(0, 3, 100), backwards_in_file=(22, 21, 1))
 def sequential(n: Network, numbers: tuple[int, ...]) -> None:
-    """Members of a `Sequential` with others without parameters between them."""
+    """Members of a `Sequential`, some without parameters between; falling, they may be names."""
+    n.unshown = numbers[0] > numbers[-1]
     for number in numbers:
         n.linear(f"net.{number}", f"layers[{sorted(numbers).index(number)}]", D, D)
 

@@ -66,6 +66,11 @@ def test_what_names_and_sizes_settle_is_converted(name: str) -> None:
     assert found.outcome == "right", found.detail
 
 
+def test_parts_of_one_entry_are_no_stack_of_a_list() -> None:
+    without = (v for v in variants("reordered_parts_up_gate") if v.name == "without block blocks.0")
+    assert judged(next(without)).outcome == "refused rightly"
+
+
 @pytest.mark.slow("makes every variant of every network")
 def test_there_are_enough_of_them() -> None:
     assert len(NETWORKS) >= 100

@@ -284,7 +284,7 @@ def _fill(
     doubts.add(Question.ENTRY, crosswise(taking, steps, paths))
     known = {p: (skeleton[p].owner or "").startswith("equinox.nn.") for p in whole}
     doubts.add(Question.ENTRY, up_by_name(whole, shapes, known))
-    doubts.add(Question.ENTRY, falling(whole, named))
+    doubts.add(Question.ENTRY, falling(whole, of_leaves, named))
     doubts.add(Question.ENTRY, unexplained_offsets(whole, of_leaves, named))
     in_order = not _sorted_by_name(skeleton)
     doubts.add(Question.ENTRY, other_order(whole, paths, leaves_in_order=in_order))

@@ -112,15 +112,18 @@ def unexplained_offsets(
     return found
 
 
-def falling(pairs: Mapping[int, Lists], entries: Iterable[Steps]) -> dict[int, str]:
+def falling(
+    pairs: Mapping[int, Lists], shapes: Mapping[int, Shape], entries: Iterable[Steps]
+) -> dict[int, str]:
     """Pairs of a list and of names whose numbers fall in the checkpoint's own order, and why.
 
     Such numbers are levels or resolutions, as in `up4` to `up1`, and the list may be in either
-    order. A checkpoint in another order than PyTorch's, which has weights before biases, says
-    nothing.
+    order, unless sizes tell its members apart. A checkpoint in another order than PyTorch's, which
+    has weights before biases, says nothing.
 
     Args:
         pairs: Steps of leaves and of the entries they take, by place.
+        shapes: The shapes of the leaves.
         entries: Steps of all entries that leaves could take, in the checkpoint's order.
     """
     order = {steps: place for place, steps in enumerate(entries)}
@@ -147,7 +150,10 @@ def falling(pairs: Mapping[int, Lists], entries: Iterable[Steps]) -> dict[int, s
     found: dict[int, str] = {}
     for found_in in lists.values():
         numbers = sorted(found_in, key=lambda number: found_in[number][0])
-        if len(numbers) > 1 and numbers == sorted(numbers, reverse=True):
+        forms = {frozenset(shapes[n] for n in each) for _, each in found_in.values()}
+        if numbers[-1] == 0 or len(forms) == len(numbers):
+            continue
+        if numbers == sorted(numbers, reverse=True):
             why = f"numbers fall in the checkpoint, from {numbers[0]} to {numbers[-1]}"
             found.update((n, why) for _, members_of in found_in.values() for n in members_of)
     return found

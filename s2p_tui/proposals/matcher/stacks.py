@@ -47,6 +47,9 @@ def stacked_by_name(pieces: Mapping[int, tuple[Steps, Piece]]) -> dict[int, str]
         lists = [name_of(step).words for step in _list_names(name)]
         for n, each in members.items():
             varying = [c for c, values in enumerate(zip(*each, strict=True)) if len({*values}) > 1]
+            # Parts of one entry have its numbers.
+            if not varying:
+                continue
             names = {name_of(step).words for step in _list_names(tuple(map(_open, pieces[n][0])))}
             others = [
                 c for c, count in enumerate(counts) if count == len(each) and c not in varying
