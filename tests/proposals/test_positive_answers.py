@@ -211,11 +211,11 @@ def test_numbers_that_fall_in_the_checkpoint_are_levels(order: tuple[int, ...]) 
 
 
 @pytest.mark.parametrize("order", [(10, 2), (2, 10)])
-def test_numbers_of_members_need_not_be_indices(order: tuple[int, ...]) -> None:
+def test_numbers_of_members_that_fall_need_not_be_indices(order: tuple[int, ...]) -> None:
     roles: Shapes = {"weight": (4, 4), "bias": (4,)}
     entries = {f"heads.{n}.{role}": shape for n in order for role, shape in roles.items()}
     leaves = {f".heads[{n}].{role}": shape for n in (0, 1) for role, shape in roles.items()}
-    assert doubted(entries, leaves) == {*leaves}
+    assert doubted(entries, leaves) == ({*leaves} if order[0] == 10 else set())
 
 
 def test_the_first_of_two_is_not_the_second_of_a_list() -> None:

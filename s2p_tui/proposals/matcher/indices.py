@@ -34,16 +34,22 @@ def may_be_indices(numbers: Iterable[int]) -> bool:
 
 @dataclass(slots=True)
 class _List:
-    """The numbers of a list's members, and whether they rise in the order of the entries."""
+    """The numbers of a list's members, and whether they rise in the order of the entries.
 
+    Sorted as words `10` comes before `2`, and the order says nothing.
+    """
+
+    is_sorted: bool
     numbers: set[int] = field(default_factory=set)
     rises: bool = True
 
     @property
     def counts(self) -> bool:
-        """True if the numbers show that they are indices."""
+        """True if the numbers show that they are indices, or the order is the same without them."""
         is_whole = min(self.numbers) == 0 and max(self.numbers) == len(self.numbers) - 1
-        return is_whole or (self.rises and may_be_indices(self.numbers))
+        if is_whole or (self.rises and not self.is_sorted):
+            return True
+        return may_be_indices(self.numbers) and (0 in self.numbers or self.is_sorted)
 
 
 _Name = tuple[Steps, int]
@@ -117,17 +123,16 @@ def misnumbered(
 
 def _lists(paths: Iterable[Steps]) -> _Lists:
     """The lists of a side, all that differ by the numbers around them as one."""
-    found: dict[_Name, _List] = defaultdict(_List)
-    last: dict[tuple[Steps, _Name], int] = {}
     ordered = [*paths]
     is_sorted = ordered == sorted(ordered)
+    found: dict[_Name, _List] = defaultdict(lambda: _List(is_sorted))
+    last: dict[tuple[Steps, _Name], int] = {}
     for path in ordered:
         levels = (level for level, step in enumerate(path) for _ in name_of(step).numbers)
         for level, (name, number, _) in zip(levels, _columns(path), strict=False):
             one = found[name]
             one.numbers.add(number)
-            # Sorted as words `10` comes before `2`, and no order says anything.
-            one.rises &= is_sorted or last.get((path[:level], name), number) <= number
+            one.rises &= last.get((path[:level], name), number) <= number
             last[path[:level], name] = number
     return found
 

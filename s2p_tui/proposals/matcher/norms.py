@@ -31,8 +31,16 @@ def other_order(
             blocks[target[:-2], source[:-2]].append(n)
     if not any(len(members) > 1 for members in blocks.values()):
         return {}
-    is_ordered = leaves_in_order, [*entries] != sorted(entries)
     places = {steps: place for place, steps in enumerate(entries)}
+    # A checkpoint in another order than PyTorch's, which has weights before biases, says nothing.
+    weights = {steps[:-1]: place for steps, place in places.items() if steps[-1] == "weight"}
+    is_ordered = (
+        leaves_in_order,
+        [*entries] != sorted(entries)
+        and all(
+            place < places.get((*module, "bias"), len(places)) for module, place in weights.items()
+        ),
+    )
     found: dict[Steps, str] = {}
     for members in blocks.values():
         for named in (0, 1):
