@@ -258,10 +258,11 @@ def grouped(entries: Iterable[LeftOver], keys: Iterable[str] | None = None) -> l
     """
     entries = list(entries)
     modules = _whole_modules(entries, keys) if keys is not None else {}
-    groups: dict[tuple[str, bool, str], list[LeftOver]] = defaultdict(list)
+    groups: dict[tuple[tuple[str, ...], bool, str], list[LeftOver]] = defaultdict(list)
     for one in entries:
         module = modules.get(one.key)
-        groups[_NUMBER.sub("#", module or one.key), module is not None, one.why].append(one)
+        between = tuple(_NUMBER.split(module or one.key))
+        groups[between, module is not None, one.why].append(one)
     return [_group(members, modules) for members in groups.values()]
 
 

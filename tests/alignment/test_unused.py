@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from s2p_tui.alignment.alignment import Alignment, Row
@@ -184,6 +184,7 @@ def test_many_of_a_kind_are_one_line_and_one_pattern() -> None:
 
 
 @given(st.lists(st.text(min_size=1, max_size=8), min_size=1, unique=True))
+@example(["0", "#"])
 def test_every_pattern_names_its_group_and_can_be_typed(keys: list[str]) -> None:
     groups = grouped(LeftOver(key, "", blocks=True) for key in keys)
     assert sorted(one.key for group in groups for one in group.members) == sorted(keys)
