@@ -30,7 +30,7 @@ from s2p_tui.app.start import S2PApp
 from s2p_tui.conversion.output import Converted
 from s2p_tui.session.session import Session
 from screenshots.drawing import is_made_from, svg_of, write_png
-from screenshots.models import minilm, mixture_of_experts, own_attention
+from screenshots.models import demo, minilm, mixture_of_experts, own_attention
 
 HERE = Path(__file__).parent
 SIZE = (120, 36)
@@ -63,6 +63,7 @@ class Scene:
 SCENES = {
     "rows": Scene(lambda: minilm("auto"), "1 8 enter"),
     "kinds": Scene(own_attention, "o n", KindsView),
+    "agreement": Scene(demo, "5 enter m j j j j x V 3 x 1 6 x 1 6 enter"),
     "choose": Scene(lambda: minilm("order"), "2 enter enter", ChooseSource),
     "review": Scene(lambda: minilm("order"), "a j j h j j j", Review),
     "claude": Scene(lambda: minilm("order"), "p", AskClaude),

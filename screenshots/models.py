@@ -8,6 +8,7 @@ import equinox as eqx
 import msgspec
 
 from s2p_tui.alignment.skeleton import Leaf
+from s2p_tui.cli.demo import make_pair
 from s2p_tui.formats.models import Factory, Models
 from s2p_tui.formats.pytree.skeleton import save_skeleton, target_of
 from s2p_tui.formats.skeleton_file import head_line
@@ -54,6 +55,12 @@ def own_attention() -> Session:
         )
     )
     return Session.open(minilm_folder() / "model.safetensors", skeleton)
+
+
+def demo() -> Session:
+    """The demo's residual network, whose files name the code of both models."""
+    pair = make_pair(Path())
+    return Session.open(pair.model, pair.skeleton)
 
 
 def mixture_of_experts() -> Session:
