@@ -239,3 +239,28 @@ def test_a_fused_leaf_may_hold_its_parts_head_by_head(name: str) -> None:
     path = f".attn.{name}.weight"
     assert doubted(entries, {path: (24, 8)}) == {path}
     assert not doubted({path[1:]: (24, 8)}, {path: (24, 8)})
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "linear_h linear_u input_linear recurrent_linear",
+        "h_layer x_layer input_layer recurrent_layer",
+        "fc_h fc_z fc_state fc_in",
+        "conv_a conv_b conv_first conv_other",
+    ],
+)
+def test_the_kind_of_a_layer_shows_not_which_of_two_it_is(names: str) -> None:
+    first, second, *leaves = names.split()
+    for keys in ((first, second), (second, first)):
+        entries = {f"{key}.weight": (8, 8) for key in keys}
+        assert len(doubted(entries, {f".{leaf}.weight": (8, 8) for leaf in leaves})) == 2
+        # One alone is left where the other one is told by its size.
+        entries[f"{second}.weight"] = (8, 5)
+        sizes = zip(leaves, ((8, 8), (8, 5)), strict=True)
+        assert not doubted(entries, {f".{leaf}.weight": size for leaf, size in sizes})
+
+
+def test_one_word_is_enough_to_tell_two_layers_apart() -> None:
+    leaves = {".input_linear.weight": (8, 8), ".hidden_linear.weight": (8, 8)}
+    assert not doubted({"hidden_fc.weight": (8, 8), "in_fc.weight": (8, 8)}, leaves)

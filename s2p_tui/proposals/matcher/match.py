@@ -67,6 +67,7 @@ from s2p_tui.proposals.matcher.pieces import (
 from s2p_tui.proposals.matcher.rotary import in_pairs
 from s2p_tui.proposals.matcher.stacks import stacked_by_name
 from s2p_tui.proposals.matcher.support import (
+    exchangeable,
     namesakes,
     reordered,
     unlike_parameters,
@@ -274,6 +275,7 @@ def _fill(
         bare = {p: (steps[p], piece.steps) for p, piece, _ in found if is_whole(piece)}
         doubts.add(Question.ENTRY, unlike_parameters(bare))
     doubts.add(Question.ENTRY, unsupported(whole, useless))
+    doubts.add(Question.ENTRY, exchangeable(whole, of_leaves))
     doubts.add(Question.ENTRY, misnumbered(whole, of_leaves, steps.values(), paths))
     named = {piece.steps: prod(piece.shape) for piece in pieces if is_whole(piece)}
     sizes = {p: prod(shape) for p, shape in of_leaves.items()}

@@ -62,6 +62,13 @@ _SILENT_PARTS = _SILENT | frozenset(
 """Words that a name of the same parameter may have more."""
 _KINDS = frozenset(("mlp", "conv", "proj"))
 """Words that say little but which kind of layer a layer is."""
+_LAYERS = frozenset(
+    (
+        *("mlp", "conv", "proj", "block", "module", "weight", "norm", "embed", "layer", "layers"),
+        *("blocks", "net", "model", "embedding", "ln"),
+    )
+)
+"""Words that say that something is a layer, and of which kind; meanings are among them."""
 _IN_WORDS = ("conv", "fc", "lin", "dense", "proj", "mlp")
 """Parts of other words, as `pwconv`, that say it too."""
 _NEARLY = 0.74
@@ -138,6 +145,49 @@ def unsupported(
                 if functions and odd is roles:
                     found[n] = f"{source[-1]} may be a function of {target[-1]}, or that of it"
     return found | _strangers(pairs)
+
+
+def exchangeable(
+    pairs: Mapping[int, tuple[Steps, Steps]], shapes: Mapping[int, Shape]
+) -> dict[int, str]:
+    """Pairs of modules side by side that could be exchanged, as no word speaks for either, and why.
+
+    What they have in common, as `linear` in `linear_h` and `input_linear`, says a kind alone.
+
+    Args:
+        pairs: Steps of leaves and of the entries they take, by place.
+        shapes: The shapes of the leaves.
+    """
+    beside: dict[tuple[Steps, Steps, Shape], list[int]] = defaultdict(list)
+    for n, (target, source) in pairs.items():
+        if len(target) > 1 and len(source) > 1 and not _speaks(target[-2], source[-2]):
+            around = (*target[:-2], target[-1]), (*source[:-2], source[-1])
+            beside[(*around, shapes[n])].append(n)
+    return {
+        n: f"no word of {pairs[n][1][-2]} and {pairs[n][0][-2]} shows that they go together"
+        for members in beside.values()
+        if len(members) > 1
+        for n in members
+    }
+
+
+@remembered
+def _speaks(mine: str, theirs: str) -> bool:
+    """Return True unless both names have words, and those differ altogether."""
+    names = [name_of(step) for step in (mine, theirs)]
+    common = {*names[0].words} & {*names[1].words}
+    # Norms are told by what they are around.
+    if any(name.numbers for name in names) or "norm" in common or common - _LAYERS:
+        return True
+    first, second = (
+        {word for word in _words(step) if not any(kind in word for kind in _IN_WORDS)} - _LAYERS
+        for step in (mine, theirs)
+    )
+    return not (first and second) or any(
+        one == other or (min(len(one), len(other)) > 1 and _related(one, other))
+        for one in first
+        for other in second
+    )
 
 
 def _says_otherwise(target: Steps, source: Steps) -> bool:
