@@ -20,7 +20,6 @@ from s2p_tui.alignment.transform import (
     Constant,
     Expr,
     Flip,
-    Joining,
     Permute,
     Reshape,
     Scale,
@@ -215,11 +214,9 @@ def other_layouts(leaf: Leaf, expr: Expr, shape: Shape) -> tuple[Expr, ...]:
 
 def _put(steps: Expr, expr: Expr) -> Expr:
     """The steps made for a whole entry, done to an expression in its stead."""
-    if isinstance(steps, Take | Constant):
+    if isinstance(steps, Take):
         return expr
-    if isinstance(steps, Joining):
-        return steps
-    return steps.with_operands((_put(steps.of, expr),))
+    return steps.with_operands(tuple(_put(one, expr) for one in steps.operands))
 
 
 def departs_from_rule(leaf: Leaf, source: Expr, entry_shape: Callable[[str], Shape]) -> bool:

@@ -28,12 +28,11 @@ async def check(workspace: Workspace) -> None:
         return
     found, _ = ran
     agreement = _shown(workspace, Agreement(workspace.session, found))
-    if agreement.first_row is not None:
-        workspace.go_to(agreement.first_row, reveal=True)
     good = found.status == "agree" and agreement.first is None
-    more = " S tries to settle it."
     if good:
         more = " S settles doubtful rows." if workspace.session.blocking else ""
+    else:
+        more = " S tries to settle it."
     said = workspace.symbols.plain(agreement.summary) + more
     workspace.say(said, "lines--good" if good else "lines--bad")
 
@@ -53,6 +52,7 @@ async def settle(workspace: Workspace) -> None:
     settled = replayed(mapping, session.checkpoint.state_dict, session.target.skeleton).alignment
     notes = [f"Not settled: {row.path}: {row.why}." for row in found.open]
     proposal = forward.propose(settled.rows, session.situation, notes)
+    # Marks hold for what was run: they go from rows that are rejected, as after any edit.
     accepted = proposal.accepted({change.index for change in proposal.changes})
     _shown(workspace, Agreement(session, found, apply(session.alignment, accepted).rows))
     none = "Nothing is to be settled: both models agree."
@@ -60,7 +60,10 @@ async def settle(workspace: Workspace) -> None:
 
 
 def _shown(workspace: Workspace, agreement: Agreement) -> Agreement:
+    """Mark the rows, and go to the first whose module differs."""
     workspace.view.show_agreement(agreement)
+    if agreement.first_row is not None:
+        workspace.go_to(agreement.first_row, reveal=True)
     return agreement
 
 

@@ -14,7 +14,7 @@ from s2p_tui.alignment.transform import describe as in_words
 from s2p_tui.alignment.transform import show
 from s2p_tui.errors import InputError, one_line, printable
 from s2p_tui.formats.chunks import PYTREE, find_manifest
-from s2p_tui.formats.registry import READERS, Place, kind_of, open_checkpoint, open_target
+from s2p_tui.formats.registry import CHECKPOINT_KINDS, Place, kind_of, open_checkpoint, open_target
 from s2p_tui.formats.remote.address import located
 from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.formats.sniff import KIND_NAMES
@@ -79,7 +79,7 @@ def describe(path: str | Path, key: str | None = None, *, allow_missing: bool = 
     if isinstance(place, Path) and ":" in place.name and not os.path.exists(place):
         return _leaves(open_any_target(str(place), None), str(place), "factory")
     kind = kind_of(place)
-    if kind in READERS:
+    if kind in CHECKPOINT_KINDS:
         return _checkpoint(place, kind, key, allow_missing)
     if not isinstance(place, Path):
         raise InputError(

@@ -11,7 +11,7 @@ from s2p_tui.conversion.chunk_folder import chunk_checkpoint, chunk_target
 from s2p_tui.converter.ways_out import in_words_of_python
 from s2p_tui.errors import UsageError
 from s2p_tui.formats.memory import checkpoint_in_memory, is_tensor, is_torch_module
-from s2p_tui.formats.registry import READERS, kind_of
+from s2p_tui.formats.registry import CHECKPOINT_KINDS, kind_of
 from s2p_tui.formats.remote.address import is_address
 from s2p_tui.formats.sniff import KIND_NAMES
 from s2p_tui.session.opening import (
@@ -134,7 +134,7 @@ def chunkify(
                 f"{where} is {KIND_NAMES[kind]}, which holds no arrays to split.",
                 "Give a checkpoint or a skeleton.",
             )
-        found: Holds = "state-dict" if kind in READERS else "pytree"
+        found: Holds = "state-dict" if kind in CHECKPOINT_KINDS else "pytree"
     else:
         given = pytree_object(where)
         found = "state-dict" if holds == "state-dict" or _is_torch(given) else "pytree"

@@ -41,8 +41,7 @@ from s2p_tui.formats.parts import (
 )
 from s2p_tui.formats.remote.address import located
 from s2p_tui.formats.remote.file import RemoteFile, RemoteFolder
-from s2p_tui.formats.sharded import READERS as PART_READERS
-from s2p_tui.formats.sharded import open_parts, open_sharded
+from s2p_tui.formats.sharded import READERS, open_parts, open_sharded
 from s2p_tui.formats.skeleton_file import Target
 from s2p_tui.formats.skeleton_file import open_target as open_target_file
 from s2p_tui.formats.sniff import KIND_NAMES, READABLE, sniff
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-READERS = frozenset[FileKind]((*PART_READERS, "sharded", "chunks", "dcp"))
+CHECKPOINT_KINDS = frozenset[FileKind]((*READERS, "sharded", "chunks", "dcp"))
 """Kinds of files that hold state dicts."""
 Place = Path | RemoteFile | RemoteFolder
 """A file or folder, on this machine or another one."""
@@ -91,7 +90,7 @@ def open_checkpoint(
 
 def _open_file(path: Locator, key: str | None, allow_missing: bool) -> Checkpoint:
     kind = sniff(path)
-    if kind not in READERS:
+    if kind not in CHECKPOINT_KINDS:
         raise InputError(
             f"{path} is {KIND_NAMES[kind]}, a checkpoint was expected.",
             Hint(Code.SWAPPED_SIDES),
@@ -113,7 +112,7 @@ def _open_file(path: Locator, key: str | None, allow_missing: bool) -> Checkpoin
         refuse_chunk_file(path)
         refuse_ranks(path)
         refuse_zero(path)
-        reader, flat = PART_READERS[kind], kind == "safetensors"
+        reader, flat = READERS[kind], kind == "safetensors"
         checkpoint = narrowed(reader(path, None), key, str(path)) if flat else reader(path, key)
     _refuse_placeholders(path, checkpoint)
     alone = alone_of_many(path)
