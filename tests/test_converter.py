@@ -332,7 +332,7 @@ def test_a_scalar_takes_the_one_element_of_its_own_name() -> None:
         assert (filled["logit_scale"], filled["depth"], filled["p"]) == (4.5, 7, 0.5)
         assert (type(filled["logit_scale"]), type(filled["depth"])) == (float, int)
     report = convert(from_memory=True, state_dict=state, pytree=tree)
-    assert report.warnings == ("1 Python scalar keeps its value of the skeleton: ['p']",)
+    assert report.warnings == ("1 Python scalar keeps the skeleton's value: ['p']",)
     loaded = eqx.tree_deserialise_leaves(report.path, tree)
     assert (loaded["logit_scale"], loaded["depth"], loaded["p"]) == (4.5, 7, 0.5)
 

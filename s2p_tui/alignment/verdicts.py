@@ -62,7 +62,7 @@ class Company:
         self._several: dict[tuple[int, ...], int] = {}
         self._made_modules = np.empty(0, np.int32)
         self._slices = np.empty(0, np.bool_)
-        self._seen: tuple[bytes, Flags] = (b"", np.empty(0, np.bool_))
+        self._seen: tuple[bytes, Numbers] = (b"", np.empty(0, np.int32))
 
     def _module(self, source: Expr) -> int:
         """Return the number of the module that a source reads, or of the several that it reads."""
@@ -121,21 +121,21 @@ class Company:
         key = sharing.tobytes() + b"|" + whole.tobytes()
         if self._seen[0] != key:
             self._seen = key, self._wasteful(sharing, whole)
-        found = np.zeros(len(sources), np.bool_)
-        found[made] = self._seen[1][-3 - sources[made]]
-        return found
+        return are_in(sources, (-3 - self._seen[1]).astype(np.int32))
 
-    def _wasteful(self, sharing: Numbers, whole: Numbers) -> Flags:
-        """Return which expressions take slices of entries that are not used up."""
+    def _wasteful(self, sharing: Numbers, whole: Numbers) -> Numbers:
+        """Return the expressions that take slices of entries that are not used up."""
         numbering = self._state_dict.numbering
         numbers: list[int] = sharing.tolist()
         chosen = [numbering.expressions[number] for number in numbers]
         covered = covered_keys(chosen, self._state_dict)
         covered |= {key for number in whole.tolist() for key in numbering.keys_of(number)}
-        found = np.zeros(len(self._slices), np.bool_)
-        for number, source in zip(numbers, chosen, strict=True):
-            found[number] = self._slices[number] and not covered.issuperset(keys_of(source))
-        return found
+        found = [
+            number
+            for number, source in zip(numbers, chosen, strict=True)
+            if self._slices[number] and not covered.issuperset(keys_of(source))
+        ]
+        return np.array(found, np.int32)
 
     def why(self, index: int, rows: Rows, *, is_named: bool) -> str:
         """Return why other rows speak against a row; empty if none does.

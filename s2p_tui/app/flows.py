@@ -262,7 +262,8 @@ async def choose_for_kind(workspace: Workspace, kind: Kind, done: Callable[[], N
         workspace.say(str(reason), "lines--bad")
         done()
         return
-    choice = await result_of(workspace, ChooseSource(offered, workspace.symbols))
+    screen = ChooseSource(offered, workspace.symbols, can_swap=False)
+    choice = await result_of(workspace, screen)
     if choice is not None:
         workspace.make(lambda: sources.take_alike(workspace.session, choice.option, kind.indices))
     done()

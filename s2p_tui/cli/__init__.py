@@ -29,14 +29,17 @@ COMMANDS = (open_app, convert, orbax, export, recipe, files, compare, settings)
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit status. Errors a user can cause become one line each."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    given = sys.argv[1:] if arguments is None else arguments
     try:
         with stopping():
-            _refuse_unknown_command(sys.argv[1:] if arguments is None else arguments)
+            _refuse_unknown_command(given)
             status = app(arguments, exit_on_error=False, print_error=False) or 0
         print(end="", flush=True)
         return status
     except CycloptsError as error:
-        _narrate(f"{error}".strip(), "s2p-tui --help shows how it is used.")
+        command = [name for name in given[:1] if name in [*app]]
+        help_of = " ".join(["s2p-tui", *command, "--help"])
+        _narrate(f"{error}".strip(), f"{help_of} shows how it is used.")
         return UsageError.exit_code
     except S2PError as error:
         hint = error.put_into(WAYS_OUT).hint

@@ -43,15 +43,16 @@ def remarks(rows: Rows, skeleton: Skeleton) -> Iterator[str]:
 def _remarks(
     gaps: Sequence[str], scalars: Sequence[str], keys: Sequence[str], is_nameless: bool
 ) -> Iterator[str]:
-    skeletons = "of the skeleton"
-    for paths, one, several, why in (
-        (gaps, "leaf keeps its value", "leaves keep their values", skeletons),
-        (scalars, "Python scalar keeps its value", "Python scalars keep their values", skeletons),
-        (keys, "leaf of PRNG state stays", "leaves of PRNG state stay", "as in your model"),
+    kept = "keeps the skeleton's value", "keep the skeleton's values"
+    stays = "stays as in your model", "stay as in your model"
+    for paths, one, several, (of_one, of_several) in (
+        (gaps, "leaf", "leaves", kept),
+        (scalars, "Python scalar", "Python scalars", kept),
+        (keys, "leaf of PRNG state", "leaves of PRNG state", stays),
     ):
         if paths:
-            words = one if len(paths) == 1 else several
-            yield f"{len(paths):,} {words} {why}: {first_of(paths)}"
+            words = f"{one} {of_one}" if len(paths) == 1 else f"{several} {of_several}"
+            yield f"{len(paths):,} {words}: {first_of(paths)}"
     if is_nameless:
         yield TAKEN_AS_THEY_ARE
 

@@ -80,6 +80,16 @@ async def test_ctrl_x_swaps(opened: Opened) -> None:
         assert not workspace.session.blocking
 
 
+async def test_rows_of_a_kind_are_not_swapped(opened: Opened) -> None:
+    async with opened(reordered("order")) as (pilot, workspace):
+        await pilot.press("o", "e")
+        chooser = pilot.app.screen
+        assert isinstance(chooser, ChooseSource)
+        await pilot.press("ctrl+x")
+        assert pilot.app.screen is chooser
+        assert keys(workspace) == BY_ORDER
+
+
 async def test_nothing_to_swap_is_said(opened: Opened) -> None:
     async with opened(linears()) as (pilot, workspace):
         await pilot.press("g", "enter", "ctrl+a", *"left", "ctrl+x")

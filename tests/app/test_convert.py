@@ -202,7 +202,7 @@ async def test_form_tells_which_leaves_keep_their_values(opened: Opened) -> None
         assert isinstance(form, ConvertForm)
         (told,) = form.query(".told").results(Label)
         path = workspace.session.target.skeleton[-1].path
-        assert str(told.content) == f"1 leaf keeps its value of the skeleton: {path}"
+        assert str(told.content) == f"1 leaf keeps the skeleton's value: {path}"
 
 
 def test_form_and_result_tell_that_a_plain_file_names_no_layers(tmp_path: Path) -> None:

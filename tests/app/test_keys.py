@@ -16,6 +16,7 @@ from s2p_tui.app.keys import GROUPS
 from s2p_tui.app.paths import completed, typed_path
 from s2p_tui.app.screens.convert import obstacle
 from s2p_tui.app.screens.help import Help, help_text
+from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.theme import UNICODE
 from s2p_tui.app.widgets.lines import Lines
 from tests.app.pairs import layers
@@ -241,6 +242,10 @@ async def test_space_takes_a_mark_away(opened: Opened) -> None:
         assert workspace.cursor.index == 1
 
 
+def signs_at(line: int, workspace: Workspace) -> str:
+    return workspace.view.render_line(line).text[:3]
+
+
 async def test_picked_up_entry_is_put_down_and_shifts(opened: Opened) -> None:
     async with opened(fitting(5)) as (pilot, workspace):
         await pilot.press("m", "j", "j")
@@ -263,8 +268,11 @@ async def test_picked_up_entry_goes_to_a_typed_row(opened: Opened) -> None:
 
 async def test_picked_up_entry_swaps(opened: Opened) -> None:
     async with opened(fitting(5)) as (pilot, workspace):
-        await pilot.press("m", "j", "j", "x")
+        await pilot.press("m", "j", "j")
+        assert [line for line in range(5) if "›" in signs_at(line, workspace)] == [1, 3, 4]
+        await pilot.press("x")
         assert keys(workspace) == ["layer2", "layer1", "layer0", "layer3", "layer4"]
+        assert not any("›" in signs_at(line, workspace) for line in range(5))
 
 
 @pytest.mark.parametrize("cancel", ["escape", "m"])

@@ -32,7 +32,7 @@ from s2p_tui.alignment.fit import Fit
 from s2p_tui.alignment.judge import judge
 from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import Entry
-from s2p_tui.alignment.transform import Permute, Stack, Take
+from s2p_tui.alignment.transform import Flip, Permute, Split, Stack, Take
 from s2p_tui.errors import (
     AlignmentError,
     InputError,
@@ -333,3 +333,19 @@ def test_files_are_closed_though_nobody_closes_them(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "model.pt").tensors.read("a", ((0, 2), (0, 3)))
     gc.collect()
     assert len(list(descriptors.iterdir())) == before
+
+
+def test_a_new_transform_is_judged_after_a_slice_was() -> None:
+    entries = [Entry("w", (4, 2), "float32"), Entry("u", (2, 2), "float32")]
+    leaves = [Leaf(f".{name}", (2, 2), "float32") for name in "abc"]
+    session = make_session(entries, leaves)
+    half = Split(Take("w"), 0, 0, 2)
+    session.edit(SetRows(((0, Row(half, by="user")),)))
+    assert session.verdict(0).fit is Fit.DOUBTFUL
+    for index, source in ((1, Permute(Take("u"), (1, 0))), (2, Flip(Take("u"), (0,)))):
+        session.edit(SetRows(((index, Row(source, by="user")),)))
+        assert session.verdict(index).fit is Fit.TRANSFORMED
+        assert session.verdict(0).fit is Fit.DOUBTFUL
+    other = Split(Take("w"), 0, 2, 4)
+    session.edit(SetRows(((0, Row(half, by="user")), (1, Row(other, by="user")))))
+    assert session.verdict(0).fit is Fit.TRANSFORMED

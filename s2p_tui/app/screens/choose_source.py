@@ -57,7 +57,13 @@ class Chosen(NamedTuple):
 
 
 class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
-    """Typing filters, Enter takes, ctrl+x swaps, ctrl+a shows all, Esc leaves."""
+    """Typing filters, Enter takes, ctrl+x swaps, ctrl+a shows all, Esc leaves.
+
+    Args:
+        offered: The candidates.
+        symbols: What is drawn with.
+        can_swap: False where several rows take theirs at once.
+    """
 
     AUTO_FOCUS = ""
     VERTICAL_BREAKPOINTS = BY_LINES
@@ -78,8 +84,9 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
         ),
     ]
 
-    def __init__(self, offered: SourceOffer, symbols: Symbols) -> None:
+    def __init__(self, offered: SourceOffer, symbols: Symbols, *, can_swap: bool = True) -> None:
         super().__init__()
+        self._can_swap = can_swap
         self._offer = offered
         self._symbols = symbols
         self._at = 0
@@ -88,7 +95,8 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
     def compose(self) -> ComposeResult:
         """Compose the target, the filter, the list, and the details of the current line."""
         title = "Source" if self._offer.key is None else "Leaf"
-        keys = "Enter takes  ctrl+x swaps  ctrl+a all  type to filter  Esc leaves"
+        swaps = "  ctrl+x swaps" if self._can_swap else ""
+        keys = f"Enter takes{swaps}  ctrl+a all  type to filter  Esc leaves"
         with Box(self._symbols, title, keys):
             yield Label(Content(self._symbols.plain(self._heading())), id="what")
             yield Lines(id="filter")
@@ -121,7 +129,7 @@ class ChooseSource(ListKeys, ModalScreen[Chosen | None]):
         self._search(self._query)
 
     def action_take(self, swap: bool) -> None:
-        if self._offer.listed:
+        if self._offer.listed and (self._can_swap or not swap):
             option = self._offer.option(self._at)
             self.dismiss(Chosen(option, swap, self._offer.holder(option.source)))
 

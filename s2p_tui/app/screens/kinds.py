@@ -240,6 +240,8 @@ class KindsView(ListKeys, Screen[str | None]):
             return ["There are no rows."]
         worst = self._kinds.worst(kind)
         lines = wording.details(self._workspace.session, worst, self._symbols, room)
+        if len(kind.indices) == 1:
+            return lines
         rows = many(len(kind.indices), *(("entry", "entries") if kind.is_bench else ("row",)))
         return [*lines[:-1], f"the worst of {rows} of {printable(kind.name)}"]
 

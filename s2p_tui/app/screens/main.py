@@ -444,7 +444,7 @@ class Workspace(Screen[None]):
             return
         before = self.session.alignment
         changed = self.session.edit(move.edit)
-        self.cursor.picked, self.cursor.typed = None, ""
+        self.cursor.typed = ""
         self._after_edit(move.index, move.marks, changed)
         if move.reveals:
             self.view.reveal(self.cursor.index)
@@ -462,19 +462,19 @@ class Workspace(Screen[None]):
             self.say(none, "lines--bad")
             return
         here = self.cursor.index
-        self.cursor.picked = None
         outside = changed and here not in changed
         self._after_edit(changed.start if outside else here, None, changed)
         self._say_done(done)
 
     def _after_edit(self, index: int, marks: frozenset[int] | None, changed: range) -> None:
-        had_marks = bool(self.cursor.marked())
+        had_signs = self.cursor.picked is not None or bool(self.cursor.marked())
+        self.cursor.picked = None
         if marks is not None:
             self.cursor.mark_only(set(marks))
         self.cursor.forget_beyond(len(self.session))
         if self.cursor.query:
             search.search_again(self.session, self.cursor, changed)
-        if had_marks or self.cursor.marks or self.cursor.query or self.view.agreement:
+        if had_signs or self.cursor.marks or self.cursor.query or self.view.agreement:
             self.view.redraw()
         self.view.go(index)
 
