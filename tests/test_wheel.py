@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from s2p_tui import __version__
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -27,13 +29,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "-w", str(folder)]
     subprocess.run([sys.executable, "-m", "pip", "wheel", str(source), *options], check=True)
     (built,) = folder.glob("*.whl")
-    assert built.name == f"s2p_tui-{PROJECT['version']}-py3-none-any.whl"
+    assert built.name == f"s2p_tui-{__version__}-py3-none-any.whl"
     return zipfile.ZipFile(built)
 
 
 @pytest.mark.slow("builds a wheel")
 def test_it_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
-    described = f"s2p_tui-{PROJECT['version']}.dist-info"
+    described = f"s2p_tui-{__version__}.dist-info"
     package = {
         str(path.relative_to(ROOT))
         for pattern in ("*.py", "session/shipped/*.recipe.json")
@@ -55,7 +57,7 @@ def test_it_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
 
 def test_it_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     metadata = _metadata(wheel)
-    assert metadata["Version"] == PROJECT["version"]
+    assert metadata["Version"] == __version__
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Requires-Python"] == PROJECT["requires-python"]
     assert metadata["Description-Content-Type"] == "text/markdown"
@@ -66,7 +68,7 @@ def test_it_says_what_it_is(wheel: zipfile.ZipFile) -> None:
 
 def test_the_changelog_tells_of_this_version() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert changelog.count(f"\n## [{PROJECT['version']}] – ") == 1
+    assert changelog.count(f"\n## [{__version__}] – ") == 1
 
 
 def _metadata(wheel: zipfile.ZipFile) -> Message:

@@ -26,8 +26,7 @@ def shifted_list(n: Network, setting: tuple[tuple[int, ...], tuple[str, ...], st
 
 @family(one=(2,), two=(3, 2))
 def counted_from_one(n: Network, counts: tuple[int, ...]) -> None:
-    """Lists, and lists in lists, that the checkpoint counts from 1; one may have lost a member."""
-    n.unshown = len(counts) == 1
+    """Lists, and lists in lists, that the checkpoint counts from 1."""
     for i in blocks(counts[0]):
         if len(counts) == 1:
             n.linear(f"net.{i + 1}.fc", f"net[{i}].fc", D, D)

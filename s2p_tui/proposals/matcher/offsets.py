@@ -20,8 +20,6 @@ Lists = tuple[Steps, Steps]
 _LAYER = 2
 """Steps from a list to a parameter of a layer in it: its number and the parameter's name."""
 _FIRST_NUMBERS = (0, 1)
-_CONVENTION = 2
-"""Lists that count from 1, alike and without a gap, before that is how the checkpoint counts."""
 
 
 class Shifted:
@@ -160,15 +158,14 @@ def falling(
 
 
 def _counts_from_one(held: Mapping[Steps, set[str]]) -> bool:
-    """Return True if several lists count from 1 without a gap, and none from 0."""
-    counted: set[Steps] = set()
-    for name, numbers in held.items():
-        inside = sorted(map(int, numbers))
-        if inside[0] == 0:
-            return False
-        if inside == [*range(1, len(inside) + 1)] and len(inside) > 1:
-            counted.add(tuple("#" if step.isdigit() else step for step in name))
-    return len(counted) >= _CONVENTION
+    """Return True if a list counts from 1 without a gap, and none from 0.
+
+    An `nn.ModuleList` that loses its first member is numbered anew.
+    """
+    lists = [sorted(map(int, numbers)) for numbers in held.values()]
+    return all(one[0] for one in lists) and any(
+        len(one) > 1 and one == [*range(1, len(one) + 1)] for one in lists
+    )
 
 
 def members(paths: Iterable[Steps]) -> Mapping[Steps, set[str]]:

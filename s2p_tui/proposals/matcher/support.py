@@ -184,7 +184,10 @@ def _speaks(mine: str, theirs: str) -> bool:
         for step in (mine, theirs)
     )
     return not (first and second) or any(
-        one == other or (min(len(one), len(other)) > 1 and _related(one, other))
+        one == other or _related(one, other)
+        if min(len(one), len(other)) > 1
+        # A letter stands for a word that begins with it.
+        else one[0] == other[0]
         for one in first
         for other in second
     )
@@ -386,7 +389,7 @@ def _words(step: str) -> frozenset[str]:
 
 def _roles_agree(target: Steps, source: Steps) -> bool:
     """Return True if the last names mean the same, or one of them is named as its module."""
-    if target[-1] == source[-1]:
+    if target[-1] == source[-1] or _is_named_as_module(target, source):
         return True
     mine, theirs = (meanings(steps[-1:])[0] for steps in (target, source))
     apart = _words(target[-1]) ^ _words(source[-1])
@@ -408,6 +411,16 @@ def _roles_agree(target: Steps, source: Steps) -> bool:
         return True
     around = [{*meanings(steps[-2:])[0]} - _ROLES for steps in (target, source)]
     return bool(mine and {*mine} <= around[1]) or bool(theirs and {*theirs} <= around[0])
+
+
+def _is_named_as_module(target: Steps, source: Steps) -> bool:
+    """Return True for `q_proj_weight` and `query_proj.weight`: PyTorch's attention has no layers."""
+    for one, other in ((target, source), (source, target)):
+        module, _, role = one[-1].rpartition("_")
+        if module and role == other[-1] and role in _ROLES:
+            words = {*meanings((module,))[0]}
+            return bool(words - _KINDS) and words <= {*meanings(other[-2:-1])[0]}
+    return False
 
 
 def _within(few: Collection[str], many: Collection[str]) -> bool:
