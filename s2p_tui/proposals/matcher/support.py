@@ -414,7 +414,7 @@ def _roles_agree(target: Steps, source: Steps) -> bool:
 
 
 def _is_named_as_module(target: Steps, source: Steps) -> bool:
-    """Return True for `q_proj_weight` and `query_proj.weight`: PyTorch's attention has no layers."""
+    """Return True for `q_proj_weight` and `query_proj.weight`, as of PyTorch's attention."""
     for one, other in ((target, source), (source, target)):
         module, _, role = one[-1].rpartition("_")
         if module and role == other[-1] and role in _ROLES:
