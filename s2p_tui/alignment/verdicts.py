@@ -126,14 +126,11 @@ class Company:
     def _wasteful(self, sharing: Numbers, whole: Numbers) -> Numbers:
         """Return the expressions that take slices of entries that are not used up."""
         numbering = self._state_dict.numbering
-        numbers: list[int] = sharing.tolist()
-        chosen = [numbering.expressions[number] for number in numbers]
-        covered = covered_keys(chosen, self._state_dict)
+        chosen: dict[int, Expr] = {n: numbering.expressions[n] for n in sharing.tolist()}
+        covered = covered_keys(chosen.values(), self._state_dict)
         covered |= {key for number in whole.tolist() for key in numbering.keys_of(number)}
         found = [
-            number
-            for number, source in zip(numbers, chosen, strict=True)
-            if self._slices[number] and not covered.issuperset(keys_of(source))
+            n for n in chosen if self._slices[n] and not covered.issuperset(keys_of(chosen[n]))
         ]
         return np.array(found, np.int32)
 
