@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain, count
 from math import prod
 from typing import Any
@@ -101,7 +102,11 @@ class Replay:
         }
         self._places = {pattern.path: fixed_places(pattern) for pattern in recipe.patterns}
         self._lists: Mapping[str, int] | None = None
-        self._texts = {split_name(entry.key)[0] for entry in state_dict}
+
+    @cached_property
+    def _texts(self) -> set[tuple[str, ...]]:
+        """Names of the checkpoint without their numbers."""
+        return {split_name(entry.key)[0] for entry in self._state_dict}
 
     @property
     def is_its_own(self) -> bool:
