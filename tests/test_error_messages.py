@@ -112,8 +112,8 @@ CASES: list[tuple[int, str, list[str]]] = [
     (5, "chunk model.pt text.pt", ["text.pt cannot be written", "Choose another folder"]),
     (2, "model.pt skeleton.eqx", ["standard input is none", "Use s2p-tui convert"]),
     (2, "model.pt skeleton.eqx --resume --fresh", ["contradict each other", "Give one of them."]),
-    (2, "convert model.pt", ["SKELETON requires an argument", "s2p-tui convert --help"]),
-    (2, "convert model.pt skeleton.eqx --jobs 99", ["99", "Must be <= 64", "s2p-tui convert --help"]),
+    (2, "convert model.pt", ["SKELETON requires an argument", "convert --help"]),
+    (2, "convert model.pt skeleton.eqx --jobs 99", ["99", "Must be <= 64", "convert --help"]),
 ]  # fmt: skip
 
 
