@@ -79,7 +79,7 @@ class Typed:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the other process finds the session's checkpoint.
+    """The place at which the other process finds the session's checkpoint.
 
     Attributes:
         checkpoint: Its file, folder or address; None for a state dict in memory.

@@ -419,7 +419,7 @@ def _alike(arrays: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
 
 
 _FEW_RUNS, _TIMES_WANTED = 8, 4
-"""Where more runs than that are strewn over an axis, all of it is taken, if it is that little."""
+"""Of an axis with more runs than that strewn over it, all is taken, if it is that little."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ class StoredArray:
 
     @property
     def expr(self) -> Expr:
-        """What it is made of, over entries, or over leaves if it keeps its value."""
+        """The source of its numbers, over entries, or over leaves if it keeps its value."""
         return self.instruction.source or Take(self.instruction.leaf.path)
 
     @property

@@ -23,7 +23,7 @@ _DEEPEST = 4
 _SAME, _ALIKE, _RELATED = 2.0, 1.0, 0.5
 """The likeness of two names of lists: the same, of the same words, with a word in common."""
 _ANY_LIST = ("block",)
-"""What `layers`, `blocks` and `stages` mean alike: one of them as well as another."""
+"""The meaning of `layers`, `blocks` and `stages`: one of them as well as another."""
 
 
 def as_nested(steps: Mapping[int, Steps], entries: Iterable[Steps]) -> dict[int, Steps]:

@@ -19,7 +19,7 @@ Steps = tuple[str, ...]
 _OF_PAIRS = frozenset(("freqs", "freqs_cis", "freqs_cos", "freqs_sin", "tok_embeddings"))
 """Names in checkpoints of models that turn pairs: Meta's, Mistral's, torchtune's, lucidrains'."""
 _META = frozenset(("wq", "wk", "wqkv"))
-"""What Meta calls the weights, which others may call so too."""
+"""Meta's names of the weights, which others may use too."""
 _TURNED = frozenset(("query", "key", "qkv"))
 
 

@@ -70,7 +70,7 @@ def _numbers_in(path: Steps) -> _Numbers:
 
 @remembered
 def _list_names(name: Steps) -> Steps:
-    """What each number of a name counts: the step it is in, or of an index the one before."""
+    """Return the list that each number counts: the step it is in, or of an index the one before."""
     return tuple(
         name[level - 1] if step == "#" and level else step.replace("#", "")
         for level, step in enumerate(name)
