@@ -8,7 +8,8 @@ import re
 from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from s2p_tui.alignment.evidence import Suggestion
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
@@ -141,7 +142,8 @@ def _without_numbers(steps: Steps) -> Steps:
 
 def _kind(steps: Steps) -> Steps:
     """The steps with all numbers but those of the tensor and its own module left open."""
-    return (*(_open(step) for step in steps[:-2]), *steps[-2:])
+    around = ("#" if step.isdigit() else _open(step) for step in steps[:-2])
+    return (*around, *steps[-2:])
 
 
 @remembered
@@ -305,19 +307,28 @@ def torn_apart(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
         pairs: The steps of a leaf and of what it takes.
     """
     found: dict[int, str] = {}
+    members: list[tuple[int, tuple[Steps, Steps], str]] = []
+    for n, (target, source) in pairs.items():
+        role = meanings(target[-1:])[0]
+        if len(role) == 1 and role[0] in _LAYER and role == meanings(source[-1:])[0]:
+            members.append((n, (target[:-1], source[:-1]), role[0]))
     for mine in (0, 1):
+        # Most layers go with one, which takes a look at each to know.
+        partners: dict[Steps, Steps] = {}
+        torn = {
+            sides[mine]
+            for _, sides, _ in members
+            if partners.setdefault(sides[mine], sides[1 - mine]) != sides[1 - mine]
+        }
         layers: dict[Steps, dict[int, Steps]] = defaultdict(dict)
         roles: dict[Steps, list[str]] = defaultdict(list)
-        for n, sides in pairs.items():
-            both = [meanings(steps[-1:])[0] for steps in sides]
-            if both[0] == both[1] and len(both[0]) == 1 and both[0][0] in _LAYER:
-                layers[sides[mine][:-1]][n] = sides[1 - mine][:-1]
-                roles[sides[mine][:-1]].append(both[0][0])
+        for n, sides, role in members if torn else ():
+            if (layer := sides[mine]) in torn:
+                layers[layer][n] = sides[1 - mine]
+                roles[layer].append(role)
         for layer, parts in layers.items():
             counts = Counter(parts.values())
             if len({*roles[layer]}) < len(roles[layer]):
-                continue
-            if len(counts) < 2:
                 continue
             (best, most), (_, next_most) = counts.most_common(2)
             for n, other in parts.items():
@@ -402,8 +413,7 @@ _TAKEN = "of {all} alike {name} in the checkpoint the model takes {used}, not {u
 _FILLED = "of {all} alike {name} in the model the checkpoint fills {used}, not {unused}"
 
 
-@dataclass(slots=True)
-class _Member:
+class _Member(Struct):
     """A numbered module: what is in it, and of which tensors it is known whether they are used."""
 
     steps: Steps
