@@ -307,31 +307,26 @@ def torn_apart(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
         pairs: The steps of a leaf and of what it takes.
     """
     found: dict[int, str] = {}
-    members: list[tuple[int, tuple[Steps, Steps], str]] = []
+    of_layers: list[tuple[int, tuple[Steps, Steps], str]] = []
     for n, (target, source) in pairs.items():
         role = meanings(target[-1:])[0]
         if len(role) == 1 and role[0] in _LAYER and role == meanings(source[-1:])[0]:
-            members.append((n, (target[:-1], source[:-1]), role[0]))
-    for mine in (0, 1):
+            of_layers.append((n, (target[:-1], source[:-1]), role[0]))
+    for mine, theirs in ((0, 1), (1, 0)):
         # Most layers go with one, which takes a look at each to know.
-        partners: dict[Steps, Steps] = {}
+        first: dict[Steps, Steps] = {}
         torn = {
-            sides[mine]
-            for _, sides, _ in members
-            if partners.setdefault(sides[mine], sides[1 - mine]) != sides[1 - mine]
+            s[mine] for _, s, _ in of_layers if first.setdefault(s[mine], s[theirs]) != s[theirs]
         }
-        layers: dict[Steps, dict[int, Steps]] = defaultdict(dict)
-        roles: dict[Steps, list[str]] = defaultdict(list)
-        for n, sides, role in members if torn else ():
-            if (layer := sides[mine]) in torn:
-                layers[layer][n] = sides[1 - mine]
-                roles[layer].append(role)
+        layers: dict[Steps, list[tuple[int, Steps, str]]] = defaultdict(list)
+        for n, sides, role in of_layers if torn else ():
+            if sides[mine] in torn:
+                layers[sides[mine]].append((n, sides[theirs], role))
         for layer, parts in layers.items():
-            counts = Counter(parts.values())
-            if len({*roles[layer]}) < len(roles[layer]):
+            if len({role for *_, role in parts}) < len(parts):
                 continue
-            (best, most), (_, next_most) = counts.most_common(2)
-            for n, other in parts.items():
+            (best, most), (_, next_most) = Counter(other for _, other, _ in parts).most_common(2)
+            for n, other, _ in parts:
                 if other != best or most == next_most:
                     found[n] = f"{_text(layer)} goes with more than one layer"
     return found
