@@ -50,7 +50,7 @@ def flattened(
         for place, pair in found.items()
         if len(pair[1].member) > _MATRIX and not (pair[0].owner or "").startswith("equinox.nn.")
     }
-    if not any(_holds_channels_last(*pair) for pair in kernels.values()):
+    if not any(_may_hold_channels_last(*pair) for pair in kernels.values()):
         return {}
     both = [piece.member[:2] for _, piece in kernels.values()]
     turned = [
@@ -97,11 +97,16 @@ def _may_be_image(size: int, channels: Collection[int], smallest: int) -> bool:
     return size not in channels and any(size % c == 0 and size >= smallest * c for c in channels)
 
 
-def _holds_channels_last(leaf: Leaf, piece: Piece) -> bool:
-    """Return True for a convolution's kernel with its window before its channels."""
+def _may_hold_channels_last(leaf: Leaf, piece: Piece) -> bool:
+    """Return True for a convolution's kernel with its window before its channels.
+
+    A user's own class may keep PyTorch's kernels and have the channels of its images last.
+    """
     window = piece.member[2:]
-    is_kernel = len(leaf.shape) == len(piece.member) and prod(window) > 1
-    return is_kernel and leaf.shape[: len(window)] == window and leaf.shape != piece.member
+    if len(leaf.shape) != len(piece.member) or prod(window) == 1:
+        return False
+    is_turned = leaf.shape[: len(window)] == window and leaf.shape != piece.member
+    return is_turned or (leaf.owner is not None and len(window) > 1)
 
 
 class _Beside:

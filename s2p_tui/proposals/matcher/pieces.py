@@ -30,6 +30,8 @@ from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, remembered
 _MATRIX = 2
 _PARTS = ("weight_g", "weight_v", "weight_u", "weight_orig", "bias_ih", "bias_hh", "in_proj_")
 _OWN_PARTS = frozenset(("b_ih", "b_hh"))
+_GRAPHS = frozenset(("gc", "gcn", "gcnconv", "gconv", "graph", "graphconv"))
+"""Words of graph convolutions, of which some models keep the weight as (in, out)."""
 _PARAMETERS = (("weight",), ("bias",), ("mean",), ("var",))
 """Meanings of the names of a layer's parameters and statistics."""
 _FUSED: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
@@ -94,9 +96,15 @@ class Piece:
 
     @property
     def is_bare(self) -> bool:
-        """True if it is called as no layer of PyTorch's calls a weight: a user's own parameter."""
-        keys = (key for expr in self.members for key in keys_of(expr))
-        return self.composite is None and any("weight" not in _WORD.split(k)[-1] for k in keys)
+        """True if it is called as no layer of PyTorch's calls a weight: a user's own parameter.
+
+        Also the matrix of a graph convolution, which is a layer of a user's own.
+        """
+        if self.composite is not None:
+            return False
+        keys = (_WORD.split(key) for expr in self.members for key in keys_of(expr))
+        is_matrix = len(self.member) == _MATRIX
+        return any("weight" not in k[-1] or (is_matrix and _is_of_graph(k[-2:-1])) for k in keys)
 
     def layouts(self, target: Shape) -> list[tuple[Expr, bool]]:
         """The expressions of the target's shape, the simplest first.
@@ -134,6 +142,10 @@ class Piece:
 
     def _each(self, way: Way) -> tuple[Expr, ...]:
         return tuple(way.of(expr, self.member) for expr in self.members)
+
+
+def _is_of_graph(module: Sequence[str]) -> bool:
+    return bool(_GRAPHS.intersection(meanings(tuple(module))[0]))
 
 
 @lru_cache(maxsize=65536)

@@ -19,6 +19,7 @@ from s2p_tui.proposals.matcher.words import (
     meanings,
     name_of,
     remembered,
+    snake,
 )
 
 Steps = tuple[str, ...]
@@ -78,7 +79,6 @@ _SHORTEST = 3
 _OFTEN = 2
 """Modules in which two names go together before that is a convention and no accident."""
 _WORD = re.compile(r"[a-z]+[0-9]*|[0-9]+")
-_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _LETTERS = re.compile(r"w?([qkv]{2,3})")
 """Queries, keys and values in one, a letter for each."""
 _NUMBERED_PARTS = re.compile(r"w([123]{2,3})")
@@ -355,7 +355,7 @@ def reordered(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
 def _parts(step: str) -> Steps:
     """The parts that a name counts up."""
     found: list[str] = []
-    for word in _WORD.findall(_CAMEL.sub("_", step).lower()):
+    for word in _WORD.findall(snake(step)):
         if (letters := _LETTERS.fullmatch(word)) is not None:
             found += [name_of(letter).words[0] for letter in letters[1]]
         elif (digits := _NUMBERED_PARTS.fullmatch(word)) is not None:

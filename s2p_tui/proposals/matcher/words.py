@@ -15,6 +15,7 @@ R = TypeVar("R")
 _REMEMBERED = 1 << 18
 _FORGETS: list[Callable[[], None]] = []
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_LETTERS_ALONE = re.compile(r"[a-z]+")
 _LONGEST_STEP = 200
 _DEEPEST = 60
 _PIECES = re.compile(r"[a-z]+\d+[a-z]+\d*[a-z]*|\d+[a-z]+|[a-z]+|\d+")
@@ -172,7 +173,7 @@ def name_of(text: str) -> Name:
     """A step of a path taken apart."""
     if text.isdigit():
         return Name(text, (), (int(text),))
-    lower = _CAMEL.sub("_", text).lower().strip("_")
+    lower = snake(text).strip("_")
     if len(lower) == 1 and lower in _LETTERS:
         return Name(text, (lower,), (ord(lower) - ord("a"),))
     stem = lower.rstrip("0123456789").rstrip("_")
@@ -204,6 +205,17 @@ def name_of(text: str) -> Name:
     return Name(text, tuple(words), (*found, *numbers))
 
 
+def snake(text: str) -> str:
+    """A step in small letters, its words apart: `layer_norm` of `LayerNorm`."""
+    return _CAMEL.sub("_", text).lower()
+
+
+@remembered
+def written(step: str) -> tuple[str, ...]:
+    """The words of a step as they are written, without numbers."""
+    return tuple(_LETTERS_ALONE.findall(snake(step)))
+
+
 def is_phrase(text: str) -> bool:
     """Return True if a step as a whole has a meaning of its own, such as `w1`."""
     return text.lower() in _WHOLE
@@ -216,7 +228,7 @@ def is_meaning(word: str) -> bool:
 
 def is_known(text: str) -> bool:
     """Return True if a step has a word of more than a letter whose meaning is known."""
-    lower = _CAMEL.sub("_", text).lower()
+    lower = snake(text)
     return any(len(piece) > 1 and piece in _MEANING for piece in _PIECES.findall(lower)) or any(
         len(whole) > 2 and whole in lower for whole in _WHOLE
     )
