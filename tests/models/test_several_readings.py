@@ -219,3 +219,77 @@ def test_a_norm_at_one_end_is_not_the_one_at_the_other(entry: str, leaf: str) ->
     tensors |= {f"{entry}.{role}": torch.randn(8) for role in ("weight", "bias")}
     like = module("Net", **fields, **{leaf: eqx.nn.LayerNorm(8)})
     assert "2 of 9 rows" in refusal(tensors, like)
+
+
+@pytest.mark.parametrize(
+    ("entry", "leaf"), [("l.{:02d}", "l"), ("layer{:03d}", "layers"), ("lin{}", "lins")]
+)
+def test_numbers_of_one_list_are_its_places(entry: str, leaf: str) -> None:
+    tensors = {f"{entry.format(n)}.weight": torch.randn(8, 8) for n in range(12)}
+    made = convert_tree(tensors, module("Net", **{leaf: [linear() for _ in range(12)]}))
+    for n, layer in enumerate(getattr(made, leaf)):
+        assert np.array_equal(layer.weight, tensors[f"{entry.format(n)}.weight"])
+    nameless = {f"w{n}": tensor for n, tensor in enumerate(tensors.values())}
+    assert "12 of 12 rows" in refusal(nameless, module("Net", stages=[linear() for _ in range(12)]))
+
+
+@pytest.mark.parametrize(
+    "names", [("fw", "bw"), ("fwd", "bwd"), ("forward_cells", "backward_cells")]
+)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_directions_of_a_recurrent_layer_may_be_lists(names: tuple[str, str], depth: int) -> None:
+    theirs = torch.nn.LSTM(5, 6, num_layers=depth, bidirectional=True)
+    cells = [[eqx.nn.LSTMCell(12 if n else 5, 6, key=KEY) for n in range(depth)] for _ in names]
+    like = module("Net", lstm=module("Lstm", **dict(zip(names, cells, strict=True))))
+    made = convert_tree({f"lstm.{k}": v for k, v in theirs.state_dict().items()}, like)
+    for n in range(depth):
+        for name, suffix in zip(names, ("", "_reverse"), strict=True):
+            weight = getattr(theirs, f"weight_hh_l{n}{suffix}").detach()
+            assert np.array_equal(getattr(made.lstm, name)[n].weight_hh, weight)
+
+
+@pytest.mark.parametrize(
+    ("entry", "leaf"),
+    [
+        ("quantize.embedding.weight", "codebook"),
+        ("quantizer.embedding.weight", "vq.codebook"),
+        ("vq.codebook.weight", "quantizer.embedding"),
+    ],
+)
+def test_a_codebook_is_the_table_of_its_quantiser(entry: str, leaf: str) -> None:
+    tensors = {"enc.weight": torch.randn(8, 5), "dec.weight": torch.randn(5, 8)}
+    tensors[entry] = torch.randn(16, 8)
+    *around, last = leaf.split(".")
+    table = {last: jnp.zeros((16, 8))}
+    fields = {around[0]: module("Quantizer", **table)} if around else table
+    made = convert_tree(tensors, module("Net", enc=linear(8, 5), dec=linear(5, 8), **fields))
+    assert np.array_equal(_leaf(made, leaf), tensors[entry])
+
+
+def test_a_norm_in_a_list_may_have_its_layers_name() -> None:
+    stack = torch.nn.Sequential(
+        torch.nn.Conv1d(16, 32, 3),
+        torch.nn.GroupNorm(4, 32),
+        torch.nn.LeakyReLU(),
+        torch.nn.Conv1d(32, 32, 3),
+    )
+    like = module(
+        "Net",
+        stem1=eqx.nn.Conv1d(16, 32, 3, key=KEY),
+        stem_norm=eqx.nn.GroupNorm(4, 32),
+        stem2=eqx.nn.Conv1d(32, 32, 3, key=KEY),
+    )
+    made = convert_tree({f"input_stack.{k}": v for k, v in stack.state_dict().items()}, like)
+    assert np.array_equal(made.stem_norm.weight, stack[1].weight.detach())
+
+
+@pytest.mark.parametrize("name", ["qkv", "qkv_proj", "wqkv"])
+def test_fewer_keys_than_queries_go_into_one_in_an_order_to_look_at(name: str) -> None:
+    sizes = {"q_proj": (8, 8), "k_proj": (4, 8), "v_proj": (4, 8), "o_proj": (8, 8)}
+    tensors = {f"attn.{one}.weight": torch.randn(size) for one, size in sizes.items()}
+    attn = module("Attention", **{name: linear(16, 8), "o_proj": linear()})
+    like = module("Block", attn=attn)
+    assert "1 of 2 rows" in refusal(tensors, like)
+    made = convert_tree(tensors, like, trust=[f".attn.{name}.weight"])
+    parts = [tensors[f"attn.{one}_proj.weight"] for one in "qkv"]
+    assert np.array_equal(getattr(made.attn, name).weight, torch.cat(parts))

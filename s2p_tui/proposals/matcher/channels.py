@@ -106,7 +106,8 @@ def _may_hold_channels_last(leaf: Leaf, piece: Piece) -> bool:
     if len(leaf.shape) != len(piece.member) or prod(window) == 1:
         return False
     is_turned = leaf.shape[: len(window)] == window and leaf.shape != piece.member
-    return is_turned or (leaf.owner is not None and len(window) > 1)
+    is_layer = piece.steps[-1] in _LAYERS and piece.member[0] > 1
+    return is_turned or (leaf.owner is not None and is_layer and len(window) > 1)
 
 
 class _Beside:

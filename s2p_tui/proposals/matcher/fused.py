@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from s2p_tui.alignment.state_dict import StateDict
-from s2p_tui.alignment.transform import Expr, Split, keys_of, nodes_of, shape_of
+from s2p_tui.alignment.transform import Concat, Expr, Split, keys_of, nodes_of, shape_of
 from s2p_tui.proposals.matcher.pieces import parts_named
 
 _MAY_ALTERNATE = frozenset(
@@ -45,6 +45,8 @@ def may_alternate(expr: Expr, steps: tuple[str, ...], entries: StateDict) -> boo
     mine = set(filter(parts_named, steps))
     split = [node for node in nodes_of(expr) if isinstance(node, Split)]
     if any(_may_be_in_groups(node, entries) for node in split):
+        return True
+    if mine and isinstance(expr, Concat) and len({entries.shape(k)[0] for k in keys_of(expr)}) > 1:
         return True
     fused = {key for node in (split or [expr] if mine else split) for key in keys_of(node)}
     fused = {key for key in fused if mine.isdisjoint(key.split("."))}

@@ -33,10 +33,6 @@ _HEADS = ("query", "key", "value", "attn")
 _INWARD = frozenset(("query", "key", "value", "qkv", "kv"))
 _APART = ("query", "key", "value")
 _KERNELS = frozenset(("kernel", "w"))
-_CODEBOOKS = frozenset(
-    ("codebook", "codebooks", "quantize", "quantizer", "quantise", "quantiser", "vq", "vqvae")
-)
-"""Words of vector quantisation: its codes are rows of some models' tables, columns of others."""
 _MATRIX = 2
 _LINEAR = "equinox.nn.Linear"
 _SPLIT = "an axis is split into several, and nothing shows in which order"
@@ -501,10 +497,10 @@ def keeps_rows(steps: Steps, owner: str | None) -> bool:
 
 def _is_codebook(steps: Steps, piece: Piece) -> bool:
     """Return True if the name of either side is that of a vector quantiser's table."""
-    paths = [path for path in (steps, piece.steps) if path]
+    paths = steps, piece.steps
     near = {word for path in paths for word in meanings(path[-2:])[0]}
     words = {word for path in paths for word in meanings(path)[0]}
-    return bool(_CODEBOOKS & words and (_CODEBOOKS | {"embed", "table"}) & near)
+    return "quantizer" in words and not near.isdisjoint(("quantizer", "embed", "table"))
 
 
 @remembered

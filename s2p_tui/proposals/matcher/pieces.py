@@ -319,15 +319,21 @@ def _together(
         gone: set[int] = set()
         made: dict[int, Piece] = {}
         for (head, rest, tail), group in groups.items():
-            shapes = {piece.shape for piece in group.values()}
-            if set(group) != set(parts) or len(shapes) != 1:
+            if set(group) != set(parts):
                 continue
-            (shape,) = shapes
-            if not wanted[prod(shape) * len(parts)]:
+            shapes = [group[part].shape for part in parts]
+            if not wanted[sum(map(prod, shapes))]:
                 continue
             members = tuple(group[part].members[0] for part in parts)
-            step = "_".join((name, *rest))
-            fused = Piece((*head, step, *tail), (len(parts), *shape), members, shape)
+            steps = (*head, "_".join((name, *rest)), *tail)
+            if len({*shapes}) == 1:
+                fused = Piece(steps, (len(parts), *shapes[0]), members, shapes[0])
+            elif shapes[0][:1] > shapes[1][:1] and len({*shapes[1:]}) == 1:
+                # Several queries for each key and value.
+                whole = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+                fused = Piece(steps, whole, (Concat(members, 0),), whole)
+            else:
+                continue
             made[id(group[parts[0]])] = fused
             gone |= {id(piece) for piece in group.values()}
         pieces = [

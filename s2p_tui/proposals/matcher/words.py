@@ -35,7 +35,7 @@ _MEANINGS: dict[str, str] = {
     "in": "in input inputs inner start",
     "norm": "norm ln bn gn rmsnorm layernorm layrnorm batchnorm groupnorm normalization norms",
     "attn": "attn attention sa mha mhsa att",
-    "mlp": "mlp ffn ff ffw feedforward fc dense linear lin intermediate relu",
+    "mlp": "mlp ffn ff ffw feedforward fc dense linear lin lins intermediate relu",
     "embed": "emb embed embeds embeddings embedder wte",
     "pos": "pos position positions positional wpe",
     "conv": "conv convs convolution cnn",
@@ -46,8 +46,8 @@ _MEANINGS: dict[str, str] = {
     "head": "head heads classifier cls logits logit score unembed unembedding",
     "enc": "encoder encoders enc",
     "dec": "decoder decoders dec",
-    "forward": "forward fwd",
-    "backward": "backward bwd reverse reversed rev",
+    "forward": "forward fwd fw",
+    "backward": "backward bwd bw reverse reversed rev",
     "cross": "cross",
     "self": "self",
     "pre": "pre before",
@@ -75,6 +75,7 @@ _MEANINGS: dict[str, str] = {
     "stem": "stem",
     "register": "register registers reg",
     "gamma": "lambda ls",
+    "quantizer": "quantizer quantizers quantize quantise quantiser vq codebook codebooks",
 }
 _MEANING = {word: meaning for meaning, words in _MEANINGS.items() for word in words.split()}
 _WHOLE: dict[str, tuple[str, ...]] = {
@@ -128,7 +129,10 @@ _WHOLE: dict[str, tuple[str, ...]] = {
     "w_e": ("token", "embed"),
     "w_u": ("head",),
     "relative_position_bias_table": ("relative", "bias", "table"),
+    "relative_position_bias": ("relative", "bias", "table"),
+    "rel_pos_bias_table": ("relative", "bias", "table"),
     "rel_pos_bias": ("relative", "bias", "table"),
+    "relative_bias": ("relative", "bias", "table"),
     "rel_bias": ("relative", "bias", "table"),
     "w1": ("mlp", "gate"),
     "w2": ("mlp", "down", "out"),
