@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from s2p_tui.session.session import Session
 
 # Of what is installed, `importlib.metadata` would tell: its import takes 11 ms or more.
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AlignmentError",

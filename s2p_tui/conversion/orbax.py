@@ -28,6 +28,7 @@ import numpy as np
 
 from s2p_tui.alignment.dtypes import dtype_named
 from s2p_tui.alignment.task import Job
+from s2p_tui.alignment.transform import keys_of
 from s2p_tui.conversion.contents import (
     CastLoss,
     Contents,
@@ -122,7 +123,15 @@ class OrbaxConversion:
     @property
     def memory(self) -> int:
         """Bytes of memory that writing takes at most, beside the program's own."""
-        return self.memory_for(2 * max((chunk.nbytes for chunk in self.grid.chunks), default=0))
+        return self.memory_for(max(map(self._bytes_of, self.grid.groups), default=0))
+
+    def _bytes_of(self, group: Group) -> int:
+        """Bytes of one chunk of a group, and of all that the group is made of."""
+        array, sizes = group[0].array, [chunk.nbytes for chunk in group]
+        source, entries = array.instruction.source, self.checkpoint.state_dict
+        dtypes = [entries[key].dtype for key in keys_of(source)] if source is not None else []
+        widest = max((dtype_named(dtype).itemsize for dtype in dtypes), default=array.itemsize)
+        return max(sizes) + sum(sizes) // array.itemsize * widest
 
     def memory_for(self, nbytes: int) -> int:
         """Bytes of memory for chunks that take so many with their sources."""

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from s2p_tui import __version__
 from s2p_tui.alignment.mapping_file import end_to_json
 from s2p_tui.alignment.task import Job
 from s2p_tui.conversion.certificate import Certifier
@@ -162,8 +163,10 @@ def commit_orbax(session: Session, conversion: OrbaxConversion, verified: Verifi
         "target": end_to_json(target_end(session.target), "leaves"),
         "dtype": conversion.plan.dtype,
         "versions": {
-            name: version(name) for name in ("s2p-tui", "numpy", "tensorstore")
-        } | {"python": platform.python_version()},
+            "s2p-tui": __version__,
+            **{name: version(name) for name in ("numpy", "tensorstore")},
+            "python": platform.python_version(),
+        },
     }  # fmt: skip
     commit(conversion, verified, facts)
 

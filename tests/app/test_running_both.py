@@ -227,6 +227,8 @@ async def test_steps_are_shown_and_escape_ends_the_process(
         await pilot.press("V", "enter")
         await until(pilot, lambda: isinstance(pilot.app.screen, Checking))
         await until(pilot, lambda: "running torch's model" in screen_text(pilot))
+        await pilot.press("enter")  # once too often: it cancels nothing
+        assert isinstance(pilot.app.screen, Checking)
         await until(pilot, lambda: bool((tmp_path / "pid").exists()))
         pid = int((tmp_path / "pid").read_text())
         await pilot.press("escape")

@@ -11,6 +11,8 @@ from msgspec import structs
 from textual.pilot import Pilot
 from textual.widgets import Static
 
+from s2p_tui.app.screens.help import Help
+from s2p_tui.app.screens.kinds import KindsView
 from s2p_tui.app.screens.look import Look
 from s2p_tui.app.screens.main import Workspace
 from s2p_tui.conversion import statistics
@@ -161,6 +163,21 @@ async def test_packed_numbers_are_named(opened: Opened) -> None:
     async with opened(session, size=(100, 60)) as (pilot, _):
         await pilot.press("G", "k", "k", "k", "i")
         assert "float4 tensors cannot be converted" in await read(pilot)
+
+
+async def test_a_kind_shows_its_worst_row(opened: Opened) -> None:
+    session = linears()
+    async with opened(session) as (pilot, _):
+        await pilot.press("o")
+        kinds = pilot.app.screen
+        assert isinstance(kinds, KindsView)
+        assert kinds.here is not None
+        await pilot.press("i")
+        assert session.target.skeleton[kinds.here.indices[0]].path in await read(pilot)
+        await pilot.press("escape")
+        assert pilot.app.screen is kinds
+        await pilot.press("question_mark")
+        assert isinstance(pilot.app.screen, Help)
 
 
 @pytest.mark.parametrize("size", [(120, 40), (80, 24), (40, 10)])

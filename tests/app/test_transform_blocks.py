@@ -56,7 +56,7 @@ async def test_all_rows_that_allow_it_in_one_step(opened: Opened) -> None:
     async with opened(session) as (pilot, workspace):
         await pilot.press("F", "g", "t")
         heading = str(pilot.app.screen.query_one(Label).render())
-        assert "8 rows of 16 rows" in heading
+        assert "8 of 16 rows" in heading
         assert ".h[0 … 3]" in heading
         lines = offered(pilot)
         assert "(now)" in lines[int(line_of(lines, "as it is", "8 rows")) - 1]

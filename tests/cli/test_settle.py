@@ -153,3 +153,73 @@ def test_a_mapping_is_saved_where_something_is_settled(
     arguments = ["--shape", "4", "--save-mapping", str(tmp_path / "m.json")]
     assert run(["check", "--torch", f"{TORCH}:linear", "--jax", f"{JAX}:linear", *arguments]) == 2
     assert "--save-mapping goes with --settle alone." in capsys.readouterr().err
+
+
+CELLS = """
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from torch import nn
+
+class Torch(nn.Module):
+    def __init__(self, kind="LSTM"):
+        super().__init__()
+        self.cell = getattr(nn, kind + "Cell")(5, 6, bias=False)
+    def forward(self, x):
+        state = None
+        for _ in range(2):
+            state = self.cell(x, state)
+        return state[0] if isinstance(state, tuple) else state
+
+class Cell(eqx.Module):
+    weight_ih: jax.Array
+    weight_hh: jax.Array
+    def __init__(self, kind, rows):
+        gates = {"LSTM": 4, "GRU": 3}[kind]
+        sizes = (gates * 6, 5), (gates * 6, 6)
+        self.weight_ih, self.weight_hh = (
+            jnp.zeros(size if rows else size[::-1]) for size in sizes
+        )
+
+class Jax(eqx.Module):
+    cell: Cell
+    kind: str = eqx.field(static=True)
+    rows: bool = eqx.field(static=True)
+    def __init__(self, kind="LSTM", rows=True):
+        self.kind, self.rows, self.cell = kind, rows, Cell(kind, rows)
+    def __call__(self, x):
+        h = c = jnp.zeros(6)
+        ih, hh = self.cell.weight_ih, self.cell.weight_hh
+        if not self.rows:
+            ih, hh = ih.T, hh.T
+        for _ in range(2):
+            parts = 4 if self.kind == "LSTM" else 3
+            a, b = jnp.split(ih @ x, parts), jnp.split(hh @ h, parts)
+            if self.kind == "LSTM":
+                o, g, i, f = (one + other for one, other in zip(a, b))
+                c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+                h = jax.nn.sigmoid(o) * jnp.tanh(c)
+            else:
+                z, r = jax.nn.sigmoid(a[0] + b[0]), jax.nn.sigmoid(a[1] + b[1])
+                h = (1 - z) * jnp.tanh(a[2] + r * b[2]) + z * h
+        return h
+"""
+
+
+@pytest.mark.slow("compiles and runs models in both frameworks")
+@pytest.mark.parametrize(("kind", "rows"), [("LSTM", True), ("LSTM", False), ("GRU", True)])
+def test_gates_in_another_order_are_put_right_in_all_leaves_together(
+    kind: str, rows: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cell of the user's own, under PyTorch's names: no name shows the order."""
+    models = tmp_path / f"cells_{kind}_{rows}.py"
+    models.write_text(CELLS)
+    sides = ["--torch", f"{models}:Torch", "--jax", f"{models}:Jax", "--shape", "5"]
+    kwargs = [json.dumps(given) for given in ({"kind": kind}, {"kind": kind, "rows": rows})]
+    arguments = ["--torch-kwargs", kwargs[0], "--jax-kwargs", kwargs[1], "--settle", "--json"]
+    assert run(["check", *sides, *arguments]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert _paths(found["settled"]) == [".cell.weight_ih", ".cell.weight_hh"]
+    order = "4, 3, 1, 2" if kind == "LSTM" else "2, 1, 3"
+    (repair,) = found["repaired"]
+    assert repair == f"the {len(order.split())} parts of .cell as {order}"

@@ -70,7 +70,8 @@ def with_v0(where: Path, arrays: Any) -> Path:
 
 
 def with_v1(where: Path, arrays: Any) -> Path:
-    v1.save(where, arrays)
+    # Orbax 0.11 has it under its older name.
+    (v1.save if hasattr(v1, "save") else v1.save_pytree)(where, arrays)
     return where
 
 

@@ -355,6 +355,15 @@ def test_the_estimate_is_what_is_read(
     assert sum(cost.read for cost in costs) <= 1.05 * needed
 
 
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_the_memory_told_is_enough_for_wider_sources(
+    pair: Pair, tmp_path: Path, dtype: str | None
+) -> None:
+    output = tmp_path / "m.orbax"
+    conversion = orbax_conversion(pair.session(), output, dtype=dtype, chunk_bytes=SMALL)
+    assert estimate(conversion, 1)[0].memory <= conversion.memory
+
+
 def test_a_dry_run_writes_nothing(
     pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

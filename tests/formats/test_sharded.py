@@ -17,6 +17,7 @@ from s2p_tui.formats.registry import open_checkpoint
 from tests.helpers.files import (
     array_bytes,
     assert_holds,
+    open_below,
     read,
     save_legacy,
     save_safetensors,
@@ -221,12 +222,11 @@ def test_more_shards_than_may_be_open_at_once(tmp_path: Path) -> None:
     for name, tensor in shards.items():
         save_safetensors({f"t.{name}": tensor}, tmp_path / name)
     opened = open_checkpoint(write_index(tmp_path, {f"t.{name}": name for name in shards}))
-    before = len(os.listdir("/proc/self/fd"))
     for name in [*shards, *reversed(shards)]:
         assert array_bytes(read(opened, f"t.{name}")) == tensor_bytes(shards[name])
-    assert len(os.listdir("/proc/self/fd")) <= before + 65
+    assert 0 < len(open_below(tmp_path)) <= 65
     opened.tensors.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_below(tmp_path) == []
 
 
 def test_threads_do_not_close_each_others_files(tmp_path: Path) -> None:

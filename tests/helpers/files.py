@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -29,6 +31,16 @@ def folder() -> Iterator[Path]:
     """A new empty folder, for tests that Hypothesis runs many times."""
     with tempfile.TemporaryDirectory() as name:
         yield Path(name)
+
+
+def open_below(path: Path) -> list[str]:
+    """Files in a folder that this process holds open, after a garbage collection."""
+    gc.collect()
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the listing's own
+            found.append(os.readlink(descriptor))
+    return [target for target in found if Path(target).is_relative_to(path)]
 
 
 def save_zip(value: Any, path: Path) -> Path:

@@ -65,7 +65,9 @@ def restored(path: str, api: str, mesh: Mesh, rules: str) -> Any:
         lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding_of(s, mesh, rules)),
         arrays,
     )
-    load = v0.StandardCheckpointer().restore if api == "v0" else v1.load
+    # Orbax 0.11 has it under its older name.
+    load_v1 = v1.load if hasattr(v1, "load") else v1.load_pytree
+    load = v0.StandardCheckpointer().restore if api == "v0" else load_v1
     return eqx.combine(load(path, wanted), static)
 
 

@@ -454,7 +454,9 @@ def offer_rows(
         if len(kinds) > 1
     ]
     count = sum(len(kind.rows) for kind in kinds)
-    entries = f"{many(count, 'row')} of {many(len(here), 'row')}"
+    entries = many(len(here), "row")
+    if count != len(here):
+        entries = f"{count:,} of {entries}"
     leaf = session.target.skeleton[index]
     options = (*together, *apart)[:MOST]
     return TransformOffer(index, entries, leaf, options, "", None, block=title)

@@ -47,6 +47,8 @@ class Busy(ModalScreen["T | S2PError | None"], Generic[T]):
         is_done: True once there is nothing more to wait for.
     """
 
+    # Keys typed on after those that began the work must not cancel it.
+    AUTO_FOCUS = ""
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,ctrl+c", "cancel", show=False)]
 
     def __init__(self, title: str, symbols: Symbols) -> None:

@@ -12,7 +12,10 @@ from textual.screen import Screen
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.transform import Shape, show
 from s2p_tui.app import wording
+from s2p_tui.app.background import app_of
 from s2p_tui.app.kinds import Kind, Kinds
+from s2p_tui.app.screens.help import Help
+from s2p_tui.app.screens.look import Look
 from s2p_tui.app.text import fit, many, shorten_among
 from s2p_tui.app.theme import BY_COLUMNS, BY_LINES, Symbols
 from s2p_tui.app.widgets.frame import framed, keys_line, rule
@@ -29,6 +32,7 @@ _KEYS = (
     ("y", "trust"),
     ("t", "transform"),
     ("e", "entry"),
+    ("i", "look"),
     ("s", "gap"),
     ("Del", "bench"),
     ("n", "next problem"),
@@ -67,6 +71,8 @@ class KindsView(ListKeys, Screen[str | None]):
         Binding("u,ctrl+z", "do('undo')", show=False),
         Binding("ctrl+y,ctrl+r", "do('redo')", show=False),
         Binding("c", "convert", show=False),
+        Binding("i", "look", show=False),
+        Binding("question_mark", "help", show=False),
         *ListKeys.bindings(),
     ]
 
@@ -154,6 +160,15 @@ class KindsView(ListKeys, Screen[str | None]):
             return
         self._blocked = what in _SETTLING and bool(self._kinds.blocking(kind))
         await self._workspace.do_to_all(what, kind, self._look_again)
+
+    def action_look(self) -> None:
+        """Show all about the worst row of the kind here."""
+        if (kind := self.here) is not None:
+            worst = self._kinds.worst(kind)
+            app_of(self).push_screen(Look(self._workspace.session, worst, self._symbols))
+
+    def action_help(self) -> None:
+        app_of(self).push_screen(Help(self._symbols))
 
     def action_convert(self) -> None:
         self.dismiss(None)

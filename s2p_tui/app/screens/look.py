@@ -116,7 +116,7 @@ def about_row(session: Session, index: int, symbols: Symbols) -> list[str]:
     why = f": {printable(verdict.why)}" if verdict.why else ""
     lines.append(f"{symbols.sign(verdict)} {verdict.fit}{why}")
     trusted = ", trusted" if row.trusted else ""
-    reason = f": {printable(row.why)}" if row.why else ""
+    reason = f": {printable(row.why)}" if row.why and row.why != verdict.why else ""
     lines.append(f"row {index + 1:,}, {AUTHORS[row.by]}{trusted}{reason}")
     if session.evidence is not None:
         suggestion = session.evidence.suggestions[index]

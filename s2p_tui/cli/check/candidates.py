@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, permutations
 from math import prod
 
 from s2p_tui.alignment.alignment import Row
@@ -16,11 +16,15 @@ from s2p_tui.alignment.judge import judge, landing
 from s2p_tui.alignment.rearrangements import alternatives
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
-from s2p_tui.alignment.transform import Expr, Permute, keys_of, shape_of
+from s2p_tui.alignment.transform import Concat, Expr, Permute, Split, keys_of, shape_of
 
 # Of one entry there are rarely more that differ; each is a forward of a small module.
 _MOST_OPTIONS = 160
 _MOST_EXCHANGES = 400
+
+
+# Gates of LSTM and GRU.
+_GATES = (4, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,27 @@ class Candidates:
         for first, second in pairs[:_MOST_EXCHANGES]:
             if (candidate := self.exchange(first, second, sources)) is not None:
                 yield candidate
+
+    def reordered(self, rows: Sequence[int], sources: Sequence[Expr | None]) -> Iterator[Candidate]:
+        """All leaves of a layer with their parts in another order, as gates of a recurrent cell."""
+        for path, leaves in self._modules(rows).items():
+            shapes = {index: self._skeleton[index].shape for index in leaves.values()}
+            (size, *others) = set[int].intersection(*map(set, shapes.values())) or (0,)
+            is_clear = not others and all(shape.count(size) == 1 for shape in shapes.values())
+            filled = {index: sources[index] for index in shapes}
+            if len(shapes) < 2 or not is_clear:
+                continue
+            for count in _GATES:
+                if size % count or size == count:
+                    continue
+                for order in list(permutations(range(count)))[1:]:
+                    changes = tuple(
+                        (index, _parts_as(order, source, shapes[index].index(size), size))
+                        for index, source in filled.items()
+                        if source is not None
+                    )
+                    words = ", ".join(str(part + 1) for part in order)
+                    yield Candidate(changes, f"the {count} parts of {path} as {words}")
 
     def exchange(self, first: int, second: int, sources: Sequence[Expr | None]) -> Candidate | None:
         """Return two rows that take each other's source; None if these do not fit."""
@@ -212,3 +237,9 @@ class Candidates:
             if one != other:
                 changes |= {first: other, second: one}
         return Candidate(tuple(changes.items()), words) if changes else None
+
+
+def _parts_as(order: Sequence[int], source: Expr, axis: int, size: int) -> Expr:
+    """Return a source whose parts along an axis are in another order."""
+    length = size // len(order)
+    return Concat(tuple(Split(source, axis, n * length, (n + 1) * length) for n in order), axis)

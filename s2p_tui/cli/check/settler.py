@@ -223,6 +223,7 @@ class Settler:
         self, scope: Scope, own: Sequence[int], others: Sequence[int]
     ) -> Iterator[Candidate]:
         yield from self._candidates.exchanges([*own, *others], self.sources)
+        yield from self._candidates.reordered([*own, *others], self.sources)
         lists = [
             [(index, option) for option in self._options(scope, index, 400)]
             for index in (*own, *others)
