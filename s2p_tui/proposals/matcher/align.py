@@ -504,7 +504,8 @@ def say_nothing(steps: Sequence[tuple[str, ...]], targets: Sequence[tuple[str, .
 
 def _one_list(paths: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], frozenset[int]]:
     """Return the words and the numbers of members of one list counted from 0; of others none."""
-    words, numbers = ([meanings(path)[side] for path in paths] for side in (0, 1))
+    words = [meanings(path)[0] for path in paths]
+    numbers = [meanings(path)[1] for path in paths]
     if len({*words}) == len({*map(len, numbers)}) == 1:
         columns = [column for column in zip(*numbers, strict=True) if len({*column}) > 1]
         if len(columns) == 1 and sorted(columns[0]) == [*range(len(paths))]:
