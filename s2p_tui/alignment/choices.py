@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain, islice, permutations
 from math import prod
+
+from msgspec import Struct
 
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.composites import composed, composites_of
@@ -62,8 +63,7 @@ _OF_ATTENTION = frozenset(
 _OF_NORMS = ("norm", "ln", "bn", "gn", "scale", "gamma")
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """One way to fill a leaf.
 
     Attributes:

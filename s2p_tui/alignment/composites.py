@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, cast
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from s2p_tui.alignment.flax_rules import FLAX_CELLS, gates_in
 from s2p_tui.alignment.layer_rules import CONV_TRANSPOSE, TRANSPOSED, rule_applied
@@ -41,8 +40,7 @@ from s2p_tui.errors import TransformError
 Kind = Literal["weight norm", "spectral norm", "recurrent biases", "recurrent weight"]
 
 
-@dataclass(frozen=True, slots=True)
-class Composite:
+class Composite(Struct, frozen=True):
     """Entries of one PyTorch layer that make up one tensor together.
 
     Attributes:
@@ -186,8 +184,7 @@ _FINAL = frozenset((*_GATES, *FLAX_CELLS, "equinox.nn.WeightNorm"))
 _PART_NAMES = ("g", "v", "u", "orig", "original", "original0", "original1")
 
 
-@dataclass(frozen=True, slots=True)
-class Composed:
+class Composed(Struct, frozen=True):
     """The part of a composite that belongs on a leaf.
 
     Attributes:

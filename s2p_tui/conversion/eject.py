@@ -66,7 +66,7 @@ def _code(source: Expr) -> str:
         return f"entry({source.key!r})"
     operands = [_code(operand) for operand in source.operands]
     of = [f"[{', '.join(operands)}]"] if isinstance(source, get_args(Joining)) else operands
-    own = [name for name in source.__dataclass_fields__ if name != "of"]
+    own = [name for name in source.__struct_fields__ if name != "of"]
     settings = [_value(getattr(source, name)) for name in own]
     return f"{_function(source)}({', '.join([*of, *settings])})"
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import reduce
 from itertools import accumulate, pairwise, product
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import Struct
 
 from s2p_tui.alignment.dtypes import dtype_named
 from s2p_tui.alignment.judge import same_but_ones
@@ -449,8 +449,7 @@ _FEW_RUNS, _TIMES_WANTED = 8, 4
 """Of an axis with more runs than that strewn over it, all is taken, if it is that little."""
 
 
-@dataclass(frozen=True, slots=True)
-class Regrouped:
+class Regrouped(Struct, frozen=True):
     """A region of neighbouring axes of a reshape that hold the same elements on both sides.
 
     Attributes:

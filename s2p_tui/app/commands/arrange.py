@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct, structs
 
 from s2p_tui.alignment.alignment import Row, Rows
 from s2p_tui.alignment.edits import (
@@ -50,8 +51,7 @@ class ImpossibleError(Exception):
     """An edit that makes no sense where the cursor is; its text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(Struct, frozen=True):
     """An edit to make, and what the screen does after it.
 
     Attributes:
@@ -276,7 +276,7 @@ def _asking(session: Session, move: Move) -> Move:
         words = (
             f"{len(lost):,} rows that line up, from row {lost[0] + 1} on, would lose their entries"
         )
-    return replace(move, warning=f"{words}: s again does it.")
+    return structs.replace(move, warning=f"{words}: s again does it.")
 
 
 def _flowed(way: str, gaps: int) -> Said:

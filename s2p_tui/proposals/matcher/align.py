@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from math import prod
 from typing import Protocol
 
 import numpy as np
+from msgspec import Struct, field
 from rapidfuzz.distance import LCSseq
 
 from s2p_tui.alignment.layouts import ways
@@ -53,8 +53,7 @@ _CONFLICTING = -0.9
 _TURNED = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(Struct, frozen=True):
     """Two tensors that belong together.
 
     Attributes:
@@ -99,8 +98,7 @@ class Fits(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Aligner:
+class Aligner(Struct):
     """Aligns two trees.
 
     Attributes:
@@ -150,8 +148,7 @@ class Aligner:
             self.task.done = self._whole[1] + pairs
 
 
-@dataclass(slots=True)
-class _Scope:
+class _Scope(Struct):
     aligner: Aligner
     target: Node
     source: Node

@@ -8,7 +8,8 @@ import re
 from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from s2p_tui.alignment.evidence import Suggestion
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
@@ -45,7 +46,8 @@ def inconsistent(pairs: Mapping[int, tuple[Steps, Steps]]) -> tuple[dict[int, st
 
 def _kind(steps: Steps) -> Steps:
     """The steps with all numbers but those of the tensor and its own module left open."""
-    return (*(_open(step) for step in steps[:-2]), *steps[-2:])
+    around = ("#" if step.isdigit() else _open(step) for step in steps[:-2])
+    return (*around, *steps[-2:])
 
 
 @remembered
@@ -209,22 +211,26 @@ def torn_apart(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
         pairs: The steps of a leaf and of what it takes.
     """
     found: dict[int, str] = {}
-    for mine in (0, 1):
-        layers: dict[Steps, dict[int, Steps]] = defaultdict(dict)
-        roles: dict[Steps, list[str]] = defaultdict(list)
-        for n, sides in pairs.items():
-            both = [meanings(steps[-1:])[0] for steps in sides]
-            if both[0] == both[1] and len(both[0]) == 1 and both[0][0] in _LAYER:
-                layers[sides[mine][:-1]][n] = sides[1 - mine][:-1]
-                roles[sides[mine][:-1]].append(both[0][0])
+    of_layers: list[tuple[int, tuple[Steps, Steps], str]] = []
+    for n, (target, source) in pairs.items():
+        role = meanings(target[-1:])[0]
+        if len(role) == 1 and role[0] in _LAYER and role == meanings(source[-1:])[0]:
+            of_layers.append((n, (target[:-1], source[:-1]), role[0]))
+    for mine, theirs in ((0, 1), (1, 0)):
+        # Most layers go with one, which takes a look at each to know.
+        first: dict[Steps, Steps] = {}
+        torn = {
+            s[mine] for _, s, _ in of_layers if first.setdefault(s[mine], s[theirs]) != s[theirs]
+        }
+        layers: dict[Steps, list[tuple[int, Steps, str]]] = defaultdict(list)
+        for n, sides, role in of_layers if torn else ():
+            if sides[mine] in torn:
+                layers[sides[mine]].append((n, sides[theirs], role))
         for layer, parts in layers.items():
-            counts = Counter(parts.values())
-            if len({*roles[layer]}) < len(roles[layer]):
+            if len({role for *_, role in parts}) < len(parts):
                 continue
-            if len(counts) < 2:
-                continue
-            (best, most), (_, next_most) = counts.most_common(2)
-            for n, other in parts.items():
+            (best, most), (_, next_most) = Counter(other for _, other, _ in parts).most_common(2)
+            for n, other, _ in parts:
                 if other != best or most == next_most:
                     found[n] = f"{_text(layer)} goes with more than one layer"
     return found
@@ -306,8 +312,7 @@ _TAKEN = "of {all} alike {name} in the checkpoint the model takes {used}, not {u
 _FILLED = "of {all} alike {name} in the model the checkpoint fills {used}, not {unused}"
 
 
-@dataclass(slots=True)
-class _Member:
+class _Member(Struct):
     """A numbered module: what is in it, and of which tensors it is known whether they are used."""
 
     steps: Steps

@@ -42,7 +42,9 @@ def as_nested(steps: Mapping[int, Steps], entries: Iterable[Steps]) -> dict[int,
     if not orders:
         return dict(steps)
     return {
-        index: path if (order := orders.get(_names(path))) is None else _reordered(path, order)
+        index: path
+        if (order := orders.get(_names(_numbered_alike(path)))) is None
+        else _reordered(path, order)
         for index, path in steps.items()
     }
 
@@ -51,7 +53,7 @@ def sizes_of(paths: Iterable[Steps]) -> Sizes:
     """Return how many members lists within lists have at the most, by their names from outside."""
     held: dict[Names, list[set[int]]] = {}
     for path in paths:
-        names = _names(path)
+        names = _names(_numbered_alike(path))
         if 1 < len(names) <= _DEEPEST:
             columns = held.setdefault(names, [set() for _ in names])
             for column, (_, number) in zip(columns, _numbers(path), strict=True):
@@ -113,6 +115,12 @@ def _levels(path: Steps) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
+def _numbered_alike(path: Steps) -> Steps:
+    """Return a path with one number for all: the names of its lists are the same."""
+    return tuple("0" if step.isdigit() else step for step in path)
+
+
+@remembered
 def _names(path: Steps) -> Names:
     """The names of the lists that a path leads through; empty where one has none."""
     names = tuple(name for name, _ in _numbers(path))
@@ -172,11 +180,12 @@ def crosswise(
     sizes = sizes_of(steps.values()), sizes_of(entries)
     found: dict[int, str] = {}
     for n, piece in pieces.items():
-        mine = _numbers(steps[n])
-        keys = (steps_of_key(key) for member in piece.members for key in keys_of(member))
-        sources = [_numbers(path) for path in keys] if mine else []
-        if len({len(source) for source in sources}) != 1 or len(sources[0]) < 2:
+        keys = [steps_of_key(key) for member in piece.members for key in keys_of(member)]
+        # Most names have one number, and those that differ by it alone are as many as there are.
+        counts = {len(_numbers(_numbered_alike(path))) for path in keys}
+        if len(counts) != 1 or min(counts) < 2 or not (mine := _numbers(steps[n])):
             continue
+        sources = [_numbers(path) for path in keys]
         columns = list(zip(*sources, strict=True)) if len(sources) > 1 else sources[0]
         kept = [n for n, column in enumerate(columns) if len(sources) == 1 or len({*column}) == 1]
         if len(kept) != len(mine):

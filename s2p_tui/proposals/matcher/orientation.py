@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
 from math import prod
+
+from msgspec import Struct, structs
 
 from s2p_tui.alignment.proof import Answer
 from s2p_tui.alignment.transform import (
@@ -50,8 +51,7 @@ _ALIKE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """The layout of a piece in a leaf.
 
     Attributes:
@@ -186,7 +186,7 @@ class Orientation:
             layouts, order = self._in_order(layouts, steps, piece, owner)
             only = _only(layouts[0][0], layouts, steps, piece, known_layer=known_layer)
             order = order or self._may_be_turned(steps, piece, owner)
-            return only if order is None else replace(only, axes=None, why=order)
+            return only if order is None else structs.replace(only, axes=None, why=order)
         grouping = _grouping(layouts)
         is_codebook = not (known_layer or own_name) and _is_codebook(steps, piece)
         if keeps_rows(steps, owner) and not is_codebook:
@@ -492,7 +492,7 @@ def keeps_rows(steps: Steps, owner: str | None) -> bool:
         return kind == "Embedding" or kind.endswith("Norm")
     if owner is not None:
         return steps[-1] in _TABLES
-    return _is_table(steps[-2:])
+    return _is_table(_template(steps[-2:]))
 
 
 def _is_codebook(steps: Steps, piece: Piece) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
+
+from msgspec import Struct
 
 from s2p_tui.alignment.block_numbers import by_number
 from s2p_tui.alignment.composites import Composite, composed, composites
@@ -118,8 +119,7 @@ def _flax_role(leaf: Leaf) -> Steps:
     return (gates.name, gates.role) if gates.name else (gates.role,)
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Wanted(Struct, frozen=True):
     """Return the leaves that entries in parts are made for, each kind of leaf once."""
 
     owners: frozenset[str | None]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
+
+from msgspec import Struct
 
 from s2p_tui.alignment.composites import Composite
 from s2p_tui.alignment.layer_rules import rule_applied, rule_for
@@ -63,8 +64,7 @@ def parts_named(step: str) -> tuple[str, ...]:
     return next((parts for names, parts in _FUSED if step.lower() in names), ())
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """A tensor that could fill a leaf.
 
     Attributes:

@@ -160,7 +160,9 @@ def exchangeable(
     """
     beside: dict[tuple[Steps, Steps, Shape], list[int]] = defaultdict(list)
     for n, (target, source) in pairs.items():
-        if len(target) > 1 and len(source) > 1 and not _speaks(target[-2], source[-2]):
+        if min(len(target), len(source)) < 2 or target[-2].isdigit():
+            continue
+        if not _speaks(target[-2], source[-2]):
             around = (*target[:-2], target[-1]), (*source[:-2], source[-1])
             beside[(*around, shapes[n])].append(n)
     return {
@@ -336,7 +338,8 @@ def reordered(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
     found: dict[int, str] = {}
     for n, sides in pairs.items():
         mine, theirs = (
-            {parts: step for step in steps if len(parts := _parts(step)) > 1} for steps in sides
+            {parts: step for step in steps if not step.isdigit() and len(parts := _parts(step)) > 1}
+            for steps in sides
         )
         if mine.keys() == theirs.keys():
             continue
@@ -477,14 +480,17 @@ def _related(first: str, second: str) -> bool:
 
 def _telling(steps: Steps) -> tuple[str, frozenset[str]] | None:
     """The last step that says more than most names do, its numbers left open; and its words."""
-    return next((told for step in reversed(steps) if (told := _told_by(step)) is not None), None)
+    for step in reversed(steps):
+        if not step.isdigit() and (told := _told_by(step)) is not None:
+            return told
+    return None
 
 
 @remembered
 def _told_by(step: str) -> tuple[str, frozenset[str]] | None:
     # A letter that means nothing is a mark, as in `c_proj`.
     words = frozenset(word for word in meanings((step,))[0] if len(word) > 1) - _SILENT
-    return (_open(step), words) if words and not step.isdigit() else None
+    return (_open(step), words) if words else None
 
 
 @remembered

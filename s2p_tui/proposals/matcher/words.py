@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import ParamSpec, TypeVar, cast
+
+from msgspec import Struct
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -150,8 +151,7 @@ FAINT = frozenset(("weight", "block", "proj", "mlp", "conv", "in", "module"))
 """Meanings that say little: most names have one of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(Struct, frozen=True):
     """One step of a path.
 
     Attributes:
@@ -273,8 +273,10 @@ def steps_of_path(path: str, *, is_one_of_several: bool = False) -> tuple[str, .
     steps: list[str] = []
     for match in _STEP.finditer(path):
         text = match[match.lastindex] if match.lastindex else ""
-        parts = re.split(r"[./]", text) if "." in text or "/" in text else (text,)
-        steps.extend(part for part in parts if part and part != "~")
+        if "." in text or "/" in text:
+            steps.extend(part for part in re.split(r"[./]", text) if part and part != "~")
+        elif text and text != "~":
+            steps.append(text)
     if len(steps) > 1 and steps[0] in _COLLECTIONS:
         del steps[0]
     if len(steps) > 1 and steps[-2].endswith("state_index") and steps[-1] in _STATISTICS:
@@ -323,6 +325,9 @@ def meanings(steps: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     numbers: list[int] = []
     last = len(steps) - 1
     for level, step in enumerate(steps):
+        if step.isdigit():
+            numbers.append(int(step))
+            continue
         own_words, own_numbers = _meaning(step, level < last)
         words += own_words
         numbers += own_numbers
