@@ -329,7 +329,7 @@ def part_doubt(leaf: Leaf, source: Expr, state_dict: StateDict) -> str | None:
         if leaf.owner not in _FINAL:
             folded = composite.folded(state_dict, transposed=leaf.owner in TRANSPOSED)
             accepted |= {folded} if folded is not None else set()
-        bare = set(_bare(_sorted(source), accepted)).intersection(composite.parts)
+        bare = set(_bare(source, accepted)).intersection(composite.parts)
         if bare:
             first = next(part for part in composite.parts if part in bare)
             rest = " and ".join(part for part in composite.parts if part != first)
@@ -339,7 +339,7 @@ def part_doubt(leaf: Leaf, source: Expr, state_dict: StateDict) -> str | None:
 
 def _bare(expr: Expr, accepted: set[Expr]) -> Iterator[str]:
     """Keys read outside the accepted expressions."""
-    if expr in accepted:
+    if _sorted(expr) in accepted:
         return
     if isinstance(expr, Take):
         yield expr.key

@@ -63,7 +63,6 @@ from s2p_tui.proposals.matcher.pieces import (
     is_part,
     is_whole,
     parts_named,
-    with_views,
 )
 from s2p_tui.proposals.matcher.rotary import in_pairs
 from s2p_tui.proposals.matcher.stacks import stacked_by_name
@@ -75,6 +74,7 @@ from s2p_tui.proposals.matcher.support import (
     unsupported,
 )
 from s2p_tui.proposals.matcher.tree import let_go, tree_of
+from s2p_tui.proposals.matcher.views import with_views
 from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, steps_of_key, steps_of_path
 
 Steps = tuple[str, ...]
