@@ -28,6 +28,7 @@ from s2p_tui.alignment.transform import (
     Shape,
     SpectralNorm,
     Split,
+    Stack,
     Sum,
     Take,
     WeightNorm,
@@ -312,8 +313,13 @@ def part_doubt(leaf: Leaf, source: Expr, state_dict: StateDict) -> str | None:
 
     None where that says nothing, or not all: the rule of the leaf's layer has to be asked yet. A
     module of the user's own may keep the parts as PyTorch does: leaves named like parts are left
-    to the names.
+    to the names. A stack of layers is asked of each.
     """
+    if isinstance(source, Stack) and source.axis < len(leaf.shape):
+        shape = (*leaf.shape[: source.axis], *leaf.shape[source.axis + 1 :])
+        one = structs.replace(leaf, shape=shape)
+        doubts = [part_doubt(one, operand, state_dict) for operand in source.of]
+        return next(filter(None, doubts), "" if None not in doubts else None)
     settled: str | None = None
     for composite in composites_of(keys_of(source), state_dict):
         made = composed(leaf, composite, state_dict)
@@ -329,7 +335,7 @@ def part_doubt(leaf: Leaf, source: Expr, state_dict: StateDict) -> str | None:
         if leaf.owner not in _FINAL:
             folded = composite.folded(state_dict, transposed=leaf.owner in TRANSPOSED)
             accepted |= {folded} if folded is not None else set()
-        bare = set(_bare(source, accepted)).intersection(composite.parts)
+        bare = set(_bare(_sorted(source), accepted)).intersection(composite.parts)
         if bare:
             first = next(part for part in composite.parts if part in bare)
             rest = " and ".join(part for part in composite.parts if part != first)
@@ -339,7 +345,7 @@ def part_doubt(leaf: Leaf, source: Expr, state_dict: StateDict) -> str | None:
 
 def _bare(expr: Expr, accepted: set[Expr]) -> Iterator[str]:
     """Keys read outside the accepted expressions."""
-    if _sorted(expr) in accepted:
+    if expr in accepted:
         return
     if isinstance(expr, Take):
         yield expr.key

@@ -123,10 +123,7 @@ def _go_together(children: Mapping[str, set[int]], lists: Mapping[str, set[int]]
     numbers = [*children.values(), *lists.values()]
     if any(held != numbers[0] for held in numbers) or len(numbers[0]) < _PAIR:
         return False
-    told = [
-        [name for name in lists if {*name_of(name).words} & {*name_of(child).words}]
-        for child in children
-    ]
+    told = [[name for name in lists if _likeness(name, child)] for child in children]
     sure = [names[0] for names in told if len(names) == 1]
     return len({*sure}) == len(sure) >= len(lists) - 1 and max(map(len, told)) == 1
 
