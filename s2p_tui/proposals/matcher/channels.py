@@ -16,9 +16,8 @@ from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Shape, Take
 from s2p_tui.proposals.matcher.orientation import keeps_rows
 from s2p_tui.proposals.matcher.pieces import Piece
-from s2p_tui.proposals.matcher.words import meanings, name_of
+from s2p_tui.proposals.matcher.words import Steps, meanings, name_of
 
-Steps = tuple[str, ...]
 _VECTOR, _MATRIX = 1, 2
 _MOST_OF_AN_IMAGE = 3
 """Channels that images have at most: a layer's output is no image of so few."""

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
-from s2p_tui.proposals.matcher.words import meanings, name_of, written
+from s2p_tui.proposals.matcher.words import Steps, meanings, name_of, written
 
-Steps = tuple[str, ...]
 Shape = tuple[int, ...]
 _GATED = {"w1": "gate", "w2": "down", "w3": "up"}
 """Llama's names of the layers of a gated one, and what they are there."""

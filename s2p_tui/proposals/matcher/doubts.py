@@ -18,9 +18,8 @@ from s2p_tui.alignment.transform import Shape, keys_of
 from s2p_tui.proposals.matcher.align import say_nothing
 from s2p_tui.proposals.matcher.opposites import opposites
 from s2p_tui.proposals.matcher.pieces import Piece
-from s2p_tui.proposals.matcher.words import meanings, remembered, steps_of_key
+from s2p_tui.proposals.matcher.words import Steps, meanings, remembered, steps_of_key
 
-Steps = tuple[str, ...]
 _NUMBER = re.compile(r"\d+")
 # Shares of a kind's rows that make what they have in common a rule for the rest, and the fewest
 # rows that do. With a majority of 0.4, 232 rows of the real pairs are doubtful, with 0.8 or with

@@ -14,9 +14,8 @@ from operator import itemgetter
 
 from s2p_tui.alignment.transform import keys_of
 from s2p_tui.proposals.matcher.pieces import Piece
-from s2p_tui.proposals.matcher.words import name_of, remembered, steps_of_key
+from s2p_tui.proposals.matcher.words import Steps, name_of, remembered, steps_of_key
 
-Steps = tuple[str, ...]
 Names = tuple[str, ...]
 Sizes = Mapping[Names, Sequence[int]]
 # Lists of more levels have more orders than anybody compares, and no model has them.

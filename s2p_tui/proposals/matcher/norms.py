@@ -6,9 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from s2p_tui.proposals.matcher.likeness import BETWEEN, slot
-from s2p_tui.proposals.matcher.words import meanings
-
-Steps = tuple[str, ...]
+from s2p_tui.proposals.matcher.words import Steps, meanings
 
 
 def other_order(

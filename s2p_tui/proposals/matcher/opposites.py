@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from s2p_tui.proposals.matcher.words import meanings, remembered, written
+from s2p_tui.proposals.matcher.words import Steps, meanings, remembered, written
 
-Steps = tuple[str, ...]
 _OPPOSITE = tuple(
     frozenset(words)
     for words in (

@@ -21,9 +21,8 @@ from s2p_tui.alignment.transform import (
     Take,
 )
 from s2p_tui.proposals.matcher.pieces import Piece, parts_named
-from s2p_tui.proposals.matcher.words import meanings, name_of, remembered
+from s2p_tui.proposals.matcher.words import Steps, meanings, name_of, remembered
 
-Steps = tuple[str, ...]
 _AS_IT_IS = frozenset(("embed", "pos", "token", "class", "table", "norm", "relative", "register"))
 _TABLES = frozenset(("embedding", "table"))
 """Names of tables themselves, and of no other weight."""

@@ -15,6 +15,7 @@ from s2p_tui.proposals.matcher.offsets import Shifted
 from s2p_tui.proposals.matcher.pieces import parts_named
 from s2p_tui.proposals.matcher.words import (
     FAINT,
+    Steps,
     is_meaning,
     meanings,
     name_of,
@@ -22,7 +23,6 @@ from s2p_tui.proposals.matcher.words import (
     snake,
 )
 
-Steps = tuple[str, ...]
 Shape = tuple[int, ...]
 _FUNCTIONS = frozenset(
     (

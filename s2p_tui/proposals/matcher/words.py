@@ -12,6 +12,8 @@ from msgspec import Struct
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Steps = tuple[str, ...]
+"""A path: the names and numbers that lead to a tensor, outermost first."""
 # Those of the largest models are asked for again and again.
 _REMEMBERED = 1 << 18
 _FORGETS: list[Callable[[], None]] = []
