@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
-from s2p_tui.proposals.matcher.words import Steps, meanings, name_of, written
+from s2p_tui.proposals.matcher.words import Steps, name_of, written
 
 Shape = tuple[int, ...]
 _GATED = {"w1": "gate", "w2": "down", "w3": "up"}
@@ -82,12 +82,12 @@ def up_by_name(
     called: dict[tuple[Steps, Steps], set[str]] = defaultdict(set)
     for n, (target, source) in pairs.items():
         around = target[:-2], source[:-2]
-        words = [{*written(steps[-2] if len(steps) > 1 else "")} for steps in (target, source)]
-        called[around].update(*words)
-        up = [bool(_UP_AND_DOWN & each) for each in words]
-        if up[0] != up[1]:
-            other = (target, source)[up[0]][-2:-1]
-            if _IN_AND_OUT & {*meanings(other)[0]} or name_of("".join(other)).numbers:
+        layers = [steps[-2] if len(steps) > 1 else "" for steps in (target, source)]
+        called[around].update(*map(written, layers))
+        others = [layer for layer in layers if _UP_AND_DOWN.isdisjoint(written(layer))]
+        if len(others) == 1:
+            name = name_of(others[0])
+            if name.numbers or _IN_AND_OUT.intersection(name.words):
                 groups[around].append(n)
     found: dict[int, str] = {}
     for around, members in groups.items():
