@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from s2p_tui.alignment.layer_rules import constant_for
+from s2p_tui.alignment.layer_rules import RULED, constant_for
 from s2p_tui.alignment.numbering import (
     BY_ORDER,
     GAP,
@@ -355,7 +355,7 @@ def in_order(state_dict: StateDict, skeleton: Skeleton) -> Alignment:
     decisions = np.full(len(skeleton), BY_ORDER, np.int32)
     free = np.ones(len(skeleton), np.bool_)
     for index, leaf in enumerate(skeleton):
-        row = fixed_row(leaf) if leaf.owner is not None or leaf.kind == "scalar" else None
+        row = fixed_row(leaf) if leaf.owner in RULED or leaf.kind == "scalar" else None
         if row is not None:
             free[index] = False
             sources[index], decisions[index] = numbers_of(row, numbering)

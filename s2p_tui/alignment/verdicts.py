@@ -22,7 +22,7 @@ from s2p_tui.alignment.composites import composite_of
 from s2p_tui.alignment.evidence import Columns, Evidence, weigh
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.judge import is_mask_of_bytes, judge
-from s2p_tui.alignment.layer_rules import rule_for
+from s2p_tui.alignment.layer_rules import RULED, rule_for
 from s2p_tui.alignment.layers import ALONE, module_of
 from s2p_tui.alignment.layouts import is_input_first
 from s2p_tui.alignment.numbering import FACTS, GAP, NOTHING, Flags, Numbers, are_in
@@ -260,7 +260,15 @@ class _Kinds:
     def __init__(self, state_dict: StateDict, skeleton: Skeleton) -> None:
         self._state_dict = state_dict
         known: dict[Hashable, int] = {}
-        kinds = [known.setdefault(_leaf_kind(leaf), len(known)) for leaf in skeleton]
+        kinds = [
+            known.setdefault(
+                _leaf_kind(leaf)
+                if leaf.owner in RULED
+                else (leaf.shape, leaf.dtype, leaf.has_value, None),
+                len(known),
+            )
+            for leaf in skeleton
+        ]
         self.leaves = np.array(kinds, np.int64)
         self.leaf_count = len(known)
         self.has_value = np.array([leaf.has_value for leaf in skeleton], np.bool_)
@@ -315,13 +323,14 @@ class _Kinds:
 
 
 def _leaf_kind(leaf: Leaf) -> Hashable:
-    rule = rule_for(leaf) if leaf.owner else None
+    rule = rule_for(leaf)
     ruled = None if rule is None else (leaf.owner, rule.role, id(leaf.config))
     return leaf.shape, leaf.dtype, leaf.has_value, ruled
 
 
 def _entry_kind(entry: Entry) -> Hashable:
-    return entry.shape, entry.dtype, is_mask_of_bytes(entry), is_input_first(entry.key)
+    is_mask = entry.dtype == "uint8" and is_mask_of_bytes(entry)
+    return entry.shape, entry.dtype, is_mask, is_input_first(entry.key)
 
 
 def _template(source: Expr, keys: tuple[str, ...]) -> Hashable:
