@@ -171,9 +171,9 @@ class Rows(Sequence[Row]):
         sources, decisions = self.sources[index], self.decisions[index]
         if self.decided is self.sources:
             return decisions
-        undecided = np.where(sources == NOTHING, BY_ORDER, MOVED)
-        is_in_force = self.decided[index] == sources
-        return np.where(is_in_force, decisions, undecided).astype(np.int32, copy=False)
+        # With Python's numbers it would be of twice the size, and copied.
+        undecided = np.where(sources == NOTHING, np.int32(BY_ORDER), np.int32(MOVED))
+        return np.where(self.decided[index] == sources, decisions, undecided)
 
     def differ(self, other: Rows) -> Flags:
         """Return which rows differ from as many others of the same numbering."""

@@ -22,7 +22,6 @@ from s2p_tui.alignment.edits import (
     Several,
     Swap,
     Trust,
-    apply,
 )
 from s2p_tui.alignment.fit import Fit
 from s2p_tui.app.commands.units import Units
@@ -267,7 +266,7 @@ def toggle_gap(session: Session, cursor: Cursor) -> Move:
 
 def _asking(session: Session, move: Move) -> Move:
     """Return a move that is announced first if rows that line up would lose their entries."""
-    before, after = session.alignment.rows, apply(session.alignment, move.edit).rows
+    before, after = session.alignment.rows, session.preview(move.edit).rows
     lost = session.verdicts.settled(after.displaced(before))
     if not lost:
         return move
