@@ -44,6 +44,10 @@ settings.load_profile("suite")
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Make warnings errors from here on: those at start-up are other packages' plugins'."""
     session.config.addinivalue_line("filterwarnings", "error")
+    # What the other worker is writing at this moment is compiled here as well.
+    session.config.addinivalue_line(
+        "filterwarnings", "ignore:Error (reading|writing) persistent compilation cache entry"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -55,16 +59,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep what XLA compiles for the tests that come later: a network is run by several."""
+def compiled_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what XLA compiles for the tests that come later, in any worker: a network is run by
+    several.
+    """
     if "jax" not in sys.modules:
         return
     import jax
 
+    own = tmp_path_factory.getbasetemp()
+    folder = own.parent if hasattr(request.config, "workerinput") else own
     # Otherwise only what took a second to compile is kept.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
 
 
 @pytest.fixture(scope="session", autouse=True)

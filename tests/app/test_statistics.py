@@ -11,6 +11,7 @@ from msgspec import structs
 from textual.pilot import Pilot
 from textual.widgets import Static
 
+from s2p_tui.app.screens.help import Help
 from s2p_tui.app.screens.kinds import KindsView
 from s2p_tui.app.screens.look import Look
 from s2p_tui.app.screens.main import Workspace
@@ -175,6 +176,8 @@ async def test_a_kind_shows_its_worst_row(opened: Opened) -> None:
         assert session.target.skeleton[kinds.here.indices[0]].path in await read(pilot)
         await pilot.press("escape")
         assert pilot.app.screen is kinds
+        await pilot.press("question_mark")
+        assert isinstance(pilot.app.screen, Help)
 
 
 @pytest.mark.parametrize("size", [(120, 40), (80, 24), (40, 10)])

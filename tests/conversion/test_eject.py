@@ -57,7 +57,7 @@ def test_the_loader_of_every_twin_loads_what_is_converted(twin: Twin, tmp_path: 
     assert twin.truth is not None
     torch.save(twin.checkpoint(twin.make_torch()), tmp_path / "model.pt")
     with twin.precision():
-        save_skeleton(tmp_path / "skeleton.eqx", tree := twin.make_eqx())
+        save_skeleton(tmp_path / "skeleton.eqx", tree := twin.eqx_skeleton(twin.truth))
     session = Session.open(tmp_path / "model.pt", tmp_path / "skeleton.eqx")
     truth = [twin.truth[leaf.path] for leaf in session.target.skeleton]
     rows = [Row(one, gap=one is None, by="user", trusted=True) for one in truth]

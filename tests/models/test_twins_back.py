@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +37,34 @@ from tests.models.twins import TWINS
 
 pytestmark = pytest.mark.slow("compiles and runs every twin in both frameworks")
 TOLD = [
-    pytest.param(twin, truth, id=f"{twin.name}-also{number}" if number else twin.name)
+    pytest.param((twin, truth), id=f"{twin.name}-also{number}" if number else twin.name)
     for twin in TWINS
     if twin.truth is not None
     for number, truth in enumerate((twin.truth, *twin.also))
 ]
 
 
-def converted(twin: Twin, truth: Truth, folder: Path) -> Any:
-    """The twin's model with the checkpoint's numbers; files and mapping in the folder."""
+@dataclass(frozen=True)
+class Converted:
+    """A twin, one of its truths, the model with the checkpoint's numbers, its files and mapping."""
+
+    twin: Twin
+    truth: Truth
+    tree: Any
+    folder: Path
+
+
+# Of a module, so that both tests of a twin follow one another and it is converted once.
+@pytest.fixture(scope="module", params=TOLD)
+def converted(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Converted:
+    twin, truth = request.param
+    folder = tmp_path_factory.mktemp("converted")
     torch.save(twin.checkpoint(twin.make_torch()), folder / "model.pt")
     shapes = twin.eqx_shapes()
     with twin.precision():
-        save_skeleton(folder / "skeleton.eqx", twin.make_eqx())
+        save_skeleton(folder / "skeleton.eqx", twin.eqx_skeleton(truth))
     session = Session.open(folder / "model.pt", folder / "skeleton.eqx")
     rows = [
         Row(gap=True, by="user", trusted=True)
@@ -61,7 +77,8 @@ def converted(twin: Twin, truth: Truth, folder: Path) -> Any:
     session.convert(folder / "model.eqx", mapping=folder / "m.json")
     session.close()
     with twin.precision():
-        return eqx.tree_deserialise_leaves(folder / "model.eqx", shapes)
+        tree = eqx.tree_deserialise_leaves(folder / "model.eqx", shapes)
+    return Converted(twin, truth, tree, folder)
 
 
 def exported(folder: Path, output: str) -> int:
@@ -70,16 +87,15 @@ def exported(folder: Path, output: str) -> int:
     return run(["export", str(folder / "model.eqx"), *sides, *original, "-o", str(folder / output)])
 
 
-@pytest.mark.parametrize(("twin", "truth"), TOLD)
-def test_there_and_back(twin: Twin, truth: Truth, tmp_path: Path) -> None:
-    tree = converted(twin, truth, tmp_path)
+def test_there_and_back(converted: Converted) -> None:
+    twin, truth, tree = converted.twin, converted.truth, converted.tree
     before = entries_in(twin)
     expected = twin.torch_forward(twin.make_torch())
     # What was rounded on the way there stays rounded.
     kept = set(before) - computed(truth) if significand(before, tree) >= SINGLE else set()
     for name in ("back.safetensors", "back.pt"):
-        assert exported(tmp_path, name) == 0
-        after = loaded(tmp_path / name)
+        assert exported(converted.folder, name) == 0
+        after = loaded(converted.folder / name)
         assert {k: (t.shape, t.dtype) for k, t in after.items()} == {
             k: (t.shape, t.dtype) for k, t in before.items()
         }
@@ -89,17 +105,14 @@ def test_there_and_back(twin: Twin, truth: Truth, tmp_path: Path) -> None:
         assert relative_error(output, expected) <= tolerance(twin, before, tree)
 
 
-@pytest.mark.parametrize(("twin", "truth"), TOLD)
-def test_what_was_trained_comes_back_or_is_refused(
-    twin: Twin, truth: Truth, tmp_path: Path
-) -> None:
+def test_what_was_trained_comes_back_or_is_refused(converted: Converted) -> None:
     """All leaves change: what is written computes the same; what could not is refused by name."""
-    tree = converted(twin, truth, tmp_path)
+    twin, truth, tree = converted.twin, converted.truth, converted.tree
     before = entries_in(twin)
     random = np.random.default_rng(zlib.crc32(twin.name.encode()))
     with twin.precision():
         trained = jax.tree.map(lambda leaf: shaken(leaf, random), tree)
-    found, refused = attempted(trained, tmp_path)
+    found, refused = attempted(trained, converted.folder)
     if not refused:
         output = twin.torch_forward(filled(twin, found))
         expected = twin.eqx_forward(trained)

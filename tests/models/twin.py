@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from s2p_tui.alignment.transform import Expr, keys_of
+from s2p_tui.formats.pytree.skeleton import target_of
 
 Arrays = tuple[np.ndarray, ...]
 Truth = Mapping[str, Expr | None]
@@ -103,6 +104,15 @@ class Twin:
         """`make_eqx` with shapes and dtypes for arrays; initialises nothing."""
         with self.precision():
             return eqx.filter_eval_shape(self.make_eqx)
+
+    def eqx_skeleton(self, truth: Truth) -> Any:
+        """`make_eqx` where a gap of the truth keeps a value of it, otherwise its shapes alone:
+        initialising takes XLA longer than most tests take.
+        """
+        shapes = self.eqx_shapes()
+        leaves = target_of(shapes, "shapes").skeleton
+        is_kept = any(truth[leaf.path] is None for leaf in leaves if leaf.kind == "array")
+        return self.make_eqx() if is_kept else shapes
 
     def torch_forward(self, module: nn.Module) -> np.ndarray:
         """The output in eval mode, as float32 or wider."""

@@ -14,6 +14,7 @@ from s2p_tui.alignment.transform import Shape, show
 from s2p_tui.app import wording
 from s2p_tui.app.background import app_of
 from s2p_tui.app.kinds import Kind, Kinds
+from s2p_tui.app.screens.help import Help
 from s2p_tui.app.screens.look import Look
 from s2p_tui.app.text import fit, many, shorten_among
 from s2p_tui.app.theme import BY_COLUMNS, BY_LINES, Symbols
@@ -71,6 +72,7 @@ class KindsView(ListKeys, Screen[str | None]):
         Binding("ctrl+y,ctrl+r", "do('redo')", show=False),
         Binding("c", "convert", show=False),
         Binding("i", "look", show=False),
+        Binding("question_mark", "help", show=False),
         *ListKeys.bindings(),
     ]
 
@@ -164,6 +166,9 @@ class KindsView(ListKeys, Screen[str | None]):
         if (kind := self.here) is not None:
             worst = self._kinds.worst(kind)
             app_of(self).push_screen(Look(self._workspace.session, worst, self._symbols))
+
+    def action_help(self) -> None:
+        app_of(self).push_screen(Help(self._symbols))
 
     def action_convert(self) -> None:
         self.dismiss(None)
