@@ -31,6 +31,7 @@ from s2p_tui.alignment.transform import (
     Permute,
     Reshape,
     Shape,
+    SpectralNorm,
     Split,
     Stack,
     Sum,
@@ -181,8 +182,11 @@ def _of_parts(leaf: Leaf, keys: Sequence[str], state_dict: StateDict) -> Iterato
         ruled = rule_applied(leaf, made.expr, made.shape)
         if ruled is not None:
             yield ruled, f"as its layer needs it, {words}" if words else "as its layer needs it: "
+        exprs = [made.expr]
+        if isinstance(made.expr, SpectralNorm) and made.shape[:1] == made.shape[1:2]:
+            exprs.append(SpectralNorm(made.expr.of, 1 - made.expr.axis))
         for way in ways(made.shape, leaf.shape):
-            yield way.of(made.expr, made.shape), words
+            yield from ((way.of(expr, made.shape), words) for expr in exprs)
 
 
 def _of_one(leaf: Leaf, key: str, state_dict: StateDict) -> Iterator[_Offer]:

@@ -28,6 +28,7 @@ from s2p_tui.alignment.transform import (
     Shape,
     SpectralNorm,
     Split,
+    Stack,
     Sum,
     Take,
     WeightNorm,
@@ -312,8 +313,13 @@ def part_doubt(leaf: Leaf, source: Expr, state_dict: StateDict) -> str | None:
 
     None where that says nothing, or not all: the rule of the leaf's layer has to be asked yet. A
     module of the user's own may keep the parts as PyTorch does: leaves named like parts are left
-    to the names.
+    to the names. A stack of layers is asked of each.
     """
+    if isinstance(source, Stack) and source.axis < len(leaf.shape):
+        shape = (*leaf.shape[: source.axis], *leaf.shape[source.axis + 1 :])
+        one = structs.replace(leaf, shape=shape)
+        doubts = [part_doubt(one, operand, state_dict) for operand in source.of]
+        return next(filter(None, doubts), "" if None not in doubts else None)
     settled: str | None = None
     for composite in composites_of(keys_of(source), state_dict):
         made = composed(leaf, composite, state_dict)

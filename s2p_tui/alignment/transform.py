@@ -409,7 +409,8 @@ class SpectralNorm(_Join, frozen=True):
     def describe(self) -> str:
         if not self.of:
             return "fold nothing"
-        return _describe_many(self.of[:1], "fold the spectral norm")
+        along = f" of axis {self.axis}" if self.axis else ""
+        return _describe_many(self.of[:1], f"fold the spectral norm{along}")
 
     def undo(self, part: Part, entry_shape: EntryShape) -> Iterable[tuple[Expr, Part]]:
         # The two vectors are no part of the result.

@@ -260,15 +260,7 @@ class _Kinds:
     def __init__(self, state_dict: StateDict, skeleton: Skeleton) -> None:
         self._state_dict = state_dict
         known: dict[Hashable, int] = {}
-        kinds = [
-            known.setdefault(
-                _leaf_kind(leaf)
-                if leaf.owner in RULED
-                else (leaf.shape, leaf.dtype, leaf.has_value, None),
-                len(known),
-            )
-            for leaf in skeleton
-        ]
+        kinds = [known.setdefault(_leaf_kind(leaf), len(known)) for leaf in skeleton]
         self.leaves = np.array(kinds, np.int32)
         self.leaf_count = len(known)
         self.has_value = np.array([leaf.has_value for leaf in skeleton], np.bool_)
@@ -323,7 +315,7 @@ class _Kinds:
 
 
 def _leaf_kind(leaf: Leaf) -> Hashable:
-    rule = rule_for(leaf)
+    rule = rule_for(leaf) if leaf.owner in RULED else None
     ruled = None if rule is None else (leaf.owner, rule.role, id(leaf.config))
     return leaf.shape, leaf.dtype, leaf.has_value, ruled
 
@@ -551,11 +543,8 @@ class Verdicts:
 
     def _by_pairs(self, start: int, leaf_kinds: _Kind, source_kinds: _Kind) -> _Codes:
         """Return the same of too many kinds for a table."""
-        pairs, first, places = np.unique(
-            leaf_kinds.astype(np.int64) * self._kinds.count + source_kinds,
-            return_index=True,
-            return_inverse=True,
-        )
+        both = leaf_kinds.astype(np.int64) * self._kinds.count + source_kinds
+        pairs, first, places = np.unique(both, return_index=True, return_inverse=True)
         fits = np.full(len(pairs), _MISMATCHED, np.uint8)
         for number, example in enumerate(first.tolist()):
             key = int(leaf_kinds[example]), int(source_kinds[example])

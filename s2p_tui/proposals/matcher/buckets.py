@@ -19,9 +19,8 @@ from s2p_tui.proposals.matcher.likeness import (
     ranks,
 )
 from s2p_tui.proposals.matcher.tree import Node
-from s2p_tui.proposals.matcher.words import meanings, remembered
+from s2p_tui.proposals.matcher.words import Steps, meanings, remembered
 
-Steps = tuple[str, ...]
 Found = tuple[int, int, float, str]
 """Numbers of a target and a source, the margin, and what spoke for it."""
 

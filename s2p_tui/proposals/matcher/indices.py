@@ -13,9 +13,8 @@ from itertools import pairwise
 from msgspec import Struct, field
 
 from s2p_tui.alignment.transform import Shape
-from s2p_tui.proposals.matcher.words import meanings, name_of, remembered
+from s2p_tui.proposals.matcher.words import Steps, meanings, name_of, remembered
 
-Steps = tuple[str, ...]
 _DIGITS = re.compile(r"\d+")
 _WORD_NUMBERS = (0, 1)
 """First numbers of words that count the members of a list."""

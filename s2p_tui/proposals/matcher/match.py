@@ -63,7 +63,6 @@ from s2p_tui.proposals.matcher.pieces import (
     is_part,
     is_whole,
     parts_named,
-    with_views,
 )
 from s2p_tui.proposals.matcher.rotary import in_pairs
 from s2p_tui.proposals.matcher.stacks import stacked_by_name
@@ -75,9 +74,16 @@ from s2p_tui.proposals.matcher.support import (
     unsupported,
 )
 from s2p_tui.proposals.matcher.tree import let_go, tree_of
-from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, steps_of_key, steps_of_path
+from s2p_tui.proposals.matcher.views import with_views
+from s2p_tui.proposals.matcher.words import (
+    FAINT,
+    Steps,
+    meanings,
+    name_of,
+    steps_of_key,
+    steps_of_path,
+)
 
-Steps = tuple[str, ...]
 # The margin from which a pair's names say which entry it is: less is sure of nearly equal names. Of
 # the real pairs one more row is certain at 0.18, and none fewer at 0.48
 # (`python -m tests.benchmarks.alignment`).

@@ -17,9 +17,8 @@ from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Broadcast, Expr, Shape, Take, shape_of
 from s2p_tui.proposals.matcher.pieces import Piece, parts_named
-from s2p_tui.proposals.matcher.words import meanings, steps_of_key, steps_of_path
+from s2p_tui.proposals.matcher.words import Steps, meanings, steps_of_key, steps_of_path
 
-Steps = tuple[str, ...]
 _CELLS = frozenset(("equinox.nn.LSTMCell", "equinox.nn.GRUCell"))
 _RECURRENT = re.compile(r"((?:weight|bias)_[ih]h)_l(\d+)(_reverse)?")
 _OF_CELL = re.compile(r"(weight_[ih]h)")
