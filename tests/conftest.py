@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import re
@@ -57,6 +58,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for mark in item.iter_markers("slow"):
             if not (len(mark.args) == 1 and isinstance(mark.args[0], str) and mark.args[0]):
                 raise pytest.UsageError(f"{item.nodeid}: slow needs a reason")
+
+
+def pytest_collection_finish() -> None:
+    """Have the collector leave alone what was imported, most of all there is: it stays anyway."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

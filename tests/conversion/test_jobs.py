@@ -40,6 +40,7 @@ MANY = 5
 
 @settings(max_examples=100, deadline=None)
 @given(cases(), st.sampled_from(["float32", "float64"]), st.sampled_from([4096, 5000, 1 << 20]))
+@pytest.mark.slow("converts a hundred models with several numbers of threads")
 def test_any_number_of_threads_writes_the_same_bytes(case: Case, dtype: str, chunk: int) -> None:
     checkpoint = checkpoint_of(case.arrays)
     leaf = Leaf(".leaf", case.result.shape, dtype)
