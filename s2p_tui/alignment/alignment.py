@@ -11,6 +11,7 @@ from itertools import repeat
 from typing import overload
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from s2p_tui.alignment.layer_rules import constant_for
@@ -31,8 +32,7 @@ from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Expr, keys_of
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One leaf's part of an alignment. Exactly one of: a source, a gap, or nothing yet.
 
     Attributes:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from math import prod
+
+from msgspec import Struct
 
 from s2p_tui.alignment.transform import Shape
 
@@ -31,8 +32,7 @@ class Tier(IntEnum):
     OTHER = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """One that could be taken.
 
     Attributes:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain, islice, permutations
 from math import prod
+
+from msgspec import Struct
 
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.composites import composed, composites_of
@@ -30,6 +31,7 @@ from s2p_tui.alignment.transform import (
     Permute,
     Reshape,
     Shape,
+    SpectralNorm,
     Split,
     Stack,
     Sum,
@@ -61,8 +63,7 @@ _OF_ATTENTION = frozenset(
 _OF_NORMS = ("norm", "ln", "bn", "gn", "scale", "gamma")
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """One way to fill a leaf.
 
     Attributes:
@@ -181,8 +182,11 @@ def _of_parts(leaf: Leaf, keys: Sequence[str], state_dict: StateDict) -> Iterato
         ruled = rule_applied(leaf, made.expr, made.shape)
         if ruled is not None:
             yield ruled, f"as its layer needs it, {words}" if words else "as its layer needs it: "
+        exprs = [made.expr]
+        if isinstance(made.expr, SpectralNorm) and made.shape[:1] == made.shape[1:2]:
+            exprs.append(SpectralNorm(made.expr.of, 1 - made.expr.axis))
         for way in ways(made.shape, leaf.shape):
-            yield way.of(made.expr, made.shape), words
+            yield from ((way.of(expr, made.shape), words) for expr in exprs)
 
 
 def _of_one(leaf: Leaf, key: str, state_dict: StateDict) -> Iterator[_Offer]:

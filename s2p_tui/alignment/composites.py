@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, cast
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from s2p_tui.alignment.flax_rules import FLAX_CELLS, gates_in
 from s2p_tui.alignment.layer_rules import CONV_TRANSPOSE, TRANSPOSED, rule_applied
@@ -29,6 +28,7 @@ from s2p_tui.alignment.transform import (
     Shape,
     SpectralNorm,
     Split,
+    Stack,
     Sum,
     Take,
     WeightNorm,
@@ -41,8 +41,7 @@ from s2p_tui.errors import TransformError
 Kind = Literal["weight norm", "spectral norm", "recurrent biases", "recurrent weight"]
 
 
-@dataclass(frozen=True, slots=True)
-class Composite:
+class Composite(Struct, frozen=True):
     """Entries of one PyTorch layer that make up one tensor together.
 
     Attributes:
@@ -186,8 +185,7 @@ _FINAL = frozenset((*_GATES, *FLAX_CELLS, "equinox.nn.WeightNorm"))
 _PART_NAMES = ("g", "v", "u", "orig", "original", "original0", "original1")
 
 
-@dataclass(frozen=True, slots=True)
-class Composed:
+class Composed(Struct, frozen=True):
     """The part of a composite that belongs on a leaf.
 
     Attributes:
@@ -315,8 +313,13 @@ def part_doubt(leaf: Leaf, source: Expr, state_dict: StateDict) -> str | None:
 
     None where that says nothing, or not all: the rule of the leaf's layer has to be asked yet. A
     module of the user's own may keep the parts as PyTorch does: leaves named like parts are left
-    to the names.
+    to the names. A stack of layers is asked of each.
     """
+    if isinstance(source, Stack) and source.axis < len(leaf.shape):
+        shape = (*leaf.shape[: source.axis], *leaf.shape[source.axis + 1 :])
+        one = structs.replace(leaf, shape=shape)
+        doubts = [part_doubt(one, operand, state_dict) for operand in source.of]
+        return next(filter(None, doubts), "" if None not in doubts else None)
     settled: str | None = None
     for composite in composites_of(keys_of(source), state_dict):
         made = composed(leaf, composite, state_dict)

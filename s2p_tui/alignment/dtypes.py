@@ -6,9 +6,10 @@ safetensors format's `Dtype` enumeration, and `ml_dtypes` for what JAX adds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 from s2p_tui.errors import InputError
 
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
 Kind = Literal["bool", "int", "uint", "float", "complex", "packed"]
 
 
-@dataclass(frozen=True, slots=True)
-class DType:
+class DType(Struct, frozen=True):
     """One element type.
 
     Attributes:

@@ -9,10 +9,11 @@ flow around gaps and gaps stay where they were put.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain, pairwise
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from s2p_tui.alignment.alignment import Alignment, Row, Rows, numbers_of
@@ -432,16 +433,14 @@ def accept_unused(change: _Change, keys: Iterable[str], accept: bool) -> None:
         change.accepted = change.accepted.difference(keys)
 
 
-@dataclass(frozen=True, slots=True)
-class Swap:
+class Swap(Struct, frozen=True):
     """Exchange what two rows take."""
 
     first: int
     second: int
 
 
-@dataclass(frozen=True, slots=True)
-class MoveBlock:
+class MoveBlock(Struct, frozen=True):
     """Move the movable rows of `start:stop` past `steps` movable neighbours (negative: upwards)."""
 
     start: int
@@ -449,23 +448,20 @@ class MoveBlock:
     steps: int
 
 
-@dataclass(frozen=True, slots=True)
-class MoveTo:
+class MoveTo(Struct, frozen=True):
     """Take the source out of row `start` and put it in row `to`; those between shift by one."""
 
     start: int
     to: int
 
 
-@dataclass(frozen=True, slots=True)
-class OpenGap:
+class OpenGap(Struct, frozen=True):
     """Put a gap at the row; entries from there on flow down by one, around other gaps."""
 
     row: int
 
 
-@dataclass(frozen=True, slots=True)
-class CloseGap:
+class CloseGap(Struct, frozen=True):
     """Take the gap away; entries below flow up by one, the first benched entry fills the end.
 
     A fixed row stays as it is: no entry belongs there.
@@ -474,15 +470,13 @@ class CloseGap:
     row: int
 
 
-@dataclass(frozen=True, slots=True)
-class SendToBench:
+class SendToBench(Struct, frozen=True):
     """Empty the rows; their entries go to the end of the bench."""
 
     rows: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PlaceFromBench:
+class PlaceFromBench(Struct, frozen=True):
     """Put a benched entry in the row.
 
     With `shift`, entries from the row on flow down to the next empty row (or the last falls to the
@@ -494,8 +488,7 @@ class PlaceFromBench:
     shift: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class SetRows:
+class SetRows(Struct, frozen=True):
     """Give rows new contents; entries taken from other rows leave those empty.
 
     What a proposal, a rule, a mapping file or a chosen transform amounts to.
@@ -504,24 +497,21 @@ class SetRows:
     rows: tuple[tuple[int, Row], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Trust:
+class Trust(Struct, frozen=True):
     """Take doubtful rows for right (or take the trust back)."""
 
     rows: tuple[int, ...]
     trusted: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class AcceptUnused:
+class AcceptUnused(Struct, frozen=True):
     """Accept that benched entries are left out (or take that back)."""
 
     keys: tuple[str, ...]
     accept: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Several:
+class Several(Struct, frozen=True):
     """Make edits one after the other, as one step of the history."""
 
     edits: tuple[Edit, ...]

@@ -11,6 +11,7 @@ from itertools import compress
 from typing import overload
 
 import numpy as np
+from msgspec import Struct
 
 from s2p_tui.alignment.alignment import Alignment, Row, Rows
 from s2p_tui.alignment.block_numbers import other_number
@@ -35,8 +36,7 @@ from s2p_tui.alignment.transform import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Suggestion:
+class Suggestion(Struct, frozen=True):
     """The source that one leaf should take.
 
     Attributes:
@@ -108,8 +108,7 @@ class Suggestions(Sequence[Suggestion]):
         return hash((len(self), *self._sources[:1]))
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
+class Columns(Struct, frozen=True):
     """Evidence as arrays, numbered as one checkpoint's entries are.
 
     Attributes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 
 class Fit(StrEnum):
@@ -16,8 +17,7 @@ class Fit(StrEnum):
     GAP = "gap"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """A row's fit and the reason in words.
 
     Attributes:

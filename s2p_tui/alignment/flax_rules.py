@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import prod
+
+from msgspec import Struct
 
 from s2p_tui.alignment.layouts import is_input_first
 from s2p_tui.alignment.skeleton import Leaf
@@ -30,8 +31,7 @@ from s2p_tui.alignment.transform import (
 _MATRIX = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """The making of one leaf of a layer.
 
     Attributes:
@@ -146,8 +146,7 @@ def _flax(*names: str) -> frozenset[str]:
     return frozenset(f"flax.{package}.{name}" for package in ("nnx", "linen") for name in names)
 
 
-@dataclass(frozen=True, slots=True)
-class Gates:
+class Gates(Struct, frozen=True):
     """The part of PyTorch's recurrent layer that one leaf of a cell holds.
 
     Attributes:

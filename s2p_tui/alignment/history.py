@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from msgspec import Struct
+
 from s2p_tui.alignment.alignment import Alignment, Rows
 from s2p_tui.alignment.edits import Edit, MoveBlock, Several, applied
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """The rows an edit touched: from `start` on there were `before` and now are `after`.
 
     These are more than the `changed` ones where sharing all rows takes less than copying most.

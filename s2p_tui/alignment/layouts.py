@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from math import prod
+
+from msgspec import Struct
 
 from s2p_tui.alignment.transform import Expr, Permute, Reshape, Shape
 
@@ -24,8 +25,7 @@ _INPUT_FIRST = frozenset(("c_attn", "c_proj", "c_fc", "q_attn", "kernel"))
 Layers of PyTorch's that are called so do not."""
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(Struct, frozen=True):
     """One layout change: reshape to `parts`, permute by `axes`, reshape to `shape`.
 
     Attributes:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from s2p_tui.alignment.alignment import Alignment
@@ -66,8 +66,7 @@ _STATISTICS = frozenset(("running_mean", "running_var"))
 _MATRIX = 2
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOver:
+class LeftOver(Struct, frozen=True):
     """An entry that no row uses.
 
     Attributes:
@@ -228,8 +227,7 @@ def _is_mask(steps: Sequence[str], entry: Entry, *, whole: bool) -> bool:
     return is_mask and square and last not in _PRUNED and entry.dtype in ("bool", "uint8", "int8")
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Struct, frozen=True):
     """Entries left over for one reason whose keys differ by their numbers, or by their ends, alone.
 
     Attributes:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from msgspec import Struct
 
 from s2p_tui.alignment.dtypes import BY_NAME, dtype_named
 from s2p_tui.alignment.skeleton import Skeleton, class_name
@@ -48,8 +49,7 @@ Kinds = Mapping[str, Kind]
 """By key, or by key path."""
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Struct, frozen=True):
     """Differences between what a mapping was made for and what it is replayed on.
 
     Attributes:

@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, cast, get_args
+
+from msgspec import Struct, structs
+from msgspec import field as other_field
 
 from s2p_tui.alignment.alignment import Alignment, Author, Row, Rows
 from s2p_tui.alignment.layer_rules import as_layer_needs
@@ -50,8 +53,7 @@ VERSION = 1
 _DIFFERENCES_SHOWN = 4
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(Struct, frozen=True):
     """One end of a mapping.
 
     Attributes:
@@ -66,7 +68,7 @@ class End:
     size: int
     digest: str
     count: int
-    classes: Mapping[str, str] = field(default_factory=dict[str, str])
+    classes: Mapping[str, str] = other_field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,7 @@ class SavedAlignment:
     name: str = field(default="the mapping", compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Replayed:
+class Replayed(Struct, frozen=True):
     """The alignment a mapping stands for over some files.
 
     Attributes:
@@ -291,8 +292,8 @@ def _kept(path: str, row: Row, changed: frozenset[str]) -> Row:
     """The row as it was saved, but for trust in what is of another kind now."""
     is_other = changed and not changed.isdisjoint((path, *row.keys))
     if is_other and row.by == "forward":
-        return replace(row, by="moved", why="")
-    return replace(row, trusted=False) if is_other and row.trusted else row
+        return structs.replace(row, by="moved", why="")
+    return structs.replace(row, trusted=False) if is_other and row.trusted else row
 
 
 def _without_rule(leaf: Leaf, row: Row, state_dict: StateDict) -> Row:
@@ -304,7 +305,7 @@ def _without_rule(leaf: Leaf, row: Row, state_dict: StateDict) -> Row:
         return row
     (key,) = row.keys
     ruled = as_layer_needs(leaf, key, state_dict.shape(key)) == row.source
-    return replace(row, source=Take(key)) if ruled else row
+    return structs.replace(row, source=Take(key)) if ruled else row
 
 
 def _class_problems(made_for: Mapping[str, str], found: Mapping[str, str]) -> list[tuple[str, str]]:

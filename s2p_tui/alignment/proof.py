@@ -6,9 +6,10 @@ anybody has thought of the situation or not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
+
+from msgspec import Struct, structs
 
 
 class Question(StrEnum):
@@ -74,8 +75,7 @@ class Answer(StrEnum):
     ACCOUNTED = "what is left over of its module is explained, or has to be accepted"
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(Struct, frozen=True):
     """One answer per question; None where there is none.
 
     Attributes:
@@ -105,16 +105,16 @@ class Proof:
 
     def answered(self, **answers: Answer | None) -> Proof:
         """Return the proof with other answers, by the questions' names."""
-        return replace(self, **answers)
+        return structs.replace(self, **answers)
 
     def without(self, question: Question) -> Proof:
         """Return the proof with one question open again."""
         changes: dict[str, Any] = {question: None}
-        return replace(self, **changes)
+        return structs.replace(self, **changes)
 
     def as_json(self) -> dict[str, str | None]:
         """The answers in words, by question."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return structs.asdict(self)
 
 
 UNPROVEN = Proof()

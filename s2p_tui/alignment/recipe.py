@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from msgspec import Struct
+
 from s2p_tui.alignment.alignment import Author
 from s2p_tui.alignment.mapping_file import End
 from s2p_tui.alignment.transform import Shape
@@ -31,8 +33,7 @@ RUNNING = "nmo"
 """Variables that run over the operands of a stack, the innermost first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
+class Term(Struct, frozen=True):
     """A number as `size * (scale * variable + offset) / divisor`.
 
     Attributes:
@@ -143,8 +144,7 @@ def value_of(
     return first
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(Struct, frozen=True):
     """A key, key path or text whose numbers are terms.
 
     Attributes:
@@ -237,8 +237,7 @@ def _append(text: str, texts: list[str], numbers: list[Number]) -> None:
         texts.append(behind)
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(Struct, frozen=True):
     """Rows that are alike but for their numbers.
 
     Attributes:

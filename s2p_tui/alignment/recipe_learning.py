@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
+
+from msgspec import Struct, structs
 
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.mapping_file import SavedAlignment, to_text
@@ -101,8 +102,7 @@ def _learned(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Slot:
+class _Slot(Struct, frozen=True):
     """A size in a transform.
 
     Attributes:
@@ -122,8 +122,7 @@ Numbers = tuple[int | str, ...]
 """Numbers of a name; a text is a variable that runs over a stack's operands."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Sample:
+class _Sample(Struct, frozen=True):
     """One row as texts and numbers."""
 
     index: int
@@ -164,7 +163,7 @@ class _Reader:
         self._leaf = leaf.shape
         if row.by == "forward":
             # Other models were not run: there it is what a hand has settled here.
-            row = replace(row, by="user", why="")
+            row = structs.replace(row, by="user", why="")
         sources: list[tuple[tuple[str, ...], Numbers]] = []
         tree = None
         if row.source is not None:
@@ -322,8 +321,7 @@ def _merged(
     return names, *next(iter(ranges))
 
 
-@dataclass(frozen=True, slots=True)
-class _Solved:
+class _Solved(Struct, frozen=True):
     """A pattern and the rows it stands for."""
 
     pattern: Pattern
@@ -477,14 +475,14 @@ def _of_shapes(
                 continue
             term = _share(values, sizes, unit)
             if term is not None:
-                yield replace(term, axis=axis)
+                yield structs.replace(term, axis=axis)
             elif unit == "leaf" and all(
                 value % size == 0 for value, size in zip(values, sizes, strict=True)
             ):
                 factors = [value // size for value, size in zip(values, sizes, strict=True)]
                 if len(set(factors)) > 1:
                     for one in _affine(factors, captured):
-                        yield replace(one, unit="leaf", axis=axis)
+                        yield structs.replace(one, unit="leaf", axis=axis)
 
 
 def _share(values: Sequence[int], sizes: Sequence[int], unit: Any) -> Term | None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain, count
 from math import prod
 from typing import Any
+
+from msgspec import Struct
 
 from s2p_tui.alignment.alignment import Row, fixed_row
 from s2p_tui.alignment.judge import as_taken, same_but_ones
@@ -40,8 +42,7 @@ from s2p_tui.errors import TransformError, some
 _SETTLED_BY = ("user", "recipe")
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(Struct, frozen=True):
     """A row that a pattern gives.
 
     Attributes:
@@ -59,8 +60,7 @@ class Placed:
     fits: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(Struct, frozen=True):
     """A recipe over a pair that it was not made from.
 
     Attributes:

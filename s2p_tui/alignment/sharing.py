@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from math import prod
+
+from msgspec import Struct
 
 from s2p_tui.alignment.alignment import Alignment, Row, Rows
 from s2p_tui.alignment.choices import MOST, alike, laid_out
@@ -27,8 +28,7 @@ from s2p_tui.alignment.transform import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Division:
+class Division(Struct, frozen=True):
     """One way to cut an entry into the parts that fill several leaves.
 
     Attributes:

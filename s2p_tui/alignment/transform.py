@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
 from itertools import accumulate, pairwise
 from math import prod
 from typing import TYPE_CHECKING, Any, Self, get_args
+
+from msgspec import Struct, structs
 
 from s2p_tui.alignment.untrusted import (
     MalformedError,
@@ -33,8 +34,7 @@ EntryShape = Callable[[str], Shape]
 """Gives the shape of the entry of a key."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Node:
+class _Node(Struct, frozen=True):
     """An expression."""
 
     @property
@@ -62,12 +62,12 @@ class _Node:
     def to_json(self, sources: Sequence[str]) -> Any:
         """Return JSON values; see the function `to_json`."""
         node: dict[str, Any] = {"op": _name(type(self))}
-        for attribute in fields(self):
-            if attribute.name == "of":
+        for name in self.__struct_fields__:
+            if name == "of":
                 of = [operand.to_json(sources) for operand in self.operands]
                 node["of"] = of if isinstance(self, _Join) else of[0]
             else:
-                node[attribute.name] = getattr(self, attribute.name)
+                node[name] = getattr(self, name)
         return node
 
     def undo(self, part: Part, entry_shape: EntryShape) -> Iterable[tuple[Expr, Part]]:
@@ -82,8 +82,7 @@ class _Node:
         return ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Step(_Node):
+class _Step(_Node, frozen=True):
     """One step done to one operand."""
 
     of: Expr
@@ -93,7 +92,7 @@ class _Step(_Node):
         return (self.of,)
 
     def with_operands(self, of: tuple[Expr, ...]) -> Self:
-        return replace(self, of=of[0])
+        return structs.replace(self, of=of[0])
 
     def result_shape(self, entry_shape: EntryShape) -> Shape:
         return self._result(self.of.result_shape(entry_shape))
@@ -103,8 +102,7 @@ class _Step(_Node):
         raise NotImplementedError
 
 
-@dataclass(frozen=True, slots=True)
-class _Join(_Node):
+class _Join(_Node, frozen=True):
     """One step done to several operands."""
 
     of: tuple[Expr, ...]
@@ -114,7 +112,7 @@ class _Join(_Node):
         return self.of
 
     def with_operands(self, of: tuple[Expr, ...]) -> Self:
-        return replace(self, of=of)
+        return structs.replace(self, of=of)
 
     def result_shape(self, entry_shape: EntryShape) -> Shape:
         return self._joined([operand.result_shape(entry_shape) for operand in self.of])
@@ -134,8 +132,7 @@ class _Join(_Node):
         return _describe_many(self.of, self._step())
 
 
-@dataclass(frozen=True, slots=True)
-class Take(_Node):
+class Take(_Node, frozen=True):
     """A whole entry of the state dict."""
 
     key: str
@@ -150,8 +147,7 @@ class Take(_Node):
         return sources.index(self.key)
 
 
-@dataclass(frozen=True, slots=True)
-class Constant(_Node):
+class Constant(_Node, frozen=True):
     """A tensor filled with one number."""
 
     value: float
@@ -164,8 +160,7 @@ class Constant(_Node):
         return f"constant {self.value:g}"
 
 
-@dataclass(frozen=True, slots=True)
-class Permute(_Step):
+class Permute(_Step, frozen=True):
     """Axes reordered: axis i of the result is axis `axes[i]` of the operand (`numpy.transpose`)."""
 
     axes: tuple[int, ...]
@@ -183,8 +178,7 @@ class Permute(_Step):
         return [(self.of, part.permuted(back))]
 
 
-@dataclass(frozen=True, slots=True)
-class Flip(_Step):
+class Flip(_Step, frozen=True):
     """The order of elements reversed along `axes` (`numpy.flip`)."""
 
     axes: tuple[int, ...]
@@ -200,8 +194,7 @@ class Flip(_Step):
         return [(self.of, part.flipped(self.axes))]
 
 
-@dataclass(frozen=True, slots=True)
-class Reshape(_Step):
+class Reshape(_Step, frozen=True):
     """The same elements in row-major order under another shape (`numpy.reshape`)."""
 
     shape: Shape
@@ -218,8 +211,7 @@ class Reshape(_Step):
         return [(self.of, one) for one in part.reshaped(self.of.result_shape(entry_shape))]
 
 
-@dataclass(frozen=True, slots=True)
-class Split(_Step):
+class Split(_Step, frozen=True):
     """The part `start:stop` along one axis."""
 
     axis: int
@@ -240,8 +232,7 @@ class Split(_Step):
         return [(self.of, one) for one in part.within(self.axis, self.start, size)]
 
 
-@dataclass(frozen=True, slots=True)
-class Stack(_Join):
+class Stack(_Join, frozen=True):
     """Equal shapes put side by side along a new axis (`numpy.stack`)."""
 
     axis: int
@@ -263,8 +254,7 @@ class Stack(_Join):
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class Concat(_Join):
+class Concat(_Join, frozen=True):
     """Shapes joined along an existing axis (`numpy.concatenate`)."""
 
     axis: int
@@ -289,8 +279,7 @@ class Concat(_Join):
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class Sum(_Join):
+class Sum(_Join, frozen=True):
     """Equal shapes added element by element."""
 
     def _joined(self, shapes: Sequence[Shape]) -> Shape:
@@ -311,8 +300,7 @@ class Sum(_Join):
         return part.shared_out(self.of, entry_shape)
 
 
-@dataclass(frozen=True, slots=True)
-class Scale(_Step):
+class Scale(_Step, frozen=True):
     """Every element multiplied by one number."""
 
     factor: float
@@ -327,8 +315,7 @@ class Scale(_Step):
         return [(self.of, part.scaled(1 / self.factor))] if self.factor else []
 
 
-@dataclass(frozen=True, slots=True)
-class Broadcast(_Step):
+class Broadcast(_Step, frozen=True):
     """1-sized axes repeated, and new axes put in front (`numpy.broadcast_to`)."""
 
     shape: Shape
@@ -356,8 +343,7 @@ class Broadcast(_Step):
         return [(self.of, one) for one in parts]
 
 
-@dataclass(frozen=True, slots=True)
-class Norm(_Step):
+class Norm(_Step, frozen=True):
     """The Euclidean norm over `axes`, which stay as axes of size 1."""
 
     axes: tuple[int, ...]
@@ -370,8 +356,7 @@ class Norm(_Step):
         return f"norm over axes {_numbers(self.axes)}"
 
 
-@dataclass(frozen=True, slots=True)
-class WeightNorm(_Join):
+class WeightNorm(_Join, frozen=True):
     """The weight of a weight-normed layer, `g · v / ‖v‖`, from `of = (g, v)`.
 
     The norm is over the axes along which g has size 1, or over all if g has none.
@@ -404,8 +389,7 @@ class WeightNorm(_Join):
         return [(weight, part), (magnitude, norms)]
 
 
-@dataclass(frozen=True, slots=True)
-class SpectralNorm(_Join):
+class SpectralNorm(_Join, frozen=True):
     """The weight of a spectrally normed layer, `W / (uᵀ W v)`, from `of = (W, u, v)`.
 
     There W is a matrix of which the rows are `axis` and the columns the other axes, row-major.
@@ -425,7 +409,8 @@ class SpectralNorm(_Join):
     def describe(self) -> str:
         if not self.of:
             return "fold nothing"
-        return _describe_many(self.of[:1], "fold the spectral norm")
+        along = f" of axis {self.axis}" if self.axis else ""
+        return _describe_many(self.of[:1], f"fold the spectral norm{along}")
 
     def undo(self, part: Part, entry_shape: EntryShape) -> Iterable[tuple[Expr, Part]]:
         # The two vectors are no part of the result.
@@ -502,7 +487,7 @@ def from_json(node: Any, sources: Sequence[str]) -> Expr:
         raise MalformedError(f"a transform refers to source {node}, the row has {len(sources)}")
     step = dict(object_of(node))
     kind = _OPS.get(string_of(step.pop("op", None)))
-    if kind is None or set(step) != {attribute.name for attribute in fields(kind)}:
+    if kind is None or set(step) != {*kind.__struct_fields__}:
         raise MalformedError(f"{node!r} is not a transform; known are {', '.join(_OPS)}")
     return kind(**{name: _argument(kind, name, step[name], sources) for name in step})
 

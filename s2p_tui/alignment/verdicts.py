@@ -333,7 +333,7 @@ def _template(source: Expr, keys: tuple[str, ...]) -> Hashable:
 
 
 def _own_fields(kind: type[Any]) -> tuple[str, ...]:
-    return tuple(name for name in kind.__dataclass_fields__ if name != "of")
+    return tuple(name for name in kind.__struct_fields__ if name != "of")
 
 
 class Verdicts:

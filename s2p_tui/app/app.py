@@ -8,11 +8,11 @@ import ctypes
 import gc
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Required, TypedDict, Unpack
 
+from msgspec import structs
 from textual import work
 from textual.await_complete import AwaitComplete
 from textual.binding import Binding, BindingType
@@ -333,7 +333,7 @@ class S2PApp(ConvertedApp):
         more = (found if isinstance(found, str) else "", offer)
         if any(more):
             note = "; ".join(filter(None, (begun.note, *more)))
-            self._journalled = replace(begun, note=note)
+            self._journalled = structs.replace(begun, note=note)
         is_saved = isinstance(found, Offered) and found.alignment.says_as(session.alignment)
         saved = session.alignment if is_saved else opened_with
         self._workspace = Workspace(

@@ -6,9 +6,10 @@ import asyncio
 import gc
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from msgspec import Struct
 
 from s2p_tui.app.failures import UnexpectedError, in_words_of_the_app, unexpected
 from s2p_tui.app.keys import Keymap
@@ -83,8 +84,7 @@ DOUBTFUL = "Until then the rows are doubtful."
 OFFERED = "Matched by names and structure; your rows stay, a shows what that would change."
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(Struct, frozen=True):
     findings: Findings
     beginning: Beginning | None
     can_begin: bool

@@ -13,7 +13,6 @@ import tempfile
 import threading
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,8 +38,7 @@ _KILL_SECONDS = 5.0
 _LINES_KEPT = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Typed:
+class Typed(Struct, frozen=True):
     """The factories of both models and their inputs, as somebody typed it.
 
     Attributes:
@@ -77,8 +75,7 @@ class Typed:
         return [*made, *_input_arguments(self.inputs)]
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """The place at which the other process finds the session's checkpoint.
 
     Attributes:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct, field
 
 from s2p_tui.app.filtering import Filtering
 
@@ -16,8 +17,7 @@ Mode = Literal["normal", "picked", "range", "find"]
 _MAX_DIGITS = 9
 
 
-@dataclass(slots=True)
-class Cursor:
+class Cursor(Struct):
     """Positions are those of the session: rows, then benched entries.
 
     On a folded block the cursor is on its first row, and what is done here is done to all of them.

@@ -9,11 +9,10 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 if TYPE_CHECKING:
     from s2p_tui.session.session import Session
@@ -55,8 +54,7 @@ class Fold(Struct, frozen=True, eq=False, gc=False):
         return f"{self.prefix}{self.first} {ellipsis} {self.last[1:]}"
 
 
-@dataclass(slots=True)
-class _List:
+class _List(Struct):
     """A list whose end is not found yet, and its last block, whose path ends with its number."""
 
     start: int

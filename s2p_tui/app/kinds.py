@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
 
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.fit import Fit, Verdict
@@ -30,8 +30,7 @@ def pattern_of(name: str) -> str:
     return _WHOLE_INDEX.sub("*", name)
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(Struct, frozen=True):
     """Rows, or benched entries, that are alike.
 
     Attributes:

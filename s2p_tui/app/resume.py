@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 from s2p_tui.app.background import in_thread
 from s2p_tui.app.screens.questions import GoOn, ResumeAnswer
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 Resume = Literal["ask", "go on", "afresh"]
 
 
-@dataclass(frozen=True, slots=True)
-class Journalled:
+class Journalled(Struct, frozen=True):
     """The result of opening and beginning a journal.
 
     Attributes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from s2p_tui.conversion.output import Converted
@@ -23,8 +24,7 @@ _COMPARING = "Demo: written and read back. Now both models run on the same image
 _DONE = "Demo: done. q quits; or undo with u and line them up by hand: m, Enter, s and t. ? helps."
 
 
-@dataclass(frozen=True, slots=True)
-class Tour:
+class Tour(Struct, frozen=True):
     """A guided run.
 
     Attributes:

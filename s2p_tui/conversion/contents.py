@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import cache, cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import Struct
 
 from s2p_tui.alignment.dtypes import dtype_named, numpy_dtype
 from s2p_tui.alignment.state_dict import Entry, StateDict
@@ -45,8 +45,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, slots=True)
-class OutputRecord:
+class OutputRecord(Struct, frozen=True):
     """One leaf in the output.
 
     Attributes:
@@ -75,8 +74,7 @@ class OutputRecord:
         return self.data + self.nbytes
 
 
-@dataclass(frozen=True, slots=True)
-class RecordTable:
+class RecordTable(Struct, frozen=True):
     """The whole output: what precedes the leaves, then the leaves."""
 
     head: bytes
@@ -135,8 +133,7 @@ _WRITES_COST = 4
 """A write of a few kB takes about four times as long as such a read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """Bytes of a file that go to the output unchanged."""
 
     tensors: Tensors
@@ -145,8 +142,7 @@ class Run:
     nbytes: int
 
 
-@dataclass(slots=True)
-class CastLoss:
+class CastLoss(Struct):
     """Losses of a narrowing cast.
 
     Attributes:
@@ -210,8 +206,7 @@ def refuse_overflow(
         )
 
 
-@dataclass(slots=True)
-class Rounding:
+class Rounding(Struct):
     """The largest change of a leaf's numbers by a cast.
 
     Attributes:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import Struct
 
 from s2p_tui.alignment.dtypes import dtype_named, numpy_dtype
 from s2p_tui.alignment.task import Job
@@ -39,8 +39,7 @@ _CHUNKS_HELD = 2
 """In memory at most, beside the program's own; the benchmarks hold it to that."""
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(Struct, frozen=True):
     """A finished conversion.
 
     Attributes:

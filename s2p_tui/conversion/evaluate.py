@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import reduce
 from itertools import accumulate, pairwise, product
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import Struct
 
 from s2p_tui.alignment.dtypes import dtype_named
 from s2p_tui.alignment.judge import same_but_ones
@@ -36,8 +36,10 @@ from s2p_tui.alignment.transform import (
     Sum,
     Take,
     WeightNorm,
+    keys_of,
     shape_of,
 )
+from s2p_tui.errors import TransformError
 from s2p_tui.formats.base import Region, Tensors
 
 if TYPE_CHECKING:
@@ -186,21 +188,46 @@ class Reduced:
             return self._sigmas[expr]
 
     def _sigma(self, expr: SpectralNorm) -> float:
-        weight, u, v = expr.of
+        u, shape = expr.of[1], self._source.shape(expr.of[0])
+        left = _wide(self._source.region(u, ((0, shape[expr.axis]),)))
+        rows = self._rows(expr)
+        if len(shape) > 1 and shape[0] == shape[1]:
+            other = SpectralNorm(expr.of, 1 - expr.axis)
+            off, otherwise = (1 - _cosine(left, found) for found in (rows, self._rows(other)))
+            if otherwise < min(_ALONG, off * _NEARER):
+                raise TransformError(
+                    f"{' and '.join(keys_of(expr.of[0]))} is spectrally normed along axis "
+                    f"{other.axis} (`dim={other.axis}` in PyTorch), not axis {expr.axis}: its "
+                    "vectors fit that one."
+                )
+        return float(left @ rows)
+
+    def _rows(self, expr: SpectralNorm) -> NDArray[np.float64]:
+        """The `W v` of a spectral norm; power iteration makes `u` of it."""
+        weight, _, v = expr.of
         shape, axis = self._source.shape(weight), expr.axis
         columns = Reshape(v, (*shape[:axis], *shape[axis + 1 :]))
-        total = 0.0
+        rows = np.zeros(shape[axis])
         for box in tiles(shape, frozenset((len(shape) - 1,)), self._limit):
             part = np.moveaxis(_wide(self._source.region(weight, box)), axis, 0)
-            left = _wide(self._source.region(u, (box[axis],)))
             right = _wide(self._source.region(columns, (*box[:axis], *box[axis + 1 :])))
-            total += float(np.sum(np.tensordot(left, part, 1) * right))
-        return total
+            rows[slice(*box[axis])] += np.tensordot(part, right, right.ndim)
+        return rows
 
 
 def _wide(array: NDArray[Any]) -> NDArray[Any]:
     return array.astype(np.float64)
 
+
+def _cosine(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Return how nearly two vectors lie along one line: 1 if they do."""
+    sizes = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return abs(float(first @ second)) / sizes if sizes else 0.0
+
+
+# How far from 1 the cosine of a spectral norm's vectors may be along the axis they are of, and the
+# largest share of that along the other one. Vectors that were never iterated fit neither axis.
+_ALONG, _NEARER = 0.1, 0.1
 
 NORM_LIMIT = 1 << 15
 """Elements."""
@@ -422,8 +449,7 @@ _FEW_RUNS, _TIMES_WANTED = 8, 4
 """Of an axis with more runs than that strewn over it, all is taken, if it is that little."""
 
 
-@dataclass(frozen=True, slots=True)
-class Regrouped:
+class Regrouped(Struct, frozen=True):
     """A region of neighbouring axes of a reshape that hold the same elements on both sides.
 
     Attributes:

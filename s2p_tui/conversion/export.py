@@ -12,10 +12,12 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import structs
 
 from s2p_tui.alignment.dtypes import dtype_named
 from s2p_tui.alignment.skeleton import Leaf
@@ -194,7 +196,7 @@ class _Laid:
         pairs = zip(self.archive.storages, checksums, strict=True)
         heads = [member.head_with(checksum) for member, checksum in pairs]
         records = tuple(
-            replace(record, head=head)
+            structs.replace(record, head=head)
             for record, head in zip(self.table.records, heads, strict=True)
         )
         try:
@@ -204,7 +206,7 @@ class _Laid:
             os.pwrite(descriptor, end, self.table.size - len(end))
         except OSError as error:
             raise output_error(error, file.target) from None
-        self.table = replace(self.table, records=records)
+        self.table = structs.replace(self.table, records=records)
         self.archive = None
         return losses
 

@@ -20,11 +20,12 @@ import json
 import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 
 from s2p_tui import __version__
 from s2p_tui.alignment.transform import Take, describe, keys_of, to_json
@@ -186,7 +187,7 @@ def export_as_json(output: Path, report: ExportReport | None, error: S2PError | 
             "left": list(report.left) if report is not None else [],
             "casts": dict(report.casts) if report is not None else {},
             "lost": (
-                {key: asdict(loss) for key, loss in report.lost.items()}
+                {key: structs.asdict(loss) for key, loss in report.lost.items()}
                 if report is not None
                 else {}
             ),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
+
+from msgspec import Struct, structs
 
 from s2p_tui.alignment.alignment import Alignment, Row
 from s2p_tui.alignment.judge import as_taken
@@ -22,8 +23,7 @@ from s2p_tui.formats.base import Checkpoint, Locator
 from s2p_tui.formats.skeleton_file import Target
 
 
-@dataclass(frozen=True, slots=True)
-class Converted:
+class Converted(Struct, frozen=True):
     """The files that a conversion wrote.
 
     Attributes:
@@ -134,4 +134,4 @@ def _backed_up(path: Path) -> Path:
 def _written_out(leaf: Leaf, row: Row, state_dict: StateDict) -> Row:
     """Return the row with its layer's rule spelled out, so that no rule is needed again."""
     source = row.source and as_taken(row.source, leaf, state_dict)
-    return row if source is row.source else replace(row, source=source)
+    return row if source is row.source else structs.replace(row, source=source)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from s2p_tui.alignment.alignment import Alignment, Rows
 from s2p_tui.alignment.dtypes import dtype_named
@@ -26,8 +27,7 @@ _OF_AN_ADAPTER = re.compile(r"lora_?(a|b|down|up)(?![a-z])", re.IGNORECASE)
 """Names of factors that PEFT, torchtune, litgpt and kohya save."""
 
 
-@dataclass(frozen=True, slots=True)
-class Instruction:
+class Instruction(Struct, frozen=True):
     """The source and dtype of one leaf of the output.
 
     Attributes:
@@ -41,8 +41,7 @@ class Instruction:
     dtype: str
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """All leaves in the order they are written.
 
     Attributes:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from msgspec import Struct, structs
 
 from s2p_tui.alignment.alignment import Alignment, Rows
 from s2p_tui.alignment.fit import Fit, Verdict
@@ -162,8 +163,7 @@ class Pair(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """A finished conversion. `str` gives it in a few lines; it can be passed as the path itself.
 
     Attributes:
@@ -348,7 +348,7 @@ def _proofs(pair: Pair | None) -> list[dict[str, Any]]:
 
 def unused_as_json(checkpoint: Checkpoint, alignment: Alignment) -> list[dict[str, Any]]:
     """Return the entries that no leaf takes, why they may be left out, and whether they block."""
-    return [asdict(one) for one in UnusedEntries(checkpoint.state_dict, alignment)]
+    return [structs.asdict(one) for one in UnusedEntries(checkpoint.state_dict, alignment)]
 
 
 def _per_fit(pair: Pair | None) -> dict[str, int]:

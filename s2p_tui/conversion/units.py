@@ -14,11 +14,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
+from msgspec import Struct, field
 
 from s2p_tui.conversion.contents import CastLoss, Contents, Made, OutputRecord, Rounding, Run
 from s2p_tui.formats.base import ByteRange, Region
@@ -33,8 +33,7 @@ _BATCH = 1 << 20
 _BATCHES_PER_CHUNK = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Struct, frozen=True):
     """Neighbouring small leaves, put together in memory, heads included."""
 
     records: tuple[OutputRecord, ...]
@@ -55,8 +54,7 @@ class Batch:
         return self.start, self.stop
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True):
     """The head of a leaf that is not part of a batch; stretches or tiles follow."""
 
     record: OutputRecord
@@ -72,8 +70,7 @@ class Head:
         return self.record.start, self.record.data
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
+class Stretch(Struct, frozen=True):
     """Bytes of one run of a leaf that go to the output unchanged.
 
     Attributes:
@@ -96,8 +93,7 @@ class Stretch:
         return self.start, self.start + self.nbytes
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
+class Tile(Struct, frozen=True):
     """A region of a leaf that is computed."""
 
     record: OutputRecord
@@ -121,8 +117,7 @@ class Tile:
 Unit = Batch | Head | Stretch | Tile
 
 
-@dataclass(frozen=True, slots=True)
-class Lot:
+class Lot(Struct, frozen=True):
     """Neighbouring units that one thread does one after another."""
 
     units: tuple[Unit, ...]
@@ -283,8 +278,7 @@ def fetched(stretch: Stretch) -> memoryview:
     return buffer
 
 
-@dataclass(slots=True)
-class Sums:
+class Sums(Struct):
     """Digests of what was made of each unit: they stand in for a source that is not read twice.
 
     Attributes:

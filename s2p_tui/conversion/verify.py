@@ -10,12 +10,12 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from msgspec import Struct
 
 from s2p_tui.alignment.dtypes import numpy_dtype
 from s2p_tui.alignment.task import Job
@@ -64,8 +64,7 @@ class Digest(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ReadLeaf:
+class ReadLeaf(Struct, frozen=True):
     """One leaf as it was read back.
 
     Attributes:
@@ -182,8 +181,7 @@ _COMPARE = 1 << 18
 _STRETCH = 1 << 24
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(Struct, frozen=True):
     """A comparison under way.
 
     Attributes:

@@ -10,6 +10,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
+from msgspec import Struct
+
 from s2p_tui.alignment.dtypes import dtype_named
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.errors import some
@@ -40,8 +42,7 @@ Region = tuple[tuple[int, int], ...]
 """A box in a tensor: `(start, stop)` per axis."""
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(Struct, frozen=True):
     """The location of a tensor's elements in a file, little-endian.
 
     Attributes:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
+
+from msgspec import Struct, field, structs
 
 from s2p_tui.alignment.untrusted import MalformedError, object_of, parse_json, string_of
 from s2p_tui.errors import UsageError
@@ -16,8 +17,7 @@ _NAME = re.compile(r"[^:{}]+:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _EXAMPLE = 'Write it as pkg.module:factory or file.py:factory {"width": 64}.'
 
 
-@dataclass(frozen=True, slots=True)
-class Factory:
+class Factory(Struct, frozen=True):
     """A function that makes a model, and its arguments.
 
     Attributes:
@@ -51,8 +51,7 @@ class Factory:
         return self.name.rpartition(":")[2]
 
 
-@dataclass(frozen=True, slots=True)
-class Models:
+class Models(Struct, frozen=True):
     """The factories of both sides, where they are known."""
 
     jax: Factory | None = None
@@ -62,7 +61,7 @@ class Models:
         """Return the same, where what the JAX side makes was split into `(model, state)`."""
         if self.jax is None or not is_split:
             return self
-        return replace(self, jax=replace(self.jax, holds_state=True))
+        return structs.replace(self, jax=structs.replace(self.jax, holds_state=True))
 
 
 UNKNOWN = Models()

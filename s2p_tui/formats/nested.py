@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple, cast
+
+from msgspec import Struct, field
 
 from s2p_tui.errors import AmbiguousStateDictError, Code, Hint, InputError, NoStateDictError, some
 
@@ -119,8 +120,7 @@ def find_state_dict(
     return _best(groups, label, nameless, is_chosen=is_chosen)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Group:
+class _Group(Struct, frozen=True, eq=False):
     """A mapping that holds tensors under names."""
 
     items: Mapping[Any, Any]

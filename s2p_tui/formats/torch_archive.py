@@ -10,10 +10,11 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from s2p_tui.alignment.dtypes import dtype_named
 from s2p_tui.errors import UsageError, some
@@ -61,8 +62,7 @@ class Tensor(NamedTuple):
     storage: int
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Struct, frozen=True):
     """One file in the archive.
 
     Attributes:
@@ -88,8 +88,7 @@ class Member:
         return self.head[:_CHECKSUM_AT] + stored + self.head[_CHECKSUM_AT + len(stored) :]
 
 
-@dataclass(frozen=True, slots=True)
-class Archive:
+class Archive(Struct, frozen=True):
     """An archive up to its directory, which needs the checksums of all files.
 
     Attributes:

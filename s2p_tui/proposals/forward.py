@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec import structs
 
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.judge import landing
@@ -41,7 +42,7 @@ def propose(settled: Sequence[Row], situation: Situation, notes: Sequence[str] =
         leaf = skeleton[index]
         if _fills_alike(old, new, leaf, state_dict):
             is_news = new.by == "forward" != old.by
-            wanted.append((index, replace(new, source=old.source) if is_news else old))
+            wanted.append((index, structs.replace(new, source=old.source) if is_news else old))
         else:
             wanted.append((index, new))
             if old.by in ("user", "claude", "recipe") or old.trusted:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import NamedTuple
+
+from msgspec import Struct, structs
 
 from s2p_tui.alignment.alignment import Alignment, Row
 from s2p_tui.alignment.edits import SetRows, apply
@@ -98,8 +99,7 @@ class Within(NamedTuple):
         return prefix + self.rest
 
 
-@dataclass(frozen=True, slots=True)
-class _Pattern:
+class _Pattern(Struct, frozen=True):
     """A block's leaf and what it takes.
 
     Attributes:
@@ -383,12 +383,14 @@ def _fits_worse(state_dict: StateDict, before: Leaf, leaf: Leaf, old: Row, new: 
 def _with_doubts(proposal: Proposal, doubts: dict[int, str]) -> Proposal:
     def doubted(change: Change) -> Change:
         why = doubts.get(change.index)
-        return replace(change, objection=why) if why else change
+        return structs.replace(change, objection=why) if why else change
 
     if not doubts:
         return proposal
-    hunks = (replace(hunk, changes=tuple(map(doubted, hunk.changes))) for hunk in proposal.hunks)
-    return replace(proposal, hunks=tuple(hunks))
+    hunks = (
+        structs.replace(hunk, changes=tuple(map(doubted, hunk.changes))) for hunk in proposal.hunks
+    )
+    return structs.replace(proposal, hunks=tuple(hunks))
 
 
 def _summary(block: Block, count: int, differing: list[str]) -> list[str]:

@@ -14,6 +14,8 @@ from enum import StrEnum
 from itertools import groupby
 from typing import Protocol
 
+from msgspec import Struct
+
 from s2p_tui.alignment.alignment import Alignment, Author, Row
 from s2p_tui.alignment.edits import AcceptUnused, Edit, SetRows, Several
 from s2p_tui.alignment.evidence import Evidence
@@ -38,8 +40,7 @@ class Confidence(StrEnum):
         return list(Confidence).index(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """One row as it is and as it is proposed.
 
     Attributes:
@@ -58,8 +59,7 @@ class Change:
     objection: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Hunk:
+class Hunk(Struct, frozen=True):
     """Changes that belong together, by index ascending.
 
     Attributes:
@@ -85,8 +85,7 @@ Placed = tuple[int, Row]
 """A row and its index."""
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
+class Proposal(Struct, frozen=True):
     """The changes a proposer suggests.
 
     Attributes:

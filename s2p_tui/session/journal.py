@@ -13,9 +13,9 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import Struct
 from platformdirs import user_state_path
 
 from s2p_tui import __version__
@@ -207,8 +207,7 @@ UNDO_KEPT = 500
 _MOST_ASIDE = 9
 
 
-@dataclass(frozen=True, slots=True)
-class Beginning:
+class Beginning(Struct, frozen=True):
     """A journal without steps, written but not in use.
 
     Attributes:

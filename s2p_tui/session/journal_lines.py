@@ -13,10 +13,10 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
+from msgspec import Struct, structs
 
 from s2p_tui.alignment.alignment import EMPTY, Alignment, Author, Row, Rows
 from s2p_tui.alignment.edits import (
@@ -144,7 +144,7 @@ def edit_to_json(edit: Edit) -> list[Any]:
         case Several(edits):
             return [name, [edit_to_json(part) for part in edits]]
         case _:
-            return [name, *(getattr(edit, attribute.name) for attribute in fields(edit))]
+            return [name, *(getattr(edit, field) for field in edit.__struct_fields__)]
 
 
 def edit_from_json(node: Any) -> Edit:
@@ -192,8 +192,7 @@ _DIGITS = 8
 Step = Edit | Literal["undo", "redo"]
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(Struct, frozen=True):
     """A journal's header.
 
     Attributes:
@@ -338,8 +337,7 @@ def header_of(node: dict[str, Any]) -> Header:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Replayed:
+class Replayed(Struct, frozen=True):
     """The result of replaying a journal.
 
     Attributes:
@@ -472,7 +470,7 @@ def compacted(found: Replayed, keep: int) -> bytes:
     kept = history.edits[-keep:]
     for _ in kept:
         alignment, _ = history.undo(alignment)
-    header = replace(found.header, before=found.header.before + len(history))
+    header = structs.replace(found.header, before=found.header.before + len(history))
     content, chain = head(header, alignment)
     parts = [content]
     for edit in (*kept, *undone):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from s2p_tui.alignment import mapping_file
 from s2p_tui.alignment.alignment import Alignment, in_order
@@ -324,8 +326,7 @@ _MATCHED_AT_ONCE = 2000
 """Leaves that the matcher is done with before anybody notices."""
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
+class Findings(Struct, frozen=True):
     """All that the matcher finds out about two ends.
 
     Attributes:
@@ -339,8 +340,7 @@ class Findings:
     checkpoint: Checkpoint
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True):
     """The parts of a new session.
 
     Attributes:

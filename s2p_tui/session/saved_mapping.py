@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from s2p_tui.errors import OtherFilesError, S2PError, printable
 
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
     from s2p_tui.session.session import Session
 
 
-@dataclass(frozen=True, slots=True)
-class Offered:
+class Offered(Struct, frozen=True):
     """A mapping file of the pair.
 
     Attributes:

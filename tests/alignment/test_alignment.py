@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec import structs
 
 from s2p_tui.alignment.alignment import Alignment, Row, in_order
 from s2p_tui.alignment.edits import (
@@ -129,7 +128,7 @@ def test_a_swap_chooses_both_rows_and_leaves_the_trust_and_the_reason_behind() -
     swapped = apply(alignment, Swap(0, 1))
     assert list(swapped.rows) == [Row(Take("b"), by="user"), Row(Take("a"), by="user")]
     back = apply(swapped, Swap(0, 1)).rows
-    assert list(back) == [replace(judged, trusted=False), Row(Take("b"))]
+    assert list(back) == [structs.replace(judged, trusted=False), Row(Take("b"))]
 
 
 def test_only_the_row_that_was_placed_is_chosen() -> None:

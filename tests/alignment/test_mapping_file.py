@@ -92,7 +92,7 @@ def test_layers_of_other_classes_or_settings_are_refused(
         return
     with pytest.raises(OtherFilesError, match=name):
         replay(mapping, ENTRIES, Skeleton(tuple(leaves)))
-    older = replace(mapping, target=replace(end, classes={}))
+    older = replace(mapping, target=structs.replace(end, classes={}))
     assert replay(older, ENTRIES, Skeleton(tuple(leaves))).rows.keys == ["a", "b"]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+
+from msgspec import structs
 
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.skeleton import Leaf
@@ -102,8 +103,11 @@ def swapping(session: Session, *pairs: tuple[int, int], sure: dict[int, Confiden
         "claude", session.alignment, wanted, session.target.skeleton, sure, ("an id was invented",)
     )
     first, *others = made.hunks
-    changes = (replace(first.changes[0], objection="the matcher has another"), *first.changes[1:])
-    return replace(made, hunks=(replace(first, changes=changes), *others))
+    changes = (
+        structs.replace(first.changes[0], objection="the matcher has another"),
+        *first.changes[1:],
+    )
+    return structs.replace(made, hunks=(structs.replace(first, changes=changes), *others))
 
 
 SURE = {

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.edits import SetRows
@@ -308,7 +308,9 @@ def test_jobs_on_the_command_line(
 ) -> None:
     mapping, out = tmp_path / "m.json", tmp_path / "out.eqx"
     session.trust(None)
-    session.edit(SetRows(tuple((n, replace(row, trusted=True)) for n, row in _rows(session))))
+    session.edit(
+        SetRows(tuple((n, structs.replace(row, trusted=True)) for n, row in _rows(session)))
+    )
     session.save_mapping(mapping)
     files = [str(tmp_path / "in" / name) for name in ("model.pt", "skeleton.eqx")]
     shared = ["--mapping", str(mapping), "--jobs"]

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import random
 import sys
-from dataclasses import replace
 
 import numpy as np
+from msgspec import structs
 
 from s2p_tui.alignment.alignment import EMPTY, Alignment, Row
 from s2p_tui.alignment.edits import (
@@ -68,7 +68,7 @@ class Model:
         source, old = self.last[n]
         self.sources[n] = _GAP if row.gap else row.source
         if source is not None and source != self.sources[n] and old.by in keep:
-            self.earlier[n, source] = replace(old, trusted=False)
+            self.earlier[n, source] = structs.replace(old, trusted=False)
         self.last[n] = self.sources[n], row
 
     def _choose(self, n: int) -> None:
@@ -103,7 +103,7 @@ class Model:
             others = {m for m in changed if LAYERS[m] == layer and m != n}
             if layer >= 0 and others and n not in self.chosen:
                 source, row = self.last[n]
-                self.last[n] = source, replace(row, trusted=False)
+                self.last[n] = source, structs.replace(row, trusted=False)
 
     def _make(self, edit: Edit) -> None:
         match edit:
@@ -149,7 +149,7 @@ class Model:
             case Trust(rows, trusted):
                 for n in rows:
                     if self.sources[n] is not None and self.row(n).trusted != trusted:
-                        self._decide(n, replace(self.row(n), trusted=trusted))
+                        self._decide(n, structs.replace(self.row(n), trusted=trusted))
 
     def _move_block(self, start: int, stop: int, steps: int) -> None:
         free = [n for n in range(len(self.sources)) if not self.row(n).fixed]
@@ -246,7 +246,9 @@ def random_model_edit(chance: random.Random, count: int) -> Edit:
             )  # fmt: skip
             row = Row(chance.choice(made), by=chance.choice(("user", "matcher", "claude")))
             row = chance.choice((row, row, Row(gap=True, by="user"), EMPTY))
-            return SetRows(((n, replace(row, trusted=row != EMPTY and chance.random() < 0.5)),))
+            return SetRows(
+                ((n, structs.replace(row, trusted=row != EMPTY and chance.random() < 0.5)),)
+            )
         case 9:
             return Trust(some, chance.random() < 0.8)
         case _:

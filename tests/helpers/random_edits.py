@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import astuple
+
+from msgspec import structs
 
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.choices import choices
@@ -102,5 +103,5 @@ def random_edit(session: Session, chance: random.Random) -> tuple[str, range]:
             case _:
                 pass
         if edit is not None:
-            what = "" if isinstance(edit, SetRows) else f" {astuple(edit)}"
+            what = "" if isinstance(edit, SetRows) else f" {structs.astuple(edit)}"
             return f"{said}{what}", session.edit(edit)

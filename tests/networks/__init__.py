@@ -7,6 +7,7 @@ from tests.networks import (
     naming,
     others,
     people,
+    published,
     transformers,
     vision,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "naming",
     "others",
     "people",
+    "published",
     "transformers",
     "vision",
 ]

@@ -148,10 +148,14 @@ def test_names_that_speak_against_it_are_heard() -> None:
     assert set(patterns) == {str(p.path) for p in crossed.patterns}
     from dataclasses import replace
 
+    from msgspec import structs
+
     swapped = replace(
         recipe,
         patterns=tuple(
-            replace(p, sources=patterns[".b.w" if str(p.path) == ".a.w" else ".a.w"].sources)
+            structs.replace(
+                p, sources=patterns[".b.w" if str(p.path) == ".a.w" else ".a.w"].sources
+            )
             for p in recipe.patterns
         ),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.edits import (
@@ -221,7 +221,9 @@ def test_converting_with_rows_in_the_way_lists_all(session: Session, tmp_path: P
 
 def line_up(session: Session) -> None:
     turned = Row(Permute(Take("c"), (1, 0)), by="matcher", why="turned")
-    rows = [replace(row, by="user") if row.source else row for row in session.alignment.rows]
+    rows = [
+        structs.replace(row, by="user") if row.source else row for row in session.alignment.rows
+    ]
     session.edit(SetRows(tuple(enumerate([*rows[:3], turned, *rows[4:]]))))
     session.edit(Trust((3,)))
     session.edit(OpenGap(6))

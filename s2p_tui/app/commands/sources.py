@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from s2p_tui.alignment.alignment import Alignment, Row
 from s2p_tui.alignment.candidates import Candidate, Pool, Tier
 from s2p_tui.alignment.choices import best_choice
@@ -25,8 +27,7 @@ if TYPE_CHECKING:
     from s2p_tui.session.session import Session
 
 
-@dataclass(frozen=True, slots=True)
-class SourceOption:
+class SourceOption(Struct, frozen=True):
     """One line of the list.
 
     Attributes:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from math import isfinite, prod
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field, structs
 
 from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.block_numbers import by_number
@@ -45,8 +46,7 @@ Changes = tuple[tuple[int, Row], ...]
 _FITTING = (Fit.EXACT, Fit.TRANSFORMED)
 
 
-@dataclass(frozen=True, slots=True)
-class TransformOption:
+class TransformOption(Struct, frozen=True):
     """One line of the list.
 
     Attributes:
@@ -65,8 +65,7 @@ class TransformOption:
         return not self.changes
 
 
-@dataclass(frozen=True, slots=True)
-class TransformOffer:
+class TransformOffer(Struct, frozen=True):
     """The transforms that a row, or a folded block, allows.
 
     Attributes:
@@ -152,13 +151,13 @@ def _in_both_orders(leaf: Leaf, keys: tuple[str, ...], state_dict: StateDict) ->
     if numbered == keys:
         return listed
     joined = [
-        replace(choice, words=f"in list order: {choice.words}")
+        structs.replace(choice, words=f"in list order: {choice.words}")
         for choice in listed
         if any(isinstance(node, Stack | Concat) for node in nodes_of(choice.expr))
     ]
     return (
         *(
-            replace(choice, words=f"by number: {choice.words}") if joined else choice
+            structs.replace(choice, words=f"by number: {choice.words}") if joined else choice
             for choice in choices(leaf, numbered, state_dict)
         ),
         *joined,
@@ -390,8 +389,7 @@ _BLOCK = re.compile(r"^(?:\['?\*'?\]|\.\*)")
 _WORST_LAST = (Fit.EXACT, Fit.TRANSFORMED, Fit.GAP, Fit.DOUBTFUL, Fit.MISMATCHED)
 
 
-@dataclass(slots=True)
-class _Kind:
+class _Kind(Struct):
     """Rows that are alike but for the numbers in their names.
 
     Attributes:

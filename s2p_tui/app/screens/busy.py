@@ -6,10 +6,10 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
+from msgspec import Struct
 from textual import events, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -125,8 +125,7 @@ class Busy(ModalScreen["T | S2PError | None"], Generic[T]):
         self.stop()
 
 
-@dataclass(frozen=True, slots=True)
-class JobProgress:
+class JobProgress(Struct, frozen=True):
     """The progress of a conversion.
 
     Attributes:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from msgspec import Struct, structs
 from textual import events
 from textual.app import App, ReturnType
 from textual.await_complete import AwaitComplete
@@ -17,8 +18,7 @@ _LOST_AFTER = 0.5
 _MOST_WAITS = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(Struct, frozen=True):
     """A key on its way.
 
     Attributes:
@@ -110,7 +110,7 @@ class KeyQueue(App[ReturnType]):
 
     def _follow(self, turn: Turn) -> None:
         if not turn.target.post_message(self.Passed(turn)):
-            self.call_later(self._settle, replace(turn, is_answered=True))
+            self.call_later(self._settle, structs.replace(turn, is_answered=True))
 
     async def on_key_queue_passed(self, event: Passed) -> None:
         """Behind what the key has asked of the app, such as another focus."""
@@ -119,7 +119,7 @@ class KeyQueue(App[ReturnType]):
 
     async def _settle(self, turn: Turn) -> None:
         if not turn.is_answered:
-            self._follow(replace(turn, is_answered=True))
+            self._follow(structs.replace(turn, is_answered=True))
         elif self.screen is turn.screen:
             await self._next_key(turn)
         else:

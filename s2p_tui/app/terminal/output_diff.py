@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+from msgspec import Struct
 from rich.cells import get_character_cell_size
 from rich.segment import Segment
 from textual.driver import Driver
@@ -36,8 +36,7 @@ _PARTS = {"2": 4, "5": 2}
 """Numbers that follow `38` or `48`: how a colour is given, and the colour."""
 
 
-@dataclass(frozen=True, slots=True)
-class CellStyle:
+class CellStyle(Struct, frozen=True):
     """The style of a cell; codes are kept as they are sent.
 
     Attributes:

@@ -6,10 +6,10 @@ Both sides are mirrored, so that the shapes meet at the sign.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
+from msgspec import Struct
 from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
@@ -44,8 +44,7 @@ _FLAGS = 3
 _SYMBOL = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
+class Needs(Struct, frozen=True):
     """Cells that the contents of one side take at most."""
 
     name: int
@@ -53,8 +52,7 @@ class Needs:
     shape: int
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
+class Side(Struct, frozen=True):
     """Cells of one side's columns; 0 for one that is left out, else with a space beside it."""
 
     name: int
@@ -66,8 +64,7 @@ class Side:
         return self.name + self.dtype + self.shape
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
+class Columns(Struct, frozen=True):
     """Cells of each column: flags, number, entry, sign, leaf, and what is left over.
 
     Attributes:

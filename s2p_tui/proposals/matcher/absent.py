@@ -12,9 +12,8 @@ from s2p_tui.alignment.proof import UNPROVEN, Answer, proven_by
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Constant, Shape, Take
-from s2p_tui.proposals.matcher.words import meanings, steps_of_key, steps_of_path
+from s2p_tui.proposals.matcher.words import Steps, meanings, steps_of_key, steps_of_path
 
-Steps = tuple[str, ...]
 _ADDS_ITS_BIAS = frozenset(
     f"equinox.nn.{name}"
     for name in (

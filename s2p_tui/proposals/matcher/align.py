@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from math import prod
 from typing import Protocol
 
 import numpy as np
+from msgspec import Struct, field
 from rapidfuzz.distance import LCSseq
 
 from s2p_tui.alignment.layouts import ways
@@ -53,8 +53,7 @@ _CONFLICTING = -0.9
 _TURNED = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(Struct, frozen=True):
     """Two tensors that belong together.
 
     Attributes:
@@ -99,8 +98,7 @@ class Fits(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Aligner:
+class Aligner(Struct):
     """Aligns two trees.
 
     Attributes:
@@ -150,8 +148,7 @@ class Aligner:
             self.task.done = self._whole[1] + pairs
 
 
-@dataclass(slots=True)
-class _Scope:
+class _Scope(Struct):
     aligner: Aligner
     target: Node
     source: Node
@@ -489,7 +486,10 @@ def say_nothing(steps: Sequence[tuple[str, ...]], targets: Sequence[tuple[str, .
         # `w1`, `w2` and `w3` of a gated layer are words that end in numbers, in a list too.
         numbered = {step for path in steps for step in path if _NUMBER.search(step)}
         numbered = {step for step in numbered if not step.isdigit()}
-        return not numbered or not all(map(is_phrase, numbered))
+        if numbered and all(map(is_phrase, numbered)):
+            return False
+        (mine, its), (theirs, others) = _one_list(targets), _one_list(steps)
+        return not mine or mine != theirs or its != others
     known = {word for path in targets for word in meanings(path)[0]}
     return not any(
         is_known(step) or bool(known.intersection(name_of(step).words) and len(step) > 1)
@@ -497,6 +497,17 @@ def say_nothing(steps: Sequence[tuple[str, ...]], targets: Sequence[tuple[str, .
         for step in path
         if not step.isdigit()
     ) and not all(step.isdigit() for path in steps for step in path)
+
+
+def _one_list(paths: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], frozenset[int]]:
+    """Return the words and the numbers of members of one list counted from 0; of others none."""
+    words = [meanings(path)[0] for path in paths]
+    numbers = [meanings(path)[1] for path in paths]
+    if len({*words}) == len({*map(len, numbers)}) == 1:
+        columns = [column for column in zip(*numbers, strict=True) if len({*column}) > 1]
+        if len(columns) == 1 and sorted(columns[0]) == [*range(len(paths))]:
+            return words[0], frozenset(columns[0])
+    return (), frozenset()
 
 
 def in_sequence(target: Node, source: Node, check: Callable[[], None]) -> tuple[Pair, ...]:

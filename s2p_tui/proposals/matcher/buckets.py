@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from heapq import nlargest
 
 import numpy as np
+from msgspec import Struct
 
 from s2p_tui.proposals.matcher.assignment import assignment
 from s2p_tui.proposals.matcher.likeness import (
@@ -19,9 +19,8 @@ from s2p_tui.proposals.matcher.likeness import (
     ranks,
 )
 from s2p_tui.proposals.matcher.tree import Node
-from s2p_tui.proposals.matcher.words import meanings, remembered
+from s2p_tui.proposals.matcher.words import Steps, meanings, remembered
 
-Steps = tuple[str, ...]
 Found = tuple[int, int, float, str]
 """Numbers of a target and a source, the margin, and what spoke for it."""
 
@@ -45,8 +44,7 @@ _NUMBER = re.compile(r"[0-9]+")
 _OFTEN = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
+class Side(Struct, frozen=True):
     """The nodes of one side.
 
     Attributes:

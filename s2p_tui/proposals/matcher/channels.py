@@ -16,9 +16,8 @@ from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Shape, Take
 from s2p_tui.proposals.matcher.orientation import keeps_rows
 from s2p_tui.proposals.matcher.pieces import Piece
-from s2p_tui.proposals.matcher.words import meanings, name_of
+from s2p_tui.proposals.matcher.words import Steps, meanings, name_of
 
-Steps = tuple[str, ...]
 _VECTOR, _MATRIX = 1, 2
 _MOST_OF_AN_IMAGE = 3
 """Channels that images have at most: a layer's output is no image of so few."""
@@ -50,7 +49,7 @@ def flattened(
         for place, pair in found.items()
         if len(pair[1].member) > _MATRIX and not (pair[0].owner or "").startswith("equinox.nn.")
     }
-    if not any(_holds_channels_last(*pair) for pair in kernels.values()):
+    if not any(_may_hold_channels_last(*pair) for pair in kernels.values()):
         return {}
     both = [piece.member[:2] for _, piece in kernels.values()]
     turned = [
@@ -97,11 +96,17 @@ def _may_be_image(size: int, channels: Collection[int], smallest: int) -> bool:
     return size not in channels and any(size % c == 0 and size >= smallest * c for c in channels)
 
 
-def _holds_channels_last(leaf: Leaf, piece: Piece) -> bool:
-    """Return True for a convolution's kernel with its window before its channels."""
+def _may_hold_channels_last(leaf: Leaf, piece: Piece) -> bool:
+    """Return True for a convolution's kernel with its window before its channels.
+
+    A user's own class may keep PyTorch's kernels and have the channels of its images last.
+    """
     window = piece.member[2:]
-    is_kernel = len(leaf.shape) == len(piece.member) and prod(window) > 1
-    return is_kernel and leaf.shape[: len(window)] == window and leaf.shape != piece.member
+    if len(leaf.shape) != len(piece.member) or prod(window) == 1:
+        return False
+    is_turned = leaf.shape[: len(window)] == window and leaf.shape != piece.member
+    is_layer = piece.steps[-1] in _LAYERS and piece.member[0] > 1
+    return is_turned or (leaf.owner is not None and is_layer and len(window) > 1)
 
 
 class _Beside:

@@ -6,18 +6,14 @@ it: sizes, or the layers beside them.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 
-from s2p_tui.proposals.matcher.words import meanings, name_of, remembered
+from s2p_tui.proposals.matcher.words import Steps, name_of, written
 
-Steps = tuple[str, ...]
 Shape = tuple[int, ...]
 _GATED = {"w1": "gate", "w2": "down", "w3": "up"}
 """Llama's names of the layers of a gated one, and what they are there."""
-_WORD = re.compile(r"[a-z]+")
-_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _UP_AND_DOWN = frozenset(("up", "down"))
 _IN_AND_OUT = frozenset(("in", "out"))
 _WIDENING = frozenset(("mlp", "ffn", "ff", "ffw", "feed", "feedforward", "expert", "experts"))
@@ -86,12 +82,12 @@ def up_by_name(
     called: dict[tuple[Steps, Steps], set[str]] = defaultdict(set)
     for n, (target, source) in pairs.items():
         around = target[:-2], source[:-2]
-        words = [_words(steps[-2] if len(steps) > 1 else "") for steps in (target, source)]
-        called[around].update(*words)
-        up = [bool(_UP_AND_DOWN & each) for each in words]
-        if up[0] != up[1]:
-            other = (target, source)[up[0]][-2:-1]
-            if _IN_AND_OUT & {*meanings(other)[0]} or name_of("".join(other)).numbers:
+        layers = [steps[-2] if len(steps) > 1 else "" for steps in (target, source)]
+        called[around].update(*map(written, layers))
+        others = [layer for layer in layers if _UP_AND_DOWN.isdisjoint(written(layer))]
+        if len(others) == 1:
+            name = name_of(others[0])
+            if name.numbers or _IN_AND_OUT.intersection(name.words):
                 groups[around].append(n)
     found: dict[int, str] = {}
     for around, members in groups.items():
@@ -99,7 +95,7 @@ def up_by_name(
         # Without the other one they are levels.
         if "gate" in called[around] or not called[around] >= _UP_AND_DOWN:
             continue
-        if any(_WIDENING & _words(step) for step in steps):
+        if any(_WIDENING.intersection(written(step)) for step in steps):
             continue
         if _is_settled([(*shapes[n], known[n]) for n in members]):
             continue
@@ -112,8 +108,3 @@ def _is_settled(layers: list[tuple[Shape, Shape, bool]]) -> bool:
     """Return True if sizes leave no other way: of biases, or where a class has one layout."""
     sizes = [leaf for leaf, entry, known in layers if len(leaf) == 1 or (known and leaf == entry)]
     return any(sizes.count(shape) == 1 for shape in sizes) and len({*sizes}) > 1
-
-
-@remembered
-def _words(step: str) -> frozenset[str]:
-    return frozenset(_WORD.findall(_CAMEL.sub("_", step).lower()))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from functools import cached_property
 from math import prod
 
 import numpy as np
+from msgspec import structs
 
 from s2p_tui.alignment.alignment import Alignment, Row, Rows
 from s2p_tui.alignment.evidence import Evidence, Suggestion, as_suggested
@@ -182,7 +182,7 @@ class _Modules:
             role = meanings(steps[other])[0][-1:]
             alike = [one for one in others if role and _role(one) == role]
             if len(alike) == 1 and (source := self._taken_alike(row.source, alike[0])) is not None:
-                new = replace(row, source=source)
+                new = structs.replace(row, source=source)
                 leaf = self._skeleton[other]
                 if judge(leaf, new, self._state_dict).fit is not Fit.MISMATCHED:
                     yield other, new

@@ -8,17 +8,18 @@ import re
 from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from s2p_tui.alignment.evidence import Suggestion
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Shape, keys_of
 from s2p_tui.proposals.matcher.align import say_nothing
+from s2p_tui.proposals.matcher.opposites import opposites
 from s2p_tui.proposals.matcher.pieces import Piece
-from s2p_tui.proposals.matcher.words import meanings, remembered, steps_of_key
+from s2p_tui.proposals.matcher.words import Steps, meanings, remembered, steps_of_key
 
-Steps = tuple[str, ...]
 _NUMBER = re.compile(r"\d+")
 # Shares of a kind's rows that make what they have in common a rule for the rest, and the fewest
 # rows that do. With a majority of 0.4, 232 rows of the real pairs are doubtful, with 0.8 or with
@@ -26,34 +27,6 @@ _NUMBER = re.compile(r"\d+")
 _MAJORITY = 0.5
 _TOGETHER = 0.75
 _FEW = 3
-_OPPOSITE = tuple(
-    frozenset(words)
-    for words in (
-        ("enc", "dec"),
-        ("query", "key", "value"),
-        ("forward", "backward"),
-        ("vision", "text"),
-        ("cross", "self"),
-        ("pos", "token"),
-    )
-)
-_ROLES = frozenset(("weight", "bias"))
-_WORD = re.compile(r"[a-z]+")
-_ENDS = (
-    (
-        frozenset(("in", "input", "pre", "before", "first", "start", "embed", "embedding")),
-        frozenset(("out", "output", "post", "after", "last", "final", "end", "f")),
-    ),
-    (frozenset(("scale",)), frozenset(("shift",))),
-    (
-        frozenset(("left", "top", "low", "min", "row")),
-        frozenset(("right", "bottom", "high", "max")),
-    ),
-)
-"""Words for one of two ends, and for the other one."""
-_DENSE = frozenset(("mlp", "conv", "proj", "query", "key", "value", "qkv"))
-_OF_A_VARIANCE = frozenset(("log", "std", "sqrt", "rsqrt", "inv"))
-_AFTER = frozenset(("post", "out", "mlp"))
 _LAYER = frozenset(("weight", "bias", "mean", "var"))
 
 
@@ -67,81 +40,13 @@ def inconsistent(pairs: Mapping[int, tuple[Steps, Steps]]) -> tuple[dict[int, st
     """
     numbered, other_number = _by_difference(pairs)
     found = _other_kind(pairs) | other_number
-    return found | _other_module(pairs) | _opposites(pairs), numbered
-
-
-def _opposites(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
-    """Pairs whose names say that they are different things."""
-    known: dict[tuple[Steps, Steps], str] = {}
-    found: dict[int, str] = {}
-    for n, sides in pairs.items():
-        names = _without_numbers(sides[0]), _without_numbers(sides[1])
-        why = known.get(names)
-        if why is None:
-            why = known[names] = _opposite(names)
-        if why or (why := _other_end(*sides) or _other_end(*sides[::-1])):
-            found[n] = why
-    return found
-
-
-def _other_end(named: Steps, numbered: Steps) -> str:
-    """Return that the first of a list is called the last, or the other way round."""
-    number = next((step for step in reversed(numbered) if step not in _ROLES), "")
-    words = _own_words(named) if number.isdigit() else frozenset[str]()
-    if ("last" if number == "0" else "first") in words:
-        return f"one is called {' '.join(sorted(words))}, and the other is number {number}"
-    return ""
-
-
-def _opposite(sides: tuple[Steps, Steps]) -> str:
-    words = [{*meanings(steps)[0]} for steps in sides]
-    layers = [{*meanings(steps[-2:-1])[0]} for steps in sides]
-    if why := _opposite_ends(*sides):
-        return why
-    for several in _OPPOSITE:
-        mine, theirs = (several & found for found in words)
-        if mine and theirs and not mine & theirs:
-            return f"one is of the {min(theirs)}, the other of the {min(mine)}"
-    for one, other in (words, words[::-1]):
-        if "var" in one and not one & _OF_A_VARIANCE and other & _OF_A_VARIANCE:
-            return f"one is a variance, the other its {min(other & _OF_A_VARIANCE)}"
-    for one, other in (layers, layers[::-1]):
-        is_of_attention = {"norm", "attn"} <= one and not one & _AFTER
-        if is_of_attention and {"norm", "mlp"} <= other and "attn" not in other:
-            return "one is of the attention, the other of what follows it"
-        if "norm" in one and "norm" not in other and other & _DENSE:
-            return "one is of a normalisation, the other is not"
-    return ""
-
-
-def _opposite_ends(target: Steps, source: Steps) -> str:
-    """Return that names differ in words for a beginning and an end alone, or in two opposites."""
-    mine, theirs = map(_own_words, (target, source))
-    apart = mine - theirs, theirs - mine
-    if not all(apart):
-        return ""
-    is_opposite = any(
-        apart[side] <= first and apart[1 - side] <= last for first, last in _ENDS for side in (0, 1)
-    )
-    if not is_opposite:
-        return ""
-    return f"one is {' '.join(sorted(apart[1]))}, the other {' '.join(sorted(apart[0]))}"
-
-
-@remembered
-def _own_words(steps: Steps) -> frozenset[str]:
-    """The words, as they are written, of the last step that is no number and no role."""
-    own = next((s for s in reversed(steps) if not s.isdigit() and s not in _ROLES), "")
-    return frozenset(_WORD.findall(own.lower()))
-
-
-def _without_numbers(steps: Steps) -> Steps:
-    return tuple("#" if step.isdigit() else step for step in steps)
+    return found | _other_module(pairs) | opposites(pairs), numbered
 
 
 def _kind(steps: Steps) -> Steps:
     """The steps with all numbers but those of the tensor and its own module left open."""
-    return (*(_open(step) for step in steps[:-2]), *steps[-2:])
+    around = ("#" if step.isdigit() else _open(step) for step in steps[:-2])
+    return (*around, *steps[-2:])
 
 
 @remembered
@@ -305,22 +210,26 @@ def torn_apart(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
         pairs: The steps of a leaf and of what it takes.
     """
     found: dict[int, str] = {}
-    for mine in (0, 1):
-        layers: dict[Steps, dict[int, Steps]] = defaultdict(dict)
-        roles: dict[Steps, list[str]] = defaultdict(list)
-        for n, sides in pairs.items():
-            both = [meanings(steps[-1:])[0] for steps in sides]
-            if both[0] == both[1] and len(both[0]) == 1 and both[0][0] in _LAYER:
-                layers[sides[mine][:-1]][n] = sides[1 - mine][:-1]
-                roles[sides[mine][:-1]].append(both[0][0])
+    of_layers: list[tuple[int, tuple[Steps, Steps], str]] = []
+    for n, (target, source) in pairs.items():
+        role = meanings(target[-1:])[0]
+        if len(role) == 1 and role[0] in _LAYER and role == meanings(source[-1:])[0]:
+            of_layers.append((n, (target[:-1], source[:-1]), role[0]))
+    for mine, theirs in ((0, 1), (1, 0)):
+        # Most layers go with one, which takes a look at each to know.
+        first: dict[Steps, Steps] = {}
+        torn = {
+            s[mine] for _, s, _ in of_layers if first.setdefault(s[mine], s[theirs]) != s[theirs]
+        }
+        layers: dict[Steps, list[tuple[int, Steps, str]]] = defaultdict(list)
+        for n, sides, role in of_layers if torn else ():
+            if sides[mine] in torn:
+                layers[sides[mine]].append((n, sides[theirs], role))
         for layer, parts in layers.items():
-            counts = Counter(parts.values())
-            if len({*roles[layer]}) < len(roles[layer]):
+            if len({role for *_, role in parts}) < len(parts):
                 continue
-            if len(counts) < 2:
-                continue
-            (best, most), (_, next_most) = counts.most_common(2)
-            for n, other in parts.items():
+            (best, most), (_, next_most) = Counter(other for _, other, _ in parts).most_common(2)
+            for n, other, _ in parts:
                 if other != best or most == next_most:
                     found[n] = f"{_text(layer)} goes with more than one layer"
     return found
@@ -402,8 +311,7 @@ _TAKEN = "of {all} alike {name} in the checkpoint the model takes {used}, not {u
 _FILLED = "of {all} alike {name} in the model the checkpoint fills {used}, not {unused}"
 
 
-@dataclass(slots=True)
-class _Member:
+class _Member(Struct):
     """A numbered module: what is in it, and of which tensors it is known whether they are used."""
 
     steps: Steps

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from s2p_tui.alignment.state_dict import StateDict
-from s2p_tui.alignment.transform import Expr, Split, keys_of, nodes_of
+from s2p_tui.alignment.transform import Concat, Expr, Split, keys_of, nodes_of, shape_of
 from s2p_tui.proposals.matcher.pieces import parts_named
 
 _MAY_ALTERNATE = frozenset(
@@ -21,6 +21,11 @@ most models of images do, have the parts one after the other, but for convolutio
 diffusion, EfficientViT) and for LeViT and TinyViT, which have `attention_biases` beside them.
 """
 _BIASES_OF_HEADS = "attention_biases"
+_OF_LIBRARIES = {"to_qkv": (), "to_kv": ("to_out", "to_out.0", "to_q"), "c_attn": ("c_proj",)}
+"""Fused weights of x-transformers and of GPT-2, and layers beside them there.
+
+They have their parts one after the other.
+"""
 _MATRIX = 2
 # Those of GPT-OSS, whose experts have biases and hold gates in turns with the other halves.
 _IN_TURNS = (".gate_up_proj", ".gate_up_proj_bias")
@@ -39,9 +44,30 @@ def may_alternate(expr: Expr, steps: tuple[str, ...], entries: StateDict) -> boo
         return True
     mine = set(filter(parts_named, steps))
     split = [node for node in nodes_of(expr) if isinstance(node, Split)]
+    if any(_may_be_in_groups(node, entries) for node in split):
+        return True
+    if mine and isinstance(expr, Concat) and len({entries.shape(k)[0] for k in keys_of(expr)}) > 1:
+        return True
     fused = {key for node in (split or [expr] if mine else split) for key in keys_of(node)}
     fused = {key for key in fused if mine.isdisjoint(key.split("."))}
     return any(_alternates(key, entries) for key in fused)
+
+
+def _may_be_in_groups(part: Split, entries: StateDict) -> bool:
+    """Return True for a part of a weight that no library is known to keep one after the other.
+
+    Parts that differ in size are of several queries for each key, which may be kept together.
+    """
+    (key, *_) = keys_of(part)
+    around, _, name = key.rpartition(".")[0].rpartition(".")
+    parts = parts_named(name)
+    if not parts or (beside := _OF_LIBRARIES.get(name)) is None:
+        return False
+    size = shape_of(part.of, entries.shape)[part.axis]
+    if name != "to_kv" and (part.stop - part.start) * len(parts) == size:
+        return False
+    before = f"{around}." if around else ""
+    return not any(f"{before}{other}.weight" in entries for other in beside)
 
 
 def _alternates(key: str, entries: StateDict) -> bool:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 
-from s2p_tui.alignment.transform import Shape
-from s2p_tui.proposals.matcher.words import meanings, name_of, remembered
+from msgspec import Struct, field
 
-Steps = tuple[str, ...]
+from s2p_tui.alignment.transform import Shape
+from s2p_tui.proposals.matcher.words import Steps, meanings, name_of, remembered
+
 _DIGITS = re.compile(r"\d+")
 _WORD_NUMBERS = (0, 1)
 """First numbers of words that count the members of a list."""
@@ -32,8 +32,7 @@ def may_be_indices(numbers: Iterable[int]) -> bool:
     return ordered[0] <= _LAST_START and max(apart, default=0) <= _WIDEST_GAP
 
 
-@dataclass(slots=True)
-class _List:
+class _List(Struct):
     """The numbers of a list's members, and whether they rise in the order of the entries.
 
     Sorted as words `10` comes before `2`, and the order says nothing.
@@ -128,8 +127,8 @@ def _lists(paths: Iterable[Steps]) -> _Lists:
     found: dict[_Name, _List] = defaultdict(lambda: _List(is_sorted))
     last: dict[tuple[Steps, _Name], int] = {}
     for path in ordered:
-        levels = (level for level, step in enumerate(path) for _ in name_of(step).numbers)
-        for level, (name, number, _) in zip(levels, _columns(path), strict=False):
+        alike = tuple("0" if step.isdigit() else step for step in path)
+        for level, (name, number, _) in zip(_levels(alike), _columns(path), strict=False):
             one = found[name]
             one.numbers.add(number)
             one.rises &= last.get((path[:level], name), number) <= number
@@ -172,15 +171,23 @@ def _counts(numbers: Sequence[int]) -> bool:
 
 
 @remembered
+def _levels(steps: Steps) -> tuple[int, ...]:
+    """The steps that have numbers, each as often as it has."""
+    return tuple(level for level, step in enumerate(steps) for _ in name_of(step).numbers)
+
+
+@remembered
 def _columns(steps: Steps) -> tuple[_Column, ...]:
     """The numbers in steps, outermost first."""
     found: list[_Column] = []
+    opened = tuple("#" if step.isdigit() else _open(step) for step in steps)
     for level, step in enumerate(steps):
-        if not any(map(str.isdigit, step)):
-            continue
-        around = tuple(_open(each) for each in steps[: level + 1])
-        numbers = name_of(step).numbers
-        found += [((around, n), number, not step.isdigit()) for n, number in enumerate(numbers)]
+        around = opened[: level + 1]
+        if step.isdigit():
+            found.append(((around, 0), int(step), False))
+        elif opened[level] != step:
+            numbers = name_of(step).numbers
+            found += [((around, n), number, True) for n, number in enumerate(numbers)]
     return tuple(found)
 
 

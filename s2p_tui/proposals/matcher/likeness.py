@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 from rapidfuzz.distance import JaroWinkler
 
 from s2p_tui.proposals.matcher.assignment import Matrix
@@ -347,8 +347,7 @@ def _all_words_alike(targets: Sequence[Words], sources: Sequence[Words]) -> Matr
     return matrix * alone * most
 
 
-@dataclass(frozen=True, slots=True)
-class Likeness:
+class Likeness(Struct, frozen=True):
     """Return the likeness of the words of names, each kind of name once.
 
     Attributes:

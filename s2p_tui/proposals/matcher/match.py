@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from math import prod
+
+from msgspec import structs
 
 from s2p_tui.alignment.evidence import Evidence, Suggestion, Suggestions
 from s2p_tui.alignment.layer_rules import constant_for, other_layouts, rule_applied, rule_for
@@ -62,7 +63,6 @@ from s2p_tui.proposals.matcher.pieces import (
     is_part,
     is_whole,
     parts_named,
-    with_views,
 )
 from s2p_tui.proposals.matcher.rotary import in_pairs
 from s2p_tui.proposals.matcher.stacks import stacked_by_name
@@ -74,9 +74,16 @@ from s2p_tui.proposals.matcher.support import (
     unsupported,
 )
 from s2p_tui.proposals.matcher.tree import let_go, tree_of
-from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, steps_of_key, steps_of_path
+from s2p_tui.proposals.matcher.views import with_views
+from s2p_tui.proposals.matcher.words import (
+    FAINT,
+    Steps,
+    meanings,
+    name_of,
+    steps_of_key,
+    steps_of_path,
+)
 
-Steps = tuple[str, ...]
 # The margin from which a pair's names say which entry it is: less is sure of nearly equal names. Of
 # the real pairs one more row is certain at 0.18, and none fewer at 0.48
 # (`python -m tests.benchmarks.alignment`).
@@ -161,7 +168,7 @@ def match(state_dict: StateDict, skeleton: Skeleton, task: Task | None = None) -
     for index, why in (losses(state_dict, suggestions, lost) | told).items():
         one = suggestions[index]
         proof = one.proof.without(Question.LEFT_OVER)
-        suggestions[index] = replace(one, proof=proof, reason=why)
+        suggestions[index] = structs.replace(one, proof=proof, reason=why)
     task.done = task.total
     task.check()
     return Evidence(Suggestions(suggestions[index] for index in range(len(skeleton))), left_over)
@@ -229,7 +236,9 @@ def _fill(
             (
                 index,
                 piece,
-                pair if len(piece.members) == 1 else replace(pair, margin=0.0, how=ORDER_ALONE),
+                pair
+                if len(piece.members) == 1
+                else structs.replace(pair, margin=0.0, how=ORDER_ALONE),
             )
             for index, piece, pair in told(in_sequence(target, source, task.check))
         ]
@@ -363,7 +372,7 @@ def _in_named_order(piece: Piece, steps: Steps) -> Piece:
         indices = [next((n for n, w in enumerate(named) if w in own), -1) for own in words]
         if min(indices) >= 0 and len(set(indices)) == len(indices):
             order = sorted(range(len(indices)), key=indices.__getitem__)
-            return replace(piece, members=tuple(piece.members[n] for n in order))
+            return structs.replace(piece, members=tuple(piece.members[n] for n in order))
     return piece
 
 
@@ -408,11 +417,11 @@ def _suggestion(
         kept: The key of the entry that a plain dict would keep under the leaf's name.
     """
     if pair.how == SAME_NAME and steps != piece.steps:
-        pair = replace(pair, how=_SAME_INSIDE)
+        pair = structs.replace(pair, how=_SAME_INSIDE)
     entry = _entry_answer(pair)
     sure = entry is not None
     if not sure and pair.how == NAMES_AGREE:
-        pair = replace(pair, how=f"{NAMES_AGREE}, but others nearly as well")
+        pair = structs.replace(pair, how=f"{NAMES_AGREE}, but others nearly as well")
     if is_part(piece.steps) and not is_part(steps) and not _are_fused_alike(steps, piece.steps):
         layouts = piece.layouts(leaf.shape)
         why = "only a part of a weight"

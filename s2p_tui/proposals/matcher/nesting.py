@@ -6,6 +6,7 @@ number belongs to the list that its name says, not to the list at its depth.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby, pairwise, permutations
@@ -13,13 +14,14 @@ from operator import itemgetter
 
 from s2p_tui.alignment.transform import keys_of
 from s2p_tui.proposals.matcher.pieces import Piece
-from s2p_tui.proposals.matcher.words import name_of, remembered, steps_of_key
+from s2p_tui.proposals.matcher.words import Steps, name_of, remembered, steps_of_key
 
-Steps = tuple[str, ...]
 Names = tuple[str, ...]
 Sizes = Mapping[Names, Sequence[int]]
 # Lists of more levels have more orders than anybody compares, and no model has them.
 _DEEPEST = 4
+_PAIR = 2
+"""Steps from a list to a layer's parameter: its number, and the parameter's name."""
 _SAME, _ALIKE, _RELATED = 2.0, 1.0, 0.5
 """The likeness of two names of lists: the same, of the same words, with a word in common."""
 _ANY_LIST = ("block",)
@@ -33,6 +35,8 @@ def as_nested(steps: Mapping[int, Steps], entries: Iterable[Steps]) -> dict[int,
         steps: Steps of leaves, by index.
         entries: Steps of the entries.
     """
+    entries = [*entries]
+    steps = _by_members(steps, entries)
     theirs = sizes_of(entries)
     orders = {
         names: order
@@ -42,16 +46,92 @@ def as_nested(steps: Mapping[int, Steps], entries: Iterable[Steps]) -> dict[int,
     if not orders:
         return dict(steps)
     return {
-        index: path if (order := orders.get(_names(path))) is None else _reordered(path, order)
+        index: path
+        if (order := orders.get(_names(_numbered_alike(path)))) is None
+        else _reordered(path, order)
         for index, path in steps.items()
     }
+
+
+_Lists = dict[Steps, dict[str, set[int]]]
+_Structs = dict[tuple[Steps, str], dict[str, set[int]]]
+
+
+def _by_members(steps: Mapping[int, Steps], entries: Iterable[Steps]) -> Mapping[int, Steps]:
+    """Return the steps of leaves with lists of modules as lists beside each other, or these so.
+
+    Where entries have `linears.i` and `norms.i`, `blocks[i].linear` becomes `linear.i`.
+    """
+    lists, structs = _lists_and_structs(entries)
+    mine, members = _lists_and_structs(steps.values())
+    held = {around for around, _ in structs}
+    apart = {
+        one
+        for one, children in members.items()
+        if one[0] not in mine and one[0] not in held and _go_together(children, lists.get(one[0]))
+    }
+    counts = Counter(around for around, _ in structs)
+    together = {
+        around: name
+        for (around, name), children in structs.items()
+        if counts[around] == 1
+        and around not in lists
+        and all(other != around for other, _ in members)
+        and _go_together(children, mine.get(around))
+    }
+    if not apart and not together:
+        return steps
+    found = dict(steps)
+    for index, path in steps.items():
+        if (place := _only_number(path)) is None:
+            continue
+        *around, name = path[:place]
+        if len(path) == place + _PAIR + 1 and (tuple(around), name) in apart:
+            found[index] = (*around, path[place + 1], path[place], path[-1])
+        elif len(path) == place + _PAIR and tuple(around) in together:
+            found[index] = (*around, together[tuple(around)], path[place], name, path[-1])
+    return found
+
+
+def _lists_and_structs(paths: Iterable[Steps]) -> tuple[_Lists, _Structs]:
+    """Return lists of layers, and lists of modules of several layers; the numbers in each."""
+    lists: _Lists = defaultdict(lambda: defaultdict(set))
+    structs: _Structs = defaultdict(lambda: defaultdict(set))
+    for path in paths:
+        if not (place := _only_number(path)):
+            continue
+        around, name, number = path[: place - 1], path[place - 1], int(path[place])
+        if len(path) == place + _PAIR:
+            lists[around][name].add(number)
+        elif len(path) == place + _PAIR + 1:
+            structs[around, name][path[place + 1]].add(number)
+    return dict(lists), dict(structs)
+
+
+@remembered
+def _only_number(path: Steps) -> int | None:
+    """Return where the only number of a path is; None if there are several, or none."""
+    levels = [level for level, step in enumerate(path) if step.isdigit()]
+    return levels[0] if len(levels) == 1 and levels[0] > 0 else None
+
+
+def _go_together(children: Mapping[str, set[int]], lists: Mapping[str, set[int]] | None) -> bool:
+    """Return True if lists are those of the layers of modules: all told by a word but for one."""
+    if lists is None or not 1 < len(children) == len(lists):
+        return False
+    numbers = [*children.values(), *lists.values()]
+    if any(held != numbers[0] for held in numbers) or len(numbers[0]) < _PAIR:
+        return False
+    told = [[name for name in lists if _likeness(name, child)] for child in children]
+    sure = [names[0] for names in told if len(names) == 1]
+    return len({*sure}) == len(sure) >= len(lists) - 1 and max(map(len, told)) == 1
 
 
 def sizes_of(paths: Iterable[Steps]) -> Sizes:
     """Return how many members lists within lists have at the most, by their names from outside."""
     held: dict[Names, list[set[int]]] = {}
     for path in paths:
-        names = _names(path)
+        names = _names(_numbered_alike(path))
         if 1 < len(names) <= _DEEPEST:
             columns = held.setdefault(names, [set() for _ in names])
             for column, (_, number) in zip(columns, _numbers(path), strict=True):
@@ -113,6 +193,12 @@ def _levels(path: Steps) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
+def _numbered_alike(path: Steps) -> Steps:
+    """Return a path with one number for all: the names of its lists are the same."""
+    return tuple("0" if step.isdigit() else step for step in path)
+
+
+@remembered
 def _names(path: Steps) -> Names:
     """The names of the lists that a path leads through; empty where one has none."""
     names = tuple(name for name, _ in _numbers(path))
@@ -172,11 +258,12 @@ def crosswise(
     sizes = sizes_of(steps.values()), sizes_of(entries)
     found: dict[int, str] = {}
     for n, piece in pieces.items():
-        mine = _numbers(steps[n])
-        keys = (steps_of_key(key) for member in piece.members for key in keys_of(member))
-        sources = [_numbers(path) for path in keys] if mine else []
-        if len({len(source) for source in sources}) != 1 or len(sources[0]) < 2:
+        keys = [steps_of_key(key) for member in piece.members for key in keys_of(member)]
+        # Most names have one number, and those that differ by it alone are as many as there are.
+        counts = {len(_numbers(_numbered_alike(path))) for path in keys}
+        if len(counts) != 1 or min(counts) < 2 or not (mine := _numbers(steps[n])):
             continue
+        sources = [_numbers(path) for path in keys]
         columns = list(zip(*sources, strict=True)) if len(sources) > 1 else sources[0]
         kept = [n for n, column in enumerate(columns) if len(sources) == 1 or len({*column}) == 1]
         if len(kept) != len(mine):

@@ -6,9 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from s2p_tui.proposals.matcher.likeness import BETWEEN, slot
-from s2p_tui.proposals.matcher.words import meanings
-
-Steps = tuple[str, ...]
+from s2p_tui.proposals.matcher.words import Steps, meanings
 
 
 def other_order(
@@ -43,18 +41,19 @@ def other_order(
     )
     found: dict[Steps, str] = {}
     for members in blocks.values():
-        for named in (0, 1):
-            around = [_major(pairs[n][named]) for n in members]
-            numbered = [_major(pairs[n][1 - named]) for n in members]
-            if {*numbered} != {BETWEEN} or BETWEEN in around or None in around:
+        # Leaves are in their places, and entries in those they have in the checkpoint.
+        by_place = sorted(members), sorted(members, key=lambda n: places.get(pairs[n][1], n))
+        for named, numbered in ((0, 1), (1, 0)):
+            declared = [_major(pairs[n][named]) for n in by_place[named]]
+            known = [around for around in declared if around not in (None, BETWEEN)]
+            if len(known) < len(declared) or not is_ordered[named] or known == sorted(known):
                 continue
-            order = sorted(members, key=lambda n: (n, places.get(pairs[n][1], n))[named])
-            declared = [_major(pairs[n][named]) or 0.0 for n in order]
-            if is_ordered[named] and declared != sorted(declared):
-                for n in members:
-                    name = pairs[n][1 - named][-2]
-                    why = f"the parts of its block are in another order: {name} may be another one"
-                    found[pairs[n][0][:-1]] = why
+            if any(_major(pairs[n][numbered]) != BETWEEN for n in members):
+                continue
+            for n in members:
+                name = pairs[n][numbered][-2]
+                why = f"the parts of its block are in another order: {name} may be another one"
+                found[pairs[n][0][:-1]] = why
     return {n: found[target[:-1]] for n, (target, _) in pairs.items() if target[:-1] in found}
 
 

@@ -11,9 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
-from s2p_tui.proposals.matcher.words import name_of, remembered
+from s2p_tui.proposals.matcher.words import Steps, name_of, remembered
 
-Steps = tuple[str, ...]
 Shape = tuple[int, ...]
 Lists = tuple[Steps, Steps]
 """The steps that lead to a list of leaves and to one of entries."""

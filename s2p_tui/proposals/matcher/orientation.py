@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
 from math import prod
+
+from msgspec import Struct, structs
 
 from s2p_tui.alignment.proof import Answer
 from s2p_tui.alignment.transform import (
@@ -20,9 +21,8 @@ from s2p_tui.alignment.transform import (
     Take,
 )
 from s2p_tui.proposals.matcher.pieces import Piece, parts_named
-from s2p_tui.proposals.matcher.words import meanings, name_of, remembered
+from s2p_tui.proposals.matcher.words import Steps, meanings, name_of, remembered
 
-Steps = tuple[str, ...]
 _AS_IT_IS = frozenset(("embed", "pos", "token", "class", "table", "norm", "relative", "register"))
 _TABLES = frozenset(("embedding", "table"))
 """Names of tables themselves, and of no other weight."""
@@ -50,8 +50,7 @@ _ALIKE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """The layout of a piece in a leaf.
 
     Attributes:
@@ -133,7 +132,8 @@ class Orientation:
                 orders = _orders(piece.layouts(shape), piece.member)
                 if len(orders) == 1:
                     self._orders[owner, steps[-1], len(piece.member)] |= {*orders}
-            if sum(size > 1 for size in piece.member) < 2 or keeps_rows(steps, owner):
+            is_table = keeps_rows(steps, owner) and not _is_codebook(steps, piece)
+            if sum(size > 1 for size in piece.member) < 2 or is_table:
                 continue
             ways = piece.turns(shape)
             if len(ways) == 1:
@@ -185,9 +185,10 @@ class Orientation:
             layouts, order = self._in_order(layouts, steps, piece, owner)
             only = _only(layouts[0][0], layouts, steps, piece, known_layer=known_layer)
             order = order or self._may_be_turned(steps, piece, owner)
-            return only if order is None else replace(only, axes=None, why=order)
+            return only if order is None else structs.replace(only, axes=None, why=order)
         grouping = _grouping(layouts)
-        if keeps_rows(steps, owner):
+        is_codebook = not (known_layer or own_name) and _is_codebook(steps, piece)
+        if keeps_rows(steps, owner) and not is_codebook:
             expr = _first(layouts, out_last=False)
             return Layout(expr, Answer.TABLE, grouping, "tables keep their rows")
         if known_layer and (shown := _shown(piece)) is not None:
@@ -202,6 +203,9 @@ class Orientation:
                 turned, order = self._in_order(turned, steps, piece, owner)
                 axes = Answer.SAME_CLASS if order is None else None
                 return Layout(turned[0][0], axes, grouping, order or why)
+        if is_codebook:
+            why = "a square codebook, whose codes may be its rows or its columns"
+            return Layout(_first(layouts, out_last=False), None, grouping, why)
         last = steps[-1]
         turned = self._votes.get(groups[-1], _NO_VOTES)[True]
         around = ("any", owner) if own_name else _own(steps, owner)
@@ -487,7 +491,15 @@ def keeps_rows(steps: Steps, owner: str | None) -> bool:
         return kind == "Embedding" or kind.endswith("Norm")
     if owner is not None:
         return steps[-1] in _TABLES
-    return _is_table(steps[-2:])
+    return _is_table(_template(steps[-2:]))
+
+
+def _is_codebook(steps: Steps, piece: Piece) -> bool:
+    """Return True if the name of either side is that of a vector quantiser's table."""
+    paths = steps, piece.steps
+    near = {word for path in paths for word in meanings(path[-2:])[0]}
+    words = {word for path in paths for word in meanings(path)[0]}
+    return "quantizer" in words and not near.isdisjoint(("quantizer", "embed", "table"))
 
 
 @remembered

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
+
+from msgspec import Struct
 
 from s2p_tui.alignment.block_numbers import by_number
 from s2p_tui.alignment.composites import Composite, composed, composites
@@ -16,9 +17,8 @@ from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Broadcast, Expr, Shape, Take, shape_of
 from s2p_tui.proposals.matcher.pieces import Piece, parts_named
-from s2p_tui.proposals.matcher.words import meanings, steps_of_key, steps_of_path
+from s2p_tui.proposals.matcher.words import Steps, meanings, steps_of_key, steps_of_path
 
-Steps = tuple[str, ...]
 _CELLS = frozenset(("equinox.nn.LSTMCell", "equinox.nn.GRUCell"))
 _RECURRENT = re.compile(r"((?:weight|bias)_[ih]h)_l(\d+)(_reverse)?")
 _OF_CELL = re.compile(r"(weight_[ih]h)")
@@ -118,8 +118,7 @@ def _flax_role(leaf: Leaf) -> Steps:
     return (gates.name, gates.role) if gates.name else (gates.role,)
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Wanted(Struct, frozen=True):
     """Return the leaves that entries in parts are made for, each kind of leaf once."""
 
     owners: frozenset[str | None]

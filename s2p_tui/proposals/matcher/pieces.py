@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
+
+from msgspec import Struct
 
 from s2p_tui.alignment.composites import Composite
 from s2p_tui.alignment.layer_rules import rule_applied, rule_for
@@ -17,7 +18,6 @@ from s2p_tui.alignment.transform import (
     Concat,
     Expr,
     Permute,
-    Reshape,
     Shape,
     Split,
     Stack,
@@ -30,6 +30,8 @@ from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, remembered
 _MATRIX = 2
 _PARTS = ("weight_g", "weight_v", "weight_u", "weight_orig", "bias_ih", "bias_hh", "in_proj_")
 _OWN_PARTS = frozenset(("b_ih", "b_hh"))
+_GRAPHS = frozenset(("gc", "gcn", "gcnconv", "gconv", "graph", "graphconv"))
+"""Words of graph convolutions, of which some models keep the weight as (in, out)."""
 _PARAMETERS = (("weight",), ("bias",), ("mean",), ("var",))
 """Meanings of the names of a layer's parameters and statistics."""
 _FUSED: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
@@ -61,8 +63,7 @@ def parts_named(step: str) -> tuple[str, ...]:
     return next((parts for names, parts in _FUSED if step.lower() in names), ())
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """A tensor that could fill a leaf.
 
     Attributes:
@@ -94,9 +95,15 @@ class Piece:
 
     @property
     def is_bare(self) -> bool:
-        """True if it is called as no layer of PyTorch's calls a weight: a user's own parameter."""
-        keys = (key for expr in self.members for key in keys_of(expr))
-        return self.composite is None and any("weight" not in _WORD.split(k)[-1] for k in keys)
+        """True if it is called as no layer of PyTorch's calls a weight: a user's own parameter.
+
+        Also the matrix of a graph convolution, which is a layer of a user's own.
+        """
+        if self.composite is not None:
+            return False
+        keys = (_WORD.split(key) for expr in self.members for key in keys_of(expr))
+        is_matrix = len(self.member) == _MATRIX
+        return any("weight" not in k[-1] or (is_matrix and _is_of_graph(k[-2:-1])) for k in keys)
 
     def layouts(self, target: Shape) -> list[tuple[Expr, bool]]:
         """The expressions of the target's shape, the simplest first.
@@ -134,6 +141,10 @@ class Piece:
 
     def _each(self, way: Way) -> tuple[Expr, ...]:
         return tuple(way.of(expr, self.member) for expr in self.members)
+
+
+def _is_of_graph(module: Sequence[str]) -> bool:
+    return bool(_GRAPHS.intersection(meanings(tuple(module))[0]))
 
 
 @lru_cache(maxsize=65536)
@@ -307,15 +318,21 @@ def _together(
         gone: set[int] = set()
         made: dict[int, Piece] = {}
         for (head, rest, tail), group in groups.items():
-            shapes = {piece.shape for piece in group.values()}
-            if set(group) != set(parts) or len(shapes) != 1:
+            if set(group) != set(parts):
                 continue
-            (shape,) = shapes
-            if not wanted[prod(shape) * len(parts)]:
+            shapes = [group[part].shape for part in parts]
+            if not wanted[sum(map(prod, shapes))]:
                 continue
             members = tuple(group[part].members[0] for part in parts)
-            step = "_".join((name, *rest))
-            fused = Piece((*head, step, *tail), (len(parts), *shape), members, shape)
+            steps = (*head, "_".join((name, *rest)), *tail)
+            if len({*shapes}) == 1:
+                fused = Piece(steps, (len(parts), *shapes[0]), members, shapes[0])
+            elif shapes[0][:1] > shapes[1][:1] and len({*shapes[1:]}) == 1:
+                # Several queries for each key and value.
+                whole = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+                fused = Piece(steps, whole, (Concat(members, 0),), whole)
+            else:
+                continue
             made[id(group[parts[0]])] = fused
             gone |= {id(piece) for piece in group.values()}
         pieces = [
@@ -333,163 +350,6 @@ def _in_one(
     return not words.issuperset(parts) or any(
         {*parts} <= {*name_of(step).words} for steps, _ in targets for step in steps
     )
-
-
-def with_views(
-    pieces: Sequence[Piece], targets: Sequence[tuple[tuple[str, ...], Shape]]
-) -> list[Piece]:
-    """The pieces with families stacked, fused ones parted and parts fused as the leaves want them.
-
-    Args:
-        pieces: One per entry.
-        targets: tuple[str, ...] and shape of every leaf.
-    """
-    wanted = Counter(prod(shape) for _, shape in targets)
-    return _stacked(_unstacked(regrouped(pieces, targets), wanted), wanted)
-
-
-def _unstacked(pieces: list[Piece], wanted: Counter[int]) -> list[Piece]:
-    """Tensors stacked on their first axis, one by one, where the leaves come one by one."""
-    heads: dict[tuple[int, tuple[str, ...]], list[tuple[str, ...]]] = defaultdict(list)
-    counts: dict[int, int] = {}
-    for piece in pieces:
-        count = piece.shape[0] if len(piece.shape) >= 2 and len(piece.members) == 1 else 0
-        whole = prod(piece.shape)
-        if count >= 2 and not wanted[whole] and wanted[whole // count] >= count:
-            counts[id(piece)] = count
-            heads[count, _numbered(piece.steps)].append(piece.steps[:-1])
-    levels = {around: _shared(paths) for around, paths in heads.items()}
-    result: list[Piece] = []
-    for piece in pieces:
-        if (count := counts.get(id(piece), 0)) == 0:
-            result.append(piece)
-            continue
-        level = levels[count, _numbered(piece.steps)]
-        shape = piece.shape[1:]
-        result += [
-            Piece(
-                (*piece.steps[:level], str(n), *piece.steps[level:]),
-                shape,
-                (Reshape(Split(piece.members[0], 0, n, n + 1), shape),),
-                shape,
-            )
-            for n in range(count)
-        ]
-    return result
-
-
-def _numbered(steps: tuple[str, ...]) -> tuple[str, ...]:
-    """The steps down to the last number."""
-    last = max((level for level, step in enumerate(steps) if step.isdigit()), default=-1)
-    return steps[: last + 1]
-
-
-def _shared(paths: Sequence[tuple[str, ...]]) -> int:
-    """Return the number of leading steps that all paths share."""
-    first, last = min(paths), max(paths)
-    ends = min(len(first), len(last))
-    return next((n for n in range(ends) if first[n] != last[n]), ends)
-
-
-def _stacked(pieces: list[Piece], wanted: Counter[int]) -> list[Piece]:
-    """Families of equal modules as one, where the leaves hold them stacked."""
-    depth = max((len(piece.steps) for piece in pieces), default=0)
-    for level in range(depth - 1, -1, -1):
-        families = _families(pieces, level)
-        wholes = _wholes(families, wanted)
-        if not wholes:
-            continue
-        family_of = {id(piece): key for key in wholes for piece in families[key]}
-        result: list[Piece] = []
-        for piece in pieces:
-            key = family_of.get(id(piece))
-            if key is None:
-                result.append(piece)
-            elif families[key][0] is piece:
-                result.append(wholes[key])
-        pieces = result
-    return pieces
-
-
-_Key = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
-"""The steps before a number, after it, and the first number if not all of the list are taken."""
-
-
-def _families(pieces: Sequence[Piece], level: int) -> dict[_Key, list[Piece]]:
-    """Pieces that differ by the number at a level alone, in order, runs of equal modules apart."""
-    lists: dict[tuple[str, ...], dict[int, list[Piece]]] = defaultdict(lambda: defaultdict(list))
-    for piece in pieces:
-        if level < len(piece.steps) and piece.steps[level].isdigit():
-            lists[piece.steps[:level]][int(piece.steps[level])].append(piece)
-    families: dict[_Key, list[Piece]] = {}
-    for head, modules in lists.items():
-        shapes: dict[tuple[str, ...], set[Shape]] = defaultdict(set)
-        for members in modules.values():
-            for piece in members:
-                shapes[piece.steps[level + 1 :]].add(piece.shape)
-        alike = all(len(found) == 1 for found in shapes.values())
-        runs = [sorted(modules)] if alike else _runs(modules, level)
-        for run in runs:
-            for number in run:
-                for piece in modules[number]:
-                    first = () if alike else (str(run[0]),)
-                    families.setdefault((head, piece.steps[level + 1 :], first), []).append(piece)
-    return families
-
-
-def _runs(modules: Mapping[int, Sequence[Piece]], level: int) -> list[list[int]]:
-    """Numbers of modules one after the other that hold the same."""
-    runs: list[list[int]] = []
-    before: set[tuple[tuple[str, ...], Shape]] | None = None
-    for number in sorted(modules):
-        holds = {(piece.steps[level + 1 :], piece.shape) for piece in modules[number]}
-        if holds == before:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-        before = holds
-    return runs
-
-
-def _wholes(families: Mapping[_Key, Sequence[Piece]], wanted: Counter[int]) -> dict[_Key, Piece]:
-    """The families to be taken as one: those of which the stacked sizes are wanted more."""
-    outer = Counter(map(_template, families))
-    singles, stacks = Counter[int](), Counter[int]()
-    for family in families.values():
-        singles[prod(family[0].shape)] += len(family)
-        stacks[prod(family[0].shape) * len(family)] += 1
-    by_module: dict[tuple[tuple[str, ...], tuple[str, ...]], list[_Key]] = defaultdict(list)
-    for key, family in families.items():
-        if len(family) > 1:
-            by_module[key[0], key[2]].append(key)
-    wholes: dict[_Key, Piece] = {}
-    for keys in by_module.values():
-        alone = together = 0
-        for key in keys:
-            count, size, repeats = (
-                len(families[key]),
-                prod(families[key][0].shape),
-                outer[_template(key)],
-            )
-            # Others of the size may be few beside those that are stacked, as a shared expert is.
-            are_few = wanted[size] < singles[size] and wanted[size * count] >= stacks[size * count]
-            is_alone = wanted[size] >= count and not are_few
-            alone += is_alone or (repeats > 1 and wanted[size * repeats] >= count)
-            together += wanted[size * count] > 0 or wanted[size * count * repeats] > 0
-        if together <= alone:
-            continue
-        for key in keys:
-            family = families[key]
-            members = tuple(expr for piece in family for expr in piece.members)
-            head, tail, first = key
-            shape = (len(family), *family[0].shape)
-            wholes[key] = Piece((*head, *first, *tail), shape, members, family[0].member)
-    return wholes
-
-
-def _template(key: _Key) -> _Key:
-    head, tail, first = key
-    return tuple("#" if step.isdigit() else step for step in head), tail, first
 
 
 class Fits:

@@ -13,9 +13,8 @@ from s2p_tui.alignment.skeleton import ROTARY, Leaf
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import keys_of
 from s2p_tui.proposals.matcher.pieces import Piece
-from s2p_tui.proposals.matcher.words import meanings, steps_of_key
+from s2p_tui.proposals.matcher.words import Steps, meanings, steps_of_key
 
-Steps = tuple[str, ...]
 _OF_PAIRS = frozenset(("freqs", "freqs_cis", "freqs_cos", "freqs_sin", "tok_embeddings"))
 """Names in checkpoints of models that turn pairs: Meta's, Mistral's, torchtune's, lucidrains'."""
 _META = frozenset(("wq", "wk", "wqkv"))

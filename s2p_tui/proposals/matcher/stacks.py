@@ -9,9 +9,8 @@ from itertools import pairwise
 
 from s2p_tui.alignment.transform import keys_of
 from s2p_tui.proposals.matcher.pieces import Piece
-from s2p_tui.proposals.matcher.words import name_of, remembered, steps_of_key
+from s2p_tui.proposals.matcher.words import Steps, name_of, remembered, steps_of_key
 
-Steps = tuple[str, ...]
 _FEW = 3
 """Members from which on numbers may be unevenly apart."""
 _DIGITS = re.compile(r"\d+")

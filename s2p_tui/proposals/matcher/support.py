@@ -15,13 +15,14 @@ from s2p_tui.proposals.matcher.offsets import Shifted
 from s2p_tui.proposals.matcher.pieces import parts_named
 from s2p_tui.proposals.matcher.words import (
     FAINT,
+    Steps,
     is_meaning,
     meanings,
     name_of,
     remembered,
+    snake,
 )
 
-Steps = tuple[str, ...]
 Shape = tuple[int, ...]
 _FUNCTIONS = frozenset(
     (
@@ -78,9 +79,8 @@ _SHORTEST = 3
 _OFTEN = 2
 """Modules in which two names go together before that is a convention and no accident."""
 _WORD = re.compile(r"[a-z]+[0-9]*|[0-9]+")
-_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_LETTERS = re.compile(r"w?([qkv]{2,3})")
-"""Queries, keys and values in one, a letter for each."""
+_LETTERS = re.compile(r"w?(?!vq)([qkv]{2,3})")
+"""Queries, keys and values in one, a letter for each; `vq` is a vector quantiser."""
 _NUMBERED_PARTS = re.compile(r"w([123]{2,3})")
 """The layers of a gated one together, as `w13` is of `w1` and `w3`."""
 _FUSED = frozenset(
@@ -160,7 +160,9 @@ def exchangeable(
     """
     beside: dict[tuple[Steps, Steps, Shape], list[int]] = defaultdict(list)
     for n, (target, source) in pairs.items():
-        if len(target) > 1 and len(source) > 1 and not _speaks(target[-2], source[-2]):
+        if min(len(target), len(source)) < 2 or target[-2].isdigit():
+            continue
+        if not _speaks(target[-2], source[-2]):
             around = (*target[:-2], target[-1]), (*source[:-2], source[-1])
             beside[(*around, shapes[n])].append(n)
     return {
@@ -258,12 +260,13 @@ def _strangers(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
                 around = tuple(map(_open, sides[mine]))
                 lists[around][other[0]][sides[theirs][:-1]].append(n)
         for names in lists.values():
-            if len(names) < 2 or max(map(len, names.values())) < _OFTEN:
-                continue
-            for name, modules in names.items():
+            often = [name for name, modules in names.items() if len(modules) >= _OFTEN]
+            usual = {*meanings(tuple(often))[0]} - _GENERAL
+            for name, modules in names.items() if often else ():
+                if len(modules) >= _OFTEN or usual.intersection(meanings((name,))[0]):
+                    continue
                 for n in (n for numbers in modules.values() for n in numbers):
-                    if len(modules) < _OFTEN:
-                        found[n] = f"{name} is unlike what else is in {_text(pairs[n][mine][:-1])}"
+                    found[n] = f"{name} is unlike what else is in {_text(pairs[n][mine][:-1])}"
     return found
 
 
@@ -335,7 +338,8 @@ def reordered(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
     found: dict[int, str] = {}
     for n, sides in pairs.items():
         mine, theirs = (
-            {parts: step for step in steps if len(parts := _parts(step)) > 1} for steps in sides
+            {parts: step for step in steps if not step.isdigit() and len(parts := _parts(step)) > 1}
+            for steps in sides
         )
         if mine.keys() == theirs.keys():
             continue
@@ -355,7 +359,7 @@ def reordered(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
 def _parts(step: str) -> Steps:
     """The parts that a name counts up."""
     found: list[str] = []
-    for word in _WORD.findall(_CAMEL.sub("_", step).lower()):
+    for word in _WORD.findall(snake(step)):
         if (letters := _LETTERS.fullmatch(word)) is not None:
             found += [name_of(letter).words[0] for letter in letters[1]]
         elif (digits := _NUMBERED_PARTS.fullmatch(word)) is not None:
@@ -476,14 +480,17 @@ def _related(first: str, second: str) -> bool:
 
 def _telling(steps: Steps) -> tuple[str, frozenset[str]] | None:
     """The last step that says more than most names do, its numbers left open; and its words."""
-    return next((told for step in reversed(steps) if (told := _told_by(step)) is not None), None)
+    for step in reversed(steps):
+        if not step.isdigit() and (told := _told_by(step)) is not None:
+            return told
+    return None
 
 
 @remembered
 def _told_by(step: str) -> tuple[str, frozenset[str]] | None:
     # A letter that means nothing is a mark, as in `c_proj`.
     words = frozenset(word for word in meanings((step,))[0] if len(word) > 1) - _SILENT
-    return (_open(step), words) if words and not step.isdigit() else None
+    return (_open(step), words) if words else None
 
 
 @remembered

@@ -8,6 +8,8 @@ from functools import lru_cache
 from heapq import heappop, heappush
 from math import ceil, prod
 
+from msgspec import Struct
+
 from s2p_tui.alignment.transform import Shape
 from s2p_tui.proposals.matcher.indices import may_be_indices
 from s2p_tui.proposals.matcher.words import Name, name_of
@@ -381,8 +383,7 @@ _ALIKE = 0.6
 """The likeness that the other members at one index must have, or the lists are shifted."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _List:
+class _List(Struct, frozen=True, eq=False):
     """Numbered siblings in order.
 
     Attributes:

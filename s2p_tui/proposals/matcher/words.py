@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import ParamSpec, TypeVar, cast
 
+from msgspec import Struct
+
 P = ParamSpec("P")
 R = TypeVar("R")
+Steps = tuple[str, ...]
+"""A path: the names and numbers that lead to a tensor, outermost first."""
 # Those of the largest models are asked for again and again.
 _REMEMBERED = 1 << 18
 _FORGETS: list[Callable[[], None]] = []
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_LETTERS_ALONE = re.compile(r"[a-z]+")
 _LONGEST_STEP = 200
 _DEEPEST = 60
 _PIECES = re.compile(r"[a-z]+\d+[a-z]+\d*[a-z]*|\d+[a-z]+|[a-z]+|\d+")
@@ -34,7 +38,7 @@ _MEANINGS: dict[str, str] = {
     "in": "in input inputs inner start",
     "norm": "norm ln bn gn rmsnorm layernorm layrnorm batchnorm groupnorm normalization norms",
     "attn": "attn attention sa mha mhsa att",
-    "mlp": "mlp ffn ff ffw feedforward fc dense linear lin intermediate relu",
+    "mlp": "mlp ffn ff ffw feedforward fc dense linear lin lins intermediate relu",
     "embed": "emb embed embeds embeddings embedder wte",
     "pos": "pos position positions positional wpe",
     "conv": "conv convs convolution cnn",
@@ -45,8 +49,8 @@ _MEANINGS: dict[str, str] = {
     "head": "head heads classifier cls logits logit score unembed unembedding",
     "enc": "encoder encoders enc",
     "dec": "decoder decoders dec",
-    "forward": "forward fwd",
-    "backward": "backward bwd reverse reversed rev",
+    "forward": "forward fwd fw",
+    "backward": "backward bwd bw reverse reversed rev",
     "cross": "cross",
     "self": "self",
     "pre": "pre before",
@@ -74,6 +78,7 @@ _MEANINGS: dict[str, str] = {
     "stem": "stem",
     "register": "register registers reg",
     "gamma": "lambda ls",
+    "quantizer": "quantizer quantizers quantize quantise quantiser vq codebook codebooks",
 }
 _MEANING = {word: meaning for meaning, words in _MEANINGS.items() for word in words.split()}
 _WHOLE: dict[str, tuple[str, ...]] = {
@@ -127,7 +132,10 @@ _WHOLE: dict[str, tuple[str, ...]] = {
     "w_e": ("token", "embed"),
     "w_u": ("head",),
     "relative_position_bias_table": ("relative", "bias", "table"),
+    "relative_position_bias": ("relative", "bias", "table"),
+    "rel_pos_bias_table": ("relative", "bias", "table"),
     "rel_pos_bias": ("relative", "bias", "table"),
+    "relative_bias": ("relative", "bias", "table"),
     "rel_bias": ("relative", "bias", "table"),
     "w1": ("mlp", "gate"),
     "w2": ("mlp", "down", "out"),
@@ -145,8 +153,7 @@ FAINT = frozenset(("weight", "block", "proj", "mlp", "conv", "in", "module"))
 """Meanings that say little: most names have one of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(Struct, frozen=True):
     """One step of a path.
 
     Attributes:
@@ -172,7 +179,7 @@ def name_of(text: str) -> Name:
     """A step of a path taken apart."""
     if text.isdigit():
         return Name(text, (), (int(text),))
-    lower = _CAMEL.sub("_", text).lower().strip("_")
+    lower = snake(text).strip("_")
     if len(lower) == 1 and lower in _LETTERS:
         return Name(text, (lower,), (ord(lower) - ord("a"),))
     stem = lower.rstrip("0123456789").rstrip("_")
@@ -204,6 +211,17 @@ def name_of(text: str) -> Name:
     return Name(text, tuple(words), (*found, *numbers))
 
 
+def snake(text: str) -> str:
+    """A step in small letters, its words apart: `layer_norm` of `LayerNorm`."""
+    return _CAMEL.sub("_", text).lower()
+
+
+@remembered
+def written(step: str) -> tuple[str, ...]:
+    """The words of a step as they are written, without numbers."""
+    return tuple(_LETTERS_ALONE.findall(snake(step)))
+
+
 def is_phrase(text: str) -> bool:
     """Return True if a step as a whole has a meaning of its own, such as `w1`."""
     return text.lower() in _WHOLE
@@ -216,7 +234,7 @@ def is_meaning(word: str) -> bool:
 
 def is_known(text: str) -> bool:
     """Return True if a step has a word of more than a letter whose meaning is known."""
-    lower = _CAMEL.sub("_", text).lower()
+    lower = snake(text)
     return any(len(piece) > 1 and piece in _MEANING for piece in _PIECES.findall(lower)) or any(
         len(whole) > 2 and whole in lower for whole in _WHOLE
     )
@@ -257,8 +275,10 @@ def steps_of_path(path: str, *, is_one_of_several: bool = False) -> tuple[str, .
     steps: list[str] = []
     for match in _STEP.finditer(path):
         text = match[match.lastindex] if match.lastindex else ""
-        parts = re.split(r"[./]", text) if "." in text or "/" in text else (text,)
-        steps.extend(part for part in parts if part and part != "~")
+        if "." in text or "/" in text:
+            steps.extend(part for part in re.split(r"[./]", text) if part and part != "~")
+        elif text and text != "~":
+            steps.append(text)
     if len(steps) > 1 and steps[0] in _COLLECTIONS:
         del steps[0]
     if len(steps) > 1 and steps[-2].endswith("state_index") and steps[-1] in _STATISTICS:
@@ -307,6 +327,9 @@ def meanings(steps: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     numbers: list[int] = []
     last = len(steps) - 1
     for level, step in enumerate(steps):
+        if step.isdigit():
+            numbers.append(int(step))
+            continue
         own_words, own_numbers = _meaning(step, level < last)
         words += own_words
         numbers += own_numbers
