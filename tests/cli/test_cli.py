@@ -99,7 +99,7 @@ def test_convert_shows_a_match_that_takes_long(
     def slow(state_dict: StateDict, skeleton: Skeleton, task: Task) -> Evidence:
         task.total = len(skeleton)
         (watcher,) = (one for one in threading.enumerate() if one.name == "matching")
-        watcher.join(60)
+        watcher.join(300)
         return match(state_dict, skeleton, task)
 
     arguments = [str(pair.model), str(pair.skeleton), "-o", str(pair.output), "--trust-all"]
@@ -459,7 +459,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: int, status: int
         "check = Job.check\n"
         "def signalled(job):\n"
         f"    os.kill(os.getpid(), {int(number)})\n"
-        "    job._cancel.wait(30)\n"
+        "    job._cancel.wait(300)\n"
         "    check(job)\n"
         "Job.check = signalled\n"
         "sys.argv[1:] = ['convert', 'model.pt', 'sk.eqx', '-o', 'out.eqx', '--arrange', 'order',"
@@ -467,7 +467,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: int, status: int
         "main()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert (done.returncode, done.stderr) == (
         status,
