@@ -134,8 +134,9 @@ def test_what_was_trusted_by_an_option_is_verified_with_it(tmp_path: Path) -> No
     save_skeleton(tmp_path / "sk.eqx", {"a": jnp.zeros((3, 2))})
     ends = [str(tmp_path / "m.pt"), str(tmp_path / "sk.eqx")]
     mapping = tmp_path / "m.json"
-    with Session.open(*ends) as session:
-        session.save_mapping(mapping)
+    session = Session.open(*ends, arrange="order")
+    session.save_mapping(mapping)
+    session.close()
     again = ["--mapping", str(mapping), "--trust", "['a']"]
     output = str(tmp_path / "o.eqx")
     assert run(["convert", *ends, "-o", output, *again]) == 0
