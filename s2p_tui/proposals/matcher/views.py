@@ -165,9 +165,9 @@ def _wholes(
             are_few = wanted[size] < singles[size] and wanted[size * count] >= stacks[size * count]
             is_alone = wanted[size] >= count and not are_few
             # With as many members either list may be the stacked one: not one that leaves have.
-            *around, own = _lists_around((*key[0], "0"))
-            is_own = repeats == count and around[-1:] != [own] and own not in listed
-            is_own = is_own and listed.issuperset(around)
+            lists = _lists_around((*key[0], "0"))
+            is_own = repeats == count and listed.issuperset(lists[:-1])
+            is_own = is_own and listed.isdisjoint(lists[-1:])
             alone += is_alone or (repeats > 1 and wanted[size * repeats] >= count and not is_own)
             together += wanted[size * count] > 0 or wanted[size * count * repeats] > 0
         if together <= alone:
