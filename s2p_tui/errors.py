@@ -116,6 +116,7 @@ class Code(StrEnum):
         "Make them agree before they are exported, or convert into a pytree without them."
     )
     GIVE_ORIGINAL = "Give the original checkpoint, too."
+    SETTLE_BY_FORWARD = "Or let the forward of both models settle rows that are only doubtful."
     SETTLE_MAPPING = "Give the mapping that the conversion saved, or trust rows that are doubtful."
     ALLOW_ENTRY_OVERFLOW = "Scale them down first, or allow overflow."
     ANOTHER_PROGRAM = "Quit that one and start again, or save a mapping file."
@@ -196,6 +197,14 @@ class S2PError(Exception):
         hint = self._hint.worded(words) if isinstance(self._hint, Hint) else self._hint
         self.hint = one_line(hint, _LONGEST)
         return self
+
+    def or_else(self, code: Code) -> Self:
+        """Add a way out to a hint that has a code; returns this error."""
+        hint = self._hint
+        if isinstance(hint, Hint):
+            more = Hint(code, more=hint.more)
+            self._hint = Hint(hint.code, hint.facts, more)
+        return self.put_into({})
 
     @property
     def line(self) -> str:

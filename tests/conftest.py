@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import os
 import re
 import shutil
@@ -58,6 +60,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 raise pytest.UsageError(f"{item.nodeid}: slow needs a reason")
 
 
+def pytest_collection_finish() -> None:
+    """Have the collector leave alone what was imported, most of all there is: it stays anyway."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep what XLA compiles for the tests that come later, in any worker: a network is run by
@@ -91,10 +98,20 @@ def default_signals() -> Iterator[None]:
         signal.signal(number, signal.SIG_IGN)
 
 
+@pytest.fixture(scope="session")
+def state_homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Names of state directories, in one folder: pytest goes through all that lie beside a new one
+    to number it, which took a tenth of short tests.
+    """
+    folder = tmp_path_factory.mktemp("states")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def state_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def state_home(state_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A state directory of the test's own; the user's stays as it is."""
-    home = tmp_path_factory.mktemp("state")
+    home = next(state_homes)
+    home.mkdir()
     monkeypatch.setenv("XDG_STATE_HOME", str(home))
     # Where a test gives its programs another home, they still find what `--user` installed.
     monkeypatch.setenv("PYTHONUSERBASE", site.getuserbase())

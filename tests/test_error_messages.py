@@ -94,7 +94,7 @@ CASES: list[tuple[int, str, list[str]]] = [
      ["--claude-model and --yes go with --arrange claude", "or leave them out"]),
     (4, "convert model.pt net.py:broken",
      ["net.py:broken raised ValueError: no weights here.", "Call it yourself"]),
-    (2, "convert model.pt net.py:nothing", ["net.py has no 'nothing'.", "after the colon"]),
+    (2, "convert model.pt net.py:nothing", ["net.py has no 'nothing'.", "Check the name."]),
     (2, "convert model.pt nomodule:x", ["nomodule cannot be imported", "importable from here"]),
     (2, "skeleton net.py:broken --kwargs [1]", ["a JSON object was expected", "--kwargs '{"]),
     (2, "skeleton net.py:broken --kwargs {", ["--kwargs is not JSON", "Quote it"]),

@@ -12,7 +12,7 @@ from s2p_tui.alignment.fit import Verdict
 from s2p_tui.alignment.transform import describe, show
 from s2p_tui.app.text import many, wrap
 from s2p_tui.app.theme import Symbols
-from s2p_tui.app.wording import AUTHORS, part_taken, together
+from s2p_tui.app.wording import AUTHORS, part_taken, reason_of, together
 from s2p_tui.errors import printable
 from s2p_tui.proposals.proposal import Change, Confidence, Hunk, Proposal
 
@@ -229,7 +229,7 @@ def about(
     leaf = session.target.skeleton[change.index]
     owner = f"  {printable(leaf.owner)}" if leaf.owner else ""
     old = session.verdict(change.index)
-    why = f": {printable(change.new.why)}" if change.new.why else ""
+    why = f": {printable(reason_of(change.new))}" if change.new.why else ""
     sure = f"{change.confidence}, {AUTHORS[change.new.by]}{why}"
     new = verdict_of(session, reviewing, change)
     lines = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from s2p_tui.errors import printable
 from s2p_tui.session import find
 
 if TYPE_CHECKING:
-    from s2p_tui.alignment.alignment import Alignment, Author
+    from s2p_tui.alignment.alignment import Alignment, Author, Row
     from s2p_tui.app.agreement import Agreement
     from s2p_tui.app.cursor import Cursor
     from s2p_tui.session.session import Session
@@ -73,6 +74,7 @@ def part_taken(source: Expr) -> str:
 
 _MOST_KEYS = 64
 _MOST_LINES = 4
+_INPUTS = re.compile(r", inputs [0-9a-f]+(?: [0-9a-f]+)*$")
 _WORST_FIRST = (Fit.MISMATCHED, Fit.DOUBTFUL, Fit.GAP, Fit.TRANSFORMED, Fit.EXACT)
 AUTHORS: dict[Author, str] = {
     "order": "by order",
@@ -95,6 +97,14 @@ def name_at(session: Session, index: int) -> str:
     if row is None:
         return session.benched(index) or ""
     return row.keys[0] if row.keys else ""
+
+
+def reason_of(row: Row) -> str:
+    """Return why a row holds what it holds, to follow the words for its author.
+
+    Without what these say already, and without the digests of the inputs that both models ran on.
+    """
+    return _INPUTS.sub("", row.why.removeprefix("forward: "))
 
 
 def titles(session: Session) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -295,7 +305,7 @@ def details(
     why = f": {printable(reason)}" if reason else ""
     why += " (i shows more)" if len(reason) < len(verdict.why) else ""
     decided = AUTHORS[row.by] + (", trusted" if row.trusted else "")
-    decided += f": {printable(row.why)}" if row.why and row.why not in verdict.why else ""
+    decided += f": {printable(reason_of(row))}" if row.why and row.why not in verdict.why else ""
     fit = f"{symbols.sign(verdict)} {verdict.fit}{why}"
     if agreement is not None and (found := agreement.words(index)):
         decided = f"{found}; {decided}"

@@ -318,6 +318,8 @@ def verify(
     checkpoint: CheckpointOption,
     skeleton: Skeleton,
     mapping: Annotated[Path, Parameter(help="Mapping file it was converted with.")],
+    trust: Trust = (),
+    trust_all: TrustAll = False,
     allow_unused: AllowUnused = (),
     key: Key = None,
     allow_missing: AllowMissing = False,
@@ -330,9 +332,9 @@ def verify(
 ) -> int:
     """Compare every leaf of a converted file with its source, bit by bit.
 
-    Give --key, --like and --dtype as they were given to convert. An Orbax checkpoint that many
-    workers write is verified between finish and finish --commit. Leaves that differ are listed:
-    exit status 5. --certificate records what was read.
+    Give --trust, --key, --like and --dtype as they were given to convert. An Orbax checkpoint that
+    many workers write is verified between finish and finish --commit. Leaves that differ are
+    listed: exit status 5. --certificate records what was read.
     """
     from s2p_tui.cli.orbax import is_orbax, require_orbax, verify_orbax
     from s2p_tui.cli.progress import run_with_progress
@@ -347,6 +349,7 @@ def verify(
         adapter=adapter,
         mapping=mapping,
     )
+    session.trust(None if trust_all else trust)
     session.allow_unused(allow_unused)
     if is_orbax(output):
         return verify_orbax(

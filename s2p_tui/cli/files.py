@@ -106,8 +106,8 @@ def inspect(
         Parameter(
             converter=place,
             help="Checkpoint, skeleton, .eqx, mapping or recipe file, a folder of shards or "
-            "chunks, or pkg.module:factory; or the address of a checkpoint: https://, gs://, "
-            "s3:// or hf://ORGANISATION/REPOSITORY.",
+            "chunks, an Orbax checkpoint, or pkg.module:factory; or the address of a checkpoint: "
+            "https://, gs://, s3:// or hf://ORGANISATION/REPOSITORY.",
         ),
     ],
     /,

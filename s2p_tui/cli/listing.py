@@ -13,7 +13,9 @@ from s2p_tui.alignment.alignment import Row
 from s2p_tui.alignment.transform import describe as in_words
 from s2p_tui.alignment.transform import show
 from s2p_tui.errors import InputError, one_line, printable
+from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.chunks import PYTREE, find_manifest
+from s2p_tui.formats.orbax import is_orbax, open_orbax
 from s2p_tui.formats.registry import CHECKPOINT_KINDS, Place, kind_of, open_checkpoint, open_target
 from s2p_tui.formats.remote.address import located
 from s2p_tui.formats.skeleton_file import Target
@@ -64,7 +66,7 @@ def _cell(text: str) -> str:
 
 
 def describe(path: str | Path, key: str | None = None, *, allow_missing: bool = False) -> Listing:
-    """List a checkpoint, skeleton, mapping, recipe or chunk folder, or what a factory makes.
+    """List a checkpoint, skeleton, mapping, recipe, chunk folder or Orbax checkpoint, or a factory.
 
     Args:
         path: The file, `pkg.module:factory` (runs its code), the folder of a sharded checkpoint or
@@ -78,6 +80,8 @@ def describe(path: str | Path, key: str | None = None, *, allow_missing: bool = 
     place = located(path)
     if isinstance(place, Path) and ":" in place.name and not os.path.exists(place):
         return _leaves(open_any_target(str(place), None), str(place), "factory")
+    if isinstance(place, Path) and is_orbax(place):
+        return _entries(open_orbax(str(place), {}), str(place), "Orbax checkpoint", "arrays")
     kind = kind_of(place)
     if kind in CHECKPOINT_KINDS:
         return _checkpoint(place, kind, key, allow_missing)
@@ -96,8 +100,6 @@ def describe(path: str | Path, key: str | None = None, *, allow_missing: bool = 
 
 def _checkpoint(path: Place, kind: str, key: str | None, allow_missing: bool) -> Listing:
     checkpoint = open_checkpoint(path, key, allow_missing=allow_missing)
-    kind = checkpoint.kind or kind
-    entries = checkpoint.state_dict.entries
     notes = checkpoint.notes
     if (
         kind == "chunks"
@@ -106,11 +108,18 @@ def _checkpoint(path: Place, kind: str, key: str | None, allow_missing: bool) ->
         and find_manifest(path, PYTREE) is not None
     ):
         notes = (*notes, f"it holds a pytree too, which {path / PYTREE.holds} lists")
+    return _entries(checkpoint, str(path), checkpoint.kind or kind, "entries", notes)
+
+
+def _entries(
+    checkpoint: Checkpoint, name: str, kind: str, what: str, notes: tuple[str, ...] = ()
+) -> Listing:
+    entries = checkpoint.state_dict.entries
     place = f", state dict at {checkpoint.key!r}" if checkpoint.key else ""
-    title = f"{path}: {kind}, {len(entries)} entries, {checkpoint.size:,} bytes{place}"
+    title = f"{name}: {kind}, {len(entries)} {what}, {checkpoint.size:,} bytes{place}"
     rows = [(entry.key, show(entry.shape), entry.dtype) for entry in entries]
     data = {
-        "file": str(path),
+        "file": name,
         "kind": kind,
         "key": checkpoint.key,
         "entries": [

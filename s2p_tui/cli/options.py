@@ -196,11 +196,27 @@ AllowOverflow = Annotated[
         help="Write numbers that a cast makes infinite or NaN; they are refused otherwise.",
     ),
 ]
+
+
+def _refuse_page(_type: Any, path: Path | None) -> None:
+    """Refuse a name under which check --report writes a page.
+
+    Raises:
+        ValueError: The name ends so.
+    """
+    if path is not None and path.suffix.lower() in (".html", ".htm", ".md"):
+        raise ValueError(
+            f"A certificate is JSON, {path} is not named so. s2p-tui check --report writes a "
+            "comparison of both models as HTML or Markdown."
+        )
+
+
 Certificate = Annotated[
     Path | None,
     Parameter(
         name=["--certificate", "--report"],
         help="Write a certificate to this file: a JSON record of each leaf as it was read back.",
+        validator=_refuse_page,
     ),
 ]
 WithProof = Annotated[
@@ -228,9 +244,9 @@ WAYS_OUT = {
     Code.SWAPPED_SIDES: "The order is CHECKPOINT SKELETON.",
     Code.NO_NAMES_FOR_LEAVES: "Leave --like out.",
     Code.SAVED_MAPPING: (
-        "Give a mapping file as convert --save-mapping, or ctrl+s in the app, writes it."
+        "Give a mapping file that convert --save-mapping, or ctrl+s in the app, wrote."
     ),
-    Code.SAVED_RECIPE: "Give a recipe file as s2p-tui recipe writes it, or the name of one.",
+    Code.SAVED_RECIPE: "Give a recipe file that s2p-tui recipe wrote, or the name of one.",
     Code.OTHER_FILES: (
         "Use the files it names, or align these anew. For another depth or width make a recipe of "
         "it: s2p-tui recipe, then convert --recipe."
@@ -257,6 +273,7 @@ WAYS_OUT = {
     Code.NO_ROOM_IN_ENTRIES: (
         "Make them agree before they are exported, or convert into a pytree without them."
     ),
+    Code.SETTLE_BY_FORWARD: "Or let the forward settle rows that are only doubtful: --settle.",
     Code.SETTLE_MAPPING: (
         "Give the --mapping that the conversion saved, or --trust rows that are only doubtful."
     ),

@@ -20,6 +20,8 @@ from s2p_tui.cli.options import (
     Key,
     Like,
     Skeleton,
+    Trust,
+    TrustAll,
     command,
 )
 from s2p_tui.cli.parts import part_of
@@ -56,6 +58,8 @@ def finish(
         bool,
         Parameter(negative="", help="Give the checkpoint its name; all of it must be verified."),
     ] = False,
+    trust: Trust = (),
+    trust_all: TrustAll = False,
     allow_unused: AllowUnused = (),
     key: Key = None,
     allow_missing: AllowMissing = False,
@@ -85,6 +89,7 @@ def finish(
         adapter=adapter,
         mapping=mapping,
     )
+    session.trust(None if trust_all else trust)
     session.allow_unused(allow_unused)
     conversion = orbax_conversion(session, output, dtype=dtype, chunk_bytes=None)
 

@@ -13,6 +13,7 @@ from typing import get_args
 
 from s2p_tui.alignment.transform import EntryShape, Expr, Joining, Take, keys_of, nodes_of
 from s2p_tui.conversion.plan import Instruction, Plan
+from s2p_tui.formats.memory import LABEL
 
 
 def loader_of(
@@ -37,7 +38,9 @@ def loader_of(
         needed.update(_NEEDS[name] if name in needed else ())
     used = dict.fromkeys(key for source in sources for key in keys_of(source))
     names = (repr(name)[1:-1].replace('"', "'").replace("\\", "/") for name in made_for)
-    head = _HEAD.replace("@source", next(names)).replace("@target", next(names))
+    made_of, like = names
+    given = "state_dict" if made_of == LABEL else f'"{made_of}"'
+    head = _HEAD.replace("@source", made_of).replace("@target", like).replace("@checkpoint", given)
     tables = [
         _table("ENTRIES", [f"{key!r}: {shapes(key)!r}," for key in used], "{}"),
         _table("COPIES", [f"{key!r}," for key in copies]),
@@ -91,7 +94,7 @@ _NEEDS = {
 }
 _HEAD = '''"""Load the weights of @source into a pytree like that of @target.
 
-    model = load("@source", like)
+    model = load(@checkpoint, like)
 
 `like` is the model to fill, abstract or not; a module with state is given as `(model, state)`.
 LEAVES says what fills each leaf, in the order in which JAX flattens the pytree: its key path, shape

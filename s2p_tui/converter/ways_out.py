@@ -19,8 +19,8 @@ WAYS_OUT = {
     Code.NO_NESTED_STATE_DICT: "Leave key= out.",
     Code.SWAPPED_SIDES: "Check which argument takes the state dict, and which the pytree.",
     Code.NO_NAMES_FOR_LEAVES: "Leave like= out.",
-    Code.SAVED_MAPPING: "Give a mapping file as save_mapping=, or ctrl+s in the app, writes it.",
-    Code.SAVED_RECIPE: "Give a recipe file as s2p-tui recipe writes it, or the name of one.",
+    Code.SAVED_MAPPING: "Give a mapping file that save_mapping=, or ctrl+s in the app, wrote.",
+    Code.SAVED_RECIPE: "Give a recipe file that s2p-tui recipe wrote, or the name of one.",
     Code.OTHER_FILES: (
         "Use the files it names, or align these anew. For another depth or width make a recipe of "
         "it (s2p-tui recipe), and give that as recipe=."

@@ -115,7 +115,7 @@ def with_adapter(checkpoint: Checkpoint, where: str | Path) -> Checkpoint:
             of two matrices to weights; all that is in the way is named.
     """
     file = _file_of(where)
-    config = _config_of(file.parent / _CONFIG)
+    config = _config_of(file)
     adapter = open_checkpoint(file, ".")
     return _Merge(checkpoint, adapter, str(file), config).merged()
 
@@ -124,6 +124,8 @@ def _file_of(where: str | Path) -> Locator:
     place = located(where)
     if isinstance(place, RemoteFolder):
         raise InputError(f"{place} is a folder.", f"Give the address of {_FILES[0]} in it.")
+    if isinstance(place, Path) and not place.exists():
+        raise InputError(f"{place} does not exist.", "Check the path for typing errors.")
     if not isinstance(place, Path) or not place.is_dir():
         return place
     found = next((place / name for name in _FILES if (place / name).is_file()), None)
@@ -135,15 +137,16 @@ def _file_of(where: str | Path) -> Locator:
     return found
 
 
-def _config_of(path: Locator) -> dict[str, Any]:
+def _config_of(beside: Locator) -> dict[str, Any]:
+    path = beside.parent / _CONFIG
     try:
         config = object_of(parse_json(read_whole(path, _LARGEST_CONFIG)))
         for name in _PATTERNS:
             config[name] = object_of(config.get(name) or {})
     except FileNotFoundError:
         raise InputError(
-            f"{path} does not exist; without it the scale of an adapter is not known.",
-            "Put the configuration that PEFT saved beside the adapter.",
+            f"{beside} has no {_CONFIG} beside it, which says the scale of an adapter.",
+            "Give an adapter as PEFT saves it, with its configuration in the same folder.",
         ) from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.", _FROM_PEFT) from None

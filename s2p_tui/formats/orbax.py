@@ -60,6 +60,11 @@ def place_in(where: str, under: str = "") -> dict[str, Any]:
     return {"driver": "gcs", "bucket": bucket, "path": rest}
 
 
+def is_orbax(folder: Path) -> bool:
+    """Return True for the folder of an Orbax checkpoint, or of a step of its manager."""
+    return (folder / TREE).is_file() or any(folder.glob(f"*/{TREE}"))
+
+
 def open_orbax(
     where: str,
     names: Mapping[tuple[str, ...], str],

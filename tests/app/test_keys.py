@@ -286,7 +286,12 @@ async def test_pick_up_is_cancelled(opened: Opened, cancel: str) -> None:
 
 async def test_benched_entry_is_placed(opened: Opened) -> None:
     async with opened(linears()) as (pilot, workspace):
+        before = keys(workspace)
         await pilot.press("G", "m", "g", "enter")
+        # Rows that line up are not pushed on unannounced.
+        assert keys(workspace) == before
+        assert "2 rows that line up, from row 4 on, would lose" in status(workspace)
+        await pilot.press("enter")
         assert keys(workspace) == ["left.over", "a", "b", "c", ".", "d"]
         assert bench(workspace) == ("e",)
         await pilot.press("u")

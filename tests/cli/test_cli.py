@@ -30,6 +30,7 @@ from s2p_tui.cli.demo import make_pair as demo_pair
 from s2p_tui.errors import OutputError
 from s2p_tui.formats.pytree.skeleton import save_skeleton
 from s2p_tui.session import opening
+from s2p_tui.session.session import Session
 from tests.models.linears import EqxNet, make_pair
 
 
@@ -98,7 +99,7 @@ def test_convert_shows_a_match_that_takes_long(
     def slow(state_dict: StateDict, skeleton: Skeleton, task: Task) -> Evidence:
         task.total = len(skeleton)
         (watcher,) = (one for one in threading.enumerate() if one.name == "matching")
-        watcher.join(60)
+        watcher.join(300)
         return match(state_dict, skeleton, task)
 
     arguments = [str(pair.model), str(pair.skeleton), "-o", str(pair.output), "--trust-all"]
@@ -126,6 +127,33 @@ def test_verify_accepts_the_file_and_refuses_a_flipped_bit(
     capsys.readouterr()
     assert run(["verify", *again, "--mapping", str(mapping)]) == 5
     assert ".lin3.bias differs from its source" in capsys.readouterr().err
+
+
+def test_what_was_trusted_by_an_option_is_verified_with_it(tmp_path: Path) -> None:
+    torch.save({"a": torch.arange(6.0).reshape(2, 3)}, tmp_path / "m.pt")
+    save_skeleton(tmp_path / "sk.eqx", {"a": jnp.zeros((3, 2))})
+    ends = [str(tmp_path / "m.pt"), str(tmp_path / "sk.eqx")]
+    mapping = tmp_path / "m.json"
+    session = Session.open(*ends, arrange="order")
+    session.save_mapping(mapping)
+    session.close()
+    again = ["--mapping", str(mapping), "--trust", "['a']"]
+    output = str(tmp_path / "o.eqx")
+    assert run(["convert", *ends, "-o", output, *again]) == 0
+    verify = ["verify", output, "--checkpoint", ends[0], "--skeleton", ends[1]]
+    assert run([*verify, *again[:2]]) == 3
+    assert run([*verify, *again]) == 0
+
+
+@pytest.mark.parametrize("name", ["parity.html", "parity.MD"])
+def test_a_certificate_is_no_page(
+    pair: Pair, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = pair.output.with_name(name)
+    arguments = [str(pair.model), str(pair.skeleton), "-o", str(pair.output), "--trust-all"]
+    assert run(["convert", *arguments, "--report", str(report)]) == 2
+    assert "s2p-tui check --report writes" in capsys.readouterr().err
+    assert not report.exists()
 
 
 def test_json_tells_what_was_done(pair: Pair, capsys: pytest.CaptureFixture[str]) -> None:
@@ -431,7 +459,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: int, status: int
         "check = Job.check\n"
         "def signalled(job):\n"
         f"    os.kill(os.getpid(), {int(number)})\n"
-        "    job._cancel.wait(30)\n"
+        "    job._cancel.wait(300)\n"
         "    check(job)\n"
         "Job.check = signalled\n"
         "sys.argv[1:] = ['convert', 'model.pt', 'sk.eqx', '-o', 'out.eqx', '--arrange', 'order',"
@@ -439,7 +467,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: int, status: int
         "main()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert (done.returncode, done.stderr) == (
         status,

@@ -125,6 +125,7 @@ def _check(
 
 
 @pytest.mark.parametrize("form", ["plain", "frozen"])
+@pytest.mark.slow("compiles and runs models in both frameworks")
 def test_gradients_of_tied_and_frozen_parameters_are_compared(
     form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -93,7 +93,7 @@ def test_rows_that_only_their_order_speaks_for_are_settled(
 @pytest.mark.parametrize(
     ("form", "settled", "why"),
     [
-        ("sum", [], "so do both exchanged"),
+        ("sum", [], "exchanged with .two.weight it does as well"),
         ("unheard", ALL[:2], "nothing outside .two depends"),
         ("dead", ALL[3:], "depends"),
     ],

@@ -305,7 +305,7 @@ def test_files_that_are_missing_or_too_much_are_one_line(tmp_path: Path) -> None
     file = adapter(tmp_path / "a", FIRST)
     (tmp_path / "a" / "adapter_config.json").unlink()
     checkpoint = checkpoint_in_memory(BASE)
-    with pytest.raises(InputError, match=r"adapter_config\.json does not exist"):
+    with pytest.raises(InputError, match=r"has no adapter_config\.json beside it"):
         with_adapter(checkpoint, file)
     (tmp_path / "a" / "adapter_config.json").write_text("[" * 100_000)
     with pytest.raises(InputError, match="no adapter's configuration"):

@@ -26,7 +26,7 @@ def make_app(session: Session, output: Path = Path("model.eqx"), **options: obje
     )
 
 
-async def until(pilot: Pilot[object], is_so: Callable[[], bool], seconds: float = 60) -> None:
+async def until(pilot: Pilot[object], is_so: Callable[[], bool], seconds: float = 300) -> None:
     """Let the app go on until something is the case."""
     deadline = time.monotonic() + seconds
     while not is_so():

@@ -22,7 +22,6 @@ from s2p_tui.alignment.edits import (
     Several,
     Swap,
     Trust,
-    apply,
 )
 from s2p_tui.alignment.fit import Fit
 from s2p_tui.app.commands.units import Units
@@ -265,9 +264,15 @@ def toggle_gap(session: Session, cursor: Cursor) -> Move:
     return _asking(session, Move(opened, cursor.index, said=_flowed("down", len(new))))
 
 
-def _asking(session: Session, move: Move) -> Move:
-    """Return a move that is announced first if rows that line up would lose their entries."""
-    before, after = session.alignment.rows, apply(session.alignment, move.edit).rows
+def _asking(session: Session, move: Move, again: str = "s again does it") -> Move:
+    """Return a move that is announced first if rows that line up would lose their entries.
+
+    Args:
+        session: The session.
+        move: The move.
+        again: How it is made nevertheless.
+    """
+    before, after = session.alignment.rows, session.preview(move.edit).rows
     lost = session.verdicts.settled(after.displaced(before))
     if not lost:
         return move
@@ -276,7 +281,7 @@ def _asking(session: Session, move: Move) -> Move:
         words = (
             f"{len(lost):,} rows that line up, from row {lost[0] + 1} on, would lose their entries"
         )
-    return structs.replace(move, warning=f"{words}: s again does it.")
+    return structs.replace(move, warning=f"{words}: {again}.")
 
 
 def _flowed(way: str, gaps: int) -> Said:
@@ -331,7 +336,7 @@ def toggle_trust(session: Session, cursor: Cursor) -> Move:
     if benched := [n for n in cursor.chosen() if n >= len(session.alignment.rows)]:
         if len(benched) == len(cursor.chosen()):
             return _toggle_unused(session, benched, cursor.index)
-        raise ImpossibleError("Mark rows or benched entries, not both.")
+        raise ImpossibleError("Mark rows or benched entries, not both: Esc clears the marks.")
     doubtful: list[tuple[int, Row]] = []
     for index in cursor.chosen():
         row = session.row(index)
@@ -410,7 +415,9 @@ def put_down(session: Session, cursor: Cursor, *, swap: bool) -> Move:
         way_out = " If it should, press s on it." if row.gap else ""
         raise ImpossibleError(f"Row {to + 1} takes no entry: {row.why}.{way_out}")
     if key is not None:
-        return Move(PlaceFromBench(key, to, shift=not swap), to, said=said, reveals=True)
+        move = Move(PlaceFromBench(key, to, shift=not swap), to, said=said, reveals=True)
+        again = "Enter again does it, x exchanges it with the entry there alone"
+        return move if swap else _asking(session, move, again)
     edit = Swap(picked, to) if swap else MoveTo(picked, to)
     return Move(edit, to, said=said, reveals=True)
 

@@ -85,7 +85,7 @@ class Help(BoxKeys, ModalScreen[None]):
         self._symbols = symbols
 
     def compose(self) -> ComposeResult:
-        with Box(self._symbols, "Keys", "Esc closes", can_focus=True):
+        with Box(self._symbols, "Keys", "Esc closes  j/k scroll", can_focus=True):
             yield _Table(self._symbols)
 
     @property

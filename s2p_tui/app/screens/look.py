@@ -22,7 +22,7 @@ from s2p_tui.app.background import in_thread
 from s2p_tui.app.text import many, size_in_words
 from s2p_tui.app.theme import Symbols
 from s2p_tui.app.widgets.frame import Box, BoxKeys
-from s2p_tui.app.wording import AUTHORS
+from s2p_tui.app.wording import AUTHORS, reason_of
 from s2p_tui.errors import CancelledError, S2PError, printable
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def about_row(session: Session, index: int, symbols: Symbols) -> list[str]:
     why = f": {printable(verdict.why)}" if verdict.why else ""
     lines.append(f"{symbols.sign(verdict)} {verdict.fit}{why}")
     trusted = ", trusted" if row.trusted else ""
-    reason = f": {printable(row.why)}" if row.why and row.why != verdict.why else ""
+    reason = f": {printable(reason_of(row))}" if row.why and row.why != verdict.why else ""
     lines.append(f"row {index + 1:,}, {AUTHORS[row.by]}{trusted}{reason}")
     if session.evidence is not None:
         suggestion = session.evidence.suggestions[index]

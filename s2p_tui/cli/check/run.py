@@ -39,7 +39,7 @@ from s2p_tui.cli.check.torch_side import (
     torch_forward,
     torch_paths,
 )
-from s2p_tui.errors import InputError, S2PError
+from s2p_tui.errors import AlignmentError, Code, InputError, S2PError
 from s2p_tui.formats.adapter import with_adapter
 from s2p_tui.formats.base import Checkpoint
 from s2p_tui.formats.registry import open_checkpoint
@@ -147,7 +147,7 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
                     session.save_mapping(request.save_mapping)
                     mapping = str(request.save_mapping)
             else:
-                session.convert(Path(folder) / "model.eqx")
+                _convert(session, Path(folder) / "model.eqx")
                 converted = load_converted(Path(folder) / "model.eqx", tree)
                 converted = _laid_out(converted, module, examples)
         finally:
@@ -207,6 +207,16 @@ def check(request: Request, examples: Examples, narrate: Narrator = silent) -> C
         note=note,
         gradients=gradients,
     )
+
+
+def _convert(session: Session, output: Path) -> None:
+    """Convert, or say that the forward may settle what is doubtful."""
+    try:
+        session.convert(output)
+    except AlignmentError as error:
+        if error.code in (Code.LINE_UP_ROWS, Code.LINE_UP_NAMELESS_ROWS):
+            error.or_else(Code.SETTLE_BY_FORWARD)
+        raise
 
 
 def _laid_out(tree: Any, module: nn.Module, examples: Examples) -> Any:

@@ -292,17 +292,17 @@ class Settler:
                 error = self._error(scope, {index: other})
                 if error is not None:
                     done = words.removesuffix(": ") or describe(other) or "as it is"
-                    errors.append((error, f"so does another candidate ({done})"))
+                    errors.append((error, f"as another candidate ({done}) it does as well"))
         for partner in self._partners(index):
             error = self._exchange_error(index, partner)
             if error is not None:
                 path = self._skeleton[partner].path
-                errors.append((error, f"so do both exchanged with {path}"))
+                errors.append((error, f"exchanged with {path} it does as well"))
         if not errors:
             return "there is nothing to compare it with"
         best, words = min(errors)
         if best <= self._bench.far(scope):
-            return f"agrees within {scope.error:.1g}, but {words} ({best:.1g})"
+            return f"its module agrees within {scope.error:.1g}, but {words} ({best:.1g})"
         return SettledRow(
             index,
             source,

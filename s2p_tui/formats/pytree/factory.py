@@ -184,7 +184,7 @@ def _attribute(where: str, name: str) -> Any:
         found: Any = _import_file(Path(where)) if is_file else importlib.import_module(where)
     for part in name.split("."):
         if not hasattr(found, part):
-            raise UsageError(f"{where} has no {name!r}.", "Check the name after the colon.")
+            raise UsageError(f"{where} has no {name!r}.", "Check the name.")
         found = getattr(found, part)
     return found
 
