@@ -165,8 +165,10 @@ def _wholes(
             are_few = wanted[size] < singles[size] and wanted[size * count] >= stacks[size * count]
             is_alone = wanted[size] >= count and not are_few
             # With as many members either list may be the stacked one: not one that leaves have.
-            *around, own = _lists_around((*key[0], "0"))
-            is_own = repeats == count and around[-1:] != [own] and own not in listed
+            lists = _lists_around((*key[0], "0"))
+            # A list that is the whole checkpoint has no name.
+            around, own = lists[:-1], lists[-1:]
+            is_own = repeats == count and around[-1:] != own and listed.isdisjoint(own)
             is_own = is_own and listed.issuperset(around)
             alone += is_alone or (repeats > 1 and wanted[size * repeats] >= count and not is_own)
             together += wanted[size * count] > 0 or wanted[size * count * repeats] > 0
