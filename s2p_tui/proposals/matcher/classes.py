@@ -79,7 +79,9 @@ def own_cells(found: _Found) -> dict[int, str]:
     return doubted
 
 
-def scales_less_one(found: _Found, steps: Mapping[int, Steps], entries: StateDict) -> dict[int, str]:
+def scales_less_one(
+    found: _Found, steps: Mapping[int, Steps], entries: StateDict
+) -> dict[int, str]:
     """Scales of norms of models that keep them less one, where the leaf's class adds none.
 
     Args:

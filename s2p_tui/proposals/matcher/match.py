@@ -40,6 +40,7 @@ from s2p_tui.proposals.matcher.alternating import alternating
 from s2p_tui.proposals.matcher.buckets import NAMES_AGREE, SAME_NAME
 from s2p_tui.proposals.matcher.channels import Kernels, flattened
 from s2p_tui.proposals.matcher.classes import own_cells, scales_less_one, tables_and_layers
+from s2p_tui.proposals.matcher.consumers import reading_channels
 from s2p_tui.proposals.matcher.conventions import gated_by_number, up_by_name
 from s2p_tui.proposals.matcher.doubts import (
     crossed,
@@ -274,7 +275,7 @@ def _fill(
     # The last one is the reason that is given.
     doubts = _Doubts()
     doubts.add(Question.ENTRY, crossed(shapes, left, steps))
-    doubts.add(Question.GROUPING, flattened(layers, steps))
+    doubts.add(Question.GROUPING, reading_channels(layers, steps) | flattened(layers, steps))
     doubts.add(Question.AXES, turned(layers, (piece.shape for piece in pieces)))
     contradicted, by_number = inconsistent(sides)
     doubts.add(Question.ENTRY, contradicted)
