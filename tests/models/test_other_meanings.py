@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -68,7 +67,7 @@ def test_a_module_of_relative_positions_shows_heads_outermost(beside: str) -> No
 
     made = convert_tree(tensors, net())
     assert np.array_equal(made.attn.k.weight, tensors["attn.qkv.weight"][8:16])
-    value: Any = jnp.zeros((9, 2))
+    value: Any = np.zeros((9, 2))
     for step in reversed(beside.split(".")):
         value = module("Rel", **{step: value})
     more = {f"attn.{beside}": torch.randn(9, 2)}
@@ -78,7 +77,7 @@ def test_a_module_of_relative_positions_shows_heads_outermost(beside: str) -> No
 @pytest.mark.parametrize("fused", ["qkv", "kv"])
 def test_parts_go_into_an_own_weight_in_an_order_of_its_own(fused: str) -> None:
     parts = fused.removeprefix("qkv") or "qkv"
-    tensors = of(proj=(8, 8), **{part: (8, 8) for part in "qkv"})
+    tensors = of(proj=(8, 8), **dict.fromkeys("qkv", (8, 8)))
     alone = {part: linear() for part in "qkv" if part not in parts}
     like = module("Net", proj=linear(), **alone, **{fused: linear(8 * len(parts))})
     assert "heads may alternate" in refusal(tensors, like)
@@ -208,7 +207,7 @@ def test_other_models_turn_pairs_too(beside: tuple[str, ...], certain: bool) -> 
 @pytest.mark.parametrize(("name", "certain"), [("pre_feedforward", False), ("pre_mlp", True)])
 def test_norms_may_hold_their_scale_less_one(name: str, certain: bool) -> None:
     names = ("input_layernorm", f"{name}_layernorm", "norm")
-    tensors = of(**{one: (8,) for one in names})
+    tensors = of(**dict.fromkeys(names, (8,)))
     like = module("Net", **{one: eqx.nn.RMSNorm(8, use_bias=False) for one in names})
     if certain:
         assert convert_tree(tensors, like) is not None
@@ -229,13 +228,13 @@ def test_norms_may_hold_their_scale_less_one(name: str, certain: bool) -> None:
 )
 def test_a_number_may_be_a_function_of_another(entry: str, leaf: str) -> None:
     tensors = {entry: torch.randn(6)} | of(fc=(6, 4), out=(3, 6))
-    like = module("Net", fc=linear(6, 4), **{leaf: jnp.zeros(6)}, out=linear(3, 6))
+    like = module("Net", fc=linear(6, 4), **{leaf: np.zeros(6)}, out=linear(3, 6))
     assert entry in refusal(tensors, like)
 
 
 def test_a_stack_of_a_checkpoint_that_is_a_list_is_proposed() -> None:
     tensors = nn.Sequential(*(nn.Linear(4, 6) for _ in range(3))).state_dict()
-    like = module("Net", weight=jnp.zeros((3, 6, 4)), bias=jnp.zeros((3, 6)))
+    like = module("Net", weight=np.zeros((3, 6, 4)), bias=np.zeros((3, 6)))
     assert np.array_equal(convert_tree(tensors, like).bias[2], tensors["2.bias"])
 
 

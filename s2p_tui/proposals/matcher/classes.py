@@ -50,10 +50,9 @@ def tables_and_layers(found: _Found, entries: StateDict) -> dict[int, str]:
         words = {*written(module.rpartition(".")[2])}
         if is_table and words & _LAYERS and not words & _TABLES:
             doubted[place] = "by its name it is a layer's weight, of which a table is the transpose"
-        elif not is_table and last == "weight" and words & _TABLES and not words & _LAYERS:
-            if f"{module}.bias" not in entries:
-                why = "by its name it is a table, of which a layer's weight is the transpose"
-                doubted[place] = why
+        is_called_table = last == "weight" and words & _TABLES and not words & _LAYERS
+        if not is_table and is_called_table and f"{module}.bias" not in entries:
+            doubted[place] = "by its name it is a table, of which a layer's weight is the transpose"
     return doubted
 
 

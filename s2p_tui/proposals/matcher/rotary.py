@@ -48,7 +48,7 @@ def in_pairs(
     if not beside:
         return {}
     named = {step for entry in state_dict for step in steps_of_key(entry.key)}
-    is_shown = not named.isdisjoint(_OF_PAIRS) or (_LLAMA <= named and not _ONE_MORE & named)
+    is_shown = not named.isdisjoint(_OF_PAIRS) or (named >= _LLAMA and not _ONE_MORE & named)
     doubted: dict[int, str] = {}
     for index, (_, piece) in beside.items():
         its = {step for member in piece.members for key in keys_of(member) for step in _steps(key)}
