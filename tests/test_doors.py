@@ -206,8 +206,8 @@ CASES: dict[Code, tuple[list[str], Callable[[], object], str, str]] = {
     Code.SAVED_MAPPING: (
         ["convert", *PAIR, "--mapping", "bad.json"],
         lambda: convert_tree(W, TREE, mapping="bad.json"),
-        "as convert --save-mapping",
-        "as save_mapping=",
+        "that convert --save-mapping",
+        "that save_mapping=",
     ),
     Code.LINE_UP_ROWS: (
         ["convert", "strangers.pt", "twins.eqx"],

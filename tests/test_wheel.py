@@ -55,6 +55,7 @@ def test_it_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     }
 
 
+@pytest.mark.slow("builds the wheel")
 def test_it_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     metadata = _metadata(wheel)
     assert metadata["Version"] == __version__

@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from s2p_tui.alignment.layer_rules import constant_for
+from s2p_tui.alignment.layer_rules import RULED, constant_for
 from s2p_tui.alignment.numbering import (
     BY_ORDER,
     GAP,
@@ -171,9 +171,9 @@ class Rows(Sequence[Row]):
         sources, decisions = self.sources[index], self.decisions[index]
         if self.decided is self.sources:
             return decisions
-        undecided = np.where(sources == NOTHING, BY_ORDER, MOVED)
-        is_in_force = self.decided[index] == sources
-        return np.where(is_in_force, decisions, undecided).astype(np.int32, copy=False)
+        # With Python's numbers it would be of twice the size, and copied.
+        undecided = np.where(sources == NOTHING, np.int32(BY_ORDER), np.int32(MOVED))
+        return np.where(self.decided[index] == sources, decisions, undecided)
 
     def differ(self, other: Rows) -> Flags:
         """Return which rows differ from as many others of the same numbering."""
@@ -355,7 +355,7 @@ def in_order(state_dict: StateDict, skeleton: Skeleton) -> Alignment:
     decisions = np.full(len(skeleton), BY_ORDER, np.int32)
     free = np.ones(len(skeleton), np.bool_)
     for index, leaf in enumerate(skeleton):
-        row = fixed_row(leaf) if leaf.owner is not None or leaf.kind == "scalar" else None
+        row = fixed_row(leaf) if leaf.owner in RULED or leaf.kind == "scalar" else None
         if row is not None:
             free[index] = False
             sources[index], decisions[index] = numbers_of(row, numbering)

@@ -236,13 +236,12 @@ class _Change:
         touched = layers[moved]
         touched = touched[touched != ALONE]
         trusted = self.numbering.trusted(self._decisions).nonzero()[0]
-        mine = layers[trusted]
-        # The one number more counts what is alone: nothing.
-        counts = np.bincount(touched, minlength=int(layers.max()) + 2)
-        lapsing = trusted[counts[mine] > 0].tolist()
-        is_moved = set(moved.tolist()) if lapsing else ()
+        lapsing = trusted[are_in(layers[trusted], touched)].tolist()
+        if not lapsing:
+            return
+        counts, before = np.bincount(touched), self._before.rows.sources
         for index in lapsing:
-            others = counts[layers[index]] - (index in is_moved)
+            others = counts[layers[index]] - (self.sources[index] != before[index])
             if others and index not in self._chosen:
                 decision = self.numbering.decisions[int(self._decisions[index])]
                 lapsed = self.numbering.decision(decision._replace(trusted=False))

@@ -115,7 +115,7 @@ class Columns(Struct, frozen=True):
         sources: What each leaf should take.
         certain: See `Suggestion`.
         placed: See `Suggestion`.
-        claims: The leaf that each entry certainly belongs to, or -1.
+        claims: The leaf that each entry certainly belongs to, or -1; two more behind them are -1.
     """
 
     sources: Numbers
@@ -158,7 +158,7 @@ class Evidence:
         numbering, count = state_dict.numbering, len(self.suggestions)
         sources = np.full(count, NOTHING, np.int32)
         flags = np.zeros((2, count), np.bool_)
-        claims = np.full(len(state_dict), NOTHING, np.int32)
+        claims = np.full(len(state_dict) + 2, NOTHING, np.int32)
         for index in range(count):
             source, (proof, _, is_placed, _) = self.suggestions.held(index)
             is_certain = proof.is_complete

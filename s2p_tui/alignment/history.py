@@ -33,6 +33,7 @@ class History:
 
     _done: list[Change] = field(default_factory=list[Change], init=False)
     _undone: list[Change] = field(default_factory=list[Change], init=False)
+    _tried: tuple[Alignment, Edit, tuple[Alignment, range]] | None = field(default=None, init=False)
 
     def __len__(self) -> int:
         return len(self._done)
@@ -63,7 +64,8 @@ class History:
         Returns:
             The new alignment and the rows that may have changed (empty if nothing did).
         """
-        new, changed = applied(alignment, edit)
+        new, changed = self._applied(alignment, edit)
+        self._tried = None
         if new is alignment:
             return alignment, range(0)
         start, before, after = 0, alignment.rows, new.rows
@@ -74,6 +76,16 @@ class History:
         self._done.append(Change(edit, changed, start, before, after, *benches))
         self._undone.clear()
         return new, changed
+
+    def preview(self, alignment: Alignment, edit: Edit) -> Alignment:
+        """Return the alignment after an edit; `make` takes it over if it makes that edit next."""
+        return self._applied(alignment, edit)[0]
+
+    def _applied(self, alignment: Alignment, edit: Edit) -> tuple[Alignment, range]:
+        tried = self._tried
+        if tried is None or tried[0] is not alignment or tried[1] != edit:
+            tried = self._tried = alignment, edit, applied(alignment, edit)
+        return tried[2]
 
     def undo(self, alignment: Alignment) -> tuple[Alignment, range]:
         """Take the last edit back; the same alignment and no rows when there is none."""

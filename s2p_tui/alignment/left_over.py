@@ -171,10 +171,13 @@ class UnusedEntries:
 
 def _storages(state_dict: StateDict) -> Numbers:
     """Return a number per entry, equal where entries share elements; `_ALONE` without storage."""
+    storages = [entry.storage for entry in state_dict]
+    # Most formats tell of none, and a key press waits for the first one benched.
+    if storages.count(None) == len(storages):
+        return np.full(len(storages), _ALONE, np.int32)
     known: dict[Hashable, int] = {None: _ALONE}
-    for entry in state_dict:
-        known.setdefault(entry.storage, len(known) - 1)
-    return np.array([known[entry.storage] for entry in state_dict], np.int32)
+    numbers = [known.setdefault(storage, len(known) - 1) for storage in storages]
+    return np.array(numbers, np.int32)
 
 
 def explained(entry: Entry, state_dict: StateDict) -> str:

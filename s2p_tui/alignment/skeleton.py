@@ -117,19 +117,19 @@ class Skeleton:
     def classes(self) -> Mapping[str, str]:
         """SHA-256 (its beginning) over the key paths and settings of each class of layers."""
         lines: dict[str, list[str]] = {}
-        known: dict[int, str] = {}
+        known: dict[tuple[str, int], tuple[list[str], str]] = {}
         for leaf in self.leaves:
             if leaf.owner is None:
                 continue
             # Leaves of layers that are alike share their settings.
-            config = known.get(id(leaf.config))
-            if config is None:
+            kind = leaf.owner, id(leaf.config)
+            if (found := known.get(kind)) is None:
                 config = json.dumps(dict(leaf.config), default=repr, sort_keys=True)
-                known[id(leaf.config)] = config
-            lines.setdefault(class_name(leaf.owner), []).append(f"{leaf.path} {config}\n")
+                found = known[kind] = lines.setdefault(class_name(leaf.owner), []), f" {config}\n"
+            found[0].append(leaf.path + found[1])
         return {
-            name: hashlib.sha256("".join(found).encode()).hexdigest()[:_CLASS_DIGITS]
-            for name, found in sorted(lines.items())
+            name: hashlib.sha256("".join(held).encode()).hexdigest()[:_CLASS_DIGITS]
+            for name, held in sorted(lines.items())
         }
 
     @property

@@ -22,7 +22,7 @@ from s2p_tui.alignment.composites import composite_of
 from s2p_tui.alignment.evidence import Columns, Evidence, weigh
 from s2p_tui.alignment.fit import Fit, Verdict
 from s2p_tui.alignment.judge import is_mask_of_bytes, judge
-from s2p_tui.alignment.layer_rules import rule_for
+from s2p_tui.alignment.layer_rules import RULED, rule_for
 from s2p_tui.alignment.layers import ALONE, module_of
 from s2p_tui.alignment.layouts import is_input_first
 from s2p_tui.alignment.numbering import FACTS, GAP, NOTHING, Flags, Numbers, are_in
@@ -237,7 +237,7 @@ _SIGNS = tuple(Verdict(fit or Fit.GAP, blocks=code in _BLOCKING) for code, fit i
 # A table of 4 MB; pairs of as many kinds as leaves and entries are sorted, which takes 6 ms more.
 _LARGEST_TABLE = 2**22
 _Codes = NDArray[np.uint8]
-_Kind = NDArray[np.int64]
+_Kind = NDArray[np.int32]
 _NO_ENTRY, _MANY_ENTRIES = -1, -2
 _NO_SOURCE, _PART = 0, 1
 """Kinds of a source: none at all, and what reads parts of a composite, each of which is its own."""
@@ -261,7 +261,7 @@ class _Kinds:
         self._state_dict = state_dict
         known: dict[Hashable, int] = {}
         kinds = [known.setdefault(_leaf_kind(leaf), len(known)) for leaf in skeleton]
-        self.leaves = np.array(kinds, np.int64)
+        self.leaves = np.array(kinds, np.int32)
         self.leaf_count = len(known)
         self.has_value = np.array([leaf.has_value for leaf in skeleton], np.bool_)
         self._known: dict[Hashable, int] = {"nothing": _NO_SOURCE, "part": _PART}
@@ -274,8 +274,8 @@ class _Kinds:
             else:
                 entries.append(self._known.setdefault(_entry_kind(entry), len(self._known)))
         # Tables over all sources, expressions first and in reverse: see `sources`.
-        self._sources = np.array([_NO_SOURCE, _NO_SOURCE, *entries], np.int64)
-        self._entries = np.arange(-2, len(entries))
+        self._sources = np.array([_NO_SOURCE, _NO_SOURCE, *entries], np.int32)
+        self._entries = np.arange(-2, len(entries), dtype=np.int32)
         self._entries[:2] = _NO_ENTRY
 
     @property
@@ -299,14 +299,14 @@ class _Kinds:
             kinds.append(_PART if is_part else self._known.setdefault(kind, len(self._known)))
             one = self._state_dict.index(keys[0]) if len(keys) == 1 else _MANY_ENTRIES
             entries.append(one if keys else _NO_ENTRY)
-        self._sources = np.concatenate([np.array(kinds[::-1], np.int64), self._sources])
-        self._entries = np.concatenate([np.array(entries[::-1], np.int64), self._entries])
+        self._sources = np.concatenate([np.array(kinds[::-1], np.int32), self._sources])
+        self._entries = np.concatenate([np.array(entries[::-1], np.int32), self._entries])
 
     def sources(self, sources: Numbers) -> _Kind:
         """Return the kind of each source."""
         return self._sources[sources + (len(self._sources) - len(self._state_dict))]
 
-    def entries(self, sources: Numbers) -> NDArray[np.int64]:
+    def entries(self, sources: Numbers) -> NDArray[np.int32]:
         """Return the one entry that each source reads; `_NO_ENTRY` and `_MANY_ENTRIES` are others.
 
         They are indexes from the end of a table that has two more items than there are entries.
@@ -315,13 +315,14 @@ class _Kinds:
 
 
 def _leaf_kind(leaf: Leaf) -> Hashable:
-    rule = rule_for(leaf) if leaf.owner else None
+    rule = rule_for(leaf) if leaf.owner in RULED else None
     ruled = None if rule is None else (leaf.owner, rule.role, id(leaf.config))
     return leaf.shape, leaf.dtype, leaf.has_value, ruled
 
 
 def _entry_kind(entry: Entry) -> Hashable:
-    return entry.shape, entry.dtype, is_mask_of_bytes(entry), is_input_first(entry.key)
+    is_mask = entry.dtype == "uint8" and is_mask_of_bytes(entry)
+    return entry.shape, entry.dtype, is_mask, is_input_first(entry.key)
 
 
 def _template(source: Expr, keys: tuple[str, ...]) -> Hashable:
@@ -542,9 +543,8 @@ class Verdicts:
 
     def _by_pairs(self, start: int, leaf_kinds: _Kind, source_kinds: _Kind) -> _Codes:
         """Return the same of too many kinds for a table."""
-        pairs, first, places = np.unique(
-            leaf_kinds * self._kinds.count + source_kinds, return_index=True, return_inverse=True
-        )
+        both = leaf_kinds.astype(np.int64) * self._kinds.count + source_kinds
+        pairs, first, places = np.unique(both, return_index=True, return_inverse=True)
         fits = np.full(len(pairs), _MISMATCHED, np.uint8)
         for number, example in enumerate(first.tolist()):
             key = int(leaf_kinds[example]), int(source_kinds[example])
@@ -570,8 +570,9 @@ class Verdicts:
         is_source = (sources != NOTHING) & (sources != GAP)
         agrees = is_source & (sources == wanted)
         others = is_source & ~agrees
-        claims = np.append(known.claims, [NOTHING, NOTHING])[taken]
-        claimed = (claims != NOTHING) & (claims != np.arange(span.start, span.stop))
+        claims = known.claims[taken]
+        own = np.arange(span.start, span.stop, dtype=np.int32)
+        claimed = (claims != NOTHING) & (claims != own)
         loose = others & ~settled & ~claimed
         doubted = agrees & ~(certain | facts.user)
         chosen = facts.user | facts.recipe

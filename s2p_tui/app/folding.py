@@ -202,6 +202,9 @@ class Folding:
         if beyond >= 0:
             return self._rows + beyond
         chunk = bisect_right(self._before, line) - 1
+        if self._before[chunk + 1] - self._before[chunk] == _CHUNK:
+            # Nothing in it is folded.
+            return chunk * _CHUNK + line - self._before[chunk]
         index = chunk * _CHUNK - 1
         for _ in range(line - self._before[chunk] + 1):
             index = self._starts.find(_START, index + 1)

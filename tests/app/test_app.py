@@ -54,7 +54,7 @@ async def test_says_what_it_reads_until_it_is_read() -> None:
     go = threading.Event()
 
     def slow(_: str | None) -> Session:
-        assert go.wait(20)
+        assert go.wait(300)
         return fitting()
 
     app = app_for(slow)
@@ -70,7 +70,7 @@ async def test_reading_can_be_left(key: str) -> None:
     go = threading.Event()
 
     def slow(_: str | None) -> Session:
-        go.wait(20)
+        go.wait(300)
         return fitting()
 
     app = app_for(slow)

@@ -32,7 +32,7 @@ class Held(Session):
     let_go: threading.Event
 
     def match_proposal(self) -> Proposal:
-        assert self.let_go.wait(60)
+        assert self.let_go.wait(300)
         return super().match_proposal()
 
 

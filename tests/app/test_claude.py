@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Label, OptionList
@@ -217,7 +215,7 @@ async def test_an_answer_closes_no_question_that_lies_over_it(
 
 @pytest.mark.parametrize("begun", [None, '{"groups": ['])
 @pytest.mark.slow("opens the app for every case")
-async def test_hang_is_cancelled_within_a_second(
+async def test_hang_is_cancelled(
     opened: Opened, script: Script, session: Session, begun: str | None
 ) -> None:
     script.plays = [hangs(begun)]
@@ -231,10 +229,10 @@ async def test_hang_is_cancelled_within_a_second(
         # It is drawn by a clock, maybe after the question has come in.
         progress = pilot.app.screen.query_one("#progress", Label)
         await until(pilot, lambda: "777 tokens sent" in str(progress.content))
-        pressed = time.monotonic()
         await pilot.press("escape")
         await shows(pilot, Workspace)
-        assert time.monotonic() - pressed < 1
+        # It hangs still.
+        assert not script.released.is_set()
         assert "Asking Claude was cancelled; nothing was changed." in status(workspace)
         assert session.alignment is before
         script.plays = [ANSWER]

@@ -61,6 +61,24 @@ async def test_converts_and_reports(opened: Opened, tmp_path: Path) -> None:
     assert all(np.array_equal(leaf, np.arange(4).reshape(2, 2)) for leaf in loaded)
 
 
+async def test_a_file_that_exists_is_replaced_once_it_is_confirmed(
+    opened: Opened, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.eqx"
+    output.write_text("notes")
+    async with opened(fitting(), output=output) as (pilot, workspace):
+        await pilot.press("c", "enter")
+        assert isinstance(pilot.app.screen, ConvertForm)
+        remark = str(pilot.app.screen.query_one("#remark").render())
+        assert f"Replace {output}? Enter again does it" in remark
+        await pilot.press("escape")
+        assert pilot.app.screen is workspace
+        assert output.read_text() == "notes"
+        await pilot.press("c", "enter", "enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Result))
+        assert output.read_bytes()[:6] == b"\x93NUMPY"
+
+
 async def test_name_and_dtype_are_taken_from_the_form(opened: Opened, tmp_path: Path) -> None:
     async with opened(fitting(), output=tmp_path / "x.eqx") as (pilot, workspace):
         await pilot.press("c")

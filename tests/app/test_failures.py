@@ -125,7 +125,7 @@ async def test_the_matcher_ends_with_the_app(
     async with opened(soon()) as (pilot, _):
         await pilot.press("ctrl+q")
         await until(pilot, lambda: not pilot.app.is_running)
-    assert ended.wait(60)
+    assert ended.wait(300)
 
 
 async def test_statistics_that_fail(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:

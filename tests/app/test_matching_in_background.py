@@ -27,7 +27,7 @@ def go(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     match = opening.evidence_of
 
     def slow(*ends):
-        assert event.wait(60)
+        assert event.wait(300)
         return match(*ends)
 
     monkeypatch.setattr(opening, "evidence_of", slow)

@@ -50,7 +50,7 @@ SIZE_OF = {
 """The size a scene is about, where that is not the largest."""
 SCENES: dict[str, tuple[Callable[[], Session], str]] = {
     "start": (linears, ""),
-    "edited": (linears, "J G m g enter 4 enter s"),
+    "edited": (linears, "J G m g enter enter 4 enter s"),
     "picked": (linears, "m j j 4"),
     "marked": (linears, "space space v j"),
     "find": (linears, "slash f i r s t"),

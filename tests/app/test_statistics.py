@@ -123,7 +123,7 @@ async def test_progress_is_shown_and_escape_stops_the_reading(
         count += 1
         if count == 33:
             reading.set()
-            assert going_on.wait(20)
+            assert going_on.wait(300)
             ended.set()
         return read_region(self, name, region)
 

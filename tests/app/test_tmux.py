@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import threading
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tests.helpers.terminal import CLEAN, PYTHON, Terminal
 from tests.models.linears import EqxNet, TorchNet, make_pair
 
 pytestmark = pytest.mark.slow("starts the app in a terminal")
-_PATIENCE = 30.0
+_PATIENCE = 300.0
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_a_closed_terminal_ends_the_program(terminal: Terminal, pair: Pair) -> N
     terminal.stop()
     deadline = time.monotonic() + _PATIENCE
     while process.exists() and time.monotonic() < deadline:
-        pass
+        threading.Event().wait(0.02)
     assert not process.exists()
 
 

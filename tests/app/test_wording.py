@@ -52,7 +52,7 @@ def test_pace_is_that_of_the_phase() -> None:
 
 def test_name_is_remarked_on(tmp_path: Path) -> None:
     (tmp_path / "there.eqx").touch()
-    assert "will be replaced" in remark(str(tmp_path / "there"))
+    assert "asked before it is replaced" in remark(str(tmp_path / "there"))
     (tmp_path / "folder.eqx").mkdir()
     assert "is a folder" in obstacle(str(tmp_path / "folder"))
     assert "no folder" in obstacle(str(tmp_path / "none" / "a.eqx"))

@@ -85,6 +85,7 @@ def _check(
     return status, json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow("compiles and runs models in both frameworks")
 def test_a_module_that_holds_more_than_its_twin_is_no_difference(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,6 +96,7 @@ def test_a_module_that_holds_more_than_its_twin_is_no_difference(
     assert all(modules.values())
 
 
+@pytest.mark.slow("compiles and runs models in both frameworks")
 def test_the_first_difference_is_behind_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -99,7 +99,7 @@ def test_convert_shows_a_match_that_takes_long(
     def slow(state_dict: StateDict, skeleton: Skeleton, task: Task) -> Evidence:
         task.total = len(skeleton)
         (watcher,) = (one for one in threading.enumerate() if one.name == "matching")
-        watcher.join(60)
+        watcher.join(300)
         return match(state_dict, skeleton, task)
 
     arguments = [str(pair.model), str(pair.skeleton), "-o", str(pair.output), "--trust-all"]
@@ -134,8 +134,9 @@ def test_what_was_trusted_by_an_option_is_verified_with_it(tmp_path: Path) -> No
     save_skeleton(tmp_path / "sk.eqx", {"a": jnp.zeros((3, 2))})
     ends = [str(tmp_path / "m.pt"), str(tmp_path / "sk.eqx")]
     mapping = tmp_path / "m.json"
-    with Session.open(*ends) as session:
-        session.save_mapping(mapping)
+    session = Session.open(*ends, arrange="order")
+    session.save_mapping(mapping)
+    session.close()
     again = ["--mapping", str(mapping), "--trust", "['a']"]
     output = str(tmp_path / "o.eqx")
     assert run(["convert", *ends, "-o", output, *again]) == 0
@@ -458,7 +459,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: int, status: int
         "check = Job.check\n"
         "def signalled(job):\n"
         f"    os.kill(os.getpid(), {int(number)})\n"
-        "    job._cancel.wait(30)\n"
+        "    job._cancel.wait(300)\n"
         "    check(job)\n"
         "Job.check = signalled\n"
         "sys.argv[1:] = ['convert', 'model.pt', 'sk.eqx', '-o', 'out.eqx', '--arrange', 'order',"
@@ -466,7 +467,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: int, status: int
         "main()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert (done.returncode, done.stderr) == (
         status,

@@ -125,6 +125,7 @@ def _check(
 
 
 @pytest.mark.parametrize("form", ["plain", "frozen"])
+@pytest.mark.slow("compiles and runs models in both frameworks")
 def test_gradients_of_tied_and_frozen_parameters_are_compared(
     form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +139,7 @@ def test_gradients_of_tied_and_frozen_parameters_are_compared(
     assert all(one["cosine"] > 0.99999 for one in by_key.values())
 
 
+@pytest.mark.slow("compiles and runs models in both frameworks")
 def test_outputs_that_agree_with_other_gradients_differ(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -175,6 +175,7 @@ def test_the_app_in_a_home_that_is_read_only(tmp_path: Path) -> None:
         program.kill_after(0)
 
 
+@pytest.mark.slow("starts programs that import JAX")
 def test_commands_in_a_home_that_is_read_only(tmp_path: Path) -> None:
     model, skeleton = small_pair(tmp_path)
     home = {"HOME": str(READ_ONLY), "XDG_STATE_HOME": "", "XDG_CACHE_HOME": ""}
@@ -188,6 +189,7 @@ def test_commands_in_a_home_that_is_read_only(tmp_path: Path) -> None:
         assert "Traceback" not in err
 
 
+@pytest.mark.slow("starts several programs")
 def test_two_programs_that_write_one_file(tmp_path: Path) -> None:
     wholes: list[bytes] = []
     pairs: list[tuple[Path, Path]] = []

@@ -107,6 +107,7 @@ def conversions(draw: st.DrawFn) -> tuple[Any, dict[int, str], dict[str, torch.T
 
 @settings(max_examples=100, deadline=None)
 @given(conversions(), st.sampled_from([save_zip, save_legacy, save_safetensors]))
+@pytest.mark.slow("converts a hundred random trees")
 def test_random_trees(conversion: Any, save: Any) -> None:
     tree, rows, tensors, converted = conversion
     if save is save_safetensors:

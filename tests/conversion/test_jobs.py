@@ -40,6 +40,7 @@ MANY = 5
 
 @settings(max_examples=100, deadline=None)
 @given(cases(), st.sampled_from(["float32", "float64"]), st.sampled_from([4096, 5000, 1 << 20]))
+@pytest.mark.slow("converts a hundred models with several numbers of threads")
 def test_any_number_of_threads_writes_the_same_bytes(case: Case, dtype: str, chunk: int) -> None:
     checkpoint = checkpoint_of(case.arrays)
     leaf = Leaf(".leaf", case.result.shape, dtype)
@@ -93,7 +94,7 @@ def test_threads_and_chunks_change_nothing(session: Session, tmp_path: Path, suf
 def test_cancelling_stops_every_thread(
     session: Session, tmp_path: Path, jobs: int, phase: str
 ) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
 
     class Cancelled(Job):
         def check(self) -> None:
@@ -103,7 +104,7 @@ def test_cancelling_stops_every_thread(
 
     with pytest.raises(CancelledError):
         session.convert(tmp_path / "out.eqx", jobs=jobs, chunk_bytes=4096, job=Cancelled())
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
 
 
@@ -171,14 +172,14 @@ def test_a_write_that_goes_wrong_is_found_by_any_number_of_threads(
 def test_a_failure_in_any_thread_is_the_same_error(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     real = os.preadv
     caller = threading.get_ident()
     elsewhere = threading.Event()
 
     def fails_elsewhere(*arguments: Any) -> int:
         if threading.get_ident() == caller:
-            assert elsewhere.wait(60)
+            assert elsewhere.wait(300)
             return real(*arguments)
         elsewhere.set()
         return 0
@@ -196,7 +197,7 @@ def test_a_failure_in_any_thread_is_the_same_error(
         with pytest.raises(OutputError, match="the disk is full"):
             session.convert(tmp_path / "out.eqx", jobs=MANY, chunk_bytes=4096)
         monkeypatch.undo()
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
 
 
@@ -215,7 +216,7 @@ def test_the_earliest_failure_is_the_one_told() -> None:
     both = threading.Barrier(2)
 
     def fail(number: int) -> None:
-        both.wait(60)
+        both.wait(300)
         raise ValueError(f"{number}")
 
     for _ in range(20):

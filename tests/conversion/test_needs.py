@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,6 +71,7 @@ def test_needs_are_what_the_evaluator_reads(data: st.DataObject, case: Case) -> 
 
 @settings(max_examples=200, deadline=None)
 @given(st.data(), cases(steps=5))
+@pytest.mark.slow("evaluates hundreds of expressions part by part")
 def test_what_is_fetched_is_all_an_evaluator_asks_for(data: st.DataObject, case: Case) -> None:
     """Whatever smaller parts it asks for, in whatever order."""
     region = data.draw(regions(case.result.shape))

@@ -59,6 +59,7 @@ STATE = {
     ),
     st.booleans(),
 )
+@pytest.mark.slow("writes a hundred folders")
 def test_any_state_dict_comes_back_bit_by_bit(
     described: dict[str, tuple[str, list[int]]], turned: bool
 ) -> None:
@@ -342,6 +343,7 @@ def test_a_manifest_that_is_a_link_is_refused(tmp_path: Path) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
+@pytest.mark.slow("writes and damages 150 folders")
 def test_flipped_bytes_are_refused_or_harmless(data: st.DataObject) -> None:
     with folder() as place:
         chunkify_state_dict({"w": torch.arange(6.0), "b": torch.ones(2)}, place)

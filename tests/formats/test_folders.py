@@ -267,6 +267,7 @@ def run(*arguments: object) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow("starts programs that import JAX")
 def test_what_no_shard_holds_from_the_command_line(tmp_path: Path) -> None:
     save_skeleton(tmp_path / "skeleton.eqx", Net())
     save_safetensors(STATE | MORE, tmp_path / "model.safetensors")

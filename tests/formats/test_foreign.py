@@ -55,7 +55,7 @@ def command(error: InputError) -> str:
 
 
 def shell(line: str) -> None:
-    subprocess.run(line, shell=True, check=True, timeout=60)
+    subprocess.run(line, shell=True, check=True, timeout=300)
 
 
 PACKERS: Mapping[str, tuple[str, Callable[[bytes], bytes]]] = {

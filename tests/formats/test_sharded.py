@@ -217,6 +217,7 @@ def test_folders_with_two_indexes(tmp_path: Path) -> None:
     refused(tmp_path, r"several indexes: model\.safetensors\.index\.json, other\.index\.json")
 
 
+@pytest.mark.slow("writes two hundred shards")
 def test_more_shards_than_may_be_open_at_once(tmp_path: Path) -> None:
     shards = {f"{n:03}.safetensors": torch.full((3,), float(n)) for n in range(200)}
     for name, tensor in shards.items():

@@ -203,7 +203,7 @@ def hangs(text: str | None = None) -> Play:
             handler.begin_stream()
             handler.message([text])
         handler.script.hanging.set()
-        handler.script.released.wait(60)
+        handler.script.released.wait(300)
         handler.close_connection = True
 
     return play

@@ -14,7 +14,7 @@ from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.formats.safetensors import header_for
 from s2p_tui.formats.skeleton_file import head_line
 
-ENDED = 60.0
+ENDED = 300.0
 """Seconds, after which a process is taken to hang."""
 
 

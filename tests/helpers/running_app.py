@@ -13,6 +13,7 @@ from s2p_tui.app.screens.main import Workspace
 from s2p_tui.app.start import S2PApp
 from s2p_tui.session.session import Session
 
+_SOON = 0.02
 Opened = Callable[..., AbstractAsyncContextManager[tuple[Pilot[object], Workspace]]]
 
 
@@ -26,12 +27,14 @@ def make_app(session: Session, output: Path = Path("model.eqx"), **options: obje
     )
 
 
-async def until(pilot: Pilot[object], is_so: Callable[[], bool], seconds: float = 60) -> None:
+async def until(pilot: Pilot[object], is_so: Callable[[], bool], seconds: float = 300) -> None:
     """Let the app go on until something is the case."""
-    deadline = time.monotonic() + seconds
+    started = time.monotonic()
     while not is_so():
-        assert time.monotonic() < deadline, "it never came to be"
-        await pilot.pause()
+        waited = time.monotonic() - started
+        assert waited < seconds, "it never came to be"
+        # Looking all the time would take the processor from what is waited for.
+        await pilot.pause(None if waited < _SOON else _SOON)
 
 
 def in_turn(pilot: Pilot[object]) -> Pilot[object]:

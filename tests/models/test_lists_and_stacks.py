@@ -106,3 +106,13 @@ def test_cells_stacked_over_layers_have_each_layers_biases(kind: str) -> None:
             found.append(state if kind == "GRU" else state[0])
         outputs = np.stack(found)
     assert np.allclose(outputs, wanted, atol=1e-5)
+
+
+def test_lists_without_a_name_are_stacked_too() -> None:
+    tensors = {
+        f"{n}.{role}": torch.randn((8, 8)[:axes])
+        for n in range(4)
+        for role, axes in (("weight", 2), ("bias", 1))
+    }
+    stack = eqx.filter_vmap(lambda key: eqx.nn.Linear(8, 8, key=key))(jax.random.split(KEY, 4))
+    assert "do not line up" in refusal(tensors, module("Net", layers=stack))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 
+import pytest
+
 from s2p_tui.alignment.evidence import Suggestion, Suggestions
 from s2p_tui.alignment.proof import UNPROVEN, Answer, proven_by
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
@@ -15,6 +17,7 @@ PROVEN = proven_by(Answer.CHOSEN)
 _LAYERS = 50
 
 
+@pytest.mark.slow("matches large models and collects garbage")
 def test_no_garbage_is_left_for_the_collector() -> None:
     names = [(n, part) for n in range(_LAYERS) for part in ("weight", "bias")]
     state_dict = StateDict(tuple(Entry(f"h.{n}.{part}", (2,), "float32") for n, part in names))

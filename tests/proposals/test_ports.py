@@ -44,6 +44,7 @@ def test_the_same_input_gives_the_same_proposal(pair: Pair) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(pair=st.sampled_from(PORTS), seed=st.integers(0, 10**6))
+@pytest.mark.slow("matches dozens of models in random orders")
 def test_the_order_of_entries_changes_no_row(pair: Pair, seed: int) -> None:
     source = list(pair.source)
     random.Random(seed).shuffle(source)
@@ -60,6 +61,7 @@ def test_what_order_alone_settles_is_proposed_in_that_order(pair: Pair) -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(pair=st.sampled_from(UNCLEAR), seed=st.integers(0, 10**6))
+@pytest.mark.slow("matches dozens of models in random orders")
 def test_what_order_alone_settles_is_vouched_for_in_no_order(pair: Pair, seed: int) -> None:
     source = list(pair.source)
     random.Random(seed).shuffle(source)
@@ -69,6 +71,7 @@ def test_what_order_alone_settles_is_vouched_for_in_no_order(pair: Pair, seed: i
 
 @_EACH
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.slow("matches every model without each of four entries")
 def test_of_a_missing_entry_no_other_takes_the_place(pair: Pair, seed: int) -> None:
     gone = random.Random(seed).sample([tensor.name for tensor in pair.source], 1)
     changed = lacking(pair, gone)

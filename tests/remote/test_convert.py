@@ -139,6 +139,7 @@ ONCE = ("plain", "turned", "conv", "cast", "upper", "lower", "stacked", "biases"
 
 
 @pytest.mark.parametrize("chunk", [1, 64])
+@pytest.mark.slow("converts from a server")
 def test_each_byte_is_asked_for_about_once(tmp_path: Path, server: WebServer, chunk: int) -> None:
     used = tensors()
     del used["columns"]
@@ -184,6 +185,7 @@ def test_many_threads_ask_for_few_things_at_once(tmp_path: Path, server: WebServ
     assert 1 < server.most_at_once <= 3 + 8
 
 
+@pytest.mark.slow("converts from a server")
 def test_a_source_replaced_midway_leaves_nothing(tmp_path: Path, server: WebServer) -> None:
     used = tensors()
     save_safetensors(used, tmp_path / "model")

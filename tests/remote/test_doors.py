@@ -42,6 +42,7 @@ def address_of(server: WebServer, pair: Pair) -> str:
     return f"{url}/{pair.model.name}?signature={SECRET}&x=a//b"
 
 
+@pytest.mark.slow("runs every command")
 def test_every_command_takes_an_address_and_keeps_it_secret(
     tmp_path: Path,
     server: WebServer,

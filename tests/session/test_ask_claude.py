@@ -231,7 +231,7 @@ def on_terminal(
                 break
             if (typed := answer(shown)) is not None:
                 terminal.write(typed.encode())
-    return process.wait(60), shown
+    return process.wait(300), shown
 
 
 @pytest.mark.parametrize(("answers", "status"), [("n", 130), ("yn", 130), ("yy", 3)])

@@ -22,7 +22,6 @@ from s2p_tui.alignment.edits import (
     Several,
     Swap,
     Trust,
-    apply,
 )
 from s2p_tui.alignment.fit import Fit
 from s2p_tui.app.commands.units import Units
@@ -273,7 +272,7 @@ def _asking(session: Session, move: Move, again: str = "s again does it") -> Mov
         move: The move.
         again: How it is made nevertheless.
     """
-    before, after = session.alignment.rows, apply(session.alignment, move.edit).rows
+    before, after = session.alignment.rows, session.preview(move.edit).rows
     lost = session.verdicts.settled(after.displaced(before))
     if not lost:
         return move

@@ -96,7 +96,7 @@ def remark(name: str, sources: Sequence[str | Path] = ()) -> str:
     if is_orbax:
         return "An Orbax checkpoint: a folder that loads sharded."
     if path.exists():
-        return f"{printable(str(path))} exists and will be replaced."
+        return f"{printable(str(path))} exists: you are asked before it is replaced."
     if path != typed_path(name):
         other = printable(f"{name.strip()}.orbax")
         return f"Will be written as {printable(str(path))}; {other} for Orbax."
@@ -163,6 +163,7 @@ class ConvertForm(ModalScreen[Order | None]):
         self._order = order
         given = order.dtype
         self._dtypes = _DTYPES if given in _DTYPES else (*_DTYPES, given)
+        self._replaced: Path | None = None
 
     def compose(self) -> ComposeResult:
         with Box(self._symbols, "Convert", "Tab next  Enter convert  Esc cancel"):
@@ -190,8 +191,11 @@ class ConvertForm(ModalScreen[Order | None]):
 
     @on(Input.Changed)
     def warn(self, event: Input.Changed) -> None:
-        said = self._symbols.plain(remark(event.value, self._sources))
-        self.query_one("#remark", Label).update(Content(said))
+        self._replaced = None
+        self._say(remark(event.value, self._sources))
+
+    def _say(self, remark: str) -> None:
+        self.query_one("#remark", Label).update(Content(self._symbols.plain(remark)))
 
     @on(Input.Submitted)
     @on(Button.Pressed, "#convert")
@@ -199,6 +203,11 @@ class ConvertForm(ModalScreen[Order | None]):
         name = self.query_one(Input).value.strip()
         if obstacle(name, self._sources):
             self.query_one(Input).focus()
+            return
+        path, _ = _named(name)
+        if not is_bucket(path) and path.exists() and self._replaced != path:
+            self._replaced = path
+            self._say(f"Replace {printable(str(path))}? Enter again does it, Esc cancels.")
             return
         pressed = self.query_one(RadioSet).pressed_index
         is_allowed = any(box.value for box in self.query(PlainCheckbox))

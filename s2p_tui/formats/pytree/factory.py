@@ -170,6 +170,8 @@ def import_object(spec: str) -> Any:
 def _located(spec: str) -> tuple[str, str]:
     """Return the module or file, and the name in it."""
     where, _, name = spec.rpartition(":")
+    if not where and name.endswith(".py"):
+        raise UsageError(f"{spec} is a file, and names nothing in it.", f"Write {spec}:NAME.")
     if not where.endswith(".py") and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     if where:

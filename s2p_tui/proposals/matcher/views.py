@@ -166,10 +166,8 @@ def _wholes(
             is_alone = wanted[size] >= count and not are_few
             # With as many members either list may be the stacked one: not one that leaves have.
             lists = _lists_around((*key[0], "0"))
-            # A list that is the whole checkpoint has no name.
-            around, own = lists[:-1], lists[-1:]
-            is_own = repeats == count and around[-1:] != own and listed.isdisjoint(own)
-            is_own = is_own and listed.issuperset(around)
+            is_own = repeats == count and listed.issuperset(lists[:-1])
+            is_own = is_own and listed.isdisjoint(lists[-1:])
             alone += is_alone or (repeats > 1 and wanted[size * repeats] >= count and not is_own)
             together += wanted[size * count] > 0 or wanted[size * count * repeats] > 0
         if together <= alone:
