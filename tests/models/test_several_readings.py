@@ -168,7 +168,7 @@ def test_keys_and_values_may_alternate(query: str, certain: bool) -> None:
 
 def backbone() -> tuple[Tensors, dict[str, Any]]:
     """Enough under the same names that one name more or less is an exception."""
-    names = ("embed", "q", "k", "v", "o", "fc1", "fc2")
+    names = ("stem", "q", "k", "v", "o", "fc1", "fc2")
     tensors = {f"{name}.weight": torch.randn(8, 8) for name in names}
     return tensors, {name: linear() for name in names}
 

@@ -44,12 +44,8 @@ def flattened(
         found: Leaves and what they take, by place.
         steps: Steps of the leaves.
     """
-    kernels = {
-        place: pair
-        for place, pair in found.items()
-        if len(pair[1].member) > _MATRIX and not (pair[0].owner or "").startswith("equinox.nn.")
-    }
-    if not any(_may_hold_channels_last(*pair) for pair in kernels.values()):
+    kernels = with_channels_last(found)
+    if not kernels:
         return {}
     both = [piece.member[:2] for _, piece in kernels.values()]
     turned = [
@@ -72,11 +68,11 @@ def flattened(
     sizes: set[int] = set()
     for place, piece in dense.items():
         out, size = piece.member
-        if _may_be_image(size, outputs, 2) and not beside.gives(piece):
+        if may_be_image(size, outputs, 2) and not beside.gives(piece):
             doubted[place] = "its input may be a flattened image, whose channels PyTorch has first"
             sizes.add(size)
         elif (
-            _may_be_image(out, inputs, _SMALLEST_IMAGE)
+            may_be_image(out, inputs, _SMALLEST_IMAGE)
             and not beside.takes(piece)
             and "head" not in _words(piece.steps)[1]
         ):
@@ -91,7 +87,20 @@ def flattened(
     return doubted
 
 
-def _may_be_image(size: int, channels: Collection[int], smallest: int) -> bool:
+def with_channels_last(
+    found: Mapping[int, tuple[Leaf, Piece]],
+) -> dict[int, tuple[Leaf, Piece]]:
+    """The kernels of a model that may hold its channels last; none of another one."""
+    kernels = {
+        place: pair
+        for place, pair in found.items()
+        if len(pair[1].member) > _MATRIX and not (pair[0].owner or "").startswith("equinox.nn.")
+    }
+    is_one = any(_may_hold_channels_last(*pair) for pair in kernels.values())
+    return kernels if is_one else {}
+
+
+def may_be_image(size: int, channels: Collection[int], smallest: int) -> bool:
     """Return True if so many elements may be those of several channels of an image."""
     return size not in channels and any(size % c == 0 and size >= smallest * c for c in channels)
 

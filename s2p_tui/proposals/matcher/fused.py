@@ -18,9 +18,15 @@ _MAY_ALTERNATE = frozenset(
 _PLAIN = re.compile(r"(?<![^.])(?:qkv|kv)(?=\.)")
 """Fused weights of many models. Those that call what follows `proj`, as timm's transformers and
 most models of images do, have the parts one after the other, but for convolutions (guided
-diffusion, EfficientViT) and for LeViT and TinyViT, which have `attention_biases` beside them.
+diffusion, EfficientViT), for LeViT and TinyViT, which have `attention_biases` beside them, and for
+MaxViT and CoAtNet, which have a module `rel_pos`.
 """
-_BIASES_OF_HEADS = "attention_biases"
+_OF_HEADS = (
+    "attention_biases",
+    *("rel_pos.relative_position_bias_table", "rel_pos.mlp.fc1.weight", "rel_pos"),
+)
+_OWN = frozenset(("qkv", "kv"))
+"""Fused weights of models of any author's own, of which nothing shows how they are put together."""
 _OF_LIBRARIES = {"to_qkv": (), "to_kv": ("to_out", "to_out.0", "to_q"), "c_attn": ("c_proj",)}
 """Fused weights of x-transformers and of GPT-2, and layers beside them there.
 
@@ -47,6 +53,8 @@ def may_alternate(expr: Expr, steps: tuple[str, ...], entries: StateDict) -> boo
     if any(_may_be_in_groups(node, entries) for node in split):
         return True
     if mine and isinstance(expr, Concat) and len({entries.shape(k)[0] for k in keys_of(expr)}) > 1:
+        return True
+    if isinstance(expr, Concat) and len(keys_of(expr)) > 1 and _OWN.intersection(mine):
         return True
     fused = {key for node in (split or [expr] if mine else split) for key in keys_of(node)}
     fused = {key for key in fused if mine.isdisjoint(key.split("."))}
@@ -82,5 +90,5 @@ def _alternates(key: str, entries: StateDict) -> bool:
     weight = f"{key.rpartition('.')[0]}.weight"
     is_kernel = len(entries.shape(weight if weight in entries else key)) > _MATRIX
     around = key[: match.start()]
-    is_timm = f"{around}proj.weight" in entries and f"{around}{_BIASES_OF_HEADS}" not in entries
-    return is_kernel or not is_timm
+    is_timm = f"{around}proj.weight" in entries
+    return is_kernel or not is_timm or any(f"{around}{name}" in entries for name in _OF_HEADS)

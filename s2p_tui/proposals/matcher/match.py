@@ -36,8 +36,11 @@ from s2p_tui.proposals.matcher.align import (
     in_sequence,
     say_nothing,
 )
+from s2p_tui.proposals.matcher.alternating import alternating
 from s2p_tui.proposals.matcher.buckets import NAMES_AGREE, SAME_NAME
 from s2p_tui.proposals.matcher.channels import Kernels, flattened
+from s2p_tui.proposals.matcher.classes import own_cells, scales_less_one, tables_and_layers
+from s2p_tui.proposals.matcher.consumers import reading_channels
 from s2p_tui.proposals.matcher.conventions import gated_by_number, up_by_name
 from s2p_tui.proposals.matcher.doubts import (
     crossed,
@@ -272,7 +275,7 @@ def _fill(
     # The last one is the reason that is given.
     doubts = _Doubts()
     doubts.add(Question.ENTRY, crossed(shapes, left, steps))
-    doubts.add(Question.GROUPING, flattened(layers, steps))
+    doubts.add(Question.GROUPING, reading_channels(layers, steps) | flattened(layers, steps))
     doubts.add(Question.AXES, turned(layers, (piece.shape for piece in pieces)))
     contradicted, by_number = inconsistent(sides, shapes)
     doubts.add(Question.ENTRY, contradicted)
@@ -296,11 +299,15 @@ def _fill(
     known = {p: (skeleton[p].owner or "").startswith("equinox.nn.") for p in whole}
     doubts.add(Question.ENTRY, up_by_name(whole, shapes, known))
     doubts.add(Question.ENTRY, falling(whole, of_leaves, named))
+    doubts.add(Question.ENTRY, alternating(whole, of_leaves))
     doubts.add(Question.ENTRY, unexplained_offsets(whole, of_leaves, named))
     in_order = not _sorted_by_name(skeleton)
     doubts.add(Question.ENTRY, other_order(whole, paths, leaves_in_order=in_order))
     doubts.add(Question.GROUPING, reordered(whole))
     doubts.add(Question.GROUPING, in_pairs(layers, steps, state_dict))
+    doubts.add(Question.GROUPING, own_cells(layers))
+    doubts.add(Question.AXES, tables_and_layers(layers, state_dict))
+    doubts.add(Question.ENTRY, scales_less_one(layers, steps, state_dict))
     doubts.add(Question.GROUPING, stacked_by_name({p: (steps[p], piece) for p, piece, _ in found}))
     task.check()
     kernels, own_names = Kernels(state_dict), _own_names(keys)

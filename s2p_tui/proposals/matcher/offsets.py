@@ -101,10 +101,14 @@ def unexplained_offsets(
         apart = [after - one for one, after in pairwise(its)]
         # Between layers of a `Sequential` are others without parameters; blocks have no gaps.
         before = its[0] - (min if both[1] in of_blocks else max)(apart, default=1)
-        name = ".".join(both[1])
         if before < 0 or str(before) in held[both[1]] or _counts_from_one(held):
             continue
-        why = f"nothing shows that {name} begins with {its[0]}, and has not lost {before}"
+        name = ".".join(both[1]) or "the checkpoint's outermost list"
+        taken = f"{its[0]} and on" if its[1:] else f"{its[0]} alone"
+        why = (
+            f"members of {name} are numbered {taken}; nothing shows that none with the number "
+            f"{before} is missing before them"
+        )
         found.update(dict.fromkeys(concerned[both], why))
     return found
 

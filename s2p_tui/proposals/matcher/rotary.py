@@ -15,8 +15,20 @@ from s2p_tui.alignment.transform import keys_of
 from s2p_tui.proposals.matcher.pieces import Piece
 from s2p_tui.proposals.matcher.words import Steps, meanings, steps_of_key
 
-_OF_PAIRS = frozenset(("freqs", "freqs_cis", "freqs_cos", "freqs_sin", "tok_embeddings"))
-"""Names in checkpoints of models that turn pairs: Meta's, Mistral's, torchtune's, lucidrains'."""
+_OF_PAIRS = frozenset(
+    (
+        *("freqs", "freqs_cis", "freqs_cos", "freqs_sin", "tok_embeddings", "rotary_pos_emb"),
+        *("fc_in", "roformer", "kv_a_proj_with_mqa", "post_self_attn_layernorm"),
+    )
+)
+"""Names in checkpoints of models that turn pairs.
+
+Meta's, Mistral's, torchtune's, lucidrains', then GPT-J's and CodeGen's, RoFormer's, DeepSeek's and
+GLM's.
+"""
+_LLAMA = frozenset(("input_layernorm", "o_proj"))
+_ONE_MORE = frozenset(("post_attention_layernorm",))
+"""The second norm of Llama's blocks and those of many after it; Cohere's have the first alone."""
 _META = frozenset(("wq", "wk", "wqkv"))
 """Meta's names of the weights, which others may use too."""
 _TURNED = frozenset(("query", "key", "qkv"))
@@ -35,7 +47,8 @@ def in_pairs(
     beside = {index: pair for index, pair in found.items() if ROTARY in pair[0].config}
     if not beside:
         return {}
-    is_shown = any(_OF_PAIRS.intersection(steps_of_key(entry.key)) for entry in state_dict)
+    named = {step for entry in state_dict for step in steps_of_key(entry.key)}
+    is_shown = not named.isdisjoint(_OF_PAIRS) or (named >= _LLAMA and not _ONE_MORE & named)
     doubted: dict[int, str] = {}
     for index, (_, piece) in beside.items():
         its = {step for member in piece.members for key in keys_of(member) for step in _steps(key)}

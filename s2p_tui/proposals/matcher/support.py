@@ -29,9 +29,12 @@ _FUNCTIONS = frozenset(
         *("log", "exp", "inv", "sqrt", "square", "neg", "std", "var", "inverse", "logit", "logits"),
         *("raw", "unconstrained", "softplus", "rho", "recip", "reciprocal", "rsqrt", "squared"),
         *("chol", "cholesky", "cov", "covariance", "prec", "precision", "probs", "abs"),
+        *("rate", "unit"),
     )
 )
 """Words of names that tell a number from a function of it."""
+_OF_OTHERS = frozenset(("mean", "rel", "relative"))
+"""Words for a number that is worked out from several, or measured by another one."""
 _MASK = "mask"
 _ROLES = frozenset(("weight", "bias", "mean", "var", "count"))
 _ENDS = frozenset(("head", "out", "final", "generator"))
@@ -231,6 +234,9 @@ def _functions(target: str, source: str) -> frozenset[str]:
     told = _FUNCTIONS & apart
     if mine < theirs or theirs < mine:
         told |= {word for word in apart if not _SILENT_PARTS & {word, *name_of(word).words}}
+        # `rel_pos_bias` and `running_mean` are other names; of a user's own word they are not.
+        if not any(map(is_meaning, (m for word in mine & theirs for m in name_of(word).words))):
+            told |= apart & _OF_OTHERS
     # Also written as one word with it, as in `logdt` and `sigma2`.
     for one, other in ((mine, theirs), (theirs, mine)):
         for word in one - other:
