@@ -75,7 +75,9 @@ def _other_kind(
     Layers of another kind, as a convolution at a norm's place in a `Sequential`, say nothing; nor
     do any where what they speak for is a layer of another kind in this block.
     """
-    beside = [{sides[side]: n for n, sides in pairs.items()} for side in (0, 1)]
+    modules = [
+        {sides[side][:-1]: axes[n] for n, sides in pairs.items() if n in axes} for side in (0, 1)
+    ]
     kinds = {n: (_kind(target), _kind(source)) for n, (target, source) in pairs.items()}
     found: dict[int, str] = {}
     for mine, theirs in ((0, 1), (1, 0)):
@@ -96,10 +98,10 @@ def _other_kind(
             if best == kind[theirs]:
                 continue
             own, alike = axes.get(n), layers[kind[mine], best]
-            other = beside[theirs].get((*pairs[n][theirs][:-2], *best[-2:]))
             is_other = None not in alike and own not in alike
-            if other is not None and best[:-2] == kind[theirs][:-2]:
-                is_other = is_other or axes.get(other, own) != own
+            if best[:-2] == kind[theirs][:-2]:
+                there = (*pairs[n][theirs][:-2], *best[-2:-1])
+                is_other = is_other or modules[theirs].get(there, own) != own
             if own is None or not is_other:
                 found[n] = f"elsewhere {_text(kind[mine])} goes with {_text(best)}"
     return found
