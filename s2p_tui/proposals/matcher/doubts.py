@@ -30,16 +30,19 @@ _FEW = 3
 _LAYER = frozenset(("weight", "bias", "mean", "var"))
 
 
-def inconsistent(pairs: Mapping[int, tuple[Steps, Steps]]) -> tuple[dict[int, str], set[int]]:
+def inconsistent(
+    pairs: Mapping[int, tuple[Steps, Steps]], shapes: Mapping[int, tuple[Shape, Shape]]
+) -> tuple[dict[int, str], set[int]]:
     """The pairs that others speak against, by their number, and what they say.
 
     Also those whose numbers are as far apart as those of most pairs of the same names.
 
     Args:
         pairs: The steps of a leaf and of what it takes.
+        shapes: Their shapes.
     """
     numbered, other_number = _by_difference(pairs)
-    found = _other_kind(pairs) | other_number
+    found = _other_kind(pairs, _axes_of_weights(pairs, shapes)) | other_number
     return found | _other_module(pairs) | opposites(pairs), numbered
 
 
@@ -54,14 +57,35 @@ def _open(step: str) -> str:
     return _NUMBER.sub("#", step)
 
 
-def _other_kind(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
-    """Pairs of which the same tensors of other blocks are paired otherwise."""
+def _axes_of_weights(
+    pairs: Mapping[int, tuple[Steps, Steps]], shapes: Mapping[int, tuple[Shape, Shape]]
+) -> dict[int, int]:
+    """The number of axes of the weight beside each pair; a norm's has one, a convolution's four."""
+    axes = {
+        source[:-1]: len(shapes[n][1]) for n, (_, source) in pairs.items() if source[-1] == "weight"
+    }
+    return {n: axes[source[:-1]] for n, (_, source) in pairs.items() if source[:-1] in axes}
+
+
+def _other_kind(
+    pairs: Mapping[int, tuple[Steps, Steps]], axes: Mapping[int, int]
+) -> dict[int, str]:
+    """Pairs of which the same tensors of other blocks are paired otherwise.
+
+    Layers of another kind, as a convolution at a norm's place in a `Sequential`, say nothing; nor
+    do any where what they speak for is a layer of another kind in this block.
+    """
+    modules = [
+        {sides[side][:-1]: axes[n] for n, sides in pairs.items() if n in axes} for side in (0, 1)
+    ]
     kinds = {n: (_kind(target), _kind(source)) for n, (target, source) in pairs.items()}
     found: dict[int, str] = {}
     for mine, theirs in ((0, 1), (1, 0)):
         votes: dict[Steps, Counter[Steps]] = defaultdict(Counter)
-        for kind in kinds.values():
+        layers: dict[tuple[Steps, Steps], set[int | None]] = defaultdict(set)
+        for n, kind in kinds.items():
             votes[kind[mine]][kind[theirs]] += 1
+            layers[kind[mine], kind[theirs]].add(axes.get(n))
         most_do: dict[Steps, Steps] = {}
         for kind, counts in votes.items():
             total = counts.total()
@@ -71,7 +95,14 @@ def _other_kind(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
                     most_do[kind] = best
         for n, kind in kinds.items() if most_do else ():
             best = most_do.get(kind[mine], kind[theirs])
-            if best != kind[theirs]:
+            if best == kind[theirs]:
+                continue
+            own, alike = axes.get(n), layers[kind[mine], best]
+            is_other = None not in alike and own not in alike
+            if best[:-2] == kind[theirs][:-2]:
+                there = (*pairs[n][theirs][:-2], *best[-2:-1])
+                is_other = is_other or modules[theirs].get(there, own) != own
+            if own is None or not is_other:
                 found[n] = f"elsewhere {_text(kind[mine])} goes with {_text(best)}"
     return found
 

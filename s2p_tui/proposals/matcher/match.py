@@ -277,7 +277,7 @@ def _fill(
     doubts.add(Question.ENTRY, crossed(shapes, left, steps))
     doubts.add(Question.GROUPING, reading_channels(layers, steps) | flattened(layers, steps))
     doubts.add(Question.AXES, turned(layers, (piece.shape for piece in pieces)))
-    contradicted, by_number = inconsistent(sides)
+    contradicted, by_number = inconsistent(sides, shapes)
     doubts.add(Question.ENTRY, contradicted)
     torn = torn_apart(sides)
     doubts.add(Question.MODULE, torn)
