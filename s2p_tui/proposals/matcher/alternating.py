@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from s2p_tui.proposals.matcher.words import Steps, name_of
+from s2p_tui.proposals.matcher.words import Steps, name_of, remembered
 
 Shape = tuple[int, ...]
 _Member = tuple[Steps, str]
@@ -63,9 +63,8 @@ def crossing(
     for one, several in ((0, 1), (1, 0)):
         nested: dict[tuple[Steps, Steps], list[int]] = defaultdict(list)
         for n, sides in pairs.items():
-            levels = [level for level, step in enumerate(sides[one]) if step.isdigit()][-2:]
-            if len(levels) > 1 and levels[0] + 1 < levels[1] and _last_number(sides[several]) > 0:
-                outer, inner = levels
+            outer, inner = _last_numbers(sides[one])
+            if 0 <= outer < inner - 1 and _last_number(sides[several]) > 0:
                 nested[sides[one][:outer], sides[one][outer + 1 : inner]].append(n)
         for (outer, inner), places in nested.items():
             lists: dict[Steps, dict[str, set[tuple[Steps, Shape]]]] = defaultdict(dict)
@@ -119,8 +118,16 @@ def _member(steps: Steps, rest: int) -> _Member | None:
 
 
 def _last_number(steps: Steps) -> int:
-    return max((level for level, step in enumerate(steps) if step.isdigit()), default=-1)
+    return _last_numbers(steps)[1]
 
 
+@remembered
+def _last_numbers(steps: Steps) -> tuple[int, int]:
+    """The levels of the last two numbers; -1 for those that are not there."""
+    levels = [-1, -1, *(level for level, step in enumerate(steps) if step.isdigit())]
+    return levels[-2], levels[-1]
+
+
+@remembered
 def _template(steps: Steps) -> Steps:
     return tuple("#" if step.isdigit() else step for step in steps)
