@@ -228,12 +228,15 @@ def test_other_models_turn_pairs_too(beside: tuple[str, ...], certain: bool) -> 
 def test_norms_may_hold_their_scale_less_one(name: str, certain: bool) -> None:
     names = ("input_layernorm", f"{name}_layernorm", "norm")
     tensors = of(**dict.fromkeys(names, (8,)))
-    like = module("Net", **{one: eqx.nn.RMSNorm(8, use_bias=False) for one in names})
+    layers = {one: eqx.nn.RMSNorm(8, use_bias=False) for one in names}
+    assert convert_tree(tensors, module("Net", **layers)) is not None
+    tensors |= of(q_proj=(8, 8), gate_proj=(16, 8))
+    like = module("Net", **layers, q_proj=linear(), gate_proj=linear(16))
     if certain:
         assert convert_tree(tensors, like) is not None
     else:
         said = refusal(tensors, like)
-        assert "3 of 3 rows" in said
+        assert "3 of 5 rows" in said
         assert "less one" in said
 
 

@@ -42,7 +42,12 @@ def alternating(
             if level > 0 and member is not None:
                 lists[sides[one][:level]][member].append(n)
         for name, members in lists.items():
-            if len({_template(others) for others, _ in members}) > 1:
+            fed: dict[Steps, set[str]] = defaultdict(set)
+            for (others, _), places in members.items():
+                fed[others].update(pairs[n][one][len(name)] for n in places)
+            # A list of layers may be one member, as those of an encoder's levels are.
+            is_dealt = any(len(numbers) > 1 for numbers in fed.values())
+            if is_dealt and len({*map(_template, fed)}) > 1:
                 found.update(_exchangeable(name, members, one, pairs, shapes))
     return found
 
