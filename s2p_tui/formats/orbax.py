@@ -62,7 +62,8 @@ def place_in(where: str, under: str = "") -> dict[str, Any]:
 
 def is_orbax(folder: Path) -> bool:
     """Return True for the folder of an Orbax checkpoint, or of a step of its manager."""
-    return (folder / TREE).is_file() or any(folder.glob(f"*/{TREE}"))
+    is_one = os.path.isfile(os.path.join(folder, TREE))
+    return is_one or (os.path.isdir(folder) and any(folder.glob(f"*/{TREE}")))
 
 
 def open_orbax(
