@@ -45,6 +45,26 @@ def test_one_list_may_be_two_in_turns() -> None:
     assert "4 of 6 rows" in said
 
 
+@pytest.mark.parametrize("first", ["conv1_{}", "c1_{}"])
+def test_lists_in_names_may_be_in_turns_too(first: str) -> None:
+    names = [first.replace("1", lists).format(n) for lists in "12" for n in range(3)]
+    tensors = of(stem=(4, 3), **dict.fromkeys(names, (4, 4)))
+    like = module("Net", stem=linear(4, 3), convs=[linear(4, 4) for _ in range(6)])
+    assert "6 of 7 rows" in refusal(tensors, like)
+
+
+@pytest.mark.parametrize(("count", "certain"), [(2, False), (3, True)])
+def test_layers_of_two_lists_may_be_in_every_block(count: int, certain: bool) -> None:
+    lists = {n: nn.ModuleList(nn.Linear(4, 4) for _ in range(count)) for n in ("convs1", "convs2")}
+    tensors = nn.ModuleDict({"stem": nn.Linear(3, 4)} | lists).state_dict()
+    block = lambda: module("Block", convs=[eqx.nn.Linear(4, 4, key=KEY) for _ in range(count)])  # noqa: E731
+    like = module("Net", stem=eqx.nn.Linear(3, 4, key=KEY), blocks=[block(), block()])
+    if certain:
+        assert convert_tree(tensors, like) is not None
+    else:
+        assert "8 of 10 rows" in refusal(tensors, like)
+
+
 def test_stages_and_layers_of_other_sizes_are_in_one_list_as_they_run() -> None:
     stages = nn.ModuleDict(
         {f"layer{n}": nn.ModuleList(nn.Linear(2 * n, 2 * n) for _ in range(2)) for n in (1, 2)}
@@ -208,12 +228,15 @@ def test_other_models_turn_pairs_too(beside: tuple[str, ...], certain: bool) -> 
 def test_norms_may_hold_their_scale_less_one(name: str, certain: bool) -> None:
     names = ("input_layernorm", f"{name}_layernorm", "norm")
     tensors = of(**dict.fromkeys(names, (8,)))
-    like = module("Net", **{one: eqx.nn.RMSNorm(8, use_bias=False) for one in names})
+    layers = {one: eqx.nn.RMSNorm(8, use_bias=False) for one in names}
+    assert convert_tree(tensors, module("Net", **layers)) is not None
+    tensors |= of(q_proj=(8, 8), gate_proj=(16, 8))
+    like = module("Net", **layers, q_proj=linear(), gate_proj=linear(16))
     if certain:
         assert convert_tree(tensors, like) is not None
     else:
         said = refusal(tensors, like)
-        assert "3 of 3 rows" in said
+        assert "3 of 5 rows" in said
         assert "less one" in said
 
 

@@ -6,14 +6,18 @@ blocks of HiFi-GAN do. In a list in the order of use the two differ, and no name
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from s2p_tui.proposals.matcher.words import Steps
+from s2p_tui.proposals.matcher.words import Steps, name_of, remembered
 
 Shape = tuple[int, ...]
 _Member = tuple[Steps, str]
 """The list that a layer is in, and its number there."""
+_FLAT = re.compile(r"(.+\d)_(\d+)")
+"""Two numbers in a name: of a list, and of a layer in it."""
+_FLAT_LIST = "_…"
 _FEWEST = 3
 """Layers of which more than one order keeps each list's own: of two, one of each, there is none."""
 
@@ -33,14 +37,56 @@ def alternating(
     for one, several in ((0, 1), (1, 0)):
         lists: dict[Steps, dict[_Member, list[int]]] = defaultdict(lambda: defaultdict(list))
         for n, sides in pairs.items():
-            levels = _last_number(sides[0]), _last_number(sides[1])
-            if min(levels) > 0:
-                list_of, other = sides[one][: levels[one]], sides[several]
-                member = other[: levels[several]], other[levels[several]]
-                lists[list_of][member].append(n)
+            level = _last_number(sides[one])
+            member = _member(sides[several], len(sides[one]) - level)
+            if level > 0 and member is not None:
+                lists[sides[one][:level]][member].append(n)
         for name, members in lists.items():
-            if len({_template(others) for others, _ in members}) > 1:
+            fed: dict[Steps, set[str]] = defaultdict(set)
+            for (others, _), places in members.items():
+                fed[others].update(pairs[n][one][len(name)] for n in places)
+            # A list of layers may be one member, as those of an encoder's levels are.
+            is_dealt = any(len(numbers) > 1 for numbers in fed.values())
+            if is_dealt and len({*map(_template, fed)}) > 1:
                 found.update(_exchangeable(name, members, one, pairs, shapes))
+    return found
+
+
+def crossing(
+    pairs: Mapping[int, tuple[Steps, Steps]], shapes: Mapping[int, Shape]
+) -> dict[int, str]:
+    """Pairs of lists, and of lists in the members of another one that has as many of them.
+
+    `convs1` and `convs2` of two layers may be the lists of two blocks, or each have a layer in
+    every block. Lists that are called as the outer one are its members.
+
+    Args:
+        pairs: Steps of leaves and of the entries they take, by place.
+        shapes: The shapes of the leaves.
+    """
+    found: dict[int, str] = {}
+    for one, several in ((0, 1), (1, 0)):
+        nested: dict[tuple[Steps, Steps], list[int]] = defaultdict(list)
+        for n, sides in pairs.items():
+            outer, inner = _last_numbers(sides[one])
+            if 0 <= outer < inner - 1 and _last_number(sides[several]) > 0:
+                nested[sides[one][:outer], sides[one][outer + 1 : inner]].append(n)
+        for (outer, inner), places in nested.items():
+            lists: dict[Steps, dict[str, set[tuple[Steps, Shape]]]] = defaultdict(dict)
+            for n in places:
+                level, other = _last_number(pairs[n][several]), pairs[n][several]
+                form = (pairs[n][one][len(outer) + len(inner) + 2 :], shapes[n])
+                lists[other[:level]].setdefault(other[level], set()).add(form)
+            names = {".".join(_template(name)) for name in lists}
+            words = {*name_of(outer[-1] if outer else "").words}
+            is_outer = any(words.intersection(name_of(name[-1]).words) for name in lists)
+            forms = {frozenset(form) for members in lists.values() for form in members.values()}
+            counts = {len(members) for members in lists.values()}
+            if len(names) < 2 or is_outer or len(forms) > 1 or counts != {len(names)}:
+                continue
+            first, second, *_ = sorted(names)
+            why = f"nothing shows whether {first} and {second} are in one of {'.'.join(outer)} each"
+            found.update(dict.fromkeys(places, why))
     return found
 
 
@@ -67,9 +113,26 @@ def _exchangeable(
         yield from ((n, why) for member in each for n in members[member])
 
 
+def _member(steps: Steps, rest: int) -> _Member | None:
+    """Return the list and the number of a layer, where so many steps follow a list of another."""
+    level = len(steps) - rest
+    if level >= 0 and (flat := _FLAT.fullmatch(steps[level])) is not None:
+        return (*steps[:level], f"{flat[1]}{_FLAT_LIST}"), flat[2]
+    level = _last_number(steps)
+    return (steps[:level], steps[level]) if level > 0 else None
+
+
 def _last_number(steps: Steps) -> int:
-    return max((level for level, step in enumerate(steps) if step.isdigit()), default=-1)
+    return _last_numbers(steps)[1]
 
 
+@remembered
+def _last_numbers(steps: Steps) -> tuple[int, int]:
+    """The levels of the last two numbers; -1 for those that are not there."""
+    levels = [-1, -1, *(level for level, step in enumerate(steps) if step.isdigit())]
+    return levels[-2], levels[-1]
+
+
+@remembered
 def _template(steps: Steps) -> Steps:
     return tuple("#" if step.isdigit() else step for step in steps)

@@ -26,7 +26,11 @@ _TABLES = frozenset(("embed", "emb", "embedding", "embeddings", "lookup", "table
 _LAYERS = frozenset(("linear", "lin", "fc", "dense", "proj", "projection", "mlp"))
 _RMS_NORM = "equinox.nn.RMSNorm"
 _LESS_ONE = frozenset(("pre_feedforward_layernorm", "in_proj_qkvz"))
-"""Names in Gemma's and Qwen3-Next's layers, whose norms multiply by one more than their weight."""
+_BESIDE = frozenset(("q_proj", "gate_proj"))
+"""Names in Gemma's and Qwen3-Next's layers, whose norms multiply by one more than their weight.
+
+Beside them are queries and a gated layer of these names.
+"""
 
 
 def tables_and_layers(found: _Found, entries: StateDict) -> dict[int, str]:
@@ -92,6 +96,7 @@ def scales_less_one(
     norms = [place for place in norms if steps[place][-1] == "weight"]
     if not norms:
         return {}
-    shown = next((s for entry in entries for s in _LESS_ONE & {*steps_of_key(entry.key)}), None)
+    named = {step for entry in entries for step in steps_of_key(entry.key)}
+    shown = min(_LESS_ONE & named, default="") if named >= _BESIDE else ""
     why = f"models with {shown} keep the scales of norms less one, which the layer does not add"
     return dict.fromkeys(norms, why) if shown else {}

@@ -36,7 +36,7 @@ from s2p_tui.proposals.matcher.align import (
     in_sequence,
     say_nothing,
 )
-from s2p_tui.proposals.matcher.alternating import alternating
+from s2p_tui.proposals.matcher.alternating import alternating, crossing
 from s2p_tui.proposals.matcher.buckets import NAMES_AGREE, SAME_NAME
 from s2p_tui.proposals.matcher.channels import Kernels, flattened
 from s2p_tui.proposals.matcher.classes import own_cells, scales_less_one, tables_and_layers
@@ -300,6 +300,7 @@ def _fill(
     doubts.add(Question.ENTRY, up_by_name(whole, shapes, known))
     doubts.add(Question.ENTRY, falling(whole, of_leaves, named))
     doubts.add(Question.ENTRY, alternating(whole, of_leaves))
+    doubts.add(Question.ENTRY, crossing(whole, of_leaves))
     doubts.add(Question.ENTRY, unexplained_offsets(whole, of_leaves, named))
     in_order = not _sorted_by_name(skeleton)
     doubts.add(Question.ENTRY, other_order(whole, paths, leaves_in_order=in_order))
