@@ -34,7 +34,9 @@ def pair(
 def learned(session: Session, sources: dict[str, Expr] | None = None) -> Recipe:
     """The recipe of a session, some rows of it set by hand, and trusted against their names."""
     skeleton = session.target.skeleton
-    rows = ((skeleton.index(p), Row(s, by="user", trusted=True)) for p, s in (sources or {}).items())
+    rows = (
+        (skeleton.index(p), Row(s, by="user", trusted=True)) for p, s in (sources or {}).items()
+    )
     session.edit(SetRows(tuple(rows)))
     assert not session.blocking, list(session.problems())
     return learn(mapping_of(session.checkpoint, session.target, session.alignment), "net")
