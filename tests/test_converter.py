@@ -180,6 +180,7 @@ class Stateful(eqx.Module):
 
 
 @pytest.mark.parametrize("form", ["inside", "apart", "abstract"])
+@pytest.mark.slow("converts many times")
 def test_state_inside_is_taken_as_model_and_state(form: str) -> None:
     network = torch.nn.ModuleDict(
         {"norm": torch.nn.BatchNorm1d(3), "linear": torch.nn.Linear(3, 3)}

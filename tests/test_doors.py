@@ -78,6 +78,7 @@ def spoken(source: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow("reads all of the code")
 def test_no_room_below_the_doors_names_an_option_a_key_or_an_argument() -> None:
     found = {
         str(path.relative_to(PACKAGE)): lines
@@ -335,6 +336,7 @@ async def test_the_app_names_keys_where_a_mapping_is_none(inside: Path) -> None:
         assert not OPTION.search(remark())
 
 
+@pytest.mark.slow("drives the app")
 async def test_the_app_names_its_dialog_where_a_dtype_cannot_be_loaded(inside: Path) -> None:
     app, running = await opened(Session.open("fp8.pt", "fp8.eqx"), inside / "out.eqx")
     async with running as pilot:

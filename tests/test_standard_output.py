@@ -44,6 +44,7 @@ def test_a_reader_that_is_gone_is_no_failure(arguments: tuple[str, ...]) -> None
     assert "Error" not in err
 
 
+@pytest.mark.slow("starts programs")
 def test_nothing_to_write_to_is_no_failure() -> None:
     process = started("inspect", "model.pt", before=("sh", "-c", 'exec "$@" >&-', "-"))
     assert ended(process) == (0, "", "")

@@ -111,6 +111,7 @@ rows_strategy = st.lists(
 
 
 @given(rows_strategy, rows_strategy)
+@pytest.mark.slow("tries many sequences")
 def test_all_rows_at_once_are_judged_as_each(
     first: list[tuple[Expr | None, str, bool]], second: list[tuple[Expr | None, str, bool]]
 ) -> None:

@@ -183,6 +183,7 @@ names = st.sampled_from(
     st.lists(names, max_size=3, unique=True),
     st.data(),
 )
+@pytest.mark.slow("tries many sequences")
 def test_replayed_on_its_own_pair_it_gives_back_any_mapping(
     made: dict[tuple[str, int], Any], left: list[str], data: st.DataObject
 ) -> None:

@@ -46,6 +46,7 @@ def test_app_imports_nothing_heavy() -> None:
     assert heavy_modules_after("import s2p_tui.app.start") == ""
 
 
+@pytest.mark.slow("starts a program")
 def test_heavy_imports_would_be_noticed() -> None:
     assert heavy_modules_after("import s2p_tui.app.start, s2p_tui.session.session") != ""
 
@@ -171,6 +172,7 @@ async def test_signals_end_it_cleanly(opened: Opened, number: signal.Signals) ->
     assert pilot.app.return_code == 128 + number
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_the_same_key_twice_quits_only_where_the_journal_has_the_edits(
     opened: Opened, state_home: Path
 ) -> None:

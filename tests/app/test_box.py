@@ -30,6 +30,7 @@ class _Dialog(ModalScreen[None]):
 
 @pytest.mark.parametrize("above", [1, 3, 5, 6, 10, 25])
 @pytest.mark.parametrize("height", [10, 11, 16])
+@pytest.mark.slow("drives the app through several screens")
 async def test_a_box_begins_at_its_top_with_what_has_the_focus_in_sight(
     above: int, height: int
 ) -> None:

@@ -131,6 +131,7 @@ async def test_nothing_to_change_is_said(opened: Opened, held: Held) -> None:
         await until(pilot, lambda: "as the matcher would have it" in status(workspace))
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_a_block_is_lifted_beside_the_keys(opened: Opened) -> None:
     session = long()
     async with opened(session) as (pilot, workspace):
@@ -143,6 +144,7 @@ async def test_a_block_is_lifted_beside_the_keys(opened: Opened) -> None:
         assert f"{2 * _LAYERS - 2:,} rows changed" in status(workspace)
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_a_wider_lift_follows(opened: Opened) -> None:
     parts = [(n, k, p) for n in range(400) for k in range(3) for p in ("w", "b")]
     session = make_session(

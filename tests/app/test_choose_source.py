@@ -173,6 +173,7 @@ async def test_names_that_are_cut_do_not_read_alike(opened: Opened) -> None:
         assert len(set(names)) == 4
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_the_empty_leaf_beside_its_sibling_comes_first(opened: Opened) -> None:
     names = ("gamma", "beta")
     session = make_session(
@@ -210,6 +211,7 @@ async def test_parts_of_an_entry_that_other_rows_take_stay(opened: Opened) -> No
         assert rows[3].keys == ("qkv",)
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_an_output_layer_left_out_is_tied_to_the_embedding(opened: Opened) -> None:
     entries = {"embed.weight": (5, 3), "fc.weight": (3, 3), "fc.bias": (3,)}
     leaves = {f".{key}": shape for key, shape in entries.items()} | {".lm_head.weight": (5, 3)}

@@ -41,6 +41,7 @@ def drawn(shown: LineList) -> str:
     return "".join(segment.text for strip in strips for segment in strip)
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_from_the_key_to_the_accepted_rows(
     opened: Opened, script: Script, session: Session
 ) -> None:
@@ -73,6 +74,7 @@ async def test_from_the_key_to_the_accepted_rows(
         assert script.asked[0].json["model"] == account.ALIASES["sonnet"]
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_the_preview_begins_alike_however_late_its_size_is_known(
     opened: Opened, script: Script
 ) -> None:
@@ -92,6 +94,7 @@ async def test_the_preview_begins_alike_however_late_its_size_is_known(
     assert script.received == []
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_rejecting_changes_nothing(opened: Opened, script: Script, session: Session) -> None:
     async with opened(session) as (pilot, workspace):
         before = session.alignment
@@ -107,6 +110,7 @@ async def test_rejecting_changes_nothing(opened: Opened, script: Script, session
 
 
 @pytest.mark.usefixtures("script")
+@pytest.mark.slow("drives the app through several screens")
 async def test_one_row_of_a_hunk_can_be_accepted(opened: Opened, session: Session) -> None:
     async with opened(session) as (pilot, workspace):
         await pilot.press("p")
@@ -132,6 +136,7 @@ async def test_nothing_is_sent_without_consent(
         assert script.received == []
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_settled_rows_are_not_asked_about_unless_the_user_insists(
     opened: Opened, script: Script
 ) -> None:
@@ -253,6 +258,7 @@ async def test_keys_typed_while_the_question_is_written_change_nothing(
         assert session.alignment is before
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_model_is_chosen_from_the_list_and_remembered(
     opened: Opened, script: Script, session: Session
 ) -> None:
@@ -294,6 +300,7 @@ async def test_model_is_chosen_from_the_list_and_remembered(
 
 
 @pytest.mark.usefixtures("script")
+@pytest.mark.slow("drives the app through several screens")
 async def test_any_id_can_be_typed_and_a_retired_one_is_warned_of(
     opened: Opened, session: Session
 ) -> None:
@@ -317,6 +324,7 @@ async def test_any_id_can_be_typed_and_a_retired_one_is_warned_of(
 
 
 @pytest.mark.usefixtures("script")
+@pytest.mark.slow("drives the app through several screens")
 async def test_list_that_cannot_be_had_is_said(
     opened: Opened, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ async def test_refuses_and_goes_to_the_first_row_that_blocks(opened: Opened) -> 
         assert "Row 1: expected 4 (4 elements), got 2×3 (6). And 2 other rows." in status(workspace)
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_converts_and_reports(opened: Opened, tmp_path: Path) -> None:
     output = tmp_path / "out.eqx"
     async with opened(fitting(), output=output) as (pilot, workspace):
@@ -61,6 +62,7 @@ async def test_converts_and_reports(opened: Opened, tmp_path: Path) -> None:
     assert all(np.array_equal(leaf, np.arange(4).reshape(2, 2)) for leaf in loaded)
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_a_file_that_exists_is_replaced_once_it_is_confirmed(
     opened: Opened, tmp_path: Path
 ) -> None:
@@ -79,6 +81,7 @@ async def test_a_file_that_exists_is_replaced_once_it_is_confirmed(
         assert output.read_bytes()[:6] == b"\x93NUMPY"
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_name_and_dtype_are_taken_from_the_form(opened: Opened, tmp_path: Path) -> None:
     async with opened(fitting(), output=tmp_path / "x.eqx") as (pilot, workspace):
         await pilot.press("c")
@@ -142,6 +145,7 @@ async def test_keys_typed_on_after_c_do_not_change_what_is_converted(
         assert workspace.session.alignment is not before
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_cancelled_form_converts_nothing(opened: Opened, tmp_path: Path) -> None:
     async with opened(fitting(), output=tmp_path / "x.eqx") as (pilot, workspace):
         for cancel in (["escape"], ["tab", "tab", "tab", "enter"]):
@@ -213,6 +217,7 @@ def test_report_names_losses_and_unused_entries() -> None:
     assert lines[-1] == "! And 2 more leaves lost numbers in the cast."
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_form_tells_which_leaves_keep_their_values(opened: Opened) -> None:
     async with opened(fitting()) as (pilot, workspace):
         await pilot.press("G", "s", "s", "G", "y", "c")
@@ -236,6 +241,7 @@ def words_of(screen: object, selector: str) -> str:
     return str(screen.query_one(selector, Static).content)
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_numbers_that_do_not_fit_are_written_where_the_form_allows_it(
     opened: Opened, tmp_path: Path
 ) -> None:

@@ -143,6 +143,7 @@ async def test_statistics_that_fail(opened: Opened, monkeypatch: pytest.MonkeyPa
         assert pilot.app.screen is workspace
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_a_conversion_that_fails(
     opened: Opened, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

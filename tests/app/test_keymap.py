@@ -27,6 +27,7 @@ async def test_bound_keys_work_and_those_they_left_do_not(opened: Opened) -> Non
         assert not workspace.session.alignment.rows[1].gap
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_hints_help_and_palette_show_keys_as_they_are_bound(opened: Opened) -> None:
     async with opened(linears(), size=(160, 50), keymap=MOVED) as (pilot, workspace):
         assert "F1 help" in footer(workspace)

@@ -16,6 +16,7 @@ from tests.helpers.running_app import Opened
 from tests.helpers.sessions import linears, make_session
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_one_layer_done_by_hand_and_the_others_by_l(opened: Opened) -> None:
     session = layers(6, odd=4)
     async with opened(session, size=(120, 40)) as (pilot, workspace):

@@ -89,6 +89,7 @@ async def test_a_keeps_rows_that_were_trusted(opened: Opened) -> None:
         assert not workspace.session.blocking
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_a_undoes_what_was_decided_only_where_it_is_ticked(opened: Opened) -> None:
     async with opened(reordered(), size=(120, 30)) as (pilot, workspace):
         await pilot.press("g", "m", "3", "G", "x")
@@ -137,6 +138,7 @@ async def test_a_is_offered(opened: Opened) -> None:
         assert "a match" in footer(workspace)
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_doubt_by_names_is_shown_with_its_reason_and_trusted(
     opened: Opened, tmp_path: Path
 ) -> None:

@@ -115,6 +115,7 @@ async def test_every_screen_shows_names_as_text(opened: Opened) -> None:
     assert "[@click=app.quit]q[/].w" in plain
 
 
+@pytest.mark.slow("drives the app through several screens")
 def test_the_terminal_is_never_told_what_names_say(tmp_path: Path) -> None:
     state = {name: torch.full((3,), 1.0) for name in TEXT}
     model = save_zip(state, tmp_path / "model.pt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import get_character_cell_size
@@ -104,6 +105,7 @@ def _as_sent(spans: list[tuple[int, int, list[tuple[str, str]]]]) -> str:
 
 
 @given(st.lists(st.lists(st.one_of(_spans, _odd_spans), max_size=4), max_size=5))
+@pytest.mark.slow("draws many frames")
 def test_the_terminal_shows_the_same(
     frames: list[list[tuple[int, int, list[tuple[str, str]]]]],
 ) -> None:

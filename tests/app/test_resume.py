@@ -102,6 +102,7 @@ async def test_leaving_the_question_leaves_everything_as_it_is(opened: Opened, k
         assert session.alignment == left
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_answers_from_the_command_line(opened: Opened) -> None:
     left = await leave_edits(opened, "J")
     session = linears()

@@ -151,6 +151,7 @@ async def test_reason_objection_and_notes_are_shown(opened: Opened) -> None:
         assert "an id was invented" in about(screen)
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_a_long_proposal_is_walked_and_accepted_in_part(opened: Opened) -> None:
     count = 3_000
     session = make_session(

@@ -239,6 +239,7 @@ async def test_steps_are_shown_and_escape_ends_the_process(
         assert not Path((tmp_path / "folder").read_text().strip()).exists()
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_the_form_names_what_is_missing(opened: Opened, tmp_path: Path) -> None:
     async with opened(pair(), checkpoint=tmp_path / "m.pt") as (pilot, workspace):
         await pilot.press("V")
@@ -354,6 +355,7 @@ async def settle(pilot: Pilot[object]) -> Review:
     return pilot.app.screen
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_what_the_forward_decides_is_reviewed_and_kept(
     opened: Opened, answer: Answer, tmp_path: Path
 ) -> None:
@@ -407,6 +409,7 @@ async def test_what_the_forward_decides_is_reviewed_and_kept(
         assert rows[0].keys == ("fc1.weight",)
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_a_part_of_what_the_forward_decides_may_be_taken(
     opened: Opened, answer: Answer, tmp_path: Path
 ) -> None:

@@ -75,6 +75,7 @@ def keyed(*, key):
         ("keyed", {}),
     ],
 )
+@pytest.mark.slow("runs the code that is shown")
 def test_snippet_makes_the_model_by_the_recorded_factory(
     name: str,
     kwargs: dict[str, int],

@@ -102,6 +102,7 @@ async def test_transform_and_evidence_in_words(opened: Opened) -> None:
         assert "the matcher: " in text
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_many_entries_are_read_one_after_the_other(opened: Opened) -> None:
     async with opened(many_keys(), size=(100, 60)) as (pilot, workspace):
         await pilot.press("G", "v", "g", "t", "1", "enter", "i")

@@ -112,6 +112,7 @@ async def test_all_that_blocks_is_looked_at_alone_and_trusted(opened: Opened) ->
         assert workspace.cursor.filtering is None
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_rows_of_one_pattern_become_gaps(opened: Opened) -> None:
     session = doubtful()
     async with opened(session) as (pilot, workspace):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import pytest
 from textual.pilot import Pilot
 
 from s2p_tui.app.screens.convert import ConvertForm, Result
@@ -28,6 +29,7 @@ async def _convert(pilot: Pilot[object]) -> None:
     await pilot.press("enter")
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_each_tip_leads_on_and_fits_the_smallest_screen(
     opened: Opened, tmp_path: Path
 ) -> None:
@@ -51,6 +53,7 @@ async def test_each_tip_leads_on_and_fits_the_smallest_screen(
         assert _shown(workspace, Tip).startswith("Demo: done.")
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_what_an_earlier_run_left_is_not_told(opened: Opened) -> None:
     tour = Tour(str)
     for _ in range(2):

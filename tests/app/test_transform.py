@@ -145,6 +145,7 @@ async def test_marked_rows_are_stacked_and_converted(opened: Opened, tmp_path: P
     assert saved["transform"] == {"op": "stack", "of": [0, 1, 2], "axis": 0}
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_entries_listed_by_name_are_stacked_by_number(opened: Opened) -> None:
     names = [f"layers.{n}.weight" for n in sorted(range(12), key=str)]
     session = session_of(dict.fromkeys(names, (2, 2)), {".w": (12, 2, 2)})
@@ -285,6 +286,7 @@ async def test_a_marked_entry_of_the_bench_is_split_over_marked_rows(opened: Ope
         assert [row.source for row in session.alignment.rows] == parts
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_parts_are_given_one_by_one(opened: Opened) -> None:
     async with opened(fused()) as (pilot, workspace):
         await pilot.press("g", "t", "1", "enter")

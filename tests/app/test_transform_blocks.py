@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from textual.pilot import Pilot
 from textual.widgets import Label, OptionList
 
@@ -71,6 +72,7 @@ async def test_all_rows_that_allow_it_in_one_step(opened: Opened) -> None:
         assert sources(session, "q") == [Take(f"h.{n}.q") for n in range(4)]
 
 
+@pytest.mark.slow("drives the app through several screens")
 async def test_one_kind_of_rows(opened: Opened) -> None:
     session = layers()
     async with opened(session) as (pilot, _):

@@ -105,6 +105,7 @@ def test_the_first_difference_is_behind_it(
     assert found["first_difference"]["torch"] == "head"
 
 
+@pytest.mark.slow("makes or compiles models")
 def test_twins_that_differ_are_named_though_the_outputs_agree(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -341,6 +341,7 @@ def _pair(models: str, torch_form: str, jax_form: str, *arguments: str) -> int:
     return run(["check", *sides, *forms, *arguments])
 
 
+@pytest.mark.slow("makes or compiles models")
 def test_outputs_may_be_nested_and_keys_required(
     models: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -353,6 +354,7 @@ def test_outputs_may_be_nested_and_keys_required(
     assert run(["check", *same, "--jax-kwargs", '{"form": "plain"}', "--shape", "3"]) == 0
 
 
+@pytest.mark.slow("makes or compiles models")
 def test_a_difference_between_the_modules_is_told_as_one(
     models: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -475,6 +477,7 @@ def test_a_side_that_is_no_model_is_named(
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow("makes or compiles models")
 def test_files_of_other_models_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -498,6 +501,7 @@ def test_rows_that_do_not_line_up_are_listed(
     assert "1 of 2 rows does not line up." in capsys.readouterr().err
 
 
+@pytest.mark.slow("makes or compiles models")
 def test_what_only_one_side_returns_is_told_and_not_compared(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -510,6 +514,7 @@ def test_what_only_one_side_returns_is_told_and_not_compared(
     assert json.loads(capsys.readouterr().out)["returned"] == {"torch": 3, "jax": 1}
 
 
+@pytest.mark.slow("makes or compiles models")
 def test_torch_gets_numbers_in_its_own_precision() -> None:
     sides = ["--torch", f"{TORCH}:bfloat16_to_float32", "--jax", f"{JAX}:bfloat16_to_float32"]
     shape = "x".join(map(str, BY_NAME["bfloat16_to_float32"].inputs[0].shape[1:]))

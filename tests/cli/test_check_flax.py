@@ -193,6 +193,7 @@ def variables_alone() -> Any:
 
 
 @pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.slow("makes or compiles models")
 def test_what_cannot_be_called_is_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(f"{HERE}:Plain", "--jax", f"{HERE}:{name}", "--shape", "3x4x4") == 4
     said = capsys.readouterr().err
@@ -202,6 +203,7 @@ def test_what_cannot_be_called_is_one_line(name: str, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("kind", ["pair", "bound"])
 @pytest.mark.parametrize("values", [[], ["--no-values"]], ids=["values", "abstract"])
+@pytest.mark.slow("makes or compiles models")
 def test_a_skeleton_of_a_linen_model_is_that_of_its_variables(
     kind: str, values: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,7 @@ def test_convert_shows_a_match_that_takes_long(
     assert _forwards_agree(pair)
 
 
+@pytest.mark.slow("runs several commands")
 def test_verify_accepts_the_file_and_refuses_a_flipped_bit(
     pair: Pair, mapping: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -174,6 +174,7 @@ def test_old_names_of_options_still_work(models: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.usefixtures("narrow")
+@pytest.mark.slow("parses the examples of all commands")
 def test_examples_are_parsed(capsys: pytest.CaptureFixture[str]) -> None:
     checked = 0
     for command in COMMANDS:

@@ -111,6 +111,7 @@ def test_what_makes_no_difference_is_not_settled(
     assert any(why in row["why"] for row in found["open"])
 
 
+@pytest.mark.slow("makes or compiles models")
 def test_models_that_differ_otherwise_settle_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -158,6 +158,7 @@ def make() -> list[np.ndarray]:
     return [np.ones(3, np.float32)]
 
 
+@pytest.mark.slow("starts the app")
 def test_the_app_in_a_home_that_is_read_only(tmp_path: Path) -> None:
     model, skeleton = small_pair(tmp_path)
     program = Program(str(model), str(skeleton), state_home=READ_ONLY)

@@ -618,6 +618,7 @@ def test_more_tensors_than_a_plain_zip_file_can_list(tmp_path: Path) -> None:
 @given(
     st.lists(st.floats(width=32), min_size=1, max_size=64), st.sampled_from(["bfloat16", "float16"])
 )
+@pytest.mark.slow("casts many numbers")
 def test_casts_are_those_of_torch(values: list[float], dtype: str) -> None:
     kind = getattr(torch, dtype)
     entries = {"w": torch.zeros(len(values), dtype=kind)}

@@ -133,6 +133,7 @@ def test_a_rule_does_not_travel_with_an_entry_after_a_replay(tmp_path: Path) -> 
     assert (tmp_path / "first.eqx").read_bytes() == (tmp_path / "again.eqx").read_bytes()
 
 
+@pytest.mark.slow("converts many times, or much")
 def test_stacked_transposed_convolutions_are_doubtful(tmp_path: Path) -> None:
     def make(key: jax.Array) -> eqx.nn.ConvTranspose1d:
         return eqx.nn.ConvTranspose1d(4, 4, 4, use_bias=False, key=key)
@@ -146,6 +147,7 @@ def test_stacked_transposed_convolutions_are_doubtful(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cell", [eqx.nn.LSTMCell, eqx.nn.GRUCell])
+@pytest.mark.slow("converts many times, or much")
 def test_one_recurrent_bias_alone_is_doubtful(tmp_path: Path, cell: type) -> None:
     save_skeleton(tmp_path / "sk.eqx", cell(3, 4, key=jax.random.PRNGKey(0)))
     twin = {eqx.nn.LSTMCell: torch.nn.LSTMCell, eqx.nn.GRUCell: torch.nn.GRUCell}[cell](3, 4)

@@ -55,6 +55,7 @@ def needs_of(arrays: dict[str, np.ndarray], expr: Expr, region: Region) -> list[
 
 @settings(max_examples=300, deadline=None)
 @given(st.data(), cases(steps=5))
+@pytest.mark.slow("converts many times, or much")
 def test_needs_are_what_the_evaluator_reads(data: st.DataObject, case: Case) -> None:
     region = data.draw(regions(case.result.shape))
     read = evaluated(case.arrays, case.expr, region)

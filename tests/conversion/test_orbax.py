@@ -61,6 +61,7 @@ def names_of(tree: Any) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.slow("writes several checkpoints")
 def test_every_array_is_that_of_the_eqx(outputs: tuple[Path, Path]) -> None:
     """Read by NumPy: neither Orbax nor JAX, nor TensorStore's zarr, takes part."""
     file, checkpoint = outputs
@@ -172,6 +173,7 @@ def test_metadata_are_what_orbax_writes(outputs: tuple[Path, Path], tmp_path: Pa
     } | {"commit_success.txt"}
 
 
+@pytest.mark.slow("writes several checkpoints")
 def test_nothing_of_the_work_is_left(outputs: tuple[Path, Path]) -> None:
     checkpoint = outputs[1]
     assert {path.name.split("_")[0] for path in checkpoint.iterdir()} == {

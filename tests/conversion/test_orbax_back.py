@@ -95,6 +95,7 @@ def trained(outputs: tuple[Path, Path]) -> Any:
 
 
 @pytest.mark.parametrize("save", [with_v0, with_v1, without_database, with_manager])
+@pytest.mark.slow("writes several checkpoints")
 def test_what_orbax_wrote_goes_back_as_the_eqx_does(
     pair: Pair, outputs: tuple[Path, Path], tmp_path: Path, save: Callable[[Path, Any], Path]
 ) -> None:

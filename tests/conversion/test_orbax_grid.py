@@ -89,6 +89,7 @@ def test_axes_that_no_source_runs_along_are_cut_first() -> None:
 
 @settings(max_examples=40)
 @given(cases(steps=3), st.integers(4, 400), st.integers(1, 3))
+@pytest.mark.slow("writes several checkpoints")
 def test_any_expression_is_stored_as_numpy_makes_it(case: Case, size: int, workers: int) -> None:
     dtype = "float64" if case.result.dtype.kind == "f" else str(case.result.dtype)
     leaf = Leaf(".a", case.result.shape, dtype, has_value=False)

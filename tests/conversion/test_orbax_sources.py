@@ -163,6 +163,7 @@ def needed(checkpoint: Checkpoint, exprs: Sequence[Expr]) -> int:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow("writes several checkpoints")
 def test_each_byte_is_read_once_and_as_planned(kind: str, tmp_path: Path) -> None:
     shapes, exprs = KINDS[kind]
     checkpoint = written(tmp_path, shapes)

@@ -63,6 +63,7 @@ def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5, 64])
+@pytest.mark.slow("writes several checkpoints")
 def test_any_number_of_workers_writes_the_same(
     pair: Pair, tmp_path: Path, expected: dict[str, np.ndarray], workers: int
 ) -> None:
@@ -96,6 +97,7 @@ def test_shares_are_all_chunks_once_and_even(pair: Pair, tmp_path: Path) -> None
         assert most <= grid.total / workers + SMALL
 
 
+@pytest.mark.slow("writes several checkpoints")
 def test_another_number_of_workers_may_finish(
     pair: Pair, tmp_path: Path, expected: dict[str, np.ndarray]
 ) -> None:

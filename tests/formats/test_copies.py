@@ -36,6 +36,7 @@ def saved(tmp_path: Path, **more: torch.Tensor) -> Path:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.slow("reads or writes large files, or many")
 def test_a_tied_weight_that_was_saved_twice_is_left_out(tmp_path: Path, dtype: torch.dtype) -> None:
     embed = EMBED.to(dtype)
     path = saved(tmp_path, **{"embed.weight": embed, "lm_head.weight": embed.clone()})
@@ -43,6 +44,7 @@ def test_a_tied_weight_that_was_saved_twice_is_left_out(tmp_path: Path, dtype: t
     assert np.array_equal(filled["embed"].weight, embed.float().numpy())
 
 
+@pytest.mark.slow("reads or writes large files, or many")
 def test_one_number_that_differs_makes_it_another_entry(tmp_path: Path) -> None:
     other = EMBED.clone()
     other[-1, -1] += 1

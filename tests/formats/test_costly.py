@@ -100,6 +100,7 @@ def test_one_large_state_dict_in_many_places(tmp_path: Path) -> None:
         assert open_checkpoint(path).key == "at0"
 
 
+@pytest.mark.slow("reads or writes large files, or many")
 def test_places_that_read_alike(tmp_path: Path) -> None:
     places = b"".join(b"C\x04" + struct.pack("<I", n) + b"}" + name("w") + b"h\x01s"
                       for n in range(20_000))  # fmt: skip
@@ -149,6 +150,7 @@ LARGE = {
 
 
 @pytest.mark.parametrize("case", LARGE)
+@pytest.mark.slow("reads or writes large files, or many")
 def test_headers_of_a_hundred_megabytes(tmp_path: Path, case: str) -> None:
     before, piece, after = LARGE[case]
     path = with_header(tmp_path / "model.safetensors", before + piece * 99_000_000 + after)

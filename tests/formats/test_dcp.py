@@ -203,6 +203,7 @@ def test_a_conversion_copies_or_gathers_chunks(tmp_path: Path, axis: int) -> Non
     assert np.array_equal(found, tensor.numpy())
 
 
+@pytest.mark.slow("reads or writes large files, or many")
 def test_a_large_tensor_is_put_together_in_bounded_memory(tmp_path: Path) -> None:
     rows = 1 << 14
     tensor = torch.arange(rows * 512, dtype=torch.float32).reshape(rows, 512)

@@ -52,6 +52,7 @@ def owners(pytree: Any, folder: Path) -> Mapping[str, str | None]:
     return {leaf.path: leaf.owner for leaf in made}
 
 
+@pytest.mark.slow("makes models of other libraries")
 def test_leaves_are_called_as_the_user_reaches_them(tmp_path: Path) -> None:
     found = owners(model(), tmp_path)
     assert list(found)[:3] == [".array", ".blocks[0].lin.bias", ".blocks[0].lin.kernel"]
@@ -61,6 +62,7 @@ def test_leaves_are_called_as_the_user_reaches_them(tmp_path: Path) -> None:
     assert {".both['x']", ".both['y'][0]", ".scale", ".pair.layers[0].kernel"} <= set(found)
 
 
+@pytest.mark.slow("makes models of other libraries")
 def test_a_shared_variable_is_one_leaf_and_stays_shared(tmp_path: Path) -> None:
     found = owners(model(), tmp_path)
     assert not [path for path in found if path.startswith(".first")]
@@ -168,6 +170,7 @@ class Gpt(nnx.Module):
 
 
 @pytest.mark.parametrize("make", [nn.Linear, Conv1D])
+@pytest.mark.slow("makes models of other libraries")
 def test_names_that_say_input_first_are_settled_by_sizes(make: Any) -> None:
     names = ("c_fc", "c_proj", "c_attn")
     state = Torch(make).state_dict()
@@ -185,6 +188,7 @@ def test_or_left_open(make: Any) -> None:
         convert_tree(state, Gpt(nnx.Rngs(0), ("c_attn",)))
 
 
+@pytest.mark.slow("makes models of other libraries")
 def test_what_a_flattened_image_goes_into_is_doubtful() -> None:
     class Images(nnx.Module):
         def __init__(self, rngs: nnx.Rngs) -> None:
@@ -196,6 +200,7 @@ def test_what_a_flattened_image_goes_into_is_doubtful() -> None:
         convert_tree(network.state_dict(), Images(nnx.Rngs(0)))
 
 
+@pytest.mark.slow("makes models of other libraries")
 def test_a_bias_that_nnx_has_no_place_for_is_not_dropped() -> None:
     class Series(nnx.Module):
         def __init__(self, rngs: nnx.Rngs) -> None:
@@ -336,6 +341,7 @@ def test_factories_of_linen(options: list[str], net: Path) -> None:
 
 
 @pytest.mark.parametrize("factory", ["scanned", "two"])
+@pytest.mark.slow("makes models of other libraries")
 def test_variables_that_no_one_layer_holds_have_none(factory: str, net: Path) -> None:
     assert run(["skeleton", f"{net}:{factory}", "-o", "s.eqx"]) == 0
     assert [leaf.owner for leaf in open_target("s.eqx").skeleton] == [None, None]

@@ -122,6 +122,7 @@ ABSURD: dict[str, bytes] = {
 
 @pytest.mark.parametrize("wrap", [as_zip, as_legacy])
 @pytest.mark.parametrize("case", ABSURD)
+@pytest.mark.slow("reads or writes large files, or many")
 def test_absurd_pickles_are_refused_at_once(
     tmp_path: Path, case: str, wrap: Callable[..., Path]
 ) -> None:

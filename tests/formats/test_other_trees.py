@@ -81,6 +81,7 @@ def expected(network: torch.nn.Module) -> Any:
         return network(torch.from_numpy(INPUT)).numpy()
 
 
+@pytest.mark.slow("makes models of other libraries")
 def test_a_module_of_nnx_keeps_its_keys_and_counters() -> None:
     network, model = torch_network(), NnxNetwork(nnx.Rngs(7))
     converted = convert_tree(network.state_dict(), model)
@@ -94,6 +95,7 @@ def _key_data(model: NnxNetwork) -> Any:
     return jax.random.key_data(model.drop.rngs.key[...]).tolist()
 
 
+@pytest.mark.slow("makes models of other libraries")
 def test_a_state_of_nnx_is_merged_into_the_module() -> None:
     network, model = torch_network(), NnxNetwork(nnx.Rngs(0))
     graph, state = nnx.split(model)
@@ -101,6 +103,7 @@ def test_a_state_of_nnx_is_merged_into_the_module() -> None:
     assert np.allclose(converted(INPUT), expected(network), atol=1e-5)
 
 
+@pytest.mark.slow("makes models of other libraries")
 def test_variables_of_linen() -> None:
     network, model = torch_network(), LinenNetwork()
     variables = model.init(KEY, jnp.ones((1, 6)))
@@ -109,6 +112,7 @@ def test_variables_of_linen() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.slow("makes models of other libraries")
 def test_a_module_of_haliax() -> None:
     state = torch_network().state_dict()
     converted = convert_tree(state, HaliaxNetwork())
@@ -121,6 +125,7 @@ def test_a_module_of_haliax() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("make", [lambda: NnxNetwork(nnx.Rngs(0)), HaliaxNetwork])
+@pytest.mark.slow("makes models of other libraries")
 def test_nothing_is_lost_there_either(make: Any) -> None:
     state: Mapping[str, Any] = {**torch_network().state_dict(), "fc1.gamma": torch.ones(10)}
     with pytest.raises(AlignmentError, match=r"fc1\.gamma: no leaf takes it"):

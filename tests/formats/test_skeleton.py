@@ -32,6 +32,7 @@ def leaves_of(tree: Any) -> dict[str, Leaf]:
 
 
 @pytest.mark.parametrize("name", ["module", "pair", "tree"])
+@pytest.mark.slow("makes models of other libraries")
 def test_plain_equinox_loads_what_follows_the_first_line(tmp_path: Path, name: str) -> None:
     made = {"module": eqx.nn.MLP(2, 3, 4, 2, key=KEY), "pair": net_with_state(), "tree": [1, 2.5]}
     tree = made[name]
@@ -184,6 +185,7 @@ def factories(
 
 
 @pytest.mark.parametrize("form", ["{}:net", "{}.py:net", "./{}.py:net"])
+@pytest.mark.slow("makes models of other libraries")
 def test_factories(factories: str, form: str) -> None:
     spec = form.format(factories)
     expected = eqx.nn.MLP(2, 3, 4, 2, key=KEY)

@@ -73,6 +73,7 @@ def test_a_skeleton_file_brings_leaves_and_values_back(tmp_path: Path) -> None:
     )] * 2),
     keys=st.sampled_from([(), (".key",)]),
 )  # fmt: skip
+@pytest.mark.slow("makes models of other libraries")
 def test_a_skeleton_file_records_the_factories(
     tmp_path_factory: pytest.TempPathFactory, models: Models, keys: tuple[str, ...]
 ) -> None:

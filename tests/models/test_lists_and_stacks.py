@@ -89,6 +89,7 @@ def test_of_two_lists_of_a_length_the_one_without_a_leaf_is_stacked(inner: str, 
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.slow("makes models in both frameworks")
 def test_cells_stacked_over_layers_have_each_layers_biases(kind: str) -> None:
     theirs = getattr(torch.nn, kind)(6, 6, num_layers=COUNT)
     cell = getattr(eqx.nn, f"{kind}Cell")
@@ -108,6 +109,7 @@ def test_cells_stacked_over_layers_have_each_layers_biases(kind: str) -> None:
     assert np.allclose(outputs, wanted, atol=1e-5)
 
 
+@pytest.mark.slow("makes models in both frameworks")
 def test_lists_without_a_name_are_stacked_too() -> None:
     tensors = {
         f"{n}.{role}": torch.randn((8, 8)[:axes])

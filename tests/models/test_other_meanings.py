@@ -159,6 +159,7 @@ def dense(size: int, out: int) -> nnx.Linear:
 
 
 @pytest.mark.parametrize(("size", "certain"), [(36, False), (4, True)])
+@pytest.mark.slow("makes models in both frameworks")
 def test_a_recurrent_layer_may_read_a_flattened_image(size: int, certain: bool) -> None:
     cell = nnx.OptimizedLSTMCell(size, 5, rngs=nnx.Rngs(0))
     lstm = {f"lstm.{key}": value for key, value in nn.LSTM(size, 5).state_dict().items()}
@@ -189,6 +190,7 @@ def test_a_layer_may_read_more_beside_a_flattened_image(size: int, certain: bool
         (((3, 8), (8, 5)), ""),
     ],
 )
+@pytest.mark.slow("makes models in both frameworks")
 def test_pixels_may_be_shuffled(sizes: tuple[tuple[int, int], ...], said: str) -> None:
     tensors, like = convolutions(*sizes), Images(*sizes)
     if said:

@@ -60,6 +60,7 @@ def test_every_layer_computes_what_its_twin_does(pair: Pair, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("pair", UNCLEAR, ids=_id)
+@pytest.mark.slow("makes models in both frameworks")
 def test_what_names_do_not_settle_is_left_to_the_user(pair: Pair) -> None:
     with pytest.raises(AlignmentError):
         convert_tree(pair.state_dict(), pair.model())
@@ -136,6 +137,7 @@ def _wrong(pair: Pair, converted: Any, expected: list[np.ndarray], change: str) 
     ]
 
 
+@pytest.mark.slow("makes models in both frameworks")
 def test_a_wrong_layer_is_found() -> None:
     pair = next(pair for pair in SETTLED if pair.name == "pointnet")
     model = pair.model()

@@ -34,6 +34,7 @@ JAX: dict[str, tuple[Callable[..., Any], Callable[[int], Any]]] = {
 
 
 @pytest.mark.parametrize("kind", TORCH)
+@pytest.mark.slow("makes models in both frameworks")
 def test_a_stem_that_norms_behind_and_stages_that_norm_before(kind: str) -> None:
     """As in torchvision's ConvNeXt: `features.0.0` is a convolution, `features.2.0` a norm."""
     dense, norm = TORCH[kind]

@@ -22,6 +22,7 @@ def trained(layer: torch.nn.Module, size: tuple[int, ...]) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("norm", [spectral_norm, parametrizations.spectral_norm])
+@pytest.mark.slow("makes models in both frameworks")
 def test_the_vectors_of_a_spectral_norm_show_its_axis(norm: Any) -> None:
     torch.manual_seed(0)
     for size in (6, 16):
@@ -36,6 +37,7 @@ def test_the_vectors_of_a_spectral_norm_show_its_axis(norm: Any) -> None:
             convert_tree(tensors, like)
 
 
+@pytest.mark.slow("makes models in both frameworks")
 def test_the_vectors_of_a_square_kernel_show_its_axis_too() -> None:
     torch.manual_seed(0)
     like = module("Net", conv=eqx.nn.Conv2d(4, 4, 3, key=KEY))
@@ -95,6 +97,7 @@ def test_pooled_channels_are_no_image() -> None:
         ("codebook.weight", "codebook.table"),
     ],
 )
+@pytest.mark.slow("makes models in both frameworks")
 def test_codes_may_be_rows_or_columns(entry: str, leaf: str) -> None:
     name, last = leaf.split(".")
 
@@ -119,6 +122,7 @@ def _leaf(tree: Any, path: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ["gc", "gcn", "graph_conv"])
+@pytest.mark.slow("makes models in both frameworks")
 def test_a_graph_convolution_may_hold_the_input_axis_first(name: str) -> None:
     def net(inner: int) -> tuple[Tensors, Any]:
         sizes = {"embed": (8, 6), f"{name}1": (8, inner), f"{name}2": (8, 8), "fc": (3, 8)}
@@ -237,6 +241,7 @@ def test_numbers_of_one_list_are_its_places(entry: str, leaf: str) -> None:
     "names", [("fw", "bw"), ("fwd", "bwd"), ("forward_cells", "backward_cells")]
 )
 @pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.slow("makes models in both frameworks")
 def test_directions_of_a_recurrent_layer_may_be_lists(names: tuple[str, str], depth: int) -> None:
     theirs = torch.nn.LSTM(5, 6, num_layers=depth, bidirectional=True)
     cells = [[eqx.nn.LSTMCell(12 if n else 5, 6, key=KEY) for n in range(depth)] for _ in names]
@@ -266,6 +271,7 @@ def test_a_codebook_is_the_table_of_its_quantiser(entry: str, leaf: str) -> None
     assert np.array_equal(_leaf(made, leaf), tensors[entry])
 
 
+@pytest.mark.slow("makes models in both frameworks")
 def test_a_norm_in_a_list_may_have_its_layers_name() -> None:
     stack = torch.nn.Sequential(
         torch.nn.Conv1d(16, 32, 3),

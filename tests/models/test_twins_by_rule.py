@@ -68,6 +68,7 @@ def test_rules_give_what_torch_computes(twin: Twin, session: Session, tmp_path: 
 
 
 @pytest.mark.parametrize("twin", RULED[:4], ids=lambda twin: twin.name)
+@pytest.mark.slow("makes models in both frameworks")
 def test_a_mapping_spells_out_what_a_rule_does(
     twin: Twin, session: Session, tmp_path: Path
 ) -> None:

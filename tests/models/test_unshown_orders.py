@@ -106,6 +106,7 @@ def test_layers_of_a_sequence_keep_their_places(places: Sequence[int]) -> None:
         assert np.array_equal(layer.weight, tensors[f"net.{place}.weight"])
 
 
+@pytest.mark.slow("makes models in both frameworks")
 def test_convolutions_may_keep_queries_keys_and_values_head_by_head() -> None:
     tensors = {
         "attn.qkv.weight": torch.randn(3 * WIDTH, WIDTH, 1),

@@ -111,6 +111,7 @@ def less_evidence(draw: st.DrawFn) -> tuple[dict[str, Shape], Leaves, dict[str, 
 
 @settings(max_examples=150, deadline=None)
 @given(less_evidence())
+@pytest.mark.slow("leaves out each piece of evidence")
 def test_without_a_piece_of_evidence_a_row_is_doubtful_or_right(
     pair: tuple[dict[str, Shape], Leaves, dict[str, str]],
 ) -> None:

@@ -131,6 +131,7 @@ def _send(url: str, method: str, body: bytes) -> None:
     urlopen(Request(url, body, headers, method=method)).close()
 
 
+@pytest.mark.slow("asks a server on this machine many times")
 def test_objects_and_folders_of_a_bucket(tmp_path: Path, bucket: tuple[str, Put]) -> None:
     address, put = bucket
     tensors = model()

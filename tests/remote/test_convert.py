@@ -158,6 +158,7 @@ def test_each_byte_is_asked_for_about_once(tmp_path: Path, server: WebServer, ch
 
 
 @pytest.mark.parametrize("axes", [(1, 0, 2), (2, 0, 1), (2, 1, 0), (1, 2, 0), (0, 2, 1)])
+@pytest.mark.slow("asks a server on this machine many times")
 def test_a_permuted_chunk_takes_few_requests(
     tmp_path: Path, server: WebServer, axes: tuple[int, ...]
 ) -> None:
@@ -175,6 +176,7 @@ def test_a_permuted_chunk_takes_few_requests(
     assert server.sent <= 1.01 * entry.numel() * 4
 
 
+@pytest.mark.slow("asks a server on this machine many times")
 def test_many_threads_ask_for_few_things_at_once(tmp_path: Path, server: WebServer) -> None:
     used = tensors()
     save_safetensors(used, tmp_path / "model")

@@ -126,6 +126,7 @@ def test_an_address_goes_to_orbax_and_back(
     assert [file for file in written if SECRET.encode() in file.read_bytes()] == []
 
 
+@pytest.mark.slow("asks a server on this machine many times")
 def test_what_no_leaf_holds_comes_from_the_address(tmp_path: Path, server: WebServer) -> None:
     weights = {"w": torch.randn(30, 40), "unused": torch.randn(20_000), "steps": torch.tensor(7)}
     torch.save(weights, tmp_path / "model.pt")
@@ -150,6 +151,7 @@ def test_what_no_leaf_holds_comes_from_the_address(tmp_path: Path, server: WebSe
         )
 
 
+@pytest.mark.slow("asks a server on this machine many times")
 def test_python_takes_an_address(server: WebServer, pair: Pair, tmp_path: Path) -> None:
     report = s2p_tui.convert(
         from_path=True,
@@ -162,6 +164,7 @@ def test_python_takes_an_address(server: WebServer, pair: Pair, tmp_path: Path) 
     assert (tmp_path / "far.eqx").exists()
 
 
+@pytest.mark.slow("asks a server on this machine many times")
 def test_the_other_side_is_read_here_alone(
     server: WebServer, pair: Pair, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,6 +176,7 @@ def test_the_other_side_is_read_here_alone(
     assert "a skeleton file, and of addresses only checkpoints are read. Download it" in second
 
 
+@pytest.mark.slow("asks a server on this machine many times")
 async def test_the_app_opens_an_address_and_journals_no_secret(
     server: WebServer, pair: Pair, state_home: Path
 ) -> None:

@@ -57,6 +57,7 @@ def read_all(checkpoint: Checkpoint) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("form", SAVE)
+@pytest.mark.slow("asks a server on this machine many times")
 def test_every_format_holds_what_it_holds_here(
     tmp_path: Path, server: WebServer, form: str
 ) -> None:
@@ -75,6 +76,7 @@ def test_every_format_holds_what_it_holds_here(
     )
 
 
+@pytest.mark.slow("asks a server on this machine many times")
 def test_whole_training_checkpoints_are_searched_for_their_state_dict(
     tmp_path: Path, server: WebServer
 ) -> None:
@@ -100,6 +102,7 @@ def test_a_shard_that_is_not_there_is_named(tmp_path: Path, server: WebServer) -
         open_checkpoint(f"{server.url}/model.safetensors.index.json")
 
 
+@pytest.mark.slow("asks a server on this machine many times")
 def test_opening_reads_headers_alone(
     tmp_path: Path, server: WebServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -148,6 +148,7 @@ def state_of(found: Replayed) -> tuple[Alignment, tuple[Edit, ...], tuple[Edit, 
 
 @settings(max_examples=150, deadline=None)
 @given(steps, st.data())
+@pytest.mark.slow("damages many journals")
 def test_any_steps_torn_anywhere_come_to_the_state_of_then(
     todo: list[Edit | str], data: st.DataObject
 ) -> None:
@@ -198,6 +199,7 @@ def test_compacted_it_comes_to_the_same_with_fewer_edits_to_undo(
 
 @settings(max_examples=150, deadline=None)
 @given(steps, st.data())
+@pytest.mark.slow("damages many journals")
 def test_a_changed_byte_never_makes_another_state(
     todo: list[Edit | str], data: st.DataObject
 ) -> None:

@@ -41,6 +41,7 @@ def nameless(entries: list[Entry], leaves: list[Leaf]) -> Session:
     )
 
 
+@pytest.mark.slow("asks a server on this machine")
 def test_right_answer(script: Script, ask: Ask, session: Session) -> None:
     script.plays = [says(rows(("they are named so", RIGHT)))]
     job = Asking()
@@ -63,6 +64,7 @@ def test_right_answer(script: Script, ask: Ask, session: Session) -> None:
     assert session.blocking == 4
 
 
+@pytest.mark.slow("asks a server on this machine")
 def test_hunks_are_by_reason(script: Script, ask: Ask) -> None:
     script.plays = [says(rows(("second layer", RIGHT[2:]), ("first\nlayer", RIGHT[:2])))]
     assert [(hunk.title, hunk.reason) for hunk in ask().hunks] == [

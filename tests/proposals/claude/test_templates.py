@@ -25,6 +25,7 @@ def lines(*keys: str, shape: tuple[int, ...] = (2,)) -> dict[str, Line]:
 
 
 @given(names, st.data())
+@pytest.mark.slow("asks a server on this machine")
 def test_every_item_is_in_one_group_and_has_a_reference(
     keys: list[str], data: st.DataObject
 ) -> None:
