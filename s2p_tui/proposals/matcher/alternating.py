@@ -126,11 +126,18 @@ def _last_number(steps: Steps) -> int:
     return _last_numbers(steps)[1]
 
 
-@remembered
 def _last_numbers(steps: Steps) -> tuple[int, int]:
-    """The levels of the last two numbers; -1 for those that are not there."""
-    levels = [-1, -1, *(level for level, step in enumerate(steps) if step.isdigit())]
-    return levels[-2], levels[-1]
+    """The levels of the last two numbers; -1 for those that are not there.
+
+    Not remembered: of 100,000 rows that took 35 MB, and no less time.
+    """
+    last = -1
+    for level in range(len(steps) - 1, -1, -1):
+        if steps[level].isdigit():
+            if last >= 0:
+                return level, last
+            last = level
+    return -1, last
 
 
 @remembered

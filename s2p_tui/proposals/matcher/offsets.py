@@ -75,6 +75,8 @@ def unexplained_offsets(
         shapes: The shapes of the leaves.
         entries: Steps of all entries that leaves could take.
     """
+    if all(mine == its for sides in pairs.values() for _, (mine, its) in _numbered_alike(*sides)):
+        return {}
     numbers: dict[Lists, set[tuple[int, int]]] = defaultdict(set)
     concerned: dict[Lists, list[int]] = defaultdict(list)
     forms: dict[Steps, dict[int, set[tuple[Steps, Shape]]]] = {}
@@ -87,8 +89,6 @@ def unexplained_offsets(
                 of_blocks.add(both[1])
             rest = sides[0][len(both[0]) + 1 :], shapes[n]
             forms.setdefault(both[0], defaultdict(set))[mine].add(rest)
-    if all(mine == its for both in numbers.values() for mine, its in both):
-        return {}
     held = members(entries)
     found: dict[int, str] = {}
     for both, pair in numbers.items():
