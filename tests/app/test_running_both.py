@@ -507,7 +507,7 @@ async def test_models_are_run_and_the_wrong_module_is_found(
         assert "called with equal inputs. S tries to settle it." in status(workspace)
         await pilot.press("S", "enter")
         await until(pilot, lambda: isinstance(pilot.app.screen, Review), 600)
-        assert "forward: agrees within" in screen_text(pilot)
+        await until(pilot, lambda: "forward: agrees within" in screen_text(pilot), 60)
         await pilot.press("enter")
         row = session.alignment.rows[0]
         assert (row.source, row.by) == (Take("first.weight"), "forward")
