@@ -61,9 +61,8 @@ def place_in(where: str, under: str = "") -> dict[str, Any]:
 
 
 def is_orbax(folder: Path) -> bool:
-    """Return True for the folder of an Orbax checkpoint, or of a step of its manager."""
-    is_one = os.path.isfile(os.path.join(folder, TREE))
-    return is_one or (os.path.isdir(folder) and any(folder.glob(f"*/{TREE}")))
+    """Return True for the folder of an Orbax checkpoint."""
+    return os.path.isfile(os.path.join(folder, TREE))
 
 
 def open_orbax(
