@@ -326,3 +326,12 @@ def test_each_dtype_goes_through(dtype: str, tmp_path: Path) -> None:
     found = arrays_in(tmp_path / "m.orbax")["w"]
     assert found.dtype == array.dtype
     assert found.tobytes() == np.asarray(array).tobytes()
+
+
+def test_its_arrays_are_listed(
+    outputs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["inspect", str(outputs[1])]) == 0
+    first, _, *arrays = capsys.readouterr().out.splitlines()
+    assert "Orbax checkpoint, 18 arrays, " in first
+    assert len(arrays) == 18
