@@ -164,7 +164,7 @@ def regrouped(
 
     Args:
         pieces: One per entry.
-        targets: tuple[str, ...] and shape of every leaf.
+        targets: Steps and shape of every leaf.
     """
     wanted = Counter(prod(shape) for _, shape in targets)
     result = _parted(list(pieces), wanted, targets)

@@ -42,7 +42,7 @@ _ENDS = frozenset(("head", "out", "final", "generator"))
 _GENERAL = frozenset(
     ("head", "embed", "token", "norm", "pos", "final", "out", "in", "table", "attn", "dec", "enc")
 )
-"""What modules of many kinds are called: in common, it shows nothing beside words that differ."""
+"""Words in names of many kinds of modules: they show nothing beside others that differ."""
 _GENERAL_WORDS = _GENERAL | frozenset(
     (
         *("ln", "layernorm", "layer", "emb", "embedding", "embeddings", "proj", "fc", "linear"),
@@ -76,7 +76,7 @@ _LAYERS = frozenset(
 _IN_WORDS = ("conv", "fc", "lin", "dense", "proj", "mlp")
 """Parts of other words, as `pwconv`, that say it too."""
 _NEARLY = 0.74
-"""What `predictor` and `projector` are below, and `normalise` and `normalize` above."""
+"""`predictor` and `projector` are below it, `normalise` and `normalize` above."""
 _SHORTEST = 3
 """Letters of a word that is looked for in others."""
 _OFTEN = 2

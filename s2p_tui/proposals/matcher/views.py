@@ -18,7 +18,7 @@ def with_views(
 
     Args:
         pieces: One per entry.
-        targets: tuple[str, ...] and shape of every leaf.
+        targets: Steps and shape of every leaf.
     """
     wanted = Counter(prod(shape) for _, shape in targets)
     listed = frozenset(name for steps, _ in targets for name in _lists_around(steps))
