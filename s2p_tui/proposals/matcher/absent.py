@@ -12,7 +12,8 @@ from s2p_tui.alignment.proof import UNPROVEN, Answer, proven_by
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Constant, Shape, Take
-from s2p_tui.proposals.matcher.words import Steps, meanings, steps_of_key, steps_of_path
+from s2p_tui.proposals.matcher.templates import template, words_of
+from s2p_tui.proposals.matcher.words import Steps, steps_of_key, steps_of_path
 
 _ADDS_ITS_BIAS = frozenset(
     f"equinox.nn.{name}"
@@ -59,7 +60,7 @@ def without_partner(
         if index in suggestions:
             modules[path[:-1]].append(suggestions[index])
             if suggestions[index].source is not None:
-                filled |= {_in_any_block(path), (*path[:-1], *meanings(path[-1:])[0][-1:])}
+                filled |= {_in_any_block(path), (*path[:-1], *words_of(path[-1:])[-1:])}
     might_be = (key for key in left_over if not explained(state_dict[key], state_dict))
     sizes = {prod(state_dict.shape(key)) for key in might_be}
     tables = _tables(suggestions, state_dict)
@@ -77,7 +78,7 @@ def without_partner(
 
 def _in_any_block(steps: Steps) -> Steps:
     """The steps with the numbers of blocks left open; a layer that is a list's member keeps its."""
-    return (*("#" if step.isdigit() else step for step in steps[:-2]), *steps[-2:])
+    return (*template(steps[:-2]), *steps[-2:])
 
 
 def _missing(has_siblings: bool) -> Suggestion:
@@ -87,7 +88,7 @@ def _missing(has_siblings: bool) -> Suggestion:
 
 def _neutral(leaf: Leaf, steps: Steps) -> Suggestion | None:
     """Return the value that makes a layer compute as PyTorch's without such a parameter."""
-    last = meanings(steps[-1:])[0][-1:]
+    last = words_of(steps[-1:])[-1:]
     if last == ("weight",) and (leaf.owner or "").endswith("Norm") and leaf.fill == 1:
         return Suggestion(None, _NEUTRAL, "the layer this one comes from does not scale: stays 1")
     is_bias = last == ("bias",) or steps[-1] in _OF_INPUT_OR_STATE
@@ -106,7 +107,7 @@ def _tables(
     found: dict[Shape, dict[Take, None]] = defaultdict(dict)
     for suggestion in suggestions.values():
         source = suggestion.source
-        if isinstance(source, Take) and _TABLES.intersection(meanings(steps_of_key(source.key))[0]):
+        if isinstance(source, Take) and _TABLES.intersection(words_of(steps_of_key(source.key))):
             found[state_dict.shape(source.key)][source] = None
     return {shape: list(tables) for shape, tables in found.items()}
 
@@ -114,7 +115,7 @@ def _tables(
 def _shared(steps: Steps, leaf: Leaf, tables: Mapping[Shape, list[Take]]) -> Suggestion | None:
     """The one table of a checkpoint that keeps the embedding for the output layer too."""
     found = tables.get(leaf.shape, ())
-    if not _TABLES.intersection(meanings(steps)[0]) or len(leaf.shape) != 2 or len(found) != 1:
+    if not _TABLES.intersection(words_of(steps)) or len(leaf.shape) != 2 or len(found) != 1:
         return None
     why = f"the checkpoint has no entry of its own for it: it may be tied to {found[0].key}"
     return Suggestion(found[0], UNPROVEN, why)

@@ -17,6 +17,7 @@ from s2p_tui.alignment.task import Task
 from s2p_tui.proposals.matcher.assignment import Matrix, assignment
 from s2p_tui.proposals.matcher.buckets import NAMES_AGREE, SAME_NAME, SURE, Buckets, Found, Side
 from s2p_tui.proposals.matcher.likeness import Learned, by_order, likeness
+from s2p_tui.proposals.matcher.templates import words_of
 from s2p_tui.proposals.matcher.tree import (
     Front,
     Lists,
@@ -490,7 +491,7 @@ def say_nothing(steps: Sequence[tuple[str, ...]], targets: Sequence[tuple[str, .
             return False
         (mine, its), (theirs, others) = _one_list(targets), _one_list(steps)
         return not mine or mine != theirs or its != others
-    known = {word for path in targets for word in meanings(path)[0]}
+    known = {word for path in targets for word in words_of(path)}
     return not any(
         is_known(step) or bool(known.intersection(name_of(step).words) and len(step) > 1)
         for path in steps
@@ -501,7 +502,7 @@ def say_nothing(steps: Sequence[tuple[str, ...]], targets: Sequence[tuple[str, .
 
 def _one_list(paths: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], frozenset[int]]:
     """Return the words and the numbers of members of one list counted from 0; of others none."""
-    words = [meanings(path)[0] for path in paths]
+    words = [words_of(path) for path in paths]
     numbers = [meanings(path)[1] for path in paths]
     if len({*words}) == len({*map(len, numbers)}) == 1:
         columns = [column for column in zip(*numbers, strict=True) if len({*column}) > 1]

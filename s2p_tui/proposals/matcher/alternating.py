@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
-from s2p_tui.proposals.matcher.words import Steps, name_of, remembered
+from s2p_tui.proposals.matcher.templates import (
+    named,
+    numbered_levels,
+    pairs_by_template,
+    template,
+)
+from s2p_tui.proposals.matcher.words import Steps, name_of
 
 Shape = tuple[int, ...]
 _Member = tuple[Steps, str]
@@ -34,20 +40,24 @@ def alternating(
         shapes: The shapes of the leaves.
     """
     found: dict[int, str] = {}
+    grouped = pairs_by_template(pairs)
     for one, several in ((0, 1), (1, 0)):
         lists: dict[Steps, dict[_Member, list[int]]] = defaultdict(lambda: defaultdict(list))
-        for n, sides in pairs.items():
-            level = _last_number(sides[one])
-            member = _member(sides[several], len(sides[one]) - level)
-            if level > 0 and member is not None:
-                lists[sides[one][:level]][member].append(n)
+        for templates, places in grouped.items():
+            level = _last_number(templates[one])
+            member_of = _members(templates[several], len(templates[one]) - level)
+            if level <= 0 or member_of is None:
+                continue
+            for n in places:
+                sides = pairs[n]
+                lists[sides[one][:level]][member_of(sides[several])].append(n)
         for name, members in lists.items():
             fed: dict[Steps, set[str]] = defaultdict(set)
             for (others, _), places in members.items():
                 fed[others].update(pairs[n][one][len(name)] for n in places)
             # A list of layers may be one member, as those of an encoder's levels are.
             is_dealt = any(len(numbers) > 1 for numbers in fed.values())
-            if is_dealt and len({*map(_template, fed)}) > 1:
+            if is_dealt and len({*map(template, fed)}) > 1:
                 found.update(_exchangeable(name, members, one, pairs, shapes))
     return found
 
@@ -65,19 +75,22 @@ def crossing(
         shapes: The shapes of the leaves.
     """
     found: dict[int, str] = {}
+    grouped = pairs_by_template(pairs)
     for one, several in ((0, 1), (1, 0)):
-        nested: dict[tuple[Steps, Steps], list[int]] = defaultdict(list)
-        for n, sides in pairs.items():
-            outer, inner = _last_numbers(sides[one])
-            if 0 <= outer < inner - 1 and _last_number(sides[several]) > 0:
-                nested[sides[one][:outer], sides[one][outer + 1 : inner]].append(n)
-        for (outer, inner), places in nested.items():
+        nested: dict[tuple[Steps, Steps], list[tuple[int, int]]] = defaultdict(list)
+        for templates, places in grouped.items():
+            outer, inner = (-1, -1, *numbered_levels(templates[one]))[-2:]
+            level = _last_number(templates[several])
+            if 0 <= outer < inner - 1 and level > 0:
+                for path, n in ((pairs[n][one], n) for n in places):
+                    nested[path[:outer], path[outer + 1 : inner]].append((n, level))
+        for (outer, inner), found_in in nested.items():
             lists: dict[Steps, dict[str, set[tuple[Steps, Shape]]]] = defaultdict(dict)
-            for n in places:
-                level, other = _last_number(pairs[n][several]), pairs[n][several]
+            for n, level in found_in:
+                other = pairs[n][several]
                 form = (pairs[n][one][len(outer) + len(inner) + 2 :], shapes[n])
                 lists[other[:level]].setdefault(other[level], set()).add(form)
-            names = {".".join(_template(name)) for name in lists}
+            names = {named(template(name)) for name in lists}
             words = {*name_of(outer[-1] if outer else "").words}
             is_outer = any(words.intersection(name_of(name[-1]).words) for name in lists)
             forms = {frozenset(form) for members in lists.values() for form in members.values()}
@@ -86,7 +99,7 @@ def crossing(
                 continue
             first, second, *_ = sorted(names)
             why = f"nothing shows whether {first} and {second} are in one of {'.'.join(outer)} each"
-            found.update(dict.fromkeys(places, why))
+            found.update((n, why) for n, _ in found_in)
     return found
 
 
@@ -103,7 +116,7 @@ def _exchangeable(
         form = frozenset((pairs[n][one][len(name) + 1 :], shapes[n]) for n in places)
         alike[form].append(member)
     for each in alike.values():
-        names = sorted({".".join(_template(others)) for others, _ in each})
+        names = sorted({named(template(others)) for others, _ in each})
         if len(names) < 2 or len(each) < _FEWEST:
             continue
         why = (
@@ -113,33 +126,21 @@ def _exchangeable(
         yield from ((n, why) for member in each for n in members[member])
 
 
-def _member(steps: Steps, rest: int) -> _Member | None:
-    """Return the list and the number of a layer, where so many steps follow a list of another."""
-    level = len(steps) - rest
-    if level >= 0 and (flat := _FLAT.fullmatch(steps[level])) is not None:
-        return (*steps[:level], f"{flat[1]}{_FLAT_LIST}"), flat[2]
-    level = _last_number(steps)
-    return (steps[:level], steps[level]) if level > 0 else None
+def _members(pattern: Steps, rest: int) -> Callable[[Steps], _Member] | None:
+    """Return what tells the list and the number of a layer, by its template; None if it has none.
 
-
-def _last_number(steps: Steps) -> int:
-    return _last_numbers(steps)[1]
-
-
-def _last_numbers(steps: Steps) -> tuple[int, int]:
-    """The levels of the last two numbers; -1 for those that are not there.
-
-    Not remembered: of 100,000 rows that took 35 MB, and no less time.
+    Args:
+        pattern: The template.
+        rest: How many steps follow a list of the other side.
     """
-    last = -1
-    for level in range(len(steps) - 1, -1, -1):
-        if steps[level].isdigit():
-            if last >= 0:
-                return level, last
-            last = level
-    return -1, last
+    level = len(pattern) - rest
+    if level >= 0 and (flat := _FLAT.fullmatch(pattern[level])) is not None:
+        name, number = f"{flat[1]}{_FLAT_LIST}", flat[2]
+        return lambda steps: ((*steps[:level], name), number)
+    last = _last_number(pattern)
+    return (lambda steps: (steps[:last], steps[last])) if last > 0 else None
 
 
-@remembered
-def _template(steps: Steps) -> Steps:
-    return tuple("#" if step.isdigit() else step for step in steps)
+def _last_number(pattern: Steps) -> int:
+    """The level of the last number of a template; -1 if it has none."""
+    return (-1, *numbered_levels(pattern))[-1]

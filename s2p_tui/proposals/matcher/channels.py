@@ -16,7 +16,8 @@ from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Shape, Take
 from s2p_tui.proposals.matcher.orientation import keeps_rows
 from s2p_tui.proposals.matcher.pieces import Piece
-from s2p_tui.proposals.matcher.words import Steps, meanings, name_of
+from s2p_tui.proposals.matcher.templates import numbered_levels, template, words_of
+from s2p_tui.proposals.matcher.words import Steps, name_of
 
 _VECTOR, _MATRIX = 1, 2
 _MOST_OF_AN_IMAGE = 3
@@ -127,9 +128,10 @@ class _Beside:
         for piece in pieces:
             around = piece.steps[:-2]
             self._modules[around].append(piece)
-            template = tuple("#" if step.isdigit() else step for step in piece.steps)
+            pattern = template(piece.steps)
+            in_list = bool(numbered_levels(pattern[:-2]))
             for size, counts in zip(piece.member, blocks, strict=True):
-                counts[template, size] += "#" in template[:-2]
+                counts[pattern, size] += in_list
         self._repeated = tuple(
             {size for (_, size), count in counts.items() if count > 1} for counts in blocks
         )
@@ -201,4 +203,4 @@ class Kernels:
 def _words(steps: Steps) -> tuple[set[str], set[str]]:
     """Return the words of a tensor's modules, and those of its own one."""
     named = [step for step in steps[:-1] if not step.isdigit()]
-    return {*meanings(tuple(named))[0]}, {*meanings(tuple(named[-1:]))[0]}
+    return {*words_of(tuple(named))}, {*words_of(tuple(named[-1:]))}

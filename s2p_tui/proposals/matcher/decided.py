@@ -25,7 +25,8 @@ from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Expr, Split, Take
 from s2p_tui.proposals.lift import counterparts
 from s2p_tui.proposals.matcher.parts import steps_of_leaves
-from s2p_tui.proposals.matcher.words import meanings, steps_of_key
+from s2p_tui.proposals.matcher.templates import words_of
+from s2p_tui.proposals.matcher.words import steps_of_key
 from s2p_tui.proposals.proposal import Confidence, Proposal, proposed, same_source
 
 _SETTLED_BY = ("user", "recipe", "forward")
@@ -179,7 +180,7 @@ class _Modules:
         indices = [at for at in np.flatnonzero(layers == layers[index]).tolist() if at != index]
         steps = steps_of_leaves(self._skeleton, indices)
         for other in indices:
-            role = meanings(steps[other])[0][-1:]
+            role = words_of(steps[other])[-1:]
             alike = [one for one in others if role and _role(one) == role]
             if len(alike) == 1 and (source := self._taken_alike(row.source, alike[0])) is not None:
                 new = structs.replace(row, source=source)
@@ -201,7 +202,7 @@ class _Modules:
 
 
 def _role(key: str) -> tuple[str, ...]:
-    return meanings(steps_of_key(key))[0][-1:]
+    return words_of(steps_of_key(key))[-1:]
 
 
 def taken_keys(rows: Iterable[Row]) -> set[str]:

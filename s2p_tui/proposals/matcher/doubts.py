@@ -18,7 +18,8 @@ from s2p_tui.alignment.transform import Shape, keys_of
 from s2p_tui.proposals.matcher.align import say_nothing
 from s2p_tui.proposals.matcher.opposites import opposites
 from s2p_tui.proposals.matcher.pieces import Piece
-from s2p_tui.proposals.matcher.words import Steps, meanings, remembered, steps_of_key
+from s2p_tui.proposals.matcher.templates import words_of
+from s2p_tui.proposals.matcher.words import Steps, remembered, steps_of_key
 
 _NUMBER = re.compile(r"\d+")
 # Shares of a kind's rows that make what they have in common a rule for the rest, and the fewest
@@ -48,8 +49,7 @@ def inconsistent(
 
 def _kind(steps: Steps) -> Steps:
     """The steps with all numbers but those of the tensor and its own module left open."""
-    around = ("#" if step.isdigit() else _open(step) for step in steps[:-2])
-    return (*around, *steps[-2:])
+    return (*map(_open, steps[:-2]), *steps[-2:])
 
 
 @remembered
@@ -243,8 +243,8 @@ def torn_apart(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
     found: dict[int, str] = {}
     of_layers: list[tuple[int, tuple[Steps, Steps], str]] = []
     for n, (target, source) in pairs.items():
-        role = meanings(target[-1:])[0]
-        if len(role) == 1 and role[0] in _LAYER and role == meanings(source[-1:])[0]:
+        role = words_of(target[-1:])
+        if len(role) == 1 and role[0] in _LAYER and role == words_of(source[-1:]):
             of_layers.append((n, (target[:-1], source[:-1]), role[0]))
     for mine, theirs in ((0, 1), (1, 0)):
         # Most layers go with one, which takes a look at each to know.
@@ -504,7 +504,7 @@ def _feeding(suggestions: Mapping[int, Suggestion]) -> dict[str, list[int]]:
 
 
 def _is_parameter(steps: Steps) -> bool:
-    role = meanings(steps[-1:])[0][-1:]
+    role = words_of(steps[-1:])[-1:]
     return role in (("weight",), ("bias",)) or steps[-1].startswith(_PARAMETERS)
 
 

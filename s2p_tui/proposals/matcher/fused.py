@@ -45,7 +45,7 @@ def may_alternate(expr: Expr, steps: tuple[str, ...], entries: StateDict) -> boo
         steps: The leaf's steps: under the entry's own name it holds what that holds.
         entries: The checkpoint.
     """
-    named = _MAY_ALTERNATE.intersection(step.lower() for step in steps)
+    named = _MAY_ALTERNATE.intersection(map(str.lower, steps))
     if any(named.difference(key.lower().split(".")) for key in keys_of(expr)):
         return True
     mine = set(filter(parts_named, steps))

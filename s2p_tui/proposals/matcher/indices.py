@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, repeat
+from operator import le
 
 from msgspec import Struct, field
 
 from s2p_tui.alignment.transform import Shape
-from s2p_tui.proposals.matcher.words import Steps, meanings, name_of, remembered
+from s2p_tui.proposals.matcher.templates import pairs_by_template, template, words_of
+from s2p_tui.proposals.matcher.words import Steps, name_of, remembered
 
 _DIGITS = re.compile(r"\d+")
 _WORD_NUMBERS = (0, 1)
@@ -53,8 +55,8 @@ class _List(Struct):
 
 _Name = tuple[Steps, int]
 """The steps to a number, those around it left open; and which number of its step it is."""
-_Column = tuple[_Name, int, bool]
-"""The list that a number counts members of, the number, and whether it is written into a word."""
+_Column = tuple[_Name, int, int | None]
+"""The list that a number counts members of, the step it is in, and what it is if that is a word."""
 _Lists = Mapping[_Name, _List]
 
 
@@ -81,14 +83,15 @@ def misnumbered(
     members: dict[tuple[_Name, _Name], list[int]] = defaultdict(list)
     in_words: dict[tuple[_Name, _Name], tuple[bool, bool]] = {}
     partners: dict[tuple[int, _Name], set[_Name]] = defaultdict(set)
-    for n, sides in pairs.items():
-        columns = _aligned(sides, lists)
-        for (mine, number, in_word), (theirs, other, in_other) in columns:
-            numbers[mine, theirs].add((number, other))
-            members[mine, theirs].append(n)
-            in_words[mine, theirs] = in_word, in_other
-            partners[0, mine].add(theirs)
-            partners[1, theirs].add(mine)
+    for templates, places in pairs_by_template(pairs).items():
+        sides = [[pairs[n][side] for n in places] for side in (0, 1)]
+        for mine, theirs in _aligned(templates, lists):
+            names = mine[0], theirs[0]
+            numbers[names].update(zip(_each(mine, sides[0]), _each(theirs, sides[1]), strict=True))
+            members[names] += places
+            in_words[names] = mine[2] is not None, theirs[2] is not None
+            partners[0, names[0]].add(names[1])
+            partners[1, names[1]].add(names[0])
     found: dict[int, str] = {}
     for names, both in numbers.items():
         written = in_words[names]
@@ -123,24 +126,35 @@ def misnumbered(
 def _lists(paths: Iterable[Steps]) -> _Lists:
     """The lists of a side, all that differ by the numbers around them as one."""
     ordered = [*paths]
-    is_sorted = ordered == sorted(ordered)
+    is_sorted = all(map(le, ordered, ordered[1:]))
     found: dict[_Name, _List] = defaultdict(lambda: _List(is_sorted))
     last: dict[tuple[Steps, _Name], int] = {}
+    before: Steps = ()
     for path in ordered:
-        alike = tuple("0" if step.isdigit() else step for step in path)
-        for level, (name, number, _) in zip(_levels(alike), _columns(path), strict=False):
+        for name, level, number in _columns(template(path)):
+            # Tensors of one module follow each other mostly.
+            if path[: level + 1] == before[: level + 1]:
+                continue
+            number = int(path[level]) if number is None else number
             one = found[name]
             one.numbers.add(number)
             one.rises &= last.get((path[:level], name), number) <= number
             last[path[:level], name] = number
+        before = path
     return found
 
 
+def _each(column: _Column, paths: Sequence[Steps]) -> Iterable[int]:
+    """The numbers of paths of one template in a column."""
+    _, level, number = column
+    return (int(path[level]) for path in paths) if number is None else repeat(number, len(paths))
+
+
 def _aligned(
-    sides: tuple[Steps, Steps], lists: tuple[_Lists, _Lists]
+    templates: tuple[Steps, Steps], lists: tuple[_Lists, _Lists]
 ) -> list[tuple[_Column, _Column]]:
     """The numbers of two names that go together; none where one has more of them that differ."""
-    columns = [_columns(steps) for steps in sides]
+    columns = [_columns(pattern) for pattern in templates]
     if len(columns[0]) != len(columns[1]):
         columns = [
             tuple(one for one in column if len(lists[side][one[0]].numbers) > 1)
@@ -171,23 +185,17 @@ def _counts(numbers: Sequence[int]) -> bool:
 
 
 @remembered
-def _levels(steps: Steps) -> tuple[int, ...]:
-    """The steps that have numbers, each as often as it has."""
-    return tuple(level for level, step in enumerate(steps) for _ in name_of(step).numbers)
-
-
-@remembered
-def _columns(steps: Steps) -> tuple[_Column, ...]:
-    """The numbers in steps, outermost first."""
+def _columns(pattern: Steps) -> tuple[_Column, ...]:
+    """The numbers in a template, outermost first."""
     found: list[_Column] = []
-    opened = tuple("#" if step.isdigit() else _open(step) for step in steps)
-    for level, step in enumerate(steps):
+    opened = tuple("#" if step.isdigit() else _open(step) for step in pattern)
+    for level, step in enumerate(pattern):
         around = opened[: level + 1]
         if step.isdigit():
-            found.append(((around, 0), int(step), False))
+            found.append(((around, 0), level, None))
         elif opened[level] != step:
             numbers = name_of(step).numbers
-            found += [((around, n), number, True) for n, number in enumerate(numbers)]
+            found += [((around, n), level, number) for n, number in enumerate(numbers)]
     return tuple(found)
 
 
@@ -210,7 +218,7 @@ def _without_number(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
 
 
 def _module(steps: Steps) -> Steps:
-    return steps[:-1] if meanings(steps[-1:])[0] in _ROLES else steps
+    return steps[:-1] if words_of(steps[-1:]) in _ROLES else steps
 
 
 def _text(steps: Steps) -> str:

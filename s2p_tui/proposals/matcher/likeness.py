@@ -11,6 +11,7 @@ from msgspec import Struct
 from rapidfuzz.distance import JaroWinkler
 
 from s2p_tui.proposals.matcher.assignment import Matrix
+from s2p_tui.proposals.matcher.templates import words_of
 from s2p_tui.proposals.matcher.tree import Node
 from s2p_tui.proposals.matcher.words import FAINT, is_meaning, meanings, name_of, remembered
 
@@ -98,7 +99,7 @@ def _in_two(side: Read) -> list[bool] | None:
 def _counted(path: tuple[str, ...]) -> tuple[tuple[tuple[str, ...], int], ...]:
     """The numbers of a path, each with the words before it."""
     return tuple(
-        (tuple(word.rstrip("0123456789") for word in meanings(path[:level])[0]), number)
+        (tuple(word.rstrip("0123456789") for word in words_of(path[:level])), number)
         for level, step in enumerate(path, 1)
         for number in name_of(step).numbers
     )
@@ -321,7 +322,7 @@ def _own_name(path: tuple[str, ...]) -> str:
     telling = (
         step
         for step in reversed(path)
-        if not step.isdigit() and meanings((step,))[0] not in _ROLE_ALONE
+        if not step.isdigit() and words_of((step,)) not in _ROLE_ALONE
     )
     return next(telling, "")
 

@@ -76,12 +76,12 @@ from s2p_tui.proposals.matcher.support import (
     unlike_parameters,
     unsupported,
 )
+from s2p_tui.proposals.matcher.templates import words_of
 from s2p_tui.proposals.matcher.tree import let_go, tree_of
 from s2p_tui.proposals.matcher.views import with_views
 from s2p_tui.proposals.matcher.words import (
     FAINT,
     Steps,
-    meanings,
     name_of,
     steps_of_key,
     steps_of_path,
@@ -183,7 +183,7 @@ def _pieces(
     steps: Mapping[int, Steps],
     taken: frozenset[str],
 ) -> tuple[list[Piece], dict[str, str]]:
-    roles = {role for path in steps.values() for role in meanings(path)[0][-1:]}
+    roles = {role for path in steps.values() for role in words_of(path)[-1:]}
     useless = frozenset(("count",)) if roles & _STATISTICS else _STATISTICS | {"count"}
     left_over: dict[str, str] = {}
     pieces, covered = made_of_parts(state_dict, skeleton)
@@ -196,7 +196,7 @@ def _pieces(
             left_over[entry.key] = f"the same tensor as {again[entry.key]}"
             continue
         path = steps_of_key(entry.key)
-        last = meanings(path)[0][-1:]
+        last = words_of(path)[-1:]
         if last and last[0] in useless and last[0] not in roles:
             left_over[entry.key] = "no leaf holds such a statistic"
         else:

@@ -14,6 +14,7 @@ from operator import itemgetter
 
 from s2p_tui.alignment.transform import keys_of
 from s2p_tui.proposals.matcher.pieces import Piece
+from s2p_tui.proposals.matcher.templates import by_template, numbered_levels, template
 from s2p_tui.proposals.matcher.words import Steps, name_of, remembered, steps_of_key
 
 Names = tuple[str, ...]
@@ -47,7 +48,7 @@ def as_nested(steps: Mapping[int, Steps], entries: Iterable[Steps]) -> dict[int,
         return dict(steps)
     return {
         index: path
-        if (order := orders.get(_names(_numbered_alike(path)))) is None
+        if (order := orders.get(_names(template(path)))) is None
         else _reordered(path, order)
         for index, path in steps.items()
     }
@@ -83,7 +84,7 @@ def _by_members(steps: Mapping[int, Steps], entries: Iterable[Steps]) -> Mapping
         return steps
     found = dict(steps)
     for index, path in steps.items():
-        if (place := _only_number(path)) is None:
+        if (place := _only_number(template(path))) is None:
             continue
         *around, name = path[:place]
         if len(path) == place + _PAIR + 1 and (tuple(around), name) in apart:
@@ -97,21 +98,21 @@ def _lists_and_structs(paths: Iterable[Steps]) -> tuple[_Lists, _Structs]:
     """Return lists of layers, and lists of modules of several layers; the numbers in each."""
     lists: _Lists = defaultdict(lambda: defaultdict(set))
     structs: _Structs = defaultdict(lambda: defaultdict(set))
-    for path in paths:
-        if not (place := _only_number(path)):
+    for pattern, alike in by_template(paths).items():
+        if not (place := _only_number(pattern)):
             continue
-        around, name, number = path[: place - 1], path[place - 1], int(path[place])
-        if len(path) == place + _PAIR:
-            lists[around][name].add(number)
-        elif len(path) == place + _PAIR + 1:
-            structs[around, name][path[place + 1]].add(number)
+        around, name = pattern[: place - 1], pattern[place - 1]
+        numbers = {int(path[place]) for path in alike}
+        if len(pattern) == place + _PAIR:
+            lists[around][name] |= numbers
+        elif len(pattern) == place + _PAIR + 1:
+            structs[around, name][pattern[place + 1]] |= numbers
     return dict(lists), dict(structs)
 
 
-@remembered
-def _only_number(path: Steps) -> int | None:
-    """Return where the only number of a path is; None if there are several, or none."""
-    levels = [level for level, step in enumerate(path) if step.isdigit()]
+def _only_number(pattern: Steps) -> int | None:
+    """Return where the only number of a template is; None if there are several, or none."""
+    levels = numbered_levels(pattern)
     return levels[0] if len(levels) == 1 and levels[0] > 0 else None
 
 
@@ -130,12 +131,15 @@ def _go_together(children: Mapping[str, set[int]], lists: Mapping[str, set[int]]
 def sizes_of(paths: Iterable[Steps]) -> Sizes:
     """Return how many members lists within lists have at the most, by their names from outside."""
     held: dict[Names, list[set[int]]] = {}
-    for path in paths:
-        names = _names(_numbered_alike(path))
+    for pattern, alike in by_template(paths).items():
+        names = _names(pattern)
         if 1 < len(names) <= _DEEPEST:
             columns = held.setdefault(names, [set() for _ in names])
-            for column, (_, number) in zip(columns, _numbers(path), strict=True):
-                column.add(number)
+            for column, (_, level, number) in zip(columns, _counted(pattern), strict=True):
+                if number is None:
+                    column.update(int(path[level]) for path in alike)
+                else:
+                    column.add(number)
     return {names: tuple(map(len, columns)) for names, columns in held.items()}
 
 
@@ -193,40 +197,37 @@ def _levels(path: Steps) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-def _numbered_alike(path: Steps) -> Steps:
-    """Return a path with one number for all: the names of its lists are the same."""
-    return tuple("0" if step.isdigit() else step for step in path)
-
-
 @remembered
-def _names(path: Steps) -> Names:
-    """The names of the lists that a path leads through; empty where one has none."""
-    names = tuple(name for name, _ in _numbers(path))
-    is_plain = len(names) == len(_levels(path))
+def _names(pattern: Steps) -> Names:
+    """The names of the lists that a template leads through; empty where one has none."""
+    names = tuple(name for name, *_ in _counted(pattern))
+    is_plain = len(names) == len(_levels(pattern))
     return names if is_plain and all(names) and len({*names}) == len(names) else ()
 
 
 @remembered
-def _numbers(path: Steps) -> tuple[tuple[str, int], ...]:
-    """The numbers in a path, outermost first, each with the name of what it counts.
+def _counted(pattern: Steps) -> tuple[tuple[str, int, int | None], ...]:
+    """The numbers in a template, outermost first: the name of what each counts, and where it is.
 
-    Those of `layer0_head1`, and of a list of lists called `layers_heads`, have a part of it each.
+    Those of `layer0_head1`, and of a list of lists called `layers_heads`, have a part of it each;
+    with them is the number, as it is in words, and None for one that is left open.
     """
-    found: list[tuple[str, int]] = []
-    levels = _levels(path)
+    found: list[tuple[str, int, int | None]] = []
+    levels = _levels(pattern)
     for start, stop in levels:
-        numbers = name_of(path[stop - 1]).numbers
-        text = path[start].strip("0123456789")
+        last = pattern[stop - 1]
+        numbers = (None,) if last.isdigit() else name_of(last).numbers
+        text = pattern[start].strip("0123456789")
         parts = [part for part in _apart(text) if part] if len(numbers) > 1 else [text]
         if len(parts) != len(numbers):
             parts = [text] * len(numbers)
-        found += [(part.strip("_"), number) for part, number in zip(parts, numbers, strict=True)]
+        found += [(p.strip("_"), stop - 1, n) for p, n in zip(parts, numbers, strict=True)]
     runs = [list(run) for _, run in groupby(range(len(found)), key=lambda n: found[n][0] == "")]
     for before, run in pairwise(runs):
         words = found[before[-1]][0].split("_")
         if not found[run[0]][0] and len(words) == len(run) + 1:
             for n, word in zip((before[-1], *run), words, strict=True):
-                found[n] = word, found[n][1]
+                found[n] = word, *found[n][1:]
     return tuple(found)
 
 
@@ -256,32 +257,61 @@ def crosswise(
         entries: Steps of the entries.
     """
     sizes = sizes_of(steps.values()), sizes_of(entries)
+    known: dict[tuple[Steps, Steps, tuple[int, ...]], str | None] = {}
     found: dict[int, str] = {}
     for n, piece in pieces.items():
         keys = [steps_of_key(key) for member in piece.members for key in keys_of(member)]
+        patterns = [template(path) for path in keys]
         # Most names have one number, and those that differ by it alone are as many as there are.
-        counts = {len(_numbers(_numbered_alike(path))) for path in keys}
-        if len(counts) != 1 or min(counts) < 2 or not (mine := _numbers(steps[n])):
+        counts = {len(_counted(pattern)) for pattern in patterns}
+        if len(counts) != 1 or min(counts) < 2:
             continue
-        sources = [_numbers(path) for path in keys]
-        columns = list(zip(*sources, strict=True)) if len(sources) > 1 else sources[0]
-        kept = [n for n, column in enumerate(columns) if len(sources) == 1 or len({*column}) == 1]
-        if len(kept) != len(mine):
-            continue
-        lists = tuple(name for name, _ in mine), tuple(name for name, _ in sources[0])
-        other = _other_lists(*lists, tuple(kept)) if all(lists[1]) else None
-        if other is None:
-            continue
-        held, counts = sizes[0].get(lists[0]), sizes[1].get(lists[1])
-        level = next(level for level, place in enumerate(other) if place != kept[level])
-        # Where sizes leave no other list, names say nothing against it.
-        if held and counts and held[level] == counts[kept[level]] != counts[other[level]]:
-            continue
-        found[n] = (
-            f"the number of {lists[0][level]} is taken from {lists[1][kept[level]]}, "
-            f"and by its name may be that of {lists[1][other[level]]}"
-        )
+        kept = tuple(range(min(counts)))
+        if len(keys) > 1:
+            numbers = map(_numbers, keys, patterns)
+            columns = enumerate(zip(*numbers, strict=True))
+            kept = tuple(n for n, column in columns if len({*column}) == 1)
+        sides = template(steps[n]), patterns[0], kept
+        if sides not in known:
+            known[sides] = _crossed_lists(*sides, sizes)
+        if (why := known[sides]) is not None:
+            found[n] = why
     return found
+
+
+def _numbers(path: Steps, pattern: Steps) -> list[tuple[str, int]]:
+    """The numbers in a path, outermost first, each with the name of what it counts."""
+    return [
+        (name, int(path[level]) if number is None else number)
+        for name, level, number in _counted(pattern)
+    ]
+
+
+def _crossed_lists(
+    target: Steps, source: Steps, kept: tuple[int, ...], sizes: tuple[Sizes, Sizes]
+) -> str | None:
+    """Return which list a number is of that a leaf takes from another one; None if from its own.
+
+    Args:
+        target: The template of the leaf.
+        source: That of the entries.
+        kept: The lists of the entries of which all have one number.
+        sizes: How many members lists have, on both sides.
+    """
+    mine, theirs = (tuple(name for name, *_ in _counted(side)) for side in (target, source))
+    if not mine or len(kept) != len(mine) or not all(theirs):
+        return None
+    if (other := _other_lists(mine, theirs, kept)) is None:
+        return None
+    held, counts = sizes[0].get(mine), sizes[1].get(theirs)
+    level = next(level for level, place in enumerate(other) if place != kept[level])
+    # Where sizes leave no other list, names say nothing against it.
+    if held and counts and held[level] == counts[kept[level]] != counts[other[level]]:
+        return None
+    return (
+        f"the number of {mine[level]} is taken from {theirs[kept[level]]}, "
+        f"and by its name may be that of {theirs[other[level]]}"
+    )
 
 
 @lru_cache(maxsize=1 << 12)

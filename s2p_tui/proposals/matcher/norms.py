@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from s2p_tui.proposals.matcher.likeness import BETWEEN, slot
+from s2p_tui.proposals.matcher.templates import words_of
 from s2p_tui.proposals.matcher.words import Steps, meanings
 
 
@@ -24,7 +25,7 @@ def other_order(
     """
     blocks: dict[tuple[Steps, Steps], list[int]] = defaultdict(list)
     for n, (target, source) in pairs.items():
-        is_norm = all("norm" in meanings(steps[-2:-1])[0] for steps in (target, source))
+        is_norm = all("norm" in words_of(steps[-2:-1]) for steps in (target, source))
         if is_norm and target[-1:] in (("weight",), ("scale",)):
             blocks[target[:-2], source[:-2]].append(n)
     if not any(len(members) > 1 for members in blocks.values()):

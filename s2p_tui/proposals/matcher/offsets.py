@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
-from s2p_tui.proposals.matcher.words import Steps, name_of, remembered
+from s2p_tui.proposals.matcher.templates import numbered_levels, pairs_by_template, template
+from s2p_tui.proposals.matcher.words import Steps, name_of
 
 Shape = tuple[int, ...]
 Lists = tuple[Steps, Steps]
@@ -75,7 +76,12 @@ def unexplained_offsets(
         shapes: The shapes of the leaves.
         entries: Steps of all entries that leaves could take.
     """
-    if all(mine == its for sides in pairs.values() for _, (mine, its) in _numbered_alike(*sides)):
+    if not any(
+        int(pairs[n][0][mine]) != int(pairs[n][1][its])
+        for templates, places in pairs_by_template(pairs).items()
+        for mine, its in _levels_alike(*templates)
+        for n in places
+    ):
         return {}
     numbers: dict[Lists, set[tuple[int, int]]] = defaultdict(set)
     concerned: dict[Lists, list[int]] = defaultdict(list)
@@ -140,7 +146,7 @@ def falling(
         level = next(
             (at for at, step in enumerate(source) if len(name_of(step).numbers) == 1), None
         )
-        if level is None or source not in order or not _levels(target):
+        if level is None or source not in order or not numbered_levels(template(target)):
             continue
         name = name_of(source[level])
         place, members_of = lists[source[:level], name.words].get(
@@ -175,7 +181,7 @@ def members(paths: Iterable[Steps]) -> Mapping[Steps, set[str]]:
     """The members of lists, by the steps that lead to each list."""
     found: dict[Steps, set[str]] = defaultdict(set)
     for path in paths:
-        for level in _levels(path):
+        for level in numbered_levels(template(path)):
             found[path[:level]].add(path[level])
     return found
 
@@ -188,12 +194,11 @@ def _is_even(numbers: Sequence[int]) -> bool:
 
 def _numbered_alike(target: Steps, source: Steps) -> Iterator[tuple[Lists, tuple[int, int]]]:
     """The lists that both names lead through, outermost first, and the members they lead to."""
-    columns = _levels(target), _levels(source)
-    if len(columns[0]) == len(columns[1]):
-        for mine, its in zip(*columns, strict=True):
-            yield (target[:mine], source[:its]), (int(target[mine]), int(source[its]))
+    for mine, its in _levels_alike(template(target), template(source)):
+        yield (target[:mine], source[:its]), (int(target[mine]), int(source[its]))
 
 
-@remembered
-def _levels(steps: Steps) -> tuple[int, ...]:
-    return tuple(level for level, step in enumerate(steps) if step.isdigit())
+def _levels_alike(target: Steps, source: Steps) -> Iterable[tuple[int, int]]:
+    """Where the numbers of two templates are; nothing if one has more of them."""
+    columns = numbered_levels(target), numbered_levels(source)
+    return zip(*columns, strict=True) if len(columns[0]) == len(columns[1]) else ()

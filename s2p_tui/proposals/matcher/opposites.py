@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from s2p_tui.proposals.matcher.words import Steps, meanings, remembered, written
+from s2p_tui.proposals.matcher.templates import pairs_by_template, words_of
+from s2p_tui.proposals.matcher.words import Steps, remembered, written
 
 _OPPOSITE = tuple(
     frozenset(words)
@@ -67,15 +68,13 @@ _AFTER = frozenset(("post", "out", "mlp"))
 
 def opposites(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
     """Pairs whose names say that they are different things."""
-    known: dict[tuple[Steps, Steps], str] = {}
     found: dict[int, str] = {}
-    for n, sides in pairs.items():
-        names = _without_numbers(sides[0]), _without_numbers(sides[1])
-        why = known.get(names)
-        if why is None:
-            why = known[names] = _opposite(names)
-        if why or (why := _other_end(*sides) or _other_end(*sides[::-1])):
-            found[n] = why
+    for templates, places in pairs_by_template(pairs).items():
+        why = _opposite(templates)
+        for n in places:
+            sides = pairs[n]
+            if told := why or _other_end(*sides) or _other_end(*sides[::-1]):
+                found[n] = told
     return found
 
 
@@ -89,8 +88,8 @@ def _other_end(named: Steps, numbered: Steps) -> str:
 
 
 def _opposite(sides: tuple[Steps, Steps]) -> str:
-    words = [{*meanings(steps)[0]} for steps in sides]
-    layers = [{*meanings(steps[-2:-1])[0]} for steps in sides]
+    words = [{*words_of(steps)} for steps in sides]
+    layers = [{*words_of(steps[-2:-1])} for steps in sides]
     if why := _opposite_ends(*sides) or _other_task(*sides):
         return why
     for several in _OPPOSITE:
@@ -131,7 +130,7 @@ def _other_task(target: Steps, source: Steps) -> str:
     mine, theirs = ({min(task) for task in _TASKS if not task.isdisjoint(name)} for name in names)
     if mine and theirs and not mine & theirs:
         return f"one is {_own(source)}, the other {_own(target)}"
-    if not all({*meanings(steps)[0]} & _HEADS for steps in (target, source)):
+    if not all({*words_of(steps)} & _HEADS for steps in (target, source)):
         return ""
     every = [{word for step in steps for word in written(step)} for steps in (target, source)]
     if any(len([1 for words in every if words & second]) == 1 for second in _SECOND):
@@ -147,7 +146,3 @@ def _own_words(steps: Steps) -> frozenset[str]:
 
 def _own(steps: Steps) -> str:
     return next((s for s in reversed(steps) if not s.isdigit() and s not in _ROLES), "")
-
-
-def _without_numbers(steps: Steps) -> Steps:
-    return tuple("#" if step.isdigit() else step for step in steps)

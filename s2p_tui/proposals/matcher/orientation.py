@@ -21,7 +21,8 @@ from s2p_tui.alignment.transform import (
     Take,
 )
 from s2p_tui.proposals.matcher.pieces import Piece, parts_named
-from s2p_tui.proposals.matcher.words import Steps, meanings, name_of, remembered
+from s2p_tui.proposals.matcher.templates import template, words_of
+from s2p_tui.proposals.matcher.words import Steps, name_of, remembered
 
 _AS_IT_IS = frozenset(("embed", "pos", "token", "class", "table", "norm", "relative", "register"))
 _TABLES = frozenset(("embedding", "table"))
@@ -66,10 +67,6 @@ class Layout(Struct, frozen=True):
     why: str = ""
 
 
-def _template(steps: Steps) -> Steps:
-    return tuple("#" if step.isdigit() else step for step in steps)
-
-
 def _classes(
     steps: Steps, shape: Shape, piece: Piece, owner: str | None
 ) -> tuple[tuple[str, *tuple[object, ...]], ...]:
@@ -79,13 +76,13 @@ def _classes(
     a model may have layers of both; and a user's own parameters are of another kind than the
     weights of PyTorch's layers. A class of layers says nothing of another class.
     """
-    template, last = _template(steps), (steps[-1], piece.is_input_first, piece.is_bare)
+    pattern, last = template(steps), (steps[-1], piece.is_input_first, piece.is_bare)
     rank = len(shape)
     return (
-        ("same leaf", owner, template),
+        ("same leaf", owner, pattern),
         ("same module", owner, steps[:-2], last),
-        ("same modules", owner, template[:-2], last),
-        ("same layers", owner, template[:-1][-1:], last, rank),
+        ("same modules", owner, pattern[:-2], last),
+        ("same layers", owner, pattern[:-1][-1:], last, rank),
         ("same rank", owner, last, rank),
         ("same name", owner, last),
     )
@@ -93,7 +90,7 @@ def _classes(
 
 def _own(steps: Steps, owner: str | None) -> tuple[object, ...]:
     """The class of what a user keeps in one class of modules, or one dict, under any names."""
-    return ("owner", owner, _template(steps)[:-1] if owner is None else ())
+    return ("owner", owner, template(steps)[:-1] if owner is None else ())
 
 
 def attentions(paths: Iterable[Steps]) -> frozenset[Steps]:
@@ -105,7 +102,7 @@ def attentions(paths: Iterable[Steps]) -> frozenset[Steps]:
     found: dict[Steps, set[str]] = defaultdict(set)
     for path in paths:
         if len(path) > 1:
-            found[path[:-2]] |= {*meanings(path[-2:-1])[0]}.intersection(_APART)
+            found[path[:-2]] |= {*words_of(path[-2:-1])}.intersection(_APART)
     return frozenset(module for module, words in found.items() if len(words) == len(_APART))
 
 
@@ -354,10 +351,10 @@ def _by_heads(
 
 
 def _axis_of_heads(*names: Steps, is_attention: bool) -> int | None:
-    words = [set(meanings(steps)[0]) for steps in names]
+    words = [set(words_of(steps)) for steps in names]
     inward = any(_INWARD & found for found in words)
     outward = any({"attn", "out"} <= found for found in words)
-    outward |= is_attention and "out" in meanings(names[0][-2:-1])[0]
+    outward |= is_attention and "out" in words_of(names[0][-2:-1])
     return None if inward == outward else 0 if inward else 1
 
 
@@ -410,7 +407,7 @@ def _is_split_by_name(expr: Expr, steps: Steps, piece: Piece) -> bool:
     """
     if _is_table(steps[-2:]) or _is_table(piece.steps[-2:]):
         return True
-    if {*_HEADS} & {word for path in (steps, piece.steps) for word in meanings(path)[0]}:
+    if {*_HEADS} & {word for path in (steps, piece.steps) for word in words_of(path)}:
         return True
     made = _inner(expr)
     made = made.of if isinstance(made, Permute) else made
@@ -491,23 +488,23 @@ def keeps_rows(steps: Steps, owner: str | None) -> bool:
         return kind == "Embedding" or kind.endswith("Norm")
     if owner is not None:
         return steps[-1] in _TABLES
-    return _is_table(_template(steps[-2:]))
+    return _is_table(template(steps[-2:]))
 
 
 def _is_codebook(steps: Steps, piece: Piece) -> bool:
     """Return True if the name of either side is that of a vector quantiser's table."""
     paths = steps, piece.steps
-    near = {word for path in paths for word in meanings(path[-2:])[0]}
-    words = {word for path in paths for word in meanings(path)[0]}
+    near = {word for path in paths for word in words_of(path[-2:])}
+    words = {word for path in paths for word in words_of(path)}
     return "quantizer" in words and not near.isdisjoint(("quantizer", "embed", "table"))
 
 
 @remembered
 def _is_table(steps: Steps) -> bool:
     if steps[-1] in _NO_TABLE:
-        return "norm" in meanings(steps[-2:-1])[0]
-    words = meanings(steps[-2:])[0]
-    head = meanings(steps[-1:])[0]
+        return "norm" in words_of(steps[-2:-1])
+    words = words_of(steps[-2:])
+    head = words_of(steps[-1:])
     return bool(_AS_IT_IS & set(head)) or (
         "norm" in words
         or (

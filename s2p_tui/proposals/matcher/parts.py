@@ -17,7 +17,8 @@ from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import Broadcast, Expr, Shape, Take, shape_of
 from s2p_tui.proposals.matcher.pieces import Piece, parts_named
-from s2p_tui.proposals.matcher.words import Steps, meanings, steps_of_key, steps_of_path
+from s2p_tui.proposals.matcher.templates import words_of
+from s2p_tui.proposals.matcher.words import Steps, steps_of_key, steps_of_path
 
 _CELLS = frozenset(("equinox.nn.LSTMCell", "equinox.nn.GRUCell"))
 _RECURRENT = re.compile(r"((?:weight|bias)_[ih]h)_l(\d+)(_reverse)?")
@@ -154,7 +155,7 @@ def _direction_first(skeleton: Skeleton) -> bool:
     for leaf in skeleton:
         steps = steps_of_path(leaf.path) if _is_cell(leaf) else ()
         for step, after in pairwise(steps):
-            if _DIRECTIONS.intersection(meanings((step,))[0]) and after.isdigit():
+            if _DIRECTIONS.intersection(words_of((step,))) and after.isdigit():
                 return True
     return False
 

@@ -24,8 +24,9 @@ from s2p_tui.alignment.transform import (
     Take,
     keys_of,
 )
+from s2p_tui.proposals.matcher.templates import words_of
 from s2p_tui.proposals.matcher.tree import Node
-from s2p_tui.proposals.matcher.words import FAINT, meanings, name_of, remembered
+from s2p_tui.proposals.matcher.words import FAINT, name_of, remembered
 
 _MATRIX = 2
 _PARTS = ("weight_g", "weight_v", "weight_u", "weight_orig", "bias_ih", "bias_hh", "in_proj_")
@@ -144,7 +145,7 @@ class Piece(Struct, frozen=True):
 
 
 def _is_of_graph(module: Sequence[str]) -> bool:
-    return bool(_GRAPHS.intersection(meanings(tuple(module))[0]))
+    return bool(_GRAPHS.intersection(words_of(tuple(module))))
 
 
 @lru_cache(maxsize=65536)
@@ -177,7 +178,7 @@ def _parted(
     words: dict[str, set[Shape]] = defaultdict(set)
     for steps, shape in targets:
         wide = _wide(shape)
-        for word in meanings(steps)[0]:
+        for word in words_of(steps):
             words[word].add(wide)
     fused = _fused_leaves(targets)
     result: list[Piece] = []
@@ -209,7 +210,7 @@ def _parts_of(
         parts = parts_named(step)
         if not parts or not piece.shape or (parts, prod(piece.shape)) in whole:
             continue
-        roles = [meanings((part,))[0][0] for part in parts]
+        roles = [words_of((part,))[0] for part in parts]
         if not all(role in words for role in roles):
             continue
         leaves = {shape for role in roles for shape in words[role]}
@@ -299,7 +300,7 @@ def _wide(shape: Shape) -> Shape:
 def _together(
     pieces: list[Piece], wanted: Counter[int], targets: Sequence[tuple[tuple[str, ...], Shape]]
 ) -> list[Piece]:
-    words = {word for steps, _ in targets for word in meanings(steps)[0]}
+    words = {word for steps, _ in targets for word in words_of(steps)}
     names = {step.lower() for steps, _ in targets for step in steps}
     for name, parts in _TOGETHER:
         if name not in words and not any(step.startswith(name) for step in names):
@@ -309,7 +310,7 @@ def _together(
         groups: dict[tuple[tuple[str, ...], ...], dict[str, Piece]] = defaultdict(dict)
         for piece in pieces:
             for place in range(len(piece.steps) - 1, -1, -1):
-                found = meanings((piece.steps[place],))[0]
+                found = words_of((piece.steps[place],))
                 word = next((w for w in found if w in parts), None)
                 if word is not None:
                     rest = tuple(other for other in found if other not in (word, *FAINT))
@@ -396,7 +397,7 @@ class Fits:
         if source.item not in self._useless:
             return False
         last = self._steps[target.item][-1]
-        is_role = meanings((last,))[0] in _PARAMETERS
+        is_role = words_of((last,)) in _PARAMETERS
         return is_role and last != self._pieces[source.item].steps[-1]
 
     def kind_of_target(self, target: Node) -> Hashable:

@@ -13,7 +13,8 @@ from s2p_tui.alignment.skeleton import ROTARY, Leaf
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import keys_of
 from s2p_tui.proposals.matcher.pieces import Piece
-from s2p_tui.proposals.matcher.words import Steps, meanings, steps_of_key
+from s2p_tui.proposals.matcher.templates import words_of
+from s2p_tui.proposals.matcher.words import Steps, steps_of_key
 
 _OF_PAIRS = frozenset(
     (
@@ -52,7 +53,7 @@ def in_pairs(
     doubted: dict[int, str] = {}
     for index, (_, piece) in beside.items():
         its = {step for member in piece.members for key in keys_of(member) for step in _steps(key)}
-        words = {*meanings(steps[index])[0], *meanings(piece.steps)[0]}
+        words = {*words_of(steps[index]), *words_of(piece.steps)}
         if words & _TURNED and (is_shown or its & _META - {*steps[index]}):
             doubted[index] = (
                 "the checkpoint's rotary embedding may turn pairs of each head, Equinox's turns "

@@ -13,11 +13,11 @@ from collections.abc import Collection, Iterable, Mapping
 from s2p_tui.proposals.matcher.likeness import words_alike
 from s2p_tui.proposals.matcher.offsets import Shifted
 from s2p_tui.proposals.matcher.pieces import parts_named
+from s2p_tui.proposals.matcher.templates import pairs_by_template, words_of
 from s2p_tui.proposals.matcher.words import (
     FAINT,
     Steps,
     is_meaning,
-    meanings,
     name_of,
     remembered,
     snake,
@@ -108,37 +108,36 @@ def unsupported(
         pairs: Steps of leaves and of the entries they take, by place.
         useless: Steps of entries that hold no parameter; under another name they fill no leaf.
     """
-    named = {n: (_named(target), _named(source)) for n, (target, source) in pairs.items()}
-    roles = {
-        n: (target[-1], source[-1])
-        for n, (target, source) in named.items()
-        if not _roles_agree(target, source) or (source in useless and target[-1] != source[-1])
-    }
-    modules = {
-        n: unlike
-        for n, (target, source) in named.items()
-        if n not in roles and (unlike := _unlike_modules(target, source)) is not None
-    }
+    roles: dict[int, tuple[str, str]] = {}
+    modules: dict[int, tuple[str, str]] = {}
     # Counted apart: where most names say nothing, these must not make the others a convention.
-    unknown = {
-        n: unlike
-        for n, (target, source) in named.items()
-        if n not in roles and (unlike := _unknown_module(target, source)) is not None
-    }
+    unknown: dict[int, tuple[str, str]] = {}
+    for templates, places in pairs_by_template(pairs).items():
+        target, source = map(_named, templates)
+        agree, is_same = _roles_agree(target, source), target[-1] == source[-1]
+        unlike, is_unknown = _unlike_modules(target, source), _is_unknown(target, source)
+        for n in () if is_same and unlike is None and not is_unknown else places:
+            if not agree or (not is_same and _named(pairs[n][1]) in useless):
+                roles[n] = target[-1], source[-1]
+            elif unlike is not None:
+                modules[n] = unlike
+            elif is_unknown:
+                mine, theirs = (_named(steps) for steps in pairs[n])
+                unknown[n] = _text(_named(mine[:-1]) or mine), _text(_named(theirs[:-1]) or theirs)
     found: dict[int, str] = {}
     for odd in (roles, modules, unknown):
         if 2 * len(odd) > len(pairs):
             odd = {
                 n: names
                 for n, names in odd.items()
-                if pairs[n][1] in useless or _says_otherwise(*named[n])
+                if pairs[n][1] in useless or _says_otherwise(*map(_named, pairs[n]))
             }
         often: dict[tuple[str, str], set[tuple[Steps, Steps]]] = defaultdict(set)
         for n, names in odd.items():
             target, source = pairs[n]
             often[names].add((target[:-1], source[:-1]))
         for n, names in odd.items():
-            target, source = named[n]
+            target, source = map(_named, pairs[n])
             functions = _functions(target[-1], source[-1])
             is_often = len(often[names]) >= _OFTEN
             if is_often and odd is roles and _is_role(target):
@@ -207,7 +206,7 @@ def _says_otherwise(target: Steps, source: Steps) -> bool:
         return False
     if _functions(target[-1], source[-1]) or (len(target) > 1 and target[:-1] == source[:-1]):
         return True
-    mine, theirs = (meanings(steps[-1:])[0] for steps in (target, source))
+    mine, theirs = (words_of(steps[-1:]) for steps in (target, source))
     return not (mine in _OF_LAYERS) ^ (theirs in _OF_LAYERS)
 
 
@@ -267,9 +266,9 @@ def _strangers(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
                 lists[around][other[0]][sides[theirs][:-1]].append(n)
         for names in lists.values():
             often = [name for name, modules in names.items() if len(modules) >= _OFTEN]
-            usual = {*meanings(tuple(often))[0]} - _GENERAL
+            usual = {*words_of(tuple(often))} - _GENERAL
             for name, modules in names.items() if often else ():
-                if len(modules) >= _OFTEN or usual.intersection(meanings((name,))[0]):
+                if len(modules) >= _OFTEN or usual.intersection(words_of((name,))):
                     continue
                 for n in (n for numbers in modules.values() for n in numbers):
                     found[n] = f"{name} is unlike what else is in {_text(pairs[n][mine][:-1])}"
@@ -342,7 +341,7 @@ def reordered(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
         pairs: Steps of leaves and of the entries they take, by place.
     """
     found: dict[int, str] = {}
-    for n, sides in pairs.items():
+    for sides, places in pairs_by_template(pairs).items():
         mine, theirs = (
             {parts: step for step in steps if not step.isdigit() and len(parts := _parts(step)) > 1}
             for steps in sides
@@ -354,10 +353,11 @@ def reordered(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
         if not (mine and theirs) and known & (mine.keys() | theirs.keys()):
             continue
         (parts, step), *_ = mine.items() or theirs.items()
-        found[n] = f"nothing shows in which order the parts of {step} are"
+        why = f"nothing shows in which order the parts of {step} are"
         for others, other in theirs.items():
             if others != parts and sorted(others) == sorted(parts):
-                found[n] = f"{other} names its parts in another order than {step}"
+                why = f"{other} names its parts in another order than {step}"
+        found.update(dict.fromkeys(places, why))
     return found
 
 
@@ -376,7 +376,7 @@ def _parts(step: str) -> Steps:
 
 
 def _is_role(steps: Steps) -> bool:
-    return meanings(steps[-1:])[0] in _ALONE
+    return words_of(steps[-1:]) in _ALONE
 
 
 def _modules_agree(target: Steps, source: Steps) -> bool:
@@ -401,7 +401,7 @@ def _roles_agree(target: Steps, source: Steps) -> bool:
     """Return True if the last names mean the same, or one of them is named as its module."""
     if target[-1] == source[-1] or _is_named_as_module(target, source):
         return True
-    mine, theirs = (meanings(steps[-1:])[0] for steps in (target, source))
+    mine, theirs = (words_of(steps[-1:]) for steps in (target, source))
     apart = _words(target[-1]) ^ _words(source[-1])
     if _MASK in apart:
         return False
@@ -419,7 +419,7 @@ def _roles_agree(target: Steps, source: Steps) -> bool:
     telling = [{*words} - FAINT - _FUNCTIONS for words in (mine, theirs)]
     if all(telling) and (_within(*telling) or _within(*reversed(telling))):
         return True
-    around = [{*meanings(steps[-2:])[0]} - _ROLES for steps in (target, source)]
+    around = [{*words_of(steps[-2:])} - _ROLES for steps in (target, source)]
     return bool(mine and {*mine} <= around[1]) or bool(theirs and {*theirs} <= around[0])
 
 
@@ -428,8 +428,8 @@ def _is_named_as_module(target: Steps, source: Steps) -> bool:
     for one, other in ((target, source), (source, target)):
         module, _, role = one[-1].rpartition("_")
         if module and role == other[-1] and role in _ROLES:
-            words = {*meanings((module,))[0]}
-            return bool(words - _KINDS) and words <= {*meanings(other[-2:-1])[0]}
+            words = {*words_of((module,))}
+            return bool(words - _KINDS) and words <= {*words_of(other[-2:-1])}
     return False
 
 
@@ -460,21 +460,18 @@ def _unlike_modules(target: Steps, source: Steps) -> tuple[str, str] | None:
     return (mine[0], theirs[0]) if all(alone) else None
 
 
-def _unknown_module(target: Steps, source: Steps) -> tuple[str, str] | None:
-    """The names of two modules, one of words that mean nothing here and one that says a kind."""
+def _is_unknown(target: Steps, source: Steps) -> bool:
+    """Return True if one module has words that mean nothing here, and the other one says a kind."""
     mine, theirs = _telling(target), _telling(source)
     if mine is not None and theirs is not None:
-        return None
+        return False
     told = mine or theirs
     if told is None or any(map(is_meaning, told[1])):
-        return None
+        return False
     if any(kind in word for word in told[1] for kind in _IN_WORDS):
-        return None
-    kinds = [{*meanings(steps)[0]} & _KINDS for steps in (target, source)]
-    if not any(kinds) or kinds[0] & kinds[1]:
-        return None
-    names = [_text(_named(steps[:-1]) or steps) for steps in (target, source)]
-    return names[0], names[1]
+        return False
+    kinds = [{*words_of(steps)} & _KINDS for steps in (target, source)]
+    return any(kinds) and not kinds[0] & kinds[1]
 
 
 @remembered
@@ -495,13 +492,13 @@ def _telling(steps: Steps) -> tuple[str, frozenset[str]] | None:
 @remembered
 def _told_by(step: str) -> tuple[str, frozenset[str]] | None:
     # A letter that means nothing is a mark, as in `c_proj`.
-    words = frozenset(word for word in meanings((step,))[0] if len(word) > 1) - _SILENT
+    words = frozenset(word for word in words_of((step,)) if len(word) > 1) - _SILENT
     return (_open(step), words) if words else None
 
 
 @remembered
 def _all_words(steps: Steps) -> frozenset[str]:
-    return frozenset(meanings(steps)[0]) - _SILENT
+    return frozenset(words_of(steps)) - _SILENT
 
 
 def _text(steps: Steps) -> str:

@@ -8,6 +8,7 @@ from math import prod
 
 from s2p_tui.alignment.transform import Reshape, Shape, Split
 from s2p_tui.proposals.matcher.pieces import Piece, regrouped
+from s2p_tui.proposals.matcher.templates import numbered_levels, template
 from s2p_tui.proposals.matcher.words import name_of, remembered
 
 
@@ -21,15 +22,15 @@ def with_views(
         targets: Steps and shape of every leaf.
     """
     wanted = Counter(prod(shape) for _, shape in targets)
-    listed = frozenset(name for steps, _ in targets for name in _lists_around(steps))
+    listed = frozenset(name for steps, _ in targets for name in _lists_around(template(steps)))
     return _stacked(_unstacked(regrouped(pieces, targets), wanted), wanted, listed)
 
 
 @remembered
 def _lists_around(steps: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    """The words of the names of all lists that steps lead through, outermost first."""
-    levels = (level for level, step in enumerate(steps) if level and step.isdigit())
-    return tuple(name_of(steps[level - 1]).words for level in levels)
+    """The words of the names of all lists that a template leads through, outermost first."""
+    levels = numbered_levels(steps)
+    return tuple(name_of(steps[level - 1]).words for level in levels if level)
 
 
 def _unstacked(pieces: list[Piece], wanted: Counter[int]) -> list[Piece]:
@@ -64,8 +65,7 @@ def _unstacked(pieces: list[Piece], wanted: Counter[int]) -> list[Piece]:
 
 def _numbered(steps: tuple[str, ...]) -> tuple[str, ...]:
     """The steps down to the last number."""
-    last = max((level for level, step in enumerate(steps) if step.isdigit()), default=-1)
-    return steps[: last + 1]
+    return steps[: max(numbered_levels(template(steps)), default=-1) + 1]
 
 
 def _shared(paths: Sequence[tuple[str, ...]]) -> int:
@@ -165,7 +165,7 @@ def _wholes(
             are_few = wanted[size] < singles[size] and wanted[size * count] >= stacks[size * count]
             is_alone = wanted[size] >= count and not are_few
             # With as many members either list may be the stacked one: not one that leaves have.
-            lists = _lists_around((*key[0], "0"))
+            lists = _lists_around(template((*key[0], "0")))
             is_own = repeats == count and listed.issuperset(lists[:-1])
             is_own = is_own and listed.isdisjoint(lists[-1:])
             alone += is_alone or (repeats > 1 and wanted[size * repeats] >= count and not is_own)
@@ -183,4 +183,4 @@ def _wholes(
 
 def _template(key: _Key) -> _Key:
     head, tail, first = key
-    return tuple("#" if step.isdigit() else step for step in head), tail, first
+    return template(head), tail, first

@@ -1,0 +1,64 @@
+"""Names with all numbers alike: what differs by numbers alone is looked at together.
+
+A model of 100,000 tensors has them under some dozens of such names.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from s2p_tui.proposals.matcher.words import Steps, meanings, remembered
+
+_SEVERAL = 3
+
+
+@remembered
+def _zero(step: str) -> str:
+    return "0" if step.isdigit() else step
+
+
+def template(steps: Steps) -> Steps:
+    """Return the steps with 0 for every one that is a number."""
+    return tuple(map(_zero, steps))
+
+
+@remembered
+def numbered_levels(steps: Steps) -> tuple[int, ...]:
+    """Return where the numbers of a template are."""
+    return tuple(level for level, step in enumerate(steps) if step.isdigit())
+
+
+def by_template(paths: Iterable[Steps]) -> dict[Steps, list[Steps]]:
+    """Return paths by their templates, in order."""
+    found: defaultdict[Steps, list[Steps]] = defaultdict(list)
+    for path in paths:
+        found[template(path)].append(path)
+    return dict(found)
+
+
+def pairs_by_template(
+    pairs: Mapping[int, tuple[Steps, Steps]],
+) -> dict[tuple[Steps, Steps], list[int]]:
+    """Return the places of pairs by the templates of both sides, in order."""
+    found: defaultdict[tuple[Steps, Steps], list[int]] = defaultdict(list)
+    for place, (target, source) in pairs.items():
+        found[template(target), template(source)].append(place)
+    return dict(found)
+
+
+def words_of(steps: Steps) -> tuple[str, ...]:
+    """Return the words of several steps, outermost first; numbers have none."""
+    # Those of the last steps are a few as they are.
+    return _words(steps if len(steps) < _SEVERAL else template(steps))
+
+
+@remembered
+def _words(pattern: Steps) -> tuple[str, ...]:
+    return meanings(pattern)[0]
+
+
+@remembered
+def named(steps: Steps) -> str:
+    """Return a template in words, its numbers open."""
+    return ".".join("#" if step.isdigit() else step for step in steps)
