@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ jtu: Any = jax.tree_util
 Changes = Mapping[int, Expr]
 """Other sources, by the index of the leaf they fill."""
 UNCHANGED: Changes = MappingProxyType({})
+# A candidate's leaf is compared with the one in use, and then tried.
+_LEAVES_KEPT = 3
 
 
 class FilledModel:
@@ -64,9 +67,8 @@ class FilledModel:
             if structure.num_leaves == len(inside):
                 self._modules[path] = structure, inside
         self._index = {place: index for index, place in enumerate(self._places)}
-        for index, source in enumerate(self.sources):
-            if source is not None:
-                self._leaves[self._places[index]] = self.leaf(index, source)
+        self.leaf = lru_cache(maxsize=_LEAVES_KEPT)(self._leaf)
+        self._fill(self._leaves, {n: s for n, s in enumerate(self.sources) if s is not None})
 
     @property
     def modules(self) -> list[str]:
@@ -87,7 +89,7 @@ class FilledModel:
         shape = self._evaluator.shape(source)
         return self._evaluator.region(source, tuple((0, size) for size in shape))
 
-    def leaf(self, index: int, source: Expr) -> Any:
+    def _leaf(self, index: int, source: Expr) -> Any:
         """Return a leaf as a source fills it."""
         leaf, old = self.skeleton[index], self._leaves[self._places[index]]
         array = self.numbers(source).reshape(leaf.shape).astype(numpy_dtype(leaf.dtype))
@@ -99,18 +101,24 @@ class FilledModel:
         """Fill leaves otherwise from now on."""
         for index, source in changes.items():
             self.sources[index] = source
-            self._leaves[self._places[index]] = self.leaf(index, source)
+        self._fill(self._leaves, changes)
 
     def _with(self, changes: Changes) -> list[Any]:
         leaves = list(self._leaves)
+        self._fill(leaves, changes)
+        return leaves
+
+    def _fill(self, leaves: list[Any], changes: Changes) -> None:
         for index, source in changes.items():
             leaves[self._places[index]] = self.leaf(index, source)
-        return leaves
+        if any(self.skeleton[index].kind == "scalar" for index in changes):
+            # One of them may say that a layer trains.
+            made = eqx.nn.inference_mode(jtu.tree_unflatten(self._structure, leaves))
+            leaves[:] = jtu.tree_leaves(made)
 
     def tree(self, changes: Changes = UNCHANGED) -> Any:
         """Return the whole pytree, some leaves filled otherwise."""
-        made = jtu.tree_unflatten(self._structure, self._with(changes))
-        return eqx.nn.inference_mode(made)
+        return jtu.tree_unflatten(self._structure, self._with(changes))
 
     def module(self, path: str, changes: Changes = UNCHANGED) -> tuple[Any, Any]:
         """Return a module and the state, some leaves filled otherwise."""
@@ -118,7 +126,7 @@ class FilledModel:
         leaves = self._with(changes)
         module = jtu.tree_unflatten(structure, [leaves[place] for place in inside])
         state = jtu.tree_unflatten(self._structure, leaves)[1] if self._has_state else None
-        return eqx.nn.inference_mode(module), state
+        return module, state
 
 
 def _is_numpy(value: Any) -> bool:

@@ -116,14 +116,22 @@ class Bench:
                     scope.inputs_agree = False
                     scope.given[number, example] = wanted
 
-    def error(self, scope: Scope, changes: Changes = UNCHANGED) -> float | None:
-        """Return how far a scope's outputs are from torch's, some leaves filled otherwise.
+    def error(
+        self, scope: Scope, changes: Changes = UNCHANGED, *, most: float | None = None
+    ) -> float | None:
+        """Return how far a scope's outputs are from torch's; None if they cannot be compared.
 
-        None if they cannot be compared.
+        Args:
+            scope: The pair of modules.
+            changes: Leaves that are filled otherwise.
+            most: Where they are further apart, other examples are not looked at: they would not
+                be nearer. None is `far` of the scope where anything is filled otherwise.
         """
         self.trials[scope.jax] += 1
+        if most is None:
+            most = self.far(scope) if changes else float("inf")
         if not scope.kept:
-            return self._error_of_all(scope, changes)
+            return self._error_of_all(scope, changes, most)
         module, state = self.model.module(scope.jax, changes)
         worst = 0.0
         for number, calls in enumerate(scope.kept):
@@ -133,8 +141,7 @@ class Bench:
                 if apart is None:
                     return None
                 worst = max(worst, apart)
-                if changes and worst > self.far(scope):
-                    # By no other example it would be nearer.
+                if worst > most:
                     return worst
         return worst
 
@@ -142,7 +149,7 @@ class Bench:
         """Return the error from which on a candidate differs beyond doubt."""
         return max(_APART * self.tolerance, _APART_FROM_ERROR * (scope.error or 0.0))
 
-    def _error_of_all(self, scope: Scope, changes: Changes) -> float | None:
+    def _error_of_all(self, scope: Scope, changes: Changes, most: float) -> float | None:
         tree = self.model.tree(changes)
         worst = 0.0
         for example in range(self.examples.count):
@@ -151,6 +158,8 @@ class Bench:
             if apart is None:
                 return None
             worst = max(worst, apart)
+            if worst > most:
+                break
         return worst
 
     def agrees(self, scope: Scope) -> bool:

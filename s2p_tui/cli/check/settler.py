@@ -173,7 +173,7 @@ class Settler:
         for tried, candidate in enumerate(lot):
             if tried == most:
                 break
-            error = self._error(scope, dict(candidate.changes))
+            error = self._error(scope, dict(candidate.changes), self._bench.tolerance)
             if error is not None and error <= self._bench.tolerance:
                 if not any(self._same(candidate, other) for other in agreeing):
                     agreeing.append(candidate)
@@ -181,10 +181,10 @@ class Settler:
                     return None
         return agreeing[0] if agreeing else None
 
-    def _error(self, scope: Scope, changes: Changes) -> float | None:
+    def _error(self, scope: Scope, changes: Changes, most: float | None = None) -> float | None:
         with np.errstate(all="ignore"):
             try:
-                return self._bench.error(scope, changes)
+                return self._bench.error(scope, changes, most=most)
             except (ValueError, TypeError, OverflowError):
                 return None
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from s2p_tui.proposals.matcher.templates import (
+    Pairs,
     named,
     numbered_levels,
-    pairs_by_template,
     template,
 )
 from s2p_tui.proposals.matcher.words import Steps, name_of
@@ -21,6 +21,9 @@ from s2p_tui.proposals.matcher.words import Steps, name_of
 Shape = tuple[int, ...]
 _Member = tuple[Steps, str]
 """The list that a layer is in, and its number there."""
+_MemberOf = Callable[[Steps], _Member]
+_Groups = dict[Steps, list[tuple[_MemberOf, Sequence[int]]]]
+"""Pairs by the template of the list on the other side, and what tells their members."""
 _FLAT = re.compile(r"(.+\d)_(\d+)")
 """Two numbers in a name: of a list, and of a layer in it."""
 _FLAT_LIST = "_…"
@@ -28,9 +31,7 @@ _FEWEST = 3
 """Layers of which more than one order keeps each list's own: of two, one of each, there is none."""
 
 
-def alternating(
-    pairs: Mapping[int, tuple[Steps, Steps]], shapes: Mapping[int, Shape]
-) -> dict[int, str]:
+def alternating(pairs: Pairs, shapes: Mapping[int, Shape]) -> dict[int, str]:
     """Pairs of one list and several, whose layers could be exchanged, and why that is open.
 
     Lists in a list, as the blocks of stages, run one after the other.
@@ -40,17 +41,18 @@ def alternating(
         shapes: The shapes of the leaves.
     """
     found: dict[int, str] = {}
-    grouped = pairs_by_template(pairs)
     for one, several in ((0, 1), (1, 0)):
-        lists: dict[Steps, dict[_Member, list[int]]] = defaultdict(lambda: defaultdict(list))
-        for templates, places in grouped.items():
+        dealt: dict[Steps, _Groups] = defaultdict(lambda: defaultdict(list))
+        for templates, places in pairs.by_template.items():
             level = _last_number(templates[one])
             member_of = _members(templates[several], len(templates[one]) - level)
-            if level <= 0 or member_of is None:
-                continue
-            for n in places:
-                sides = pairs[n]
-                lists[sides[one][:level]][member_of(sides[several])].append(n)
+            if level > 0 and member_of is not None:
+                others = template(member_of(templates[several])[0])
+                dealt[templates[one][:level]][others].append((member_of, places))
+        lists: dict[Steps, dict[_Member, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for pattern, member_of, n in _of_several(dealt):
+            sides = pairs[n]
+            lists[sides[one][: len(pattern)]][member_of(sides[several])].append(n)
         for name, members in lists.items():
             fed: dict[Steps, set[str]] = defaultdict(set)
             for (others, _), places in members.items():
@@ -62,9 +64,7 @@ def alternating(
     return found
 
 
-def crossing(
-    pairs: Mapping[int, tuple[Steps, Steps]], shapes: Mapping[int, Shape]
-) -> dict[int, str]:
+def crossing(pairs: Pairs, shapes: Mapping[int, Shape]) -> dict[int, str]:
     """Pairs of lists, and of lists in the members of another one that has as many of them.
 
     `convs1` and `convs2` of two layers may be the lists of two blocks, or each have a layer in
@@ -75,21 +75,24 @@ def crossing(
         shapes: The shapes of the leaves.
     """
     found: dict[int, str] = {}
-    grouped = pairs_by_template(pairs)
     for one, several in ((0, 1), (1, 0)):
-        nested: dict[tuple[Steps, Steps], list[tuple[int, int]]] = defaultdict(list)
-        for templates, places in grouped.items():
+        dealt: dict[Steps, _Groups] = defaultdict(lambda: defaultdict(list))
+        for templates, places in pairs.by_template.items():
             outer, inner = (-1, -1, *numbered_levels(templates[one]))[-2:]
-            level = _last_number(templates[several])
-            if 0 <= outer < inner - 1 and level > 0:
-                for path, n in ((pairs[n][one], n) for n in places):
-                    nested[path[:outer], path[outer + 1 : inner]].append((n, level))
+            member_of = _last_list(templates[several])
+            if 0 <= outer < inner - 1 and member_of is not None:
+                others = member_of(templates[several])[0]
+                dealt[templates[one][:inner]][others].append((member_of, places))
+        nested: dict[tuple[Steps, Steps], list[tuple[int, _MemberOf]]] = defaultdict(list)
+        for pattern, member_of, n in _of_several(dealt):
+            path, outer = pairs[n][one], _last_number(pattern)
+            nested[path[:outer], path[outer + 1 : len(pattern)]].append((n, member_of))
         for (outer, inner), found_in in nested.items():
             lists: dict[Steps, dict[str, set[tuple[Steps, Shape]]]] = defaultdict(dict)
-            for n, level in found_in:
-                other = pairs[n][several]
+            for n, member_of in found_in:
+                other, number = member_of(pairs[n][several])
                 form = (pairs[n][one][len(outer) + len(inner) + 2 :], shapes[n])
-                lists[other[:level]].setdefault(other[level], set()).add(form)
+                lists[other].setdefault(number, set()).add(form)
             names = {named(template(name)) for name in lists}
             words = {*name_of(outer[-1] if outer else "").words}
             is_outer = any(words.intersection(name_of(name[-1]).words) for name in lists)
@@ -107,7 +110,7 @@ def _exchangeable(
     name: Steps,
     members: Mapping[_Member, list[int]],
     one: int,
-    pairs: Mapping[int, tuple[Steps, Steps]],
+    pairs: Pairs,
     shapes: Mapping[int, Shape],
 ) -> Iterator[tuple[int, str]]:
     """The pairs of layers that are alike in lists of several names, and why they are in doubt."""
@@ -126,7 +129,15 @@ def _exchangeable(
         yield from ((n, why) for member in each for n in members[member])
 
 
-def _members(pattern: Steps, rest: int) -> Callable[[Steps], _Member] | None:
+def _of_several(dealt: Mapping[Steps, _Groups]) -> Iterator[tuple[Steps, _MemberOf, int]]:
+    """The pairs of lists that go with lists of more than one name: most go with one."""
+    for pattern, groups in dealt.items():
+        for each in groups.values() if len(groups) > 1 else ():
+            for member_of, places in each:
+                yield from ((pattern, member_of, n) for n in places)
+
+
+def _members(pattern: Steps, rest: int) -> _MemberOf | None:
     """Return what tells the list and the number of a layer, by its template; None if it has none.
 
     Args:
@@ -137,8 +148,13 @@ def _members(pattern: Steps, rest: int) -> Callable[[Steps], _Member] | None:
     if level >= 0 and (flat := _FLAT.fullmatch(pattern[level])) is not None:
         name, number = f"{flat[1]}{_FLAT_LIST}", flat[2]
         return lambda steps: ((*steps[:level], name), number)
-    last = _last_number(pattern)
-    return (lambda steps: (steps[:last], steps[last])) if last > 0 else None
+    return _last_list(pattern)
+
+
+def _last_list(pattern: Steps) -> _MemberOf | None:
+    """Return what tells the innermost list of a template and the number in it."""
+    level = _last_number(pattern)
+    return (lambda steps: (steps[:level], steps[level])) if level > 0 else None
 
 
 def _last_number(pattern: Steps) -> int:

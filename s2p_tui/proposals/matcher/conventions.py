@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
+from s2p_tui.proposals.matcher.templates import Pairs
 from s2p_tui.proposals.matcher.words import Steps, name_of, written
 
 Shape = tuple[int, ...]
 _GATED = {"w1": "gate", "w2": "down", "w3": "up"}
 """Llama's names of the layers of a gated one, and what they are there."""
 _UP_AND_DOWN = frozenset(("up", "down"))
+_GATE_UP_AND_DOWN = _UP_AND_DOWN | {"gate"}
 _IN_AND_OUT = frozenset(("in", "out"))
 _WIDENING = frozenset(("mlp", "ffn", "ff", "ffw", "feed", "feedforward", "expert", "experts"))
 """Words of modules that lead up to more channels first, and down again."""
 
 
-def gated_by_number(
-    pairs: Mapping[int, tuple[Steps, Steps]], shapes: Mapping[int, Shape]
-) -> dict[int, str]:
+def gated_by_number(pairs: Pairs, shapes: Mapping[int, Shape]) -> dict[int, str]:
     """Pairs of `w1`, `w2` or `w3` and another name that need not mean the same.
 
     Some models call the second one the layer that leads back, others the third; where that is the
@@ -35,15 +35,18 @@ def gated_by_number(
     """
     layers: dict[tuple[int, Steps], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     otherwise: set[tuple[int, Steps]] = set()
-    for n, sides in pairs.items():
-        for side, steps in enumerate(sides):
+    for templates, places in pairs.by_template.items():
+        for side, steps in enumerate(templates):
             level = next((at for at, step in enumerate(steps) if step in _GATED), None)
-            if level is None or steps[level] in sides[1 - side]:
+            if level is None or steps[level] in templates[1 - side]:
                 continue
-            layer = side, steps[:level]
-            layers[layer][steps[level]].append(n)
-            if not any(_is_called(step, _GATED[steps[level]]) for step in sides[1 - side]):
-                otherwise.add(layer)
+            name = steps[level]
+            is_called = any(_is_called(step, _GATED[name]) for step in templates[1 - side])
+            for n in places:
+                layer = side, pairs[n][side][:level]
+                layers[layer][name].append(n)
+                if not is_called:
+                    otherwise.add(layer)
     found: dict[int, str] = {}
     for layer, members in layers.items():
         # Biases say nothing: one may be missing.
@@ -65,7 +68,7 @@ def _is_called(step: str, word: str) -> bool:
 
 
 def up_by_name(
-    pairs: Mapping[int, tuple[Steps, Steps]],
+    pairs: Pairs,
     shapes: Mapping[int, tuple[Shape, Shape]],
     known: Mapping[int, bool],
 ) -> dict[int, str]:
@@ -80,14 +83,16 @@ def up_by_name(
     """
     groups: dict[tuple[Steps, Steps], list[int]] = defaultdict(list)
     called: dict[tuple[Steps, Steps], set[str]] = defaultdict(set)
-    for n, (target, source) in pairs.items():
-        around = target[:-2], source[:-2]
-        layers = [steps[-2] if len(steps) > 1 else "" for steps in (target, source)]
-        called[around].update(*map(written, layers))
+    for templates, places in pairs.by_template.items():
+        layers = [steps[-2] if len(steps) > 1 else "" for steps in templates]
+        words = {word for layer in layers for word in written(layer)} & _GATE_UP_AND_DOWN
         others = [layer for layer in layers if _UP_AND_DOWN.isdisjoint(written(layer))]
-        if len(others) == 1:
-            name = name_of(others[0])
-            if name.numbers or _IN_AND_OUT.intersection(name.words):
+        name = name_of(others[0] if len(others) == 1 else "")
+        is_called = bool(name.numbers or _IN_AND_OUT.intersection(name.words))
+        for target, source, n in ((*pairs[n], n) for n in places if words):
+            around = target[:-2], source[:-2]
+            called[around] |= words
+            if is_called:
                 groups[around].append(n)
     found: dict[int, str] = {}
     for around, members in groups.items():

@@ -8,6 +8,7 @@ import re
 from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from operator import sub
 
 from msgspec import Struct, field
 
@@ -18,7 +19,7 @@ from s2p_tui.alignment.transform import Shape, keys_of
 from s2p_tui.proposals.matcher.align import say_nothing
 from s2p_tui.proposals.matcher.opposites import opposites
 from s2p_tui.proposals.matcher.pieces import Piece
-from s2p_tui.proposals.matcher.templates import words_of
+from s2p_tui.proposals.matcher.templates import Pairs, numbered_levels, words_of
 from s2p_tui.proposals.matcher.words import Steps, remembered, steps_of_key
 
 _NUMBER = re.compile(r"\d+")
@@ -32,7 +33,7 @@ _LAYER = frozenset(("weight", "bias", "mean", "var"))
 
 
 def inconsistent(
-    pairs: Mapping[int, tuple[Steps, Steps]], shapes: Mapping[int, tuple[Shape, Shape]]
+    pairs: Pairs, shapes: Mapping[int, tuple[Shape, Shape]]
 ) -> tuple[dict[int, str], set[int]]:
     """The pairs that others speak against, by their number, and what they say.
 
@@ -57,9 +58,7 @@ def _open(step: str) -> str:
     return _NUMBER.sub("#", step)
 
 
-def _axes_of_weights(
-    pairs: Mapping[int, tuple[Steps, Steps]], shapes: Mapping[int, tuple[Shape, Shape]]
-) -> dict[int, int]:
+def _axes_of_weights(pairs: Pairs, shapes: Mapping[int, tuple[Shape, Shape]]) -> dict[int, int]:
     """The number of axes of the weight beside each pair; a norm's has one, a convolution's four."""
     axes = {
         source[:-1]: len(shapes[n][1]) for n, (_, source) in pairs.items() if source[-1] == "weight"
@@ -67,18 +66,19 @@ def _axes_of_weights(
     return {n: axes[source[:-1]] for n, (_, source) in pairs.items() if source[:-1] in axes}
 
 
-def _other_kind(
-    pairs: Mapping[int, tuple[Steps, Steps]], axes: Mapping[int, int]
-) -> dict[int, str]:
+def _other_kind(pairs: Pairs, axes: Mapping[int, int]) -> dict[int, str]:
     """Pairs of which the same tensors of other blocks are paired otherwise.
 
     Layers of another kind, as a convolution at a norm's place in a `Sequential`, say nothing; nor
     do any where what they speak for is a layer of another kind in this block.
     """
-    modules = [
-        {sides[side][:-1]: axes[n] for n, sides in pairs.items() if n in axes} for side in (0, 1)
-    ]
-    kinds = {n: (_kind(target), _kind(source)) for n, (target, source) in pairs.items()}
+    modules: list[dict[Steps, int]] = []
+    kinds: dict[int, tuple[Steps, Steps]] = {}
+    for templates, places in pairs.by_template.items():
+        if any(numbered_levels(steps[-2:]) for steps in templates):
+            kinds |= {n: (_kind(pairs[n][0]), _kind(pairs[n][1])) for n in places}
+        else:
+            kinds |= dict.fromkeys(places, (_kind(templates[0]), _kind(templates[1])))
     found: dict[int, str] = {}
     for mine, theirs in ((0, 1), (1, 0)):
         votes: dict[Steps, Counter[Steps]] = defaultdict(Counter)
@@ -93,6 +93,9 @@ def _other_kind(
                 best, most = counts.most_common(1)[0]
                 if most > _MAJORITY * total:
                     most_do[kind] = best
+        if most_do and not modules:
+            known = [(sides, axes[n]) for n, sides in pairs.items() if n in axes]
+            modules = [{sides[side][:-1]: count for sides, count in known} for side in (0, 1)]
         for n, kind in kinds.items() if most_do else ():
             best = most_do.get(kind[mine], kind[theirs])
             if best == kind[theirs]:
@@ -108,16 +111,27 @@ def _other_kind(
 
 
 def _by_difference(
-    pairs: Mapping[int, tuple[Steps, Steps]],
+    pairs: Pairs,
 ) -> tuple[set[int], dict[int, str]]:
     """Pairs whose numbers are as far apart as those of most pairs of the same names; the others."""
     apart: dict[tuple[Steps, Steps], dict[int, tuple[int, ...]]] = defaultdict(dict)
-    for n, sides in pairs.items():
-        numbers = [[number for step in steps[:-2] for number in _numbers(step)] for steps in sides]
-        if numbers[0] and len(numbers[0]) == len(numbers[1]):
-            names = _kind(sides[0])[:-2], _kind(sides[1])[:-2]
-            difference = (theirs - mine for mine, theirs in zip(*numbers, strict=True))
-            apart[names][n] = tuple(difference)
+    for templates, places in pairs.by_template.items():
+        levels = [
+            tuple(level for level, step in enumerate(side[:-2]) if _numbers(step))
+            for side in templates
+        ]
+        counts = [
+            sum(len(_numbers(s[n])) for n in o) for s, o in zip(templates, levels, strict=True)
+        ]
+        if not counts[0] or counts[0] != counts[1]:
+            continue
+        members = apart[_kind(templates[0])[:-2], _kind(templates[1])[:-2]]
+        for n in places:
+            mine, theirs = (
+                [number for level in at for number in _numbers(steps[level])]
+                for steps, at in zip(pairs[n], levels, strict=True)
+            )
+            members[n] = tuple(map(sub, theirs, mine))
     agreeing: set[int] = set()
     others: dict[int, str] = {}
     for differences in apart.values():
@@ -152,7 +166,7 @@ _Numbers = tuple[int, ...]
 """A module and those around it, outermost first, by number."""
 
 
-def _other_module(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+def _other_module(pairs: Pairs) -> dict[int, str]:
     """Pairs of two modules that each have all else in common with another one."""
     layers: dict[tuple[Steps, Steps], list[int]] = defaultdict(list)
     for n, (target, source) in pairs.items():
@@ -234,7 +248,7 @@ def _around(layers: Iterable[Steps]) -> list[_Numbers]:
     return found
 
 
-def torn_apart(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+def torn_apart(pairs: Pairs) -> dict[int, str]:
     """Weights and biases of one layer that come from different layers, or go to different ones.
 
     Args:

@@ -14,7 +14,7 @@ from operator import le
 from msgspec import Struct, field
 
 from s2p_tui.alignment.transform import Shape
-from s2p_tui.proposals.matcher.templates import pairs_by_template, template, words_of
+from s2p_tui.proposals.matcher.templates import Pairs, template, words_of
 from s2p_tui.proposals.matcher.words import Steps, name_of, remembered
 
 _DIGITS = re.compile(r"\d+")
@@ -61,7 +61,7 @@ _Lists = Mapping[_Name, _List]
 
 
 def misnumbered(
-    pairs: Mapping[int, tuple[Steps, Steps]],
+    pairs: Pairs,
     shapes: Mapping[int, Shape],
     leaves: Iterable[Steps],
     entries: Sequence[Steps],
@@ -83,7 +83,7 @@ def misnumbered(
     members: dict[tuple[_Name, _Name], list[int]] = defaultdict(list)
     in_words: dict[tuple[_Name, _Name], tuple[bool, bool]] = {}
     partners: dict[tuple[int, _Name], set[_Name]] = defaultdict(set)
-    for templates, places in pairs_by_template(pairs).items():
+    for templates, places in pairs.by_template.items():
         sides = [[pairs[n][side] for n in places] for side in (0, 1)]
         for mine, theirs in _aligned(templates, lists):
             names = mine[0], theirs[0]
@@ -199,15 +199,16 @@ def _columns(pattern: Steps) -> tuple[_Column, ...]:
     return tuple(found)
 
 
-def _without_number(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+def _without_number(pairs: Pairs) -> dict[int, str]:
     """Members of lists that take what is numbered, and what is called so without a number."""
     lists: dict[tuple[Steps, Steps, Steps], dict[bool, list[int]]] = defaultdict(dict)
-    for n, sides in pairs.items():
-        target, source = (_module(steps) for steps in sides)
+    for templates, places in pairs.by_template.items():
+        target, source = map(_module, templates)
         if len(target) > 1 and target[-1].isdigit() and source and not source[-1].isdigit():
-            name = name_of(source[-1])
-            key = target[:-1], source[:-1], name.words
-            lists[key].setdefault(bool(name.numbers), []).append(n)
+            name, ends = name_of(source[-1]), (len(target) - 1, len(source) - 1)
+            for n in places:
+                key = pairs[n][0][: ends[0]], pairs[n][1][: ends[1]], name.words
+                lists[key].setdefault(bool(name.numbers), []).append(n)
     return {
         n: f"nothing shows whether {_text(_module(pairs[members[False][0]][1]))} is the first"
         for members in lists.values()

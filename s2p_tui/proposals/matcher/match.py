@@ -76,7 +76,7 @@ from s2p_tui.proposals.matcher.support import (
     unlike_parameters,
     unsupported,
 )
-from s2p_tui.proposals.matcher.templates import words_of
+from s2p_tui.proposals.matcher.templates import Pairs, words_of
 from s2p_tui.proposals.matcher.tree import let_go, tree_of
 from s2p_tui.proposals.matcher.views import with_views
 from s2p_tui.proposals.matcher.words import (
@@ -269,8 +269,8 @@ def _fill(
     left = (piece.shape for piece in pieces if id(piece) not in used)
     shapes = {p: (skeleton[p].shape, piece.shape) for p, piece, _ in found}
     layers = {p: (skeleton[p], piece) for p, piece, _ in found}
-    sides = {} if nameless else {p: (steps[p], piece.steps) for p, piece, _ in found}
-    whole = {p: sides[p] for p, piece, _ in found if p in sides and is_whole(piece)}
+    sides = Pairs({} if nameless else {p: (steps[p], piece.steps) for p, piece, _ in found})
+    whole = Pairs({p: sides[p] for p, piece, _ in found if p in sides and is_whole(piece)})
     task.check()
     # The last one is the reason that is given.
     doubts = _Doubts()
@@ -284,7 +284,7 @@ def _fill(
     of_leaves = {p: skeleton[p].shape for p in whole}
     paths = [steps_of_key(key) for key in keys]
     if nameless:
-        bare = {p: (steps[p], piece.steps) for p, piece, _ in found if is_whole(piece)}
+        bare = Pairs({p: (steps[p], piece.steps) for p, piece, _ in found if is_whole(piece)})
         doubts.add(Question.ENTRY, unlike_parameters(bare))
     doubts.add(Question.ENTRY, unsupported(whole, useless))
     doubts.add(Question.ENTRY, exchangeable(whole, of_leaves))

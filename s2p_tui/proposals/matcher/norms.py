@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from s2p_tui.proposals.matcher.likeness import BETWEEN, slot
-from s2p_tui.proposals.matcher.templates import words_of
+from s2p_tui.proposals.matcher.templates import Pairs, words_of
 from s2p_tui.proposals.matcher.words import Steps, meanings
 
 
-def other_order(
-    pairs: Mapping[int, tuple[Steps, Steps]], entries: Sequence[Steps], *, leaves_in_order: bool
-) -> dict[int, str]:
+def other_order(pairs: Pairs, entries: Sequence[Steps], *, leaves_in_order: bool) -> dict[int, str]:
     """Pairs of numbered norms and named ones of blocks whose parts are declared in another order.
 
     `norm1`, `norm2` and `norm3` are numbered as a block runs: attention first and the MLP last in
@@ -24,10 +22,12 @@ def other_order(
         leaves_in_order: Whether the order of the leaves says something.
     """
     blocks: dict[tuple[Steps, Steps], list[int]] = defaultdict(list)
-    for n, (target, source) in pairs.items():
-        is_norm = all("norm" in words_of(steps[-2:-1]) for steps in (target, source))
-        if is_norm and target[-1:] in (("weight",), ("scale",)):
-            blocks[target[:-2], source[:-2]].append(n)
+    for templates, places in pairs.by_template.items():
+        is_norm = all("norm" in words_of(steps[-2:-1]) for steps in templates)
+        if is_norm and templates[0][-1:] in (("weight",), ("scale",)):
+            for n in places:
+                target, source = pairs[n]
+                blocks[target[:-2], source[:-2]].append(n)
     if not any(len(members) > 1 for members in blocks.values()):
         return {}
     places = {steps: place for place, steps in enumerate(entries)}

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
-from s2p_tui.proposals.matcher.templates import numbered_levels, pairs_by_template, template
+from s2p_tui.proposals.matcher.templates import Pairs, numbered_levels, template
 from s2p_tui.proposals.matcher.words import Steps, name_of
 
 Shape = tuple[int, ...]
@@ -35,7 +35,7 @@ class Shifted:
 
     def __init__(
         self,
-        pairs: Mapping[int, Lists],
+        pairs: Pairs,
         leaves: Iterable[Steps],
         entries: Iterable[Steps],
     ) -> None:
@@ -63,7 +63,7 @@ class Shifted:
 
 
 def unexplained_offsets(
-    pairs: Mapping[int, Lists], shapes: Mapping[int, Shape], entries: Iterable[Steps]
+    pairs: Pairs, shapes: Mapping[int, Shape], entries: Iterable[Steps]
 ) -> dict[int, str]:
     """Pairs of lists of which the checkpoint's begins later than it has to, and why that is odd.
 
@@ -78,7 +78,7 @@ def unexplained_offsets(
     """
     if not any(
         int(pairs[n][0][mine]) != int(pairs[n][1][its])
-        for templates, places in pairs_by_template(pairs).items()
+        for templates, places in pairs.by_template.items()
         for mine, its in _levels_alike(*templates)
         for n in places
     ):
@@ -87,14 +87,18 @@ def unexplained_offsets(
     concerned: dict[Lists, list[int]] = defaultdict(list)
     forms: dict[Steps, dict[int, set[tuple[Steps, Shape]]]] = {}
     of_blocks: set[Steps] = set()
-    for n, sides in pairs.items():
-        for both, (mine, its) in _numbered_alike(*sides):
-            numbers[both].add((mine, its))
-            concerned[both].append(n)
-            if len(sides[1]) - len(both[1]) > _LAYER:
-                of_blocks.add(both[1])
-            rest = sides[0][len(both[0]) + 1 :], shapes[n]
-            forms.setdefault(both[0], defaultdict(set))[mine].add(rest)
+    for templates, places in pairs.by_template.items():
+        for mine, its in _levels_alike(*templates):
+            is_of_blocks = len(templates[1]) - its > _LAYER
+            for n in places:
+                target, source = pairs[n]
+                both, number = (target[:mine], source[:its]), int(target[mine])
+                numbers[both].add((number, int(source[its])))
+                concerned[both].append(n)
+                if is_of_blocks:
+                    of_blocks.add(both[1])
+                rest = target[mine + 1 :], shapes[n]
+                forms.setdefault(both[0], defaultdict(set))[number].add(rest)
     held = members(entries)
     found: dict[int, str] = {}
     for both, pair in numbers.items():
@@ -119,9 +123,7 @@ def unexplained_offsets(
     return found
 
 
-def falling(
-    pairs: Mapping[int, Lists], shapes: Mapping[int, Shape], entries: Iterable[Steps]
-) -> dict[int, str]:
+def falling(pairs: Pairs, shapes: Mapping[int, Shape], entries: Iterable[Steps]) -> dict[int, str]:
     """Pairs of a list and of names whose numbers fall in the checkpoint's own order, and why.
 
     Such numbers are levels or resolutions, as in `up4` to `up1`, and the list may be in either

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from s2p_tui.proposals.matcher.templates import pairs_by_template, words_of
+from s2p_tui.proposals.matcher.templates import Pairs, words_of
 from s2p_tui.proposals.matcher.words import Steps, remembered, written
 
 _OPPOSITE = tuple(
@@ -63,28 +61,43 @@ _ENDS = (
 """Words for one of two ends, and for the other one."""
 _DENSE = frozenset(("mlp", "conv", "proj", "query", "key", "value", "qkv"))
 _OF_A_VARIANCE = frozenset(("log", "std", "sqrt", "rsqrt", "inv"))
+_FIRST_OR_LAST = frozenset(("first", "last"))
 _AFTER = frozenset(("post", "out", "mlp"))
 
 
-def opposites(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+def opposites(pairs: Pairs) -> dict[int, str]:
     """Pairs whose names say that they are different things."""
     found: dict[int, str] = {}
-    for templates, places in pairs_by_template(pairs).items():
+    for templates, places in pairs.by_template.items():
+        if templates[0] == templates[1]:
+            continue
         why = _opposite(templates)
+        called = _called_ends(*templates), _called_ends(*templates[::-1])
+        if not (why or any(called)):
+            continue
         for n in places:
-            sides = pairs[n]
-            if told := why or _other_end(*sides) or _other_end(*sides[::-1]):
+            if told := why or _other_ends(pairs[n], called):
                 found[n] = told
     return found
 
 
-def _other_end(named: Steps, numbered: Steps) -> str:
+def _called_ends(named: Steps, numbered: Steps) -> frozenset[str]:
+    """Return how a template is called, if that is the first or last one, and the other a number."""
+    words = _own_words(named)
+    return words if words & _FIRST_OR_LAST and _number(numbered).isdigit() else frozenset()
+
+
+def _other_ends(sides: tuple[Steps, Steps], called: tuple[frozenset[str], ...]) -> str:
     """Return that the first of a list is called the last, or the other way round."""
-    number = next((step for step in reversed(numbered) if step not in _ROLES), "")
-    words = _own_words(named) if number.isdigit() else frozenset[str]()
-    if ("last" if number == "0" else "first") in words:
-        return f"one is called {' '.join(sorted(words))}, and the other is number {number}"
+    for words, numbered in zip(called, sides[::-1], strict=True):
+        number = _number(numbered)
+        if words and ("last" if number == "0" else "first") in words:
+            return f"one is called {' '.join(sorted(words))}, and the other is number {number}"
     return ""
+
+
+def _number(steps: Steps) -> str:
+    return next((step for step in reversed(steps) if step not in _ROLES), "")
 
 
 def _opposite(sides: tuple[Steps, Steps]) -> str:

@@ -77,14 +77,16 @@ def _without_wrappers(steps: dict[int, Steps]) -> dict[int, Steps]:
 
     Of attention's `query`, `key` and `value` the last one has others beside it.
     """
+    wrapped = {path[:-1] for path in steps.values() if path[-1] in _WRAPPED and len(path) > 1}
+    if not wrapped:
+        return steps
     beside: dict[Steps, set[str]] = defaultdict(set)
     for path in steps.values():
         for level in range(1, len(path)):
-            beside[path[:level]].add(path[level])
+            if path[:level] in wrapped:
+                beside[path[:level]].add(path[level])
     return {
-        index: path[:-1]
-        if len(path) > 1 and path[-1] in _WRAPPED and len(beside[path[:-1]]) == 1
-        else path
+        index: path[:-1] if path[:-1] in wrapped and len(beside[path[:-1]]) == 1 else path
         for index, path in steps.items()
     }
 

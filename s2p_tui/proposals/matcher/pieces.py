@@ -310,10 +310,8 @@ def _together(
         groups: dict[tuple[tuple[str, ...], ...], dict[str, Piece]] = defaultdict(dict)
         for piece in pieces:
             for place in range(len(piece.steps) - 1, -1, -1):
-                found = words_of((piece.steps[place],))
-                word = next((w for w in found if w in parts), None)
-                if word is not None:
-                    rest = tuple(other for other in found if other not in (word, *FAINT))
+                if (found := _part_in(piece.steps[place], parts)) is not None:
+                    word, rest = found
                     groups[piece.steps[:place], rest, piece.steps[place + 1 :]][word] = piece
                     break
         gone: set[int] = set()
@@ -342,6 +340,16 @@ def _together(
             if id(piece) not in gone or id(piece) in made
         ]
     return pieces
+
+
+@remembered
+def _part_in(step: str, parts: tuple[str, ...]) -> tuple[str, tuple[str, ...]] | None:
+    """Return the first of some words that is in a name, and its other words; None if none is."""
+    found = words_of((step,))
+    word = next((one for one in found if one in parts), None)
+    if word is None:
+        return None
+    return word, tuple(other for other in found if other not in (word, *FAINT))
 
 
 def _in_one(

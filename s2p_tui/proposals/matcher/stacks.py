@@ -29,8 +29,10 @@ def stacked_by_name(pieces: Mapping[int, tuple[Steps, Piece]]) -> dict[int, str]
     found: dict[int, str] = {}
     stacked: dict[Steps, dict[int, list[_Numbers]]] = defaultdict(dict)
     for n, (_, piece) in pieces.items():
+        if len(piece.members) < 2:
+            continue
         paths = [steps_of_key(next(iter(keys_of(member)), "")) for member in piece.members]
-        if len(paths) < 2 or len({tuple(map(_open, path)) for path in paths}) > 1:
+        if len({tuple(map(_open, path)) for path in paths}) > 1:
             continue
         stacked[tuple(map(_open, paths[0]))][n] = [_numbers_in(path) for path in paths]
         for column in zip(*paths, strict=True):

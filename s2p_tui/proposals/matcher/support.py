@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from s2p_tui.proposals.matcher.likeness import words_alike
 from s2p_tui.proposals.matcher.offsets import Shifted
 from s2p_tui.proposals.matcher.pieces import parts_named
-from s2p_tui.proposals.matcher.templates import pairs_by_template, words_of
+from s2p_tui.proposals.matcher.templates import Pairs, words_of
 from s2p_tui.proposals.matcher.words import (
     FAINT,
     Steps,
@@ -96,9 +96,7 @@ _FUSED = frozenset(
 _DIGITS = re.compile(r"\d+")
 
 
-def unsupported(
-    pairs: Mapping[int, tuple[Steps, Steps]], useless: Collection[Steps]
-) -> dict[int, str]:
+def unsupported(pairs: Pairs, useless: Collection[Steps]) -> dict[int, str]:
     """Pairs whose names have nothing in common although those of most pairs do, and why.
 
     What is left over must not fill what is left over for its size alone. Names that differ in the
@@ -112,7 +110,9 @@ def unsupported(
     modules: dict[int, tuple[str, str]] = {}
     # Counted apart: where most names say nothing, these must not make the others a convention.
     unknown: dict[int, tuple[str, str]] = {}
-    for templates, places in pairs_by_template(pairs).items():
+    for templates, places in pairs.by_template.items():
+        if templates[0] == templates[1]:
+            continue
         target, source = map(_named, templates)
         agree, is_same = _roles_agree(target, source), target[-1] == source[-1]
         unlike, is_unknown = _unlike_modules(target, source), _is_unknown(target, source)
@@ -127,11 +127,8 @@ def unsupported(
     found: dict[int, str] = {}
     for odd in (roles, modules, unknown):
         if 2 * len(odd) > len(pairs):
-            odd = {
-                n: names
-                for n, names in odd.items()
-                if pairs[n][1] in useless or _says_otherwise(*map(_named, pairs[n]))
-            }
+            otherwise = _otherwise(pairs)
+            odd = {n: names for n, names in odd.items() if n in otherwise or pairs[n][1] in useless}
         often: dict[tuple[str, str], set[tuple[Steps, Steps]]] = defaultdict(set)
         for n, names in odd.items():
             target, source = pairs[n]
@@ -149,9 +146,7 @@ def unsupported(
     return found | _strangers(pairs)
 
 
-def exchangeable(
-    pairs: Mapping[int, tuple[Steps, Steps]], shapes: Mapping[int, Shape]
-) -> dict[int, str]:
+def exchangeable(pairs: Pairs, shapes: Mapping[int, Shape]) -> dict[int, str]:
     """Pairs of modules side by side that could be exchanged, as no word speaks for either, and why.
 
     What they have in common, as `linear` in `linear_h` and `input_linear`, says a kind alone.
@@ -197,6 +192,18 @@ def _speaks(mine: str, theirs: str) -> bool:
     )
 
 
+def _otherwise(pairs: Pairs) -> set[int]:
+    """The pairs of which `_says_otherwise` is true."""
+    found: set[int] = set()
+    for templates, places in pairs.by_template.items():
+        target, source = map(_named, templates)
+        if target[:-1] == source[:-1]:
+            found.update(n for n in places if _says_otherwise(*map(_named, pairs[n])))
+        elif _says_otherwise(target, source):
+            found.update(places)
+    return found
+
+
 def _says_otherwise(target: Steps, source: Steps) -> bool:
     """Return True if last names differ that no convention makes the same.
 
@@ -210,7 +217,7 @@ def _says_otherwise(target: Steps, source: Steps) -> bool:
     return not (mine in _OF_LAYERS) ^ (theirs in _OF_LAYERS)
 
 
-def unlike_parameters(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+def unlike_parameters(pairs: Pairs) -> dict[int, str]:
     """Pairs of names that mean nothing here, of which the last ones are words of different things.
 
     Args:
@@ -250,7 +257,7 @@ def _is_grown(word: str, rest: str) -> bool:
     return len(rest) > 1 and word.endswith(rest)
 
 
-def _strangers(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+def _strangers(pairs: Pairs) -> dict[int, str]:
     """Pairs of which the other members of the leaf's list, or of the entry's, have another name.
 
     Of a list without a telling name of its own, as `layers`, nothing else shows what belongs in it.
@@ -276,7 +283,7 @@ def _strangers(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
 
 
 def namesakes(
-    pairs: Mapping[int, tuple[Steps, Steps]],
+    pairs: Pairs,
     entries: Mapping[Steps, int],
     sizes: Mapping[int, int],
     leaves: Iterable[Steps],
@@ -332,7 +339,7 @@ def _wrapper(paths: Iterable[Steps]) -> int:
     return shared
 
 
-def reordered(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
+def reordered(pairs: Pairs) -> dict[int, str]:
     """Pairs of which one is named by its parts, and the other not by the same in the same order.
 
     What `gate_up` holds is in another order in `up_gate`, and in none that a name shows in `fc1`.
@@ -341,7 +348,7 @@ def reordered(pairs: Mapping[int, tuple[Steps, Steps]]) -> dict[int, str]:
         pairs: Steps of leaves and of the entries they take, by place.
     """
     found: dict[int, str] = {}
-    for sides, places in pairs_by_template(pairs).items():
+    for sides, places in pairs.by_template.items():
         mine, theirs = (
             {parts: step for step in steps if not step.isdigit() and len(parts := _parts(step)) > 1}
             for steps in sides

@@ -6,7 +6,8 @@ A model of 100,000 tensors has them under some dozens of such names.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 from s2p_tui.proposals.matcher.words import Steps, meanings, remembered
 
@@ -37,14 +38,16 @@ def by_template(paths: Iterable[Steps]) -> dict[Steps, list[Steps]]:
     return dict(found)
 
 
-def pairs_by_template(
-    pairs: Mapping[int, tuple[Steps, Steps]],
-) -> dict[tuple[Steps, Steps], list[int]]:
-    """Return the places of pairs by the templates of both sides, in order."""
-    found: defaultdict[tuple[Steps, Steps], list[int]] = defaultdict(list)
-    for place, (target, source) in pairs.items():
-        found[template(target), template(source)].append(place)
-    return dict(found)
+class Pairs(dict[int, tuple[Steps, Steps]]):
+    """The steps of leaves and of the entries they take, by place."""
+
+    @cached_property
+    def by_template(self) -> Mapping[tuple[Steps, Steps], Sequence[int]]:
+        """The places of pairs by the templates of both sides, in order."""
+        found: defaultdict[tuple[Steps, Steps], list[int]] = defaultdict(list)
+        for place, (target, source) in self.items():
+            found[template(target), template(source)].append(place)
+        return dict(found)
 
 
 def words_of(steps: Steps) -> tuple[str, ...]:
