@@ -213,6 +213,22 @@ def test_numbers_that_fall_in_the_checkpoint_are_levels(order: tuple[int, ...]) 
     assert doubted(entries, leaves) == ({*leaves} if order[0] == 4 else set())
 
 
+@pytest.mark.parametrize("name", ["dec", "up", "upconv", "decoder_block"])
+@pytest.mark.parametrize("width", [0, 1])
+def test_levels_of_a_decoder_are_open_where_their_order_is_lost(name: str, width: int) -> None:
+    # As in a `.safetensors`, which is in the order of the names.
+    shapes = {n: {"bias": (4 + width * n,), "weight": (4 + width * n, 4)} for n in (1, 2, 3)}
+    entries = {f"{name}{n}.{role}": s for n, roles in shapes.items() for role, s in roles.items()}
+    leaves = {f".{name}s[{n}].{role}": s for n in range(3) for role, s in shapes[n + 1].items()}
+    assert doubted(entries, leaves) == (set() if width else {*leaves})
+
+
+def test_numbers_that_fall_under_the_very_names_are_no_levels() -> None:
+    roles: Shapes = {"weight": (4, 4), "bias": (4,)}
+    entries = {f"up{n}.0.{role}": s for n in (3, 2, 1) for role, s in roles.items()}
+    assert not doubted(entries, {f".up{n}[0].{r}": s for n in (3, 2, 1) for r, s in roles.items()})
+
+
 @pytest.mark.parametrize("order", [(10, 2), (2, 10)])
 def test_numbers_of_members_that_fall_need_not_be_indices(order: tuple[int, ...]) -> None:
     roles: Shapes = {"weight": (4, 4), "bias": (4,)}

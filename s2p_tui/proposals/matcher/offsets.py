@@ -20,6 +20,8 @@ Lists = tuple[Steps, Steps]
 _LAYER = 2
 """Steps from a list to a parameter of a layer in it: its number and the parameter's name."""
 _FIRST_NUMBERS = (0, 1)
+_UPWARD = ("dec", "up")
+"""Beginnings of words for levels that are counted in either way, also of `decoder` and `upconv`."""
 
 
 class Shifted:
@@ -128,7 +130,8 @@ def falling(pairs: Pairs, shapes: Mapping[int, Shape], entries: Iterable[Steps])
 
     Such numbers are levels or resolutions, as in `up4` to `up1`, and the list may be in either
     order, unless sizes tell its members apart. A checkpoint in another order than PyTorch's, which
-    has weights before biases, says nothing.
+    has weights before biases, or by name, as in `.safetensors`, does not show it: there levels of
+    decoders may be in either.
 
     Args:
         pairs: Steps of leaves and of the entries they take, by place.
@@ -141,14 +144,16 @@ def falling(pairs: Pairs, shapes: Mapping[int, Shape], entries: Iterable[Steps])
         for steps, place in order.items()
         if steps[-1] == "weight" and (*steps[:-1], "bias") in order
     ]
-    if not all(apart > 0 for apart in pairs_of_roles) or not pairs_of_roles:
-        return {}
+    is_known = all(apart > 0 for apart in pairs_of_roles) and [*order] != sorted(order)
     lists: dict[tuple[Steps, Steps], dict[int, tuple[int, list[int]]]] = defaultdict(dict)
     for n, (target, source) in pairs.items():
         level = next(
             (at for at, step in enumerate(source) if len(name_of(step).numbers) == 1), None
         )
         if level is None or source not in order or not numbered_levels(template(target)):
+            continue
+        if target == source:
+            # The very names say which is which.
             continue
         name = name_of(source[level])
         place, members_of = lists[source[:level], name.words].get(
@@ -157,14 +162,18 @@ def falling(pairs: Pairs, shapes: Mapping[int, Shape], entries: Iterable[Steps])
         members_of.append(n)
         lists[source[:level], name.words][name.numbers[0]] = min(place, order[source]), members_of
     found: dict[int, str] = {}
-    for found_in in lists.values():
+    for (_, words), found_in in lists.items():
         numbers = sorted(found_in, key=lambda number: found_in[number][0])
         forms = {frozenset(shapes[n] for n in each) for _, each in found_in.values()}
-        if numbers[-1] == 0 or len(forms) == len(numbers):
+        if len(numbers) < 2 or min(numbers) == max(numbers) or len(forms) == len(numbers):
             continue
-        if numbers == sorted(numbers, reverse=True):
+        if is_known and numbers[-1] and numbers == sorted(numbers, reverse=True):
             why = f"numbers fall in the checkpoint, from {numbers[0]} to {numbers[-1]}"
-            found.update((n, why) for _, members_of in found_in.values() for n in members_of)
+        elif not is_known and any(word.startswith(_UPWARD) for word in words):
+            why = "levels that lead up may be counted from either end, and their order is lost"
+        else:
+            continue
+        found.update((n, why) for _, members_of in found_in.values() for n in members_of)
     return found
 
 
