@@ -178,6 +178,9 @@ class Orientation:
         is_attention = steps[:-2] in self._attentions
         if by_heads := _by_heads(layouts, steps, piece, is_attention=is_attention):
             return by_heads
+        if (kernel := _kernel_as_it_is(layouts, steps, shape, piece)) is not None:
+            why = "the axes of a window stay beside each other"
+            return Layout(kernel, Answer.SIZES, Answer.WHOLE, why)
         if len({out_last for _, out_last in layouts}) == 1:
             layouts, order = self._in_order(layouts, steps, piece, owner)
             only = _only(layouts[0][0], layouts, steps, piece, known_layer=known_layer)
@@ -307,6 +310,25 @@ def _permutation(made: Expr, member: Shape) -> tuple[int, ...]:
     places = iter(wide)
     axis_of = {place: next(places) for place, size in enumerate(parts) if size > 1}
     return tuple(axis_of[place] for place in order if place in axis_of)
+
+
+def _kernel_as_it_is(
+    layouts: Sequence[tuple[Expr, bool]], steps: Steps, shape: Shape, piece: Piece
+) -> Expr | None:
+    """Return a kernel of which only its own order of axes keeps those of the window together.
+
+    Sizes alone may leave another one: of 3 by 5 by 3 by 3 the first may go into the window.
+    """
+    is_kernel = len(shape) > _MATRIX + 1 and steps[-1] == piece.steps[-1] == "weight"
+    if not is_kernel or shape != piece.member or not _is_entry(piece):
+        return None
+    kept = tuple(axis for axis, size in enumerate(shape) if size > 1)
+    together: list[tuple[int, ...]] = []
+    for order in _orders(layouts, shape):
+        places = [place for place, axis in enumerate(order) if axis >= _MATRIX]
+        if not places or places[-1] - places[0] < len(places):
+            together.append(order)
+    return piece.members[0] if together == [kept] else None
 
 
 def _is_weight(name: str) -> bool:
