@@ -196,3 +196,19 @@ def test_two_layers_of_two_directions_of_one_size_may_be_nested_either_way() -> 
     rnn = [[eqx.nn.LSTMCell(12, 6, key=KEY) for _ in range(2)] for _ in range(2)]
     tensors = {f"rnn.{k}": v for k, v in theirs.state_dict().items()}
     assert "12 of 12 rows" in refusal(tensors, module("Net", rnn=rnn))
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "module.model."])
+@pytest.mark.parametrize("shape", [(4, 4, 3, 3), (4, 4), (4, 4, 4)])
+def test_a_dict_keeps_entries_under_their_own_names_as_they_are(
+    prefix: str, shape: tuple[int, ...]
+) -> None:
+    tensors = {f"{prefix}{name}.weight": torch.randn(shape) for name in ("mix", "up")}
+    made = convert_tree(tensors, {key: jnp.zeros(shape) for key in tensors})
+    assert all(np.array_equal(made[key], tensor) for key, tensor in tensors.items())
+
+
+def test_a_dict_that_turns_others_may_turn_this_one() -> None:
+    tensors = {"conv.weight": torch.randn(5, 4, 3, 3), "up.weight": torch.randn(3, 3, 3, 3)}
+    like = {"conv.weight": jnp.zeros((3, 3, 4, 5)), "up.weight": jnp.zeros((3, 3, 3, 3))}
+    assert "['up.weight']" in refusal(tensors, like)

@@ -344,7 +344,7 @@ def _own_names(keys: Sequence[str]) -> dict[str, str]:
         if not all(key.startswith(wrapper[0], len(outer)) for key in keys):
             break
         outer += wrapper[0]
-    return {f"[{key.removeprefix(outer)!r}]": key for key in keys}
+    return {f"[{name!r}]": key for key in keys for name in (key, key.removeprefix(outer))}
 
 
 class _Doubts:

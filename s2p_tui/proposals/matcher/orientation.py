@@ -37,6 +37,7 @@ _KERNELS = frozenset(("kernel", "w"))
 _MATRIX = 2
 _LINEAR = "equinox.nn.Linear"
 _SPLIT = "an axis is split into several, and nothing shows in which order"
+_OWN_NAMES = "a dict that keeps entries under their own names keeps PyTorch's layout"
 _UNSHOWN = "square, and nothing shows whether it is transposed"
 _NO_VOTES = (0, 0)
 
@@ -178,6 +179,10 @@ class Orientation:
         is_attention = steps[:-2] in self._attentions
         if by_heads := _by_heads(layouts, steps, piece, is_attention=is_attention):
             return by_heads
+        others_turned = self._votes.get(("any", owner), _NO_VOTES)[True]
+        if own_name and shape == piece.member and not others_turned:
+            expr = _first(layouts, out_last=False)
+            return Layout(expr, Answer.OWN_NAME, Answer.WHOLE, _OWN_NAMES)
         if (kernel := _kernel_as_it_is(layouts, steps, shape, piece)) is not None:
             why = "the axes of a window stay beside each other"
             return Layout(kernel, Answer.SIZES, Answer.WHOLE, why)
@@ -208,14 +213,13 @@ class Orientation:
             return Layout(_first(layouts, out_last=False), None, grouping, why)
         last = steps[-1]
         turned = self._votes.get(groups[-1], _NO_VOTES)[True]
-        around = ("any", owner) if own_name else _own(steps, owner)
-        beside = self._votes.get(around, _NO_VOTES)[True]
+        own_turned = self._votes.get(_own(steps, owner), _NO_VOTES)[True]
+        beside = others_turned if own_name else own_turned
         if beside and not known_layer:
             why = "other weights beside it are transposed, and nothing shows whether this one is"
             return Layout(_first(layouts, out_last=True), None, grouping, why)
         if own_name and not turned:
-            why = "a dict that keeps entries under their own names keeps PyTorch's layout"
-            return Layout(_first(layouts, out_last=False), Answer.OWN_NAME, grouping, why)
+            return Layout(_first(layouts, out_last=False), Answer.OWN_NAME, grouping, _OWN_NAMES)
         if known_layer:
             first = piece.is_input_first
             if first or piece.may_be_input_first:
