@@ -110,8 +110,9 @@ CASES: list[tuple[int, str, list[str]]] = [
      ["no checkpoint is given", "--checkpoint, or leave --key out"]),
     (2, "chunk m.json chunks", ["m.json is a mapping file", "Give a checkpoint or a skeleton."]),
     (5, "chunk model.pt text.pt", ["text.pt cannot be written", "Choose another folder"]),
-    (2, "model.pt skeleton.eqx", ["standard input is none", "Use s2p-tui convert"]),
+    (2, "model.pt skeleton.eqx", ["standard input is not one", "Use s2p-tui convert"]),
     (2, "model.pt skeleton.eqx --resume --fresh", ["contradict each other", "Give one of them."]),
+    (2, "", ["A checkpoint and a skeleton are needed", "s2p-tui demo"]),
     (2, "convert model.pt", ["SKELETON requires an argument", "convert --help"]),
     (2, "convert model.pt skeleton.eqx --jobs 99", ["99", "Must be <= 64", "convert --help"]),
 ]  # fmt: skip

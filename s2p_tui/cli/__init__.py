@@ -35,6 +35,11 @@ def run(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     try:
         with stopping():
+            if not given:
+                raise UsageError(
+                    "A checkpoint and a skeleton are needed: s2p-tui model.pt model_skeleton.eqx.",
+                    "s2p-tui demo shows the app on two small ones, s2p-tui --help lists all.",
+                )
             _refuse_unknown_command(given)
             status = app(arguments, exit_on_error=False, print_error=False) or 0
         print(end="", flush=True)

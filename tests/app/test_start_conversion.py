@@ -135,7 +135,7 @@ CALLS = [
 @pytest.mark.parametrize(("call", "way_out"), zip(CALLS, ("from_memory", "from_path"), strict=True))
 def test_without_a_terminal_the_way_out_is_named(call: Any, way_out: str) -> None:
     with pytest.raises(
-        UsageError, match=rf"standard input is none\. Use s2p_tui\.convert\({way_out}=True"
+        UsageError, match=rf"standard input is not one\. Use s2p_tui\.convert\({way_out}=True"
     ):
         call()
 

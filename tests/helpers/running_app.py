@@ -28,7 +28,13 @@ def make_app(session: Session, output: Path = Path("model.eqx"), **options: obje
 
 
 async def until(pilot: Pilot[object], is_so: Callable[[], bool], seconds: float = 300) -> None:
-    """Let the app go on until something is the case."""
+    """Let the app go on until something is the case, and can be seen."""
+    await _until(pilot, is_so, seconds)
+    if pilot.app.is_running:
+        await pilot.pause()
+
+
+async def _until(pilot: Pilot[object], is_so: Callable[[], bool], seconds: float = 300) -> None:
     started = time.monotonic()
     while not is_so():
         waited = time.monotonic() - started
@@ -45,7 +51,7 @@ def in_turn(pilot: Pilot[object]) -> Pilot[object]:
     async def press_in_turn(*keys: str) -> None:
         for key in keys:
             await press(key)
-            await until(pilot, lambda: app.keys_are_done or not app.is_running)
+            await _until(pilot, lambda: app.keys_are_done or not app.is_running)
 
     pilot.press = press_in_turn
     return pilot

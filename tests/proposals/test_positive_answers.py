@@ -226,6 +226,21 @@ def test_the_first_of_two_is_not_the_second_of_a_list() -> None:
     assert doubted(entries, {".blocks[0].weight": (4, 4), ".blocks[1].weight": (4, 4)})
 
 
+@pytest.mark.parametrize("around", ["", "net."])
+def test_lists_called_first_and_last_are_as_long_as_they_are(around: str) -> None:
+    roles: Shapes = {"weight": (4, 3), "bias": (4,)}
+    entries: Shapes = {
+        f"{name}.{n}.{role}": shape
+        for name in ("first", "last")
+        for n in range(3)
+        for role, shape in roles.items()
+    }
+    leaves = {
+        ".{}{}[{}].{}".format(around, *key.split(".")): shape for key, shape in entries.items()
+    }
+    assert not doubted(entries, leaves)
+
+
 @pytest.mark.parametrize("shape", [(24, 8), (24, 8, 1)])
 def test_queries_keys_and_values_of_a_convolution_may_alternate(shape: Shape) -> None:
     leaves = {f".{part}.weight": (8, *shape[1:]) for part in "qkv"}

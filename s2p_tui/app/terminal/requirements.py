@@ -23,7 +23,7 @@ def require_terminal(way_out: str) -> None:
     for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
         if not _is_terminal(stream):
             raise UsageError(
-                f"The app needs a terminal, and standard {name} is none.", f"Use {way_out}."
+                f"The app needs a terminal, and standard {name} is not one.", f"Use {way_out}."
             )
     if os.environ.get("TERM", "") in ("", "dumb", "unknown"):
         raise UsageError(

@@ -260,6 +260,9 @@ class Settler:
 
     def prove(self, rows: Sequence[int]) -> Settlement:
         """Settle rows of a model that agrees, each against its rivals."""
+        if self.changed:
+            # Modules that go together now are smaller than what held those that did before.
+            self._bench.run(self._pair(self.sources))
         settled: list[SettledRow] = []
         left: dict[int, str] = {}
         for number, index in enumerate(rows):

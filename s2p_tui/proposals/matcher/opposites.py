@@ -82,9 +82,13 @@ def opposites(pairs: Pairs) -> dict[int, str]:
 
 
 def _called_ends(named: Steps, numbered: Steps) -> frozenset[str]:
-    """Return how a template is called, if that is the first or last one, and the other a number."""
+    """Return how a template is called, if that is the first or last one, and the other a number.
+
+    A list may be called so too, as `first.0` and `first.1`.
+    """
     words = _own_words(named)
-    return words if words & _FIRST_OR_LAST and _number(numbered).isdigit() else frozenset()
+    is_number = _number(numbered).isdigit() and not _number(named).isdigit()
+    return words if is_number and words & _FIRST_OR_LAST else frozenset()
 
 
 def _other_ends(sides: tuple[Steps, Steps], called: tuple[frozenset[str], ...]) -> str:
