@@ -212,3 +212,31 @@ def test_a_dict_that_turns_others_may_turn_this_one() -> None:
     tensors = {"conv.weight": torch.randn(5, 4, 3, 3), "up.weight": torch.randn(3, 3, 3, 3)}
     like = {"conv.weight": jnp.zeros((3, 3, 4, 5)), "up.weight": jnp.zeros((3, 3, 3, 3))}
     assert "['up.weight']" in refusal(tensors, like)
+
+
+def kernels(shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[Tensors, Any]:
+    """Two kernels, the second one of a class's or dict's order of axes, as the others are."""
+    tensors = {"stem.weight": torch.randn(5, 3, 3, 3), "deep.weight": torch.randn(7, 5, 3, 3)}
+    return tensors, {"stem": jnp.zeros(shape), "deep": jnp.zeros(other)}
+
+
+@pytest.mark.parametrize("form", ["class", "dict", "flat dict"])
+def test_a_kernel_of_three_colours_goes_in_as_others_do(form: str) -> None:
+    tensors, zeros = kernels((5, 3, 3, 3), (7, 3, 3, 5))
+    one = {
+        "class": lambda: module("Net", **{n: module("Conv", weight=z) for n, z in zeros.items()}),
+        "dict": lambda: {name: {"weight": leaf} for name, leaf in zeros.items()},
+        "flat dict": lambda: {f"{name}.weight": leaf for name, leaf in zeros.items()},
+    }
+    made = jax.tree_util.tree_leaves(convert_tree(tensors, one[form]()))
+    leaves = {leaf.shape: np.asarray(leaf) for leaf in made}
+    for name, zero in zeros.items():
+        wanted = np.moveaxis(tensors[f"{name}.weight"].numpy(), 1, -1)
+        assert np.array_equal(leaves[zero.shape], wanted)
+
+
+def test_nothing_may_show_where_a_kernel_of_three_colours_has_them() -> None:
+    entries, leaves = {"stem.weight": (5, 3, 3, 3)}, {".stem.weight": (5, 3, 3, 3)}
+    assert doubted(entries, leaves, "net.Conv") == {".stem.weight"}
+    entries |= {"deep.weight": (7, 5, 3, 3)}
+    assert not doubted(entries, leaves | {".deep.weight": (7, 5, 3, 3)}, "net.Conv")

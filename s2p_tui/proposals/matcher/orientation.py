@@ -180,7 +180,9 @@ class Orientation:
         if by_heads := _by_heads(layouts, steps, piece, is_attention=is_attention):
             return by_heads
         others_turned = self._votes.get(("any", owner), _NO_VOTES)[True]
-        if own_name and shape == piece.member and not others_turned:
+        orders = self._known_orders(steps, piece, owner)
+        in_order = all(order == tuple(sorted(order)) for order in orders)
+        if own_name and shape == piece.member and in_order and not others_turned:
             expr = _first(layouts, out_last=False)
             return Layout(expr, Answer.OWN_NAME, Answer.WHOLE, _OWN_NAMES)
         if (kernel := _kernel_as_it_is(layouts, steps, shape, piece)) is not None:
@@ -273,17 +275,25 @@ class Orientation:
         if len(orders) < _MATRIX:
             return layouts, None
         as_it_is = tuple(axis for axis, size in enumerate(piece.member) if size > 1)
-        if as_it_is in orders and piece.member.count(piece.member[0]) == 1:
-            return [orders[as_it_is]], None
-        every = self._orders.get((owner, steps[-1], len(piece.member)), set())
-        known = {tuple(axis for axis in order if axis in as_it_is) for order in every}
-        known = {order for order in known if len(order) == len(as_it_is)}
+        known = self._known_orders(steps, piece, owner)
         shown = [orders[order] for order in known if order in orders]
         if len(known) == len(shown) == 1:
             return shown, None
+        is_kernel = steps[-1] == "weight" and len(piece.member) > _MATRIX + 1
+        is_first_alone = as_it_is in orders and piece.member.count(piece.member[0]) == 1
+        # Of a kernel the channels may be after the window, of three colours by three by three.
+        if not known and is_first_alone and not is_kernel:
+            return [orders[as_it_is]], None
         if owner is None and steps[-1] in _KERNELS and len(piece.member) > _MATRIX + 1:
             return layouts, None
         return layouts, "more than one order of its axes has this shape"
+
+    def _known_orders(self, steps: Steps, piece: Piece, owner: str | None) -> set[tuple[int, ...]]:
+        """The orders of axes wider than 1 that others of a leaf's class show."""
+        wide = {axis for axis, size in enumerate(piece.member) if size > 1}
+        every = self._orders.get((owner, steps[-1], len(piece.member)), set())
+        known = {tuple(axis for axis in order if axis in wide) for order in every}
+        return {order for order in known if len(order) == len(wide)}
 
 
 def _orders(
