@@ -240,3 +240,18 @@ def test_nothing_may_show_where_a_kernel_of_three_colours_has_them() -> None:
     assert doubted(entries, leaves, "net.Conv") == {".stem.weight"}
     entries |= {"deep.weight": (7, 5, 3, 3)}
     assert not doubted(entries, leaves | {".deep.weight": (7, 5, 3, 3)}, "net.Conv")
+
+
+@pytest.mark.parametrize("name", ["weight", "up_weight"])
+def test_stacked_squares_of_ones_own_class_may_be_turned(name: str) -> None:
+    entries, leaves = {f"experts.{name}": (4, 8, 8)}, {f".experts.{name}": (4, 8, 8)}
+    assert doubted(entries, leaves, "net.Experts") == {*leaves}
+    shown = {"experts.down.weight": (4, 8, 12)}, {".experts.down.weight": (4, 8, 12)}
+    certain = name == "weight"
+    assert (not doubted(entries | shown[0], leaves | shown[1], "net.Experts")) is certain
+
+
+def test_a_square_beside_a_stack_that_is_turned_may_be_turned() -> None:
+    entries, leaves = {"e.up": (4, 12, 8), "e.mid": (4, 8, 8)}, {".e.up": (4, 8, 12)}
+    assert ".e.mid" in doubted(entries, leaves | {".e.mid": (4, 8, 8)}, "net.Experts")
+    assert not doubted(entries, {".e.up": (4, 12, 8), ".e.mid": (4, 8, 8)}, "net.Experts")

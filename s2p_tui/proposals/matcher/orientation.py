@@ -130,6 +130,7 @@ class Orientation:
                 orders = _orders(piece.layouts(shape), piece.member)
                 if len(orders) == 1:
                     self._orders[owner, steps[-1], len(piece.member)] |= {*orders}
+                    self._orders[owner, len(piece.member)] |= {*orders}
             is_table = keeps_rows(steps, owner) and not _is_codebook(steps, piece)
             if sum(size > 1 for size in piece.member) < 2 or is_table:
                 continue
@@ -279,10 +280,13 @@ class Orientation:
         shown = [orders[order] for order in known if order in orders]
         if len(known) == len(shown) == 1:
             return shown, None
-        is_kernel = steps[-1] == "weight" and len(piece.member) > _MATRIX + 1
+        # Of a kernel the channels may be after the window, of three colours by three by three;
+        # of experts as wide inside as outside the input may come before the output.
+        is_layer = _is_weight(steps[-1]) and steps[-1] not in _KERNELS
         is_first_alone = as_it_is in orders and piece.member.count(piece.member[0]) == 1
-        # Of a kernel the channels may be after the window, of three colours by three by three.
-        if not known and is_first_alone and not is_kernel:
+        around = self._orders.get((owner, len(piece.member)), set()) if owner else ()
+        is_open = is_layer or any(order != tuple(sorted(order)) for order in around)
+        if not known and is_first_alone and not is_open:
             return [orders[as_it_is]], None
         if owner is None and steps[-1] in _KERNELS and len(piece.member) > _MATRIX + 1:
             return layouts, None
