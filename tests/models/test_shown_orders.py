@@ -235,14 +235,15 @@ def test_a_kernel_of_three_colours_goes_in_as_others_do(form: str) -> None:
         assert np.array_equal(leaves[zero.shape], wanted)
 
 
-def test_nothing_may_show_where_a_kernel_of_three_colours_has_them() -> None:
-    entries, leaves = {"stem.weight": (5, 3, 3, 3)}, {".stem.weight": (5, 3, 3, 3)}
-    assert doubted(entries, leaves, "net.Conv") == {".stem.weight"}
+@pytest.mark.parametrize("name", ["weight", "kernel", "w"])
+def test_nothing_may_show_where_a_kernel_of_three_colours_has_them(name: str) -> None:
+    entries, leaves = {"stem.weight": (5, 3, 3, 3)}, {f".stem.{name}": (5, 3, 3, 3)}
+    assert doubted(entries, leaves, "net.Conv") == {*leaves}
     entries |= {"deep.weight": (7, 5, 3, 3)}
-    assert not doubted(entries, leaves | {".deep.weight": (7, 5, 3, 3)}, "net.Conv")
+    assert not doubted(entries, leaves | {f".deep.{name}": (7, 5, 3, 3)}, "net.Conv")
 
 
-@pytest.mark.parametrize("name", ["weight", "up_weight"])
+@pytest.mark.parametrize("name", ["weight", "up_weight", "w", "kernel"])
 def test_stacked_squares_of_ones_own_class_may_be_turned(name: str) -> None:
     entries, leaves = {f"experts.{name}": (4, 8, 8)}, {f".experts.{name}": (4, 8, 8)}
     assert doubted(entries, leaves, "net.Experts") == {*leaves}

@@ -282,7 +282,7 @@ class Orientation:
             return shown, None
         # Of a kernel the channels may be after the window, of three colours by three by three;
         # of experts as wide inside as outside the input may come before the output.
-        is_layer = _is_weight(steps[-1]) and steps[-1] not in _KERNELS
+        is_layer = _is_weight(steps[-1]) and (owner is not None or steps[-1] not in _KERNELS)
         is_first_alone = as_it_is in orders and piece.member.count(piece.member[0]) == 1
         around = self._orders.get((owner, len(piece.member)), set()) if owner else ()
         is_open = is_layer or any(order != tuple(sorted(order)) for order in around)
