@@ -232,6 +232,8 @@ _FITS = (
 )  # fmt: skip
 _BYTES = tuple(bytes((code,)) for code in range(len(_FITS)))
 _BLOCKING = (_DOUBTFUL, _MISMATCHED)
+# By code: of 100,000 rows `np.isin` takes 1.6 ms.
+_BLOCKS = np.isin(np.arange(len(_FITS)), _BLOCKING)
 _SIGNS = tuple(Verdict(fit or Fit.GAP, blocks=code in _BLOCKING) for code, fit in enumerate(_FITS))
 
 # A table of 4 MB; pairs of as many kinds as leaves and entries are sorted, which takes 6 ms more.
@@ -441,12 +443,11 @@ class Verdicts:
     def blocking_set(self) -> set[int]:
         """Return all rows that block a conversion."""
         codes = np.frombuffer(self._codes, np.uint8)
-        return set(np.flatnonzero(np.isin(codes, _BLOCKING)).tolist())
+        return set(np.flatnonzero(_BLOCKS[codes]).tolist())
 
-    def settled(self, indexes: Numbers) -> list[int]:
+    def settled(self, indexes: Numbers) -> Numbers:
         """Return those of some rows that do not block a conversion."""
-        codes = np.frombuffer(self._codes, np.uint8)[indexes]
-        return indexes[~np.isin(codes, _BLOCKING)].tolist()
+        return indexes[~_BLOCKS[np.frombuffer(self._codes, np.uint8)[indexes]]]
 
     def next_blocking(self, index: int, step: Literal[1, -1]) -> int | None:
         """Return the nearest row after (or before) an index that blocks, going round."""

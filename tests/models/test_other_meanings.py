@@ -270,3 +270,23 @@ def test_a_list_that_begins_late_names_the_number_that_may_be_missing() -> None:
     said = refusal(tensors, like)
     assert "members of norms are numbered 12 and on" in said
     assert "none with the number 9 is missing" in said
+
+
+@pytest.mark.parametrize(
+    ("entries", "leaves"),
+    [
+        (("encoder_q.fc", "encoder_k.fc"), ("encoder", "momentum_encoder")),
+        (("policy_x", "policy_y"), ("old_policy", "policy")),
+        (("net_i", "net_j"), ("net", "averaged_net")),
+    ],
+)
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_missing_bias_shows_no_model_of_two(
+    entries: tuple[str, str], leaves: tuple[str, str], missing: int
+) -> None:
+    layers = {f"{e}.{n}.weight": (4, 4) for e in entries for n in range(2)}
+    biases = {f"{e}.{n}.bias": (4,) for e in entries for n in range(2)}
+    del biases[f"{entries[missing]}.1.bias"]
+    tensors = {key: torch.randn(size) for key, size in (layers | biases).items()}
+    lists = {leaf: [eqx.nn.Linear(4, 4, key=KEY) for _ in range(2)] for leaf in leaves}
+    refusal(tensors, module("Net", **lists))

@@ -274,7 +274,7 @@ def _asking(session: Session, move: Move, again: str = "s again does it") -> Mov
     """
     before, after = session.alignment.rows, session.preview(move.edit).rows
     lost = session.verdicts.settled(after.displaced(before))
-    if not lost:
+    if not len(lost):
         return move
     words = f"Row {lost[0] + 1} lines up and would lose its entry"
     if len(lost) > 1:

@@ -307,10 +307,12 @@ def difference(old: Strip, new: Strip) -> tuple[int, int]:
 def _alike(first: list[Segment], second: list[Segment], *, from_right: bool = False) -> int:
     cells = 0
     for one, other in zip(first, second, strict=False):
-        if one == other:
+        # Most styles are the same object, and to compare two takes longer than a text.
+        alike = one.style is other.style or one.style == other.style
+        if alike and one.text == other.text:
             cells += one.cell_length
             continue
-        if one.style == other.style and one.text.isascii() and other.text.isascii():
+        if alike and one.text.isascii() and other.text.isascii():
             texts = (one.text[::-1], other.text[::-1]) if from_right else (one.text, other.text)
             pairs = zip(*texts, strict=False)
             differing = next((n for n, (a, b) in enumerate(pairs) if a != b), None)

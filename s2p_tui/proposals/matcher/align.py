@@ -184,6 +184,10 @@ class _Scope(Struct):
                 self._take(*pair, 0.0 if is_numbered else SURE, SAME_NAME, fronts)
                 continue
             same = mine.with_mark(part.mark)
+            if is_complete and len(alike) < len(same):
+                # One that lacks an entry may be what another of these goes with.
+                kin, is_complete = others.kin_of(part, self._marks(side))
+                alike = list(dict.fromkeys((*alike, *kin)))
             if alike and self._match(side, same, alike, fronts, is_complete=is_complete):
                 continue
             for node in same:

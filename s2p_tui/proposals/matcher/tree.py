@@ -289,7 +289,7 @@ class Front:
     def kin_of(self, part: Node, equals: Mapping[int, int]) -> tuple[list[Node], bool]:
         """The nodes a part has much in common with, and whether all nodes were looked at.
 
-        None where the nearest of them is not its own.
+        Those of its own mark are left out. None where the nearest of them is not its own.
 
         Args:
             part: The node of the other side that looks for its like.
@@ -298,7 +298,11 @@ class Front:
         """
         marks, is_complete = self._sharing(part)
         ones = {mark: next(iter(self._marks[mark])) for mark in marks}
-        found = {mark: near(part, one) for mark, one in ones.items() if one.size > 1}
+        found = {
+            mark: near(part, one)
+            for mark, one in ones.items()
+            if one.size > 1 and mark != part.mark
+        }
         kin = {
             mark: common
             for mark, common in found.items()
