@@ -281,10 +281,13 @@ class Orientation:
         if len(known) == len(shown) == 1:
             return shown, None
         # Of a kernel the channels may be after the window, of three colours by three by three;
-        # of experts as wide inside as outside the input may come before the output.
-        is_layer = _is_weight(steps[-1]) and (owner is not None or steps[-1] not in _KERNELS)
+        # of experts as wide inside as outside the input may come before the output. A `weight` of
+        # three axes may be PyTorch's bilinear layer's, which has one order.
+        last, rank = steps[-1], len(piece.member)
+        is_layer = _is_weight(last) and (owner is not None or last not in _KERNELS)
+        is_layer = is_layer and (rank > _MATRIX + 1 or last != "weight")
         is_first_alone = as_it_is in orders and piece.member.count(piece.member[0]) == 1
-        around = self._orders.get((owner, len(piece.member)), set()) if owner else ()
+        around = self._orders.get((owner, rank), set()) if owner else ()
         is_open = is_layer or any(order != tuple(sorted(order)) for order in around)
         if not known and is_first_alone and not is_open:
             return [orders[as_it_is]], None
