@@ -242,14 +242,20 @@ def _regrouped(whole: Expr, shape: Shape, state_dict: StateDict) -> Iterator[_Of
         for order in permutations(range(count)):
             if order != tuple(range(count)):
                 names = ", ".join(str(number + 1) for number in order)
-                yield Concat(tuple(parts[n] for n in order), 0), f"its {count} parts in the order {names}: "
+                yield (
+                    Concat(tuple(parts[n] for n in order), 0),
+                    f"its {count} parts in the order {names}: ",
+                )
         yield _split_and_turned(whole, shape, 0, count), f"its {count} parts interleaved: "
         made = _split_and_turned(whole, shape, 0, size // count)
         yield made, f"its {count} interleaved parts one after the other: "
         for heads in _divisors(size // count):
             split = (heads, count, size // count // heads, *shape[1:])
             made = Permute(Reshape(whole, split), (1, 0, *range(2, len(split))))
-            yield Reshape(made, shape), f"its {count} parts one after the other instead of head by head ({heads} heads): "
+            yield (
+                Reshape(made, shape),
+                f"its {count} parts one after the other instead of head by head ({heads} heads): ",
+            )
 
 
 def _resized(leaf: Leaf, whole: Expr, shape: Shape) -> Iterator[_Offer]:
