@@ -37,6 +37,8 @@ _NEUTRAL = proven_by(Answer.NO_EFFECT)
 # Elements: single numbers share a storage, or a size with a leaf, by accident.
 _MORE_THAN_CHANCE = 2
 _TABLES = frozenset(("embed", "head", "out", "token"))
+_OUTPUTS = _TABLES | {"dec", "generator"}
+_OF_EMBEDDINGS = (".Embedding", ".Embed")
 
 
 def without_partner(
@@ -63,7 +65,7 @@ def without_partner(
                 filled |= {_in_any_block(path), (*path[:-1], *words_of(path[-1:])[-1:])}
     might_be = (key for key in left_over if not explained(state_dict[key], state_dict))
     sizes = {prod(state_dict.shape(key)) for key in might_be}
-    tables = _tables(suggestions, state_dict)
+    tables = _tables(suggestions, skeleton, state_dict)
     found: dict[int, Suggestion] = {}
     for index, path in steps.items():
         if index in suggestions:
@@ -101,13 +103,16 @@ def _neutral(leaf: Leaf, steps: Steps) -> Suggestion | None:
 
 
 def _tables(
-    suggestions: Mapping[int, Suggestion], state_dict: StateDict
+    suggestions: Mapping[int, Suggestion], skeleton: Skeleton, state_dict: StateDict
 ) -> Mapping[Shape, list[Take]]:
     """The embedding tables in use, each once, by shape."""
     found: dict[Shape, dict[Take, None]] = defaultdict(dict)
-    for suggestion in suggestions.values():
+    for index, suggestion in suggestions.items():
         source = suggestion.source
-        if isinstance(source, Take) and _TABLES.intersection(words_of(steps_of_key(source.key))):
+        if isinstance(source, Take) and (
+            (skeleton[index].owner or "").endswith(_OF_EMBEDDINGS)
+            or _TABLES.intersection(words_of(steps_of_key(source.key)))
+        ):
             found[state_dict.shape(source.key)][source] = None
     return {shape: list(tables) for shape, tables in found.items()}
 
@@ -115,9 +120,9 @@ def _tables(
 def _shared(steps: Steps, leaf: Leaf, tables: Mapping[Shape, list[Take]]) -> Suggestion | None:
     """The one table of a checkpoint that keeps the embedding for the output layer too."""
     found = tables.get(leaf.shape, ())
-    if not _TABLES.intersection(words_of(steps)) or len(leaf.shape) != 2 or len(found) != 1:
+    if not _OUTPUTS.intersection(words_of(steps)) or len(leaf.shape) != 2 or len(found) != 1:
         return None
-    why = f"the checkpoint has no entry of its own for it: it may be tied to {found[0].key}"
+    why = f"the checkpoint has no entry of its own for it: trust it if tied to {found[0].key}"
     return Suggestion(found[0], UNPROVEN, why)
 
 

@@ -10,7 +10,7 @@ from s2p_tui.proposals.matcher.pieces import parts_named
 
 _MAY_ALTERNATE = frozenset(
     (
-        *("wqkv", "query_key_value", "qkv_proj", "kv_proj"),
+        *("wqkv", "query_key_value", "key_value", "qkv_proj", "kv_proj"),
         *("linear_qkv", "linear_kv", "qkv_linear"),
     )
 )
@@ -27,6 +27,9 @@ _OF_HEADS = (
 )
 _OWN = frozenset(("qkv", "kv"))
 """Fused weights of models of any author's own, of which nothing shows how they are put together."""
+_EITHER_FIRST = frozenset(("scale_shift", "shift_scale"))
+"""Fused weights whose names models give whichever part comes first, as PixArt's scales and shifts.
+"""
 _OF_LIBRARIES = {"to_qkv": (), "to_kv": ("to_out", "to_out.0", "to_q"), "c_attn": ("c_proj",)}
 """Fused weights of x-transformers and of GPT-2, and layers beside them there.
 
@@ -59,6 +62,16 @@ def may_alternate(expr: Expr, steps: tuple[str, ...], entries: StateDict) -> boo
     fused = {key for node in (split or [expr] if mine else split) for key in keys_of(node)}
     fused = {key for key in fused if mine.isdisjoint(key.split("."))}
     return any(_alternates(key, entries) for key in fused)
+
+
+def order_is_open(expr: Expr) -> bool:
+    """Return True for a part of a fused weight whose name need not give the order of its parts."""
+    return any(
+        _EITHER_FIRST.intersection(key.lower().split("."))
+        for node in nodes_of(expr)
+        if isinstance(node, Split)
+        for key in keys_of(node)
+    )
 
 
 def _may_be_in_groups(part: Split, entries: StateDict) -> bool:

@@ -51,7 +51,7 @@ from s2p_tui.proposals.matcher.doubts import (
     turned,
     unequal,
 )
-from s2p_tui.proposals.matcher.fused import may_alternate
+from s2p_tui.proposals.matcher.fused import may_alternate, order_is_open
 from s2p_tui.proposals.matcher.indices import misnumbered
 from s2p_tui.proposals.matcher.likeness import Learned
 from s2p_tui.proposals.matcher.nesting import as_nested, crosswise
@@ -286,7 +286,8 @@ def _fill(
     if nameless:
         bare = Pairs({p: (steps[p], piece.steps) for p, piece, _ in found if is_whole(piece)})
         doubts.add(Question.ENTRY, unlike_parameters(bare))
-    doubts.add(Question.ENTRY, unsupported(whole, useless))
+    held = Counter(piece.shape for piece in pieces)
+    doubts.add(Question.ENTRY, unsupported(whole, useless, of_leaves, held))
     doubts.add(Question.ENTRY, exchangeable(whole, of_leaves))
     doubts.add(Question.ENTRY, misnumbered(whole, of_leaves, steps.values(), paths))
     named = {piece.steps: prod(piece.shape) for piece in pieces if is_whole(piece)}
@@ -343,7 +344,7 @@ def _own_names(keys: Sequence[str]) -> dict[str, str]:
         if not all(key.startswith(wrapper[0], len(outer)) for key in keys):
             break
         outer += wrapper[0]
-    return {f"[{key.removeprefix(outer)!r}]": key for key in keys}
+    return {f"[{name!r}]": key for key in keys for name in (key, key.removeprefix(outer))}
 
 
 class _Doubts:
@@ -470,6 +471,9 @@ def _suggestion(
         proof = proof.without(Question.AXES)
     elif may_alternate(expr, steps, kernels.entries):
         why = "heads may alternate in it: nothing shows it"
+        proof = proof.without(Question.GROUPING)
+    elif order_is_open(expr):
+        why = "models with this name have either part first"
         proof = proof.without(Question.GROUPING)
     return Suggestion(expr, proof, why, sure)
 

@@ -37,6 +37,7 @@ _KERNELS = frozenset(("kernel", "w"))
 _MATRIX = 2
 _LINEAR = "equinox.nn.Linear"
 _SPLIT = "an axis is split into several, and nothing shows in which order"
+_OWN_NAMES = "a dict that keeps entries under their own names keeps PyTorch's layout"
 _UNSHOWN = "square, and nothing shows whether it is transposed"
 _NO_VOTES = (0, 0)
 
@@ -129,6 +130,7 @@ class Orientation:
                 orders = _orders(piece.layouts(shape), piece.member)
                 if len(orders) == 1:
                     self._orders[owner, steps[-1], len(piece.member)] |= {*orders}
+                    self._orders[owner, len(piece.member)] |= {*orders}
             is_table = keeps_rows(steps, owner) and not _is_codebook(steps, piece)
             if sum(size > 1 for size in piece.member) < 2 or is_table:
                 continue
@@ -178,6 +180,15 @@ class Orientation:
         is_attention = steps[:-2] in self._attentions
         if by_heads := _by_heads(layouts, steps, piece, is_attention=is_attention):
             return by_heads
+        others_turned = self._votes.get(("any", owner), _NO_VOTES)[True]
+        orders = self._known_orders(steps, piece, owner)
+        in_order = all(order == tuple(sorted(order)) for order in orders)
+        if own_name and shape == piece.member and in_order and not others_turned:
+            expr = _first(layouts, out_last=False)
+            return Layout(expr, Answer.OWN_NAME, Answer.WHOLE, _OWN_NAMES)
+        if (kernel := _kernel_as_it_is(layouts, steps, shape, piece)) is not None:
+            why = "the axes of a window stay beside each other"
+            return Layout(kernel, Answer.SIZES, Answer.WHOLE, why)
         if len({out_last for _, out_last in layouts}) == 1:
             layouts, order = self._in_order(layouts, steps, piece, owner)
             only = _only(layouts[0][0], layouts, steps, piece, known_layer=known_layer)
@@ -205,14 +216,13 @@ class Orientation:
             return Layout(_first(layouts, out_last=False), None, grouping, why)
         last = steps[-1]
         turned = self._votes.get(groups[-1], _NO_VOTES)[True]
-        around = ("any", owner) if own_name else _own(steps, owner)
-        beside = self._votes.get(around, _NO_VOTES)[True]
+        own_turned = self._votes.get(_own(steps, owner), _NO_VOTES)[True]
+        beside = others_turned if own_name else own_turned
         if beside and not known_layer:
             why = "other weights beside it are transposed, and nothing shows whether this one is"
             return Layout(_first(layouts, out_last=True), None, grouping, why)
         if own_name and not turned:
-            why = "a dict that keeps entries under their own names keeps PyTorch's layout"
-            return Layout(_first(layouts, out_last=False), Answer.OWN_NAME, grouping, why)
+            return Layout(_first(layouts, out_last=False), Answer.OWN_NAME, grouping, _OWN_NAMES)
         if known_layer:
             first = piece.is_input_first
             if first or piece.may_be_input_first:
@@ -266,17 +276,31 @@ class Orientation:
         if len(orders) < _MATRIX:
             return layouts, None
         as_it_is = tuple(axis for axis, size in enumerate(piece.member) if size > 1)
-        if as_it_is in orders and piece.member.count(piece.member[0]) == 1:
-            return [orders[as_it_is]], None
-        every = self._orders.get((owner, steps[-1], len(piece.member)), set())
-        known = {tuple(axis for axis in order if axis in as_it_is) for order in every}
-        known = {order for order in known if len(order) == len(as_it_is)}
+        known = self._known_orders(steps, piece, owner)
         shown = [orders[order] for order in known if order in orders]
         if len(known) == len(shown) == 1:
             return shown, None
+        # Of a kernel the channels may be after the window, of three colours by three by three;
+        # of experts as wide inside as outside the input may come before the output. A `weight` of
+        # three axes may be PyTorch's bilinear layer's, which has one order.
+        last, rank = steps[-1], len(piece.member)
+        is_layer = _is_weight(last) and (owner is not None or last not in _KERNELS)
+        is_layer = is_layer and (rank > _MATRIX + 1 or last != "weight")
+        is_first_alone = as_it_is in orders and piece.member.count(piece.member[0]) == 1
+        around = self._orders.get((owner, rank), set()) if owner else ()
+        is_open = is_layer or any(order != tuple(sorted(order)) for order in around)
+        if not known and is_first_alone and not is_open:
+            return [orders[as_it_is]], None
         if owner is None and steps[-1] in _KERNELS and len(piece.member) > _MATRIX + 1:
             return layouts, None
         return layouts, "more than one order of its axes has this shape"
+
+    def _known_orders(self, steps: Steps, piece: Piece, owner: str | None) -> set[tuple[int, ...]]:
+        """The orders of axes wider than 1 that others of a leaf's class show."""
+        wide = {axis for axis, size in enumerate(piece.member) if size > 1}
+        every = self._orders.get((owner, steps[-1], len(piece.member)), set())
+        known = {tuple(axis for axis in order if axis in wide) for order in every}
+        return {order for order in known if len(order) == len(wide)}
 
 
 def _orders(
@@ -307,6 +331,25 @@ def _permutation(made: Expr, member: Shape) -> tuple[int, ...]:
     places = iter(wide)
     axis_of = {place: next(places) for place, size in enumerate(parts) if size > 1}
     return tuple(axis_of[place] for place in order if place in axis_of)
+
+
+def _kernel_as_it_is(
+    layouts: Sequence[tuple[Expr, bool]], steps: Steps, shape: Shape, piece: Piece
+) -> Expr | None:
+    """Return a kernel of which only its own order of axes keeps those of the window together.
+
+    Sizes alone may leave another one: of 3 by 5 by 3 by 3 the first may go into the window.
+    """
+    is_kernel = len(shape) > _MATRIX + 1 and steps[-1] == piece.steps[-1] == "weight"
+    if not is_kernel or shape != piece.member or not _is_entry(piece):
+        return None
+    kept = tuple(axis for axis, size in enumerate(shape) if size > 1)
+    together: list[tuple[int, ...]] = []
+    for order in _orders(layouts, shape):
+        places = [place for place, axis in enumerate(order) if axis >= _MATRIX]
+        if not places or places[-1] - places[0] < len(places):
+            together.append(order)
+    return piece.members[0] if together == [kept] else None
 
 
 def _is_weight(name: str) -> bool:

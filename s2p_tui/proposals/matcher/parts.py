@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import prod
 
@@ -129,9 +129,11 @@ class _Wanted(Struct, frozen=True):
     norms: tuple[Leaf, ...]
     cells: tuple[Leaf, ...]
     direction_first: bool
+    by_number: Mapping[str, bool]
+    """Recurrent layers whose directions lists count, and True for those of each layer in one."""
 
 
-def _wanted(skeleton: Skeleton) -> _Wanted:
+def _wanted(skeleton: Skeleton, state_dict: StateDict) -> _Wanted:
     norms: dict[tuple[object, ...], Leaf] = {}
     cells: dict[Steps, Leaf] = {}
     for leaf in skeleton:
@@ -143,8 +145,14 @@ def _wanted(skeleton: Skeleton) -> _Wanted:
             cells.setdefault((leaf.owner or "", *_role(leaf)), leaf)
     names = frozenset(steps_of_path(leaf.path)[-1] for leaf in skeleton)
     owners = frozenset(leaf.owner for leaf in skeleton)
-    cells_by_role = tuple(cells.values())
-    return _Wanted(owners, names, tuple(norms.values()), cells_by_role, _direction_first(skeleton))
+    return _Wanted(
+        owners,
+        names,
+        tuple(norms.values()),
+        tuple(cells.values()),
+        _direction_first(skeleton),
+        _counted_directions(skeleton, state_dict),
+    )
 
 
 def _role(leaf: Leaf) -> Steps:
@@ -162,6 +170,36 @@ def _direction_first(skeleton: Skeleton) -> bool:
     return False
 
 
+def _counted_directions(skeleton: Skeleton, state_dict: StateDict) -> dict[str, bool]:
+    """Bidirectional layers whose cells are in a list of lists of one size alone.
+
+    True for those of `[layer][direction]`, False for `[direction][layer]`. Of the two directions
+    the forward one is the first, as in PyTorch. Nothing shows which list counts layers where both
+    read inputs of one size.
+    """
+    layers: dict[str, dict[tuple[int, ...], Shape]] = defaultdict(dict)
+    for entry in state_dict:
+        match = _RECURRENT.fullmatch(steps_of_key(entry.key)[-1])
+        if match is not None and match[1] == "weight_ih":
+            start = entry.key.removesuffix(match[0])
+            layers[start][int(match[2]), int(match[3] is not None)] = entry.shape
+    layers = {start: cells for start, cells in layers.items() if (0, 1) in cells}
+    lists: dict[Steps, dict[tuple[int, ...], Shape]] = defaultdict(dict)
+    for leaf in skeleton if layers else ():
+        *around, outer, inner, role = ("", "", *steps_of_path(leaf.path))
+        if role in ("weight_ih", "w_ih") and outer.isdigit() and inner.isdigit():
+            lists[tuple(around)][int(outer), int(inner)] = leaf.shape
+    found: dict[str, bool] = {}
+    for start, cells in layers.items():
+        turned = {(direction, layer): shape for (layer, direction), shape in cells.items()}
+        orders = {
+            order for order in (True, False) if (cells if order else turned) in [*lists.values()]
+        }
+        if len(orders) == 1:
+            found[start] = orders.pop()
+    return found
+
+
 def _is_cell(leaf: Leaf) -> bool:
     return (
         leaf.owner in _CELLS or leaf.owner in FLAX_CELLS or _CELL_LEAF.search(leaf.path) is not None
@@ -173,11 +211,11 @@ def made_of_parts(state_dict: StateDict, skeleton: Skeleton) -> tuple[list[Piece
     pieces: list[Piece] = []
     found = composites(state_dict)
     if found:
-        wanted = _wanted(skeleton)
+        wanted = _wanted(skeleton, state_dict)
         pieces = [piece for one in found for piece in _of_composite(one, state_dict, wanted)]
     covered = {key for piece in pieces if piece.composite for key in piece.composite.parts}
     if any(map(_is_cell, skeleton)):
-        pieces += _of_cells(state_dict, covered, _wanted(skeleton))
+        pieces += _of_cells(state_dict, covered, _wanted(skeleton, state_dict))
     pieces += _slopes(state_dict, skeleton)
     composites_used = (piece.composite for piece in pieces if piece.composite is not None)
     covered |= {key for composite in composites_used for key in composite.parts}
@@ -230,7 +268,7 @@ def _biases(composite: Composite, state_dict: StateDict, wanted: _Wanted) -> lis
     for leaf in wanted.cells:
         if (made := composed(leaf, composite, state_dict)) is not None:
             role = _role(leaf)
-            steps = (*_cell(composite.parts[0], state_dict, wanted.direction_first), *role)
+            steps = (*_cell(composite.parts[0], state_dict, wanted), *role)
             found.setdefault(role, _piece(steps, made.expr, state_dict, composite))
     return list(found.values())
 
@@ -243,7 +281,7 @@ def _of_cells(state_dict: StateDict, covered: set[str], wanted: _Wanted) -> list
         match = _RECURRENT.fullmatch(last) or _OF_CELL.fullmatch(last)
         if match is None or entry.key in covered:
             continue
-        cell = _cell(entry.key, state_dict, wanted.direction_first)
+        cell = _cell(entry.key, state_dict, wanted)
         layer = entry.key.removesuffix(last)
         whole = Composite(
             "recurrent weight", layer, last[len(match[1]) :], (entry.key,), entry.shape
@@ -259,18 +297,22 @@ def _of_cells(state_dict: StateDict, covered: set[str], wanted: _Wanted) -> list
     return pieces
 
 
-def _cell(key: str, state_dict: StateDict, direction_first: bool) -> Steps:
+def _cell(key: str, state_dict: StateDict, wanted: _Wanted) -> Steps:
     """Return the layer and direction of a recurrent layer's entry, if there are several."""
     *around, last = steps_of_key(key)
     match = _RECURRENT.fullmatch(last)
     if match is None:
         return tuple(around)
     start = key.removesuffix(last)
+    if (layer_first := wanted.by_number.get(start)) is not None:
+        numbers = match[2], str(int(match[3] is not None))
+        return (*around, *(numbers if layer_first else numbers[::-1]))
     deep = f"{start}weight_ih_l1" in state_dict
     both = f"{start}weight_ih_l0_reverse" in state_dict
     number = (match[2],) if deep else ()
     direction = ("backward" if match[3] else "forward",) if both else ()
-    return (*around, *direction, *number) if direction_first else (*around, *number, *direction)
+    numbers = (*direction, *number) if wanted.direction_first else (*number, *direction)
+    return (*around, *numbers)
 
 
 def _slopes(state_dict: StateDict, skeleton: Skeleton) -> list[Piece]:

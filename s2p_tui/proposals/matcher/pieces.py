@@ -49,6 +49,15 @@ _FUSED: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     (frozenset(("gate_up_proj", "gate_up")), ("gate_proj", "up_proj")),
     (frozenset(("up_gate_proj", "up_gate")), ("up_proj", "gate_proj")),
 )
+_MEANS, _SPREADS = "mu|mean|loc", "log_?var|log_?std|log_?sigma|std|sigma"
+_TWO = tuple(
+    re.compile(f"({first})_({second})")
+    for first, second in (
+        *((_MEANS, _SPREADS), (_SPREADS, _MEANS)),
+        *(("scale", "shift"), ("shift", "scale"), ("key", "value")),
+    )
+)
+"""Names of two layers in one, which are leaves of these names elsewhere."""
 _WORD = re.compile(r"[./]")
 _TOGETHER: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("qkv", ("query", "key", "value")),
@@ -61,7 +70,17 @@ _TOGETHER: tuple[tuple[str, tuple[str, ...]], ...] = (
 @remembered
 def parts_named(step: str) -> tuple[str, ...]:
     """Return the parts of a module or tensor by its name: query, key and value of `qkv`."""
-    return next((parts for names, parts in _FUSED if step.lower() in names), ())
+    step = step.lower()
+    if found := next((parts for names, parts in _FUSED if step in names), ()):
+        return found
+    return _two(step)
+
+
+@remembered
+def _two(step: str) -> tuple[str, ...]:
+    """Return the two layers that a name says a layer is; of other names none."""
+    found = next((found for pattern in _TWO if (found := pattern.fullmatch(step.lower()))), None)
+    return () if found is None else found.groups()
 
 
 class Piece(Struct, frozen=True):
@@ -181,9 +200,10 @@ def _parted(
         for word in words_of(steps):
             words[word].add(wide)
     fused = _fused_leaves(targets)
+    names = frozenset(_telling(step) for step in {step for steps, _ in targets for step in steps})
     result: list[Piece] = []
     for piece in pieces:
-        parts = _parts_of(piece, words, fused, wanted)
+        parts = _parts_of(piece, words, names, fused, wanted)
         result.extend(parts or [piece])
     return result
 
@@ -203,6 +223,7 @@ def _fused_leaves(
 def _parts_of(
     piece: Piece,
     words: Mapping[str, set[Shape]],
+    names: Collection[tuple[str, ...]],
     whole: set[tuple[tuple[str, ...], int]],
     wanted: Counter[int],
 ) -> list[Piece]:
@@ -210,8 +231,8 @@ def _parts_of(
         parts = parts_named(step)
         if not parts or not piece.shape or (parts, prod(piece.shape)) in whole:
             continue
-        roles = [words_of((part,))[0] for part in parts]
-        if not all(role in words for role in roles):
+        roles = _roles(parts, words)
+        if not roles or (_two(step) and not all(_telling(part) in names for part in parts)):
             continue
         leaves = {shape for role in roles for shape in words[role]}
         axis = _fused_axis(piece, len(parts), leaves, wanted)
@@ -248,6 +269,27 @@ def _parts_of(
             for n, part in enumerate(parts)
         ]
     return []
+
+
+def _roles(parts: tuple[str, ...], words: Mapping[str, set[Shape]]) -> list[str]:
+    """Return a word of each part that leaves have; none if some part has no leaf of its words."""
+    roles: list[str] = []
+    for part in parts:
+        # That a gate is an MLP's, as `gate_proj` says, the name of its leaf may say or not.
+        role = words_of((part,))[0]
+        if role not in words:
+            role, *more = _telling(part)
+            if not words.keys() >= {role, *more}:
+                return []
+        roles.append(role)
+    return roles
+
+
+@remembered
+def _telling(step: str) -> tuple[str, ...]:
+    """The words of a name that say more than most do; all of them where none does."""
+    words = words_of((step,))
+    return tuple(word for word in words if word not in FAINT) or words
 
 
 def _grouped_sizes(shape: Shape, leaves: Sequence[Collection[Shape]]) -> tuple[int, ...] | None:

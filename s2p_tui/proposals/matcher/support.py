@@ -7,7 +7,7 @@ another one of its size would take its leaf.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
 from s2p_tui.proposals.matcher.likeness import words_alike
@@ -77,6 +77,7 @@ _IN_WORDS = ("conv", "fc", "lin", "dense", "proj", "mlp")
 """Parts of other words, as `pwconv`, that say it too."""
 _NEARLY = 0.74
 """`predictor` and `projector` are below it, `normalise` and `normalize` above."""
+_MATRIX = 2
 _SHORTEST = 3
 """Letters of a word that is looked for in others."""
 _OFTEN = 2
@@ -96,7 +97,12 @@ _FUSED = frozenset(
 _DIGITS = re.compile(r"\d+")
 
 
-def unsupported(pairs: Pairs, useless: Collection[Steps]) -> dict[int, str]:
+def unsupported(
+    pairs: Pairs,
+    useless: Collection[Steps],
+    shapes: Mapping[int, Shape],
+    held: Mapping[Shape, int],
+) -> dict[int, str]:
     """Pairs whose names have nothing in common although those of most pairs do, and why.
 
     What is left over must not fill what is left over for its size alone. Names that differ in the
@@ -105,6 +111,8 @@ def unsupported(pairs: Pairs, useless: Collection[Steps]) -> dict[int, str]:
     Args:
         pairs: Steps of leaves and of the entries they take, by place.
         useless: Steps of entries that hold no parameter; under another name they fill no leaf.
+        shapes: The shapes of the leaves.
+        held: How many entries there are of each shape.
     """
     roles: dict[int, tuple[str, str]] = {}
     modules: dict[int, tuple[str, str]] = {}
@@ -143,7 +151,9 @@ def unsupported(pairs: Pairs, useless: Collection[Steps]) -> dict[int, str]:
                 found[n] = f"{names[1]} and {names[0]} have nothing in common but their size"
                 if functions and odd is roles:
                     found[n] = f"{source[-1]} may be a function of {target[-1]}, or that of it"
-    return found | _strangers(pairs)
+    strangers = _strangers(pairs)
+    last = _last_layers(pairs, strangers, shapes, held) if strangers else ()
+    return found | {n: why for n, why in strangers.items() if pairs[n][0][:-1] not in last}
 
 
 def exchangeable(pairs: Pairs, shapes: Mapping[int, Shape]) -> dict[int, str]:
@@ -280,6 +290,48 @@ def _strangers(pairs: Pairs) -> dict[int, str]:
                 for n in (n for numbers in modules.values() for n in numbers):
                     found[n] = f"{name} is unlike what else is in {_text(pairs[n][mine][:-1])}"
     return found
+
+
+def _last_layers(
+    pairs: Pairs, strangers: Iterable[int], shapes: Mapping[int, Shape], held: Mapping[Shape, int]
+) -> set[Steps]:
+    """The layers that only end a list of dense layers, as `out` does that follows `hidden`.
+
+    One side has it in the list and the other one beside it, under the name of a last layer. No
+    other tensor has its shape, which leads from what the list gives to another size: a layer
+    missing between them, or in its place, would have to have that shape too.
+    """
+    sizes = Counter(shapes.values())
+    ends: list[tuple[int, int]] = []
+    for n in strangers:
+        listed, shape = [_is_member(side) for side in pairs[n]], shapes[n]
+        is_dense = len(shape) == len({*shape}) == _MATRIX and pairs[n][0][-1] == "weight"
+        if is_dense and sizes[shape] == held[shape] == 1 and sum(listed) == 1:
+            side = listed.index(True)
+            if _ENDS.intersection(words_of(pairs[n][1 - side][-2:-1])):
+                ends.append((n, side))
+    lists: tuple[dict[Steps, dict[int, int]], ...] = defaultdict(dict), defaultdict(dict)
+    for n, sides in pairs.items() if ends else ():
+        for side, steps in enumerate(sides):
+            if steps[-1] == "weight" and _is_member(steps):
+                lists[side][steps[:-2]][int(steps[-2])] = n
+    found: set[Steps] = set()
+    for n, side in ends:
+        *before, last = sorted(lists[side][pairs[n][side][:-2]].items())
+        if [number for number, _ in (*before, last)] != [*range(len(before) + 1)] or last[1] != n:
+            continue
+        others = [pairs[place][1 - side] for _, place in before]
+        members = sorted(lists[1 - side].get(others[-1][:-2], {}).items()) if others else []
+        numbers = [number for number, _ in members]
+        in_order = [place for _, place in members] == [place for _, place in before]
+        is_whole = bool(numbers) and numbers[-1] - numbers[0] + 1 == len(numbers)
+        if in_order and is_whole and shapes[before[-1][1]][:1] == shapes[n][1:]:
+            found.add(pairs[n][0][:-1])
+    return found
+
+
+def _is_member(steps: Steps) -> bool:
+    return len(steps) > _MATRIX and steps[-2].isdigit()
 
 
 def namesakes(
