@@ -289,8 +289,9 @@ def _fill(
     held = Counter(piece.shape for piece in pieces)
     doubts.add(Question.ENTRY, unsupported(whole, useless, of_leaves, held))
     doubts.add(Question.ENTRY, exchangeable(whole, of_leaves))
-    doubts.add(Question.ENTRY, misnumbered(whole, of_leaves, steps.values(), paths))
     named = {piece.steps: prod(piece.shape) for piece in pieces if is_whole(piece)}
+    doubts.add(Question.ENTRY, falling(whole, of_leaves, named))
+    doubts.add(Question.ENTRY, misnumbered(whole, of_leaves, steps.values(), paths))
     sizes = {p: prod(shape) for p, shape in of_leaves.items()}
     doubts.add(Question.ENTRY, namesakes(whole, named, sizes, steps.values()))
     taken = {p: piece.shape for p, piece, _ in found if p in whole}
@@ -299,7 +300,6 @@ def _fill(
     doubts.add(Question.ENTRY, crosswise(taking, steps, paths))
     known = {p: (skeleton[p].owner or "").startswith("equinox.nn.") for p in whole}
     doubts.add(Question.ENTRY, up_by_name(whole, shapes, known))
-    doubts.add(Question.ENTRY, falling(whole, of_leaves, named))
     doubts.add(Question.ENTRY, alternating(whole, of_leaves))
     doubts.add(Question.ENTRY, crossing(whole, of_leaves))
     doubts.add(Question.ENTRY, unexplained_offsets(whole, of_leaves, named))
