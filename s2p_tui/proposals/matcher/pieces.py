@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from functools import cache, lru_cache
 from math import prod
 
 from msgspec import Struct
@@ -76,9 +76,10 @@ def parts_named(step: str) -> tuple[str, ...]:
     return _two(step)
 
 
-@remembered
 def _two(step: str) -> tuple[str, ...]:
     """Return the two layers that a name says a layer is; of other names none."""
+    if "_" not in step:
+        return ()
     found = next((found for pattern in _TWO if (found := pattern.fullmatch(step.lower()))), None)
     return () if found is None else found.groups()
 
@@ -200,7 +201,14 @@ def _parted(
         for word in words_of(steps):
             words[word].add(wide)
     fused = _fused_leaves(targets)
-    names = frozenset(_telling(step) for step in {step for steps, _ in targets for step in steps})
+
+    @cache
+    def names() -> frozenset[tuple[str, ...]]:
+        # Few checkpoints ask, and a tree may have 100,000.
+        return frozenset(
+            _telling(step) for step in {step for steps, _ in targets for step in steps}
+        )
+
     result: list[Piece] = []
     for piece in pieces:
         parts = _parts_of(piece, words, names, fused, wanted)
@@ -223,7 +231,7 @@ def _fused_leaves(
 def _parts_of(
     piece: Piece,
     words: Mapping[str, set[Shape]],
-    names: Collection[tuple[str, ...]],
+    names: Callable[[], Collection[tuple[str, ...]]],
     whole: set[tuple[tuple[str, ...], int]],
     wanted: Counter[int],
 ) -> list[Piece]:
@@ -232,7 +240,7 @@ def _parts_of(
         if not parts or not piece.shape or (parts, prod(piece.shape)) in whole:
             continue
         roles = _roles(parts, words)
-        if not roles or (_two(step) and not all(_telling(part) in names for part in parts)):
+        if not roles or (_two(step) and not all(_telling(part) in names() for part in parts)):
             continue
         leaves = {shape for role in roles for shape in words[role]}
         axis = _fused_axis(piece, len(parts), leaves, wanted)

@@ -53,12 +53,7 @@ class Pairs(dict[int, tuple[Steps, Steps]]):
 def words_of(steps: Steps) -> tuple[str, ...]:
     """Return the words of several steps, outermost first; numbers have none."""
     # Those of the last steps are a few as they are.
-    return _words(steps if len(steps) < _SEVERAL else template(steps))
-
-
-@remembered
-def _words(pattern: Steps) -> tuple[str, ...]:
-    return meanings(pattern)[0]
+    return meanings(steps if len(steps) < _SEVERAL else template(steps))[0]
 
 
 @remembered
