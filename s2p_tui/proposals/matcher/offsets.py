@@ -210,6 +210,6 @@ def _numbered_alike(target: Steps, source: Steps) -> Iterator[tuple[Lists, tuple
 
 
 def _levels_alike(target: Steps, source: Steps) -> Iterable[tuple[int, int]]:
-    """Where the numbers of two templates are; nothing if one has more of them."""
+    """Return the levels of the numbers of two templates; none if one has more of them."""
     columns = numbered_levels(target), numbered_levels(source)
     return zip(*columns, strict=True) if len(columns[0]) == len(columns[1]) else ()
