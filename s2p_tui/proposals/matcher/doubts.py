@@ -19,7 +19,7 @@ from s2p_tui.alignment.transform import Shape, keys_of
 from s2p_tui.proposals.matcher.align import say_nothing
 from s2p_tui.proposals.matcher.opposites import opposites
 from s2p_tui.proposals.matcher.pieces import Piece
-from s2p_tui.proposals.matcher.templates import Pairs, numbered_levels, words_of
+from s2p_tui.proposals.matcher.templates import Pairs, numbered_levels, open_numbers, words_of
 from s2p_tui.proposals.matcher.words import Steps, remembered, steps_of_key
 
 _NUMBER = re.compile(r"\d+")
@@ -50,12 +50,7 @@ def inconsistent(
 
 def _kind(steps: Steps) -> Steps:
     """The steps with all numbers but those of the tensor and its own module left open."""
-    return (*map(_open, steps[:-2]), *steps[-2:])
-
-
-@remembered
-def _open(step: str) -> str:
-    return _NUMBER.sub("#", step)
+    return (*map(open_numbers, steps[:-2]), *steps[-2:])
 
 
 def _axes_of_weights(pairs: Pairs, shapes: Mapping[int, tuple[Shape, Shape]]) -> dict[int, int]:

@@ -14,7 +14,7 @@ from operator import le
 from msgspec import Struct, field
 
 from s2p_tui.alignment.transform import Shape
-from s2p_tui.proposals.matcher.templates import Pairs, template, words_of
+from s2p_tui.proposals.matcher.templates import Pairs, open_numbers, template, words_of
 from s2p_tui.proposals.matcher.words import Steps, name_of, remembered
 
 _DIGITS = re.compile(r"\d+")
@@ -174,7 +174,7 @@ def _differ_in_size(leaves: Sequence[tuple[Steps, Shape]]) -> bool:
     """Return True if some role has another shape in each member of a list."""
     roles: dict[Steps, list[Shape]] = defaultdict(list)
     for steps, shape in leaves:
-        roles[tuple(map(_open, steps))].append(shape)
+        roles[tuple(map(open_numbers, steps))].append(shape)
     return any(len({*found}) == len(found) for found in roles.values())
 
 
@@ -188,7 +188,7 @@ def _counts(numbers: Sequence[int]) -> bool:
 def _columns(pattern: Steps) -> tuple[_Column, ...]:
     """The numbers in a template, outermost first."""
     found: list[_Column] = []
-    opened = tuple("#" if step.isdigit() else _open(step) for step in pattern)
+    opened = tuple("#" if step.isdigit() else open_numbers(step) for step in pattern)
     for level, step in enumerate(pattern):
         around = opened[: level + 1]
         if step.isdigit():
@@ -224,8 +224,3 @@ def _module(steps: Steps) -> Steps:
 
 def _text(steps: Steps) -> str:
     return ".".join(steps)
-
-
-@remembered
-def _open(step: str) -> str:
-    return _DIGITS.sub("#", step)

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from s2p_tui.alignment.transform import keys_of
 from s2p_tui.proposals.matcher.pieces import Piece
+from s2p_tui.proposals.matcher.templates import open_numbers
 from s2p_tui.proposals.matcher.words import Steps, name_of, remembered, steps_of_key
 
 _FEW = 3
@@ -32,9 +33,9 @@ def stacked_by_name(pieces: Mapping[int, tuple[Steps, Piece]]) -> dict[int, str]
         if len(piece.members) < 2:
             continue
         paths = [steps_of_key(next(iter(keys_of(member)), "")) for member in piece.members]
-        if len({tuple(map(_open, path)) for path in paths}) > 1:
+        if len({tuple(map(open_numbers, path)) for path in paths}) > 1:
             continue
-        stacked[tuple(map(_open, paths[0]))][n] = [_numbers_in(path) for path in paths]
+        stacked[tuple(map(open_numbers, paths[0]))][n] = [_numbers_in(path) for path in paths]
         for column in zip(*paths, strict=True):
             numbers = [int(step) for step in column if step.isdigit()]
             apart = {after - before for before, after in pairwise(numbers)}
@@ -51,7 +52,9 @@ def stacked_by_name(pieces: Mapping[int, tuple[Steps, Piece]]) -> dict[int, str]
             # Parts of one entry have its numbers.
             if not varying:
                 continue
-            names = {name_of(step).words for step in _list_names(tuple(map(_open, pieces[n][0])))}
+            names = {
+                name_of(step).words for step in _list_names(tuple(map(open_numbers, pieces[n][0])))
+            }
             others = [
                 c for c, count in enumerate(counts) if count == len(each) and c not in varying
             ]
@@ -77,8 +80,3 @@ def _list_names(name: Steps) -> Steps:
         for level, step in enumerate(name)
         for _ in range(step.count("#"))
     )
-
-
-@remembered
-def _open(step: str) -> str:
-    return _DIGITS.sub("#", step)

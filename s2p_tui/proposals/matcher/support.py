@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from s2p_tui.proposals.matcher.likeness import words_alike
 from s2p_tui.proposals.matcher.offsets import Shifted
 from s2p_tui.proposals.matcher.pieces import parts_named
-from s2p_tui.proposals.matcher.templates import Pairs, words_of
+from s2p_tui.proposals.matcher.templates import Pairs, open_numbers, words_of
 from s2p_tui.proposals.matcher.words import (
     FAINT,
     Steps,
@@ -279,7 +279,7 @@ def _strangers(pairs: Pairs) -> dict[int, str]:
         )
         for n, sides in pairs.items():
             if _telling(sides[mine]) is None and (other := _telling(sides[theirs])) is not None:
-                around = tuple(map(_open, sides[mine]))
+                around = tuple(map(open_numbers, sides[mine]))
                 lists[around][other[0]][sides[theirs][:-1]].append(n)
         for names in lists.values():
             often = [name for name, modules in names.items() if len(modules) >= _OFTEN]
@@ -552,7 +552,7 @@ def _telling(steps: Steps) -> tuple[str, frozenset[str]] | None:
 def _told_by(step: str) -> tuple[str, frozenset[str]] | None:
     # A letter that means nothing is a mark, as in `c_proj`.
     words = frozenset(word for word in words_of((step,)) if len(word) > 1) - _SILENT
-    return (_open(step), words) if words else None
+    return (open_numbers(step), words) if words else None
 
 
 @remembered
@@ -562,8 +562,3 @@ def _all_words(steps: Steps) -> frozenset[str]:
 
 def _text(steps: Steps) -> str:
     return ".".join(steps)
-
-
-@remembered
-def _open(step: str) -> str:
-    return _DIGITS.sub("#", step)

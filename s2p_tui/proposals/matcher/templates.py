@@ -5,6 +5,7 @@ A model of 100,000 tensors has them under some dozens of such names.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -12,6 +13,7 @@ from functools import cached_property
 from s2p_tui.proposals.matcher.words import Steps, meanings, remembered
 
 _SEVERAL = 3
+_DIGITS = re.compile(r"\d+")
 
 
 @remembered
@@ -54,6 +56,12 @@ def words_of(steps: Steps) -> tuple[str, ...]:
     """Return the words of several steps, outermost first; numbers have none."""
     # Those of the last steps are a few as they are.
     return meanings(steps if len(steps) < _SEVERAL else template(steps))[0]
+
+
+@remembered
+def open_numbers(step: str) -> str:
+    """Return a step with its numbers left open, also those within words."""
+    return _DIGITS.sub("#", step)
 
 
 @remembered
