@@ -5,7 +5,7 @@ Edits (`s2p_tui.alignment.edits`) make the next alignment from one; nothing else
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import overload
@@ -79,8 +79,44 @@ def numbers_of(row: Row, numbering: Numbering) -> tuple[int, int]:
 
 
 _PIECE = 1024
-Earlier = dict[tuple[int, int], int]
-_NONE_EARLIER: Earlier = {}
+_MOST_NEW = 64
+
+
+class Earlier(Mapping[tuple[int, int], int]):
+    """Numbers of decisions by leaf and source. It is never changed: `updated` returns another.
+
+    Both then share all but the last few items: with a dict for every edit, 2,000 edits would take
+    100 MB.
+    """
+
+    __slots__ = ("_new", "_old", "_size")
+
+    def __init__(
+        self, old: dict[tuple[int, int], int], new: dict[tuple[int, int], int] | None = None
+    ) -> None:
+        self._old, self._new = old, new or {}
+        self._size = len(old) + sum(key not in old for key in self._new)
+
+    def updated(self, items: Mapping[tuple[int, int], int]) -> Earlier:
+        """Return the same with some items added, or in place of those that there are."""
+        new = {**self._new, **items}
+        return Earlier(self._old | new) if len(new) > _MOST_NEW else Earlier(self._old, new)
+
+    def __getitem__(self, key: tuple[int, int]) -> int:
+        return self._new[key] if key in self._new else self._old[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._new or key in self._old
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        yield from self._old
+        yield from (key for key in self._new if key not in self._old)
+
+    def __len__(self) -> int:
+        return self._size
+
+
+_NONE_EARLIER = Earlier({})
 
 
 class Rows(Sequence[Row]):
@@ -225,11 +261,11 @@ class Rows(Sequence[Row]):
         decided, decisions = self.decided.copy(), self.decisions.copy()
         for index, row in last:
             decided[index], decisions[index] = numbers_of(row, self.numbering)
-        known: Earlier = {}
+        known: dict[tuple[int, int], int] = {}
         for index, row in earlier:
             number, decision = numbers_of(row, self.numbering)
             known[index, number] = decision
-        return Rows(self.numbering, self.sources, decided, decisions, known)
+        return Rows(self.numbering, self.sources, decided, decisions, Earlier(known))
 
     def fixed(self, index: slice = slice(None)) -> Flags:
         """Return which rows are `fixed`."""

@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from s2p_tui.alignment.alignment import Alignment, Row, Rows, numbers_of
+from s2p_tui.alignment.alignment import Alignment, Earlier, Row, Rows, numbers_of
 from s2p_tui.alignment.layers import ALONE
 from s2p_tui.alignment.numbering import GAP, NOTHING, Decision, Numbers, are_in
 from s2p_tui.alignment.transform import Take
@@ -40,7 +40,7 @@ class _Change:
         self.sources: Numbers = rows.sources.copy()
         self.bench, self.accepted = alignment.bench, alignment.accepted
         self._decided, self._decisions = rows.decided, rows.decisions
-        self._earlier: dict[tuple[int, int], int] = rows.earlier
+        self._earlier, self._kept = rows.earlier, dict[tuple[int, int], int]()
         self._chosen: set[int] = set()
         self._redecided: set[int] = set()
 
@@ -74,7 +74,8 @@ class _Change:
         for index, before, source, decided in zip(
             chosen, before_it, *self._held(chosen), strict=True
         ):
-            is_known = decided == source or (index, source) in self._earlier
+            pair = index, source
+            is_known = decided == source or pair in self._kept or pair in self._earlier
             if source not in (NOTHING, before) and not is_known:
                 self._keep(index)
                 self.decide(index, user)
@@ -94,14 +95,17 @@ class _Change:
         source, decision = int(self._decided[index]), int(self._decisions[index])
         by, why, _, fixed = self.numbering.decisions[decision]
         if source not in (NOTHING, self.sources[index]) and by != "moved":
-            kept = self.numbering.decision(Decision(by, why, fixed=fixed))
-            if self._earlier is self._before.rows.earlier:
-                self._earlier = dict(self._earlier)
-            self._earlier[index, source] = kept
+            self._kept[index, source] = self.numbering.decision(Decision(by, why, fixed=fixed))
+
+    def _all_earlier(self) -> Earlier:
+        """Return the decisions not in force, with those that lost their force in this edit."""
+        if self._kept:
+            self._earlier, self._kept = self._earlier.updated(self._kept), {}
+        return self._earlier
 
     def _recall(self, moved: _Indexes) -> None:
         """Bring decisions back into force whose sources are back."""
-        earlier = self._earlier
+        earlier = self._all_earlier()
         if not earlier:
             return
         if len(moved) < len(earlier):
@@ -137,15 +141,14 @@ class _Change:
             return self.numbering.decisions[int(self._decisions[index])]
         return Decision("order" if self.sources[index] == NOTHING else "moved")
 
-    def fixed(self, start: int = 0, stop: int | None = None) -> NDArray[np.bool_]:
-        """Return which rows of a range are fixed."""
-        there = slice(start, stop)
+    def fixed(self, there: slice | Sequence[int] = slice(None)) -> NDArray[np.bool_]:
+        """Return which of some rows are fixed."""
         is_in_force = self._decided[there] == self.sources[there]
         return self.numbering.fixed(self._decisions[there]) & is_in_force
 
     def free(self, start: int, stop: int) -> _Indexes:
         """Return the rows of a range that are not fixed."""
-        return np.flatnonzero(~self.fixed(start, stop)) + start
+        return np.flatnonzero(~self.fixed(slice(start, stop))) + start
 
     def free_from(self, place: int, count: int) -> _Indexes:
         """Return the first rows from a place on that are not fixed; negative: the last before it.
@@ -163,7 +166,7 @@ class _Change:
 
     def passed(self, start: int, stop: int) -> _Indexes:
         """Return the rows of a range that entries flow through."""
-        stays = self.fixed(start, stop) | (self.sources[start:stop] == GAP)
+        stays = self.fixed(slice(start, stop)) | (self.sources[start:stop] == GAP)
         return np.flatnonzero(~stays) + start
 
     def keys(self, sources: Numbers) -> list[str]:
@@ -205,7 +208,7 @@ class _Change:
         self._recall(moved)
         self._lapse(moved)
         columns = self.sources, self._decided, self._decisions
-        rows = Rows(self.numbering, *columns, self._earlier)
+        rows = Rows(self.numbering, *columns, self._all_earlier())
         changed = [int(moved[0]), int(moved[-1])] if len(moved) else []
         # Only the ends count.
         first, last = (changed[0], changed[-1]) if changed else (len(self), -1)
@@ -251,7 +254,7 @@ class _Change:
 def swap(change: _Change, first: int, second: int) -> None:
     """Exchange what two rows take."""
     change.require(first, second)
-    if not (change.fixed()[[first, second]]).any():
+    if not change.fixed([first, second]).any():
         change.sources[[first, second]] = change.sources[[second, first]]
         change.choose((first, second))
 
@@ -280,7 +283,7 @@ def move_to(change: _Change, start: int, to: int) -> None:
     """Take the source out of row `start` and put it in row `to`."""
     change.require(start, to)
     sources = change.sources
-    if start == to or sources[start] in (NOTHING, GAP) or change.fixed()[[start, to]].any():
+    if start == to or sources[start] in (NOTHING, GAP) or change.fixed([start, to]).any():
         return
     if sources[to] == GAP:
         sources[[start, to]] = sources[[to, start]]
@@ -317,7 +320,7 @@ def open_gaps(change: _Change, indexes: Sequence[int]) -> None:
     for index, following in pairwise([*indexes, len(change)]):
         here = int(change.sources[index])
         if here != GAP:
-            if here != NOTHING and not change.fixed(index, index + 1)[0]:
+            if here != NOTHING and not change.fixed([index])[0]:
                 displaced.append(here)
             else:
                 benched = [*change.numbering.keys_of(here), *benched]
@@ -386,7 +389,7 @@ def place_from_bench(change: _Change, key: str, index: int, shift: bool) -> None
         raise KeyError(key)
     change.require(index)
     there = change.sources[[index]]
-    is_full = there[0] not in (NOTHING, GAP) and not change.fixed()[index]
+    is_full = there[0] not in (NOTHING, GAP) and not change.fixed([index])[0]
     if is_full and shift:
         placed = np.array([change.numbering.entry(key)], np.int32)
         there = _push(change, index, len(change), placed)

@@ -25,7 +25,7 @@ from s2p_tui.alignment.judge import is_mask_of_bytes, judge
 from s2p_tui.alignment.layer_rules import RULED, rule_for
 from s2p_tui.alignment.layers import ALONE, module_of
 from s2p_tui.alignment.layouts import is_input_first
-from s2p_tui.alignment.numbering import FACTS, GAP, NOTHING, Flags, Numbers, are_in
+from s2p_tui.alignment.numbering import FACTS, GAP, NOTHING, Flags, Numbers, SourceTable, are_in
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.transform import Expr, Split, Take, keys_of, nodes_of, operands, shape_of
@@ -56,18 +56,18 @@ class Company:
         self._layer_of = layers
         # Names of modules are not kept: those of 100,000 take more memory than all arrays.
         known: dict[str, int] = {}
-        modules = (known.setdefault(module_of(e.key), len(known)) for e in state_dict)
-        self._modules = np.fromiter(modules, np.int32, len(state_dict))
+        modules = [known.setdefault(module_of(entry.key), len(known)) for entry in state_dict]
+        self._modules = SourceTable(modules, _NO_MODULE)
         self._module_count = len(known)
         self._several: dict[tuple[int, ...], int] = {}
-        self._made_modules = np.empty(0, np.int32)
         self._slices = np.empty(0, np.bool_)
+        self._mixed = np.zeros(len(skeleton), np.bool_)
         self._seen: tuple[bytes, Numbers] = (b"", np.empty(0, np.int32))
 
     def _module(self, source: Expr) -> int:
         """Return the number of the module that a source reads, or of the several that it reads."""
-        entries = map(self._state_dict.index, keys_of(source))
-        modules = tuple(dict.fromkeys(int(self._modules[entry]) for entry in entries))
+        entries = np.fromiter(map(self._state_dict.index, keys_of(source)), np.int32)
+        modules = tuple(dict.fromkeys(self._modules.of(entries).tolist()))
         if len(modules) > 1:
             return self._several.setdefault(modules, self._module_count + len(self._several))
         return modules[0] if modules else _NO_MODULE
@@ -75,34 +75,38 @@ class Company:
     def _learn(self) -> None:
         new = self._state_dict.numbering.expressions[len(self._slices) :]
         if new:
-            modules = [self._module(source) for source in new]
-            self._made_modules = np.append(self._made_modules, np.array(modules, np.int32))
+            self._modules.add([self._module(source) for source in new])
             self._slices = np.append(self._slices, [_has_slice(source) for source in new])
 
-    def doubted(self, rows: Rows) -> tuple[Flags, Flags]:
-        """Return which rows have siblings from other modules, and which leave a part unused."""
-        self._learn()
-        return self._mixed(rows.sources), self._left_over(rows.sources)
+    def doubted(self, rows: Rows, span: range) -> tuple[Flags, Flags]:
+        """Return which rows have siblings from other modules, and which leave a part unused.
 
-    def _mixed(self, sources: Numbers) -> Flags:
-        found = np.zeros(len(sources), np.bool_)
-        if not len(self._members):
-            return found
-        taken = sources[self._members]
-        modules = np.full(len(taken), _NO_MODULE, np.int32)
-        whole, made = taken >= 0, taken < GAP
-        modules[whole] = self._modules[taken[whole]]
-        if made.any():
-            modules[made] = self._made_modules[-3 - taken[made]]
+        Args:
+            rows: All rows.
+            span: Those that may have changed since this was last asked.
+        """
+        self._learn()
+        found = self._members_of(span)
+        if found.start < found.stop:
+            self._mixed = self._mixed.copy()
+            self._mixed[self._members[found]] = self._are_mixed(rows.sources, found)
+        return self._mixed, self._left_over(rows.sources)
+
+    def _members_of(self, span: range) -> slice:
+        """Return a part of `_members` that holds the layers of a range's rows whole."""
+        layers = self._layer_of[span.start : span.stop]
+        low, high = (int(layers.min()), int(layers.max())) if len(layers) else (ALONE, ALONE)
+        return slice(*np.searchsorted(self._sorted, [low, high + 1]).tolist())
+
+    def _are_mixed(self, sources: Numbers, members: slice) -> Flags:
+        layers = all_layers = self._sorted[members]
+        modules = self._modules.of(sources[self._members[members]])
         known = modules != _NO_MODULE
-        layers = self._sorted
         if not known.all():
             modules, layers = modules[known], layers[known]
         # Where neighbours within a layer have one module each, all of the layer have.
         differ = (modules[1:] != modules[:-1]) & (layers[1:] == layers[:-1])
-        if differ.any():
-            found[self._members] = are_in(self._sorted, layers[1:][differ]) & known
-        return found
+        return are_in(all_layers, layers[1:][differ]) & known
 
     def _left_over(self, sources: Numbers) -> Flags:
         """Return the rows that take a slice of an entry of which no row takes the rest."""
@@ -275,10 +279,8 @@ class _Kinds:
                 entries.append(_PART)
             else:
                 entries.append(self._known.setdefault(_entry_kind(entry), len(self._known)))
-        # Tables over all sources, expressions first and in reverse: see `sources`.
-        self._sources = np.array([_NO_SOURCE, _NO_SOURCE, *entries], np.int32)
-        self._entries = np.arange(-2, len(entries), dtype=np.int32)
-        self._entries[:2] = _NO_ENTRY
+        self._sources = SourceTable(entries, _NO_SOURCE)
+        self._entries = SourceTable(range(len(entries)), _NO_ENTRY)
 
     @property
     def count(self) -> int:
@@ -287,8 +289,7 @@ class _Kinds:
 
     def learn(self) -> None:
         """Find the kinds of expressions that were numbered since."""
-        seen = len(self._sources) - len(self._state_dict) - 2
-        new = self._state_dict.numbering.expressions[seen:]
+        new = self._state_dict.numbering.expressions[self._sources.expressions :]
         if not new:
             return
         kinds: list[int] = []
@@ -301,19 +302,19 @@ class _Kinds:
             kinds.append(_PART if is_part else self._known.setdefault(kind, len(self._known)))
             one = self._state_dict.index(keys[0]) if len(keys) == 1 else _MANY_ENTRIES
             entries.append(one if keys else _NO_ENTRY)
-        self._sources = np.concatenate([np.array(kinds[::-1], np.int32), self._sources])
-        self._entries = np.concatenate([np.array(entries[::-1], np.int32), self._entries])
+        self._sources.add(kinds)
+        self._entries.add(entries)
 
     def sources(self, sources: Numbers) -> _Kind:
         """Return the kind of each source."""
-        return self._sources[sources + (len(self._sources) - len(self._state_dict))]
+        return self._sources.of(sources)
 
     def entries(self, sources: Numbers) -> NDArray[np.int32]:
         """Return the one entry that each source reads; `_NO_ENTRY` and `_MANY_ENTRIES` are others.
 
         They are indexes from the end of a table that has two more items than there are entries.
         """
-        return self._entries[sources + (len(self._entries) - len(self._state_dict))]
+        return self._entries.of(sources)
 
 
 def _leaf_kind(leaf: Leaf) -> Hashable:
@@ -380,7 +381,7 @@ class Verdicts:
         """
         self._rows = rows
         before = self._mixed, self._wasteful
-        self._mixed, self._wasteful = self.company.doubted(rows)
+        self._mixed, self._wasteful = self.company.doubted(rows, span)
         affected = np.flatnonzero((self._mixed != before[0]) | (self._wasteful != before[1]))
         if len(affected):
             low, high = int(affected[0]), int(affected[-1]) + 1
@@ -534,12 +535,12 @@ class Verdicts:
             table[:, :2] = _MISMATCHED
             self._table = table
         flat, pairs = table.ravel(), leaf_kinds * table.shape[1] + source_kinds
-        codes = flat[pairs]
+        codes = flat.take(pairs)
         unseen = np.flatnonzero(codes == 0)
         if len(unseen):
             new, first = np.unique(pairs[unseen], return_index=True)
             flat[new] = [self._fit(start + number) for number in unseen[first].tolist()]
-            codes = flat[pairs]
+            codes = flat.take(pairs)
         return codes
 
     def _by_pairs(self, start: int, leaf_kinds: _Kind, source_kinds: _Kind) -> _Codes:
@@ -571,7 +572,7 @@ class Verdicts:
         is_source = (sources != NOTHING) & (sources != GAP)
         agrees = is_source & (sources == wanted)
         others = is_source & ~agrees
-        claims = known.claims[taken]
+        claims = known.claims.take(taken)
         own = np.arange(span.start, span.stop, dtype=np.int32)
         claimed = (claims != NOTHING) & (claims != own)
         loose = others & ~settled & ~claimed
@@ -593,7 +594,7 @@ class _Facts:
     def __init__(self, rows: Rows, there: slice) -> None:
         # Looking up one byte a row, not a flag for each fact, takes a third of the time.
         bits = np.packbits(rows.numbering.facts, axis=0, bitorder="little")[0]
-        found = bits[rows.in_force(there)]
+        found = bits.take(rows.in_force(there))
         facts = {name: found & (1 << number) != 0 for number, name in enumerate(FACTS)}
         self.fixed, self.trusted = facts["fixed"], facts["trusted"]
         self.user, self.claude = facts["user"], facts["claude"]

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from msgspec import Struct, structs
 
-from s2p_tui.alignment.alignment import EMPTY, Alignment, Author, Row, Rows
+from s2p_tui.alignment.alignment import Alignment, Author, Row, Rows, numbers_of
 from s2p_tui.alignment.edits import (
     AcceptUnused,
     CloseGap,
@@ -35,6 +35,7 @@ from s2p_tui.alignment.edits import (
 )
 from s2p_tui.alignment.history import History
 from s2p_tui.alignment.mapping_file import End, end_from_json, end_to_json
+from s2p_tui.alignment.numbering import GAP, Numbering
 from s2p_tui.alignment.skeleton import Skeleton
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.task import gc_paused
@@ -52,6 +53,7 @@ from s2p_tui.errors import InputError, OtherFilesError
 _AUTHORS: tuple[Author, ...] = get_args(Author)
 _AUTHOR_PLACES = {author: index for index, author in enumerate(_AUTHORS)}
 _GAP, _TRUSTED, _FIXED = 1, 2, 4
+_OTHER_ROWS = "its rows are not those of these files"
 
 
 def rows_to_json(rows: Sequence[Row]) -> dict[str, Any]:
@@ -78,58 +80,59 @@ def _source_to_json(source: Expr | None) -> Any:
     return {"sources": keys, "transform": to_json(source, keys)}
 
 
-def rows_from_json(node: Any) -> tuple[Row, ...]:
-    """Inverse of `rows_to_json`.
+def rows_from_json(node: Any, numbering: Numbering) -> Rows:
+    """Inverse of `rows_to_json`, as arrays: of 100,000 rows, one by one would take a second.
 
     Raises:
-        MalformedError: The JSON is not such rows.
+        MalformedError: The JSON is not such rows, or one takes an entry that does not exist.
     """
     whole = object_of(node)
     why = [string_of(reason) for reason in list_of(whole.get("why"))]
-    # Few rows begin in a way of their own.
-    begun: dict[tuple[int, int, int], Row] = {}
-    rows: list[Row] = []
+    # Few rows begin in a way of their own: what they take without a source, and the decision.
+    begun: dict[str, tuple[int, int]] = {}
+    sources, decisions = list[int](), list[int]()
     for one in list_of(whole.get("rows")):
         if len(list_of(one)) != 4:
             raise MalformedError(f"a row has {len(one)} values")
-        by, reason, bits = map(size_of, one[:3])
-        without = begun.get((by, reason, bits))
-        if without is None:
-            without = begun[by, reason, bits] = _without_source(by, reason, bits, why)
-        if one[3] is None:
-            rows.append(without)
-            continue
-        if without.gap:
+        start, source = str(one[:3]), one[3]
+        known = begun.get(start)
+        if known is None:
+            known = begun[start] = _begun(list(map(size_of, one[:3])), why, numbering)
+        without, decision = known
+        if source is not None and without == GAP:
             raise MalformedError("a row is a gap and has a source")
-        source = _source_from_json(one[3])
-        rows.append(Row(source, False, without.by, without.why, without.trusted, without.fixed))
-    return tuple(rows)
+        sources.append(without if source is None else _source_from_json(source, numbering))
+        decisions.append(decision)
+    taken = np.array(sources, np.int32)
+    return Rows(numbering, taken, taken, np.array(decisions, np.int32))
 
 
-def _without_source(by: int, reason: int, bits: int, why: Sequence[str]) -> Row:
+def _begun(start: list[int], why: Sequence[str], numbering: Numbering) -> tuple[int, int]:
+    by, reason, bits = start
     if by >= len(_AUTHORS) or reason >= len(why) or bits > _GAP | _TRUSTED | _FIXED:
-        raise MalformedError(f"{[by, reason, bits]!r} does not begin a row")
+        raise MalformedError(f"{start!r} does not begin a row")
     is_gap, trusted, fixed = (bool(bits & bit) for bit in (_GAP, _TRUSTED, _FIXED))
-    row = Row(None, is_gap, _AUTHORS[by], why[reason], trusted, fixed)
-    return EMPTY if row == EMPTY else row
+    return numbers_of(Row(None, is_gap, _AUTHORS[by], why[reason], trusted, fixed), numbering)
 
 
-def _source_from_json(node: Any) -> Expr | None:
-    if node is None:
-        return None
-    if isinstance(node, str):
-        return Take(node)
-    whole = object_of(node)
-    keys = [string_of(key) for key in list_of(whole.get("sources"))]
-    return from_json(whole.get("transform"), keys)
+def _source_from_json(node: Any, numbering: Numbering) -> int:
+    source = node
+    if not isinstance(node, str):
+        whole = object_of(node)
+        keys = [string_of(key) for key in list_of(whole.get("sources"))]
+        source = from_json(whole.get("transform"), keys)
+    try:
+        return numbering.entry(source) if isinstance(source, str) else numbering.number(source)
+    except KeyError:
+        raise MalformedError(_OTHER_ROWS) from None
 
 
 def _placed_to_json(placed: Sequence[tuple[int, Row]]) -> dict[str, Any]:
     return {"at": [index for index, _ in placed], **rows_to_json([row for _, row in placed])}
 
 
-def _placed_from_json(node: dict[str, Any]) -> tuple[tuple[int, Row], ...]:
-    rows, indexes = rows_from_json(node), _indices(node["at"])
+def _placed_from_json(node: dict[str, Any], numbering: Numbering) -> tuple[tuple[int, Row], ...]:
+    rows, indexes = rows_from_json(node, numbering), _indices(node["at"])
     if len(indexes) != len(rows):
         raise MalformedError("rows are set at another number of indices")
     return tuple(zip(indexes, rows, strict=True))
@@ -147,11 +150,11 @@ def edit_to_json(edit: Edit) -> list[Any]:
             return [name, *(getattr(edit, field) for field in edit.__struct_fields__)]
 
 
-def edit_from_json(node: Any) -> Edit:
+def edit_from_json(node: Any, numbering: Numbering) -> Edit:
     """Inverse of `edit_to_json`.
 
     Raises:
-        MalformedError: The JSON is not an edit.
+        MalformedError: The JSON is not an edit, or sets a row to an entry that does not exist.
     """
     match list_of(node):
         case ["Swap", first, second]:
@@ -169,13 +172,13 @@ def edit_from_json(node: Any) -> Edit:
         case ["PlaceFromBench", key, row, bool(shift)]:
             return PlaceFromBench(string_of(key), size_of(row), shift)
         case ["SetRows", rows]:
-            return SetRows(_placed_from_json(object_of(rows)))
+            return SetRows(_placed_from_json(object_of(rows), numbering))
         case ["Trust", rows, bool(trusted)]:
             return Trust(_indices(rows), trusted)
         case ["AcceptUnused", keys, bool(accept)]:
             return AcceptUnused(tuple(string_of(key) for key in list_of(keys)), accept)
         case ["Several", edits]:
-            return Several(tuple(edit_from_json(part) for part in list_of(edits)))
+            return Several(tuple(edit_from_json(part, numbering) for part in list_of(edits)))
         case _:
             raise MalformedError(f"{node!r:.60} is not an edit")
 
@@ -185,7 +188,6 @@ def _indices(node: Any) -> tuple[int, ...]:
 
 
 FORMAT = "s2p-journal"
-_OTHER_ROWS = "its rows are not those of these files"
 VERSION = 3
 _DIGITS = 8
 
@@ -395,14 +397,14 @@ def replay(
                 f"{name} was made for other files: {header.source.file}.",
                 hint="Open those to go on with it.",
             )
-        rows = rows_from_json(second[0])
-        if any(key not in state_dict for row in rows for key in row.keys):
-            raise MalformedError(_OTHER_ROWS)
-        memory = (_placed_from_json(object_of(second[0][name])) for name in ("last", "earlier"))
+        numbering = state_dict.numbering
+        last, earlier = (
+            _placed_from_json(object_of(second[0][name]), numbering) for name in ("last", "earlier")
+        )
         start = Alignment.of(
-            Rows.of(rows, state_dict.numbering).remembering(*memory),
+            rows_from_json(second[0], numbering).remembering(last, earlier),
             tuple(string_of(key) for key in list_of(second[0]["bench"])),
-            state_dict.numbering,
+            numbering,
             skeleton.layers,
             frozenset(string_of(key) for key in list_of(second[0].get("accepted", []))),
         )
@@ -422,7 +424,7 @@ def _made_again(
     state_dict: StateDict,
     skeleton: Skeleton,
 ) -> Replayed | None:
-    history = History()
+    history, numbering = History(), state_dict.numbering
     steps = last = size = chain = 0
     for node, line_chain, stop in lines:
         match node["do"]:
@@ -431,7 +433,7 @@ def _made_again(
             case "redo":
                 alignment, changed = history.redo(alignment)
             case do:
-                alignment, changed = history.make(alignment, edit_from_json(do))
+                alignment, changed = history.make(alignment, edit_from_json(do, numbering))
         if node["made"] != outcome(alignment, changed):
             raise MalformedError(f"step {steps + 1} makes something else than it did")
         steps, last = steps + 1, size_of(node["at"])

@@ -27,6 +27,7 @@ from s2p_tui.alignment.edits import (
 )
 from s2p_tui.alignment.history import History
 from s2p_tui.alignment.mapping_file import End
+from s2p_tui.alignment.numbering import Numbering
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.transform import Expr, Permute, Stack, Take
@@ -287,4 +288,4 @@ def test_layer_classes_and_their_settings_make_another_pair() -> None:
 def test_any_transform_survives(case: Case) -> None:
     edit = SetRows(((3, Row(case.expr, by="claude", why="because")),))
     node = framed({"do": edit_to_json(edit)}, 0)[0].split(b" ", 1)[1]
-    assert edit_from_json(json.loads(node)["do"]) == edit
+    assert edit_from_json(json.loads(node)["do"], Numbering()) == edit
