@@ -99,6 +99,32 @@ class Wider(eqx.nn.Linear):
     """A user's own subclass of a layer."""
 
 
+class Mapped(eqx.nn.Linear):
+    """Another one, whose `__call__` calls the layer's."""
+
+    def __call__(self, x: Any) -> Any:
+        return jax.vmap(lambda row: super(Mapped, self).__call__(row))(x)
+
+
+class Turned(eqx.nn.Linear):
+    """One that computes something else with the layer's weight."""
+
+    @jax.named_scope("turned")
+    def __call__(self, x: Any) -> Any:
+        return x @ self.weight
+
+
+class InTurn(Turned):
+    """A subclass of such a class."""
+
+
+class Cropped(eqx.nn.ConvTranspose1d):
+    """A layer with a rule, in a user's own words."""
+
+    def __call__(self, x: Any) -> Any:
+        return x
+
+
 OWNERS: list[tuple[Callable[[], Any], str, str, dict[str, Any]]] = [
     (lambda: eqx.nn.Conv2d(4, 6, 3, groups=2, key=KEY), ".weight", "Conv", {"groups": 2}),
     (
@@ -114,6 +140,8 @@ OWNERS: list[tuple[Callable[[], Any], str, str, dict[str, Any]]] = [
         {"in_features": 6},
     ),
     (lambda: Wider(2, 3, key=KEY), ".weight", "Linear", {"out_features": 3}),
+    (lambda: Mapped(2, 3, key=KEY), ".weight", "Linear", {"out_features": 3}),
+    (lambda: Cropped(2, 3, 3, key=KEY), ".weight", "ConvTranspose", {"groups": 1}),
     (lambda: net_with_state(("batch",)), "[0].norms[0].weight", "BatchNorm", {"mode": "batch"}),
     (
         lambda: {"a": [eqx.nn.LayerNorm(3)]},
@@ -133,6 +161,15 @@ def test_owners_and_what_matters_of_them(
     leaf = skeleton[skeleton.index(path)]
     assert leaf.owner in (f"equinox.nn.{owner}", f"equinox.nn.{owner}2d", f"equinox.nn.{owner}1d")
     assert {name: leaf.config.get(name) for name in config} == config
+
+
+@pytest.mark.parametrize("layer", [Turned, InTurn])
+def test_a_subclass_that_computes_itself_is_a_class_of_its_own(
+    tmp_path: Path, layer: type[Any]
+) -> None:
+    save_skeleton(tmp_path / "s.eqx", layer(2, 3, key=KEY))
+    leaf = open_target(tmp_path / "s.eqx").skeleton[0]
+    assert leaf.owner == f"{layer.__module__}.{layer.__name__}"
 
 
 def test_state_leaves_have_the_layers_owner() -> None:

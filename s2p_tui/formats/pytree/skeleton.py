@@ -6,12 +6,14 @@ Each leaf is described with the module that holds it.
 from __future__ import annotations
 
 import errno
+import inspect
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise, takewhile
 from pathlib import Path
+from types import CodeType
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 import equinox
@@ -23,6 +25,7 @@ import numpy as np
 from msgspec import structs
 
 from s2p_tui.alignment.dtypes import BY_NAME, dtype_named
+from s2p_tui.alignment.layer_rules import RULED
 from s2p_tui.alignment.skeleton import HALVES, ROTARY, Leaf, Skeleton
 from s2p_tui.errors import InputError, UsageError
 from s2p_tui.formats.atomic import require_space, written_atomically
@@ -253,11 +256,33 @@ def _child(node: Any, key: Any) -> Any:
 
 
 def _class_name(cls: type[Any]) -> str:
-    """The class's name as one writes it; a subclass of an Equinox layer counts as that layer."""
-    for base in cls.__mro__:
+    """The class's name as one writes it; a subclass of an Equinox layer counts as that layer.
+
+    It is a class of its own if it computes with the weights itself instead of calling the layer it
+    inherits from: nothing says then that the order of their axes is the layer's. Layers with a rule
+    of their own are left out, as the rule is still the likeliest reading of a subclass.
+    """
+    for place, base in enumerate(cls.__mro__):
+        name = f"equinox.nn.{base.__name__}"
         if base.__module__.startswith("equinox.nn") and hasattr(eqx.nn, base.__name__):
-            return f"equinox.nn.{base.__name__}"
+            if name in RULED or not any(map(_computes_itself, cls.__mro__[:place])):
+                return name
+            break
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _computes_itself(cls: type[Any]) -> bool:
+    """Return True if a class has a `__call__` that calls no other one."""
+    call = vars(cls).get("__call__")
+    code = None if call is None else getattr(inspect.unwrap(call), "__code__", None)
+    return code is not None and "__call__" not in _names_in(code)
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names_in(constant)
 
 
 def _config(node: Any, around: Any = None) -> Mapping[str, Any]:
