@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from math import prod
 
@@ -25,6 +26,7 @@ from s2p_tui.alignment.transform import (
     describe,
     nodes_of,
     operands,
+    shape_of,
 )
 
 
@@ -180,3 +182,38 @@ def _parts_in(sources: Iterable[Expr]) -> set[Split]:
         for node in nodes_of(source)
         if isinstance(node, Split) and isinstance(node.of, Take)
     }
+
+
+def covered_keys(sources: Iterable[Expr], state_dict: StateDict) -> set[str]:
+    """Return the entries of which some sources together read every element.
+
+    Slices count together where they are slices of the same along one axis.
+    """
+    covered: set[Expr] = set()
+    parts: defaultdict[tuple[Expr, int], list[tuple[int, int]]] = defaultdict(list)
+    waiting = list(sources)
+    while waiting:
+        node = waiting.pop()
+        if node in covered:
+            continue
+        covered.add(node)
+        if not isinstance(node, Split):
+            waiting += operands(node)
+            continue
+        taken = parts[node.of, node.axis]
+        taken.append((node.start, node.stop))
+        shape = shape_of(node.of, state_dict.shape)
+        # A mapping written by hand may name an axis that is not there.
+        if node.axis in range(len(shape)) and _unite(taken) >= shape[node.axis]:
+            waiting.append(node.of)
+    return {node.key for node in covered if isinstance(node, Take)}
+
+
+def _unite(ranges: list[tuple[int, int]]) -> int:
+    """Return how far the ranges reach from 0 without a hole."""
+    reach = 0
+    for start, stop in sorted(ranges):
+        if start > reach:
+            break
+        reach = max(reach, stop)
+    return reach

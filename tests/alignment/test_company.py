@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from s2p_tui.alignment.alignment import EMPTY, Alignment, Row, Rows
 from s2p_tui.alignment.fit import Fit
 from s2p_tui.alignment.layers import layers_of, module_of
+from s2p_tui.alignment.sharing import covered_keys
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import Entry, StateDict
 from s2p_tui.alignment.transform import Concat, Expr, Permute, Reshape, Split, Stack, Sum, Take
-from s2p_tui.alignment.verdicts import Verdicts, covered_keys
+from s2p_tui.alignment.verdicts import Verdicts
 
 
 @pytest.mark.parametrize(
