@@ -39,7 +39,12 @@ from s2p_tui.proposals.matcher.align import (
 from s2p_tui.proposals.matcher.alternating import alternating, crossing
 from s2p_tui.proposals.matcher.buckets import NAMES_AGREE, SAME_NAME
 from s2p_tui.proposals.matcher.channels import Kernels, flattened
-from s2p_tui.proposals.matcher.classes import own_cells, scales_less_one, tables_and_layers
+from s2p_tui.proposals.matcher.classes import (
+    called_otherwise,
+    own_cells,
+    scales_less_one,
+    tables_and_layers,
+)
 from s2p_tui.proposals.matcher.consumers import reading_channels
 from s2p_tui.proposals.matcher.conventions import gated_by_number, up_by_name
 from s2p_tui.proposals.matcher.doubts import (
@@ -309,6 +314,7 @@ def _fill(
     doubts.add(Question.GROUPING, in_pairs(layers, steps, state_dict))
     doubts.add(Question.GROUPING, own_cells(layers))
     doubts.add(Question.AXES, tables_and_layers(layers, state_dict))
+    doubts.add(Question.AXES, called_otherwise(layers, steps))
     doubts.add(Question.ENTRY, scales_less_one(layers, steps, state_dict))
     doubts.add(Question.GROUPING, stacked_by_name({p: (steps[p], piece) for p, piece, _ in found}))
     task.check()
