@@ -52,7 +52,6 @@ from s2p_tui.proposals.matcher.doubts import (
     inconsistent,
     losses,
     lost_entries,
-    torn_apart,
     turned,
     unequal,
 )
@@ -82,6 +81,7 @@ from s2p_tui.proposals.matcher.support import (
     unsupported,
 )
 from s2p_tui.proposals.matcher.templates import Pairs, words_of
+from s2p_tui.proposals.matcher.torn import torn_apart
 from s2p_tui.proposals.matcher.tree import let_go, tree_of
 from s2p_tui.proposals.matcher.views import with_views
 from s2p_tui.proposals.matcher.words import (
