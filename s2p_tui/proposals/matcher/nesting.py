@@ -249,6 +249,8 @@ def _counted(pattern: Steps) -> tuple[tuple[str, int, int | None], ...]:
     for before, run in pairwise(runs):
         words = found[before[-1]][0].split("_")
         is_open = before[-1] not in one_list and not found[run[0]][0]
+        # `norm1_layers` is a list of layers, `q1_target` no list of targets.
+        is_open = is_open and (found[before[-1]][2] is None or words[-1].endswith("s"))
         if is_open and len(words) == len(run) + 1:
             for n, word in zip((before[-1], *run), words, strict=True):
                 found[n] = word, *found[n][1:]
