@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
 from s2p_tui.alignment.evidence import Suggestion
@@ -11,7 +12,7 @@ from s2p_tui.alignment.left_over import explained
 from s2p_tui.alignment.proof import UNPROVEN, Answer, proven_by
 from s2p_tui.alignment.skeleton import Leaf, Skeleton
 from s2p_tui.alignment.state_dict import StateDict
-from s2p_tui.alignment.transform import Constant, Shape, Take
+from s2p_tui.alignment.transform import Constant, Shape, Take, keys_of
 from s2p_tui.proposals.matcher.templates import template, words_of
 from s2p_tui.proposals.matcher.words import Steps, steps_of_key, steps_of_path
 
@@ -38,6 +39,10 @@ _NEUTRAL = proven_by(Answer.NO_EFFECT)
 _MORE_THAN_CHANCE = 2
 _TABLES = frozenset(("embed", "head", "out", "token"))
 _OUTPUTS = _TABLES | {"dec", "generator"}
+_LAST = frozenset(("head", "out", "final", "generator", "last"))
+_FIRST = frozenset(("stem", "in", "first", "input"))
+_DIGITS = re.compile(r"\d+")
+_EXCHANGED = "{} has such an entry, and nothing else shows which of the two this layer comes from"
 _OF_EMBEDDINGS = (".Embedding", ".Embed")
 
 
@@ -66,6 +71,7 @@ def without_partner(
     might_be = (key for key in left_over if not explained(state_dict[key], state_dict))
     sizes = {prod(state_dict.shape(key)) for key in might_be}
     tables = _tables(suggestions, skeleton, state_dict)
+    complete = _complete(suggestions, skeleton, steps)
     found: dict[int, Suggestion] = {}
     for index, path in steps.items():
         if index in suggestions:
@@ -74,8 +80,68 @@ def without_partner(
         settled = bool(siblings) and all(s.certain and s.source for s in siblings)
         settled = settled and filled.isdisjoint((_in_any_block(path), (*path[:-1], "bias")))
         neutral = _neutral(leaf, path) if settled and prod(leaf.shape) not in sizes else None
+        if neutral is not None and (other := _exchanged(path, siblings, complete[leaf.shape])):
+            neutral = Suggestion(None, UNPROVEN, _EXCHANGED.format(".".join(other)))
         found[index] = neutral or _shared(path, leaf, tables) or _missing(bool(siblings))
     return found
+
+
+def _complete(
+    suggestions: Mapping[int, Suggestion], skeleton: Skeleton, steps: Mapping[int, Steps]
+) -> Mapping[Shape, list[tuple[Steps, Steps]]]:
+    """The modules of biases and those that these come from, by the shape of the bias."""
+    found: dict[Shape, list[tuple[Steps, Steps]]] = defaultdict(list)
+    for index, path in steps.items():
+        if index in suggestions and words_of(path[-1:])[-1:] == ("bias",):
+            module = _source(suggestions[index])
+            if module:
+                found[skeleton[index].shape].append((path[:-1], module))
+    return found
+
+
+def _source(suggestion: Suggestion) -> Steps:
+    """Return the module that a leaf takes an entry of; empty where it takes none or several."""
+    keys = keys_of(suggestion.source) if suggestion.source is not None else ()
+    return steps_of_key(keys[0])[:-1] if len(keys) == 1 else ()
+
+
+def _exchanged(
+    path: Steps, siblings: Sequence[Suggestion], complete: Iterable[tuple[Steps, Steps]]
+) -> Steps | None:
+    """Return a numbered module like the one without a bias that its layer may come from instead.
+
+    Both differ by numbers alone, and nothing but the bias shows which of them is here: the layers
+    that they go to are not counted in the same order, and this is not the first or last of them.
+    """
+    own = {_source(one) for one in siblings}
+    if len(own) != 1 or not (source := min(own)):
+        return None
+    (mine, number), module = _counted(source), path[:-1]
+    words, place = _counted(module)
+    if module[-1] == source[-1] and not module[-1].isdigit():
+        return None
+    for other, theirs in complete:
+        name, its = _counted(theirs)
+        if name != mine or number == its or other[-1:] == theirs[-1:]:
+            continue
+        there, its_place = _counted(other)
+        if not number or not its:
+            # `linear` may be before `linear_1` or after it.
+            is_in_order = False
+        elif there == words and place:
+            is_in_order = (place < its_place) == (number < its)
+        else:
+            is_in_order = bool(_LAST.intersection(words_of(module[-1:]))) and number > its
+            is_in_order |= bool(_FIRST.intersection(words_of(module[-1:]))) and number < its
+        if not is_in_order:
+            return theirs
+    return None
+
+
+def _counted(module: Steps) -> tuple[Steps, tuple[int, ...]]:
+    """Return a module's name without its numbers, and these."""
+    names = tuple(_DIGITS.sub("#", step).rstrip("#_") for step in module)
+    return names, tuple(map(int, _DIGITS.findall(".".join(module))))
 
 
 def _in_any_block(steps: Steps) -> Steps:

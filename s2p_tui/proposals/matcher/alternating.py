@@ -14,6 +14,7 @@ from s2p_tui.proposals.matcher.templates import (
     Pairs,
     named,
     numbered_levels,
+    open_numbers,
     template,
 )
 from s2p_tui.proposals.matcher.words import Steps, name_of
@@ -98,12 +99,18 @@ def crossing(pairs: Pairs, shapes: Mapping[int, Shape]) -> dict[int, str]:
             is_outer = any(words.intersection(name_of(name[-1]).words) for name in lists)
             forms = {frozenset(form) for members in lists.values() for form in members.values()}
             counts = {len(members) for members in lists.values()}
+            # Lists of one name in the members of another list are in its members there too.
+            is_outer |= len({name[-1] for name in lists}) == len({*map(_open, lists)}) == 1
             if len(names) < 2 or is_outer or len(forms) > 1 or counts != {len(names)}:
                 continue
             first, second, *_ = sorted(names)
             why = f"nothing shows whether {first} and {second} are in one of {'.'.join(outer)} each"
             found.update((n, why) for n, _ in found_in)
     return found
+
+
+def _open(name: Steps) -> Steps:
+    return tuple(map(open_numbers, name))
 
 
 def _exchangeable(

@@ -2,18 +2,21 @@
 
 The class of a leaf's layer shows how it uses its weight, and the entry's name where that comes
 from: a table or a dense layer, a recurrent cell of PyTorch's or one of a user's own, a norm that
-adds 1 to its scale. Where the two differ, the same numbers mean something else.
+adds 1 to its scale. Where the two differ, the same numbers mean something else; so may those of a
+layer whose name says nothing beside others whose names do.
 """
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 
 from s2p_tui.alignment.skeleton import Leaf
 from s2p_tui.alignment.state_dict import StateDict
 from s2p_tui.alignment.transform import keys_of
 from s2p_tui.proposals.matcher.pieces import Piece
+from s2p_tui.proposals.matcher.templates import numbered_levels, template
 from s2p_tui.proposals.matcher.words import Steps, steps_of_key, written
 
 _Found = Mapping[int, tuple[Leaf, Piece]]
@@ -64,6 +67,37 @@ def _is_dense(leaf: Leaf) -> bool:
     return (leaf.owner or "").endswith(_LINEAR) or (
         leaf.owner is None and leaf.path.endswith(("['kernel']", ".kernel"))
     )
+
+
+def called_otherwise(found: _Found, steps: Mapping[int, Steps]) -> dict[int, str]:
+    """Square weights among others whose names say that they hold the input axis first.
+
+    They do not say so themselves. The others are the same layer of other blocks, or all other
+    layers of the block.
+
+    Args:
+        found: Leaves and what they take, by place.
+        steps: Steps of the leaves.
+    """
+    alike: dict[tuple[str, Steps], list[int]] = defaultdict(list)
+    named = {place for place, (_, piece) in found.items() if piece.is_input_first}
+    for place, (leaf, piece) in found.items() if named else ():
+        if (leaf.owner or "").endswith(_LINEAR) and len(piece.member) == 2:
+            path = steps[place]
+            alike["layer", template(path)].append(place)
+            level = (0, *numbered_levels(template(path)))[-1]
+            alike["block", path[: level + 1]].append(place)
+    doubted: dict[int, str] = {}
+    for (kind, _), places in alike.items():
+        others = [place for place in places if place not in named]
+        if len(others) == len(places) or (kind == "block" and len(others) > 1):
+            continue
+        for place in others:
+            if len({*found[place][1].member}) == 1:
+                doubted[place] = (
+                    "others beside it are called as those that hold the input axis first"
+                )
+    return doubted
 
 
 def own_cells(found: _Found) -> dict[int, str]:

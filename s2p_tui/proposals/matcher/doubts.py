@@ -19,7 +19,13 @@ from s2p_tui.alignment.transform import Shape, keys_of
 from s2p_tui.proposals.matcher.align import say_nothing
 from s2p_tui.proposals.matcher.opposites import opposites
 from s2p_tui.proposals.matcher.pieces import Piece
-from s2p_tui.proposals.matcher.templates import Pairs, numbered_levels, open_numbers, words_of
+from s2p_tui.proposals.matcher.templates import (
+    Pairs,
+    numbered_levels,
+    open_numbers,
+    words_of,
+)
+from s2p_tui.proposals.matcher.torn import outside
 from s2p_tui.proposals.matcher.words import Steps, remembered, steps_of_key
 
 _NUMBER = re.compile(r"\d+")
@@ -29,7 +35,6 @@ _NUMBER = re.compile(r"\d+")
 _MAJORITY = 0.5
 _TOGETHER = 0.75
 _FEW = 3
-_LAYER = frozenset(("weight", "bias", "mean", "var"))
 
 
 def inconsistent(
@@ -45,7 +50,7 @@ def inconsistent(
     """
     numbered, other_number = _by_difference(pairs)
     found = _other_kind(pairs, _axes_of_weights(pairs, shapes)) | other_number
-    return found | _other_module(pairs) | opposites(pairs), numbered
+    return found | _other_module(pairs) | outside(pairs) | opposites(pairs), numbered
 
 
 def _kind(steps: Steps) -> Steps:
@@ -240,38 +245,6 @@ def _around(layers: Iterable[Steps]) -> list[_Numbers]:
             module = numbers.setdefault((module, step), len(numbers) + 1)
             modules.append(module)
         found.append(tuple(modules))
-    return found
-
-
-def torn_apart(pairs: Pairs) -> dict[int, str]:
-    """Weights and biases of one layer that come from different layers, or go to different ones.
-
-    Args:
-        pairs: The steps of a leaf and of what it takes.
-    """
-    found: dict[int, str] = {}
-    of_layers: list[tuple[int, tuple[Steps, Steps], str]] = []
-    for n, (target, source) in pairs.items():
-        role = words_of(target[-1:])
-        if len(role) == 1 and role[0] in _LAYER and role == words_of(source[-1:]):
-            of_layers.append((n, (target[:-1], source[:-1]), role[0]))
-    for mine, theirs in ((0, 1), (1, 0)):
-        # Most layers go with one, which takes a look at each to know.
-        first: dict[Steps, Steps] = {}
-        torn = {
-            s[mine] for _, s, _ in of_layers if first.setdefault(s[mine], s[theirs]) != s[theirs]
-        }
-        layers: dict[Steps, list[tuple[int, Steps, str]]] = defaultdict(list)
-        for n, sides, role in of_layers if torn else ():
-            if sides[mine] in torn:
-                layers[sides[mine]].append((n, sides[theirs], role))
-        for layer, parts in layers.items():
-            if len({role for *_, role in parts}) < len(parts):
-                continue
-            (best, most), (_, next_most) = Counter(other for _, other, _ in parts).most_common(2)
-            for n, other, _ in parts:
-                if other != best or most == next_most:
-                    found[n] = f"{_text(layer)} goes with more than one layer"
     return found
 
 

@@ -24,6 +24,9 @@ _WORD_NUMBERS = (0, 1)
 # flattening stand before the first layer (AlexNet's classifier: 1, 4, 6) and between two (VGG: 3).
 _LAST_START = 3
 _WIDEST_GAP = 4
+_LETTERS = tuple("abcdefgh")
+_COUNTED = frozenset(((0, False), (1, False), (1, True)))
+"""By how much the number of a name is above the place of its letter, and whether it is a word."""
 _ROLES = frozenset((role,) for role in ("weight", "bias", "mean", "var", "count"))
 
 
@@ -121,6 +124,37 @@ def misnumbered(
                 why = f"the numbers {listed} need not be indices"
                 found.update(dict.fromkeys(members[names], why))
     return found | _without_number(pairs)
+
+
+def by_letters(pairs: Pairs) -> dict[int, str]:
+    """Pairs of modules told by letters alone and by numbers, and why they are in doubt.
+
+    `b` is the second or has the number 1, and so on, whatever other letters mean.
+
+    Args:
+        pairs: Steps of leaves and of the entries they take, by place.
+    """
+    groups: dict[tuple[int, Steps, Steps], dict[int, tuple[int, bool]]] = defaultdict(dict)
+    for n, sides in pairs.items():
+        modules = tuple(map(_module, sides))
+        for one in (0, 1):
+            if not (modules[0] and modules[1]):
+                continue
+            (*around, letter), (*there, other) = modules[one], modules[1 - one]
+            numbers = name_of(other).numbers
+            if letter.lower() in _LETTERS and len(numbers) == 1 and other[0] != letter:
+                is_word = _DIGITS.search(other) is None
+                number = numbers[0] - _LETTERS.index(letter.lower())
+                groups[one, tuple(around), tuple(there)][n] = number, is_word
+    found: dict[int, str] = {}
+    for (one, *_), members in groups.items():
+        apart = {*members.values()}
+        letters = {_module(pairs[n][one])[-1] for n in members}
+        is_told = len(apart) == 1 and apart <= _COUNTED
+        if not is_told and (len(letters) > 1 or any(is_word for _, is_word in apart)):
+            why = "the letters of these modules count otherwise than the names that they go with"
+            found.update(dict.fromkeys(members, why))
+    return found
 
 
 def _lists(paths: Iterable[Steps]) -> _Lists:

@@ -39,7 +39,12 @@ from s2p_tui.proposals.matcher.align import (
 from s2p_tui.proposals.matcher.alternating import alternating, crossing
 from s2p_tui.proposals.matcher.buckets import NAMES_AGREE, SAME_NAME
 from s2p_tui.proposals.matcher.channels import Kernels, flattened
-from s2p_tui.proposals.matcher.classes import own_cells, scales_less_one, tables_and_layers
+from s2p_tui.proposals.matcher.classes import (
+    called_otherwise,
+    own_cells,
+    scales_less_one,
+    tables_and_layers,
+)
 from s2p_tui.proposals.matcher.consumers import reading_channels
 from s2p_tui.proposals.matcher.conventions import gated_by_number, up_by_name
 from s2p_tui.proposals.matcher.doubts import (
@@ -47,12 +52,11 @@ from s2p_tui.proposals.matcher.doubts import (
     inconsistent,
     losses,
     lost_entries,
-    torn_apart,
     turned,
     unequal,
 )
 from s2p_tui.proposals.matcher.fused import may_alternate, order_is_open
-from s2p_tui.proposals.matcher.indices import misnumbered
+from s2p_tui.proposals.matcher.indices import by_letters, misnumbered
 from s2p_tui.proposals.matcher.likeness import Learned
 from s2p_tui.proposals.matcher.nesting import as_nested, crosswise
 from s2p_tui.proposals.matcher.norms import other_order
@@ -77,6 +81,7 @@ from s2p_tui.proposals.matcher.support import (
     unsupported,
 )
 from s2p_tui.proposals.matcher.templates import Pairs, words_of
+from s2p_tui.proposals.matcher.torn import torn_apart
 from s2p_tui.proposals.matcher.tree import let_go, tree_of
 from s2p_tui.proposals.matcher.views import with_views
 from s2p_tui.proposals.matcher.words import (
@@ -292,6 +297,7 @@ def _fill(
     named = {piece.steps: prod(piece.shape) for piece in pieces if is_whole(piece)}
     doubts.add(Question.ENTRY, falling(whole, of_leaves, named))
     doubts.add(Question.ENTRY, misnumbered(whole, of_leaves, steps.values(), paths))
+    doubts.add(Question.ENTRY, by_letters(whole))
     sizes = {p: prod(shape) for p, shape in of_leaves.items()}
     doubts.add(Question.ENTRY, namesakes(whole, named, sizes, steps.values()))
     taken = {p: piece.shape for p, piece, _ in found if p in whole}
@@ -309,6 +315,7 @@ def _fill(
     doubts.add(Question.GROUPING, in_pairs(layers, steps, state_dict))
     doubts.add(Question.GROUPING, own_cells(layers))
     doubts.add(Question.AXES, tables_and_layers(layers, state_dict))
+    doubts.add(Question.AXES, called_otherwise(layers, steps))
     doubts.add(Question.ENTRY, scales_less_one(layers, steps, state_dict))
     doubts.add(Question.GROUPING, stacked_by_name({p: (steps[p], piece) for p, piece, _ in found}))
     task.check()

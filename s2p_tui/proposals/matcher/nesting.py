@@ -7,10 +7,12 @@ number belongs to the list that its name says, not to the list at its depth.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby, pairwise, permutations
 from operator import itemgetter
+
+from msgspec import Struct
 
 from s2p_tui.alignment.transform import keys_of
 from s2p_tui.proposals.matcher.pieces import Piece
@@ -27,6 +29,23 @@ _SAME, _ALIKE, _RELATED = 2.0, 1.0, 0.5
 """The likeness of two names of lists: the same, of the same words, with a word in common."""
 _ANY_LIST = ("block",)
 """The meaning of `layers`, `blocks` and `stages`: one of them as well as another."""
+_Numbers = list[tuple[str, int]]
+
+
+class _Crossed(Struct, frozen=True):
+    """Lists within lists of which the names agree better in another order.
+
+    Attributes:
+        mine: The lists of the leaves.
+        theirs: The lists of the entries.
+        named: The place among the entries' lists of that which each of the leaves' is called like.
+        reason: Why this is a doubt.
+    """
+
+    mine: Names
+    theirs: Names
+    named: tuple[int, ...]
+    reason: str
 
 
 def as_nested(steps: Mapping[int, Steps], entries: Iterable[Steps]) -> dict[int, Steps]:
@@ -213,11 +232,15 @@ def _counted(pattern: Steps) -> tuple[tuple[str, int, int | None], ...]:
     with them is the number, as it is in words, and None for one that is left open.
     """
     found: list[tuple[str, int, int | None]] = []
+    one_list: set[int] = set()
     levels = _levels(pattern)
     for start, stop in levels:
         last = pattern[stop - 1]
         numbers = (None,) if last.isdigit() else name_of(last).numbers
         text = pattern[start].strip("0123456789")
+        if numbers[0] is not None and pattern[start][-1].isdigit():
+            # In `layer_norms_1.0` both words are of the first number.
+            one_list.add(len(found))
         parts = [part for part in _apart(text) if part] if len(numbers) > 1 else [text]
         if len(parts) != len(numbers):
             parts = [text] * len(numbers)
@@ -225,7 +248,10 @@ def _counted(pattern: Steps) -> tuple[tuple[str, int, int | None], ...]:
     runs = [list(run) for _, run in groupby(range(len(found)), key=lambda n: found[n][0] == "")]
     for before, run in pairwise(runs):
         words = found[before[-1]][0].split("_")
-        if not found[run[0]][0] and len(words) == len(run) + 1:
+        is_open = before[-1] not in one_list and not found[run[0]][0]
+        # `norm1_layers` is a list of layers, `q1_target` no list of targets.
+        is_open = is_open and (found[before[-1]][2] is None or words[-1].endswith("s"))
+        if is_open and len(words) == len(run) + 1:
             for n, word in zip((before[-1], *run), words, strict=True):
                 found[n] = word, *found[n][1:]
     return tuple(found)
@@ -257,8 +283,8 @@ def crosswise(
         entries: Steps of the entries.
     """
     sizes = sizes_of(steps.values()), sizes_of(entries)
-    known: dict[tuple[Steps, Steps, tuple[int, ...]], str | None] = {}
-    found: dict[int, str] = {}
+    known: dict[tuple[Steps, Steps, tuple[int, ...]], _Crossed | None] = {}
+    found: dict[_Crossed, dict[int, tuple[_Numbers, _Numbers]]] = defaultdict(dict)
     for n, piece in pieces.items():
         keys = [steps_of_key(key) for member in piece.members for key in keys_of(member)]
         patterns = [template(path) for path in keys]
@@ -274,12 +300,25 @@ def crosswise(
         sides = template(steps[n]), patterns[0], kept
         if sides not in known:
             known[sides] = _crossed_lists(*sides, sizes)
-        if (why := known[sides]) is not None:
-            found[n] = why
-    return found
+        if (crossed := known[sides]) is not None:
+            found[crossed][n] = _numbers(steps[n], sides[0]), _numbers(keys[0], patterns[0])
+    return {
+        n: crossed.reason
+        for crossed, numbers in found.items()
+        if not _goes_by_names(crossed, numbers.values())
+        for n in numbers
+    }
 
 
-def _numbers(path: Steps, pattern: Steps) -> list[tuple[str, int]]:
+def _goes_by_names(crossed: _Crossed, numbers: Collection[tuple[_Numbers, _Numbers]]) -> bool:
+    """Return True if the leaves take what the lists count that are called like theirs."""
+    return all(
+        len({theirs[place][1] - mine[level][1] for mine, theirs in numbers}) == 1
+        for level, place in enumerate(crossed.named)
+    )
+
+
+def _numbers(path: Steps, pattern: Steps) -> _Numbers:
     """The numbers in a path, outermost first, each with the name of what it counts."""
     return [
         (name, int(path[level]) if number is None else number)
@@ -289,8 +328,8 @@ def _numbers(path: Steps, pattern: Steps) -> list[tuple[str, int]]:
 
 def _crossed_lists(
     target: Steps, source: Steps, kept: tuple[int, ...], sizes: tuple[Sizes, Sizes]
-) -> str | None:
-    """Return which list a number is of that a leaf takes from another one; None if from its own.
+) -> _Crossed | None:
+    """Return lists whose numbers a leaf may take from other lists; None if from its own.
 
     Args:
         target: The template of the leaf.
@@ -299,18 +338,31 @@ def _crossed_lists(
         sizes: How many members lists have, on both sides.
     """
     mine, theirs = (tuple(name for name, *_ in _counted(side)) for side in (target, source))
-    if not mine or len(kept) != len(mine) or not all(theirs):
+    if not mine or len(kept) != len(mine) or not any(theirs):
         return None
     if (other := _other_lists(mine, theirs, kept)) is None:
+        return None
+    if not all(theirs) and not any(
+        name_of(name).words != _ANY_LIST
+        and _as_list(name, theirs[place]) > _as_list(name, theirs[here])
+        for name, place, here in zip(mine, other, kept, strict=True)
+    ):
+        # Beside a list without a name, one that any list may be called as shows nothing.
         return None
     held, counts = sizes[0].get(mine), sizes[1].get(theirs)
     level = next(level for level, place in enumerate(other) if place != kept[level])
     # Where sizes leave no other list, names say nothing against it.
     if held and counts and held[level] == counts[kept[level]] != counts[other[level]]:
         return None
-    return (
-        f"the number of {mine[level]} is taken from {theirs[kept[level]]}, "
-        f"and by its name may be that of {theirs[other[level]]}"
+    taken, named = (
+        theirs[place] or "a list without a name" for place in (kept[level], other[level])
+    )
+    return _Crossed(
+        mine,
+        theirs,
+        other,
+        f"the number of {mine[level]} is taken from {taken}, "
+        f"and by its name may be that of {named}",
     )
 
 
@@ -325,4 +377,11 @@ def _other_lists(mine: Names, theirs: Names, kept: tuple[int, ...]) -> tuple[int
 
 
 def _agreement(mine: Names, theirs: Names, order: Sequence[int]) -> float:
-    return sum(_weakly_alike(name, theirs[n]) for name, n in zip(mine, order, strict=True))
+    return sum(_as_list(name, theirs[n]) for name, n in zip(mine, order, strict=True))
+
+
+def _as_list(name: str, other: str) -> float:
+    """Return the likeness of two lists; one without a name is as any list may be."""
+    if other:
+        return _weakly_alike(name, other)
+    return _RELATED if name_of(name).words == _ANY_LIST else 0.0

@@ -145,7 +145,7 @@ def falling(pairs: Pairs, shapes: Mapping[int, Shape], entries: Iterable[Steps])
         if steps[-1] == "weight" and (*steps[:-1], "bias") in order
     ]
     is_known = all(apart > 0 for apart in pairs_of_roles) and [*order] != sorted(order)
-    lists: dict[tuple[Steps, Steps], dict[int, tuple[int, list[int]]]] = defaultdict(dict)
+    lists: dict[tuple[Steps, Steps], dict[int, tuple[int, dict[int, Steps]]]] = defaultdict(dict)
     for n, (target, source) in pairs.items():
         level = next(
             (at for at, step in enumerate(source) if len(name_of(step).numbers) == 1), None
@@ -157,14 +157,20 @@ def falling(pairs: Pairs, shapes: Mapping[int, Shape], entries: Iterable[Steps])
             continue
         name = name_of(source[level])
         place, members_of = lists[source[:level], name.words].get(
-            name.numbers[0], (order[source], [])
+            name.numbers[0], (order[source], {})
         )
-        members_of.append(n)
+        members_of[n] = source[level + 1 :]
         lists[source[:level], name.words][name.numbers[0]] = min(place, order[source]), members_of
     found: dict[int, str] = {}
     for (_, words), found_in in lists.items():
         numbers = sorted(found_in, key=lambda number: found_in[number][0])
-        forms = {frozenset(shapes[n] for n in each) for _, each in found_in.values()}
+        # A member that lacks a bias is no other than the rest for that.
+        first, *others = ({*each.values()} for _, each in found_in.values())
+        common = first.intersection(*others)
+        forms = {
+            frozenset((rest, shapes[n]) for n, rest in each.items() if not common or rest in common)
+            for _, each in found_in.values()
+        }
         if len(numbers) < 2 or min(numbers) == max(numbers) or len(forms) == len(numbers):
             continue
         if is_known and numbers[-1] and numbers == sorted(numbers, reverse=True):
