@@ -52,7 +52,7 @@ from s2p_tui.proposals.matcher.doubts import (
     unequal,
 )
 from s2p_tui.proposals.matcher.fused import may_alternate, order_is_open
-from s2p_tui.proposals.matcher.indices import misnumbered
+from s2p_tui.proposals.matcher.indices import directed, misnumbered
 from s2p_tui.proposals.matcher.likeness import Learned
 from s2p_tui.proposals.matcher.nesting import as_nested, crosswise
 from s2p_tui.proposals.matcher.norms import other_order
@@ -295,6 +295,7 @@ def _fill(
     named = {piece.steps: prod(piece.shape) for piece in pieces if is_whole(piece)}
     doubts.add(Question.ENTRY, falling(whole, of_leaves, named))
     doubts.add(Question.ENTRY, misnumbered(whole, of_leaves, steps.values(), paths))
+    doubts.add(Question.ENTRY, directed(whole))
     sizes = {p: prod(shape) for p, shape in of_leaves.items()}
     doubts.add(Question.ENTRY, namesakes(whole, named, sizes, steps.values()))
     doubts.add(Question.ENTRY, gated_by_number(whole, taken))
