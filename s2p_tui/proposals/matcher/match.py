@@ -290,8 +290,8 @@ def _fill(
     held = Counter(piece.shape for piece in pieces)
     doubts.add(Question.ENTRY, unsupported(whole, useless, of_leaves, held))
     doubts.add(Question.ENTRY, exchangeable(whole, of_leaves))
-    taken = {p: piece.shape for p, piece, _ in found if p in whole}
-    doubts.add(Question.ENTRY, unlike_siblings(whole, taken, held))
+    taken = {p: piece.shape for p, piece, _ in found}
+    doubts.add(Question.ENTRY, unlike_siblings(sides, taken, held))
     named = {piece.steps: prod(piece.shape) for piece in pieces if is_whole(piece)}
     doubts.add(Question.ENTRY, falling(whole, of_leaves, named))
     doubts.add(Question.ENTRY, misnumbered(whole, of_leaves, steps.values(), paths))

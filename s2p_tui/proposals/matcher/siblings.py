@@ -47,6 +47,7 @@ def unlike_siblings(
                 blocks[block][member][rest] = n
     found: dict[int, str] = {}
     for members in blocks.values():
+        found |= _other_roles(members, pairs)
         ordered = sorted(members, key=_numbers)
         for one, other in pairwise(ordered):
             first, second = members[one], members[other]
@@ -62,6 +63,23 @@ def unlike_siblings(
                 names = [".".join(pairs[n][1]) for n in places]
                 why = f"all else in two blocks is called alike, but not {names[0]} and {names[1]}"
                 found.update(dict.fromkeys(places, why))
+    return found
+
+
+def _other_roles(members: Mapping[str, Mapping[Steps, int]], pairs: Pairs) -> dict[int, str]:
+    """The leaves of a list of layers that take another tensor of their layer than most do."""
+    roles: dict[tuple[Steps, Steps], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for held in members.values():
+        for rest, n in held.items():
+            source = pairs[n][1]
+            roles[rest, _opened(source[:-1])][source[-1]].append(n)
+    found: dict[int, str] = {}
+    for names in roles.values() if len(members) >= _FEWEST else ():
+        usual = max(names, key=lambda name: len(names[name]))
+        if len(names[usual]) > _MAJORITY * sum(map(len, names.values())):
+            for name, places in names.items():
+                why = f"{name} is {usual} in most layers beside this one"
+                found.update(dict.fromkeys(places if name != usual else (), why))
     return found
 
 
