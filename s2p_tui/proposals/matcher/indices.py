@@ -15,8 +15,11 @@ from msgspec import Struct, field
 
 from s2p_tui.alignment.transform import Shape
 from s2p_tui.proposals.matcher.templates import Pairs, open_numbers, template, words_of
-from s2p_tui.proposals.matcher.words import Steps, name_of, remembered
+from s2p_tui.proposals.matcher.words import Steps, name_of, remembered, snake
 
+_WORD_OR_NUMBER = re.compile(r"[a-z]+|\d+")
+_WAYS = {"from": "to", "to": "from"}
+"""Words for an end that a layer leads from or to, and for the other end."""
 _DIGITS = re.compile(r"\d+")
 _WORD_NUMBERS = (0, 1)
 """First numbers of words that count the members of a list."""
@@ -123,10 +126,10 @@ def misnumbered(
                 listed = ", ".join(map(str, sorted(one.numbers)[:4]))
                 why = f"the numbers {listed} need not be indices"
                 found.update(dict.fromkeys(members[names], why))
-    return found | _without_number(pairs)
+    return found | _without_number(pairs) | _by_letters(pairs) | _directed(pairs)
 
 
-def by_letters(pairs: Pairs) -> dict[int, str]:
+def _by_letters(pairs: Pairs) -> dict[int, str]:
     """Pairs of modules told by letters alone and by numbers, and why they are in doubt.
 
     `b` is the second or has the number 1, and so on, whatever other letters mean.
@@ -155,6 +158,42 @@ def by_letters(pairs: Pairs) -> dict[int, str]:
             why = "the letters of these modules count otherwise than the names that they go with"
             found.update(dict.fromkeys(members, why))
     return found
+
+
+def _directed(pairs: Pairs) -> dict[int, str]:
+    """Pairs of two numbers of which one side says from where to where they lead, and why in doubt.
+
+    `from_1_to_0` is the layer that PyTorch's lists of HRNet have at `0.1`: the list outside is of
+    the branches that are led to. In other models the list outside is of those led from.
+
+    Args:
+        pairs: Steps of leaves and of the entries they take, by place.
+    """
+    found: dict[int, str] = {}
+    for templates, places in pairs.by_template.items():
+        called = [[step for step in steps if _ways(step)] for steps in templates]
+        ways = [[_ways(step) for step in steps] for steps in called]
+        counts = [sum(len(_DIGITS.findall(step)) for step in steps) for steps in templates]
+        if ways[0] == ways[1] or counts[0] != counts[1]:
+            continue
+        of = called[0] or called[1]
+        for n in places:
+            numbers = [*map(int, _DIGITS.findall(of[-1]))]
+            if len({*numbers}) > 1:
+                found[n] = f"nothing shows which number of {_text(pairs[n][1])} is that of {of[-1]}"
+    return found
+
+
+@remembered
+def _ways(step: str) -> tuple[str, ...]:
+    """The ends that the numbers of a step are of, in order, if it says so of two; else none."""
+    parts = _WORD_OR_NUMBER.findall(snake(step))
+    before = [word for word, part in zip(("", *parts), parts, strict=False) if part.isdigit()]
+    words = [word if word in _WAYS else "" for word in before]
+    if len(words) != 2:
+        return ()
+    first, second = words[0] or _WAYS.get(words[1], ""), words[1] or _WAYS.get(words[0], "")
+    return (first, second) if {first, second} == {*_WAYS} else ()
 
 
 def _lists(paths: Iterable[Steps]) -> _Lists:

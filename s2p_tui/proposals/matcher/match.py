@@ -56,7 +56,7 @@ from s2p_tui.proposals.matcher.doubts import (
     unequal,
 )
 from s2p_tui.proposals.matcher.fused import may_alternate, order_is_open
-from s2p_tui.proposals.matcher.indices import by_letters, misnumbered
+from s2p_tui.proposals.matcher.indices import misnumbered
 from s2p_tui.proposals.matcher.likeness import Learned
 from s2p_tui.proposals.matcher.nesting import as_nested, crosswise
 from s2p_tui.proposals.matcher.norms import other_order
@@ -72,6 +72,7 @@ from s2p_tui.proposals.matcher.pieces import (
     parts_named,
 )
 from s2p_tui.proposals.matcher.rotary import in_pairs
+from s2p_tui.proposals.matcher.siblings import unlike_siblings
 from s2p_tui.proposals.matcher.stacks import stacked_by_name
 from s2p_tui.proposals.matcher.support import (
     exchangeable,
@@ -294,13 +295,13 @@ def _fill(
     held = Counter(piece.shape for piece in pieces)
     doubts.add(Question.ENTRY, unsupported(whole, useless, of_leaves, held))
     doubts.add(Question.ENTRY, exchangeable(whole, of_leaves))
+    taken = {p: piece.shape for p, piece, _ in found}
+    doubts.add(Question.ENTRY, unlike_siblings(sides, taken, held))
     named = {piece.steps: prod(piece.shape) for piece in pieces if is_whole(piece)}
     doubts.add(Question.ENTRY, falling(whole, of_leaves, named))
     doubts.add(Question.ENTRY, misnumbered(whole, of_leaves, steps.values(), paths))
-    doubts.add(Question.ENTRY, by_letters(whole))
     sizes = {p: prod(shape) for p, shape in of_leaves.items()}
     doubts.add(Question.ENTRY, namesakes(whole, named, sizes, steps.values()))
-    taken = {p: piece.shape for p, piece, _ in found if p in whole}
     doubts.add(Question.ENTRY, gated_by_number(whole, taken))
     taking = {p: piece for p, piece, _ in found}
     doubts.add(Question.ENTRY, crosswise(taking, steps, paths))

@@ -146,23 +146,25 @@ def falling(pairs: Pairs, shapes: Mapping[int, Shape], entries: Iterable[Steps])
     ]
     is_known = all(apart > 0 for apart in pairs_of_roles) and [*order] != sorted(order)
     lists: dict[tuple[Steps, Steps], dict[int, tuple[int, dict[int, Steps]]]] = defaultdict(dict)
+    in_words: set[tuple[Steps, Steps]] = set()
     for n, (target, source) in pairs.items():
-        level = next(
-            (at for at, step in enumerate(source) if len(name_of(step).numbers) == 1), None
-        )
+        level = next((at for at, step in enumerate(source) if name_of(step).numbers), None)
         if level is None or source not in order or not numbered_levels(template(target)):
             continue
         if target == source:
             # The very names say which is which.
             continue
         name = name_of(source[level])
-        place, members_of = lists[source[:level], name.words].get(
-            name.numbers[0], (order[source], {})
-        )
-        members_of[n] = source[level + 1 :]
-        lists[source[:level], name.words][name.numbers[0]] = min(place, order[source]), members_of
+        listed = source[:level], name.words
+        if name.words:
+            in_words.add(listed)
+        number, *more = name.numbers
+        place, members_of = lists[listed].get(number, (order[source], {}))
+        members_of[n] = (*map(str, more), *source[level + 1 :])
+        lists[listed][number] = min(place, order[source]), members_of
     found: dict[int, str] = {}
-    for (_, words), found_in in lists.items():
+    for listed, found_in in lists.items():
+        words = listed[1]
         numbers = sorted(found_in, key=lambda number: found_in[number][0])
         # A member that lacks a bias is no other than the rest for that.
         first, *others = ({*each.values()} for _, each in found_in.values())
@@ -173,7 +175,9 @@ def falling(pairs: Pairs, shapes: Mapping[int, Shape], entries: Iterable[Steps])
         }
         if len(numbers) < 2 or min(numbers) == max(numbers) or len(forms) == len(numbers):
             continue
-        if is_known and numbers[-1] and numbers == sorted(numbers, reverse=True):
+        # Nothing shows the order of a checkpoint without biases: it may be a list's, turned round.
+        is_level = numbers[-1] or (listed in in_words and pairs_of_roles)
+        if is_known and is_level and numbers == sorted(numbers, reverse=True):
             why = f"numbers fall in the checkpoint, from {numbers[0]} to {numbers[-1]}"
         elif not is_known and any(word.startswith(_UPWARD) for word in words):
             why = "levels that lead up may be counted from either end, and their order is lost"

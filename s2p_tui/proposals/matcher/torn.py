@@ -18,6 +18,8 @@ from s2p_tui.proposals.matcher.templates import (
 from s2p_tui.proposals.matcher.words import Steps
 
 _LAYER = frozenset(("weight", "bias", "mean", "var"))
+_OF_WEIGHTS = ("weight_", "bias_")
+"""Beginnings of names for parts of a layer's weight, as `weight_g` and `weight_v` are."""
 _PLAIN_LAYER = words_of(("lin",))
 _FEW = 2
 """Leaves of a block that show what it goes with."""
@@ -35,6 +37,8 @@ def torn_apart(pairs: Pairs) -> dict[int, str]:
         role = words_of(target[-1:])
         if len(role) == 1 and role[0] in _LAYER and role == words_of(source[-1:]):
             of_layers.append((n, (target[:-1], source[:-1]), role[0]))
+        elif target[-1] == source[-1] and target[-1].startswith(_OF_WEIGHTS):
+            of_layers.append((n, (target[:-1], source[:-1]), target[-1]))
     for mine, theirs in ((0, 1), (1, 0)):
         # Most layers go with one, which takes a look at each to know.
         first: dict[Steps, Steps] = {}
