@@ -12,7 +12,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def layers(form: str, levels: Iterable[int], parts: int = 1, *, bias: bool = True) -> Shapes:
-    roles = {"weight": (8, 8)} | ({"bias": (8,)} if bias else {})
+    roles: Shapes = {"weight": (8, 8), "bias": (8,)} if bias else {"weight": (8, 8)}
     return {
         f"{form.format(level, part)}.{role}": shape
         for level in levels

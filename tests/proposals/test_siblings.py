@@ -125,7 +125,7 @@ def test_numbers_may_be_of_the_end_that_a_layer_leads_to(theirs: str, ours: str)
         else:
             edges = [(i, j - (j > i)) for i, j in EDGES]
             shapes |= {f"{form.format(*edge)}.weight": (8, 8) for edge in edges}
-    assert doubted(*both)
+    assert doubted(both[0], both[1])
 
 
 def test_numbers_of_the_same_ends_are_certain() -> None:
