@@ -125,6 +125,8 @@ def _exchanged(
         if name != mine or number == its or other[-1:] == theirs[-1:]:
             continue
         there, its_place = _counted(other)
+        if there == words and (place, its_place) == (number, its):
+            continue
         if not number or not its:
             # `linear` may be before `linear_1` or after it.
             is_in_order = False

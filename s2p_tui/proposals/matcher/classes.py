@@ -80,7 +80,12 @@ def called_otherwise(found: _Found, steps: Mapping[int, Steps]) -> dict[int, str
         steps: Steps of the leaves.
     """
     alike: dict[tuple[str, Steps], list[int]] = defaultdict(list)
-    named = {place for place, (_, piece) in found.items() if piece.is_input_first}
+    # Where sizes differ, those of PyTorch's layout show that their name says nothing.
+    named = {
+        place
+        for place, (leaf, piece) in found.items()
+        if piece.is_input_first and (leaf.shape != piece.shape or len({*piece.member}) == 1)
+    }
     for place, (leaf, piece) in found.items() if named else ():
         if (leaf.owner or "").endswith(_LINEAR) and len(piece.member) == 2:
             path = steps[place]

@@ -147,11 +147,16 @@ def _go_together(children: Mapping[str, set[int]], lists: Mapping[str, set[int]]
     return len({*sure}) == len(sure) >= len(lists) - 1 and max(map(len, told)) == 1
 
 
-def sizes_of(paths: Iterable[Steps]) -> Sizes:
-    """Return how many members lists within lists have at the most, by their names from outside."""
+def sizes_of(paths: Iterable[Steps], *, named: bool = True) -> Sizes:
+    """Return how many members lists within lists have at the most, by their names from outside.
+
+    Args:
+        paths: Steps of leaves or entries.
+        named: Only of lists that all have a name.
+    """
     held: dict[Names, list[set[int]]] = {}
     for pattern, alike in by_template(paths).items():
-        names = _names(pattern)
+        names = _names(pattern) if named else tuple(name for name, *_ in _counted(pattern))
         if 1 < len(names) <= _DEEPEST:
             columns = held.setdefault(names, [set() for _ in names])
             for column, (_, level, number) in zip(columns, _counted(pattern), strict=True):
@@ -282,7 +287,7 @@ def crosswise(
         steps: Steps of the leaves, by place.
         entries: Steps of the entries.
     """
-    sizes = sizes_of(steps.values()), sizes_of(entries)
+    sizes = sizes_of(steps.values(), named=False), sizes_of(entries, named=False)
     known: dict[tuple[Steps, Steps, tuple[int, ...]], _Crossed | None] = {}
     found: dict[_Crossed, dict[int, tuple[_Numbers, _Numbers]]] = defaultdict(dict)
     for n, piece in pieces.items():
@@ -341,6 +346,9 @@ def _crossed_lists(
     if not mine or len(kept) != len(mine) or not any(theirs):
         return None
     if (other := _other_lists(mine, theirs, kept)) is None:
+        return None
+    if any(not name and not source[level].isdigit() for name, level, _ in _counted(source)):
+        # Of two numbers in one name, as in `conv1_1`, the outer one is first.
         return None
     if not all(theirs) and not any(
         name_of(name).words != _ANY_LIST
