@@ -138,17 +138,21 @@ def _by_letters(pairs: Pairs) -> dict[int, str]:
         pairs: Steps of leaves and of the entries they take, by place.
     """
     groups: dict[tuple[int, Steps, Steps], dict[int, tuple[int, bool]]] = defaultdict(dict)
-    for n, sides in pairs.items():
-        modules = tuple(map(_module, sides))
-        for one in (0, 1):
-            if not (modules[0] and modules[1]):
-                continue
-            (*around, letter), (*there, other) = modules[one], modules[1 - one]
-            numbers = name_of(other).numbers
-            if letter.lower() in _LETTERS and len(numbers) == 1 and other[0] != letter:
-                is_word = _DIGITS.search(other) is None
-                number = numbers[0] - _LETTERS.index(letter.lower())
-                groups[one, tuple(around), tuple(there)][n] = number, is_word
+    lettered = (
+        (n, one)
+        for templates, places in pairs.by_template.items()
+        for one in (0, 1)
+        if all(modules := [_module(side) for side in templates])
+        and modules[one][-1].lower() in _LETTERS
+        for n in places
+    )
+    for n, one in lettered:
+        (*around, letter), (*there, other) = (_module(pairs[n][side]) for side in (one, 1 - one))
+        numbers = name_of(other).numbers
+        if len(numbers) == 1 and other[0] != letter:
+            is_word = _DIGITS.search(other) is None
+            number = numbers[0] - _LETTERS.index(letter.lower())
+            groups[one, tuple(around), tuple(there)][n] = number, is_word
     found: dict[int, str] = {}
     for (one, *_), members in groups.items():
         apart = {*members.values()}

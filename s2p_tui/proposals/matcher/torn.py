@@ -75,6 +75,15 @@ def outside(pairs: Pairs) -> dict[int, str]:
     Args:
         pairs: The steps of a leaf and of what it takes.
     """
+    kinds: dict[Steps, dict[Steps, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for (target, source), places in pairs.by_template.items():
+        kinds[target][tuple(map(open_numbers, source))] += places
+    # Leaves of one name of which one alone takes an entry of another name: hardly ever any.
+    odd = [
+        names for names in kinds.values() if len(names) > 1 and min(map(len, names.values())) == 1
+    ]
+    if not odd:
+        return {}
     around = {n: tuple(map(_member, sides)) for n, sides in pairs.items()}
     members: dict[Steps, dict[int, Steps]] = defaultdict(dict)
     for n, (mine, theirs) in around.items():
@@ -88,15 +97,11 @@ def outside(pairs: Pairs) -> dict[int, str]:
             if len(others) == 1 and others.total() >= _FEW and min(others):
                 rest[n] = min(others)
     found: dict[int, str] = {}
-    alike: dict[Steps, list[int]] = defaultdict(list)
-    for n, (target, _) in pairs.items() if rest else ():
-        alike[template(target)].append(n)
-    for places in alike.values():
-        inside = [n for n in places if around[n][1] and around[n][1] == rest.get(n)]
-        kinds = Counter(tuple(map(open_numbers, pairs[n][1])) for n in places)
-        for n in places if inside else ():
-            is_alone = kinds[tuple(map(open_numbers, pairs[n][1]))] == 1
-            if n in rest and rest[n] != around[n][1] and is_alone:
+    for names in odd:
+        places = [n for alike in names.values() for n in alike]
+        is_inside = any(around[n][1] and around[n][1] == rest.get(n) for n in places)
+        for n, *others in names.values() if is_inside else ():
+            if not others and n in rest and rest[n] != around[n][1]:
                 mine, theirs = _text(around[n][0]), _text(rest[n])
                 found[n] = f"the rest of {mine} goes with {theirs}"
     return found
