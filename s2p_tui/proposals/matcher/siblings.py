@@ -113,7 +113,7 @@ def _unlike(both: Sequence[tuple[int, int]], pairs: Pairs) -> Iterator[tuple[int
     alike = [places for places in both if len({_opened(pairs[n][1]) for n in places}) == 1]
     if len(both) < _FEWEST or len(alike) <= _MAJORITY * len(both):
         return
-    yield from (places for places in both if places not in alike)
+    yield from {*both}.difference(alike)
     # `conv1` of two blocks has the same number, `enc1` and `enc2` have their blocks' own.
     apart = {
         places: tuple(after - before for before, after in zip(*numbers, strict=True))

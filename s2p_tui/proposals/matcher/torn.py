@@ -92,7 +92,8 @@ def outside(pairs: Pairs) -> dict[int, str]:
     rest: dict[int, Steps] = {}
     for places in members.values():
         counts = Counter(places.values())
-        for n, theirs in places.items():
+        # With a third module there is more than one beside each.
+        for n, theirs in places.items() if len(counts) <= 2 else ():
             others = counts - Counter((theirs,))
             if len(others) == 1 and others.total() >= _FEW and min(others):
                 rest[n] = min(others)
