@@ -197,7 +197,7 @@ class SourceTable:
 
     @property
     def expressions(self) -> int:
-        """How many expressions have a number."""
+        """The count of expressions that have a number."""
         return len(self._numbers) - self._count - 2
 
     def add(self, numbers: Sequence[int]) -> None:

@@ -81,7 +81,7 @@ def _source_to_json(source: Expr | None) -> Any:
 
 
 def rows_from_json(node: Any, numbering: Numbering) -> Rows:
-    """Inverse of `rows_to_json`, as arrays: of 100,000 rows, one by one would take a second.
+    """Inverse of `rows_to_json`, as arrays.
 
     Raises:
         MalformedError: The JSON is not such rows, or one takes an entry that does not exist.
