@@ -71,6 +71,7 @@ from s2p_tui.proposals.matcher.pieces import (
     is_whole,
     parts_named,
 )
+from s2p_tui.proposals.matcher.renamed import other_roles, renamed
 from s2p_tui.proposals.matcher.rotary import in_pairs
 from s2p_tui.proposals.matcher.siblings import unlike_siblings
 from s2p_tui.proposals.matcher.stacks import stacked_by_name
@@ -82,7 +83,7 @@ from s2p_tui.proposals.matcher.support import (
     unsupported,
 )
 from s2p_tui.proposals.matcher.templates import Pairs, words_of
-from s2p_tui.proposals.matcher.torn import torn_apart
+from s2p_tui.proposals.matcher.torn import from_two_members, torn_apart
 from s2p_tui.proposals.matcher.tree import let_go, tree_of
 from s2p_tui.proposals.matcher.views import with_views
 from s2p_tui.proposals.matcher.words import (
@@ -307,14 +308,13 @@ def _fill(
     doubts.add(Question.ENTRY, crosswise(taking, steps, paths))
     known = {p: (skeleton[p].owner or "").startswith("equinox.nn.") for p in whole}
     doubts.add(Question.ENTRY, up_by_name(whole, shapes, known))
-    doubts.add(Question.ENTRY, alternating(whole, of_leaves))
-    doubts.add(Question.ENTRY, crossing(whole, of_leaves))
+    doubts.add(Question.ENTRY, alternating(whole, of_leaves) | crossing(whole, of_leaves))
+    doubts.add(Question.ENTRY, renamed(whole) | other_roles(whole) | from_two_members(whole))
     doubts.add(Question.ENTRY, unexplained_offsets(whole, of_leaves, named))
     in_order = not _sorted_by_name(skeleton)
     doubts.add(Question.ENTRY, other_order(whole, paths, leaves_in_order=in_order))
     doubts.add(Question.GROUPING, reordered(whole))
-    doubts.add(Question.GROUPING, in_pairs(layers, steps, state_dict))
-    doubts.add(Question.GROUPING, own_cells(layers))
+    doubts.add(Question.GROUPING, in_pairs(layers, steps, state_dict) | own_cells(layers))
     doubts.add(Question.AXES, tables_and_layers(layers, state_dict))
     doubts.add(Question.AXES, called_otherwise(layers, steps))
     doubts.add(Question.ENTRY, scales_less_one(layers, steps, state_dict))

@@ -75,15 +75,6 @@ def outside(pairs: Pairs) -> dict[int, str]:
     Args:
         pairs: The steps of a leaf and of what it takes.
     """
-    kinds: dict[Steps, dict[Steps, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for (target, source), places in pairs.by_template.items():
-        kinds[target][tuple(map(open_numbers, source))] += places
-    # Leaves of one name of which one alone takes an entry of another name: hardly ever any.
-    odd = [
-        names for names in kinds.values() if len(names) > 1 and min(map(len, names.values())) == 1
-    ]
-    if not odd:
-        return {}
     around = {n: tuple(map(_member, sides)) for n, sides in pairs.items()}
     members: dict[Steps, dict[int, Steps]] = defaultdict(dict)
     for n, (mine, theirs) in around.items():
@@ -92,19 +83,55 @@ def outside(pairs: Pairs) -> dict[int, str]:
     rest: dict[int, Steps] = {}
     for places in members.values():
         counts = Counter(places.values())
-        # With a third module there is more than one beside each.
-        for n, theirs in places.items() if len(counts) <= 2 else ():
-            others = counts - Counter((theirs,))
-            if len(others) == 1 and others.total() >= _FEW and min(others):
-                rest[n] = min(others)
+        # With a third module there is none that all else goes with.
+        (most, count), *others = counts.most_common()
+        if most and count >= _FEW and len(others) <= 1 and all(count > few for _, few in others):
+            rest |= dict.fromkeys(places, most)
+    kinds: dict[Steps, list[int]] = defaultdict(list)
+    for (target, _), places in pairs.by_template.items():
+        kinds[target] += places
     found: dict[int, str] = {}
-    for names in odd:
-        places = [n for alike in names.values() for n in alike]
-        is_inside = any(around[n][1] and around[n][1] == rest.get(n) for n in places)
-        for n, *others in names.values() if is_inside else ():
-            if not others and n in rest and rest[n] != around[n][1]:
-                mine, theirs = _text(around[n][0]), _text(rest[n])
-                found[n] = f"the rest of {mine} goes with {theirs}"
+    for places in kinds.values():
+        odd = [n for n in places if n in rest and rest[n] != around[n][1]]
+        # Leaves of one name of which one alone is outside: hardly ever any.
+        if len(odd) == 1 and any(n in rest and around[n][1] == rest[n] for n in places):
+            n = odd[0]
+            found[n] = f"the rest of {_text(around[n][0])} goes with {_text(rest[n])}"
+    return found
+
+
+def from_two_members(pairs: Pairs) -> dict[int, str]:
+    """Pairs of a list's member that takes from two members of one, where all others take from one.
+
+    `features.22.scale` is not of the layer that takes the rest of `features.2`.
+
+    Args:
+        pairs: The steps of a leaf and of what it takes.
+    """
+    taken: dict[tuple[Steps, Steps], dict[str, list[tuple[int, Steps]]]] = {}
+    for n, (target, source) in pairs.items():
+        levels = numbered_levels(template(source))
+        for mine in numbered_levels(template(target)) if levels else ():
+            member, rest = target[: mine + 1], target[mine + 1 :]
+            for theirs in levels:
+                numbers = taken.setdefault((member, source[:theirs]), {})
+                numbers.setdefault(source[theirs], []).append((n, rest + source[theirs + 1 :]))
+    lists: dict[tuple[Steps, Steps], list[tuple[Steps, Steps]]] = defaultdict(list)
+    for member, of in taken:
+        lists[member[:-1], of].append((member, of))
+    found: dict[int, str] = {}
+    for members in lists.values():
+        several = [side for side in members if len(taken[side]) > 1]
+        if len(several) != 1 or len(taken[several[0]]) != 2 or len(members) < _FEW:
+            continue
+        few, many = sorted(taken[several[0]].values(), key=len)
+        alone = (
+            places for side in members if side not in several for places in taken[side].values()
+        )
+        others = {rest for places in alone for _, rest in places}
+        for n, rest in few if len(few) < len(many) else ():
+            if rest in others:
+                found[n] = f"the rest of {_text(several[0][0])} goes with another member of a list"
     return found
 
 
