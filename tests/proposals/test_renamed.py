@@ -21,11 +21,10 @@ def entries() -> Shapes:
     return found | LAST
 
 
-def leaves(words: dict[str, str] | None = None) -> Shapes:
+def leaves() -> Shapes:
     found: Shapes = {}
     for key, shape in entries().items():
-        layer, _, rest = key.partition(".")
-        path = f".{(words or {}).get(layer, layer)}{'.' * bool(rest)}{rest}"
+        path = f".{key}"
         for n in range(3):
             path = path.replace(f".{n}.", f"[{n}].")
         found[path] = shape

@@ -92,11 +92,14 @@ def outside(pairs: Pairs) -> dict[int, str]:
         kinds[target] += places
     found: dict[int, str] = {}
     for places in kinds.values():
-        odd = [n for n in places if n in rest and rest[n] != around[n][1]]
-        # Leaves of one name of which one alone is outside: hardly ever any.
-        if len(odd) == 1 and any(n in rest and around[n][1] == rest[n] for n in places):
-            n = odd[0]
-            found[n] = f"the rest of {_text(around[n][0])} goes with {_text(rest[n])}"
+        odd = {n: tuple(map(open_numbers, pairs[n][1])) for n in places if n in rest}
+        odd = {n: name for n, name in odd.items() if rest[n] != around[n][1]}
+        is_inside = any(n in rest and n not in odd for n in places)
+        # Where several are outside under one name, that is a habit of the port's.
+        names = Counter(odd.values())
+        for n, name in odd.items() if is_inside else ():
+            if names[name] == 1:
+                found[n] = f"the rest of {_text(around[n][0])} goes with {_text(rest[n])}"
     return found
 
 
